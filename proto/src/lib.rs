@@ -1,1 +1,23 @@
-//! Under construction.
+//! The typed protocol of Anemos: what controller, stage and agent say to each other.
+//!
+//! This crate is pure: no I/O, no clock, no runtime. `docs/PROTOCOL.md` describes the wire, and a test holds that
+//! document against these types. Enums only grow at the end and structs only change with [`VERSION`], because bincode
+//! is positional.
+
+pub mod agent;
+pub mod codec;
+pub mod config;
+pub mod event;
+pub mod hello;
+pub mod host;
+pub mod ids;
+pub mod net;
+pub mod secret;
+pub mod stage;
+
+pub use hello::{Hello, Role};
+pub use ids::{Digest, RunId};
+pub use secret::Secret;
+
+/// Version of everything in this crate. Both sides of a conversation must have the same one.
+pub const VERSION: u16 = 1;

@@ -1,0 +1,3 @@
+//! The controller: everything behind the `anemos` command.
+
+pub mod report;

@@ -1,0 +1,175 @@
+//! What a deployment tells whoever shows or records it: plain data, no terminal in sight.
+
+use std::fmt;
+
+use anemos_proto::event::{Event, Level, Progress};
+use anemos_proto::host::HostFacts;
+use serde::Serialize;
+
+/// The phases of a deployment, in order. Each has a deadline, and its name is in every error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// SSH to the old system.
+    Connect,
+    /// Stage uploaded if need be and started; host facts.
+    Probe,
+    /// Blobs that the host lacks.
+    Upload,
+    /// The stage fetches or builds the base, composes and loads.
+    Stage,
+    /// From the stage's last word to the agent's first event.
+    Boot,
+    /// The payload.
+    Build,
+    /// From the agent's last word to the first answer of the new system.
+    Reboot,
+    /// Host key, boot id, check command.
+    Verify,
+}
+
+impl Phase {
+    /// All of them, in order.
+    pub const ALL: [Self; 8] = [
+        Self::Connect,
+        Self::Probe,
+        Self::Upload,
+        Self::Stage,
+        Self::Boot,
+        Self::Build,
+        Self::Reboot,
+        Self::Verify,
+    ];
+
+    /// Its name in text and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Probe => "probe",
+            Self::Upload => "upload",
+            Self::Stage => "stage",
+            Self::Boot => "boot",
+            Self::Build => "build",
+            Self::Reboot => "reboot",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Who numbered an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Speaker {
+    /// The stage, under the old system.
+    Stage,
+    /// The agent, in RAM.
+    Agent,
+}
+
+/// How a deployment ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// The new system is up, and it is the one that was built.
+    Deployed,
+    /// The old system is up, or was never left, and its disks are as they were.
+    Untouched,
+    /// Waiting for a person; the reason says where.
+    Held,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deployed => "deployed",
+            Self::Untouched => "untouched",
+            Self::Held => "held",
+        })
+    }
+}
+
+/// One thing that happened to one host.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The host's name in hosts.toml.
+    pub host: String,
+    /// Milliseconds since the Unix epoch, by the workstation's clock.
+    pub wall_ms: u64,
+    /// What.
+    pub update: Update,
+}
+
+/// What can happen, as the controller sees it.
+#[derive(Debug, Clone)]
+pub enum Update {
+    /// A phase began.
+    PhaseStarted(Phase),
+    /// A phase ended well, after this many seconds.
+    PhaseFinished(Phase, f64),
+    /// The stage's facts about the host.
+    Facts(Box<HostFacts>),
+    /// Bytes of blobs sent, of all that must be sent.
+    Uploaded {
+        /// Bytes sent.
+        sent: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// A numbered fact of stage or agent. New: never a second time, also after a reconnection.
+    Event(Speaker, Event),
+    /// Progress of a step of stage or agent.
+    Progress(Speaker, Progress),
+    /// The connection was lost, because …; it is being tried again.
+    LinkLost(String),
+    /// The connection is back.
+    LinkBack,
+    /// Something that the controller has to say.
+    Message(Level, String),
+    /// The end. The last report of a host.
+    Summary(Box<Summary>),
+}
+
+/// How one host's deployment went: the last JSON line of each host.
+#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+pub struct Summary {
+    /// The host's name in hosts.toml.
+    pub host: String,
+    /// How it ended.
+    pub outcome: Ending,
+    /// Why; for `deployed`, what the new system calls itself.
+    pub reason: String,
+    /// Bytes written to the sockets of this host's SSH connections.
+    pub uploaded_bytes: u64,
+    /// Bytes read from them.
+    pub received_bytes: u64,
+    /// Bytes that the host downloaded before the boot.
+    pub host_downloaded_bytes: u64,
+    /// Size of the initramfs that was booted; 0 if none was.
+    pub initramfs_bytes: u64,
+    /// Seconds of each phase that was reached.
+    pub seconds: PhaseSeconds,
+    /// Seconds from the stage's last word to the agent's first event.
+    pub first_event_seconds: Option<f64>,
+    /// Seconds in all.
+    pub total_seconds: f64,
+}
+
+/// Seconds per phase; `null` for a phase that was not reached.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, serde::Deserialize)]
+#[allow(missing_docs)]
+pub struct PhaseSeconds {
+    pub connect: Option<f64>,
+    pub probe: Option<f64>,
+    pub upload: Option<f64>,
+    pub stage: Option<f64>,
+    pub boot: Option<f64>,
+    pub build: Option<f64>,
+    pub reboot: Option<f64>,
+    pub verify: Option<f64>,
+}

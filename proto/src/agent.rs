@@ -1,0 +1,98 @@
+//! The conversation of controller and agent, over the SSH subsystem `anemos`.
+//!
+//! After the hellos, what the agent says is one zstd stream of frames, flushed after every batch; what the controller
+//! says is plain frames.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Finish;
+use crate::event::{Event, Progress};
+use crate::ids::Digest;
+use crate::stage::BlobRef;
+
+/// Name of the SSH subsystem.
+pub const SUBSYSTEM: &str = "anemos";
+
+/// What the controller says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentRequest {
+    /// Send every fact after this seq, then live. Answer: [`AgentReply::Attached`] and events. The first one lets the
+    /// payload start, unless `watch` is set.
+    Attach {
+        /// 0 for everything.
+        after: u64,
+        /// Only look: the payload doesn't start and the dead-man's clock goes on.
+        watch: bool,
+    },
+    /// Every fact up to this seq is safe in the journal.
+    Ack {
+        /// The seq.
+        seq: u64,
+    },
+    /// End the payload. With nothing written the host goes back to its old system, else it holds.
+    Abort,
+    /// Run the payload again: the same one, or a new one sent by [`AgentRequest::Blob`]. Only when held.
+    Retry {
+        /// The new payload.
+        payload: Option<BlobRef>,
+    },
+    /// The next bytes of the payload that [`AgentRequest::Retry`] announced.
+    Blob {
+        /// Which.
+        digest: Digest,
+        /// At most [`crate::stage::BLOB_CHUNK`] bytes.
+        data: Vec<u8>,
+    },
+    /// Leave RAM now. Not while the payload runs.
+    Finish(Finish),
+}
+
+/// What the agent says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentReply {
+    /// Answer to [`AgentRequest::Attach`].
+    Attached {
+        /// Boot id of the RAM system.
+        boot_id: String,
+        /// The state now.
+        state: AgentState,
+        /// Seq of the newest fact.
+        last: u64,
+    },
+    /// A fact.
+    Event(Event),
+    /// Progress.
+    Progress(Progress),
+    /// The request will be done.
+    Accepted,
+    /// The request can't be done, because …
+    Refused(String),
+    /// The last word: the connection dies now, because the agent leaves like this.
+    Leaving(Leaving),
+}
+
+/// Where the agent goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leaving {
+    /// Into the new system, or off, as told.
+    Finish(Finish),
+    /// Back to the old system, nothing written, because …
+    OldSystem(String),
+}
+
+/// What the agent is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentState {
+    /// Bringing up network and base.
+    Starting,
+    /// Ready; the payload starts at the first attach.
+    Waiting,
+    /// The payload is running.
+    Running,
+    /// Waiting for a person, because …
+    Held(String),
+    /// The payload succeeded; finishing as soon as that is acknowledged.
+    Succeeded,
+    /// Going back to the old system, because …
+    Returning(String),
+}

@@ -1,0 +1,181 @@
+//! Frames: a `u32` length in big endian, then one value in bincode 2 (standard configuration: variable-length integers,
+//! little endian), which must fill the frame.
+//!
+//! Decoding is bounded: a frame longer than [`MAX_FRAME`] is refused by its length alone, and no value allocates more
+//! than the frame that carries it could hold.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
+
+/// Longest frame body, in bytes.
+pub const MAX_FRAME: usize = 1 << 20;
+
+/// Limit that bincode holds its own claims of memory against. Decoded values may be larger than their bytes.
+const LIMIT: usize = 4 * MAX_FRAME;
+
+/// log2 of the largest zstd window that is accepted, so that a peer can't make us hold more than 8 MiB.
+const MAX_WINDOW_LOG: u32 = 23;
+
+/// Why bytes are no frames of the type asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// A frame, to be sent or received, is longer than [`MAX_FRAME`].
+    #[error("a frame of {0} bytes is longer than the limit of {MAX_FRAME}")]
+    TooLong(usize),
+    /// The bytes are no value of the type.
+    #[error("a frame is malformed: {0}")]
+    Malformed(String),
+    /// The compressed stream is damaged.
+    #[error("the compressed stream is damaged: {0}")]
+    Compression(String),
+}
+
+fn bincode_config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<LIMIT>()
+}
+
+/// Encodes a value without a frame around it (for files such as `/anemos/run.bin`).
+pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    bincode::serde::encode_to_vec(value, bincode_config()).map_err(|e| CodecError::Malformed(e.to_string()))
+}
+
+/// Decodes what [`to_bytes`] made; all of `bytes` must be used.
+pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (value, used) =
+        bincode::serde::decode_from_slice(bytes, bincode_config()).map_err(|e| CodecError::Malformed(e.to_string()))?;
+    if used == bytes.len() {
+        Ok(value)
+    } else {
+        Err(CodecError::Malformed(format!("{} bytes left over after the value", bytes.len() - used)))
+    }
+}
+
+/// Encodes one frame, with its length.
+pub fn encode_frame<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    let body = to_bytes(value)?;
+    if body.len() > MAX_FRAME {
+        return Err(CodecError::TooLong(body.len()));
+    }
+    let mut frame = Vec::with_capacity(4 + body.len());
+    frame.extend((body.len() as u32).to_be_bytes());
+    frame.extend(body);
+    Ok(frame)
+}
+
+/// Takes bytes as they come and gives frames as they are whole.
+#[derive(Debug, Default)]
+pub struct FrameReader {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl FrameReader {
+    /// An empty reader.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes more bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Bytes that no frame has used yet.
+    pub fn pending(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
+    /// The next whole frame, or `None` until more bytes come. After an error the stream is of no more use.
+    pub fn next_frame<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CodecError> {
+        let rest = &self.buffer[self.start..];
+        let Some((head, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*head) as usize;
+        if length > MAX_FRAME {
+            return Err(CodecError::TooLong(length));
+        }
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let value = from_bytes(body)?;
+        self.start += 4 + length;
+        Ok(Some(value))
+    }
+}
+
+/// Compresses the agent's side: one zstd stream, to be flushed whenever the peer should see what was written.
+pub struct Compressor {
+    encoder: zstd::stream::raw::Encoder<'static>,
+}
+
+impl Compressor {
+    /// Starts a stream.
+    pub fn new() -> Result<Self, CodecError> {
+        let mut encoder = zstd::stream::raw::Encoder::new(6).map_err(|e| compression(&e))?;
+        // Small enough for a host with little memory, large enough for logs to repeat themselves in.
+        encoder.set_parameter(zstd::stream::raw::CParameter::WindowLog(20)).map_err(|e| compression(&e))?;
+        Ok(Self { encoder })
+    }
+
+    /// Compresses `bytes` and flushes: what comes out can be decompressed up to here.
+    pub fn compress(&mut self, bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
+        let mut out = Vec::new();
+        let mut block = vec![0; zstd::zstd_safe::CCtx::out_size()];
+        let mut input = InBuffer::around(bytes);
+        while input.pos() < bytes.len() {
+            let mut output = OutBuffer::around(&mut block[..]);
+            self.encoder.run(&mut input, &mut output).map_err(|e| compression(&e))?;
+            out.extend_from_slice(output.as_slice());
+        }
+        loop {
+            let mut output = OutBuffer::around(&mut block[..]);
+            let left = self.encoder.flush(&mut output).map_err(|e| compression(&e))?;
+            out.extend_from_slice(output.as_slice());
+            if left == 0 {
+                return Ok(out);
+            }
+        }
+    }
+}
+
+/// Undoes [`Compressor`], within bounds: the caller takes each block of output as it comes.
+pub struct Decompressor {
+    decoder: zstd::stream::raw::Decoder<'static>,
+}
+
+impl Decompressor {
+    /// Starts a stream.
+    pub fn new() -> Result<Self, CodecError> {
+        let mut decoder = zstd::stream::raw::Decoder::new().map_err(|e| compression(&e))?;
+        decoder
+            .set_parameter(zstd::stream::raw::DParameter::WindowLogMax(MAX_WINDOW_LOG))
+            .map_err(|e| compression(&e))?;
+        Ok(Self { decoder })
+    }
+
+    /// Decompresses all of `bytes`, handing each block of output (at most 128 KiB) to `sink`, which may refuse.
+    pub fn decompress(
+        &mut self,
+        bytes: &[u8],
+        mut sink: impl FnMut(&[u8]) -> Result<(), CodecError>,
+    ) -> Result<(), CodecError> {
+        let mut block = vec![0; zstd::zstd_safe::DCtx::out_size()];
+        let mut input = InBuffer::around(bytes);
+        loop {
+            let mut output = OutBuffer::around(&mut block[..]);
+            self.decoder.run(&mut input, &mut output).map_err(|e| compression(&e))?;
+            let made = output.as_slice();
+            let full = made.len() == zstd::zstd_safe::DCtx::out_size();
+            if !made.is_empty() {
+                sink(made)?;
+            }
+            if input.pos() == bytes.len() && !full {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn compression(error: &std::io::Error) -> CodecError {
+    CodecError::Compression(error.to_string())
+}

@@ -1,0 +1,92 @@
+//! What the agent finds in its initramfs: one file from the controller, one from the stage.
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::{DiskId, Firmware};
+use crate::ids::{Digest, RunId};
+use crate::net::NetworkState;
+use crate::secret::Secret;
+
+/// `/anemos/run.bin`: what the controller wants. Written by the stage just as it came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunConfig {
+    /// The run.
+    pub run: RunId,
+    /// The host's name in hosts.toml.
+    pub host: String,
+    /// Ed25519 seed (32 bytes) of the agent's SSH host key, made for this host and run.
+    pub host_key: Secret,
+    /// Who may log into the agent, as `authorized_keys` lines without options: the run's key first.
+    pub authorized_keys: Vec<String>,
+    /// Who may log into the new system: given to the payload as `$ANEMOS_AUTHORIZED_KEYS`.
+    pub target_keys: Vec<String>,
+    /// Disks that the payload may write, `ANEMOS_DISK` first. All others are set read-only.
+    pub disks: Vec<DiskId>,
+    /// `ANEMOS_VAR_<NAME>`.
+    pub vars: Vec<(String, String)>,
+    /// Files for `$ANEMOS_SECRETS`.
+    pub secrets: Vec<(String, Secret)>,
+    /// `ANEMOS_MIRROR`, if the user named one; else the stage's pick.
+    pub mirror: Option<String>,
+    /// What to do when the payload has succeeded.
+    pub finish: Finish,
+    /// The agent's SSH port; `None`: the one on which the old system was reached.
+    pub ssh_port: Option<u16>,
+    /// Clocks.
+    pub deadlines: Deadlines,
+    /// Digest of `/anemos/payload.tar.zst`.
+    pub payload: Digest,
+}
+
+/// The agent's clocks, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadlines {
+    /// Nothing written and nobody attached for this long: back to the old system.
+    pub dead_man_s: u32,
+    /// The payload is ended after this.
+    pub payload_s: u32,
+    /// With nobody there to acknowledge the terminal event, finish after this.
+    pub ack_s: u32,
+}
+
+/// How the agent leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Finish {
+    /// Through the firmware.
+    Reboot,
+    /// Straight into the new system's kernel.
+    Kexec,
+    /// Off.
+    PowerOff,
+    /// Stay in RAM until told otherwise.
+    Hold,
+}
+
+/// `/anemos/host.bin`: what the stage found on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostConfig {
+    /// To be restored.
+    pub network: NetworkState,
+    /// Port on which the old system's sshd was reached.
+    pub ssh_port: u16,
+    /// The old system's SSH host key files (`ssh_host_*_key` and `.pub`), for `identity install`. They never leave the host.
+    pub ssh_identity: Vec<(String, Secret)>,
+    /// The machine's firmware.
+    pub firmware: Firmware,
+    /// `uname -m`.
+    pub arch: String,
+    /// `uname -r` of the kernel that boots.
+    pub kernel_release: String,
+    /// Boot id of the old system.
+    pub old_boot_id: String,
+    /// The mirror for `ANEMOS_MIRROR` if the user named none: the one that served the base, else the host's own.
+    pub mirror: Option<String>,
+    /// SHA-256 of the uncompressed base image.
+    pub base: Digest,
+    /// Size in bytes of the uncompressed base image.
+    pub base_size: u64,
+    /// Fresh randomness for the new kernel's pool.
+    pub random_seed: Secret,
+    /// Blobs in `/anemos` to put in the new system's cache: file name there, file name in the cache.
+    pub seed_cache: Vec<(String, String)>,
+}

@@ -1,0 +1,125 @@
+//! What the stage finds out about a host before anything changes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Digest;
+use crate::net::NetworkState;
+
+/// Everything that the plan needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// As in `/proc/sys/kernel/hostname`.
+    pub hostname: String,
+    /// `PRETTY_NAME` of os-release, or empty.
+    pub os: String,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// `uname -m`.
+    pub arch: String,
+    /// `uname -r`.
+    pub kernel_release: String,
+    /// A readable image of the running kernel, if there is one.
+    pub kernel_image: Option<String>,
+    /// `/proc/cmdline`.
+    pub cmdline: String,
+    /// How the firmware boots this machine.
+    pub firmware: Firmware,
+    /// Bytes of usable memory (`MemTotal`).
+    pub memory_total: u64,
+    /// Bytes that can be had now (`MemAvailable`).
+    pub memory_available: u64,
+    /// Every block device that is a whole disk.
+    pub disks: Vec<Disk>,
+    /// What stands in the way of a kexec, or not.
+    pub kexec: KexecSupport,
+    /// The network as it is.
+    pub network: NetworkState,
+    /// The port on which the host accepted the SSH connection that runs the stage.
+    pub ssh_port: u16,
+    /// Public SSH host keys of the old system, as `.pub` lines.
+    pub host_keys: Vec<String>,
+    /// Archive URLs found in the host's own apt sources.
+    pub mirrors: Vec<String>,
+    /// Blobs that the host has from an earlier deployment.
+    pub cached_blobs: Vec<Digest>,
+    /// Base images that the host has, by the SHA-256 of the uncompressed image.
+    pub cached_bases: Vec<Digest>,
+}
+
+/// How the machine was booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Firmware {
+    /// PC BIOS.
+    Bios,
+    /// UEFI.
+    Uefi {
+        /// Whether Secure Boot is enforced.
+        secure_boot: bool,
+    },
+}
+
+/// Whether and how the running kernel can boot another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KexecSupport {
+    /// `kexec_file_load(2)` exists.
+    pub file_load: bool,
+    /// `kexec_load(2)` exists.
+    pub load: bool,
+    /// `kernel.kexec_load_disabled` is set.
+    pub disabled: bool,
+    /// Kernel lockdown: `none`, `integrity`, `confidentiality`, or empty where the kernel has none.
+    pub lockdown: String,
+}
+
+/// A whole disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// How to find it again after the boot.
+    pub id: DiskId,
+    /// Vendor and model, or empty.
+    pub model: String,
+    /// Can be taken out.
+    pub removable: bool,
+    /// Spins.
+    pub rotational: bool,
+    /// Read-only already.
+    pub read_only: bool,
+    /// Partition table: `gpt`, `dos`, or `None`.
+    pub table: Option<String>,
+    /// File system or other signature directly on the disk, if any.
+    pub content: Option<String>,
+    /// Its partitions, by number.
+    pub partitions: Vec<Partition>,
+    /// Where the disk itself, or something on top of it (LVM, RAID, crypt), is mounted.
+    pub mounts: Vec<String>,
+}
+
+/// What names a disk across a kexec, where names such as `/dev/sda` may change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskId {
+    /// `/dev/…` under the old system.
+    pub name: String,
+    /// Serial number, if it has one.
+    pub serial: Option<String>,
+    /// World-wide id (`/sys/block/*/device/wwid` or `wwid`), if it has one.
+    pub wwid: Option<String>,
+    /// Path of the device under `/sys/devices`, without the disk's own name at the end.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// `/dev/…`.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// File system or other signature, if known.
+    pub content: Option<String>,
+    /// Its label, if it has one.
+    pub label: Option<String>,
+    /// Where it, or something on top of it, is mounted; `[SWAP]` for swap in use.
+    pub mounts: Vec<String>,
+}

@@ -1,0 +1,156 @@
+//! The conversation of controller and stage, over the standard streams of an SSH exec channel.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::RunConfig;
+use crate::event::{Event, Progress};
+use crate::host::HostFacts;
+use crate::ids::Digest;
+
+/// Bytes of data in one [`StageRequest::Blob`] at most.
+pub const BLOB_CHUNK: usize = 256 * 1024;
+
+/// What the controller says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StageRequest {
+    /// Find out about the host. Answer: [`StageReply::Facts`].
+    Probe,
+    /// Prepare the boot. Answers: [`StageReply::Need`], events, then [`StageReply::Staged`] or [`StageReply::Failed`].
+    Stage(Box<StagePlan>),
+    /// The next bytes of a blob that [`StageReply::Need`] named, in order; it is whole when `size` of its
+    /// [`BlobRef`] is reached.
+    Blob {
+        /// Which.
+        digest: Digest,
+        /// At most [`BLOB_CHUNK`] bytes.
+        data: Vec<u8>,
+    },
+    /// Boot what is staged. Answer: [`StageReply::Booting`], and then the connection dies.
+    Boot,
+    /// Undo everything and exit. Answer: [`StageReply::Aborted`].
+    Abort,
+}
+
+/// What the stage says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StageReply {
+    /// The host, as it is.
+    Facts(Box<HostFacts>),
+    /// Blobs that aren't in the host's cache and must be sent, in this order.
+    Need(Vec<Digest>),
+    /// A fact.
+    Event(Event),
+    /// Progress.
+    Progress(Progress),
+    /// Ready to boot.
+    Staged(Staged),
+    /// The last word before the boot. The stage goes on when the controller closes its side, or after 5 s.
+    Booting,
+    /// Everything undone; the stage exits.
+    Aborted,
+    /// Could not do what was asked. Everything is undone and the old system is as it was; the stage exits.
+    Failed(Failure),
+}
+
+/// A thing that is named by its SHA-256 and sent only if the host lacks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRef {
+    /// SHA-256 of the bytes as sent.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What to stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagePlan {
+    /// base.lock, zstd.
+    pub lock: BlobRef,
+    /// The agent binary, zstd.
+    pub agent: BlobRef,
+    /// The payload, tar.zst.
+    pub payload: BlobRef,
+    /// Where the base may come from, in this order.
+    pub base: Vec<BaseSource>,
+    /// Archive to use, if the user named one; before the host's own.
+    pub mirror: Option<String>,
+    /// Archive to fall back on if neither the user nor the host names one: the workstation's.
+    pub fallback_mirror: Option<String>,
+    /// Snapshot archive, as a URL template with `@SNAPSHOTID@`; `None`: as the mirror's Release file says.
+    pub snapshot: Option<String>,
+    /// Which kernel boots.
+    pub kernel: KernelSource,
+    /// Which system call loads it.
+    pub load: KexecMethod,
+    /// Further words for the new kernel's command line.
+    pub cmdline_extra: String,
+    /// Seconds for all of the staging.
+    pub deadline_s: u32,
+    /// For the agent.
+    pub run: RunConfig,
+}
+
+/// A place that the base image can come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BaseSource {
+    /// `/var/cache/anemos` of the host.
+    Cache,
+    /// A ready image at one of these URLs (zstd or plain).
+    Urls(Vec<String>),
+    /// Built on the host from the packages that the lock names.
+    Build,
+    /// Sent by the controller: the image, zstd.
+    Upload(BlobRef),
+}
+
+/// Which kernel boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KernelSource {
+    /// The one that the host is running; the locked one if it has no readable image.
+    Host,
+    /// The one that base.lock names.
+    Locked,
+}
+
+/// Which system call loads the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KexecMethod {
+    /// `kexec_file_load(2)`, and `kexec_load(2)` where that is refused or missing.
+    Auto,
+    /// Only `kexec_file_load(2)`.
+    FileLoad,
+    /// Only `kexec_load(2)`.
+    Load,
+}
+
+/// What will boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// Release of the kernel.
+    pub kernel_release: String,
+    /// SHA-256 of the kernel image.
+    pub kernel: Digest,
+    /// SHA-256 of the uncompressed base image.
+    pub base: Digest,
+    /// Where the base came from.
+    pub base_source: BaseSource,
+    /// Bytes of the whole initramfs as loaded.
+    pub initramfs_bytes: u64,
+    /// Bytes that the host downloaded for this.
+    pub downloaded_bytes: u64,
+    /// The kernel command line.
+    pub cmdline: String,
+    /// What loaded it: never [`KexecMethod::Auto`].
+    pub method: KexecMethod,
+}
+
+/// Why something could not be done. Together with host, phase and state, which the controller knows, this is the error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What failed, e.g. `fetching pool/main/b/bash/bash_5.2.37-2_amd64.deb`.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// What to do about it, or empty.
+    pub hint: String,
+}
