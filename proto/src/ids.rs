@@ -50,8 +50,12 @@ impl FromStr for Digest {
 ///
 /// It sorts by time, and is safe as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct RunId(String);
+pub struct RunId(#[serde(deserialize_with = "checked_run_id")] String);
+
+fn checked_run_id<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let id = RunId::try_from(String::deserialize(from)?).map_err(serde::de::Error::custom)?;
+    Ok(id.0)
+}
 
 impl RunId {
     /// The text form.
