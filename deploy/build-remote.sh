@@ -1,0 +1,26 @@
+#!/bin/sh
+# Builds what crosses the slow link (stage and agent, static and small) and packs it: gzip for the stage, because every
+# host can unpack that, zstd for the agent, because the stage can.
+set -eu
+target=$1 out=$2
+cd "$(dirname "$0")/.."
+# Static, so that they run under any distribution's userland and under none. The flags go by `--config`, so that a
+# RUSTFLAGS of the caller's can't replace them and host builds keep their own fingerprints.
+env -u RUSTFLAGS cargo build --locked --profile small --target "$target" \
+    --config "target.$target.rustflags=['-C', 'target-feature=+crt-static', '-C', 'relocation-model=static']" \
+    -p anemos-deploy -p anemos-agent
+mkdir -p "$out"
+built=target/$target/small
+for file in "$built/anemos-stage" "$built/anemos-agent"; do
+    if readelf -l "$file" | grep -q INTERP; then
+        echo "build-remote: $file is not static: it needs $(readelf -l "$file" | sed -n 's/.*interpreter: \(.*\)]/\1/p')" >&2
+        exit 1
+    fi
+done
+# -n: no name and no time, so that equal binaries give equal bytes, and hosts that have them cached keep them.
+gzip -9 -n -c "$built/anemos-stage" >"$out/stage.gz.new"
+zstd -q -19 -f "$built/anemos-agent" -o "$out/agent.zst.new"
+for file in stage.gz agent.zst; do
+    if cmp -s "$out/$file" "$out/$file.new"; then rm "$out/$file.new"; else mv "$out/$file.new" "$out/$file"; fi
+done
+wc -c "$out/stage.gz" "$out/agent.zst"
