@@ -1,3 +1,9 @@
 //! The controller: everything behind the `anemos` command.
 
+pub mod config;
+pub mod known_hosts;
+pub mod payload;
+pub mod plan;
 pub mod report;
+pub mod ssh;
+pub mod ssh_config;

@@ -1,0 +1,244 @@
+//! hosts.toml: what the user says about hosts, read strictly and resolved completely.
+//!
+//! [`parse`] is pure: text in, hosts or *all* errors out, each with its line, column and a caret. [`load`] reads the file
+//! and checks that the files it names exist. docs/HOSTS.md is the reference of every key.
+
+mod disk;
+mod error;
+mod layer;
+mod load;
+mod parse;
+mod table;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use anemos_proto::config::Finish;
+
+pub use disk::{DiskSelector, SelectError, select_disks};
+pub use error::ConfigError;
+pub use load::{LoadError, ReadKeysError, load};
+pub use parse::parse;
+pub use units::{format_duration, format_size, parse_duration, parse_size};
+
+use crate::known_hosts::PublicKey;
+
+/// A whole hosts.toml.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostsFile {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// The hosts, in the order of the file; at least one, names unique.
+    pub hosts: Vec<Host>,
+}
+
+impl HostsFile {
+    /// The host of that name.
+    pub fn get(&self, name: &str) -> Option<&Host> {
+        self.hosts.iter().find(|host| host.name == name)
+    }
+
+    /// The hosts of those names in the order of the file, or all where none is named. A name that no host has is an error
+    /// that suggests the nearest one.
+    pub fn pick<S: AsRef<str>>(&self, names: &[S]) -> Result<Vec<&Host>, NoSuchHost> {
+        if let Some(name) = names.iter().map(AsRef::as_ref).find(|name| self.get(name).is_none()) {
+            let known: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
+            return Err(NoSuchHost {
+                file: self.path.clone(),
+                name: name.to_owned(),
+                nearest: table::nearest(name, &known).map(str::to_owned),
+            });
+        }
+        Ok(self
+            .hosts
+            .iter()
+            .filter(|host| names.is_empty() || names.iter().any(|name| name.as_ref() == host.name))
+            .collect())
+    }
+}
+
+/// A host named on the command line that hosts.toml doesn't have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoSuchHost {
+    /// The file that was looked in.
+    pub file: PathBuf,
+    /// The name given.
+    pub name: String,
+    /// The nearest name there is, if one is near.
+    pub nearest: Option<String>,
+}
+
+impl fmt::Display for NoSuchHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} has no host `{}`", self.file.display(), self.name)?;
+        self.nearest.as_ref().map_or(Ok(()), |nearest| write!(f, "; did you mean `{nearest}`?"))
+    }
+}
+
+impl std::error::Error for NoSuchHost {}
+
+/// One host, `[defaults]` merged in, every value checked and every path made relative to the file's directory.
+///
+/// `Option`s that are `None` are left to OpenSSH's configuration (see [`crate::ssh_config`]) or to what is found on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// `NAME` of `[hosts.NAME]`.
+    pub name: String,
+    /// Name or address to connect to, before `HostName` of ssh_config is applied; the host's own name if not given.
+    pub address: String,
+    /// SSH port; `None`: ssh_config's, else 22.
+    pub port: Option<u16>,
+    /// SSH user; `None`: ssh_config's, else `root`.
+    pub user: Option<String>,
+    /// Private keys to try; empty: ssh_config's.
+    pub identity_files: Vec<PathBuf>,
+    /// known_hosts file to use instead of the user's own.
+    pub known_hosts: Option<PathBuf>,
+    /// Trust a host key never seen before, and remember it.
+    pub accept_new: bool,
+    /// The payload's directory.
+    pub payload: PathBuf,
+    /// The disk that the payload may overwrite: `ANEMOS_DISK`.
+    pub disk: DiskSelector,
+    /// More disks that the payload may overwrite: `ANEMOS_DISKS` after the first.
+    pub disks: Vec<DiskSelector>,
+    /// `ANEMOS_VAR_<NAME>`, by name as written; integers and booleans as their text.
+    pub vars: BTreeMap<String, String>,
+    /// Files of `$ANEMOS_SECRETS`, by the name they have there.
+    pub secrets: BTreeMap<String, PathBuf>,
+    /// Package archive for the base and for the payload; `None`: the host's own.
+    pub mirror: Option<String>,
+    /// URL template of a snapshot archive, with `@SNAPSHOTID@` where the time goes.
+    pub snapshot: Option<String>,
+    /// Where the base initramfs comes from.
+    pub base: Base,
+    /// The kernel that runs the RAM system.
+    pub kernel: Kernel,
+    /// The clocks of the deployment.
+    pub deadlines: Deadlines,
+    /// What happens when the payload has succeeded.
+    pub finish: Finish,
+    /// Who may log into the RAM system and the new one, besides this run's own key.
+    pub authorized_keys: Vec<AuthorizedKey>,
+    /// A shell command that must succeed on the new system.
+    pub check: Option<String>,
+    /// The agent's SSH port; `None`: the one on which the old system was reached.
+    pub ssh_port_ram: Option<u16>,
+}
+
+impl Host {
+    /// Every disk that the payload may overwrite, `ANEMOS_DISK` first.
+    pub fn all_disks(&self) -> impl Iterator<Item = &DiskSelector> {
+        std::iter::once(&self.disk).chain(&self.disks)
+    }
+}
+
+/// Where the base initramfs comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Base {
+    /// The way it gets to the host.
+    pub source: BaseSource,
+    /// Another lock than the one that ships.
+    pub lock: Option<PathBuf>,
+}
+
+/// The way that the base initramfs gets to the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum BaseSource {
+    /// The host's cache, else built there, else uploaded if the host has no way out.
+    #[default]
+    Auto,
+    /// Built on the host from distribution packages.
+    Build,
+    /// Uploaded by the controller.
+    Upload,
+    /// Downloaded by the host from the first of these that has it.
+    Urls(Vec<String>),
+}
+
+/// The kernel that runs the RAM system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kernel {
+    /// The one the host is running.
+    #[default]
+    Host,
+    /// The one in base.lock.
+    Locked,
+}
+
+/// A key in `authorized_keys`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthorizedKey {
+    /// Written out in hosts.toml.
+    Key(PublicKey),
+    /// In a `.pub` file, one key a line; see [`AuthorizedKey::read`].
+    File(PathBuf),
+}
+
+/// The clocks of a deployment. Each names a wait that ends, and appears by that name in errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Until SSH to the old system is up and authenticated.
+    pub connect: Duration,
+    /// From there until the new kernel is loaded: upload, download, compose.
+    pub stage: Duration,
+    /// From the stage's last word until the agent answers.
+    pub boot: Duration,
+    /// Nothing written and nobody attached for this long: the agent goes back to the old system.
+    pub dead_man: Duration,
+    /// Until the payload ends.
+    pub build: Duration,
+    /// From the agent's last word until the new system answers.
+    pub reboot: Duration,
+    /// For the new system to prove who it is and to pass `check`.
+    pub verify: Duration,
+    /// For the payload's outcome to be acknowledged, before the agent finishes without.
+    pub ack: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        Self {
+            connect: Duration::from_secs(30),
+            stage: minutes(20),
+            boot: minutes(5),
+            dead_man: minutes(10),
+            build: minutes(120),
+            reboot: minutes(15),
+            verify: minutes(2),
+            ack: minutes(2),
+        }
+    }
+}
+
+impl Deadlines {
+    /// The names, in the order in which the clocks run.
+    pub const NAMES: [&str; 8] = ["connect", "stage", "boot", "dead_man", "build", "reboot", "verify", "ack"];
+
+    /// The clock of that name.
+    fn get_mut(&mut self, name: &str) -> Option<&mut Duration> {
+        Some(match name {
+            "connect" => &mut self.connect,
+            "stage" => &mut self.stage,
+            "boot" => &mut self.boot,
+            "dead_man" => &mut self.dead_man,
+            "build" => &mut self.build,
+            "reboot" => &mut self.reboot,
+            "verify" => &mut self.verify,
+            "ack" => &mut self.ack,
+            _ => return None,
+        })
+    }
+}
+
+/// The directory that a file's relative paths start from.
+fn dir_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}

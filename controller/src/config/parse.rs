@@ -1,0 +1,176 @@
+//! Text to hosts: the tree, `[defaults]` under each host, and what only the whole can tell.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use anemos_proto::config::Finish;
+use toml::de::DeTable;
+
+use super::error::ConfigError;
+use super::layer::{self, Layer};
+use super::table::{Entry, PathUse, Reader, entries};
+use super::{Deadlines, Host, HostsFile};
+
+/// Reads the text of a hosts.toml.
+///
+/// `file` is where it came from: its directory is where relative paths start. `home` is what `~/` means. Nothing is read
+/// but the text. All errors are reported, in the order of the file; a text that is not TOML has only those errors, as what
+/// comes after them can't be trusted (a duplicate key is no such error).
+pub fn parse(text: &str, file: &Path, home: Option<&Path>) -> Result<HostsFile, Vec<ConfigError>> {
+    let (hosts, reader) = read(text, file, home);
+    finish(hosts, reader)
+}
+
+/// As [`parse`], but leaves the errors and the paths in the reader for more checks.
+pub(super) fn read<'a>(text: &'a str, file: &'a Path, home: Option<&'a Path>) -> (Vec<Host>, Reader<'a>) {
+    let mut reader = Reader { file, text, home, errors: Vec::new(), paths: Vec::new() };
+    let (root, syntax_errors) = DeTable::parse_recoverable(text);
+    let mut trusted = true;
+    for error in syntax_errors {
+        trusted &= error.message() == "duplicate key";
+        reader.error(error.span().unwrap_or(0..0), error.message());
+    }
+    let hosts = if trusted { read_root(&mut reader, &entries(root.get_ref())) } else { Vec::new() };
+    (hosts, reader)
+}
+
+/// The hosts, or the errors in the order of the file.
+pub(super) fn finish(hosts: Vec<Host>, reader: Reader<'_>) -> Result<HostsFile, Vec<ConfigError>> {
+    let Reader { mut errors, file, .. } = reader;
+    if errors.is_empty() {
+        return Ok(HostsFile { path: file.to_owned(), hosts });
+    }
+    errors.sort_by_key(|error| (error.line, error.column));
+    errors.dedup();
+    Err(errors)
+}
+
+fn read_root(reader: &mut Reader<'_>, root: &[Entry<'_, '_>]) -> Vec<Host> {
+    let mut defaults = Layer::default();
+    let mut tables = Vec::new();
+    let mut hosts_span = None;
+    for (key, value) in root {
+        match key.get_ref().as_ref() {
+            "defaults" => {
+                if let Some(entries) = reader.table("defaults", value, "a table") {
+                    defaults = layer::read(reader, "[defaults]", &entries, true);
+                }
+            }
+            "hosts" => {
+                hosts_span = Some(key.span());
+                tables = reader.table("hosts", value, "a table of hosts: [hosts.NAME]").unwrap_or_default();
+            }
+            name if layer::KEYS.contains(&name) => reader.advise(
+                key.span(),
+                format!("`{name}` is outside of any table"),
+                "put it under [defaults], or under the [hosts.NAME] it is for",
+            ),
+            _ => reader.unknown_key(key, "hosts.toml", &["defaults", "hosts"]),
+        }
+    }
+    if tables.is_empty() && reader.errors.is_empty() {
+        reader.error(hosts_span.unwrap_or(0..0), "no hosts: write a table [hosts.NAME] for each");
+    }
+    let mut hosts = Vec::new();
+    let mut reached: BTreeMap<(String, Option<u16>), String> = BTreeMap::new();
+    for (key, value) in tables {
+        let name = key.get_ref().as_ref();
+        if let Err(why) = host_name(name) {
+            reader.error(key.span(), format!("host name `{name}` {why}"));
+        }
+        let place = format!("[hosts.{name}]");
+        let Some(entries) = reader.table(&format!("hosts.{name}"), value, "a table") else { continue };
+        let layer = layer::read(reader, &place, &entries, false);
+        if let Some(host) = merge(reader, name, &key.span(), &defaults, layer) {
+            if let Some(other) = reached.insert((host.address.to_lowercase(), host.port), host.name.clone()) {
+                reader.error(
+                    key.span(),
+                    format!(
+                        "hosts `{other}` and `{name}` are the same machine: both are at {}",
+                        describe_address(&host)
+                    ),
+                );
+            }
+            hosts.push(host);
+        }
+    }
+    hosts
+}
+
+fn describe_address(host: &Host) -> String {
+    host.port.map_or_else(|| host.address.clone(), |port| format!("{} port {port}", host.address))
+}
+
+/// The name goes into file names, the payload's environment and messages.
+fn host_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        Err("is empty")
+    } else if name.len() > 64 {
+        Err("is longer than 64 characters")
+    } else if name.starts_with(['.', '-']) {
+        Err("must begin with a letter, a digit or `_`")
+    } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
+        Err("may have only letters, digits, `.`, `_` and `-`")
+    } else {
+        Ok(())
+    }
+}
+
+/// Puts `layer` over `defaults`. `None` where something that must be said is missing or wrong.
+fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &Layer, layer: Layer) -> Option<Host> {
+    let present = |key: &str| defaults.present.contains(key) || layer.present.contains(key);
+    if !present("payload") {
+        reader.advise(
+            span.clone(),
+            format!("host `{name}` has no `payload`"),
+            "add payload = \"DIRECTORY\", here or under [defaults]",
+        );
+    }
+    if !present("disk") {
+        reader.advise(
+            span.clone(),
+            format!("host `{name}` has no `disk`: what may be overwritten must be said"),
+            "add disk = \"/dev/…\" or disk = { serial = \"…\" }",
+        );
+    }
+    let mut vars = defaults.vars.clone();
+    vars.extend(layer.vars);
+    let mut secrets = defaults.secrets.clone();
+    secrets.extend(layer.secrets);
+    let mut deadlines = Deadlines::default();
+    for (clock, duration) in defaults.deadlines.iter().chain(&layer.deadlines) {
+        if let Some(value) = deadlines.get_mut(clock) {
+            *value = *duration;
+        }
+    }
+    let defaults = defaults.clone();
+    Some(Host {
+        name: name.to_owned(),
+        address: layer.address.unwrap_or_else(|| name.to_owned()),
+        port: layer.port.or(defaults.port),
+        user: layer.user.or(defaults.user),
+        identity_files: layer.identity_files.or(defaults.identity_files).unwrap_or_default(),
+        known_hosts: layer.known_hosts.or(defaults.known_hosts),
+        accept_new: layer.accept_new.or(defaults.accept_new).unwrap_or(false),
+        payload: layer.payload.or(defaults.payload)?,
+        disk: layer.disk.or(defaults.disk)?,
+        disks: layer.disks.or(defaults.disks).unwrap_or_default(),
+        vars,
+        secrets,
+        mirror: layer.mirror.or(defaults.mirror),
+        snapshot: layer.snapshot.or(defaults.snapshot),
+        base: layer.base.or(defaults.base).unwrap_or_default(),
+        kernel: layer.kernel.or(defaults.kernel).unwrap_or_default(),
+        deadlines,
+        finish: layer.finish.or(defaults.finish).unwrap_or(Finish::Reboot),
+        authorized_keys: layer.authorized_keys.or(defaults.authorized_keys).unwrap_or_default(),
+        check: layer.check.or(defaults.check),
+        ssh_port_ram: layer.ssh_port_ram.or(defaults.ssh_port_ram),
+    })
+}
+
+/// The paths named, for a look at the file system.
+pub(super) fn take_paths(reader: &mut Reader<'_>) -> Vec<PathUse> {
+    std::mem::take(&mut reader.paths)
+}

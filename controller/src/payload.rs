@@ -1,0 +1,313 @@
+//! Packs a payload directory into the tar.zst that is sent, the same bytes for the same contents on any machine.
+//!
+//! Names are sorted as bytes; times, owners and groups are zero; modes become 0755 (directories, and files that their owner
+//! may execute) or 0644, as umasks differ between checkouts; symbolic links are kept as they are. Compression is at a fixed
+//! level on one thread. `.git` is left out wherever it is, as no two of them are the same; nothing else is.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use anemos_proto::ids::Digest;
+use ring::digest;
+
+/// The most that a payload may be when unpacked: it lives in the host's memory.
+pub const MAX_SIZE: u64 = 256 << 20;
+
+/// A packed payload larger than this gets a warning: it crosses the user's own link.
+pub const WARN_SIZE: u64 = 5 << 20;
+
+/// Small, and still some MB/s.
+const ZSTD_LEVEL: i32 = 19;
+
+/// The file that makes a directory a payload.
+const SCRIPT: &str = "deploy";
+
+/// A payload, ready to be sent.
+#[derive(Clone)]
+pub struct Packed {
+    /// The tar.zst.
+    pub bytes: Vec<u8>,
+    /// SHA-256 of `bytes`: the payload's name.
+    pub digest: Digest,
+    /// Bytes of the files in it.
+    pub unpacked: u64,
+    /// Files, links and directories in it.
+    pub entries: usize,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl std::fmt::Debug for Packed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packed")
+            .field("digest", &self.digest)
+            .field("bytes", &self.bytes.len())
+            .field("unpacked", &self.unpacked)
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A payload directory that can't be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PayloadError {
+    /// The directory itself.
+    #[error("payload {} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// No script.
+    #[error("payload {} has no file `deploy`: put the script that builds the new system there", .0.display())]
+    NoScript(PathBuf),
+    /// What makeimg would build.
+    #[error("payload {} has an IMGBUILD and no `deploy`: an IMGBUILD alone needs makeimg, which this version does not have; write a `deploy` script beside it", .0.display())]
+    ImgBuild(PathBuf),
+    /// The script is no file.
+    #[error("{} is not a file: it must be the script that builds the new system", .0.display())]
+    ScriptNotAFile(PathBuf),
+    /// The script lacks its x bit.
+    #[error("{} is not executable: chmod +x {}", .0.display(), shell_quoted(.0))]
+    NotExecutable(PathBuf),
+    /// The script lacks its interpreter.
+    #[error("{} is neither a script with a first line such as #!/bin/sh nor a program: the kernel would not run it", .0.display())]
+    NoInterpreter(PathBuf),
+    /// The script has DOS line ends.
+    #[error("{} ends its first line with a carriage return: the host would look for an interpreter of that name; save it with Unix line ends", .0.display())]
+    DosLines(PathBuf),
+    /// A socket, a device or a pipe.
+    #[error("{} is a {what}: a payload has only files, directories and symbolic links", path.display())]
+    Special {
+        /// What can't be packed.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A link to what would not be there.
+    #[error("{} is a link to {}, outside of the payload: it would lead nowhere on the host; copy what it means into the payload", path.display(), target.display())]
+    Escapes {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// Too much.
+    #[error("payload {} is larger than {} MiB, and it must fit into the host's memory: let `deploy` download the large parts; the largest here is {} ({} MiB)", dir.display(), MAX_SIZE >> 20, largest.display(), largest_size >> 20)]
+    TooLarge {
+        /// The payload.
+        dir: PathBuf,
+        /// Its largest file.
+        largest: PathBuf,
+        /// The size of that.
+        largest_size: u64,
+    },
+    /// It was written to meanwhile.
+    #[error("{} changed while it was packed: try again", .0.display())]
+    Changed(PathBuf),
+    /// It can't be read.
+    #[error("can't read {}", path.display())]
+    Read {
+        /// What can't be read.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It can't be compressed.
+    #[error("can't pack the payload")]
+    Pack(#[source] io::Error),
+}
+
+/// Packs the payload in `dir`.
+pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
+    if !fs::metadata(dir).is_ok_and(|meta| meta.is_dir()) {
+        return Err(PayloadError::NotADirectory(dir.to_owned()));
+    }
+    check_script(dir)?;
+    let mut entries = Vec::new();
+    walk(dir, Path::new(""), &mut entries)?;
+    entries.sort_by(|a, b| a.name.as_os_str().as_bytes().cmp(b.name.as_os_str().as_bytes()));
+    let unpacked = check_size(dir, &entries)?;
+
+    let bytes = compress(dir, &entries)?;
+    let hash = digest::digest(&digest::SHA256, &bytes);
+    let mut digest = [0; 32];
+    digest.copy_from_slice(hash.as_ref());
+    let mut warnings = Vec::new();
+    if bytes.len() as u64 > WARN_SIZE {
+        warnings.push(format!(
+            "payload {} is {} MiB when packed, all of which goes over this machine's link to each host",
+            dir.display(),
+            bytes.len() >> 20
+        ));
+    }
+    Ok(Packed { bytes, digest: Digest(digest), unpacked, entries: entries.len(), warnings })
+}
+
+/// Something in the payload, by its name below it.
+struct Entry {
+    name: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    Directory,
+    File { size: u64, executable: bool },
+    Link { target: PathBuf },
+}
+
+fn reading<T>(path: &Path, result: io::Result<T>) -> Result<T, PayloadError> {
+    result.map_err(|source| PayloadError::Read { path: path.to_owned(), source })
+}
+
+fn check_script(dir: &Path) -> Result<(), PayloadError> {
+    let path = dir.join(SCRIPT);
+    let meta = match fs::metadata(&path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let imgbuild = dir.join("IMGBUILD").exists();
+            let dir = dir.to_owned();
+            return Err(if imgbuild { PayloadError::ImgBuild(dir) } else { PayloadError::NoScript(dir) });
+        }
+        Err(source) => return Err(PayloadError::Read { path, source }),
+    };
+    if !meta.is_file() {
+        return Err(PayloadError::ScriptNotAFile(path));
+    }
+    if meta.permissions().mode() & 0o100 == 0 {
+        return Err(PayloadError::NotExecutable(path));
+    }
+    // As much as the kernel reads of a first line.
+    let mut start = Vec::new();
+    reading(&path, File::open(&path).and_then(|file| file.take(256).read_to_end(&mut start)))?;
+    let first_line = start.split(|&b| b == b'\n').next().unwrap_or_default();
+    match first_line {
+        [b'#', b'!', .., b'\r'] => Err(PayloadError::DosLines(path)),
+        [b'#', b'!', ..] | [0x7f, b'E', b'L', b'F', ..] => Ok(()),
+        _ => Err(PayloadError::NoInterpreter(path)),
+    }
+}
+
+fn walk(root: &Path, below: &Path, entries: &mut Vec<Entry>) -> Result<(), PayloadError> {
+    let dir = root.join(below);
+    for child in reading(&dir, fs::read_dir(&dir))? {
+        let file_name = reading(&dir, child)?.file_name();
+        if file_name == OsStr::new(".git") {
+            continue;
+        }
+        let name = below.join(file_name);
+        let path = root.join(&name);
+        let meta = reading(&path, fs::symlink_metadata(&path))?;
+        let kind = meta.file_type();
+        let special = |what| Err(PayloadError::Special { path: path.clone(), what });
+        if kind.is_dir() {
+            entries.push(Entry { name: name.clone(), kind: Kind::Directory });
+            walk(root, &name, entries)?;
+        } else if kind.is_file() {
+            let kind = Kind::File { size: meta.len(), executable: meta.permissions().mode() & 0o100 != 0 };
+            entries.push(Entry { name, kind });
+        } else if kind.is_symlink() {
+            let target = reading(&path, fs::read_link(&path))?;
+            if escapes(below, &target) {
+                return Err(PayloadError::Escapes { path, target });
+            }
+            entries.push(Entry { name, kind: Kind::Link { target } });
+        } else if kind.is_socket() {
+            return special("socket");
+        } else if kind.is_fifo() {
+            return special("named pipe");
+        } else {
+            return special("device");
+        }
+    }
+    Ok(())
+}
+
+/// Whether a link in directory `below` of the payload climbs out of it.
+///
+/// An absolute target doesn't count: it is for the system that the link ends up in (`/usr/share/zoneinfo/…`).
+fn escapes(below: &Path, target: &Path) -> bool {
+    if target.is_absolute() {
+        return false;
+    }
+    let mut depth = below.components().count();
+    for component in target.components() {
+        match component {
+            Component::ParentDir if depth == 0 => return true,
+            Component::ParentDir => depth -= 1,
+            Component::Normal(_) => depth += 1,
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    false
+}
+
+fn check_size(dir: &Path, entries: &[Entry]) -> Result<u64, PayloadError> {
+    let sizes = entries.iter().filter_map(|entry| match entry.kind {
+        Kind::File { size, .. } => Some((size, &entry.name)),
+        _ => None,
+    });
+    let total = sizes.clone().fold(0_u64, |total, (size, _)| total.saturating_add(size));
+    match sizes.max_by_key(|(size, _)| *size) {
+        Some((largest_size, largest)) if total > MAX_SIZE => {
+            Err(PayloadError::TooLarge { dir: dir.to_owned(), largest: largest.clone(), largest_size })
+        }
+        _ => Ok(total),
+    }
+}
+
+fn compress(dir: &Path, entries: &[Entry]) -> Result<Vec<u8>, PayloadError> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL).map_err(PayloadError::Pack)?;
+    encoder.include_checksum(true).map_err(PayloadError::Pack)?;
+    let mut tar = tar::Builder::new(encoder);
+    for entry in entries {
+        append(&mut tar, dir, entry)?;
+    }
+    tar.into_inner().and_then(zstd::Encoder::finish).map_err(PayloadError::Pack)
+}
+
+fn append(tar: &mut tar::Builder<impl Write>, dir: &Path, entry: &Entry) -> Result<(), PayloadError> {
+    let mut header = tar::Header::new_gnu();
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    match &entry.kind {
+        Kind::Directory => {
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(0o755);
+            header.set_size(0);
+            tar.append_data(&mut header, &entry.name, io::empty()).map_err(PayloadError::Pack)
+        }
+        Kind::Link { target } => {
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_mode(0o777);
+            header.set_size(0);
+            tar.append_link(&mut header, &entry.name, target).map_err(PayloadError::Pack)
+        }
+        Kind::File { size, executable } => {
+            let path = dir.join(&entry.name);
+            // Not through a link, and not waiting on a pipe, that has taken the file's place since.
+            let open = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
+            let mut contents = Vec::new();
+            let read = reading(&path, open.and_then(|file| file.take(size + 1).read_to_end(&mut contents)))?;
+            if read as u64 != *size {
+                return Err(PayloadError::Changed(path));
+            }
+            header.set_entry_type(tar::EntryType::Regular);
+            header.set_mode(if *executable { 0o755 } else { 0o644 });
+            header.set_size(*size);
+            tar.append_data(&mut header, &entry.name, &contents[..]).map_err(PayloadError::Pack)
+        }
+    }
+}
+
+/// A path as a shell takes it, for a command that the user may copy.
+fn shell_quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-' | b'+');
+    if text.bytes().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+#[path = "payload_tests.rs"]
+mod tests;

@@ -1,0 +1,335 @@
+//! The user's own ssh_config, as `ssh -G HOST` gives it.
+//!
+//! Precedence: hosts.toml, then ssh_config (`~/.ssh/config`, `/etc/ssh/ssh_config`), then the defaults here. `ssh -G`
+//! doesn't tell its own defaults from what a file says; where that matters it is also asked with no files at all
+//! (`-F none`), and what doesn't differ counts as a default. So the default user is `root` and not the local user.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::process::Command;
+
+/// `Match exec` in a config may run anything; but a name lookup of its own shouldn't take longer than this.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What hosts.toml says, which wins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `user`.
+    pub user: Option<String>,
+    /// `port`.
+    pub port: Option<u16>,
+    /// `identity_file`; empty where it isn't given.
+    pub identity_files: Vec<PathBuf>,
+    /// `known_hosts`.
+    pub known_hosts: Option<PathBuf>,
+}
+
+impl From<&crate::config::Host> for Overrides {
+    fn from(host: &crate::config::Host) -> Self {
+        Self {
+            user: host.user.clone(),
+            port: host.port,
+            identity_files: host.identity_files.clone(),
+            known_hosts: host.known_hosts.clone(),
+        }
+    }
+}
+
+/// How to reach a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    /// Name or address to connect to.
+    pub host_name: String,
+    /// TCP port.
+    pub port: u16,
+    /// SSH user.
+    pub user: String,
+    /// Private keys to try, in order. Those of ssh_config need not exist.
+    pub identity_files: Vec<PathBuf>,
+    /// Only `identity_files` may be tried, of what an agent holds.
+    pub identities_only: bool,
+    /// The agent to ask.
+    pub agent: Agent,
+    /// known_hosts files, in order; the first is where a new key is remembered.
+    pub user_known_hosts: Vec<PathBuf>,
+    /// The system's known_hosts files.
+    pub global_known_hosts: Vec<PathBuf>,
+    /// The name under which the host key is filed, instead of its own.
+    pub host_key_alias: Option<String>,
+    /// `HashKnownHosts`: how a new key is remembered.
+    pub hash_known_hosts: bool,
+    /// `StrictHostKeyChecking`, as it was given. Anemos is always strict; `accept-new` and `no` are not taken from here.
+    pub strict_host_key_checking: Option<String>,
+    /// Something in ssh_config that Anemos can't do, in words for the user: the host can't be reached as `ssh` would.
+    pub unsupported: Option<String>,
+    /// What the user should know, such as that there is no OpenSSH here.
+    pub notes: Vec<String>,
+}
+
+impl Effective {
+    /// Name and port under which known_hosts has the host's key: an alias has no port, as in OpenSSH.
+    pub fn known_hosts_name(&self) -> (&str, u16) {
+        self.host_key_alias.as_deref().map_or((self.host_name.as_str(), self.port), |alias| (alias, 22))
+    }
+
+    /// Every known_hosts file, the user's first.
+    pub fn known_hosts_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.user_known_hosts.iter().chain(&self.global_known_hosts)
+    }
+}
+
+/// `IdentityAgent`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Agent {
+    /// The one in `$SSH_AUTH_SOCK`, if it is set.
+    Environment,
+    /// The one at this socket.
+    Socket(PathBuf),
+    /// None.
+    Disabled,
+}
+
+/// What a path in ssh_config may refer to.
+#[derive(Debug, Clone, Default)]
+pub struct Local {
+    /// `~` and `%d`.
+    pub home: PathBuf,
+    /// `%u`: the local user.
+    pub user: Option<String>,
+    /// `%i`: the local user's number.
+    pub uid: Option<u32>,
+    /// `${NAME}`.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Local {
+    /// Of this process.
+    pub fn here() -> Self {
+        let text =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment: BTreeMap<_, _> = text.filter(|(_, value)| !value.is_empty()).collect();
+        Self {
+            home: environment.get("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from),
+            user: environment.get("USER").or_else(|| environment.get("LOGNAME")).cloned(),
+            uid: Some(rustix::process::getuid().as_raw()),
+            environment,
+        }
+    }
+}
+
+/// Asks OpenSSH how to reach `alias`, and puts `overrides` over it.
+///
+/// Never fails: where there is no OpenSSH, or it doesn't answer, the defaults apply and a note says so.
+pub async fn effective(alias: &str, overrides: &Overrides) -> Effective {
+    let local = Local::here();
+    let (answer, defaults) = tokio::join!(ask(alias, &[]), ask(alias, &["-F", "none"]));
+    let (answer, note) = match answer {
+        Ok(text) => (text, None),
+        Err(why) => (String::new(), Some(format!("{why}; using Anemos' own defaults for SSH"))),
+    };
+    let mut effective = resolve(alias, &answer, defaults.as_deref().unwrap_or_default(), overrides, &local);
+    effective.notes.extend(note);
+    effective
+}
+
+/// Runs `ssh -G`. The error is a sentence for a note.
+async fn ask(alias: &str, options: &[&str]) -> Result<String, String> {
+    let mut command = Command::new("ssh");
+    command.arg("-G").args(options).arg("--").arg(alias);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = match tokio::time::timeout(DEADLINE, command.output()).await {
+        Err(_) => return Err(format!("`ssh -G {alias}` did not end within {} s", DEADLINE.as_secs())),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            return Err("OpenSSH's `ssh` is not installed, so ~/.ssh/config is not read".into());
+        }
+        Ok(Err(error)) => return Err(format!("`ssh -G {alias}` can't be run: {error}")),
+        Ok(Ok(output)) => output,
+    };
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(failure(alias, output.status, &String::from_utf8_lossy(&output.stderr)))
+}
+
+fn failure(alias: &str, status: ExitStatus, stderr: &str) -> String {
+    let said: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    format!("`ssh -G {alias}` failed ({status}): {}", said.join("; "))
+}
+
+/// What two answers of `ssh -G` mean: `answer` with the user's configuration, `defaults` with `-F none`. Either may be
+/// empty, where there is none. Pure.
+pub fn resolve(alias: &str, answer: &str, defaults: &str, overrides: &Overrides, local: &Local) -> Effective {
+    let options = Options(answer);
+    let default_options = Options(defaults);
+    let host_name = options.get("hostname").unwrap_or(alias).to_owned();
+    let port = overrides.port.or_else(|| options.get("port")?.parse().ok()).unwrap_or(22);
+    let configured_user = options.get("user").filter(|user| default_options.get("user") != Some(user));
+    let user = overrides.user.clone().or_else(|| configured_user.map(str::to_owned)).unwrap_or_else(|| "root".into());
+    let tokens = Tokens { alias, host_name: &host_name, port, user: &user, local };
+
+    let mut notes = Vec::new();
+    let mut expand = |option: &str, text: &str| {
+        let path = tokens.path(text);
+        if path.is_none() {
+            notes.push(format!("ssh_config's {option} {text} is left out: it can't be expanded here"));
+        }
+        path
+    };
+    let mut identity_files = overrides.identity_files.clone();
+    if identity_files.is_empty() {
+        identity_files = match options.all("identityfile") {
+            files if files.is_empty() => {
+                DEFAULT_IDENTITIES.iter().filter_map(|file| expand("IdentityFile", file)).collect()
+            }
+            files => files
+                .into_iter()
+                .filter(|file| *file != "none")
+                .filter_map(|file| expand("IdentityFile", file))
+                .collect(),
+        };
+    }
+    let mut known_hosts_files = |option: &str, default: &str| -> Vec<PathBuf> {
+        let files = split_files(options.get(&option.to_lowercase()).unwrap_or(default));
+        files.iter().filter(|file| *file != "none").filter_map(|file| expand(option, file)).collect()
+    };
+    let user_known_hosts = match &overrides.known_hosts {
+        Some(file) => vec![file.clone()],
+        None => known_hosts_files("UserKnownHostsFile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"),
+    };
+    let global_known_hosts = match &overrides.known_hosts {
+        Some(_) => Vec::new(),
+        None => known_hosts_files("GlobalKnownHostsFile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"),
+    };
+    let agent = match options.get("identityagent") {
+        None | Some("SSH_AUTH_SOCK") => Agent::Environment,
+        Some("none") => Agent::Disabled,
+        Some(socket) => match socket.strip_prefix('$').filter(|name| !name.starts_with('{')) {
+            Some(variable) => {
+                local.environment.get(variable).map_or(Agent::Disabled, |path| Agent::Socket(path.into()))
+            }
+            None => expand("IdentityAgent", socket).map_or(Agent::Disabled, Agent::Socket),
+        },
+    };
+    let unsupported = ["proxyjump", "proxycommand"].into_iter().find_map(|option| {
+        let value = options.get(option).filter(|value| *value != "none")?;
+        let name = if option == "proxyjump" { "ProxyJump" } else { "ProxyCommand" };
+        Some(format!("ssh_config reaches {alias} by {name} ({value}), which Anemos does not do yet"))
+    });
+    let is_yes = |option: &str| matches!(options.get(option), Some("yes" | "true"));
+    Effective {
+        identities_only: is_yes("identitiesonly"),
+        host_key_alias: options.get("hostkeyalias").map(str::to_owned),
+        hash_known_hosts: is_yes("hashknownhosts"),
+        strict_host_key_checking: options.get("stricthostkeychecking").map(str::to_owned),
+        host_name,
+        port,
+        user,
+        identity_files,
+        agent,
+        user_known_hosts,
+        global_known_hosts,
+        unsupported,
+        notes,
+    }
+}
+
+/// What OpenSSH tries by default, of the kinds that Anemos can use.
+const DEFAULT_IDENTITIES: &[&str] = &["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa"];
+
+/// Lines of `option value`, option names in lower case.
+struct Options<'a>(&'a str);
+
+impl<'a> Options<'a> {
+    fn all(&self, option: &str) -> Vec<&'a str> {
+        let lines = self.0.lines().filter_map(|line| line.split_once(' '));
+        lines
+            .filter(|(name, _)| *name == option)
+            .map(|(_, value)| value.trim())
+            .filter(|value| !value.is_empty())
+            .collect()
+    }
+
+    fn get(&self, option: &str) -> Option<&'a str> {
+        self.all(option).first().copied()
+    }
+}
+
+/// `ssh -G` prints a list of files with spaces between, and doesn't quote those in a name. What doesn't look like the
+/// beginning of a path goes on with the one before.
+fn split_files(list: &str) -> Vec<String> {
+    let mut files: Vec<String> = Vec::new();
+    for word in list.split(' ') {
+        match files.last_mut() {
+            Some(last) if !word.starts_with(['/', '~', '%', '$']) => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => files.push(word.to_owned()),
+        }
+    }
+    files.retain(|file| !file.trim().is_empty());
+    files
+}
+
+/// What `%` stands for (ssh_config(5), "TOKENS").
+struct Tokens<'a> {
+    alias: &'a str,
+    host_name: &'a str,
+    port: u16,
+    user: &'a str,
+    local: &'a Local,
+}
+
+impl Tokens<'_> {
+    fn path(&self, text: &str) -> Option<PathBuf> {
+        let expanded = self.expand(text)?;
+        Some(match expanded.strip_prefix("~/") {
+            Some(rest) => self.local.home.join(rest),
+            None if expanded.starts_with('~') => return None,
+            None => Path::new(&expanded).to_owned(),
+        })
+    }
+
+    fn expand(&self, text: &str) -> Option<String> {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find(['%', '$']) {
+            out.push_str(&rest[..at]);
+            rest = &rest[at..];
+            if let Some(variable) = rest.strip_prefix("${") {
+                let (name, after) = variable.split_once('}')?;
+                out.push_str(self.local.environment.get(name)?);
+                rest = after;
+                continue;
+            }
+            if let Some(after) = rest.strip_prefix('$') {
+                out.push('$');
+                rest = after;
+                continue;
+            }
+            let token = rest[1..].chars().next()?;
+            match token {
+                '%' => out.push('%'),
+                'd' => out.push_str(self.local.home.to_str()?),
+                'h' => out.push_str(self.host_name),
+                'n' => out.push_str(self.alias),
+                'p' => out.push_str(&self.port.to_string()),
+                'r' => out.push_str(self.user),
+                'u' => out.push_str(self.local.user.as_deref()?),
+                'i' => out.push_str(&self.local.uid?.to_string()),
+                _ => return None,
+            }
+            rest = &rest[1 + token.len_utf8()..];
+        }
+        out.push_str(rest);
+        Some(out)
+    }
+}
+
+#[cfg(test)]
+#[path = "ssh_config_tests.rs"]
+mod tests;
