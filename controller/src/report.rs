@@ -4,10 +4,10 @@ use std::fmt;
 
 use anemos_proto::event::{Event, Level, Progress};
 use anemos_proto::host::HostFacts;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The phases of a deployment, in order. Each has a deadline, and its name is in every error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// SSH to the old system.
@@ -63,7 +63,7 @@ impl fmt::Display for Phase {
 }
 
 /// Who numbered an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Speaker {
     /// The stage, under the old system.
@@ -73,7 +73,7 @@ pub enum Speaker {
 }
 
 /// How a deployment ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ending {
     /// The new system is up, and it is the one that was built.
@@ -95,7 +95,7 @@ impl fmt::Display for Ending {
 }
 
 /// One thing that happened to one host.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// The host's name in hosts.toml.
     pub host: String,
@@ -106,7 +106,7 @@ pub struct Report {
 }
 
 /// What can happen, as the controller sees it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Update {
     /// A phase began.
     PhaseStarted(Phase),
@@ -136,7 +136,7 @@ pub enum Update {
 }
 
 /// How one host's deployment went: the last JSON line of each host.
-#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The host's name in hosts.toml.
     pub host: String,
@@ -161,7 +161,7 @@ pub struct Summary {
 }
 
 /// Seconds per phase; `null` for a phase that was not reached.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct PhaseSeconds {
     pub connect: Option<f64>,

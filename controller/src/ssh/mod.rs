@@ -1,0 +1,341 @@
+//! SSH as the deployment needs it. The only place where russh is used.
+//!
+//! A connection is made in two steps that the types keep apart: [`connect`] proves which host answers, and only then
+//! [`Connected::authenticate`] shows it a key. So callers can meet a host key that they know and don't want, and leave.
+
+mod auth;
+mod channel;
+mod counting;
+mod keys;
+mod shell;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use russh::client;
+use russh::keys::PublicKeyOrCertificate;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+pub use auth::{AuthError, Credentials, UserCredentials};
+pub use channel::{Exec, ExecError, Exit, Output, Writer};
+pub use counting::Counters;
+pub use keys::{HostKey, KeyError, RunKey, new_seed};
+pub use shell::{ShellError, interactive};
+
+use counting::Counting;
+
+/// Where to connect.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Address {
+    /// Name or IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} port {}", self.host, self.port)
+    }
+}
+
+/// What a host key is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is one of the keys that are expected.
+    Trusted,
+    /// Nothing is known about the host.
+    Unknown,
+    /// Other keys are known for the host: those, as text for people.
+    Changed(Vec<String>),
+    /// The key was revoked.
+    Revoked,
+}
+
+/// Decides about host keys.
+#[derive(Clone)]
+pub struct Policy {
+    prefer: Vec<String>,
+    judge: Arc<dyn Fn(&HostKey) -> Judgement + Send + Sync>,
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy").field("prefer", &self.prefer).finish_non_exhaustive()
+    }
+}
+
+impl Policy {
+    /// Exactly these keys.
+    pub fn pinned(keys: Vec<HostKey>) -> Self {
+        let prefer = keys.iter().map(|key| key.algorithm().to_owned()).collect();
+        let judge = move |key: &HostKey| {
+            if keys.contains(key) {
+                Judgement::Trusted
+            } else {
+                Judgement::Changed(keys.iter().map(ToString::to_string).collect())
+            }
+        };
+        Self { prefer, judge: Arc::new(judge) }
+    }
+
+    /// As `judge` says; `prefer` names the algorithms under which the host is known.
+    pub fn new(prefer: Vec<String>, judge: impl Fn(&HostKey) -> Judgement + Send + Sync + 'static) -> Self {
+        Self { prefer, judge: Arc::new(judge) }
+    }
+}
+
+/// Why there is no connection to a host that is known to be the right one.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The name means nothing.
+    #[error("{address} can't be resolved: {source}")]
+    Resolve {
+        /// What.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No TCP connection.
+    #[error("no connection to {address}: {source}")]
+    Tcp {
+        /// Where to.
+        address: Address,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Too slow.
+    #[error("{address} did not answer in time while {doing}")]
+    Timeout {
+        /// Where to.
+        address: Address,
+        /// What was being waited for.
+        doing: &'static str,
+    },
+    /// It answered, but not as an SSH server that we can talk to.
+    #[error("SSH handshake with {address} failed: {why}")]
+    Handshake {
+        /// Where to.
+        address: Address,
+        /// Why.
+        why: String,
+    },
+    /// The host proved to have a key that is not trusted. Nothing was shown to it.
+    #[error("{address} has the host key {key}, which is not trusted: {}", judgement_text(judgement))]
+    HostKey {
+        /// Where to.
+        address: Address,
+        /// Which key.
+        key: HostKey,
+        /// Why not.
+        judgement: Judgement,
+    },
+}
+
+fn judgement_text(judgement: &Judgement) -> String {
+    match judgement {
+        Judgement::Trusted => "trusted".into(),
+        Judgement::Unknown => "no key is known for this host".into(),
+        Judgement::Changed(known) => format!("known for this host: {}", known.join(", ")),
+        Judgement::Revoked => "it is marked @revoked in known_hosts".into(),
+    }
+}
+
+/// How a connection behaves.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// After this long without a word from the other side, ask whether it is alive.
+    pub keepalive: Duration,
+    /// The connection is dead after so many unanswered questions.
+    pub keepalive_max: usize,
+    /// Bytes after which keys are exchanged anew; `None`: 1 GiB.
+    pub rekey_bytes: Option<usize>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { keepalive: Duration::from_secs(5), keepalive_max: 4, rekey_bytes: None }
+    }
+}
+
+/// What russh calls back: it only notes and judges.
+pub(crate) struct Callbacks {
+    policy: Policy,
+    seen: Arc<Mutex<Option<(HostKey, Judgement)>>>,
+}
+
+impl client::Handler for Callbacks {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, server_key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        // Certificates are never offered, so a plain key is what comes.
+        let PublicKeyOrCertificate::PublicKey { key, .. } = server_key else { return Ok(false) };
+        let key = HostKey::of(key);
+        let judgement = (self.policy.judge)(&key);
+        let trusted = judgement == Judgement::Trusted;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((key, judgement));
+        Ok(trusted)
+    }
+}
+
+/// A host that proved who it is and knows nothing about us yet.
+pub struct Connected {
+    handle: client::Handle<Callbacks>,
+    /// The key that it proved to have.
+    pub host_key: HostKey,
+    address: Address,
+}
+
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connected")
+            .field("address", &self.address)
+            .field("host_key", &self.host_key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An authenticated connection.
+pub struct Session {
+    handle: client::Handle<Callbacks>,
+    /// The key that the host proved to have.
+    pub host_key: HostKey,
+    /// The key that let us in.
+    pub our_key: HostKey,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("host_key", &self.host_key).finish_non_exhaustive()
+    }
+}
+
+/// Connects, and has the host prove that it holds a key which `policy` trusts.
+pub async fn connect(
+    address: &Address,
+    policy: &Policy,
+    counters: &Arc<Counters>,
+    deadline: Instant,
+    tuning: &Tuning,
+) -> Result<Connected, ConnectError> {
+    let stream = tcp(address, deadline).await?;
+    // Small requests such as an acknowledgement must not wait for company. It is a wish, not a need.
+    let _ = stream.set_nodelay(true);
+
+    let mut limits = russh::Limits::default();
+    if let Some(bytes) = tuning.rekey_bytes {
+        limits.rekey_read_limit = bytes;
+        limits.rekey_write_limit = bytes;
+    }
+    let config = client::Config {
+        keepalive_interval: Some(tuning.keepalive),
+        keepalive_max: tuning.keepalive_max,
+        limits,
+        preferred: russh::Preferred {
+            key: keys::preferred_algorithms(&policy.prefer).into(),
+            // What is sent is compressed already.
+            compression: vec![russh::compression::NONE].into(),
+            ..russh::Preferred::DEFAULT
+        },
+        ..client::Config::default()
+    };
+    let seen = Arc::new(Mutex::new(None));
+    let callbacks = Callbacks { policy: policy.clone(), seen: Arc::clone(&seen) };
+    let stream = Counting::new(stream, Arc::clone(counters));
+    let handshake = client::connect_stream(Arc::new(config), stream, callbacks);
+    let result = timeout_at(deadline, handshake).await;
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let address = address.clone();
+    match (result, seen) {
+        (Ok(Ok(handle)), Some((host_key, Judgement::Trusted))) => Ok(Connected { handle, host_key, address }),
+        (_, Some((key, judgement))) if judgement != Judgement::Trusted => {
+            Err(ConnectError::HostKey { address, key, judgement })
+        }
+        (Ok(Ok(_)), _) => Err(ConnectError::Handshake { address, why: "it showed no host key".into() }),
+        (Ok(Err(error)), _) => Err(ConnectError::Handshake { address, why: plain(&error) }),
+        (Err(_), _) => Err(ConnectError::Timeout { address, doing: "exchanging SSH keys" }),
+    }
+}
+
+/// The first of the host's addresses that takes a connection.
+async fn tcp(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
+    let timeout = |doing| ConnectError::Timeout { address: address.clone(), doing };
+    let resolve_error = |source| ConnectError::Resolve { address: address.host.clone(), source };
+    let found = timeout_at(deadline, tokio::net::lookup_host((address.host.as_str(), address.port)))
+        .await
+        .map_err(|_| timeout("resolving its name"))?
+        .map_err(resolve_error)?;
+    let candidates: Vec<_> = found.collect();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no addresses");
+    for (tried, candidate) in candidates.iter().enumerate() {
+        // One address that swallows packets must not use up the time of the others.
+        let left = deadline.saturating_duration_since(Instant::now()) / (candidates.len() - tried) as u32;
+        match tokio::time::timeout(left, TcpStream::connect(candidate)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    if last.kind() == io::ErrorKind::TimedOut {
+        return Err(timeout("connecting"));
+    }
+    Err(ConnectError::Tcp { address: address.clone(), source: last })
+}
+
+/// russh's errors in words for people.
+fn plain(error: &russh::Error) -> String {
+    match error {
+        russh::Error::Disconnect | russh::Error::HUP => "the other side closed the connection".into(),
+        russh::Error::KeepaliveTimeout | russh::Error::InactivityTimeout | russh::Error::ConnectionTimeout => {
+            "the other side stopped answering".into()
+        }
+        russh::Error::SendError | russh::Error::RecvError => "the connection is gone".into(),
+        russh::Error::NoCommonAlgo { kind, theirs, .. } => {
+            format!("no common {kind:?} algorithm; the server offers {}", theirs.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+impl Connected {
+    /// Logs in.
+    pub async fn authenticate(
+        mut self,
+        user: &str,
+        credentials: &Credentials,
+        deadline: Instant,
+    ) -> Result<Session, AuthError> {
+        let our_key = timeout_at(deadline, auth::authenticate(&mut self.handle, user, credentials))
+            .await
+            .map_err(|_| AuthError::Timeout { address: self.address.clone() })??;
+        Ok(Session { handle: self.handle, host_key: self.host_key, our_key })
+    }
+}
+
+impl Session {
+    /// Whether the connection is known to be gone.
+    pub fn is_closed(&self) -> bool {
+        self.handle.is_closed()
+    }
+
+    /// Says goodbye, so that the other side needn't wait.
+    pub async fn close(&self) {
+        // Gone already is as good.
+        let bye = self.handle.disconnect(russh::Disconnect::ByApplication, "", "");
+        let _ = tokio::time::timeout(Duration::from_secs(1), bye).await;
+    }
+
+    /// Asks for new keys now.
+    #[cfg(test)]
+    pub(crate) async fn rekey(&self) -> bool {
+        self.handle.rekey_soon().await.is_ok()
+    }
+}
