@@ -5,5 +5,6 @@ pub mod known_hosts;
 pub mod payload;
 pub mod plan;
 pub mod report;
+pub mod screen;
 pub mod ssh;
 pub mod ssh_config;

@@ -1,0 +1,198 @@
+//! A host's facts in JSON: digests and addresses as text, enums as words.
+
+use anemos_proto::host::{Disk, Firmware, HostFacts, Partition};
+use anemos_proto::net::{Link, Route};
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub(super) struct FactsJson<'a> {
+    hostname: &'a str,
+    os: &'a str,
+    boot_id: &'a str,
+    arch: &'a str,
+    kernel_release: &'a str,
+    kernel_image: Option<&'a str>,
+    cmdline: &'a str,
+    firmware: &'static str,
+    secure_boot: bool,
+    memory_total: u64,
+    memory_available: u64,
+    disks: Vec<DiskJson<'a>>,
+    kexec: KexecJson<'a>,
+    network: NetworkJson<'a>,
+    ssh_port: u16,
+    host_keys: &'a [String],
+    mirrors: &'a [String],
+    cached_blobs: Vec<String>,
+    cached_bases: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct KexecJson<'a> {
+    file_load: bool,
+    load: bool,
+    disabled: bool,
+    lockdown: &'a str,
+}
+
+#[derive(Serialize)]
+struct DiskJson<'a> {
+    name: &'a str,
+    size: u64,
+    model: &'a str,
+    serial: Option<&'a str>,
+    wwid: Option<&'a str>,
+    path: &'a str,
+    removable: bool,
+    rotational: bool,
+    read_only: bool,
+    table: Option<&'a str>,
+    content: Option<&'a str>,
+    partitions: Vec<PartitionJson<'a>>,
+    mounts: &'a [String],
+}
+
+#[derive(Serialize)]
+struct PartitionJson<'a> {
+    name: &'a str,
+    size: u64,
+    content: Option<&'a str>,
+    label: Option<&'a str>,
+    mounts: &'a [String],
+}
+
+#[derive(Serialize)]
+struct NetworkJson<'a> {
+    links: Vec<LinkJson<'a>>,
+    routes: Vec<RouteJson>,
+    dns: Vec<String>,
+    search: &'a [String],
+}
+
+#[derive(Serialize)]
+struct LinkJson<'a> {
+    name: &'a str,
+    mac: String,
+    mtu: u32,
+    up: bool,
+    kind: &'a str,
+    driver: &'a str,
+    addresses: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct RouteJson {
+    destination: String,
+    gateway: Option<String>,
+    mac: String,
+    metric: u32,
+    onlink: bool,
+}
+
+impl<'a> From<&'a HostFacts> for FactsJson<'a> {
+    fn from(facts: &'a HostFacts) -> Self {
+        let (firmware, secure_boot) = match facts.firmware {
+            Firmware::Bios => ("bios", false),
+            Firmware::Uefi { secure_boot } => ("uefi", secure_boot),
+        };
+        let network = &facts.network;
+        Self {
+            hostname: &facts.hostname,
+            os: &facts.os,
+            boot_id: &facts.boot_id,
+            arch: &facts.arch,
+            kernel_release: &facts.kernel_release,
+            kernel_image: facts.kernel_image.as_deref(),
+            cmdline: &facts.cmdline,
+            firmware,
+            secure_boot,
+            memory_total: facts.memory_total,
+            memory_available: facts.memory_available,
+            disks: facts.disks.iter().map(DiskJson::from).collect(),
+            kexec: KexecJson {
+                file_load: facts.kexec.file_load,
+                load: facts.kexec.load,
+                disabled: facts.kexec.disabled,
+                lockdown: &facts.kexec.lockdown,
+            },
+            network: NetworkJson {
+                links: network.links.iter().map(LinkJson::from).collect(),
+                routes: network.routes.iter().map(RouteJson::from).collect(),
+                dns: network.dns.iter().map(ToString::to_string).collect(),
+                search: &network.search,
+            },
+            ssh_port: facts.ssh_port,
+            host_keys: &facts.host_keys,
+            mirrors: &facts.mirrors,
+            cached_blobs: facts.cached_blobs.iter().map(ToString::to_string).collect(),
+            cached_bases: facts.cached_bases.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a Disk> for DiskJson<'a> {
+    fn from(disk: &'a Disk) -> Self {
+        Self {
+            name: &disk.id.name,
+            size: disk.id.size,
+            model: &disk.model,
+            serial: disk.id.serial.as_deref(),
+            wwid: disk.id.wwid.as_deref(),
+            path: &disk.id.path,
+            removable: disk.removable,
+            rotational: disk.rotational,
+            read_only: disk.read_only,
+            table: disk.table.as_deref(),
+            content: disk.content.as_deref(),
+            partitions: disk.partitions.iter().map(PartitionJson::from).collect(),
+            mounts: &disk.mounts,
+        }
+    }
+}
+
+impl<'a> From<&'a Partition> for PartitionJson<'a> {
+    fn from(partition: &'a Partition) -> Self {
+        Self {
+            name: &partition.name,
+            size: partition.size,
+            content: partition.content.as_deref(),
+            label: partition.label.as_deref(),
+            mounts: &partition.mounts,
+        }
+    }
+}
+
+impl<'a> From<&'a Link> for LinkJson<'a> {
+    fn from(link: &'a Link) -> Self {
+        Self {
+            name: &link.name,
+            mac: mac(link.mac),
+            mtu: link.mtu,
+            up: link.up,
+            kind: &link.kind,
+            driver: &link.driver,
+            addresses: link.addresses.iter().map(|address| format!("{}/{}", address.ip, address.prefix)).collect(),
+        }
+    }
+}
+
+impl From<&Route> for RouteJson {
+    fn from(route: &Route) -> Self {
+        let destination = match route.destination {
+            Some((ip, prefix)) => format!("{ip}/{prefix}"),
+            None if route.v6 => "::/0".to_owned(),
+            None => "0.0.0.0/0".to_owned(),
+        };
+        Self {
+            destination,
+            gateway: route.gateway.map(|gateway| gateway.to_string()),
+            mac: mac(route.mac),
+            metric: route.metric,
+            onlink: route.onlink,
+        }
+    }
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}

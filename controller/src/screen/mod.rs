@@ -1,0 +1,266 @@
+//! How a run is shown: live on a terminal, as plain lines, or as JSON Lines.
+//!
+//! Deployments send [`Report`]s into a channel and know nothing of this. One task, [`run`], owns the [`Screen`] and
+//! draws what arrives; a [`Control`] asks it from outside to show a plan or to leave the terminal alone for a while.
+
+pub mod json;
+mod json_facts;
+pub mod plain;
+pub mod plan;
+mod state;
+pub mod table;
+pub mod text;
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use crate::report::Report;
+use plan::PlanView;
+use text::{Paint, now_ms};
+
+/// Time between two drawings.
+const TICK: Duration = Duration::from_millis(150);
+
+/// Reports taken from the channel at once. Between two batches the screen may draw, however fast reports come.
+const BATCH: usize = 1024;
+
+/// How a run is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// One line a host, redrawn in place.
+    Live,
+    /// One line a fact.
+    Plain,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Mode {
+    /// JSON if asked for; live if both output streams are a terminal that can move its cursor; else plain.
+    pub fn pick(json: bool) -> Self {
+        if json {
+            Self::Json
+        } else if io::stdout().is_terminal() && io::stderr().is_terminal() && !text::dumb() {
+            Self::Live
+        } else {
+            Self::Plain
+        }
+    }
+}
+
+/// What each way of showing a run does.
+trait Show: Send {
+    fn report(&mut self, report: &Report);
+    fn tick(&mut self, now_ms: u64);
+    fn plans(&mut self, plans: &[PlanView], now_ms: u64);
+    fn pause(&mut self);
+    fn resume(&mut self);
+    fn finish(&mut self, now_ms: u64);
+}
+
+/// Shows one run.
+pub struct Screen(Box<dyn Show>);
+
+impl Screen {
+    /// A screen on this process's own streams: live on stderr, plain and JSON on stdout.
+    ///
+    /// `hosts` gives the order of rows; other hosts may still turn up. `run` is its id, if there is one.
+    pub fn new(mode: Mode, run: Option<&str>, hosts: &[String]) -> Self {
+        let stdout = || Out::new(Box::new(io::stdout()));
+        match mode {
+            Mode::Live | Mode::Plain => {
+                let paint = Paint::pick(io::stdout().is_terminal());
+                Self(Box::new(plain::PlainScreen::new(stdout(), hosts, paint)))
+            }
+            Mode::Json => Self(Box::new(json::JsonScreen::new(stdout(), run, hosts, now_ms()))),
+        }
+    }
+
+    /// Plain lines into `out`, without colours.
+    pub fn plain(out: Box<dyn Write + Send>, hosts: &[String]) -> Self {
+        Self(Box::new(plain::PlainScreen::new(Out::new(out), hosts, Paint(false))))
+    }
+
+    /// JSON Lines into `out`.
+    pub fn json(out: Box<dyn Write + Send>, run: Option<&str>, hosts: &[String]) -> Self {
+        Self(Box::new(json::JsonScreen::new(Out::new(out), run, hosts, now_ms())))
+    }
+
+    /// Takes in one report. What is shown may change only at the next [`Screen::tick`].
+    pub fn report(&mut self, report: &Report) {
+        self.0.report(report);
+    }
+
+    /// Draws, if there is anything to draw.
+    pub fn tick(&mut self) {
+        self.0.tick(now_ms());
+    }
+
+    /// Shows plans.
+    pub fn plans(&mut self, plans: &[PlanView]) {
+        self.0.plans(plans, now_ms());
+    }
+
+    /// Leaves the terminal alone until [`Screen::resume`]: reports are still taken in.
+    pub fn pause(&mut self) {
+        self.0.pause();
+    }
+
+    /// Draws again.
+    pub fn resume(&mut self) {
+        self.0.resume();
+    }
+
+    /// The last drawing, with the summary.
+    pub fn finish(&mut self) {
+        self.0.finish(now_ms());
+    }
+}
+
+/// Asks the task that owns the screen for something out of turn. The reports sent before are shown before.
+#[derive(Debug, Clone)]
+pub struct Control(mpsc::UnboundedSender<Request>);
+
+/// The other end of a [`Control`].
+#[derive(Debug)]
+pub struct Requests(mpsc::UnboundedReceiver<Request>);
+
+#[derive(Debug)]
+enum Request {
+    Plans(Vec<PlanView>, oneshot::Sender<()>),
+    Pause { paused: oneshot::Sender<()>, resume: oneshot::Receiver<()> },
+}
+
+/// While it lives, the screen leaves the terminal alone.
+#[derive(Debug)]
+pub struct Paused(#[allow(dead_code, reason = "dropping it is the message")] oneshot::Sender<()>);
+
+/// A control and what [`run_controlled`] needs to obey it.
+pub fn control() -> (Control, Requests) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (Control(sender), Requests(receiver))
+}
+
+impl Control {
+    /// Shows plans, and returns when they have been written.
+    pub async fn plans(&self, plans: Vec<PlanView>) {
+        let (done, shown) = oneshot::channel();
+        if self.0.send(Request::Plans(plans, done)).is_ok() {
+            // An error means that the screen has ended: there is nobody to show it to.
+            let _ = shown.await;
+        }
+    }
+
+    /// Clears the terminal for a question. The screen draws again when the result is dropped.
+    pub async fn pause(&self) -> Paused {
+        let (paused, done) = oneshot::channel();
+        let (guard, resume) = oneshot::channel();
+        if self.0.send(Request::Pause { paused, resume }).is_ok() {
+            let _ = done.await;
+        }
+        Paused(guard)
+    }
+}
+
+/// Shows every report until the channel closes, then the summary.
+pub async fn run(screen: Screen, reports: mpsc::UnboundedReceiver<Report>) {
+    let (_control, requests) = control();
+    run_controlled(screen, reports, requests).await;
+}
+
+/// [`run`], obeying a [`Control`] meanwhile.
+pub async fn run_controlled(mut screen: Screen, mut reports: mpsc::UnboundedReceiver<Report>, mut requests: Requests) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut resume: Option<oneshot::Receiver<()>> = None;
+    loop {
+        tokio::select! {
+            biased;
+            // First, so that a flood of reports can't keep the screen from drawing.
+            _ = ticks.tick() => screen.tick(),
+            Some(request) = requests.0.recv(), if resume.is_none() => {
+                while let Ok(report) = reports.try_recv() {
+                    screen.report(&report);
+                }
+                match request {
+                    Request::Plans(plans, done) => {
+                        screen.plans(&plans);
+                        let _ = done.send(());
+                    }
+                    Request::Pause { paused, resume: until } => {
+                        screen.pause();
+                        resume = Some(until);
+                        let _ = paused.send(());
+                    }
+                }
+            }
+            () = released(&mut resume) => {
+                resume = None;
+                screen.resume();
+            }
+            count = reports.recv_many(&mut batch, BATCH) => {
+                if count == 0 {
+                    break;
+                }
+                for report in batch.drain(..) {
+                    screen.report(&report);
+                }
+            }
+        }
+    }
+    screen.finish();
+}
+
+/// Ends when the [`Paused`] of `resume` is dropped; never if there is none.
+async fn released(resume: &mut Option<oneshot::Receiver<()>>) {
+    match resume {
+        Some(dropped) => {
+            let _ = dropped.await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Where lines go. A reader that went away (`| head`) must not end a deployment: after the first error nothing is
+/// written any more.
+struct Out {
+    writer: Option<Box<dyn Write + Send>>,
+    buffer: Vec<u8>,
+}
+
+/// Bytes buffered before they are written without waiting for the next tick.
+const FLUSH_AT: usize = 64 * 1024;
+
+impl Out {
+    fn new(writer: Box<dyn Write + Send>) -> Self {
+        Self { writer: Some(writer), buffer: Vec::new() }
+    }
+
+    fn line(&mut self, line: &str) {
+        self.buffer.extend_from_slice(line.as_bytes());
+        self.buffer.push(b'\n');
+        if self.buffer.len() >= FLUSH_AT {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(writer) = &mut self.writer
+            && !self.buffer.is_empty()
+            && writer.write_all(&self.buffer).and_then(|()| writer.flush()).is_err()
+        {
+            self.writer = None;
+        }
+        self.buffer.clear();
+    }
+}
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}

@@ -1,0 +1,279 @@
+//! Plain lines, for pipes, files and terminals that can't move their cursor. Nothing is left out but progress.
+
+use std::collections::HashMap;
+
+use anemos_proto::agent::AgentState;
+use anemos_proto::event::{EventKind, Level, Outcome, Progress, StepOutcome, Unit};
+use anemos_proto::host::{Firmware, HostFacts};
+
+use super::plan::PlanView;
+use super::state::{HostState, Hosts};
+use super::text::{Paint, bytes, clock, duration, sanitise, sanitise_str};
+use super::{Out, Show, table};
+use crate::report::{Ending, Phase, Report, Speaker, Summary, Update};
+
+/// Milliseconds after which progress is worth a line though it grew by less than a tenth.
+const PROGRESS_EVERY_MS: u64 = 10_000;
+
+/// What is shown without a terminal.
+pub(super) struct PlainScreen {
+    out: Out,
+    lines: PlainLines,
+    paint: Paint,
+}
+
+impl PlainScreen {
+    pub(super) fn new(out: Out, hosts: &[String], paint: Paint) -> Self {
+        Self { out, lines: PlainLines::new(hosts), paint }
+    }
+}
+
+impl Show for PlainScreen {
+    fn report(&mut self, report: &Report) {
+        if let Some(line) = self.lines.line(report) {
+            self.out.line(&line);
+        }
+    }
+
+    fn tick(&mut self, _now_ms: u64) {
+        self.out.flush();
+    }
+
+    fn plans(&mut self, plans: &[PlanView], _now_ms: u64) {
+        self.out.line(super::plan::render(plans, self.paint).trim_end());
+        self.out.flush();
+    }
+
+    fn pause(&mut self) {
+        self.out.flush();
+    }
+
+    fn resume(&mut self) {}
+
+    fn finish(&mut self, _now_ms: u64) {
+        let summaries: Vec<&Summary> = self.lines.hosts.all().iter().filter_map(|host| host.summary.as_ref()).collect();
+        if summaries.len() > 1 {
+            self.out.line(&format!("\n{}", table::summaries(&summaries, self.paint).trim_end()));
+        }
+        self.out.flush();
+    }
+}
+
+/// Turns reports into lines.
+pub struct PlainLines {
+    hosts: Hosts,
+    shown: HashMap<(String, Counter), Shown>,
+}
+
+/// What progress is counted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Counter {
+    Upload,
+    Step(Speaker, u32),
+}
+
+/// The progress last shown.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    at_ms: u64,
+    tenth: u64,
+}
+
+impl PlainLines {
+    /// For these hosts, and others that turn up.
+    pub fn new(hosts: &[String]) -> Self {
+        Self { hosts: Hosts::new(hosts), shown: HashMap::new() }
+    }
+
+    /// The line for a report, without its newline; `None` for progress that is not worth one.
+    pub fn line(&mut self, report: &Report) -> Option<String> {
+        let text = self.text(report);
+        let host = self.hosts.get(&report.host);
+        host.apply(report);
+        if let Update::Event(_, event) = &report.update
+            && let EventKind::Log { line, .. } = &event.kind
+        {
+            return Some(format!("{} | {}", host.name, sanitise(line)));
+        }
+        let phase = host.phase.map_or("start", Phase::name);
+        Some(format!("{} {} {phase}: {}", clock(report.wall_ms), host.name, text?))
+    }
+
+    fn text(&mut self, report: &Report) -> Option<String> {
+        match &report.update {
+            Update::PhaseStarted(phase) => {
+                // A new phase counts afresh; steps keep their ids only within one speaker's boot.
+                self.shown.retain(|(host, _), _| *host != report.host);
+                Some(phase_meaning(*phase).to_owned())
+            }
+            Update::PhaseFinished(_, seconds) => Some(format!("done in {}", duration(*seconds))),
+            Update::Facts(facts) => Some(facts_text(facts)),
+            Update::Uploaded { sent, total } => self
+                .due(report, Counter::Upload, *sent, Some(*total))
+                .then(|| format!("sent {}", amount(*sent, Some(*total), Unit::Bytes))),
+            Update::Event(speaker, event) => {
+                if let EventKind::StepFinished { step, .. } = event.kind {
+                    self.shown.remove(&(report.host.clone(), Counter::Step(*speaker, step)));
+                }
+                Some(event_text(self.hosts.get(&report.host), *speaker, &event.kind, report.wall_ms))
+            }
+            Update::Progress(speaker, progress) => {
+                let counter = Counter::Step(*speaker, progress.step);
+                if !self.due(report, counter, progress.done, progress.total) {
+                    return None;
+                }
+                Some(progress_text(self.hosts.get(&report.host), *speaker, progress))
+            }
+            Update::LinkLost(why) => Some(format!("connection lost: {}; trying again", sanitise_str(why))),
+            Update::LinkBack => Some("connected again".to_owned()),
+            Update::Message(level, text) => Some(level_text(*level, text)),
+            Update::Summary(summary) => Some(summary_text(summary)),
+        }
+    }
+
+    /// Whether progress grew by a tenth, or ten seconds have passed, since it was last shown or first seen.
+    fn due(&mut self, report: &Report, counter: Counter, done: u64, total: Option<u64>) -> bool {
+        let tenth = match total {
+            Some(total) if total > 0 => u64::try_from(u128::from(done) * 10 / u128::from(total)).unwrap_or(10).min(10),
+            _ => 0,
+        };
+        let now = Shown { at_ms: report.wall_ms, tenth };
+        let shown = self.shown.entry((report.host.clone(), counter)).or_insert(Shown { tenth: 0, ..now });
+        let due = tenth > shown.tenth || report.wall_ms.saturating_sub(shown.at_ms) >= PROGRESS_EVERY_MS;
+        if due {
+            *shown = now;
+        }
+        due
+    }
+}
+
+/// What a phase is about, for those who see it for the first time.
+fn phase_meaning(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Connect => "connecting to the old system",
+        Phase::Probe => "starting the stage and looking at the host",
+        Phase::Upload => "sending what the host lacks",
+        Phase::Stage => "preparing the initramfs on the host",
+        Phase::Boot => "booting into RAM",
+        Phase::Build => "running the payload",
+        Phase::Reboot => "booting the new system",
+        Phase::Verify => "checking the new system",
+    }
+}
+
+fn facts_text(facts: &HostFacts) -> String {
+    let firmware = match facts.firmware {
+        Firmware::Bios => "BIOS",
+        Firmware::Uefi { secure_boot: false } => "UEFI",
+        Firmware::Uefi { secure_boot: true } => "UEFI with Secure Boot",
+    };
+    let disks: Vec<String> =
+        facts.disks.iter().map(|disk| format!("{} {}", sanitise_str(&disk.id.name), bytes(disk.id.size))).collect();
+    let os = if facts.os.is_empty() { "unknown system" } else { &facts.os };
+    format!(
+        "{}, Linux {}, {}, {firmware}, {} of memory, {}",
+        sanitise_str(os),
+        sanitise_str(&facts.kernel_release),
+        sanitise_str(&facts.arch),
+        bytes(facts.memory_total),
+        if disks.is_empty() { "no disks".to_owned() } else { disks.join(", ") }
+    )
+}
+
+/// An event but for log lines, as text. `host` is as it was before the event.
+pub(super) fn event_text(host: &HostState, speaker: Speaker, kind: &EventKind, now_ms: u64) -> String {
+    match kind {
+        EventKind::StepStarted { name, .. } => format!("{}: started", sanitise_str(name)),
+        EventKind::StepFinished { step, outcome } => {
+            let known = host.step(speaker, *step);
+            let name = known.map_or_else(|| format!("step {step}"), |step| step.name.clone());
+            let took = known.map_or_else(String::new, |step| {
+                format!(" in {}", duration(now_ms.saturating_sub(step.since_ms) as f64 / 1000.0))
+            });
+            match outcome {
+                StepOutcome::Done => format!("{name}: done{took}"),
+                StepOutcome::Skipped(why) => format!("{name}: skipped: {}", sanitise_str(why)),
+                StepOutcome::Failed(why) => format!("{name}: FAILED{took}: {}", sanitise_str(why)),
+            }
+        }
+        EventKind::Log { line, .. } => sanitise(line),
+        EventKind::Note { level, text } => level_text(*level, text),
+        EventKind::State(state) => match state {
+            AgentState::Starting => "the agent is starting".to_owned(),
+            AgentState::Waiting => "the agent is ready".to_owned(),
+            AgentState::Running => "the payload is running".to_owned(),
+            AgentState::Held(why) => format!("HELD, waiting for a person: {}", sanitise_str(why)),
+            AgentState::Succeeded => "the payload succeeded".to_owned(),
+            AgentState::Returning(why) => format!("going back to the old system: {}", sanitise_str(why)),
+        },
+        EventKind::Gap { first, last, bytes: lost } => {
+            format!("events {first} to {last} ({}) were dropped on the host: its log was full", bytes(*lost))
+        }
+        EventKind::Attempt(attempt) => format!("attempt {attempt}"),
+        EventKind::Written(disks) => {
+            let disks: Vec<String> = disks
+                .iter()
+                .map(|(name, sectors)| format!("{} {}", sanitise_str(name), bytes(sectors.saturating_mul(512))))
+                .collect();
+            format!("written: {}", if disks.is_empty() { "nothing".to_owned() } else { disks.join(", ") })
+        }
+        EventKind::HostKeys(keys) => {
+            let keys: Vec<String> = keys.iter().map(|key| sanitise_str(key)).collect();
+            format!(
+                "host keys of the new system: {}",
+                if keys.is_empty() { "none".to_owned() } else { keys.join("; ") }
+            )
+        }
+        EventKind::Seeded(count) => format!("{} put in the new system's cache", bytes(*count)),
+        EventKind::Outcome(Outcome::Succeeded) => "the payload ended well".to_owned(),
+        EventKind::Outcome(Outcome::Failed { reason, written }) => {
+            let disks = if *written { "disks were written" } else { "nothing was written" };
+            format!("the payload FAILED: {} ({disks})", sanitise_str(reason))
+        }
+    }
+}
+
+fn progress_text(host: &HostState, speaker: Speaker, progress: &Progress) -> String {
+    let name = host.step(speaker, progress.step).map_or_else(|| format!("step {}", progress.step), |s| s.name.clone());
+    let what = progress.what.as_deref().map_or_else(String::new, |what| format!(", {}", sanitise_str(what)));
+    format!("{name}: {}{what}", amount(progress.done, progress.total, progress.unit))
+}
+
+/// `1.2 MiB of 3.4 MiB (35 %)`, `12 of 40 (30 %)`, `12`.
+fn amount(done: u64, total: Option<u64>, unit: Unit) -> String {
+    let shown = |count: u64| match unit {
+        Unit::Bytes => bytes(count),
+        Unit::Items => count.to_string(),
+    };
+    match total {
+        Some(total) if total > 0 => {
+            let percent = (u128::from(done) * 100 / u128::from(total)).min(100);
+            format!("{} of {} ({percent} %)", shown(done), shown(total))
+        }
+        _ => shown(done),
+    }
+}
+
+pub(super) fn level_text(level: Level, text: &str) -> String {
+    let text = sanitise_str(text);
+    match level {
+        Level::Info => text,
+        Level::Warning => format!("warning: {text}"),
+        Level::Error => format!("ERROR: {text}"),
+    }
+}
+
+fn summary_text(summary: &Summary) -> String {
+    let outcome = match summary.outcome {
+        Ending::Deployed => "deployed",
+        Ending::Untouched => "UNTOUCHED",
+        Ending::Held => "HELD",
+    };
+    format!(
+        "{outcome}: {}; {} in all, {} sent, {} received",
+        sanitise_str(&summary.reason),
+        duration(summary.total_seconds),
+        bytes(summary.uploaded_bytes),
+        bytes(summary.received_bytes)
+    )
+}

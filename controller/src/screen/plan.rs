@@ -1,0 +1,420 @@
+//! The plan: what will be lost, what stays, what is sent and what boots, before anything happens.
+
+use std::io::{self, BufRead, Write};
+
+use anemos_proto::config::Finish;
+use anemos_proto::host::{Disk, Firmware, HostFacts, Partition};
+use anemos_proto::ids::Digest;
+use anemos_proto::stage::KernelSource;
+use serde::{Serialize, Serializer};
+
+use super::text::{Paint, bytes, fit, sanitise_str, width};
+
+/// Less usable memory than this is worth a warning: a machine sold as 1 GiB has more.
+const LOW_MEMORY: u64 = 900 << 20;
+
+/// What the user and the controller decided for one host.
+#[derive(Debug, Clone)]
+pub struct Choices {
+    /// The host's name in hosts.toml.
+    pub host: String,
+    /// How it is reached, for people: `root@203.0.113.7:22`.
+    pub address: String,
+    /// Names under the old system (`/dev/…`) of the disks that the payload may write, `ANEMOS_DISK` first.
+    pub disks: Vec<String>,
+    /// What the stage will need, whether or not it has it.
+    pub uploads: Vec<Upload>,
+    /// Which kernel boots.
+    pub kernel: KernelSource,
+    /// Release of the kernel in base.lock, if it names one.
+    pub locked_kernel: Option<String>,
+    /// SHA-256 of the uncompressed base image.
+    pub base: Digest,
+    /// Where the base will come from, for people: `the host's cache`, `built on the host from the mirror`, …
+    pub base_source: String,
+    /// The payload: its directory, for people.
+    pub payload: String,
+    /// How the agent leaves.
+    pub finish: Finish,
+    /// The command that must succeed on the new system.
+    pub check: Option<String>,
+    /// What the controller itself has to warn of.
+    pub warnings: Vec<String>,
+}
+
+/// Something that is sent unless the host has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Upload {
+    /// What: `stage`, `agent`, `payload`, `base.lock`, `base`.
+    pub what: String,
+    /// Bytes as sent.
+    pub bytes: u64,
+    /// The host has it.
+    pub cached: bool,
+}
+
+/// The plan for one host, ready to be shown.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlanView {
+    /// The host's name in hosts.toml.
+    pub host: String,
+    /// How it is reached.
+    pub address: String,
+    /// What it calls itself.
+    pub hostname: String,
+    /// What it runs now.
+    pub os: String,
+    /// `uname -m`.
+    pub arch: String,
+    /// `bios` or `uefi`.
+    pub firmware: &'static str,
+    /// Bytes of memory.
+    pub memory_total: u64,
+    /// Disks whose contents will be lost.
+    pub wipe: Vec<PlanDisk>,
+    /// Disks that are set read-only.
+    pub untouched: Vec<PlanDisk>,
+    /// What must be on the host.
+    pub uploads: Vec<Upload>,
+    /// Bytes of that which it lacks.
+    pub upload_bytes: u64,
+    /// Release of the kernel that boots.
+    pub kernel: String,
+    /// `host` or `locked`: whose kernel that is.
+    pub kernel_source: &'static str,
+    /// SHA-256 of the uncompressed base image.
+    #[serde(serialize_with = "digest_text")]
+    pub base: Digest,
+    /// Where the base will come from.
+    pub base_source: String,
+    /// The payload.
+    pub payload: String,
+    /// `reboot`, `kexec`, `poweroff` or `hold`.
+    pub finish: &'static str,
+    /// The command that must succeed on the new system.
+    pub check: Option<String>,
+    /// What to think about before saying yes.
+    pub warnings: Vec<String>,
+}
+
+/// A disk in a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlanDisk {
+    /// `/dev/…`.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Vendor and model, or empty.
+    pub model: String,
+    /// Serial number, if it has one.
+    pub serial: Option<String>,
+    /// What is on it now: the disk itself if it has no partitions, else each partition.
+    pub contents: Vec<PlanContent>,
+}
+
+/// What is on a disk or partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlanContent {
+    /// `/dev/…`.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// File system or other signature, if known.
+    pub content: Option<String>,
+    /// Its label, if it has one.
+    pub label: Option<String>,
+    /// Where it, or something on top of it, is mounted.
+    pub mounts: Vec<String>,
+}
+
+fn digest_text<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(digest)
+}
+
+impl PlanView {
+    /// The plan that follows from the host's facts and what was decided.
+    pub fn new(facts: &HostFacts, choices: Choices) -> Self {
+        let chosen = |disk: &&Disk| choices.disks.contains(&disk.id.name);
+        let mut wipe: Vec<&Disk> = facts.disks.iter().filter(chosen).collect();
+        wipe.sort_by_key(|disk| choices.disks.iter().position(|name| *name == disk.id.name));
+        let locked = choices.kernel == KernelSource::Locked || facts.kernel_image.is_none();
+        let kernel = if locked { choices.locked_kernel.unwrap_or_default() } else { facts.kernel_release.clone() };
+        let mut warnings = choices.warnings;
+        warnings.extend(system_warnings(facts, choices.kernel));
+        warnings.extend(wipe.iter().flat_map(|disk| disk_warnings(disk)));
+        Self {
+            host: choices.host,
+            address: choices.address,
+            hostname: facts.hostname.clone(),
+            os: facts.os.clone(),
+            arch: facts.arch.clone(),
+            firmware: match facts.firmware {
+                Firmware::Bios => "bios",
+                Firmware::Uefi { .. } => "uefi",
+            },
+            memory_total: facts.memory_total,
+            wipe: wipe.into_iter().map(PlanDisk::from).collect(),
+            untouched: facts.disks.iter().filter(|disk| !chosen(disk)).map(PlanDisk::from).collect(),
+            upload_bytes: choices.uploads.iter().filter(|upload| !upload.cached).map(|upload| upload.bytes).sum(),
+            uploads: choices.uploads,
+            kernel,
+            kernel_source: if locked { "locked" } else { "host" },
+            base: choices.base,
+            base_source: choices.base_source,
+            payload: choices.payload,
+            finish: match choices.finish {
+                Finish::Reboot => "reboot",
+                Finish::Kexec => "kexec",
+                Finish::PowerOff => "poweroff",
+                Finish::Hold => "hold",
+            },
+            check: choices.check,
+            warnings,
+        }
+    }
+}
+
+/// What stands in the way of the boot.
+fn system_warnings(facts: &HostFacts, kernel: KernelSource) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if facts.memory_total < LOW_MEMORY {
+        warnings
+            .push(format!("only {} of memory: base, payload and what it unpacks must fit", bytes(facts.memory_total)));
+    }
+    if facts.firmware == (Firmware::Uefi { secure_boot: true }) {
+        warnings.push(
+            "Secure Boot is on: only a kernel signed for this machine will load, and so for the new system".into(),
+        );
+    }
+    if !matches!(facts.kexec.lockdown.as_str(), "" | "none") {
+        warnings.push(format!("kernel lockdown is `{}`: only a signed kernel will load", facts.kexec.lockdown));
+    }
+    if facts.kexec.disabled {
+        warnings.push("kexec is switched off until the next boot (kernel.kexec_load_disabled = 1)".into());
+    } else if !facts.kexec.file_load && !facts.kexec.load {
+        warnings.push("the running kernel has no kexec".into());
+    }
+    if kernel == KernelSource::Host && facts.kernel_image.is_none() {
+        warnings.push(format!(
+            "no readable image of the running kernel {}: the locked kernel boots instead",
+            facts.kernel_release
+        ));
+    }
+    warnings
+}
+
+/// What would be missed on a disk that will be wiped. Where a system keeps itself is not worth a warning.
+fn disk_warnings(disk: &Disk) -> Vec<String> {
+    let name = &disk.id.name;
+    let mut warnings = Vec::new();
+    let parts = disk.partitions.iter().map(|part| (&part.name, &part.content, &part.mounts));
+    for (part, content, mounts) in parts.chain([(name, &disk.content, &disk.mounts)]) {
+        for mount in mounts.iter().filter(|mount| !is_system(mount)) {
+            warnings.push(format!("{part} is mounted on {mount}: what is there will be lost"));
+        }
+        if let Some(content) = content
+            && is_member(content)
+        {
+            warnings.push(format!("{part} is part of something larger ({content}), which may span other disks"));
+        }
+    }
+    if disk.read_only {
+        warnings.push(format!("{name} is read-only: the payload may not be able to write it"));
+    }
+    if disk.removable {
+        warnings.push(format!("{name} is removable"));
+    }
+    warnings
+}
+
+fn is_system(mount: &str) -> bool {
+    matches!(mount, "/" | "/boot" | "/boot/efi" | "/efi" | "/usr" | "/var" | "/tmp" | "/var/tmp" | "[SWAP]")
+}
+
+fn is_member(content: &str) -> bool {
+    matches!(content, "LVM2_member" | "linux_raid_member" | "zfs_member" | "bcache" | "drbd" | "ceph_bluestore")
+}
+
+impl From<&Disk> for PlanDisk {
+    fn from(disk: &Disk) -> Self {
+        let whole = disk.partitions.is_empty() || !disk.mounts.is_empty() || disk.content.is_some();
+        let contents = whole
+            .then(|| PlanContent {
+                name: disk.id.name.clone(),
+                size: disk.id.size,
+                content: disk.content.clone(),
+                label: None,
+                mounts: disk.mounts.clone(),
+            })
+            .into_iter()
+            .filter(|content| content.content.is_some() || !content.mounts.is_empty())
+            .chain(disk.partitions.iter().map(PlanContent::from))
+            .collect();
+        Self {
+            name: disk.id.name.clone(),
+            size: disk.id.size,
+            model: disk.model.clone(),
+            serial: disk.id.serial.clone(),
+            contents,
+        }
+    }
+}
+
+impl From<&Partition> for PlanContent {
+    fn from(partition: &Partition) -> Self {
+        Self {
+            name: partition.name.clone(),
+            size: partition.size,
+            content: partition.content.clone(),
+            label: partition.label.clone(),
+            mounts: partition.mounts.clone(),
+        }
+    }
+}
+
+/// Plans as text.
+pub fn render(plans: &[PlanView], paint: Paint) -> String {
+    plans.iter().map(|plan| host_text(plan, paint)).collect::<Vec<_>>().join("\n")
+}
+
+/// Columns of the names on the left.
+const LABEL: usize = 10;
+
+fn host_text(plan: &PlanView, paint: Paint) -> String {
+    let mut text = String::new();
+    let mut row = |label: &str, value: &str| {
+        text.push_str(format!("  {} {value}", paint.dim(&fit(label, LABEL))).trim_end());
+        text.push('\n');
+    };
+    let os = if plan.os.is_empty() { "an unknown system" } else { &plan.os };
+    let called = if plan.hostname == plan.host { String::new() } else { format!("{}, ", sanitise_str(&plan.hostname)) };
+    row(
+        "now",
+        &format!(
+            "{called}{}, {}, {}, {} of memory",
+            sanitise_str(os),
+            sanitise_str(&plan.arch),
+            plan.firmware.to_uppercase(),
+            bytes(plan.memory_total)
+        ),
+    );
+    for disk in &plan.wipe {
+        row("WIPED", &paint.red(&disk_text(disk)));
+        for line in contents_text(&disk.contents) {
+            row("", &line);
+        }
+    }
+    if plan.wipe.is_empty() {
+        row("WIPED", "no disk");
+    }
+    for disk in &plan.untouched {
+        row("read-only", &paint.green(&disk_text(disk)));
+    }
+    row("sent", &uploads_text(plan));
+    let whose = if plan.kernel_source == "host" { "the host's own" } else { "from base.lock" };
+    row("boots", &format!("Linux {} ({whose})", sanitise_str(&plan.kernel)));
+    let base = plan.base.to_string();
+    row("base", &format!("{}…, {}", &base[..12], sanitise_str(&plan.base_source)));
+    row("payload", &sanitise_str(&plan.payload));
+    row(
+        "finish",
+        match plan.finish {
+            "reboot" => "reboot into the new system",
+            "kexec" => "kexec into the new system",
+            "poweroff" => "power off",
+            _ => "stay in RAM until told otherwise",
+        },
+    );
+    row(
+        "check",
+        &plan.check.as_deref().map_or_else(|| "that it answers as itself".into(), |c| format!("`{}`", sanitise_str(c))),
+    );
+    for warning in &plan.warnings {
+        row("", &paint.yellow(&format!("! {}", sanitise_str(warning))));
+    }
+    format!("{}  {}\n{text}", paint.bold(&sanitise_str(&plan.host)), sanitise_str(&plan.address))
+}
+
+fn disk_text(disk: &PlanDisk) -> String {
+    let mut text = format!("{}  {}", sanitise_str(&disk.name), bytes(disk.size));
+    if !disk.model.is_empty() {
+        text.push_str(&format!("  {}", sanitise_str(disk.model.trim())));
+    }
+    if let Some(serial) = &disk.serial {
+        text.push_str(&format!("  serial {}", sanitise_str(serial.trim())));
+    }
+    if disk.contents.is_empty() {
+        text.push_str("  (empty)");
+    }
+    text
+}
+
+fn contents_text(contents: &[PlanContent]) -> Vec<String> {
+    let cells: Vec<[String; 4]> = contents
+        .iter()
+        .map(|content| {
+            let label = content.label.as_deref().filter(|label| !label.is_empty());
+            let kind = content.content.as_deref().unwrap_or("unknown");
+            [
+                sanitise_str(&content.name),
+                bytes(content.size),
+                sanitise_str(&label.map_or_else(|| kind.to_owned(), |label| format!("{kind} “{label}”"))),
+                if content.mounts.is_empty() {
+                    String::new()
+                } else {
+                    format!("on {}", sanitise_str(&content.mounts.join(", ")))
+                },
+            ]
+        })
+        .collect();
+    let columns: [usize; 4] = std::array::from_fn(|i| cells.iter().map(|row| width(&row[i])).max().unwrap_or(0));
+    cells
+        .iter()
+        .map(|row| {
+            let row: Vec<String> = row.iter().zip(columns).map(|(cell, columns)| fit(cell, columns)).collect();
+            format!("  {}", row.join("  ").trim_end())
+        })
+        .collect()
+}
+
+fn uploads_text(plan: &PlanView) -> String {
+    let list = |cached: bool| -> Vec<String> {
+        let these = plan.uploads.iter().filter(|upload| upload.cached == cached);
+        these.map(|upload| format!("{} {}", sanitise_str(&upload.what), bytes(upload.bytes))).collect()
+    };
+    let (sent, cached) = (list(false), list(true));
+    let mut text = bytes(plan.upload_bytes);
+    if !sent.is_empty() {
+        text.push_str(&format!(": {}", sent.join(", ")));
+    }
+    if !cached.is_empty() {
+        text.push_str(&format!(" (already there: {})", cached.join(", ")));
+    }
+    text
+}
+
+/// Shows which disks of which hosts will be wiped, and asks. Only a line that says `yes` is a yes.
+pub fn confirm(
+    plans: &[PlanView],
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+    paint: Paint,
+) -> io::Result<bool> {
+    let names: Vec<String> = plans.iter().map(|plan| sanitise_str(&plan.host)).collect();
+    let columns = names.iter().map(|name| width(name)).max().unwrap_or(0);
+    for (plan, name) in plans.iter().zip(&names) {
+        let disks: Vec<String> =
+            plan.wipe.iter().map(|d| format!("{} ({})", sanitise_str(&d.name), bytes(d.size))).collect();
+        let disks = if disks.is_empty() { "no disk".to_owned() } else { paint.red(&disks.join(", ")) };
+        writeln!(output, "  {}  {disks}", paint.bold(&fit(name, columns)))?;
+    }
+    let what = match plans {
+        [_] => "Everything on that disk will be lost.".to_owned(),
+        _ => format!("Everything on these disks of {} hosts will be lost.", plans.len()),
+    };
+    write!(output, "{what} Type `yes` to go on: ")?;
+    output.flush()?;
+    let mut answer = String::new();
+    input.read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
+}

@@ -1,0 +1,265 @@
+//! Text for people: remote bytes made harmless, numbers and times made readable, columns that line up.
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+const TAB: usize = 8;
+
+/// Makes one line of remote text safe to show on a terminal.
+///
+/// Escape sequences go, control and invisible formatting characters go, tabs become spaces, and a carriage return
+/// starts the line afresh, so that of a tool's progress bar only the last state remains. Invalid UTF-8 becomes U+FFFD.
+pub fn sanitise(bytes: &[u8]) -> String {
+    sanitise_str(&String::from_utf8_lossy(bytes))
+}
+
+/// [`sanitise`] for what is text already.
+pub fn sanitise_str(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    let mut columns = 0;
+    // A return overwrites only if something follows: `\r\n` ends a line, it does not empty it.
+    let mut returned = false;
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let after = &rest[c.len_utf8()..];
+        rest = match c {
+            '\x1b' => skip_escape(after),
+            '\u{9b}' => skip_csi(after),
+            '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}' => skip_string(after),
+            _ => after,
+        };
+        let shown = match c {
+            '\r' => {
+                returned = true;
+                continue;
+            }
+            '\x08' => {
+                columns -= line.pop().and_then(UnicodeWidthChar::width).unwrap_or(0);
+                continue;
+            }
+            '\n' | '\x0b' | '\x0c' | '\u{85}' | '\u{2028}' | '\u{2029}' => ' ',
+            '\t' => '\t',
+            c if c.is_control() || is_invisible(c) => continue,
+            c => c,
+        };
+        if std::mem::take(&mut returned) {
+            line.clear();
+            columns = 0;
+        }
+        if shown == '\t' {
+            let spaces = TAB - columns % TAB;
+            line.extend(std::iter::repeat_n(' ', spaces));
+            columns += spaces;
+        } else {
+            line.push(shown);
+            columns += shown.width().unwrap_or(0);
+        }
+    }
+    line
+}
+
+/// What reorders, hides or joins text without being seen itself.
+pub(super) fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// What follows an escape sequence, given what follows its ESC.
+fn skip_escape(rest: &str) -> &str {
+    let mut chars = rest.chars();
+    match chars.next() {
+        Some('[') => skip_csi(chars.as_str()),
+        Some(']' | 'P' | 'X' | '^' | '_') => skip_string(chars.as_str()),
+        // nF: intermediates and one final character, such as `ESC ( B`.
+        Some(' '..='/') => {
+            let rest = chars.as_str().trim_start_matches(|c| matches!(c, ' '..='/'));
+            rest.strip_prefix(|c| matches!(c, '0'..='~')).unwrap_or(rest)
+        }
+        Some('0'..='~') => chars.as_str(),
+        _ => rest,
+    }
+}
+
+/// What follows a control sequence: parameters, intermediates, one final character. A broken one ends where it breaks.
+fn skip_csi(rest: &str) -> &str {
+    let rest = rest.trim_start_matches(|c| matches!(c, '0'..='?'));
+    let rest = rest.trim_start_matches(|c| matches!(c, ' '..='/'));
+    rest.strip_prefix(|c| matches!(c, '@'..='~')).unwrap_or(rest)
+}
+
+/// What follows a control string (OSC, DCS, …). One that does not end on this line hides nothing but its introducer.
+fn skip_string(rest: &str) -> &str {
+    let end = rest.char_indices().find_map(|(i, c)| match c {
+        '\x07' | '\u{9c}' => Some(i + c.len_utf8()),
+        '\x1b' if rest[i + 1..].starts_with('\\') => Some(i + 2),
+        _ => None,
+    });
+    &rest[end.unwrap_or(0)..]
+}
+
+/// Columns that `text` takes. `text` must hold no escape sequences.
+pub fn width(text: &str) -> usize {
+    text.width()
+}
+
+/// Exactly `columns` columns: padded on the right, or cut with an ellipsis.
+pub fn fit(text: &str, columns: usize) -> String {
+    let mut cut = clip(text, columns);
+    let used = width(&cut);
+    cut.extend(std::iter::repeat_n(' ', columns.saturating_sub(used)));
+    cut
+}
+
+/// At most `columns` columns, cut with an ellipsis.
+pub fn clip(text: &str, columns: usize) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    let Some(room) = columns.checked_sub(1) else { return String::new() };
+    let mut cut = String::new();
+    let mut used = 0;
+    for c in text.chars() {
+        let wide = c.width().unwrap_or(0);
+        if used + wide > room {
+            break;
+        }
+        used += wide;
+        cut.push(c);
+    }
+    cut.push('…');
+    cut
+}
+
+/// `right` at the right end of `columns` columns.
+pub fn right(text: &str, columns: usize) -> String {
+    let mut padded = " ".repeat(columns.saturating_sub(width(text)));
+    padded.push_str(text);
+    padded
+}
+
+/// Bytes with a binary unit: `812 B`, `1.4 KiB`, `23.0 MiB`, `931 GiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.5 would be shown as 1024.
+    while value >= 1023.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value < 99.95 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
+}
+
+/// Seconds for people: `0.8 s`, `42 s`, `3m05s`, `2h07m`, `3d04h`.
+pub fn duration(seconds: f64) -> String {
+    let seconds = seconds.max(0.0);
+    if seconds < 9.95 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
+        3600..86_400 => format!("{}h{:02}m", whole / 3600, whole % 3600 / 60),
+        _ => format!("{}d{:02}h", whole / 86_400, whole % 86_400 / 3600),
+    }
+}
+
+/// `HH:MM:SS`, UTC.
+pub fn clock(wall_ms: u64) -> String {
+    let seconds = wall_ms / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// RFC 3339 in UTC with milliseconds: `2026-11-23T09:30:00.125Z`.
+pub fn rfc3339(wall_ms: u64) -> String {
+    let (year, month, day) = civil(wall_ms / 86_400_000);
+    format!("{year:04}-{month:02}-{day:02}T{}.{:03}Z", clock(wall_ms), wall_ms % 1000)
+}
+
+/// The Gregorian date of a day counted from 1970-01-01. Years start in March here, so that the leap day comes last.
+fn civil(days: u64) -> (u64, u64, u64) {
+    const ERA: u64 = 146_097; // days in 400 years
+    let days = days + 719_468; // 0000-03-01 is day 0
+    let of_era = days % ERA;
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (days / ERA * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+/// Milliseconds since the Unix epoch, now.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Standard base64 with padding.
+pub fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0u32, |word, &b| word << 8 | u32::from(b)) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            let digit = ALPHABET[(word >> (18 - 6 * i) & 63) as usize];
+            text.push(if i <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+/// Whether colours are used, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paint(pub bool);
+
+impl Paint {
+    /// Colours where `terminal` says so, unless NO_COLOR or TERM forbid it.
+    pub fn pick(terminal: bool) -> Self {
+        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self(terminal && !forbidden && !dumb())
+    }
+
+    fn wrap(self, code: &str, text: &str) -> String {
+        if self.0 && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// For what matters.
+    pub fn bold(self, text: &str) -> String {
+        self.wrap("1", text)
+    }
+
+    /// For what is only there to be looked up.
+    pub fn dim(self, text: &str) -> String {
+        self.wrap("2", text)
+    }
+
+    /// For what failed or will be lost.
+    pub fn red(self, text: &str) -> String {
+        self.wrap("31", text)
+    }
+
+    /// For what went well or stays.
+    pub fn green(self, text: &str) -> String {
+        self.wrap("32", text)
+    }
+
+    /// For what needs a look.
+    pub fn yellow(self, text: &str) -> String {
+        self.wrap("33", text)
+    }
+
+    /// For what is going on.
+    pub fn cyan(self, text: &str) -> String {
+        self.wrap("36", text)
+    }
+}
+
+/// Whether the terminal can't move its cursor.
+pub fn dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
