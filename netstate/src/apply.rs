@@ -1,0 +1,314 @@
+//! Restores a captured network.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anemos_proto::net::{Address, Link, NetworkState, Route};
+
+use crate::Error;
+use crate::links::{Mac, Present, covers, find, link_of, mac_text};
+use crate::socket::Netlink;
+use crate::wire::{self, Message};
+
+/// How long to wait for hardware. What is not there by then is reported, and the rest restored.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// For links to appear: drivers probe in their own time.
+    pub links: Duration,
+    /// For the links of the default routes to have a carrier: negotiation and spanning tree take seconds.
+    pub carrier: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { links: Duration::from_secs(30), carrier: Duration::from_secs(30) }
+    }
+}
+
+/// What [`apply`] did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Restored {
+    /// Name of each link under the old system, and now.
+    pub names: Vec<(String, String)>,
+    /// What could not be restored and why, a sentence each.
+    pub problems: Vec<String>,
+}
+
+/// Restores `state` in this kernel (in this network namespace), and returns when the links of its default routes have a
+/// carrier.
+///
+/// Lifetimes are not restored: an address that expired would cut the host off, and no DHCP client runs to renew it. An
+/// address that was deprecated stays so. Duplicate address detection is skipped, because the host had these addresses a
+/// moment ago. Router advertisements are heeded only on links where they were heeded before.
+///
+/// What is there already is replaced or kept, so this can be repeated. One failure does not stop the rest.
+pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Error> {
+    let mut restored = Restored::default();
+    // Listening starts before the first look, so that nothing happens unseen in between.
+    let notices = Netlink::open(wire::GROUP_LINK)?;
+    let mut netlink = Netlink::open(0)?;
+    let needed: Vec<&Link> = state.links.iter().filter(|link| link.kind.is_empty() && is_used(state, link)).collect();
+    let present = watch(&mut netlink, &notices, deadlines.links, |present| {
+        needed.iter().all(|link| find(present, link).is_some())
+    })?;
+
+    if let Some(loopback) = present.iter().find(|link| link.is(wire::LINK_LOOPBACK)) {
+        note(&mut restored, netlink.request("bring up loopback", bring_up(loopback.index)));
+    }
+    let mut found = Vec::new();
+    for link in &state.links {
+        if let Some(now) = find(&present, link) {
+            restored.names.push((link.name.clone(), now.name.clone()));
+            found.push((link, now));
+            restore_link(&mut netlink, state, link, now, &mut restored);
+        } else if link.kind.is_empty() {
+            restored.problems.push(format!(
+                "no link with the address {} (it was {}, driver {}) appeared within {} s",
+                mac_text(link.mac),
+                link.name,
+                if link.driver.is_empty() { "unknown" } else { &link.driver },
+                deadlines.links.as_secs()
+            ));
+        } else {
+            restored.problems.push(format!("{} was a {}: links of that kind are not restored", link.name, link.kind));
+        }
+    }
+    for route in in_order(&state.routes) {
+        let on = link_of(state, route).and_then(|link| found.iter().find(|(other, _)| std::ptr::eq(*other, link)));
+        match on {
+            Some((_, now)) => restore_route(&mut netlink, state, route, now, &mut restored),
+            None => restored.problems.push(format!("{}: its link is not there", describe(route))),
+        }
+    }
+    if !state.hostname.is_empty() {
+        set_hostname(&state.hostname, &mut restored);
+    }
+    await_carrier(&mut netlink, &notices, state, &found, deadlines.carrier, &mut restored)?;
+    Ok(restored)
+}
+
+/// Whether the host can be reached through this link.
+fn is_used(state: &NetworkState, link: &Link) -> bool {
+    !link.addresses.is_empty() || state.routes.iter().any(|route| route.mac == link.mac)
+}
+
+/// Looks at the links whenever one changes, until `enough` or the deadline; returns the last look.
+fn watch(
+    netlink: &mut Netlink,
+    notices: &Netlink,
+    patience: Duration,
+    enough: impl Fn(&[Present]) -> bool,
+) -> Result<Vec<Present>, Error> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let present = Present::list(netlink)?;
+        if enough(&present) || notices.receive(deadline)?.is_none() {
+            return Ok(present);
+        }
+    }
+}
+
+fn restore_link(netlink: &mut Netlink, state: &NetworkState, link: &Link, now: &Present, restored: &mut Restored) {
+    set_ipv6_policy(state, link, now);
+    if link.mtu != now.mtu {
+        let message = change_link(now.index, 0).attribute(wire::IFLA_MTU, &link.mtu.to_ne_bytes());
+        note(restored, netlink.request(&format!("set the MTU of {} to {}", now.name, link.mtu), message));
+    }
+    if !link.up {
+        return;
+    }
+    note(restored, netlink.request(&format!("bring up {}", now.name), bring_up(now.index)));
+    // The kernel lists IPv4 addresses oldest first, and IPv6 ones newest first.
+    let (v4, v6): (Vec<_>, Vec<_>) = link.addresses.iter().partition(|address| address.ip.is_ipv4());
+    for address in v4.into_iter().chain(v6.into_iter().rev()) {
+        let action = format!("add {}/{} to {}", address.ip, address.prefix, now.name);
+        note(restored, netlink.request(&action, add_address(now.index, address)));
+    }
+}
+
+/// Best effort: where a file is missing, IPv6 is off, and then there is nothing to set.
+fn set_ipv6_policy(state: &NetworkState, link: &Link, now: &Present) {
+    let directory = PathBuf::from("/proc/sys/net/ipv6/conf").join(&now.name);
+    let advertised = link.addresses.iter().any(|address| address.autoconf)
+        || state.routes.iter().any(|route| route.mac == link.mac && route.v6 && route.protocol == wire::PROTOCOL_RA);
+    if !advertised {
+        let _ = fs::write(directory.join("accept_ra"), "0");
+    }
+    // Else the link-local address could not be used for its first second, and routers are reached from it.
+    let _ = fs::write(directory.join("accept_dad"), "0");
+}
+
+fn change_link(index: u32, up: u32) -> Message {
+    let mut body = [0; 16];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    body[8..12].copy_from_slice(&up.to_ne_bytes());
+    // Which flags are meant.
+    body[12..16].copy_from_slice(&up.to_ne_bytes());
+    Message::new(wire::RTM_NEWLINK, wire::ACK, &body)
+}
+
+fn bring_up(index: u32) -> Message {
+    change_link(index, wire::LINK_UP)
+}
+
+fn add_address(index: u32, address: &Address) -> Message {
+    let mut body = [0; 8];
+    body[0] = family(address.ip.is_ipv6());
+    body[1] = address.prefix;
+    body[3] = address.scope;
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut message = Message::new(wire::RTM_NEWADDR, wire::ACK | wire::CREATE | wire::REPLACE, &body)
+        .attribute(wire::IFA_LOCAL, &octets(address.ip))
+        .attribute(wire::IFA_ADDRESS, &octets(address.peer.unwrap_or(address.ip)));
+    if let (IpAddr::V4(ip), None, 1..=30) = (address.ip, address.peer, address.prefix) {
+        let broadcast = ip.to_bits() | (u32::MAX >> address.prefix);
+        message = message.attribute(wire::IFA_BROADCAST, &broadcast.to_be_bytes());
+    }
+    if address.ip.is_ipv6() {
+        message = message.attribute(wire::IFA_FLAGS, &wire::ADDRESS_NODAD.to_ne_bytes());
+    }
+    if address.preferred_s == Some(0) {
+        let mut lifetimes = [0; 16];
+        lifetimes[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
+        message = message.attribute(wire::IFA_CACHEINFO, &lifetimes);
+    }
+    message
+}
+
+/// Routes in an order in which each gateway can be reached when it is needed.
+fn in_order(routes: &[Route]) -> Vec<&Route> {
+    let mut routes: Vec<&Route> = routes.iter().collect();
+    routes.sort_by_key(|route| (route.gateway.is_some(), route.destination.is_none()));
+    routes
+}
+
+fn restore_route(netlink: &mut Netlink, state: &NetworkState, route: &Route, now: &Present, restored: &mut Restored) {
+    let action = format!("restore the {} on {}", describe(route), now.name);
+    let mut attempt = |route: &Route| netlink.request(&action, add_route(now.index, route));
+    let Err(error) = attempt(route) else { return };
+    // A gateway may have been reached through something that is not restored; on its link it still answers.
+    let mut route = route.clone();
+    if let Some(gateway) = route.gateway.filter(|_| !route.onlink) {
+        let local = link_of(state, &route).is_some_and(|l| l.addresses.iter().any(|a| covers(a.ip, a.prefix, gateway)));
+        route.onlink = true;
+        if !local && attempt(&route).is_ok() {
+            return;
+        }
+    }
+    if let Some(source) = route.source.take()
+        && attempt(&route).is_ok()
+    {
+        restored.problems.push(format!("{} is restored without its source {source}: {}", describe(&route), full(&error)));
+        return;
+    }
+    note(restored, Err(error));
+}
+
+fn add_route(index: u32, route: &Route) -> Message {
+    let mut body = [0; 12];
+    body[0] = family(route.v6);
+    body[1] = route.destination.map_or(0, |(_, prefix)| prefix);
+    body[4] = u8::try_from(route.table).unwrap_or(0);
+    body[5] = route.protocol;
+    body[6] = route.scope;
+    body[7] = wire::ROUTE_UNICAST;
+    body[8..12].copy_from_slice(&if route.onlink { wire::HOP_ONLINK } else { 0 }.to_ne_bytes());
+    let mut message = Message::new(wire::RTM_NEWROUTE, wire::ACK | wire::CREATE | wire::REPLACE, &body)
+        .attribute(wire::RTA_TABLE, &route.table.to_ne_bytes())
+        .attribute(wire::RTA_OIF, &index.to_ne_bytes())
+        .attribute(wire::RTA_PRIORITY, &route.metric.to_ne_bytes());
+    if let Some((ip, _)) = route.destination {
+        message = message.attribute(wire::RTA_DST, &octets(ip));
+    }
+    match route.gateway {
+        Some(gateway) if gateway.is_ipv6() == route.v6 => {
+            message = message.attribute(wire::RTA_GATEWAY, &octets(gateway));
+        }
+        Some(gateway) => {
+            let mut via = u16::from(family(gateway.is_ipv6())).to_ne_bytes().to_vec();
+            via.extend(octets(gateway));
+            message = message.attribute(wire::RTA_VIA, &via);
+        }
+        None => {}
+    }
+    if let Some(source) = route.source {
+        message = message.attribute(wire::RTA_PREFSRC, &octets(source));
+    }
+    if let Some(mtu) = route.mtu {
+        message = message.nested(wire::RTA_METRICS, &[(wire::RTAX_MTU, &mtu.to_ne_bytes())]);
+    }
+    message
+}
+
+fn set_hostname(name: &str, restored: &mut Restored) {
+    const FILE: &str = "/proc/sys/kernel/hostname";
+    if fs::read_to_string(FILE).is_ok_and(|now| now.trim() == name) {
+        return;
+    }
+    if let Err(error) = fs::write(FILE, name) {
+        restored.problems.push(format!("cannot set the host's name to {name}: {error}"));
+    }
+}
+
+fn await_carrier(
+    netlink: &mut Netlink,
+    notices: &Netlink,
+    state: &NetworkState,
+    found: &[(&Link, &Present)],
+    patience: Duration,
+    restored: &mut Restored,
+) -> Result<(), Error> {
+    let has_default = |mac: Mac| state.routes.iter().any(|route| route.destination.is_none() && route.mac == mac);
+    let no_default = !found.iter().any(|(link, _)| has_default(link.mac));
+    let wanted: Vec<_> = found
+        .iter()
+        .filter(|(link, _)| link.up && (has_default(link.mac) || no_default && !link.addresses.is_empty()))
+        .collect();
+    let running = |present: &[Present], index: u32| {
+        present.iter().any(|link| link.index == index && link.is(wire::LINK_RUNNING))
+    };
+    let present = watch(netlink, notices, patience, |present| {
+        wanted.iter().all(|(_, now)| running(present, now.index))
+    })?;
+    for (_, now) in wanted.into_iter().filter(|(_, now)| !running(&present, now.index)) {
+        restored.problems.push(format!("{} has had no carrier for {} s", now.name, patience.as_secs()));
+    }
+    Ok(())
+}
+
+fn note(restored: &mut Restored, result: Result<(), Error>) {
+    if let Err(error) = result {
+        restored.problems.push(full(&error));
+    }
+}
+
+/// An error with its causes, on one line.
+fn full(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn describe(route: &Route) -> String {
+    let family = if route.v6 { "IPv6" } else { "IPv4" };
+    let to = route.destination.map_or_else(|| "default".to_owned(), |(ip, prefix)| format!("{ip}/{prefix}"));
+    let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+    format!("{family} route {to}{via}")
+}
+
+fn family(v6: bool) -> u8 {
+    if v6 { wire::AF_INET6 } else { wire::AF_INET }
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}

@@ -1,0 +1,219 @@
+//! What the network is now.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use anemos_proto::net::{Address, Link, NetworkState, Route};
+
+use crate::Error;
+use crate::links::{Present, covers};
+use crate::resolv;
+use crate::socket::Netlink;
+use crate::wire::{self, attributes, get_u16, get_u32};
+
+/// Lifetime without end.
+const FOREVER: u32 = u32::MAX;
+
+/// Reads the network of this host (of this network namespace).
+///
+/// Left out, because it comes by itself or cannot be restored: loopback; links without an Ethernet address; links that
+/// are down and have no address; IPv6 link-local addresses; routes that the kernel made for an address; routes other than
+/// unicast; tables other than main. Of a multipath route the first hop is taken: any of them reaches the destination.
+pub fn capture() -> Result<NetworkState, Error> {
+    let mut netlink = Netlink::open(0)?;
+    let present = Present::list(&mut netlink)?;
+    let addresses = netlink.dump("addresses", wire::RTM_GETADDR, &[0; 8], parse_address)?;
+    let routes = netlink.dump("routes", wire::RTM_GETROUTE, &[0; 12], parse_route)?;
+    let resolver = resolv::read();
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let mut state = assemble(&present, &addresses, &routes);
+    for link in &mut state.links {
+        link.driver = driver(&link.name);
+    }
+    hostname.trim().clone_into(&mut state.hostname);
+    state.dns = resolver.servers;
+    state.search = resolver.search;
+    Ok(state)
+}
+
+/// Name of the driver behind a link, or empty for one without hardware.
+fn driver(name: &str) -> String {
+    let link = std::fs::read_link(Path::new("/sys/class/net").join(name).join("device/driver"));
+    link.ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned())).unwrap_or_default()
+}
+
+struct FoundAddress {
+    index: u32,
+    no_prefix_route: bool,
+    address: Address,
+}
+
+struct FoundRoute {
+    index: u32,
+    /// Without the hardware address, which only the list of links knows.
+    route: Route,
+}
+
+fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[FoundRoute]) -> NetworkState {
+    let mut state = NetworkState::default();
+    for link in present {
+        let Some(mac) = link.identity().filter(|_| !link.is(wire::LINK_LOOPBACK)) else { continue };
+        // Hyper-V's adapter takes the virtual function below it on its own.
+        if present.iter().any(|master| Some(master.index) == link.master && master.kind.is_empty()) {
+            continue;
+        }
+        let own = addresses.iter().filter(|found| found.index == link.index);
+        let addresses: Vec<_> = own.map(|found| settled(found, routes)).collect();
+        let up = link.is(wire::LINK_UP);
+        if !up && addresses.is_empty() {
+            continue;
+        }
+        let explicit = |found: &&FoundRoute| found.index == link.index && found.route.protocol != wire::PROTOCOL_KERNEL;
+        state.routes.extend(routes.iter().filter(explicit).map(|found| Route { mac, ..found.route.clone() }));
+        let (name, kind) = (link.name.clone(), link.kind.clone());
+        state.links.push(Link { name, mac, mtu: link.mtu, up, kind, driver: String::new(), addresses });
+    }
+    state
+}
+
+/// The address such that adding it makes the routes that were there. An address may have been added without a route to
+/// its network; then it is taken as a host address, since the other system's kernel would make that route.
+fn settled(found: &FoundAddress, routes: &[FoundRoute]) -> Address {
+    let mut address = found.address.clone();
+    let network = address.peer.unwrap_or(address.ip);
+    let reached = routes.iter().filter(|route| route.index == found.index).any(|FoundRoute { route, .. }| {
+        route.gateway.is_none()
+            && route.destination.is_some_and(|(ip, prefix)| prefix == address.prefix && covers(ip, prefix, network))
+    });
+    if found.no_prefix_route && !reached {
+        address.prefix = if address.ip.is_ipv4() { 32 } else { 128 };
+    }
+    address
+}
+
+fn parse_address(body: &[u8]) -> Option<FoundAddress> {
+    let [family, prefix, flags, scope] = *body.first_chunk()?;
+    let index = get_u32(body, 4)?;
+    let (mut address, mut local) = (None, None);
+    let mut flags = u32::from(flags);
+    let mut lifetimes = (FOREVER, FOREVER);
+    let mut protocol = 0;
+    for (kind, value) in attributes(body.get(8..)?) {
+        match kind {
+            wire::IFA_ADDRESS => address = parse_ip(family, value),
+            wire::IFA_LOCAL => local = parse_ip(family, value),
+            wire::IFA_FLAGS => flags = get_u32(value, 0)?,
+            wire::IFA_CACHEINFO => lifetimes = (get_u32(value, 0)?, get_u32(value, 4)?),
+            wire::IFA_PROTO => protocol = *value.first()?,
+            _ => {}
+        }
+    }
+    let ip = local.or(address)?;
+    let link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    if link_local || flags & wire::ADDRESS_DAD_FAILED != 0 {
+        return None;
+    }
+    let made = wire::ADDRESS_MANAGES_TEMPORARY | wire::ADDRESS_TEMPORARY;
+    let finite = |seconds: u32| (seconds != FOREVER).then_some(seconds);
+    let address = Address {
+        ip,
+        prefix,
+        peer: address.filter(|address| *address != ip),
+        scope,
+        preferred_s: finite(lifetimes.0),
+        valid_s: finite(lifetimes.1),
+        autoconf: ip.is_ipv6() && (flags & made != 0 || protocol == wire::ADDRESS_FROM_KERNEL_RA),
+    };
+    Some(FoundAddress { index, no_prefix_route: flags & wire::ADDRESS_NO_PREFIX_ROUTE != 0, address })
+}
+
+fn parse_route(body: &[u8]) -> Option<FoundRoute> {
+    let [family, prefix, _, _, table, protocol, scope, kind] = *body.first_chunk()?;
+    let flags = get_u32(body, 8)?;
+    if kind != wire::ROUTE_UNICAST || flags & wire::ROUTE_CLONED != 0 {
+        return None;
+    }
+    let v6 = family == wire::AF_INET6;
+    let mut hop = Hop { index: None, gateway: None, flags };
+    let mut route = Route {
+        destination: None,
+        v6,
+        gateway: None,
+        mac: [0; 6],
+        metric: 0,
+        onlink: false,
+        source: None,
+        scope,
+        protocol,
+        table: table.into(),
+        mtu: None,
+    };
+    let mut destination = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    for (kind, value) in attributes(body.get(12..)?) {
+        match kind {
+            wire::RTA_DST => destination = parse_ip(family, value)?,
+            wire::RTA_TABLE => route.table = get_u32(value, 0)?,
+            wire::RTA_PRIORITY => route.metric = get_u32(value, 0)?,
+            wire::RTA_PREFSRC => route.source = parse_ip(family, value),
+            wire::RTA_METRICS => {
+                let mtu = attributes(value).find(|(kind, _)| *kind == wire::RTAX_MTU);
+                route.mtu = mtu.and_then(|(_, value)| get_u32(value, 0));
+            }
+            wire::RTA_MULTIPATH => hop = first_hop(family, value)?,
+            _ => hop.read(family, kind, value),
+        }
+    }
+    let local = matches!(destination, IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_multicast());
+    if route.table != wire::TABLE_MAIN || local && prefix > 0 {
+        return None;
+    }
+    route.destination = (prefix > 0).then_some((destination, prefix));
+    route.gateway = hop.gateway;
+    route.onlink = hop.flags & wire::HOP_ONLINK != 0;
+    Some(FoundRoute { index: hop.index?, route })
+}
+
+/// Where a route goes next.
+struct Hop {
+    index: Option<u32>,
+    gateway: Option<IpAddr>,
+    flags: u32,
+}
+
+impl Hop {
+    fn read(&mut self, family: u8, kind: u16, value: &[u8]) {
+        match kind {
+            wire::RTA_OIF => self.index = get_u32(value, 0),
+            wire::RTA_GATEWAY => self.gateway = parse_ip(family, value),
+            // An IPv4 route through an IPv6 neighbour.
+            wire::RTA_VIA => {
+                let family = get_u16(value, 0).unwrap_or_default() as u8;
+                self.gateway = value.get(2..).and_then(|value| parse_ip(family, value));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The first living hop of a multipath route, or the first of all.
+fn first_hop(family: u8, mut bytes: &[u8]) -> Option<Hop> {
+    let mut hops = Vec::new();
+    while let Some(length) = get_u16(bytes, 0).map(usize::from).filter(|length| *length >= 8) {
+        let mut hop = Hop { index: get_u32(bytes, 4), gateway: None, flags: u32::from(*bytes.get(2)?) };
+        for (kind, value) in attributes(bytes.get(8..length)?) {
+            hop.read(family, kind, value);
+        }
+        hops.push(hop);
+        bytes = bytes.get(wire::aligned(length)..).unwrap_or_default();
+    }
+    let alive = hops.iter().position(|hop| hop.flags & wire::HOP_DEAD == 0).unwrap_or(0);
+    hops.into_iter().nth(alive)
+}
+
+fn parse_ip(family: u8, value: &[u8]) -> Option<IpAddr> {
+    match family {
+        wire::AF_INET => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+        wire::AF_INET6 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
