@@ -200,7 +200,11 @@ fn restore_route(netlink: &mut Netlink, state: &NetworkState, route: &Route, now
     if let Some(source) = route.source.take()
         && attempt(&route).is_ok()
     {
-        restored.problems.push(format!("{} is restored without its source {source}: {}", describe(&route), full(&error)));
+        restored.problems.push(format!(
+            "{} is restored without its source {source}: {}",
+            describe(&route),
+            full(&error)
+        ));
         return;
     }
     note(restored, Err(error));
@@ -266,12 +270,10 @@ fn await_carrier(
         .iter()
         .filter(|(link, _)| link.up && (has_default(link.mac) || no_default && !link.addresses.is_empty()))
         .collect();
-    let running = |present: &[Present], index: u32| {
-        present.iter().any(|link| link.index == index && link.is(wire::LINK_RUNNING))
-    };
-    let present = watch(netlink, notices, patience, |present| {
-        wanted.iter().all(|(_, now)| running(present, now.index))
-    })?;
+    let running =
+        |present: &[Present], index: u32| present.iter().any(|link| link.index == index && link.has_carrier());
+    let present =
+        watch(netlink, notices, patience, |present| wanted.iter().all(|(_, now)| running(present, now.index)))?;
     for (_, now) in wanted.into_iter().filter(|(_, now)| !running(&present, now.index)) {
         restored.problems.push(format!("{} has had no carrier for {} s", now.name, patience.as_secs()));
     }

@@ -55,6 +55,12 @@ impl Present {
         if self.kind.is_empty() { self.permanent.or(self.mac) } else { self.mac }
     }
 
+    /// Whether packets can pass. The carrier is known at once but used a moment later; the operational state is the
+    /// other way round, and right after `up` still a stale "unknown".
+    pub fn has_carrier(&self) -> bool {
+        self.is(wire::LINK_LOWER_UP) && self.is(wire::LINK_RUNNING)
+    }
+
     pub fn is(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }

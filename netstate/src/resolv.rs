@@ -83,7 +83,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STUB: &str = "# Managed by systemd-resolved\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch example.net\n";
+    const STUB: &str =
+        "# Managed by systemd-resolved\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch example.net\n";
 
     fn resolver(servers: &[&str], search: &[&str]) -> Resolver {
         Resolver {

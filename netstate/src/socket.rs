@@ -62,12 +62,7 @@ impl Netlink {
     }
 
     /// Sends, and reads until the end of the answer. False if what was listed changed meanwhile.
-    fn exchange(
-        &mut self,
-        action: &str,
-        message: Message,
-        mut each: impl FnMut(Received<'_>),
-    ) -> Result<bool, Error> {
+    fn exchange(&mut self, action: &str, message: Message, mut each: impl FnMut(Received<'_>)) -> Result<bool, Error> {
         self.sequence += 1;
         self.socket
             .send(&message.finish(self.sequence), 0)
@@ -124,7 +119,9 @@ fn outcome(action: &str, answer: Received<'_>) -> Result<(), Error> {
     }
     // After the number comes the header of the request, and then, if the kernel has something to say, attributes.
     let said = (answer.flags & wire::ERROR_HAS_ATTRIBUTES != 0)
-        .then(|| wire::attributes(answer.payload.get(20..).unwrap_or_default()).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG))
+        .then(|| {
+            wire::attributes(answer.payload.get(20..).unwrap_or_default()).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)
+        })
         .flatten()
         .map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches(['\0', '.']).to_owned());
     Err(Error::Refused {

@@ -29,6 +29,7 @@ pub const GROUP_LINK: u32 = 1;
 pub const LINK_UP: u32 = 0x1;
 pub const LINK_LOOPBACK: u32 = 0x8;
 pub const LINK_RUNNING: u32 = 0x40;
+pub const LINK_LOWER_UP: u32 = 0x1_0000;
 
 pub const IFLA_ADDRESS: u16 = 1;
 pub const IFLA_IFNAME: u16 = 3;
