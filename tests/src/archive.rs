@@ -1,0 +1,2 @@
+//! The package archive.
+pub mod sources;

@@ -1,0 +1,166 @@
+//! What is on the host's root file system.
+
+use super::Ids;
+use crate::archive::sources;
+use crate::command::{program, run, tail};
+use crate::machine::{Net, net};
+use crate::{Context, Result, bail};
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// What somebody who rents a small server finds on it. No D-Bus, as on any minimal Debian.
+const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,openssh-server,ifupdown,isc-dhcp-client,iproute2,iputils-ping,\
+                        netbase,ca-certificates,gzip,zstd,kmod,udev,procps,e2fsprogs,less,grub-pc-bin,grub-efi-amd64-bin,grub2-common";
+
+/// Bootstraps Debian 12 from the mirror that this machine's apt uses.
+pub fn bootstrap(root: &Path, log: &Path) -> Result<()> {
+    let mirror = sources::debian_mirror()?;
+    let output = File::create(log).context(format!("cannot make {}", log.display()))?;
+    let status = program("mmdebstrap")
+        .args(["--mode=root", "--variant=minbase", "--format=directory", "--include", PACKAGES])
+        .args(["--aptopt=APT::Install-Recommends \"false\"", "--keyring", crate::tools::KEYRING])
+        .arg("bookworm")
+        .arg(root)
+        .arg(&mirror)
+        .stdin(std::process::Stdio::null())
+        .stdout(output.try_clone().context("cannot share the log")?)
+        .stderr(output)
+        .status()
+        .context("cannot run mmdebstrap")?;
+    if !status.success() {
+        let text = fs::read_to_string(log).unwrap_or_default();
+        bail!("mmdebstrap: {status}\n{}", tail(&text, 20));
+    }
+    Ok(())
+}
+
+/// Makes the bootstrapped system one particular host.
+pub fn configure(root: &Path, kind: Net, ids: &Ids, public_key: &str) -> Result<()> {
+    let write = |path: &str, text: &str| -> Result<()> {
+        let path = root.join(path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).context(format!("cannot make {}", parent.display()))?;
+        }
+        fs::write(&path, text).context(format!("cannot write {}", path.display()))
+    };
+    write("etc/hostname", &format!("lab-{kind}\n"))?;
+    write("etc/hosts", &format!("127.0.0.1 localhost\n127.0.1.1 lab-{kind}\n::1 localhost ip6-localhost\n"))?;
+    write(
+        "etc/fstab",
+        &format!(
+            "UUID={} / ext4 errors=remount-ro 0 1\nUUID={}-{} /boot/efi vfat umask=0077,nofail 0 1\n",
+            ids.root,
+            &ids.esp[..4],
+            &ids.esp[4..]
+        ),
+    )?;
+    fs::create_dir_all(root.join("boot/efi")).context("cannot make /boot/efi")?;
+    configure_network(root, kind, &write)?;
+    configure_ssh(root, public_key, &write)?;
+    configure_grub(root, ids, &write)?;
+    // Each machine has an identity of its own, as after an installation.
+    write("etc/machine-id", "uninitialized\n")?;
+    // They would only try to reach an archive in the middle of a test.
+    run(program("chroot").arg(root).args([
+        "systemctl",
+        "--quiet",
+        "mask",
+        "apt-daily.timer",
+        "apt-daily-upgrade.timer",
+        "e2scrub_all.timer",
+        "e2scrub_reap.service",
+        "fstrim.timer",
+    ]))?;
+    Ok(())
+}
+
+type Writer<'a> = &'a dyn Fn(&str, &str) -> Result<()>;
+
+fn configure_network(root: &Path, kind: Net, write: Writer) -> Result<()> {
+    let archive = net::archive_url(kind);
+    let device = net::GUEST_DEVICE;
+    match kind {
+        Net::Dhcp => {
+            write(
+                "etc/network/interfaces",
+                &format!("auto lo\niface lo inet loopback\n\nallow-hotplug {device}\niface {device} inet dhcp\n"),
+            )?;
+            write("etc/resolv.conf", "")?;
+            write(
+                "etc/apt/sources.list",
+                &format!(
+                    "deb {archive} bookworm main\n\
+                     deb {archive}-security bookworm-security main\n\
+                     deb {archive} bookworm-updates main\n"
+                ),
+            )
+        }
+        Net::Static => {
+            write(
+                "etc/network/interfaces",
+                &format!(
+                    "auto lo\niface lo inet loopback\n\nauto {device}\n\
+                     iface {device} inet static\n    address {}/32\n    gateway {}\n\
+                     iface {device} inet6 static\n    address {}/64\n    gateway {}\n    accept_ra 0\n    dad-attempts 0\n",
+                    net::STATIC_V4,
+                    net::STATIC_V4_GATEWAY,
+                    net::STATIC_V6,
+                    net::STATIC_V6_GATEWAY
+                ),
+            )?;
+            write("etc/resolv.conf", &format!("search lab.test\nnameserver {}\n", net::STATIC_V4_GATEWAY))?;
+            // No lease can come from a host that has no client for it.
+            for client in ["sbin/dhclient", "usr/sbin/dhclient"] {
+                let client = root.join(client);
+                if client.exists() {
+                    fs::remove_file(&client).context("cannot remove the DHCP client")?;
+                }
+            }
+            // This host describes its archive in the newer form.
+            fs::remove_file(root.join("etc/apt/sources.list")).context("cannot remove sources.list")?;
+            write(
+                "etc/apt/sources.list.d/debian.sources",
+                &format!(
+                    "Types: deb\nURIs: {archive}\nSuites: bookworm bookworm-updates\nComponents: main\n\
+                     Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n\
+                     Types: deb\nURIs: {archive}-security\nSuites: bookworm-security\nComponents: main\n\
+                     Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+                ),
+            )
+        }
+    }
+}
+
+fn configure_ssh(root: &Path, public_key: &str, write: Writer) -> Result<()> {
+    let dir = root.join("root/.ssh");
+    fs::create_dir_all(&dir).context("cannot make /root/.ssh")?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).context("cannot protect /root/.ssh")?;
+    write("root/.ssh/authorized_keys", public_key)?;
+    fs::set_permissions(dir.join("authorized_keys"), fs::Permissions::from_mode(0o600))
+        .context("cannot protect authorized_keys")?;
+    for entry in fs::read_dir(root.join("etc/ssh")).context("cannot read /etc/ssh")? {
+        let path = entry.context("cannot read /etc/ssh")?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ssh_host_")) {
+            fs::remove_file(&path).context("cannot remove a host key")?;
+        }
+    }
+    run(program("ssh-keygen").arg("-A").arg("-f").arg(root))?;
+    Ok(())
+}
+
+fn configure_grub(root: &Path, ids: &Ids, write: Writer) -> Result<()> {
+    let kernel = fs::read_link(root.join("vmlinuz")).context("no /vmlinuz in the host image")?;
+    let initrd = fs::read_link(root.join("initrd.img")).context("no /initrd.img in the host image")?;
+    write(
+        "boot/grub/grub.cfg",
+        &format!(
+            "serial --unit=0 --speed=115200\nterminal_output serial\nset timeout=0\n\
+             menuentry 'Debian GNU/Linux' {{\n    search --no-floppy --fs-uuid --set=root {id}\n    \
+             linux /{} root=UUID={id} ro console=tty0 console=ttyS0,115200\n    initrd /{}\n}}\n",
+            kernel.display(),
+            initrd.display(),
+            id = ids.root,
+        ),
+    )
+}

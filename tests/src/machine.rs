@@ -1,0 +1,365 @@
+//! A machine: one QEMU with a disk of its own, seen from outside as a provider's customer sees a server, plus a hand on
+//! its power button, its cable and its serial line.
+
+pub mod net;
+mod process;
+mod spec;
+
+pub use net::Net;
+pub use spec::{Boot, DataDisk, Disks, Firmware, Kernel, OnPanic, Spec};
+
+use crate::link::Link;
+use crate::qemu::Monitor;
+use crate::ssh;
+use crate::{Context, Error, Lab, Result, bail, image, snapshot};
+use net::Wiring;
+use process::Process;
+use ring::digest;
+use serde_json::json;
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a restored machine may take to answer SSH. It takes seconds; another machine may be using the processor.
+const RESTORED: Duration = Duration::from_secs(90);
+
+/// A running (or ended) machine. Dropping it ends it.
+pub struct Machine {
+    lab: Lab,
+    name: String,
+    dir: PathBuf,
+    process: Process,
+    monitor: Monitor,
+    link: Link,
+    wiring: Wiring,
+    host_keys: String,
+    disks: Option<Disks>,
+    net: Net,
+    data_disk: Option<PathBuf>,
+}
+
+impl Machine {
+    /// Starts a machine. One that starts from a snapshot answers SSH, and has the right time, when this returns.
+    pub fn start(lab: &Lab, spec: Spec) -> Result<Self> {
+        let name = spec.name.clone();
+        Self::start_inner(lab, spec).context(format!("machine {name}"))
+    }
+
+    fn start_inner(lab: &Lab, spec: Spec) -> Result<Self> {
+        let image = image::ensure(lab, spec.net)?;
+        let snapshot = match &spec.boot {
+            Boot::Snapshot => Some(snapshot::ensure(lab, &spec, &image)?),
+            Boot::Image | Boot::Disks(_) => None,
+        };
+        let dir = new_dir(lab, &spec.name)?;
+        let disks = match (&snapshot, &spec.boot) {
+            (Some(snapshot), _) => snapshot.disks.over(&dir)?,
+            (None, Boot::Disks(disks)) => disks.clone(),
+            (None, _) => Disks::from_image(&image, spec.firmware, &dir)?,
+        };
+        let wiring = Wiring::new(spec.net, spec.archive)?;
+        let mut command = spec::qemu(lab, &spec.name, &spec.hardware(), &dir, &disks)?;
+        command.args(["-netdev", &wiring.netdev()]);
+        if let Some(snapshot) = &snapshot {
+            // The one form of migration that reads a plain file in every version of QEMU.
+            command.arg("-incoming").arg(format!("exec:cat '{}'", snapshot.memory.display()));
+        }
+        if let Some(kernel) = &spec.kernel {
+            kernel.arguments(&mut command, &image);
+        }
+        let (process, stdin, stdout) = Process::start(command, &dir, Arc::clone(&wiring.namespace), spec.on_panic)?;
+        let monitor = Monitor::new(stdin, stdout).map_err(|error| process.explain(&error))?;
+        let link = Link::new(wiring.target(22))?;
+        let mut machine = Self {
+            lab: lab.clone(),
+            name: spec.name,
+            dir,
+            process,
+            monitor,
+            link,
+            wiring,
+            host_keys: image.host_keys()?,
+            disks: Some(disks),
+            net: spec.net,
+            data_disk: None,
+        };
+        machine.known_hosts_file()?;
+        if snapshot.is_some() {
+            machine.monitor.wait("query-status", RESTORED, |status| Ok(status["status"] != "inmigrate"))?;
+        }
+        if let Some(disk) = spec.data_disk {
+            machine.add_disk(disk)?;
+        }
+        if snapshot.is_some() {
+            machine.monitor.execute("cont", &json!({}))?;
+            machine.wait_ssh(RESTORED)?;
+            machine.set_clock()?;
+        }
+        Ok(machine)
+    }
+
+    /// The name it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its directory: serial log, QEMU's own words, known_hosts, disks.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Everything it said on its serial line.
+    pub fn serial_log(&self) -> PathBuf {
+        self.dir.join("serial.log")
+    }
+
+    /// The loopback port on which the guest's port 22 answers, through [`Machine::link`].
+    pub fn port(&self) -> u16 {
+        self.link.port()
+    }
+
+    /// The line to the guest's port 22.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// A further line, to another TCP port of the guest.
+    pub fn line_to(&self, port: u16) -> Result<Link> {
+        if let Some(request) = self.wiring.open(port) {
+            let refusal = self.monitor.human(&request)?;
+            if !refusal.trim().is_empty() {
+                bail!("{}: {}", self.name, refusal.trim());
+            }
+        }
+        Link::new(self.wiring.target(port))
+    }
+
+    /// The archive's address as the guest sees it.
+    pub fn archive_url(&self) -> String {
+        net::archive_url(self.net)
+    }
+
+    /// The old system's public host keys, one a line.
+    pub fn host_keys(&self) -> &str {
+        &self.host_keys
+    }
+
+    /// known_hosts lines for [`Machine::port`].
+    pub fn known_hosts(&self) -> String {
+        ssh::known_hosts_lines(self.port(), &self.host_keys)
+    }
+
+    /// A known_hosts file with [`Machine::known_hosts`].
+    pub fn known_hosts_file(&self) -> Result<PathBuf> {
+        let path = self.dir.join("known_hosts");
+        fs::write(&path, self.known_hosts()).context(format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// An `ssh` command to the machine as root, with the host keys that it had when its image was built.
+    pub fn ssh_command(&self) -> Command {
+        ssh::client(self.port(), &self.lab.key(), &self.dir.join("known_hosts"))
+    }
+
+    /// Runs a shell command on the machine, at most a minute long, and gives its standard output.
+    pub fn ssh(&self, script: &str) -> Result<String> {
+        self.ssh_within(script, Duration::from_secs(60))
+    }
+
+    /// Runs a shell command on the machine.
+    pub fn ssh_within(&self, script: &str, limit: Duration) -> Result<String> {
+        let mut command = self.ssh_command();
+        command.arg(script);
+        let what = format!("{}: ssh: {script}", self.name);
+        let output = ssh::output_within(&mut command, limit).context(&what)?;
+        ssh::success(&what, &output)
+    }
+
+    /// Waits until an SSH server's banner comes, or the machine has ended, or the time is over.
+    pub fn wait_ssh(&self, limit: Duration) -> Result<String> {
+        let end = Instant::now() + limit;
+        let address: SocketAddr = ([127, 0, 0, 1], self.port()).into();
+        loop {
+            self.check()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("{}: no SSH banner within {} s; serial log {}", self.name, limit.as_secs(), self.serial_log().display());
+            }
+            match ssh::banner(address, left.min(Duration::from_secs(5)).max(Duration::from_millis(1))) {
+                Ok(banner) => return Ok(banner),
+                Err(_) => thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    /// The kernel's boot id.
+    pub fn boot_id(&self) -> Result<String> {
+        Ok(self.ssh("cat /proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    }
+
+    /// Waits until the machine answers as itself with another boot id than `old`, and gives the new one.
+    pub fn wait_boot(&self, old: &str, limit: Duration) -> Result<String> {
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            self.wait_ssh(left)?;
+            match self.boot_id() {
+                Ok(id) if id != old => return Ok(id),
+                _ => thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+
+    /// Plugs the cable in or pulls it.
+    pub fn set_link(&self, up: bool) -> Result<()> {
+        self.monitor.execute("set_link", &json!({"name": "nic0", "up": up})).map(drop)
+    }
+
+    /// Presses the reset button.
+    pub fn reset(&self) -> Result<()> {
+        self.monitor.execute("system_reset", &json!({})).map(drop)
+    }
+
+    /// Stops and starts the whole machine, as a hypervisor that is busy elsewhere.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        self.monitor.execute(if frozen { "stop" } else { "cont" }, &json!({})).map(drop)
+    }
+
+    /// Fails if the machine has ended, with the reason.
+    pub fn check(&self) -> Result<()> {
+        match self.process.ended() {
+            Some(cause) => Err(Error::new(format!("{} has ended: {cause}; serial log {}", self.name, self.serial_log().display()))),
+            None => Ok(()),
+        }
+    }
+
+    /// The first fatal line on the serial console, if there was one.
+    pub fn panicked(&self) -> Option<String> {
+        self.process.panicked()
+    }
+
+    /// Waits for the machine to end by itself and gives the cause.
+    pub fn wait_end(&self, limit: Duration) -> Result<String> {
+        self.process.wait(limit)
+    }
+
+    /// Waits until a text has appeared on the serial line.
+    pub fn wait_serial(&self, text: &str, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let ended = self.check();
+            if self.serial().contains(text) {
+                return Ok(());
+            }
+            ended?;
+            if Instant::now() >= end {
+                bail!("{}: no {text:?} on the serial line within {} s", self.name, limit.as_secs());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What the serial line carried so far.
+    pub fn serial(&self) -> String {
+        fs::read(self.serial_log()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// The data disk's file, if the machine has one.
+    pub fn data_disk(&self) -> Option<&Path> {
+        self.data_disk.as_deref()
+    }
+
+    /// Pulls the plug, with everything the guest has written on the disk, and gives the disks for another machine.
+    pub fn into_disks(mut self) -> Result<Disks> {
+        self.monitor.execute("quit", &json!({}))?;
+        self.process.wait(Duration::from_secs(60))?;
+        self.disks.take().ok_or_else(|| Error::new("the disks are gone"))
+    }
+
+    /// Ends this machine and boots its disks in a new one, which shares nothing else with it.
+    pub fn boot_afresh(self, spec: Spec) -> Result<Self> {
+        let lab = self.lab.clone();
+        let disks = self.into_disks()?;
+        Self::start(&lab, Spec { boot: Boot::Disks(disks), ..spec })
+    }
+
+    pub(crate) fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// Adds a disk while the machine runs, so that snapshots need not know of it.
+    fn add_disk(&mut self, disk: DataDisk) -> Result<()> {
+        let path = match disk {
+            DataDisk::Pattern { mib } => {
+                let path = self.dir.join("data.raw");
+                spec::write_pattern(&path, mib)?;
+                path
+            }
+            DataDisk::File(path) => path,
+        };
+        self.monitor.execute(
+            "blockdev-add",
+            &json!({"driver": "raw", "node-name": "data0", "file": {"driver": "file", "filename": path}}),
+        )?;
+        self.monitor.execute(
+            "device_add",
+            &json!({"driver": "virtio-blk-pci", "id": "disk1", "drive": "data0", "serial": "anemos-data", "addr": "0x9"}),
+        )?;
+        self.data_disk = Some(path);
+        Ok(())
+    }
+
+    /// A restored machine believes it is still the moment of its snapshot.
+    fn set_clock(&self) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
+        self.ssh(&format!("date -u -s @{now} >/dev/null && hwclock --systohc --utc")).map(drop)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.process.kill();
+        // Logs stay; disks are large and no use without the machine, unless somebody took them.
+        if std::env::var_os("ANEMOS_LAB_KEEP").is_none()
+            && let Some(disks) = self.disks.take()
+        {
+            disks.remove();
+            if let Some(path) = &self.data_disk {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// SHA-256 of a file, in hexadecimal.
+pub fn file_sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).context(format!("cannot open {}", path.display()))?;
+    let mut digest = digest::Context::new(&digest::SHA256);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut buffer).context(format!("cannot read {}", path.display()))?;
+        if read == 0 {
+            return Ok(hex(digest.finish().as_ref()));
+        }
+        digest.update(&buffer[..read]);
+    }
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn new_dir(lab: &Lab, name: &str) -> Result<PathBuf> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let dir = lab.path("machines").join(format!("{name}-{}-{number}", std::process::id()));
+    fs::create_dir_all(&dir).context(format!("cannot make {}", dir.display()))?;
+    Ok(dir)
+}

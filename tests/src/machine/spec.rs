@@ -1,0 +1,247 @@
+//! What a machine is made of, and QEMU's command line for it.
+
+use super::Net;
+use super::net::MAC;
+use crate::command::run;
+use crate::image::Image;
+use crate::{Context, Lab, Result, accel, tools};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What starts the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// `SeaBIOS`.
+    Bios,
+    /// OVMF, without Secure Boot.
+    Uefi,
+}
+
+impl fmt::Display for Firmware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bios => "bios",
+            Self::Uefi => "uefi",
+        })
+    }
+}
+
+/// Where a machine begins.
+#[derive(Debug, Clone)]
+pub enum Boot {
+    /// Debian 12, booted and answering SSH, in seconds.
+    Snapshot,
+    /// Debian 12, booting from its disk.
+    Image,
+    /// Whatever another machine left on its disks.
+    Disks(Disks),
+}
+
+/// The kernel of the host image started without a boot loader.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// Its command line.
+    pub command_line: String,
+    /// Its initramfs; none means none.
+    pub initrd: Option<PathBuf>,
+}
+
+impl Kernel {
+    pub(super) fn arguments(&self, command: &mut Command, image: &Image) {
+        command.arg("-kernel").arg(image.kernel()).args(["-append", &self.command_line]);
+        if let Some(initrd) = &self.initrd {
+            command.arg("-initrd").arg(initrd);
+        }
+    }
+}
+
+/// A disk beside the one that the machine boots from.
+#[derive(Debug, Clone)]
+pub enum DataDisk {
+    /// A new one, full of bytes that are not zero.
+    Pattern {
+        /// Its size.
+        mib: u64,
+    },
+    /// An existing raw file.
+    File(PathBuf),
+}
+
+/// What to do about a fatal line on the serial console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnPanic {
+    /// End the machine at once.
+    End,
+    /// Remember it: the scenario is about what comes after.
+    Note,
+}
+
+/// What machine to start. `..Spec::new("name")` has an ordinary one for the rest.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Its name in messages and directories.
+    pub name: String,
+    /// BIOS or UEFI.
+    pub firmware: Firmware,
+    /// Its network.
+    pub net: Net,
+    /// Memory.
+    pub memory_mib: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// What it starts from.
+    pub boot: Boot,
+    /// The kernel to start instead of the disk's boot loader.
+    pub kernel: Option<Kernel>,
+    /// A second disk (vdb, serial `anemos-data`).
+    pub data_disk: Option<DataDisk>,
+    /// The loopback port of the archive that the guest sees at its fixed address.
+    pub archive: Option<u16>,
+    /// Fatal lines on the console.
+    pub on_panic: OnPanic,
+}
+
+impl Spec {
+    /// A BIOS machine with a lease and 1 GiB, started from the snapshot.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            firmware: Firmware::Bios,
+            net: Net::Dhcp,
+            memory_mib: 1024,
+            cpus: 2,
+            boot: Boot::Snapshot,
+            kernel: None,
+            data_disk: None,
+            archive: None,
+            on_panic: OnPanic::End,
+        }
+    }
+
+    pub(crate) fn hardware(&self) -> Hardware {
+        Hardware { firmware: self.firmware, net: self.net, memory_mib: self.memory_mib, cpus: self.cpus }
+    }
+}
+
+/// What must be the same for a snapshot to be restored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hardware {
+    pub firmware: Firmware,
+    pub net: Net,
+    pub memory_mib: u32,
+    pub cpus: u32,
+}
+
+impl fmt::Display for Hardware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}m-{}c", self.firmware, self.net, self.memory_mib, self.cpus)
+    }
+}
+
+/// A machine's disk and, with UEFI, its firmware's variables.
+#[derive(Debug, Clone)]
+pub struct Disks {
+    /// The disk that it boots from (vda, serial `anemos-root`), qcow2.
+    pub root: PathBuf,
+    /// The firmware's variables, qcow2.
+    pub vars: Option<PathBuf>,
+}
+
+impl Disks {
+    /// New disks in `dir` over the image.
+    pub(crate) fn from_image(image: &Image, firmware: Firmware, dir: &Path) -> Result<Self> {
+        let root = dir.join("disk.qcow2");
+        overlay(&image.disk(), &root)?;
+        let vars = match firmware {
+            Firmware::Bios => None,
+            Firmware::Uefi => {
+                let vars = dir.join("vars.qcow2");
+                run(Command::new("qemu-img")
+                    .args(["convert", "-f", "raw", "-O", "qcow2", tools::OVMF_VARS])
+                    .arg(&vars))?;
+                Some(vars)
+            }
+        };
+        Ok(Self { root, vars })
+    }
+
+    /// New disks in `dir` over these, which must not change any more.
+    pub(crate) fn over(&self, dir: &Path) -> Result<Self> {
+        let root = dir.join("disk.qcow2");
+        overlay(&self.root, &root)?;
+        let vars = match &self.vars {
+            Some(base) => {
+                let vars = dir.join("vars.qcow2");
+                overlay(base, &vars)?;
+                Some(vars)
+            }
+            None => None,
+        };
+        Ok(Self { root, vars })
+    }
+
+    /// Deletes them.
+    pub fn remove(self) {
+        // What is left behind is found and removed with the lab's directory.
+        let _ = fs::remove_file(self.root);
+        if let Some(vars) = self.vars {
+            let _ = fs::remove_file(vars);
+        }
+    }
+}
+
+fn overlay(base: &Path, over: &Path) -> Result<()> {
+    run(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(base).arg(over))?;
+    Ok(())
+}
+
+/// QEMU's command line, but for the network's other end.
+pub(crate) fn qemu(lab: &Lab, name: &str, hardware: &Hardware, dir: &Path, disks: &Disks) -> Result<Command> {
+    // QEMU must not outlive the thread that watches it, however that ends.
+    let mut command = crate::command::program("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    command.args(["-name", name, "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
+    command.args(["-machine", "pc", "-qmp", "stdio"]);
+    command.args(accel::probe(lab)?.arguments());
+    command.args(["-m", &hardware.memory_mib.to_string(), "-smp", &hardware.cpus.to_string()]);
+    if hardware.firmware == Firmware::Uefi {
+        command.args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={}", tools::OVMF_CODE)]);
+        let vars = disks.vars.as_deref().unwrap_or(Path::new("missing"));
+        command.args(["-drive", &format!("if=pflash,unit=1,format=qcow2,file={}", escaped(vars))]);
+    }
+    command.args([
+        "-drive",
+        &format!("if=none,id=root0,format=qcow2,cache=unsafe,discard=unmap,file={}", escaped(&disks.root)),
+        "-device",
+        "virtio-blk-pci,drive=root0,serial=anemos-root,addr=0x4,bootindex=1",
+        "-device",
+        "virtio-rng-pci,addr=0x5",
+        "-serial",
+        &format!("file:{}", escaped(&dir.join("serial.log"))),
+    ]);
+    // No romfile: nothing boots from the network here, and it would be one more thing that a snapshot depends on.
+    command.args(["-device", &format!("virtio-net-pci,id=nic0,netdev=net0,mac={MAC},addr=0x3,romfile=")]);
+    Ok(command)
+}
+
+/// A path inside one of QEMU's comma-separated options.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// Fills a file with bytes that look like data and are the same every time.
+pub(super) fn write_pattern(path: &Path, mib: u64) -> Result<()> {
+    let file = File::create(path).context(format!("cannot make {}", path.display()))?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..mib * (1 << 20) / 8 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.write_all(&state.to_le_bytes()).context("cannot write the pattern")?;
+    }
+    out.flush().context("cannot write the pattern")
+}
