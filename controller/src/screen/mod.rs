@@ -3,8 +3,11 @@
 //! Deployments send [`Report`]s into a channel and know nothing of this. One task, [`run`], owns the [`Screen`] and
 //! draws what arrives; a [`Control`] asks it from outside to show a plan or to leave the terminal alone for a while.
 
+mod frame;
 pub mod json;
 mod json_facts;
+mod live;
+pub mod logs;
 pub mod plain;
 pub mod plan;
 mod state;
@@ -71,7 +74,8 @@ impl Screen {
     pub fn new(mode: Mode, run: Option<&str>, hosts: &[String]) -> Self {
         let stdout = || Out::new(Box::new(io::stdout()));
         match mode {
-            Mode::Live | Mode::Plain => {
+            Mode::Live => Self(Box::new(live::LiveScreen::on_stderr(hosts))),
+            Mode::Plain => {
                 let paint = Paint::pick(io::stdout().is_terminal());
                 Self(Box::new(plain::PlainScreen::new(stdout(), hosts, paint)))
             }

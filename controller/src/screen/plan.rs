@@ -4,26 +4,63 @@ use std::io::{self, BufRead, Write};
 
 use anemos_proto::config::Finish;
 use anemos_proto::host::{Disk, Firmware, HostFacts, Partition};
-use anemos_proto::stage::{BaseSource, KernelSource};
-use serde::Serialize;
+use anemos_proto::ids::Digest;
+use anemos_proto::stage::KernelSource;
+use serde::{Serialize, Serializer};
 
 use super::text::{Paint, bytes, fit, sanitise_str, width};
-use crate::plan::HostPlan;
 
 /// Less usable memory than this is worth a warning: a machine sold as 1 GiB has more.
 const LOW_MEMORY: u64 = 900 << 20;
 
-/// Blobs that every deployment needs. One that is not to be sent is on the host already.
-const BLOBS: [&str; 3] = ["agent", "base.lock", "payload"];
+/// What the user and the controller decided for one host.
+#[derive(Debug, Clone)]
+pub struct Choices {
+    /// The host's name in hosts.toml.
+    pub host: String,
+    /// How it is reached, for people: `root@203.0.113.7:22`.
+    pub address: String,
+    /// Names under the old system (`/dev/…`) of the disks that the payload may write, `ANEMOS_DISK` first.
+    pub disks: Vec<String>,
+    /// What the stage will need, whether or not it has it.
+    pub uploads: Vec<Upload>,
+    /// Which kernel boots.
+    pub kernel: KernelSource,
+    /// Release of the kernel in base.lock, if it names one.
+    pub locked_kernel: Option<String>,
+    /// SHA-256 of the uncompressed base image.
+    pub base: Digest,
+    /// Where the base will come from, for people: `the host's cache`, `built on the host from the mirror`, …
+    pub base_source: String,
+    /// The payload: its directory, for people.
+    pub payload: String,
+    /// How the agent leaves.
+    pub finish: Finish,
+    /// The command that must succeed on the new system.
+    pub check: Option<String>,
+    /// What the controller itself has to warn of.
+    pub warnings: Vec<String>,
+}
 
-/// The plan for one host, ready to be shown. As JSON it is a line of type `plan`.
+/// Something that is sent unless the host has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Upload {
+    /// What: `stage`, `agent`, `payload`, `base.lock`, `base`.
+    pub what: String,
+    /// Bytes as sent.
+    pub bytes: u64,
+    /// The host has it.
+    pub cached: bool,
+}
+
+/// The plan for one host, ready to be shown.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PlanView {
     /// The host's name in hosts.toml.
     pub host: String,
-    /// How it was reached.
+    /// How it is reached.
     pub address: String,
-    /// Fingerprint of its host key.
+    /// The host key it proved to have: algorithm and fingerprint, or empty.
     pub host_key: String,
     /// What it calls itself.
     pub hostname: String,
@@ -38,42 +75,30 @@ pub struct PlanView {
     /// Disks whose contents will be lost.
     pub wipe: Vec<PlanDisk>,
     /// Disks that are set read-only.
-    pub read_only: Vec<PlanDisk>,
-    /// What the host lacks.
-    pub uploads: Vec<PlanUpload>,
-    /// Bytes of that.
+    pub untouched: Vec<PlanDisk>,
+    /// What must be on the host.
+    pub uploads: Vec<Upload>,
+    /// Bytes of that which it lacks.
     pub upload_bytes: u64,
-    /// What needs no sending because the host has it.
-    pub cached: Vec<&'static str>,
-    /// Release of the kernel that boots; `None` for the one in base.lock.
-    pub kernel: Option<String>,
+    /// Release of the kernel that boots, or empty.
+    pub kernel: String,
+    /// `host` or `locked`: whose kernel that is.
+    pub kernel_source: &'static str,
     /// SHA-256 of the uncompressed base image.
-    pub base: String,
-    /// Where the base will come from, the first that can serve it.
-    pub base_sources: Vec<&'static str>,
-    /// The payload's directory.
+    #[serde(serialize_with = "digest_text")]
+    pub base: Digest,
+    /// Where the base will come from.
+    pub base_source: String,
+    /// The payload.
     pub payload: String,
-    /// SHA-256 of the packed payload.
-    pub payload_digest: String,
-    /// Port of the agent's SSH server.
-    pub agent_port: u16,
     /// `reboot`, `kexec`, `poweroff` or `hold`.
     pub finish: &'static str,
     /// The command that must succeed on the new system.
     pub check: Option<String>,
     /// What to think about before saying yes.
     pub warnings: Vec<String>,
-    /// Why this host can't be deployed.
+    /// Why this host can't be deployed; empty if it can.
     pub refusals: Vec<String>,
-}
-
-/// Something to be sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PlanUpload {
-    /// What.
-    pub what: &'static str,
-    /// Bytes as sent.
-    pub bytes: u64,
 }
 
 /// A disk in a plan.
@@ -106,23 +131,25 @@ pub struct PlanContent {
     pub mounts: Vec<String>,
 }
 
+fn digest_text<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(digest)
+}
+
 impl PlanView {
-    /// How a plan is shown.
-    pub fn new(plan: &HostPlan) -> Self {
-        let facts = &plan.facts;
-        let locked = plan.kernel == KernelSource::Locked || facts.kernel_image.is_none();
-        let mut warnings = plan.warnings.clone();
-        warnings.extend(system_warnings(facts, plan.kernel));
-        warnings.extend(plan.disks.iter().flat_map(disk_warnings));
-        let lacks = |what: &str| plan.uploads.iter().any(|upload| upload.what == what);
-        let base_cached = facts.cached_bases.contains(&plan.base_image);
-        let mut cached: Vec<&str> = BLOBS.into_iter().filter(|what| !lacks(what)).collect();
-        cached.extend((plan.stage_uploaded == 0).then_some("stage"));
-        cached.extend(base_cached.then_some("base"));
+    /// The plan that follows from the host's facts and what was decided.
+    pub fn new(facts: &HostFacts, choices: Choices) -> Self {
+        let chosen = |disk: &&Disk| choices.disks.contains(&disk.id.name);
+        let mut wipe: Vec<&Disk> = facts.disks.iter().filter(chosen).collect();
+        wipe.sort_by_key(|disk| choices.disks.iter().position(|name| *name == disk.id.name));
+        let locked = choices.kernel == KernelSource::Locked || facts.kernel_image.is_none();
+        let kernel = if locked { choices.locked_kernel.unwrap_or_default() } else { facts.kernel_release.clone() };
+        let mut warnings = choices.warnings;
+        warnings.extend(system_warnings(facts, choices.kernel));
+        warnings.extend(wipe.iter().flat_map(|disk| disk_warnings(disk)));
         Self {
-            host: plan.host.clone(),
-            address: plan.reached.clone(),
-            host_key: plan.host_key.clone(),
+            host: choices.host,
+            address: choices.address,
+            host_key: String::new(),
             hostname: facts.hostname.clone(),
             os: facts.os.clone(),
             arch: facts.arch.clone(),
@@ -131,43 +158,37 @@ impl PlanView {
                 Firmware::Uefi { .. } => "uefi",
             },
             memory_total: facts.memory_total,
-            wipe: plan.disks.iter().map(PlanDisk::from).collect(),
-            read_only: plan.protected.iter().map(PlanDisk::from).collect(),
-            uploads: plan.uploads.iter().map(|u| PlanUpload { what: u.what, bytes: u.bytes }).collect(),
-            upload_bytes: plan.upload_bytes(),
-            cached,
-            kernel: (!locked).then(|| facts.kernel_release.clone()),
-            base: plan.base_image.to_string(),
-            base_sources: plan.base.iter().filter_map(|source| base_source(source, base_cached)).collect(),
-            payload: plan.payload_dir.clone(),
-            payload_digest: plan.payload.to_string(),
-            agent_port: plan.agent_port,
-            finish: match plan.finish {
+            wipe: wipe.into_iter().map(PlanDisk::from).collect(),
+            untouched: facts.disks.iter().filter(|disk| !chosen(disk)).map(PlanDisk::from).collect(),
+            upload_bytes: choices.uploads.iter().filter(|upload| !upload.cached).map(|upload| upload.bytes).sum(),
+            uploads: choices.uploads,
+            kernel,
+            kernel_source: if locked { "locked" } else { "host" },
+            base: choices.base,
+            base_source: choices.base_source,
+            payload: choices.payload,
+            finish: match choices.finish {
                 Finish::Reboot => "reboot",
                 Finish::Kexec => "kexec",
                 Finish::PowerOff => "poweroff",
                 Finish::Hold => "hold",
             },
-            check: None,
+            check: choices.check,
             warnings,
-            refusals: plan.refusals.clone(),
+            refusals: Vec::new(),
         }
     }
 
-    /// With the command that must succeed on the new system.
+    /// With the host key that the host proved to have.
     #[must_use]
-    pub fn with_check(self, check: Option<String>) -> Self {
-        Self { check, ..self }
+    pub fn with_host_key(self, host_key: String) -> Self {
+        Self { host_key, ..self }
     }
-}
 
-/// A source of the base, if it can serve it at all.
-fn base_source(source: &BaseSource, cached: bool) -> Option<&'static str> {
-    match source {
-        BaseSource::Cache => cached.then_some("cache"),
-        BaseSource::Urls(_) => Some("urls"),
-        BaseSource::Build => Some("build"),
-        BaseSource::Upload(_) => Some("upload"),
+    /// With the reasons why this host can't be deployed.
+    #[must_use]
+    pub fn with_refusals(self, refusals: Vec<String>) -> Self {
+        Self { refusals, ..self }
     }
 }
 
@@ -304,19 +325,14 @@ fn host_text(plan: &PlanView, paint: Paint) -> String {
     if plan.wipe.is_empty() {
         row("WIPED", "no disk");
     }
-    for disk in &plan.read_only {
+    for disk in &plan.untouched {
         row("read-only", &paint.green(&disk_text(disk)));
     }
     row("sent", &uploads_text(plan));
-    row(
-        "boots",
-        &plan.kernel.as_ref().map_or_else(
-            || "the kernel from base.lock".to_owned(),
-            |kernel| format!("Linux {}, the host's own", sanitise_str(kernel)),
-        ),
-    );
-    row("base", &format!("{}, {}", short(&plan.base), base_text(&plan.base_sources)));
-    row("payload", &format!("{} ({})", sanitise_str(&plan.payload), short(&plan.payload_digest)));
+    row("boots", &kernel_text(plan));
+    let base = plan.base.to_string();
+    row("base", &format!("{}…, {}", &base[..12], sanitise_str(&plan.base_source)));
+    row("payload", &sanitise_str(&plan.payload));
     row(
         "finish",
         match plan.finish {
@@ -340,22 +356,13 @@ fn host_text(plan: &PlanView, paint: Paint) -> String {
     format!("{}  {}\n{text}", paint.bold(&sanitise_str(&plan.host)), reached.trim_end())
 }
 
-/// Enough of a digest to tell two apart.
-fn short(digest: &str) -> &str {
-    digest.get(..12).unwrap_or(digest)
-}
-
-fn base_text(sources: &[&str]) -> String {
-    let sources: Vec<&str> = sources
-        .iter()
-        .map(|source| match *source {
-            "cache" => "in the host's cache",
-            "urls" => "downloaded by the host",
-            "build" => "built on the host from packages",
-            _ => "sent from here",
-        })
-        .collect();
-    if sources.is_empty() { "from nowhere".to_owned() } else { sources.join(", else ") }
+fn kernel_text(plan: &PlanView) -> String {
+    let release = sanitise_str(&plan.kernel);
+    match (plan.kernel_source, release.as_str()) {
+        ("host", _) => format!("Linux {release}, the host's own"),
+        (_, "") => "Linux from base.lock".to_owned(),
+        _ => format!("Linux {release} from base.lock"),
+    }
 }
 
 fn disk_text(disk: &PlanDisk) -> String {
@@ -401,14 +408,17 @@ fn contents_text(contents: &[PlanContent]) -> Vec<String> {
 }
 
 fn uploads_text(plan: &PlanView) -> String {
-    let sent: Vec<String> =
-        plan.uploads.iter().map(|upload| format!("{} {}", upload.what, bytes(upload.bytes))).collect();
+    let list = |cached: bool| -> Vec<String> {
+        let these = plan.uploads.iter().filter(|upload| upload.cached == cached);
+        these.map(|upload| format!("{} {}", sanitise_str(&upload.what), bytes(upload.bytes))).collect()
+    };
+    let (sent, cached) = (list(false), list(true));
     let mut text = bytes(plan.upload_bytes);
     if !sent.is_empty() {
         text.push_str(&format!(": {}", sent.join(", ")));
     }
-    if !plan.cached.is_empty() {
-        text.push_str(&format!(" (already there: {})", plan.cached.join(", ")));
+    if !cached.is_empty() {
+        text.push_str(&format!(" (already there: {})", cached.join(", ")));
     }
     text
 }

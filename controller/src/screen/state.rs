@@ -19,6 +19,8 @@ pub struct Step {
     pub name: String,
     pub since_ms: u64,
     pub progress: Option<Progress>,
+    /// What its progress says is being worked on.
+    pub detail: Option<String>,
 }
 
 /// One host.
@@ -29,6 +31,8 @@ pub struct HostState {
     pub phase_since_ms: u64,
     /// Time of its first report.
     pub first_ms: Option<u64>,
+    /// Time of its last one.
+    pub last_ms: u64,
     /// Steps that have started and not ended, outermost first.
     pub steps: Vec<Step>,
     /// Bytes sent and in all, while uploading.
@@ -49,6 +53,7 @@ impl HostState {
             phase: None,
             phase_since_ms: 0,
             first_ms: None,
+            last_ms: 0,
             steps: Vec::new(),
             uploaded: None,
             link_lost: None,
@@ -77,6 +82,7 @@ impl HostState {
     pub fn apply(&mut self, report: &Report) {
         let now = report.wall_ms;
         self.first_ms.get_or_insert(now);
+        self.last_ms = now;
         match &report.update {
             Update::PhaseStarted(phase) => {
                 self.phase = Some(*phase);
@@ -92,6 +98,7 @@ impl HostState {
             Update::Progress(speaker, progress) => {
                 let step = self.steps.iter_mut().find(|s| s.speaker == *speaker && s.id == progress.step);
                 if let Some(step) = step {
+                    step.detail = progress.what.as_deref().map(sanitise_str);
                     step.progress = Some(progress.clone());
                 }
             }
@@ -114,7 +121,7 @@ impl HostState {
         match kind {
             EventKind::StepStarted { step, name, .. } => {
                 let name = sanitise_str(name);
-                self.steps.push(Step { speaker, id: *step, name, since_ms: now, progress: None });
+                self.steps.push(Step { speaker, id: *step, name, since_ms: now, progress: None, detail: None });
             }
             EventKind::StepFinished { step, outcome } => {
                 if let StepOutcome::Failed(why) = outcome {
