@@ -1,1 +1,36 @@
-//! Under construction.
+//! The base initramfs: a Debian userland in memory, pinned byte for byte by `base.lock`.
+//!
+//! An image is a pure function of its [`Lock`]: the packages are unpacked without their maintainer scripts, in the
+//! order of their names, into a [`Tree`]; what those scripts would have done that matters is done by this library
+//! (its *skeleton* and fix-ups, whose hash the lock has too); and the tree is written as a newc cpio with sorted names
+//! and fixed times. So an image can be built on any machine, and checked on every one.
+//!
+//! - [`build`] makes the image from packages, that an [`Archive`] fetches;
+//! - [`verify`], [`copy_verified`] and [`fetch_image`] check one that exists;
+//! - [`Segment`] writes the other, small segments of an initramfs;
+//! - [`deb::read`] gives the files of any package, such as the lock's kernel.
+
+mod build;
+mod command;
+pub mod deb;
+mod error;
+mod exclude;
+mod fetch;
+mod fixup;
+mod lock;
+mod newc;
+mod sha;
+mod store;
+mod time;
+mod tree;
+
+pub use build::{Archive, Image, Packages, Progress, SNAPSHOT_ID, build, copy_verified, fetch_image, verify};
+pub use error::{Attempt, Error, Failure, ImageError};
+pub use exclude::Exclude;
+pub use fetch::{Body, Fetcher, Limits};
+pub use fixup::skeleton_hash;
+pub use lock::{FORMAT, Kernel, Lock, Package};
+pub use newc::{Device, Segment};
+pub use sha::{Hasher, HashingWriter, Sha256};
+pub use time::Time;
+pub use tree::Tree;

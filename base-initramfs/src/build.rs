@@ -1,0 +1,282 @@
+//! From a lock to an image, and checks that an image is the lock's.
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock};
+
+use crate::error::{Error, ImageError};
+use crate::fetch::Fetcher;
+use crate::sha::{Hasher, HashingWriter, Sha256, TeeReader};
+use crate::{Lock, Package, Time, Tree, deb, fixup, newc};
+
+/// Where packages come from.
+pub trait Packages: Sync {
+    /// The package's bytes, verified against its size and hash. When `stop` becomes true the result is not wanted
+    /// any more.
+    fn get(&self, package: &Package, stop: &AtomicBool) -> Result<Vec<u8>, Error>;
+}
+
+/// Packages from mirrors, and from the snapshot archive when no mirror has them any more.
+pub struct Archive<'a> {
+    fetcher: &'a Fetcher,
+    mirrors: Vec<String>,
+    snapshot: Option<String>,
+    suite: String,
+    made: Time,
+    found_snapshot: OnceLock<Option<String>>,
+}
+
+/// What the snapshot archive's address has in place of the time.
+pub const SNAPSHOT_ID: &str = "@SNAPSHOTID@";
+
+impl<'a> Archive<'a> {
+    /// Packages from these mirrors, in this order, for this lock.
+    ///
+    /// `snapshot` is the address of a snapshot archive with [`SNAPSHOT_ID`] in it. Without it, the mirror's own
+    /// `dists/SUITE/Release` is asked (its field `Snapshots`) when a package is missing.
+    pub fn new(fetcher: &'a Fetcher, lock: &Lock, mirrors: Vec<String>, snapshot: Option<String>) -> Self {
+        Self { fetcher, mirrors, snapshot, suite: lock.suite.clone(), made: lock.made, found_snapshot: OnceLock::new() }
+    }
+
+    fn snapshot(&self) -> Option<&str> {
+        let find = || self.mirrors.iter().find_map(|mirror| release_snapshots(self.fetcher, mirror, &self.suite));
+        self.snapshot.as_deref().or_else(|| self.found_snapshot.get_or_init(find).as_deref())
+    }
+}
+
+/// The field `Snapshots` of a mirror's Release file. Nobody vouches for it, nor needs to: what comes from there is
+/// pinned.
+fn release_snapshots(fetcher: &Fetcher, mirror: &str, suite: &str) -> Option<String> {
+    let release = fetcher.get(&below(mirror, &format!("dists/{suite}/Release")), 4 << 20).ok()?;
+    let release = String::from_utf8_lossy(&release);
+    let field = release.lines().find_map(|line| line.strip_prefix("Snapshots:"))?.trim();
+    field.contains(SNAPSHOT_ID).then(|| field.to_owned())
+}
+
+fn below(base: &str, path: &str) -> String {
+    format!("{}/{path}", base.trim_end_matches('/'))
+}
+
+impl Packages for Archive<'_> {
+    fn get(&self, package: &Package, stop: &AtomicBool) -> Result<Vec<u8>, Error> {
+        let urls: Vec<String> = self.mirrors.iter().map(|mirror| below(mirror, &package.path)).collect();
+        let mut attempts = Vec::new();
+        let mut get =
+            |urls: &[String]| self.fetcher.try_pinned(urls, package.size, package.sha256, stop, &mut attempts);
+        if let Some(bytes) = get(&urls) {
+            return Ok(bytes);
+        }
+        if !stop.load(Ordering::Relaxed) && !self.fetcher.is_cancelled() {
+            if let Some(snapshot) = self.snapshot() {
+                let url = below(&snapshot.replace(SNAPSHOT_ID, &self.made.snapshot_id()), &package.path);
+                if let Some(bytes) = get(&[url]) {
+                    return Ok(bytes);
+                }
+            }
+        }
+        Err(self.fetcher.none_of(&package.path, attempts))
+    }
+}
+
+/// How far a build is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The package that is being unpacked.
+    pub package: &'a str,
+    /// How many are done.
+    pub done: usize,
+    /// How many there are.
+    pub total: usize,
+    /// Bytes of packages that are done.
+    pub done_bytes: u64,
+    /// Bytes of all packages.
+    pub total_bytes: u64,
+}
+
+/// What was built or checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// SHA-256 of the uncompressed image.
+    pub sha256: Sha256,
+    /// Bytes uncompressed.
+    pub size: u64,
+    /// Bytes as zstd.
+    pub compressed_size: u64,
+}
+
+/// Builds the lock's image, writes it to `out` as zstd of this level, and checks it against the lock.
+///
+/// What was written is only good if this returns `Ok`. Memory: about 100 MiB and whatever `out` takes.
+pub fn build<W: Write>(
+    lock: &Lock,
+    packages: &dyn Packages,
+    level: i32,
+    out: W,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Image, Error> {
+    let found = crate::skeleton_hash();
+    if found != lock.skeleton {
+        return Err(Error::Image(ImageError::Skeleton { expected: lock.skeleton, found }));
+    }
+    let tree = assemble(lock, packages, lock.image_size, progress)?;
+    let image = write_image(&tree, lock.made, level, out)?;
+    check(
+        lock,
+        image,
+        "; the packages are the pinned ones, so another anemos wrote the lock: make it anew with `anemos base lock`",
+    )
+}
+
+/// Unpacks the lock's packages and applies the fix-ups.
+pub(crate) fn assemble(
+    lock: &Lock,
+    source: &dyn Packages,
+    limit: u64,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Tree, Error> {
+    /// Downloads at a time. Their order doesn't matter: packages are unpacked in the order of their names.
+    const WORKERS: usize = 3;
+    let mut packages: Vec<&Package> = lock.packages.iter().collect();
+    packages.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut tree = Tree::new(&lock.exclude, limit)?;
+    let stop = AtomicBool::new(false);
+    let total_bytes = lock.download_size();
+    std::thread::scope(|scope| {
+        // Each worker takes every third package and may be one ahead: at most six packages are in memory.
+        let mut lanes = Vec::new();
+        for worker in 0..WORKERS {
+            let (sender, receiver) = sync_channel(1);
+            let (packages, stop) = (&packages, &stop);
+            lanes.push(receiver);
+            scope.spawn(move || {
+                for package in packages.iter().skip(worker).step_by(WORKERS) {
+                    if stop.load(Ordering::Relaxed) || sender.send(source.get(package, stop)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        let mut done_bytes = 0;
+        let mut unpack_all = || {
+            for (index, package) in packages.iter().enumerate() {
+                progress(Progress {
+                    package: &package.name,
+                    done: index,
+                    total: packages.len(),
+                    done_bytes,
+                    total_bytes,
+                });
+                let bytes = lanes[index % WORKERS].recv().map_err(|_| Error::Cancelled)??;
+                let owner: Arc<str> = package.path.as_str().into();
+                deb::read(&package.path, bytes.as_slice(), &mut |entry| tree.add(&owner, entry))?;
+                done_bytes += package.size;
+            }
+            Ok(())
+        };
+        let result = unpack_all();
+        if result.is_err() {
+            stop.store(true, Ordering::Relaxed);
+        }
+        // A worker that waits to hand over what nobody wants sees its lane closed.
+        lanes.clear();
+        result
+    })?;
+    fixup::apply(&mut tree, lock.made)?;
+    tree.close()?;
+    Ok(tree)
+}
+
+/// Writes the tree as a compressed image.
+pub(crate) fn write_image<W: Write>(tree: &Tree, made: Time, level: i32, out: W) -> Result<Image, Error> {
+    let wrong = |error| Error::io("writing the base image", error);
+    let counted = HashingWriter::new(out);
+    let encoder = zstd::stream::write::Encoder::new(counted, level).map_err(wrong)?;
+    let hashed = newc::write_tree(tree, made.unix(), HashingWriter::new(encoder)).map_err(wrong)?;
+    let (encoder, uncompressed) = hashed.into_parts();
+    let (mut out, compressed) = encoder.finish().map_err(wrong)?.into_parts();
+    out.flush().map_err(wrong)?;
+    let (size, compressed_size) = (uncompressed.length(), compressed.length());
+    Ok(Image { sha256: uncompressed.finish(), size, compressed_size })
+}
+
+fn check(lock: &Lock, image: Image, hint: &'static str) -> Result<Image, Error> {
+    if image.size != lock.image_size && hint.is_empty() {
+        return Err(Error::Image(ImageError::Size { expected: lock.image_size, found: image.size }));
+    }
+    if image.sha256 != lock.image {
+        return Err(Error::Image(ImageError::Hash { expected: lock.image, found: image.sha256, hint }));
+    }
+    Ok(image)
+}
+
+/// Reads a compressed image to its end and checks that it is the lock's.
+pub fn verify<R: Read>(lock: &Lock, image: R) -> Result<Image, Error> {
+    copy_verified(lock, image, io::sink())
+}
+
+/// As [`verify`], writing what is read (the compressed bytes) to `copy` on the way. What was written is only good if
+/// this returns `Ok`.
+pub fn copy_verified<R: Read, W: Write>(lock: &Lock, image: R, copy: W) -> Result<Image, Error> {
+    let tee = TeeReader { inner: image, copy, length: 0 };
+    let mut decoder = zstd::stream::read::Decoder::new(tee).map_err(|error| Error::io("starting zstd", error))?;
+    let mut hasher = Hasher::new();
+    let mut chunk = vec![0; 128 << 10];
+    loop {
+        let read = decoder.read(&mut chunk).map_err(damaged)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&chunk[..read]);
+        if hasher.length() > lock.image_size {
+            let found = hasher.length();
+            return Err(Error::Image(ImageError::Size { expected: lock.image_size, found }));
+        }
+    }
+    let (size, compressed_size) = (hasher.length(), decoder.finish().into_inner().length);
+    check(lock, Image { sha256: hasher.finish(), size, compressed_size }, "")
+}
+
+/// What reading a compressed image can fail of: the network, or its own bytes.
+fn damaged(error: io::Error) -> Error {
+    match error.downcast::<crate::Failure>() {
+        Ok(crate::Failure::Cancelled) => Error::Cancelled,
+        Ok(failure) => Error::Image(ImageError::Compression(failure.to_string())),
+        Err(error) => Error::Image(ImageError::Compression(error.to_string())),
+    }
+}
+
+/// Fetches a ready-made compressed image from the first of `urls` that has it, checks it, and writes it with `copy`.
+///
+/// `start` is called for each address that is tried, and gives the (emptied) place to write to.
+pub fn fetch_image<W: Write>(
+    fetcher: &Fetcher,
+    lock: &Lock,
+    urls: &[String],
+    start: &mut dyn FnMut() -> io::Result<W>,
+) -> Result<Image, Error> {
+    // zstd adds 3 bytes to each 128 KiB that it can't compress, and some at either end.
+    let limit = lock.image_size + lock.image_size / 1024 + 4096;
+    let mut attempts = Vec::new();
+    for url in urls {
+        let failure = match fetcher.open(url, limit) {
+            Ok(body) => {
+                let copy = start().map_err(|error| Error::io("making room for the base image", error))?;
+                match copy_verified(lock, body, copy) {
+                    Ok(image) => return Ok(image),
+                    Err(Error::Image(ImageError::Hash { expected, found, .. })) => {
+                        crate::Failure::Hash { expected, found }
+                    }
+                    Err(Error::Image(error)) => crate::Failure::Connection(error.to_string()),
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(failure) => failure,
+        };
+        attempts.push(crate::Attempt { url: url.clone(), failure });
+        if fetcher.is_cancelled() {
+            break;
+        }
+    }
+    Err(fetcher.none_of("base image", attempts))
+}

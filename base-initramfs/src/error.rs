@@ -1,0 +1,166 @@
+//! What can go wrong, each naming the file it happened to.
+
+use std::fmt;
+
+use crate::Sha256;
+
+/// An error of this crate. Its text is complete: it names the file, what failed and why.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The lock, or another file of ours, can't be understood.
+    #[error("{file}: {reason}")]
+    Parse {
+        /// The file's name, as the caller gave it.
+        file: String,
+        /// Where in the file, and why.
+        reason: String,
+    },
+    /// A package's bytes are not a Debian package, or hold something that must not be unpacked.
+    #[error("{file}: {reason}")]
+    Package {
+        /// The package's path in the archive.
+        file: String,
+        /// Why.
+        reason: String,
+    },
+    /// A file could be had from none of its addresses.
+    #[error("{file}: {}", tried(.attempts))]
+    Fetch {
+        /// The file's path in the archive, or the address where there is only one.
+        file: String,
+        /// Each address that was tried, and why it didn't do.
+        attempts: Vec<Attempt>,
+    },
+    /// The image is not the one that the lock pins.
+    #[error("base image: {0}")]
+    Image(ImageError),
+    /// A command of the host's failed.
+    #[error("{command}: {reason}")]
+    Command {
+        /// The command.
+        command: String,
+        /// Its last words, or why it could not be run.
+        reason: String,
+    },
+    /// Somebody asked to stop.
+    #[error("stopped on request")]
+    Cancelled,
+    /// The output could not be written, or an input not be read.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// How an image differs from its lock.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// Another hash.
+    #[error("SHA-256 is {found}, but the lock pins {expected}{hint}")]
+    Hash {
+        /// What the lock says.
+        expected: Sha256,
+        /// What it is.
+        found: Sha256,
+        /// What may have caused it, when known.
+        hint: &'static str,
+    },
+    /// Another size.
+    #[error("is {found} bytes, but the lock says {expected}")]
+    Size {
+        /// What the lock says.
+        expected: u64,
+        /// What it is, or how many bytes had come when it was too many.
+        found: u64,
+    },
+    /// The lock was written by a build of this library that adds other files.
+    #[error(
+        "the lock was made with skeleton {expected}, but this anemos has {found}; make the lock anew with `anemos base lock`"
+    )]
+    Skeleton {
+        /// What the lock says.
+        expected: Sha256,
+        /// What this library has.
+        found: Sha256,
+    },
+    /// The compressed stream is damaged.
+    #[error("the compressed image is damaged: {0}")]
+    Compression(String),
+}
+
+/// One address that was tried.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The address.
+    pub url: String,
+    /// Why it didn't do.
+    pub failure: Failure,
+}
+
+/// Why an address didn't do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The server, or the file system, doesn't have it.
+    #[error("not found")]
+    NotFound,
+    /// The server said something else than yes.
+    #[error("the server answered {0}")]
+    Status(u16),
+    /// Fewer bytes came than were promised or pinned.
+    #[error("truncated: {received} of {expected} bytes")]
+    Truncated {
+        /// Bytes that came.
+        received: u64,
+        /// Bytes that should have come.
+        expected: u64,
+    },
+    /// More bytes come than are pinned.
+    #[error("too long: more than the {expected} bytes expected")]
+    TooLong {
+        /// Bytes that should have come.
+        expected: u64,
+    },
+    /// All bytes came, but other ones.
+    #[error("SHA-256 is {found}, but {expected} is pinned")]
+    Hash {
+        /// What is pinned.
+        expected: Sha256,
+        /// What came.
+        found: Sha256,
+    },
+    /// A deadline passed.
+    #[error("timeout: {0}")]
+    Timeout(String),
+    /// The name, or the connection, or the tool that makes it, failed.
+    #[error("{0}")]
+    Connection(String),
+    /// Somebody asked to stop.
+    #[error("stopped on request")]
+    Cancelled,
+}
+
+fn tried(attempts: &[Attempt]) -> String {
+    use fmt::Write as _;
+    let mut text = String::from("no address had it");
+    if attempts.is_empty() {
+        text.push_str(": there was none to try");
+    }
+    for (index, Attempt { url, failure }) in attempts.iter().enumerate() {
+        let _ = write!(text, "{} {url}: {failure}", if index == 0 { ":" } else { ";" });
+    }
+    text
+}
+
+impl Error {
+    pub(crate) fn io(what: impl Into<String>, source: std::io::Error) -> Self {
+        Self::Io { what: what.into(), source }
+    }
+
+    pub(crate) fn package(file: &str, reason: impl fmt::Display) -> Self {
+        Self::Package { file: file.to_owned(), reason: reason.to_string() }
+    }
+}

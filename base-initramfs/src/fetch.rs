@@ -1,0 +1,416 @@
+//! Getting bytes from `http://`, `https://`, `file://` and plain paths, with a deadline for everything.
+//!
+//! HTTP is spoken here; TLS is not, because every byte is pinned by SHA-256: for `https://` the host's own curl, wget
+//! or apt-helper is used. Names are resolved by `getent`, since a statically linked program must not load the host's
+//! name service modules.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+
+use crate::command::{self, Output, failure_of};
+use crate::error::{Attempt, Error, Failure};
+use crate::sha::Sha256;
+
+/// How long a download may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// To resolve the name, and to connect.
+    pub connect: Duration,
+    /// Without a single byte.
+    pub stall: Duration,
+    /// For one file altogether.
+    pub total: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(15), stall: Duration::from_secs(30), total: Duration::from_secs(1800) }
+    }
+}
+
+/// Fetches files, counts their bytes, and can be told to stop.
+pub struct Fetcher {
+    limits: Limits,
+    agent: ureq::Agent,
+    downloaded: AtomicU64,
+    cancelled: AtomicBool,
+}
+
+const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
+
+/// How often a server may send us elsewhere.
+const REDIRECTS: usize = 8;
+
+impl Fetcher {
+    /// A fetcher with these deadlines.
+    pub fn new(limits: Limits) -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            // Followed here instead, since one may lead to https.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent("anemos")
+            .timeout_resolve(Some(limits.connect))
+            .timeout_connect(Some(limits.connect))
+            .timeout_recv_response(Some(limits.stall))
+            .timeout_per_read(Some(limits.stall))
+            .timeout_global(Some(limits.total))
+            .build();
+        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Getent);
+        Self { limits, agent, downloaded: AtomicU64::new(0), cancelled: AtomicBool::new(false) }
+    }
+
+    /// Bytes that came over the network (not from files) so far, through this fetcher.
+    pub fn downloaded(&self) -> u64 {
+        self.downloaded.load(Ordering::Relaxed)
+    }
+
+    /// Makes every download in progress, and every later one, end with [`Failure::Cancelled`].
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`cancel`](Self::cancel) was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Opens an address for reading, at most `limit` bytes. Errors while reading carry a [`Failure`].
+    pub fn open(&self, url: &str, limit: u64) -> Result<Body<'_>, Failure> {
+        let mut url = url.to_owned();
+        for _ in 0..=REDIRECTS {
+            if self.is_cancelled() {
+                return Err(Failure::Cancelled);
+            }
+            let (scheme, rest) = url.split_once("://").unwrap_or(("", &url));
+            match scheme {
+                "" | "file" => return self.open_file(Path::new(rest), limit),
+                "https" => return self.open_https(&url, limit),
+                "http" => match self.open_http(&url, limit)? {
+                    Answer::Body(body) => return Ok(body),
+                    Answer::Elsewhere(location) => url = location,
+                },
+                other => return Err(Failure::Connection(format!("{other}:// is not supported"))),
+            }
+        }
+        Err(Failure::Connection("redirected too often".to_owned()))
+    }
+
+    /// A whole small file.
+    pub fn get(&self, url: &str, limit: u64) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        self.open(url, limit)?.read_to_end(&mut bytes).map_err(failure_of)?;
+        Ok(bytes)
+    }
+
+    /// The pinned file from the first of `urls` that has the right bytes. `file` names it in the error, which has
+    /// every address's reason.
+    pub fn get_pinned(&self, file: &str, urls: &[String], size: u64, sha256: Sha256) -> Result<Vec<u8>, Error> {
+        let stop = AtomicBool::new(false);
+        let mut attempts = Vec::new();
+        self.try_pinned(urls, size, sha256, &stop, &mut attempts).ok_or_else(|| self.none_of(file, attempts))
+    }
+
+    /// As [`get_pinned`](Self::get_pinned), adding to the `attempts` that failed; `stop` is looked at often.
+    pub(crate) fn try_pinned(
+        &self,
+        urls: &[String],
+        size: u64,
+        sha256: Sha256,
+        stop: &AtomicBool,
+        attempts: &mut Vec<Attempt>,
+    ) -> Option<Vec<u8>> {
+        for url in urls {
+            match self.pinned(url, size, sha256, stop) {
+                Ok(bytes) => return Some(bytes),
+                Err(failure) => attempts.push(Attempt { url: url.clone(), failure }),
+            }
+            if self.is_cancelled() || stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        None
+    }
+
+    pub(crate) fn none_of(&self, file: &str, attempts: Vec<Attempt>) -> Error {
+        if self.is_cancelled() { Error::Cancelled } else { Error::Fetch { file: file.to_owned(), attempts } }
+    }
+
+    fn pinned(&self, url: &str, size: u64, sha256: Sha256, stop: &AtomicBool) -> Result<Vec<u8>, Failure> {
+        let mut body = self.open(url, size)?;
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 64 << 10];
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Failure::Cancelled);
+            }
+            match body.read(&mut chunk).map_err(failure_of) {
+                Ok(0) => break,
+                Ok(read) => bytes.extend_from_slice(&chunk[..read]),
+                Err(Failure::Truncated { received, .. }) => {
+                    return Err(Failure::Truncated { received, expected: size });
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        let received = bytes.len() as u64;
+        if received < size {
+            return Err(Failure::Truncated { received, expected: size });
+        }
+        let found = Sha256::of(&bytes);
+        if found == sha256 { Ok(bytes) } else { Err(Failure::Hash { expected: sha256, found }) }
+    }
+
+    fn open_file(&self, path: &Path, limit: u64) -> Result<Body<'_>, Failure> {
+        let file = File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Failure::NotFound,
+            _ => Failure::Connection(error.to_string()),
+        })?;
+        Ok(Body { fetcher: self, inner: Box::new(file), remote: false, received: 0, limit, promised: None })
+    }
+
+    fn open_http(&self, url: &str, limit: u64) -> Result<Answer<'_>, Failure> {
+        let response = self.agent.get(url).call().map_err(|error| self.http_failure(&error))?;
+        let status = response.status();
+        if status.is_redirection() {
+            let location = response.headers().get("location").and_then(|value| value.to_str().ok());
+            let location = location.ok_or_else(|| Failure::Status(status.as_u16()))?;
+            return Ok(Answer::Elsewhere(joined(url, location)));
+        }
+        match status.as_u16() {
+            200 => {}
+            404 | 410 => return Err(Failure::NotFound),
+            other => return Err(Failure::Status(other)),
+        }
+        let promised = response.body().content_length();
+        if promised.is_some_and(|promised| promised > limit) {
+            return Err(Failure::TooLong { expected: limit });
+        }
+        // One byte more than allowed is let through, for Body to see that there is one.
+        let inner = response.into_body().into_with_config().limit(limit.saturating_add(2)).reader();
+        Ok(Answer::Body(Body { fetcher: self, inner: Box::new(inner), remote: true, received: 0, limit, promised }))
+    }
+
+    fn open_https(&self, url: &str, limit: u64) -> Result<Body<'_>, Failure> {
+        let seconds = |duration: Duration| duration.as_secs().max(1).to_string();
+        let (connect, stall, total) =
+            (seconds(self.limits.connect), seconds(self.limits.stall), seconds(self.limits.total));
+        let mut tools: Vec<Command> = Vec::new();
+        let mut curl = Command::new("curl");
+        curl.args(["--fail", "--silent", "--show-error", "--location", "--proto", "=http,https"])
+            .args(["--connect-timeout", &connect, "--speed-limit", "1", "--speed-time", &stall, "--max-time", &total])
+            .args(["--", url]);
+        tools.push(curl);
+        let mut wget = Command::new("wget");
+        wget.args(["--no-verbose", "--output-document=-", "--tries=1"])
+            .arg(format!("--timeout={stall}"))
+            .args(["--", url]);
+        tools.push(wget);
+        let mut helper = Command::new(APT_HELPER);
+        helper.arg(format!("Acquire::https::Timeout={stall}")).arg(url);
+        tools.push(helper);
+        for tool in tools {
+            if !on_path(tool.get_program().as_ref()) {
+                continue;
+            }
+            let tool = if tool.get_program() == APT_HELPER { through_file(&tool) } else { tool };
+            let output = Output::start(tool, self.limits.total)?;
+            return Ok(Body {
+                fetcher: self,
+                inner: Box::new(output),
+                remote: true,
+                received: 0,
+                limit,
+                promised: None,
+            });
+        }
+        Err(Failure::Connection("https:// needs curl, wget or apt-helper, and none is installed".to_owned()))
+    }
+
+    fn http_failure(&self, error: &ureq::Error) -> Failure {
+        match error {
+            ureq::Error::Timeout(timeout) => Failure::Timeout(match timeout {
+                ureq::Timeout::Resolve => format!("the name was not resolved in {} s", self.limits.connect.as_secs()),
+                ureq::Timeout::Connect => format!("no connection in {} s", self.limits.connect.as_secs()),
+                ureq::Timeout::Global => format!("not done in {} s", self.limits.total.as_secs()),
+                _ => format!("nothing came for {} s", self.limits.stall.as_secs()),
+            }),
+            ureq::Error::HostNotFound => Failure::Connection("the host name is not known".to_owned()),
+            other => Failure::Connection(other.to_string()),
+        }
+    }
+}
+
+/// apt-helper only writes to files that it names itself, so it gets a directory of its own in memory.
+fn through_file(helper: &Command) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args([
+        "-c",
+        r#"
+        directory=$(mktemp -d /run/anemos-fetch.XXXXXX) || exit
+        trap 'rm -rf "$directory"' EXIT
+        "$0" -qq -o APT::Sandbox::User=root -o "$1" download-file "$2" "$directory/file" >&2 && cat "$directory/file"
+    "#,
+    ]);
+    shell.arg(helper.get_program()).args(helper.get_args());
+    shell
+}
+
+enum Answer<'a> {
+    Body(Body<'a>),
+    Elsewhere(String),
+}
+
+/// Bytes on their way. An error while reading carries a [`Failure`].
+pub struct Body<'a> {
+    fetcher: &'a Fetcher,
+    inner: Box<dyn Read + Send>,
+    remote: bool,
+    received: u64,
+    limit: u64,
+    promised: Option<u64>,
+}
+
+impl Read for Body<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.fetcher.is_cancelled() {
+            return Err(io::Error::other(Failure::Cancelled));
+        }
+        let read = match self.inner.read(buf) {
+            Ok(read) => read,
+            Err(error) => return Err(io::Error::other(self.failure(error))),
+        };
+        self.received += read as u64;
+        if self.remote {
+            self.fetcher.downloaded.fetch_add(read as u64, Ordering::Relaxed);
+        }
+        if self.received > self.limit {
+            return Err(io::Error::other(Failure::TooLong { expected: self.limit }));
+        }
+        if read == 0 && !buf.is_empty() && self.promised.is_some_and(|promised| promised > self.received) {
+            return Err(io::Error::other(self.truncated()));
+        }
+        Ok(read)
+    }
+}
+
+impl Body<'_> {
+    fn truncated(&self) -> Failure {
+        Failure::Truncated { received: self.received, expected: self.promised.unwrap_or(self.limit) }
+    }
+
+    fn failure(&self, error: io::Error) -> Failure {
+        let kind = error.kind();
+        match error.downcast::<ureq::Error>() {
+            Ok(ureq::Error::Io(_)) if kind == io::ErrorKind::UnexpectedEof => self.truncated(),
+            Ok(error) => self.fetcher.http_failure(&error),
+            // Both are what a server that goes away in the middle looks like.
+            Err(_) if matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => self.truncated(),
+            Err(error) => match failure_of(error) {
+                // What curl and wget say about a 404, and the best there is: neither tells it by its exit status alone.
+                Failure::Connection(said) if said.contains(" 404") => Failure::NotFound,
+                failure => failure,
+            },
+        }
+    }
+}
+
+/// Where a `Location` leads from `base`.
+fn joined(base: &str, location: &str) -> String {
+    if location.contains("://") {
+        return location.to_owned();
+    }
+    let host_end = base.find("://").map_or(0, |at| at + 3);
+    let path_start = base[host_end..].find('/').map_or(base.len(), |at| host_end + at);
+    if let Some(rest) = location.strip_prefix("//") {
+        return format!("{}//{rest}", &base[..host_end - 2]);
+    }
+    if location.starts_with('/') {
+        return format!("{}{location}", &base[..path_start]);
+    }
+    let directory = base.rfind('/').filter(|at| *at >= path_start).map_or(base.len(), |at| at + 1);
+    format!("{}{location}", &base[..directory])
+}
+
+fn on_path(program: &Path) -> bool {
+    if program.is_absolute() {
+        return program.exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
+/// Resolves names with `getent ahosts`, in a process of its own.
+#[derive(Debug)]
+struct Getent;
+
+impl Resolver for Getent {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        _config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let host = uri.host().ok_or(ureq::Error::HostNotFound)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = uri.port_u16().unwrap_or(80);
+        let mut found = self.empty();
+        let addresses = match host.parse::<IpAddr>() {
+            Ok(address) => vec![address],
+            Err(_) => getent(host, *timeout.after).map_err(|failure| match failure {
+                Failure::Timeout(_) => ureq::Error::Timeout(timeout.reason),
+                Failure::NotFound => ureq::Error::HostNotFound,
+                other => ureq::Error::Io(io::Error::other(other.to_string())),
+            })?,
+        };
+        for address in addresses.into_iter().take(16) {
+            found.push(SocketAddr::new(address, port));
+        }
+        if found.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(found) }
+    }
+}
+
+fn getent(host: &str, timeout: Duration) -> Result<Vec<IpAddr>, Failure> {
+    let mut command = Command::new("getent");
+    command.args(["ahosts", host]);
+    let output = command::run(command, timeout, 64 << 10).map_err(|failure| match failure {
+        // getent says nothing on stderr when a name is not known, and exits with 2.
+        Failure::Connection(said) if said.contains("exit status: 2") => Failure::NotFound,
+        other => other,
+    })?;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for line in String::from_utf8_lossy(&output).lines() {
+        let Some(Ok(address)) = line.split_whitespace().next().map(str::parse::<IpAddr>) else { continue };
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_join() {
+        for (base, location, expected) in [
+            ("http://a/b/c", "http://d/e", "http://d/e"),
+            ("http://a/b/c", "/e", "http://a/e"),
+            ("http://a/b/c", "e", "http://a/b/e"),
+            ("http://a:1", "/e", "http://a:1/e"),
+            ("http://a/b", "//d/e", "http://d/e"),
+        ] {
+            assert_eq!(joined(base, location), expected);
+        }
+    }
+}
