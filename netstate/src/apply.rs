@@ -120,12 +120,16 @@ fn restore_link(netlink: &mut Netlink, state: &NetworkState, link: &Link, now: &
         return;
     }
     note(restored, netlink.request(&format!("bring up {}", now.name), bring_up(now.index)));
-    // The kernel lists IPv4 addresses oldest first, and IPv6 ones newest first.
-    let (v4, v6): (Vec<_>, Vec<_>) = link.addresses.iter().partition(|address| address.ip.is_ipv4());
-    for address in v4.into_iter().chain(v6.into_iter().rev()) {
+    for address in oldest_first(link) {
         let action = format!("add {}/{} to {}", address.ip, address.prefix, now.name);
         note(restored, netlink.request(&action, add_address(now.index, address)));
     }
+}
+
+/// The kernel lists IPv4 addresses oldest first, and IPv6 ones newest first; added in this order, it lists them again so.
+pub(crate) fn oldest_first(link: &Link) -> impl Iterator<Item = &Address> {
+    let (v4, v6): (Vec<_>, Vec<_>) = link.addresses.iter().partition(|address| address.ip.is_ipv4());
+    v4.into_iter().chain(v6.into_iter().rev())
 }
 
 /// Best effort: where a file is missing, IPv6 is off, and then there is nothing to set.
@@ -178,7 +182,7 @@ fn add_address(index: u32, address: &Address) -> Message {
 }
 
 /// Routes in an order in which each gateway can be reached when it is needed.
-fn in_order(routes: &[Route]) -> Vec<&Route> {
+pub(crate) fn in_order(routes: &[Route]) -> Vec<&Route> {
     let mut routes: Vec<&Route> = routes.iter().collect();
     routes.sort_by_key(|route| (route.gateway.is_some(), route.destination.is_none()));
     routes

@@ -34,7 +34,9 @@ pub fn parse_resolv_conf(text: &str) -> Resolver {
             _ => {}
         }
     }
-    resolver.search.retain(|domain| domain != ".");
+    // What is not a host name would be a danger in the files that it is written to.
+    let is_name = |domain: &str| domain.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    resolver.search.retain(|domain| domain != "." && is_name(domain));
     resolver
 }
 
@@ -99,6 +101,7 @@ mod tests {
             ("", resolver(&[], &[])),
             ("nameserver 192.0.2.1\nnameserver 2001:db8::1 # second\n", resolver(&["192.0.2.1", "2001:db8::1"], &[])),
             ("domain a.example\nsearch b.example c.example\n", resolver(&[], &["b.example", "c.example"])),
+            ("search a.example $(x)\n", resolver(&[], &["a.example"])),
             ("search .\nnameserver\tfe80::1%eth0\n;nameserver 192.0.2.9\n", resolver(&[], &[])),
             ("nameserver nonsense\r\nnameserver 192.0.2.1\r\n", resolver(&["192.0.2.1"], &[])),
         ] {

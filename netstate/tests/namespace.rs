@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anemos_netstate::{Deadlines, Restored, apply, capture};
+use anemos_netstate::{Deadlines, Restored, apply, capture, render};
 use anemos_proto::net::NetworkState;
 
 /// Set in the process that runs inside the namespace.
@@ -17,13 +17,14 @@ fn in_namespace(test: &str, body: fn()) {
         body();
         return;
     }
-    let allowed = Command::new("unshare").args(["--net", "true"]).stderr(Stdio::null()).status();
+    let allowed = Command::new("unshare").args(["--net", "--mount", "true"]).stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
         eprintln!("skipped {test}: cannot make a network namespace (needs root and unshare)");
         return;
     }
+    // sysfs shows the links of the namespace in which it was mounted.
     let output = Command::new("unshare")
-        .arg("--net")
+        .args(["--net", "--mount", "sh", "-c", "mount -t sysfs sysfs /sys && exec \"$@\"", "sh"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
@@ -199,5 +200,38 @@ fn leases_become_permanent() {
         assert_eq!((v6.valid_s, v6.preferred_s), (None, Some(0)), "still deprecated");
         assert_eq!(after.routes, state.routes);
         assert_ne!(fs::read_to_string("/proc/sys/net/ipv6/conf/w0/accept_ra").unwrap().trim(), "0");
+    });
+}
+
+#[test]
+fn the_rendered_script_restores_the_same() {
+    in_namespace("the_rendered_script_restores_the_same", || {
+        plug("u0", "52:54:00:00:00:01");
+        for command in [
+            "link set u0 mtu 1400 up",
+            "address add 192.0.2.10/32 dev u0",
+            "address add 198.51.100.5/24 broadcast + dev u0",
+            "address add 10.9.9.1 peer 10.9.9.2/32 dev u0",
+            "address add 2001:db8::10/64 dev u0 nodad",
+            "address add 2001:db8::11/64 dev u0 nodad",
+            "route add default via 203.0.113.1 dev u0 onlink proto static metric 50 mtu 1300",
+            "route add 203.0.113.128/25 dev u0 scope link proto static",
+            "route add 10.1.2.0/24 via inet6 fe80::9 dev u0 proto static src 198.51.100.5",
+            "-6 route add default via fe80::1 dev u0 metric 7 proto static",
+            "-6 route add 2001:db8:7::/48 via 2001:db8:ffff::1 dev u0 onlink proto static",
+        ] {
+            ip(command);
+        }
+        let before = comparable(capture().unwrap());
+        let mut hardware = before.clone();
+        hardware.links[0].kind.clear();
+        let files = render::iproute2(&hardware);
+
+        ip("link delete u0");
+        plug("w0", "52:54:00:00:00:01");
+        let output = Command::new("sh").args(["-c", &files[0].1]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert!(output.status.success());
+        assert_eq!(comparable(capture().unwrap()), before);
     });
 }

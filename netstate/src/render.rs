@@ -1,1 +1,0 @@
-//! Configuration files for a new system.

@@ -1,0 +1,57 @@
+use std::fmt::Write as _;
+
+use anemos_proto::net::{Link, NetworkState};
+
+use super::{Files, HEADER, ip_address, ip_route, resolv_conf};
+use crate::apply::{in_order, oldest_first};
+use crate::links::{link_of, mac_text};
+
+const FUNCTION: &str = r#"
+# Prints the name of the link with hardware address $1 as soon as it is there. Names depend on who gives them.
+link_with() {
+    tries=0
+    while [ "$tries" -lt 100 ]; do
+        for link in /sys/class/net/*; do
+            # A function below a virtual adapter has the adapter's address, and a master.
+            if [ ! -e "$link/master" ] && read -r mac <"$link/address" && [ "$mac" = "$1" ]; then
+                echo "${link##*/}"
+                return 0
+            fi
+        done
+        tries=$((tries + 1))
+        sleep 0.2
+    done
+    echo "network: no link has the address $1" >&2
+    return 1
+}
+
+ip link set dev lo up
+"#;
+
+/// A POSIX shell script, `etc/network.sh`, that needs nothing but ip(8); and `etc/resolv.conf`. There is no DHCP client,
+/// so leased addresses become static. One failing command does not stop the others.
+pub fn iproute2(state: &NetworkState) -> Files {
+    let mut text = format!("#!/bin/sh\n{HEADER}{FUNCTION}");
+    for link in state.links.iter().filter(|link| link.kind.is_empty() && link.up) {
+        text += &commands(link, state);
+    }
+    vec![("etc/network.sh".into(), text), resolv_conf(state)]
+}
+
+fn commands(link: &Link, state: &NetworkState) -> String {
+    let mut out = format!("\nif dev=$(link_with {}); then\n", mac_text(link.mac));
+    let mut line = |text: &str| {
+        let _ = writeln!(out, "    {text}");
+    };
+    // A router is reached from the link-local address, which must not wait for duplicate detection.
+    line(r#"[ ! -d "/proc/sys/net/ipv6/conf/$dev" ] || echo 0 >"/proc/sys/net/ipv6/conf/$dev/accept_dad""#);
+    line(&format!(r#"ip link set dev "$dev" mtu {} up"#, link.mtu));
+    for address in oldest_first(link) {
+        line(&format!(r#"ip address replace {} dev "$dev""#, ip_address(address)));
+    }
+    let own = |route: &&anemos_proto::net::Route| link_of(state, route).is_some_and(|owner| std::ptr::eq(owner, link));
+    for route in in_order(&state.routes).into_iter().filter(own) {
+        line(&ip_route(route, r#""$dev""#));
+    }
+    out + "fi\n"
+}

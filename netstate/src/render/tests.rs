@@ -1,0 +1,248 @@
+use anemos_proto::net::{Address, Link, NetworkState, Route};
+use proptest::prelude::*;
+
+use super::*;
+
+fn address(ip: &str, prefix: u8) -> Address {
+    Address { ip: ip.parse().unwrap(), prefix, peer: None, scope: 0, valid_s: None, preferred_s: None, autoconf: false }
+}
+
+fn link(name: &str, last: u8, addresses: Vec<Address>) -> Link {
+    let mac = [0x52, 0x54, 0, 0, 0, last];
+    Link { name: name.into(), mac, mtu: 1500, up: true, kind: String::new(), driver: "virtio_net".into(), addresses }
+}
+
+fn default_route(gateway: &str, last: u8, protocol: u8) -> Route {
+    let gateway = gateway.parse::<std::net::IpAddr>().unwrap();
+    Route {
+        destination: None,
+        v6: gateway.is_ipv6(),
+        gateway: Some(gateway),
+        mac: [0x52, 0x54, 0, 0, 0, last],
+        metric: 0,
+        onlink: false,
+        source: None,
+        scope: 0,
+        protocol,
+        table: 254,
+        mtu: None,
+    }
+}
+
+/// As at providers that give single addresses and a gateway outside of any network.
+fn static_host() -> NetworkState {
+    NetworkState {
+        hostname: "host".into(),
+        links: vec![link("ens3", 1, vec![address("192.0.2.10", 32), address("2001:db8::10", 64)])],
+        routes: vec![
+            Route { onlink: true, ..default_route("203.0.113.1", 1, 4) },
+            Route { metric: 1024, ..default_route("fe80::1", 1, 3) },
+        ],
+        dns: vec!["192.0.2.53".parse().unwrap()],
+        search: vec!["example.net".into()],
+    }
+}
+
+/// A leased link with the default routes, and a static one in a private network.
+fn leased_host() -> NetworkState {
+    let lease = Address { valid_s: Some(3600), preferred_s: Some(3600), ..address("198.51.100.7", 24) };
+    let made = Address { valid_s: Some(86400), preferred_s: Some(14400), autoconf: true, ..address("2001:db8::7", 64) };
+    let private =
+        Route { destination: Some(("10.0.0.0".parse().unwrap(), 8)), metric: 10, ..default_route("10.1.0.1", 2, 3) };
+    NetworkState {
+        hostname: "host".into(),
+        links: vec![
+            link("eth0", 1, vec![lease, made]),
+            Link { mtu: 1400, ..link("eth1", 2, vec![address("10.1.0.5", 16)]) },
+            Link { kind: "vlan".into(), ..link("eth1.7", 2, vec![address("10.7.0.5", 16)]) },
+        ],
+        routes: vec![default_route("198.51.100.1", 1, 3), default_route("fe80::1", 1, PROTOCOL_RA), private],
+        dns: vec!["198.51.100.1".parse().unwrap()],
+        search: vec![],
+    }
+}
+
+fn text<'a>(files: &'a Files, path: &str) -> &'a str {
+    let found = files.iter().find(|(other, _)| other == Path::new(path));
+    &found.unwrap_or_else(|| panic!("no {path} in {files:?}")).1
+}
+
+/// The text without the header.
+fn body<'a>(files: &'a Files, path: &str) -> &'a str {
+    text(files, path).strip_prefix(HEADER).unwrap()
+}
+
+#[test]
+fn networkd_static() {
+    let files = networkd(&static_host());
+    let want = "\
+[Match]
+MACAddress=52:54:00:00:00:01
+Type=ether
+Kind=!*
+
+[Link]
+MTUBytes=1500
+
+[Network]
+DHCP=no
+IPv6AcceptRA=no
+DNS=192.0.2.53
+Domains=example.net
+
+[Address]
+Address=192.0.2.10/32
+
+[Address]
+Address=2001:db8::10/64
+
+[Route]
+Destination=0.0.0.0/0
+Gateway=203.0.113.1
+GatewayOnLink=yes
+
+[Route]
+Destination=::/0
+Gateway=fe80::1
+";
+    assert_eq!(body(&files, "etc/systemd/network/10-ens3.network"), want);
+    assert_eq!(body(&files, "etc/resolv.conf"), "search example.net\nnameserver 192.0.2.53\n");
+}
+
+#[test]
+fn networkd_leased() {
+    let files = networkd(&leased_host());
+    let want = "\
+[Match]
+MACAddress=52:54:00:00:00:01
+Type=ether
+Kind=!*
+
+[Link]
+MTUBytes=1500
+
+[Network]
+DHCP=ipv4
+IPv6AcceptRA=yes
+
+[DHCPv4]
+ClientIdentifier=mac
+UseMTU=no
+";
+    assert_eq!(body(&files, "etc/systemd/network/10-eth0.network"), want);
+    let private = body(&files, "etc/systemd/network/10-eth1.network");
+    assert!(private.contains("MTUBytes=1400\nRequiredForOnline=no\n"), "{private}");
+    assert!(private.ends_with("[Route]\nDestination=10.0.0.0/8\nGateway=10.1.0.1\nMetric=10\n"), "{private}");
+    assert_eq!(files.len(), 3, "no VLAN");
+    assert_eq!(left_out(&leased_host()), ["eth1.7 is a vlan, which is not rendered"]);
+    assert_eq!(left_out(&static_host()), Vec::<String>::new());
+}
+
+#[test]
+fn ifupdown_static_and_leased() {
+    let files = ifupdown(&static_host());
+    let want = "
+auto lo
+iface lo inet loopback
+
+auto ens3
+iface ens3 inet static
+    address 192.0.2.10/32
+    up ip link set dev $IFACE mtu 1500
+    up ip -4 route replace 0.0.0.0/0 via 203.0.113.1 dev $IFACE onlink proto static
+iface ens3 inet6 static
+    address 2001:db8::10/64
+    accept_ra 0
+    up ip -6 route replace ::/0 via fe80::1 dev $IFACE proto static
+";
+    assert_eq!(body(&files, "etc/network/interfaces"), want);
+    let want = "[Match]\nMACAddress=52:54:00:00:00:01\nType=ether\n\n[Link]\nName=ens3\n";
+    assert_eq!(body(&files, "etc/systemd/network/10-ens3.link"), want);
+
+    let files = ifupdown(&leased_host());
+    let want = "
+auto lo
+iface lo inet loopback
+
+auto lan0
+iface lan0 inet dhcp
+    up ip link set dev $IFACE mtu 1500
+iface lan0 inet6 auto
+
+auto lan1
+iface lan1 inet static
+    address 10.1.0.5/16
+    up ip link set dev $IFACE mtu 1400
+    up ip -4 route replace 10.0.0.0/8 via 10.1.0.1 dev $IFACE metric 10 proto static
+";
+    assert_eq!(body(&files, "etc/network/interfaces"), want);
+}
+
+#[test]
+fn netplan_static_and_leased() {
+    let want = r#"network:
+  version: 2
+  ethernets:
+    "ens3":
+      match:
+        macaddress: "52:54:00:00:00:01"
+      mtu: 1500
+      dhcp4: false
+      accept-ra: false
+      addresses:
+        - "192.0.2.10/32"
+        - "2001:db8::10/64"
+      routes:
+        - to: "0.0.0.0/0"
+          via: "203.0.113.1"
+          on-link: true
+        - to: "::/0"
+          via: "fe80::1"
+      nameservers:
+        addresses: ["192.0.2.53"]
+        search: ["example.net"]
+"#;
+    assert_eq!(body(&netplan(&static_host()), "etc/netplan/60-anemos.yaml"), want);
+    let leased = netplan(&leased_host());
+    let leased = body(&leased, "etc/netplan/60-anemos.yaml");
+    assert!(
+        leased.contains("      dhcp4: true\n      accept-ra: true\n      dhcp-identifier: mac\n    \"eth1\""),
+        "{leased}"
+    );
+}
+
+#[test]
+fn files_replace_links_and_have_their_modes() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let root = std::env::temp_dir().join(format!("anemos-render-{}", std::process::id()));
+    fs::create_dir_all(root.join("etc")).unwrap();
+    symlink("/nonexistent/stub-resolv.conf", root.join("etc/resolv.conf")).unwrap();
+    let mode = |path: &str| fs::symlink_metadata(root.join(path)).unwrap().permissions().mode() & 0o7777;
+    for files in [iproute2(&static_host()), netplan(&static_host())] {
+        write_files(&root, &files).unwrap();
+        write_files(&root, &files).unwrap();
+    }
+    assert!(fs::symlink_metadata(root.join("etc/resolv.conf")).unwrap().is_file());
+    assert_eq!(mode("etc/network.sh"), 0o755);
+    assert_eq!(mode("etc/netplan/60-anemos.yaml"), 0o600);
+    assert_eq!(mode("etc/resolv.conf"), 0o644);
+    fs::remove_dir_all(&root).unwrap();
+}
+
+proptest! {
+    /// Whatever a link is called, no file lands outside of its directory and no line is broken in two.
+    #[test]
+    fn names_are_harmless(name in "\\PC{1,15}") {
+        let mut state = static_host();
+        let usual = networkd(&state).len();
+        state.links[0].name = name;
+        for files in [networkd(&state), ifupdown(&state), netplan(&state), iproute2(&state)] {
+            prop_assert!(files.len() <= usual.max(3));
+            for (path, text) in files {
+                prop_assert!(path.is_relative() && path.components().count() <= 4);
+                prop_assert!(path.components().all(|c| matches!(c, std::path::Component::Normal(_))));
+                prop_assert!(text.is_ascii());
+            }
+        }
+    }
+}
