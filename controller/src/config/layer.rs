@@ -8,7 +8,7 @@ use anemos_proto::config::Finish;
 use toml::de::DeValue;
 
 use super::disk::DiskSelector;
-use super::table::{Entry, PathKind, Reader, Value};
+use super::table::{Entry, PathKind, Reader, Value, nearest};
 use super::units::{parse_duration, parse_size};
 use super::{AuthorizedKey, Base, BaseSource, Deadlines, Kernel};
 use crate::known_hosts::PublicKey;
@@ -111,7 +111,11 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
             "authorized_keys" => layer.authorized_keys = authorized_keys(reader, value),
             "check" => layer.check = reader.string(name, value, "a shell command"),
             "ssh_port_ram" => layer.ssh_port_ram = reader.port(name, value),
-            _ => reader.unknown_key(key, place, KEYS),
+            _ => {
+                reader.unknown_key(key, place, KEYS);
+                // It is most likely that one, misspelt: that it is missing needn't be said too.
+                layer.present.extend(nearest(name, KEYS).map(str::to_owned));
+            }
         }
     }
     layer

@@ -28,8 +28,14 @@ pub(super) fn read<'a>(text: &'a str, file: &'a Path, home: Option<&'a Path>) ->
     let (root, syntax_errors) = DeTable::parse_recoverable(text);
     let mut trusted = true;
     for error in syntax_errors {
-        trusted &= error.message() == "duplicate key";
-        reader.error(error.span().unwrap_or(0..0), error.message());
+        let span = error.span().unwrap_or(0..0);
+        let is_duplicate = error.message() == "duplicate key";
+        trusted &= is_duplicate;
+        let message = match text.get(span.clone()) {
+            Some(key) if is_duplicate => format!("`{key}` is given twice"),
+            _ => error.message().to_owned(),
+        };
+        reader.error(span, message);
     }
     let hosts = if trusted { read_root(&mut reader, &entries(root.get_ref())) } else { Vec::new() };
     (hosts, reader)

@@ -4,7 +4,11 @@
 //! doesn't tell its own defaults from what a file says; where that matters it is also asked with no files at all
 //! (`-F none`), and what doesn't differ counts as a default. So the default user is `root` and not the local user.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -125,34 +129,56 @@ impl Local {
 ///
 /// Never fails: where there is no OpenSSH, or it doesn't answer, the defaults apply and a note says so.
 pub async fn effective(alias: &str, overrides: &Overrides) -> Effective {
-    let local = Local::here();
-    let (answer, defaults) = tokio::join!(ask(alias, &[]), ask(alias, &["-F", "none"]));
-    let (answer, note) = match answer {
-        Ok(text) => (text, None),
-        Err(why) => (String::new(), Some(format!("{why}; using Anemos' own defaults for SSH"))),
-    };
-    let mut effective = resolve(alias, &answer, defaults.as_deref().unwrap_or_default(), overrides, &local);
-    effective.notes.extend(note);
-    effective
+    OpenSsh { command: vec!["ssh".into()], deadline: DEADLINE }.effective(alias, overrides, &Local::here()).await
 }
 
-/// Runs `ssh -G`. The error is a sentence for a note.
-async fn ask(alias: &str, options: &[&str]) -> Result<String, String> {
-    let mut command = Command::new("ssh");
-    command.arg("-G").args(options).arg("--").arg(alias);
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = match tokio::time::timeout(DEADLINE, command.output()).await {
-        Err(_) => return Err(format!("`ssh -G {alias}` did not end within {} s", DEADLINE.as_secs())),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-            return Err("OpenSSH's `ssh` is not installed, so ~/.ssh/config is not read".into());
+/// The `ssh` that is asked.
+struct OpenSsh {
+    /// The program, and arguments before all others.
+    command: Vec<OsString>,
+    deadline: Duration,
+}
+
+impl OpenSsh {
+    async fn effective(&self, alias: &str, overrides: &Overrides, local: &Local) -> Effective {
+        // What is given here decides `Match user`, and `%r` and `%p` in paths that ssh expands itself.
+        let mut given = Vec::new();
+        if let Some(user) = &overrides.user {
+            given.extend(["-l".to_owned(), user.clone()]);
         }
-        Ok(Err(error)) => return Err(format!("`ssh -G {alias}` can't be run: {error}")),
-        Ok(Ok(output)) => output,
-    };
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        if let Some(port) = overrides.port {
+            given.extend(["-p".to_owned(), port.to_string()]);
+        }
+        let nothing = ["-F".to_owned(), "none".to_owned()];
+        let (answer, defaults) = tokio::join!(self.ask(alias, &given), self.ask(alias, &nothing));
+        let (answer, note) = match answer {
+            Ok(text) => (text, None),
+            Err(why) => (String::new(), Some(format!("{why}; using Anemos' own defaults for SSH"))),
+        };
+        let mut effective = resolve(alias, &answer, defaults.as_deref().unwrap_or_default(), overrides, local);
+        effective.notes.extend(note);
+        effective
     }
-    Err(failure(alias, output.status, &String::from_utf8_lossy(&output.stderr)))
+
+    /// Runs `ssh -G`. The error is a sentence for a note.
+    async fn ask(&self, alias: &str, options: &[String]) -> Result<String, String> {
+        let (program, first) = self.command.split_first().ok_or("no `ssh` is named")?;
+        let mut command = Command::new(program);
+        command.args(first).arg("-G").args(options).arg("--").arg(alias);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = match tokio::time::timeout(self.deadline, command.output()).await {
+            Err(_) => return Err(format!("`ssh -G {alias}` did not end within {} s", self.deadline.as_secs())),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                return Err("OpenSSH's `ssh` is not installed, so ~/.ssh/config is not read".into());
+            }
+            Ok(Err(error)) => return Err(format!("`ssh -G {alias}` can't be run: {error}")),
+            Ok(Ok(output)) => output,
+        };
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(failure(alias, output.status, &String::from_utf8_lossy(&output.stderr)))
+    }
 }
 
 fn failure(alias: &str, status: ExitStatus, stderr: &str) -> String {
@@ -329,7 +355,3 @@ impl Tokens<'_> {
         Some(out)
     }
 }
-
-#[cfg(test)]
-#[path = "ssh_config_tests.rs"]
-mod tests;

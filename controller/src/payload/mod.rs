@@ -4,6 +4,9 @@
 //! may execute) or 0644, as umasks differ between checkouts; symbolic links are kept as they are. Compression is at a fixed
 //! level on one thread. `.git` is left out wherever it is, as no two of them are the same; nothing else is.
 
+#[cfg(test)]
+mod tests;
+
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -307,7 +310,3 @@ fn shell_quoted(path: &Path) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-' | b'+');
     if text.bytes().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
-
-#[cfg(test)]
-#[path = "payload_tests.rs"]
-mod tests;
