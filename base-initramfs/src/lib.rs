@@ -10,6 +10,7 @@
 //! - [`Segment`] writes the other, small segments of an initramfs;
 //! - [`deb::read`] gives the files of any package, such as the lock's kernel.
 
+mod apt_sources;
 mod build;
 mod command;
 pub mod deb;
@@ -19,11 +20,13 @@ mod fetch;
 mod fixup;
 mod lock;
 mod newc;
+mod resolve;
 mod sha;
 mod store;
 mod time;
 mod tree;
 
+pub use apt_sources::mirrors_from_apt_sources;
 pub use build::{Archive, Image, Packages, Progress, SNAPSHOT_ID, build, copy_verified, fetch_image, verify};
 pub use error::{Attempt, Error, Failure, ImageError};
 pub use exclude::Exclude;
@@ -31,6 +34,7 @@ pub use fetch::{Body, Fetcher, Limits};
 pub use fixup::skeleton_hash;
 pub use lock::{FORMAT, Kernel, Lock, Package};
 pub use newc::{Device, Segment};
+pub use resolve::{BaseList, DEBIAN_KEYRING, Resolve, resolve};
 pub use sha::{Hasher, HashingWriter, Sha256};
 pub use time::Time;
 pub use tree::Tree;

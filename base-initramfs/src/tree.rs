@@ -200,6 +200,16 @@ impl Tree {
         Ok(())
     }
 
+    pub(crate) fn set_owner(&mut self, path: &str, owner: (u32, u32)) {
+        if let Some(node) = self.nodes.get_mut(path) {
+            (node.uid, node.gid) = owner;
+        }
+    }
+
+    pub(crate) fn remove(&mut self, path: &str) {
+        self.nodes.remove(path);
+    }
+
     pub(crate) fn put_symlink(&mut self, path: &str, target: &str) {
         self.put(path, Kind::Symlink(target.to_owned()), 0o777, (0, 0));
     }

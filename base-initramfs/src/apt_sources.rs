@@ -1,0 +1,149 @@
+//! Which mirrors a Debian machine's own apt uses.
+//!
+//! Source: sources.list(5), both its one-line and its deb822 format.
+
+use std::path::Path;
+
+/// The main archive's mirrors in the apt sources below `etc_apt` (usually `/etc/apt`), in the order apt reads them.
+///
+/// Only entries that have the suites of the distribution itself and its component `main` count: no security or
+/// updates archives, no other vendors'. Files that can't be read count as empty.
+pub fn mirrors_from_apt_sources(etc_apt: &Path) -> Vec<String> {
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let mut mirrors = one_line(&read(&etc_apt.join("sources.list")));
+    let mut parts: Vec<_> = std::fs::read_dir(etc_apt.join("sources.list.d"))
+        .map(|entries| entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect())
+        .unwrap_or_default();
+    parts.sort();
+    for part in parts {
+        match part.extension().and_then(|extension| extension.to_str()) {
+            Some("list") => mirrors.extend(one_line(&read(&part))),
+            Some("sources") => mirrors.extend(deb822(&read(&part))),
+            _ => {}
+        }
+    }
+    let mut unique: Vec<String> = Vec::new();
+    for mirror in mirrors {
+        if !unique.contains(&mirror) {
+            unique.push(mirror);
+        }
+    }
+    unique
+}
+
+/// Mirrors of a file in the one-line format: `deb [options] uri suite components`.
+fn one_line(text: &str) -> Vec<String> {
+    let mut mirrors = Vec::new();
+    for line in text.lines() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        let Some(rest) = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t'])) else { continue };
+        let mut rest = rest.trim_start();
+        if rest.starts_with('[') {
+            rest = rest.split_once(']').map_or("", |(_, rest)| rest).trim_start();
+        }
+        let mut words = rest.split_whitespace();
+        if let (Some(uri), Some(suite)) = (words.next(), words.next()) {
+            mirrors.extend(mirror(uri, &[suite], &words.collect::<Vec<_>>()));
+        }
+    }
+    mirrors
+}
+
+/// Mirrors of a file in the deb822 format: stanzas of `Field: values`.
+fn deb822(text: &str) -> Vec<String> {
+    let mut mirrors = Vec::new();
+    let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    lines.push("");
+    let mut fields: Vec<(String, Vec<&str>)> = Vec::new();
+    for line in lines {
+        if line.trim().is_empty() {
+            let get = |name: &str| {
+                fields.iter().find(|(field, _)| field == name).map(|(_, values)| values.clone()).unwrap_or_default()
+            };
+            let enabled = !get("enabled").iter().any(|value| matches!(*value, "no" | "false" | "0" | "off"));
+            if enabled && get("types").contains(&"deb") {
+                for uri in get("uris") {
+                    mirrors.extend(mirror(uri, &get("suites"), &get("components")));
+                }
+            }
+            fields.clear();
+        } else if line.starts_with([' ', '\t']) {
+            if let Some((_, values)) = fields.last_mut() {
+                values.extend(line.split_whitespace());
+            }
+        } else if let Some((name, values)) = line.split_once(':') {
+            fields.push((name.to_ascii_lowercase(), values.split_whitespace().collect()));
+        }
+    }
+    mirrors
+}
+
+/// Debian's own suites; a source with one of these may be a mirror whose address doesn't say so.
+const SUITES: [&str; 11] = [
+    "stable", "testing", "unstable", "sid", "oldstable", "oldoldstable", "buster", "bullseye", "bookworm", "trixie",
+    "forky",
+];
+
+/// The mirrors at `uri`, if it is one of the main archive that this library can use.
+fn mirror(uri: &str, suites: &[&str], components: &[&str]) -> Vec<String> {
+    if !components.contains(&"main") {
+        return Vec::new();
+    }
+    // Cloud images keep their mirrors in a file: one address a line, perhaps with properties after it.
+    if let Some(path) = uri.strip_prefix("mirror+file:") {
+        let list = std::fs::read_to_string(path.trim_start_matches("//")).unwrap_or_default();
+        let uris = list.lines().filter_map(|line| line.split('#').next()?.split_whitespace().next());
+        return uris.flat_map(|uri| mirror(uri, suites, components)).collect();
+    }
+    let uri = match uri.strip_prefix("file:") {
+        Some(path) => format!("file:///{}", path.trim_matches('/')),
+        None => uri.trim_end_matches('/').to_owned(),
+    };
+    let usable = ["http://", "https://", "file:///"].iter().any(|scheme| uri.starts_with(scheme));
+    // Other archives of the distribution have a dash or a slash in their suites: trixie-updates, trixie/updates.
+    let main = |suite: &&str| !suite.contains(['-', '/']);
+    let named = uri.ends_with("/debian") || uri.contains("/debian/");
+    let fits = if named { suites.iter().any(main) } else { suites.iter().any(|suite| SUITES.contains(suite)) };
+    if usable && fits { vec![uri] } else { Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_formats() {
+        let list = "# deb http://no.example/debian trixie main\n\
+            deb [arch=amd64 signed-by=/k.gpg] http://a.example/debian/ trixie main contrib # why not\n\
+            deb-src http://src.example/debian trixie main\n\
+            deb http://a.example/debian trixie-updates main\n\
+            deb http://sec.example/debian-security trixie-security main\n\
+            deb https://vendor.example/linux/debian trixie stable\n\
+            deb http://plain.example bookworm main\n\
+            deb http://other.example/x nodistro main\n\
+            deb cdrom:[Debian]/ trixie main\n\
+            deb file:/srv/debian trixie main\n";
+        assert_eq!(one_line(list), ["http://a.example/debian", "http://plain.example", "file:///srv/debian"]);
+        let sources = "# comment\nTypes: deb deb-src\nURIs: http://a.example/debian\n http://b.example/debian\n\
+            # comment between\nSuites: trixie trixie-updates\nComponents: main\n\n\
+            Enabled: no\nTypes: deb\nURIs: http://off.example/debian\nSuites: trixie\nComponents: main\n\n\
+            types: deb\nuris: http://sec.example/debian-security\nsuites: trixie-security\ncomponents: main\n";
+        assert_eq!(deb822(sources), ["http://a.example/debian", "http://b.example/debian"]);
+    }
+
+    #[test]
+    fn a_whole_directory() {
+        let etc = tempfile::tempdir().unwrap();
+        let parts = etc.path().join("sources.list.d");
+        std::fs::create_dir(&parts).unwrap();
+        let mirrors = etc.path().join("mirrors.list");
+        std::fs::write(&mirrors, "https://m.example/debian\tpriority:1\n# no\nhttp://a.example/debian\n").unwrap();
+        std::fs::write(etc.path().join("sources.list"), "deb http://a.example/debian trixie main\n").unwrap();
+        let cloud =
+            format!("Types: deb\nURIs: mirror+file://{}\nSuites: trixie\nComponents: main\n", mirrors.display());
+        std::fs::write(parts.join("debian.sources"), cloud).unwrap();
+        std::fs::write(parts.join("old.list.save"), "deb http://saved.example/debian trixie main\n").unwrap();
+        assert_eq!(mirrors_from_apt_sources(etc.path()), ["http://a.example/debian", "https://m.example/debian"]);
+        assert!(mirrors_from_apt_sources(&etc.path().join("missing")).is_empty());
+    }
+}

@@ -1,0 +1,107 @@
+//! apt-get and apt-cache with all of their state in a temporary directory.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::{BaseList, Resolve, package};
+use crate::{Error, Package, command};
+
+/// Private apt directories, removed when dropped.
+pub(super) struct Apt {
+    directory: PathBuf,
+}
+
+/// How long any of apt's commands may take.
+const DEADLINE: Duration = Duration::from_secs(900);
+
+impl Apt {
+    pub(super) fn new(list: &BaseList, how: &Resolve) -> Result<Self, Error> {
+        let io = |error| Error::io("preparing directories for apt", error);
+        let directory = private_directory().map_err(io)?;
+        let apt = Self { directory };
+        for name in ["state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d", "etc/trusted"] {
+            std::fs::create_dir_all(apt.directory.join(name)).map_err(io)?;
+        }
+        let (suite, mirror, keyring) = (&list.suite, &how.mirror, how.keyring.display());
+        let source = format!("deb [signed-by={keyring}] {mirror} {suite} main\n");
+        let at = apt.directory.display();
+        let arch = &list.arch;
+        let configuration = format!(
+            "Dir::State \"{at}/state\";\nDir::State::status \"{at}/status\";\nDir::Cache \"{at}/cache\";\n\
+             Dir::Etc \"{at}/etc\";\nDir::Etc::sourceparts \"-\";\nAPT::Architecture \"{arch}\";\n\
+             APT::Architectures {{ \"{arch}\"; }};\nAcquire::Languages \"none\";\n\
+             APT::Install-Recommends \"false\";\nAPT::Sandbox::User \"root\";\n"
+        );
+        std::fs::write(apt.directory.join("etc/sources.list"), source).map_err(io)?;
+        std::fs::write(apt.directory.join("apt.conf"), configuration).map_err(io)?;
+        std::fs::write(apt.directory.join("status"), "").map_err(io)?;
+        Ok(apt)
+    }
+
+    pub(super) fn error(&self, reason: &str) -> Error {
+        Error::Command { command: "apt".to_owned(), reason: reason.to_owned() }
+    }
+
+    /// Fetches the index and checks its signature.
+    pub(super) fn update(&self) -> Result<(), Error> {
+        self.run("apt-get", &["-qq", "--error-on=any", "update"], &[]).map(drop)
+    }
+
+    /// Names of the packages that an empty system would get.
+    pub(super) fn closure(&self, names: &[String]) -> Result<Vec<String>, Error> {
+        let said = self.run("apt-get", &["-qq", "--simulate", "--no-install-recommends", "install"], names)?;
+        let mut closure: Vec<String> = said
+            .lines()
+            .filter_map(|line| line.strip_prefix("Inst "))
+            .filter_map(|rest| rest.split_whitespace().next())
+            .map(|name| name.split(':').next().unwrap_or(name).to_owned())
+            .collect();
+        closure.sort();
+        closure.dedup();
+        Ok(closure)
+    }
+
+    /// Where the packages are, and their hashes.
+    pub(super) fn show(&self, names: &[String]) -> Result<Vec<Package>, Error> {
+        let said = self.run("apt-cache", &["--no-all-versions", "show"], names)?;
+        let packages: Vec<Package> = said.split("\n\n").filter_map(package).collect();
+        match names.iter().find(|name| !packages.iter().any(|package| package.name == **name)) {
+            Some(missing) => Err(self.error(&format!("the index doesn't say where {missing} is, or its hash"))),
+            None => Ok(packages),
+        }
+    }
+
+    fn run(&self, program: &str, arguments: &[&str], names: &[String]) -> Result<String, Error> {
+        let mut command = Command::new(program);
+        command.args(arguments).args(names).env("APT_CONFIG", self.directory.join("apt.conf"));
+        let output = command::run(command, DEADLINE, 64 << 20).map_err(|failure| Error::Command {
+            command: format!("{program} {}", arguments.join(" ")),
+            reason: failure.to_string(),
+        })?;
+        Ok(String::from_utf8_lossy(&output).into_owned())
+    }
+}
+
+impl Drop for Apt {
+    fn drop(&mut self) {
+        // Nothing can be done about what can't be removed, and it is in a temporary directory.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A new directory that only we may write to.
+fn private_directory() -> std::io::Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let base: &Path = &std::env::temp_dir();
+    let mut last = std::io::Error::other("no free name");
+    for attempt in 0..100 {
+        let path = base.join(format!("anemos-apt-{}-{attempt}", std::process::id()));
+        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}

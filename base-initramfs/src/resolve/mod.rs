@@ -1,0 +1,85 @@
+//! Making a lock: apt's own tools resolve the packages, in directories of their own, against a mirror's signed index.
+
+mod apt;
+mod list;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use list::BaseList;
+
+use crate::build::{self, Archive, Progress};
+use crate::{Error, Fetcher, Kernel, Lock, Package, Sha256, Time};
+
+/// How to make a lock.
+#[derive(Clone, Debug)]
+pub struct Resolve {
+    /// The mirror to resolve against and to download from.
+    pub mirror: String,
+    /// The keys that its index must be signed with; Debian's are in [`DEBIAN_KEYRING`].
+    pub keyring: PathBuf,
+    /// The time to write into the lock.
+    pub made: Time,
+}
+
+/// Where the package `debian-archive-keyring` has its keys.
+pub const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Resolves the list, downloads the packages, builds the image once, and gives the lock that pins all of it.
+pub fn resolve(
+    list: &BaseList,
+    how: &Resolve,
+    fetcher: &Fetcher,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Lock, Error> {
+    let apt = apt::Apt::new(list, how)?;
+    apt.update()?;
+    let mut names = apt.closure(&list.install)?;
+    names.retain(|name| !list.drop.contains(name));
+    let kernel = match &list.kernel {
+        Some(kernel) => Some(locked_kernel(&apt, kernel)?),
+        None => None,
+    };
+    let mut lock = Lock {
+        arch: list.arch.clone(),
+        suite: list.suite.clone(),
+        made: how.made,
+        image: Sha256::from_bytes([0; 32]),
+        image_size: 0,
+        skeleton: crate::skeleton_hash(),
+        exclude: list.exclude.clone(),
+        packages: apt.show(&names)?,
+        kernel,
+    };
+    lock.packages.sort_by(|a, b| a.name.cmp(&b.name));
+    let archive = Archive::new(fetcher, &lock, vec![how.mirror.clone()], None);
+    let tree = build::assemble(&lock, &archive, u64::from(u32::MAX), progress)?;
+    let image = build::write_image(&tree, lock.made, 1, io::sink())?;
+    (lock.image, lock.image_size) = (image.sha256, image.size);
+    Ok(lock)
+}
+
+/// The kernel that `name` depends on: the packages whose names have a release in them.
+fn locked_kernel(apt: &apt::Apt, name: &str) -> Result<Kernel, Error> {
+    let mut names = apt.closure(&[name.to_owned()])?;
+    let release = |name: &str| {
+        let rest = name.strip_prefix("linux-image-").or_else(|| name.strip_prefix("linux-modules-"))?;
+        rest.starts_with(|c: char| c.is_ascii_digit()).then(|| rest.to_owned())
+    };
+    names.retain(|name| release(name).is_some());
+    let found = names.iter().find_map(|name| release(name));
+    let found = found.ok_or_else(|| apt.error(&format!("{name} depends on no package linux-image-RELEASE")))?;
+    Ok(Kernel { release: found, packages: apt.show(&names)? })
+}
+
+/// Checks that a package's fields, as apt gives them, make an entry of a lock.
+fn package(stanza: &str) -> Option<Package> {
+    let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
+    Some(Package {
+        name: field("Package:")?,
+        version: field("Version:")?,
+        path: field("Filename:")?,
+        size: field("Size:")?.parse().ok()?,
+        sha256: field("SHA256:")?.parse().ok()?,
+    })
+}
