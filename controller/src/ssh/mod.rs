@@ -191,7 +191,8 @@ pub struct Connected {
     handle: client::Handle<Callbacks>,
     /// The key that it proved to have.
     pub host_key: HostKey,
-    address: Address,
+    /// Where it is.
+    pub address: Address,
 }
 
 impl fmt::Debug for Connected {
@@ -227,6 +228,18 @@ pub async fn connect(
     tuning: &Tuning,
 ) -> Result<Connected, ConnectError> {
     let stream = tcp(address, deadline).await?;
+    handshake(Reached { stream, address: address.clone() }, policy, counters, deadline, tuning).await
+}
+
+/// Has a server that was reached prove that it holds a key which `policy` trusts.
+pub async fn handshake(
+    reached: Reached,
+    policy: &Policy,
+    counters: &Arc<Counters>,
+    deadline: Instant,
+    tuning: &Tuning,
+) -> Result<Connected, ConnectError> {
+    let Reached { stream, address } = reached;
     // Small requests such as an acknowledgement must not wait for company. It is a wish, not a need.
     let _ = stream.set_nodelay(true);
 
@@ -253,7 +266,6 @@ pub async fn connect(
     let handshake = client::connect_stream(Arc::new(config), stream, callbacks);
     let result = timeout_at(deadline, handshake).await;
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let address = address.clone();
     match (result, seen) {
         (Ok(Ok(handle)), Some((host_key, Judgement::Trusted))) => Ok(Connected { handle, host_key, address }),
         (_, Some((key, judgement))) if judgement != Judgement::Trusted => {
@@ -262,6 +274,70 @@ pub async fn connect(
         (Ok(Ok(_)), _) => Err(ConnectError::Handshake { address, why: "it showed no host key".into() }),
         (Ok(Err(error)), _) => Err(ConnectError::Handshake { address, why: plain(&error) }),
         (Err(_), _) => Err(ConnectError::Timeout { address, doing: "exchanging SSH keys" }),
+    }
+}
+
+/// Time between two knocks of [`reach`] at first, and later.
+const KNOCK_EVERY: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(2));
+
+/// How long [`reach`] knocks often.
+const KNOCK_OFTEN: Duration = Duration::from_secs(60);
+
+/// How long one knock may take. A host that boots swallows packets, and TCP then waits longer and longer before it
+/// sends the next: knocking anew is faster than waiting.
+const KNOCK_FOR: Duration = Duration::from_secs(8);
+
+/// A server that has begun to speak; nothing has been said to it.
+#[derive(Debug)]
+pub struct Reached {
+    stream: TcpStream,
+    /// Where it is.
+    pub address: Address,
+}
+
+/// Knocks at `addresses` until one of them speaks. On slow links and at booting hosts several knocks are on their way at
+/// once; a knock sends nothing.
+pub async fn reach(addresses: &[Address], deadline: Instant) -> Result<Reached, ConnectError> {
+    let started = Instant::now();
+    let mut knocks = tokio::task::JoinSet::new();
+    let mut last = None;
+    loop {
+        for address in addresses {
+            let address = address.clone();
+            knocks.spawn(async move {
+                let until = deadline.min(Instant::now() + KNOCK_FOR);
+                knock(&address, until).await.map(|stream| Reached { stream, address })
+            });
+        }
+        let often = started.elapsed() < KNOCK_OFTEN;
+        let next = Instant::now() + if often { KNOCK_EVERY.0 } else { KNOCK_EVERY.1 };
+        loop {
+            match timeout_at(next.min(deadline), knocks.join_next()).await {
+                Ok(Some(Ok(Ok(reached)))) => return Ok(reached),
+                Ok(Some(Ok(Err(error)))) => last = Some(error),
+                Ok(Some(Err(_))) => {}
+                Ok(None) => break tokio::time::sleep_until(next.min(deadline)).await,
+                Err(_) => break,
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(last.unwrap_or_else(|| ConnectError::Timeout {
+                address: addresses.first().cloned().unwrap_or(Address { host: String::new(), port: 0 }),
+                doing: "connecting",
+            }));
+        }
+    }
+}
+
+async fn knock(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
+    let stream = tcp(address, deadline).await?;
+    match timeout_at(deadline, stream.peek(&mut [0])).await {
+        Ok(Ok(0)) => {
+            Err(ConnectError::Handshake { address: address.clone(), why: "it closed the connection at once".into() })
+        }
+        Ok(Ok(_)) => Ok(stream),
+        Ok(Err(source)) => Err(ConnectError::Tcp { address: address.clone(), source }),
+        Err(_) => Err(ConnectError::Timeout { address: address.clone(), doing: "waiting for its SSH server to speak" }),
     }
 }
 

@@ -1,0 +1,192 @@
+//! One deployment, from the first connection to the verified new system.
+//!
+//! [`drive`] runs it for one host. What may happen before the boot is a straight line, each step of which ends well or
+//! leaves the host untouched; what may happen after it is decided in [`watch`].
+
+mod after;
+pub mod agent;
+mod before;
+mod error;
+mod look;
+mod reporter;
+mod script;
+mod stage;
+mod trust;
+pub mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use anemos_proto::Secret;
+use anemos_proto::host::HostFacts;
+use anemos_proto::ids::{Digest, RunId};
+use anemos_proto::stage::{BaseSource, BlobRef};
+use tokio::sync::{oneshot, watch as signal};
+
+pub use after::{End, Follow, follow_again};
+pub use error::{HostState, Trouble};
+pub use look::{Look, look};
+pub use reporter::{Reporter, now_ms};
+pub use stage::StageBinary;
+pub use trust::Trust;
+
+use crate::config;
+use crate::journal::HostEntry;
+use crate::report::Ending;
+use crate::ssh::{Credentials, RunKey};
+
+/// Bytes that are named by their SHA-256.
+#[derive(Debug, Clone)]
+pub struct Blob {
+    /// The name.
+    pub id: BlobRef,
+    /// The bytes.
+    pub bytes: Arc<[u8]>,
+}
+
+impl Blob {
+    /// Names the bytes.
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
+        let bytes = bytes.into();
+        Self { id: BlobRef { digest: sha256(&bytes), size: bytes.len() as u64 }, bytes }
+    }
+}
+
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> Digest {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
+    Digest(digest)
+}
+
+/// What is the same for all hosts of one architecture.
+#[derive(Debug, Clone)]
+pub struct Artifacts {
+    /// The stage.
+    pub stage: StageBinary,
+    /// The agent, zstd.
+    pub agent: Blob,
+    /// Our build id.
+    pub build: String,
+}
+
+/// The base that a host gets.
+#[derive(Debug, Clone)]
+pub struct BasePlan {
+    /// base.lock, zstd.
+    pub lock: Blob,
+    /// SHA-256 of the image, uncompressed.
+    pub image: Digest,
+    /// Release of the kernel that the lock names, if it names one.
+    pub kernel: Option<String>,
+    /// Where it may come from, in this order.
+    pub sources: Vec<BaseSource>,
+    /// The image, zstd, if it is among `sources`.
+    pub upload: Option<Blob>,
+}
+
+/// Everything about one deployment that is known before the host is met.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The run.
+    pub run: RunId,
+    /// What hosts.toml says.
+    pub host: config::Host,
+    /// How to reach it, as the journal has it.
+    pub entry: HostEntry,
+    /// Whose host keys are trusted.
+    pub trust: Trust,
+    /// The user's keys.
+    pub user: Credentials,
+    /// The run's key.
+    pub run_key: RunKey,
+    /// Seed of the agent's host key.
+    pub agent_seed: Secret,
+    /// Who else may log into the RAM system and the new one.
+    pub authorized_keys: Vec<String>,
+    /// The payload.
+    pub payload: Blob,
+    /// For `$ANEMOS_SECRETS`.
+    pub secrets: Vec<(String, Secret)>,
+    /// Stage and agent.
+    pub artifacts: Arc<Artifacts>,
+    /// The base.
+    pub base: BasePlan,
+    /// The workstation's own package archive.
+    pub fallback_mirror: Option<String>,
+}
+
+/// What is known once the host was met: shown to the user, who decides.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The host's name.
+    pub host: String,
+    /// What the stage found.
+    pub facts: Box<HostFacts>,
+    /// Names of the disks that the payload may write, `ANEMOS_DISK` first.
+    pub disks: Vec<String>,
+    /// What is sent unless the host has it: what, bytes, whether it has it.
+    pub uploads: Vec<(&'static str, u64, bool)>,
+    /// What should be thought about.
+    pub warnings: Vec<String>,
+}
+
+/// What the user decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing yet.
+    Pending,
+    /// Do it.
+    Go,
+    /// Don't: the plan was refused.
+    Refuse,
+    /// Don't: only the plan was asked for.
+    OnlyPlan,
+    /// Don't: another host of the run can't be deployed as planned.
+    OtherHostFailed,
+}
+
+/// Where a deployment waits for the user.
+#[derive(Debug)]
+pub struct Gate {
+    /// Takes the plan. Dropped without one if the host can't be deployed.
+    pub plan: oneshot::Sender<Prepared>,
+    /// The decision, for all hosts at once.
+    pub decision: signal::Receiver<Decision>,
+    /// Deployments at once.
+    pub slots: Arc<tokio::sync::Semaphore>,
+    /// Probes at once.
+    pub probes: Arc<tokio::sync::Semaphore>,
+}
+
+/// Deploys one host. `None`: only the plan was asked for.
+pub async fn drive(job: &Job, reporter: &mut Reporter, gate: Gate, stop: signal::Receiver<bool>) -> Option<End> {
+    let result = before::boot(job, reporter, gate, stop.clone()).await;
+    let over =
+        |reporter: &mut Reporter, reason: String| Some(End::Over(Box::new(reporter.end(Ending::Untouched, reason))));
+    match result {
+        Ok(booted) => {
+            let _slot = booted.slot;
+            let follow = Follow {
+                run: job.run.clone(),
+                entry: &job.entry,
+                old: booted.old,
+                run_key: job.run_key.clone(),
+                user: job.user.clone(),
+                reporter,
+                wish: agent::Wish::Follow,
+                stop,
+                build: &job.artifacts.build,
+            };
+            Some(after::follow_boot(follow, booted.last_word).await)
+        }
+        Err(before::NotBooted::OnlyPlan) => None,
+        Err(before::NotBooted::Decided(reason)) => over(reporter, reason.into()),
+        Err(before::NotBooted::Trouble(trouble)) => {
+            reporter.say(anemos_proto::event::Level::Error, trouble.to_string());
+            over(reporter, trouble.reason())
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The conversation with the stage, under the old system.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anemos_proto::codec::{self, FrameReader};
+use anemos_proto::hello::{Hello, Role};
+use anemos_proto::host::HostFacts;
+use anemos_proto::ids::Digest;
+use anemos_proto::stage::{BLOB_CHUNK, Failure, StagePlan, StageReply, StageRequest, Staged};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::look::exit_text;
+use super::reporter::Reporter;
+use super::script;
+use crate::report::{Phase, Speaker, Update};
+use crate::ssh::{Exec, ExecError, Output, Session, Writer};
+
+/// Bytes of noise that a login shell may print before our script speaks.
+const NOISE: usize = 64 * 1024;
+
+/// Bytes of standard error kept for an error message.
+const STDERR_KEPT: usize = 4 * 1024;
+
+/// How long the stage may take to undo everything.
+const UNDO: Duration = Duration::from_secs(20);
+
+/// The stage binary, as it is sent.
+#[derive(Debug, Clone)]
+pub struct StageBinary {
+    /// gzip.
+    pub gz: Arc<[u8]>,
+    /// SHA-256 of `gz`.
+    pub digest: Digest,
+    /// `uname -m` of the machines that it runs on.
+    pub arch: &'static str,
+}
+
+/// What went wrong in the conversation. In each case the stage has undone everything or is doing it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StageError {
+    /// The stage says why.
+    Failed(Failure),
+    /// The bootstrap script says why.
+    Bootstrap(String),
+    /// The connection ended.
+    Lost(String),
+    /// What came was not the protocol.
+    Protocol(String),
+    /// Too slow; the name of the deadline.
+    Deadline(&'static str),
+    /// The user stopped it.
+    Stopped,
+}
+
+/// A running stage.
+pub struct Stage {
+    exec: Exec,
+    frames: FrameReader,
+    stderr: Vec<u8>,
+    /// What the root file system of the old system is.
+    pub identity: String,
+    /// The stage was in the host's cache.
+    pub cached: bool,
+    uploading: bool,
+}
+
+impl Stage {
+    /// Starts the stage, sending it if the host doesn't have it, and shakes hands.
+    pub async fn start(session: &Session, binary: &StageBinary, build: &str) -> Result<Self, StageError> {
+        let command = script::bootstrap(&binary.digest, binary.gz.len(), binary.arch);
+        let exec = session.exec(&command).await.map_err(|e| StageError::Lost(e.to_string()))?;
+        let mut stage = Self {
+            exec,
+            frames: FrameReader::new(),
+            stderr: Vec::new(),
+            identity: String::new(),
+            cached: false,
+            uploading: false,
+        };
+        let mut buffer = Vec::new();
+        stage.read_answer(&mut buffer).await?;
+        if !stage.cached {
+            for chunk in binary.gz.chunks(BLOB_CHUNK) {
+                let sent = stage.exec.writer().send(chunk.to_vec()).await;
+                if sent.is_err() {
+                    break;
+                }
+            }
+        }
+        loop {
+            match Hello::decode(&buffer) {
+                Ok(Some((hello, used))) => {
+                    hello.check(Role::Stage).map_err(|e| StageError::Protocol(e.to_string()))?;
+                    stage.frames.push(&buffer[used..]);
+                    break;
+                }
+                Ok(None) => stage.read_more(&mut buffer).await?,
+                // After its answer the script only speaks again if something is wrong.
+                Err(error) => {
+                    let rest = stage.rest_of_output(buffer).await;
+                    let said = rest.lines().filter_map(script::marked).find_map(|line| line.strip_prefix("error "));
+                    return Err(match said {
+                        Some(why) => StageError::Bootstrap(why.into()),
+                        None => StageError::Protocol(error.to_string()),
+                    });
+                }
+            }
+        }
+        let hello = Hello::new(Role::Controller, build).encode();
+        stage.exec.writer().send(hello).await.map_err(|_| StageError::Lost("the stage has ended".into()))?;
+        Ok(stage)
+    }
+
+    /// Reads up to the script's `need` or `have`, and leaves what follows in `buffer`.
+    async fn read_answer(&mut self, buffer: &mut Vec<u8>) -> Result<(), StageError> {
+        loop {
+            while let Some(end) = buffer.iter().position(|&b| b == b'\n') {
+                let line: Vec<u8> = buffer.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line).into_owned();
+                let Some(said) = script::marked(&line) else { continue };
+                match said.split_once(' ').unwrap_or((said, "")) {
+                    (word @ ("need" | "have"), identity) => {
+                        self.cached = word == "have";
+                        self.identity = identity.into();
+                        return Ok(());
+                    }
+                    ("error", why) => return Err(StageError::Bootstrap(why.into())),
+                    _ => {}
+                }
+            }
+            if buffer.len() > NOISE {
+                let why = "the login shell prints without end; its start-up files must be quiet for commands";
+                return Err(StageError::Protocol(why.into()));
+            }
+            self.read_more(buffer).await?;
+        }
+    }
+
+    async fn read_more(&mut self, buffer: &mut Vec<u8>) -> Result<(), StageError> {
+        loop {
+            match self.exec.next().await {
+                Some(Output::Stdout(bytes)) => {
+                    buffer.extend_from_slice(&bytes);
+                    return Ok(());
+                }
+                Some(Output::Stderr(bytes)) => self.keep_stderr(&bytes),
+                None => return Err(self.lost(buffer)),
+            }
+        }
+    }
+
+    async fn rest_of_output(&mut self, mut buffer: Vec<u8>) -> String {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while let Ok(Some(output)) = timeout_at(deadline, self.exec.next()).await {
+            if let Output::Stdout(bytes) = output {
+                buffer.extend_from_slice(&bytes);
+            }
+            if buffer.len() > NOISE {
+                break;
+            }
+        }
+        String::from_utf8_lossy(&buffer).into_owned()
+    }
+
+    fn keep_stderr(&mut self, bytes: &[u8]) {
+        self.stderr.extend_from_slice(bytes);
+        let excess = self.stderr.len().saturating_sub(STDERR_KEPT);
+        self.stderr.drain(..excess);
+    }
+
+    fn lost(&self, stdout: &[u8]) -> StageError {
+        let said = String::from_utf8_lossy(stdout);
+        if let Some(why) = said.lines().filter_map(script::marked).find_map(|line| line.strip_prefix("error ")) {
+            return StageError::Bootstrap(why.into());
+        }
+        let stderr = String::from_utf8_lossy(&self.stderr);
+        let mut why = format!("the stage ended: {}", exit_text(&self.exec.exit()));
+        if !stderr.trim().is_empty() {
+            why += &format!("; it said: {}", stderr.trim());
+        }
+        StageError::Lost(why)
+    }
+
+    async fn send(&self, request: &StageRequest) -> Result<(), StageError> {
+        send(self.exec.writer(), request).await
+    }
+
+    /// The next reply. Safe to drop and call again.
+    async fn reply(&mut self) -> Result<StageReply, StageError> {
+        loop {
+            if let Some(reply) = self.frames.next_frame().map_err(|e| StageError::Protocol(e.to_string()))? {
+                return Ok(reply);
+            }
+            match self.exec.next().await {
+                Some(Output::Stdout(bytes)) => self.frames.push(&bytes),
+                Some(Output::Stderr(bytes)) => self.keep_stderr(&bytes),
+                None => return Err(self.lost(&[])),
+            }
+        }
+    }
+
+    /// Asks for the facts.
+    pub async fn probe(&mut self, reporter: &mut Reporter) -> Result<Box<HostFacts>, StageError> {
+        self.send(&StageRequest::Probe).await?;
+        loop {
+            match self.reply().await? {
+                StageReply::Facts(facts) => return Ok(facts),
+                other => pass_on(other, reporter)?,
+            }
+        }
+    }
+
+    /// Ends when the stage does, or says something though nothing was asked.
+    pub async fn ended(&mut self) -> StageError {
+        match self.reply().await {
+            Err(error) => error,
+            Ok(StageReply::Failed(failure)) => StageError::Failed(failure),
+            Ok(_) => StageError::Protocol("the stage spoke though nothing was asked".into()),
+        }
+    }
+
+    /// Has the boot prepared: sends what the host lacks, passes on what it reports.
+    pub async fn stage(
+        &mut self,
+        plan: StagePlan,
+        blobs: &BTreeMap<Digest, Arc<[u8]>>,
+        reporter: &mut Reporter,
+    ) -> Result<Staged, StageError> {
+        reporter.phase(Phase::Upload);
+        self.send(&StageRequest::Stage(Box::new(plan))).await?;
+        let (sent_tx, mut sent) = watch::channel((0, 0));
+        let sent_tx = Arc::new(sent_tx);
+        let mut uploads = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                reply = self.reply() => match reply? {
+                    StageReply::Need(digests) => {
+                        let mut wanted = Vec::new();
+                        for digest in digests {
+                            let bytes = blobs.get(&digest).ok_or_else(|| {
+                                StageError::Protocol(format!("the stage asked for {digest}, which is not in the plan"))
+                            })?;
+                            wanted.push((digest, Arc::clone(bytes)));
+                        }
+                        let more: u64 = wanted.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+                        sent_tx.send_modify(|(_, total)| *total += more);
+                        if wanted.is_empty() {
+                            if uploads.is_empty() && reporter.now() == Some(Phase::Upload) {
+                                reporter.phase(Phase::Stage);
+                            }
+                        } else {
+                            self.uploading = true;
+                            uploads.spawn(upload(self.exec.writer().clone(), wanted, Arc::clone(&sent_tx)));
+                        }
+                    }
+                    StageReply::Staged(staged) => {
+                        reporter.phase(Phase::Stage);
+                        return Ok(staged);
+                    }
+                    other => pass_on(other, reporter)?,
+                },
+                _ = sent.changed() => {
+                    let (sent, total) = *sent.borrow_and_update();
+                    reporter.tell(Update::Uploaded { sent, total });
+                }
+                // A lost connection also ends the stage's replies, and those say more.
+                Some(_) = uploads.join_next() => {
+                    if uploads.is_empty() {
+                        self.uploading = false;
+                        reporter.phase(Phase::Stage);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells it to boot, and waits for its last word. On an error the host may or may not be booting.
+    pub async fn boot(mut self, reporter: &mut Reporter) -> Result<Instant, StageError> {
+        self.send(&StageRequest::Boot).await?;
+        loop {
+            match self.reply().await? {
+                StageReply::Booting => break,
+                other => pass_on(other, reporter)?,
+            }
+        }
+        let last_word = Instant::now();
+        // The stage goes on as soon as it sees our side closed.
+        let _ = self.exec.writer().end().await;
+        Ok(last_word)
+    }
+
+    /// Has everything undone.
+    pub async fn abort(mut self) -> Result<(), StageError> {
+        let undo = async {
+            if self.uploading {
+                // A blob may have been cut off in the middle, so a request would not be understood; the end is.
+                self.exec.writer().end().await.map_err(|_| StageError::Lost("the stage has ended".into()))?;
+            } else {
+                self.send(&StageRequest::Abort).await?;
+            }
+            loop {
+                match self.reply().await {
+                    Ok(StageReply::Aborted) => return Ok(()),
+                    Ok(StageReply::Failed(failure)) => return Err(StageError::Failed(failure)),
+                    Ok(_) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        timeout_at(Instant::now() + UNDO, undo).await.unwrap_or(Err(StageError::Deadline("abort (20s)")))
+    }
+}
+
+async fn send(writer: &Writer, request: &StageRequest) -> Result<(), StageError> {
+    let frame = codec::encode_frame(request).map_err(|e| StageError::Protocol(e.to_string()))?;
+    writer.send(frame).await.map_err(|_| StageError::Lost("the stage has ended".into()))
+}
+
+async fn upload(
+    writer: Writer,
+    wanted: Vec<(Digest, Arc<[u8]>)>,
+    sent: Arc<watch::Sender<(u64, u64)>>,
+) -> Result<(), ExecError> {
+    for (digest, bytes) in wanted {
+        // Small enough that a slow link's progress can be seen.
+        for chunk in bytes.chunks(BLOB_CHUNK / 8) {
+            let request = StageRequest::Blob { digest, data: chunk.to_vec() };
+            if send(&writer, &request).await.is_err() {
+                return Err(ExecError::Closed);
+            }
+            sent.send_modify(|(sent, _)| *sent += chunk.len() as u64);
+        }
+    }
+    Ok(())
+}
+
+/// Replies that may come at any time.
+fn pass_on(reply: StageReply, reporter: &mut Reporter) -> Result<(), StageError> {
+    match reply {
+        StageReply::Event(event) => reporter.tell(Update::Event(Speaker::Stage, event)),
+        StageReply::Progress(progress) => reporter.tell(Update::Progress(Speaker::Stage, progress)),
+        StageReply::Failed(failure) => return Err(StageError::Failed(failure)),
+        StageReply::Aborted => return Err(StageError::Lost("the stage gave up".into())),
+        StageReply::Facts(_) | StageReply::Need(_) | StageReply::Staged(_) | StageReply::Booting => {
+            return Err(StageError::Protocol("the stage answered what was not asked".into()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! After the boot: what it means that this or that answers on a host. Pure, so that tables can test it.
+//!
+//! Whoever answers has proved its host key before anything here is decided on; who hasn't is a stranger, and is shown
+//! nothing.
+
+use std::time::Duration;
+
+use anemos_proto::config::Finish;
+
+use super::look::Look;
+use crate::report::Ending;
+
+/// The same boot of the old system may answer for this long after the stage's last word: processes are ended and file
+/// systems synced before the kexec. Longer means that it never fired.
+pub const GRACE: Duration = Duration::from_secs(90);
+
+/// The agent may answer for this long after its last word.
+pub const LEAVING_GRACE: Duration = Duration::from_secs(60);
+
+/// Where the host is thought to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Goal {
+    /// Into RAM: the agent has not been met.
+    Boot,
+    /// The agent was met, and the link to it was lost.
+    Run,
+    /// The agent said its last word.
+    Leave(LeaveTo),
+}
+
+/// Where the agent said it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaveTo {
+    /// Into the new system.
+    New(Finish),
+    /// Back to the old system, because …
+    Old(String),
+}
+
+/// What is known about the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Boot id of the old system before the boot.
+    pub old_boot_id: String,
+    /// The old root file system; empty if it could not be told.
+    pub old_identity: String,
+    /// Boot id of the RAM system, once met.
+    pub ram_boot_id: Option<String>,
+    /// The agent reported that a disk was written.
+    pub written: bool,
+    /// The agent reported that the payload succeeded.
+    pub succeeded: bool,
+}
+
+/// Who answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// The agent, by its host key.
+    Agent,
+    /// A system with a host key of the old or the new system, that let us in.
+    System(Look),
+    /// Such a system, that did not let us in.
+    LockedOut(String),
+    /// A server whose host key is none that we know.
+    Stranger(String),
+}
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Wait and look again.
+    Wait,
+    /// Log into the agent.
+    Attach,
+    /// It is the new system, as far as can be told: check it.
+    Verify,
+    /// It is over.
+    End(Ending, String),
+}
+
+impl Goal {
+    /// Name of the deadline that ends the waiting.
+    pub fn deadline_name(&self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Run => "build",
+            Self::Leave(_) => "reboot",
+        }
+    }
+}
+
+/// Decides.
+pub fn decide(goal: &Goal, known: &Known, seen: &Seen, waited: Duration) -> Next {
+    match seen {
+        Seen::Agent => match goal {
+            Goal::Leave(_) if waited < LEAVING_GRACE => Next::Wait,
+            // It didn't leave after all: it will say why.
+            _ => Next::Attach,
+        },
+        Seen::System(look) => system(goal, known, look, waited),
+        Seen::LockedOut(_) | Seen::Stranger(_) => Next::Wait,
+    }
+}
+
+fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
+    let is_old = !known.old_identity.is_empty() && look.identity == known.old_identity;
+    let same_boot = look.boot_id == known.old_boot_id;
+    let untouched = |reason: String| Next::End(Ending::Untouched, reason);
+    let held = |reason: String| Next::End(Ending::Held, reason);
+    if same_boot {
+        return match goal {
+            Goal::Boot if waited >= GRACE => untouched(format!(
+                "the boot into RAM never happened: the old system still runs {}s after it should have ended",
+                waited.as_secs()
+            )),
+            // It is still going down, or the network shows us the past. Either ends with the deadline.
+            _ => Next::Wait,
+        };
+    }
+    if known.ram_boot_id.as_deref() == Some(&look.boot_id) {
+        return Next::Wait;
+    }
+    match goal {
+        Goal::Boot if is_old || known.old_identity.is_empty() => untouched(
+            "the RAM system did not come up, and the machine went back to its old system; its console may tell why"
+                .into(),
+        ),
+        Goal::Boot => held(format!("an unknown system came up instead of the RAM system: {}", name(look))),
+        Goal::Leave(LeaveTo::Old(reason)) if is_old || known.old_identity.is_empty() => untouched(reason.clone()),
+        Goal::Leave(LeaveTo::Old(reason)) => {
+            held(format!("{reason}; the host should have gone back to its old system, but {} came up", name(look)))
+        }
+        Goal::Leave(LeaveTo::New(_)) | Goal::Run if !is_old => Next::Verify,
+        // The old root file system, though it may have been changed in place.
+        Goal::Leave(LeaveTo::New(_)) if known.written => Next::Verify,
+        Goal::Leave(LeaveTo::New(_)) => {
+            untouched("the payload succeeded without writing to a disk, so the old system came back".into())
+        }
+        Goal::Run if known.written && known.succeeded => Next::Verify,
+        Goal::Run if known.written => held(
+            "the machine left RAM while the payload was running, after it had written to a disk; the old system still \
+             boots"
+                .into(),
+        ),
+        Goal::Run => untouched(
+            "the host went back to its old system on its own, with nothing written; `anemos logs` shows how far it came"
+                .into(),
+        ),
+    }
+}
+
+fn name(look: &Look) -> &str {
+    if look.os.is_empty() { "a system without a name" } else { &look.os }
+}
+
+/// What it means that the deadline has passed.
+pub fn too_late(goal: &Goal, known: &Known, last: Option<&Seen>, why: &str, deadline: Duration) -> (Ending, String) {
+    if let Some(Seen::System(look)) = last
+        && *goal == Goal::Boot
+        && look.boot_id == known.old_boot_id
+    {
+        return (Ending::Untouched, "the boot into RAM never happened: the old system still runs".into());
+    }
+    let waited = format!("deadline `{}` ({})", goal.deadline_name(), crate::config::format_duration(deadline));
+    let missing = match goal {
+        Goal::Boot => "the RAM system did not answer",
+        Goal::Run => "the RAM system was not heard of again",
+        Goal::Leave(LeaveTo::New(_)) => "the new system did not answer",
+        Goal::Leave(LeaveTo::Old(_)) => "the old system did not come back",
+    };
+    let seen = match last {
+        Some(Seen::Stranger(key)) => format!("a server with the unknown host key {key} answers"),
+        Some(Seen::LockedOut(why)) => format!("a system with the right host key answers, but doesn't let us in: {why}"),
+        Some(Seen::Agent) => "the agent still answers".into(),
+        Some(Seen::System(look)) => format!("{} answers, with boot id {}", name(look), look.boot_id),
+        None => why.to_owned(),
+    };
+    (Ending::Held, format!("{missing} within {waited}: {seen}; look at its console"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Known {
+        Known {
+            old_boot_id: "old-boot".into(),
+            old_identity: "old-root".into(),
+            ram_boot_id: None,
+            written: false,
+            succeeded: false,
+        }
+    }
+
+    fn look(boot_id: &str, identity: &str) -> Seen {
+        Seen::System(Look { boot_id: boot_id.into(), identity: identity.into(), os: "Some OS".into() })
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Short {
+        Wait,
+        Attach,
+        Verify,
+        Deployed,
+        Untouched,
+        Held,
+    }
+
+    fn short(next: &Next) -> Short {
+        match next {
+            Next::Wait => Short::Wait,
+            Next::Attach => Short::Attach,
+            Next::Verify => Short::Verify,
+            Next::End(Ending::Deployed, _) => Short::Deployed,
+            Next::End(Ending::Untouched, _) => Short::Untouched,
+            Next::End(Ending::Held, _) => Short::Held,
+        }
+    }
+
+    #[test]
+    fn who_answers_and_what_follows() {
+        let boot = || Goal::Boot;
+        let run = || Goal::Run;
+        let new = || Goal::Leave(LeaveTo::New(Finish::Reboot));
+        let old = || Goal::Leave(LeaveTo::Old("nobody attached".into()));
+        let wrote = || Known { written: true, ..known() };
+        let done = || Known { written: true, succeeded: true, ..known() };
+        let ram = || Known { ram_boot_id: Some("ram-boot".into()), ..wrote() };
+        let nameless = || Known { old_identity: String::new(), ..known() };
+        let table = [
+            ("agent comes up", boot(), known(), Seen::Agent, 3, Short::Attach),
+            ("agent is back", run(), known(), Seen::Agent, 3, Short::Attach),
+            ("agent is going", new(), known(), Seen::Agent, 3, Short::Wait),
+            ("agent did not go", new(), known(), Seen::Agent, 61, Short::Attach),
+            ("old system going down", boot(), known(), look("old-boot", "old-root"), 10, Short::Wait),
+            ("kexec never fired", boot(), known(), look("old-boot", "old-root"), 90, Short::Untouched),
+            ("fell back", boot(), known(), look("b", "old-root"), 40, Short::Untouched),
+            ("fell back, no identity", boot(), nameless(), look("b", "-"), 40, Short::Untouched),
+            ("something else booted", boot(), known(), look("b", "other"), 40, Short::Held),
+            ("stranger during boot", boot(), known(), Seen::Stranger("k".into()), 1000, Short::Wait),
+            ("stranger after leaving", new(), known(), Seen::Stranger("k".into()), 1000, Short::Wait),
+            ("locked out", new(), known(), Seen::LockedOut("no".into()), 10, Short::Wait),
+            ("new system", new(), wrote(), look("b", "new-root"), 40, Short::Verify),
+            ("old boot is no success", new(), wrote(), look("old-boot", "old-root"), 400, Short::Wait),
+            ("RAM's boot is no success", new(), ram(), look("ram-boot", "x"), 400, Short::Wait),
+            ("changed in place", new(), wrote(), look("b", "old-root"), 40, Short::Verify),
+            ("nothing was written", new(), known(), look("b", "old-root"), 40, Short::Untouched),
+            ("went back as told", old(), known(), look("b", "old-root"), 40, Short::Untouched),
+            ("went elsewhere", old(), known(), look("b", "other"), 40, Short::Held),
+            ("finished alone", run(), known(), look("b", "new-root"), 40, Short::Verify),
+            ("went back alone", run(), known(), look("b", "old-root"), 40, Short::Untouched),
+            ("reset in the middle", run(), wrote(), look("b", "old-root"), 40, Short::Held),
+            ("finished alone, in place", run(), done(), look("b", "old-root"), 40, Short::Verify),
+        ];
+        for (what, goal, known, seen, seconds, expected) in table {
+            let next = decide(&goal, &known, &seen, Duration::from_secs(seconds));
+            assert_eq!(short(&next), expected, "{what}: {next:?}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_names_itself() {
+        let minute = Duration::from_secs(60);
+        let (ending, reason) = too_late(&Goal::Boot, &known(), None, "no route to host", minute);
+        assert_eq!(ending, Ending::Held);
+        assert!(reason.contains("deadline `boot` (1m)") && reason.contains("no route to host"), "{reason}");
+        let old = look("old-boot", "old-root");
+        assert_eq!(too_late(&Goal::Boot, &known(), Some(&old), "", minute).0, Ending::Untouched);
+        let goal = Goal::Leave(LeaveTo::New(Finish::Reboot));
+        let stranger = Seen::Stranger("ssh-ed25519 SHA256:x".into());
+        let (ending, reason) = too_late(&goal, &known(), Some(&stranger), "", minute);
+        assert_eq!(ending, Ending::Held);
+        assert!(reason.contains("SHA256:x") && reason.contains("deadline `reboot`"), "{reason}");
+    }
+}

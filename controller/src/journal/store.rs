@@ -1,0 +1,199 @@
+//! Where runs are on the disk.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anemos_proto::ids::RunId;
+use rustix::fs::{FlockOperation, flock};
+
+use super::{JournalError, RunFile};
+use crate::ssh::RunKey;
+
+/// All runs.
+#[derive(Debug, Clone)]
+pub struct RunStore {
+    dir: PathBuf,
+}
+
+/// One run.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    dir: PathBuf,
+    /// Its name.
+    pub id: RunId,
+}
+
+/// Held by the process that writes a run's journals.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code, reason = "the lock lasts as long as the file is open")] File);
+
+impl RunStore {
+    /// The user's runs.
+    pub fn open() -> Result<Self, JournalError> {
+        let non_empty = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let state = non_empty("XDG_STATE_HOME")
+            .filter(|path| path.is_absolute())
+            .or_else(|| non_empty("HOME").map(|home| home.join(".local/state")))
+            .ok_or(JournalError::NoHome)?;
+        Ok(Self::at(state.join("anemos/runs")))
+    }
+
+    /// Runs in a directory of one's own.
+    pub fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Makes the directory of a new run and locks it.
+    pub fn create(&self, file: &RunFile, key: &RunKey) -> Result<(RunDir, Lock), JournalError> {
+        let run = RunDir { dir: self.dir.join(file.run.as_str()), id: file.run.clone() };
+        private_dir(&self.dir, true)?;
+        private_dir(&run.dir, false)?;
+        private_dir(&run.dir.join("keys"), false)?;
+        let lock = run.lock()?;
+        let key = key.to_openssh().map_err(|e| JournalError::Damaged { path: run.key_path(), what: e.to_string() })?;
+        write_new(&run.key_path(), key.as_bytes())?;
+        let json = serde_json::to_vec_pretty(file)
+            .map_err(|e| JournalError::io("writing", &run.dir, std::io::Error::other(e)))?;
+        write_new(&run.dir.join("run.json"), &json)?;
+        // The names of new files are safe only once their directories are.
+        for dir in [&run.dir, &self.dir] {
+            File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| JournalError::io("syncing", dir, e))?;
+        }
+        Ok((run, lock))
+    }
+
+    /// All runs, the newest first.
+    pub fn runs(&self) -> Result<Vec<RunDir>, JournalError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(JournalError::io("reading", &self.dir, error)),
+        };
+        let mut runs: Vec<RunDir> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let id = RunId::from_str(entry.file_name().to_str()?).ok()?;
+                entry.path().join("run.json").exists().then(|| RunDir { dir: entry.path(), id })
+            })
+            .collect();
+        runs.sort_by(|a, b| b.id.cmp(&a.id));
+        Ok(runs)
+    }
+
+    /// The run of that name (its beginning or end is enough if only one has it), or the newest.
+    pub fn find(&self, name: Option<&str>) -> Result<RunDir, JournalError> {
+        let runs = self.runs()?;
+        let Some(name) = name else {
+            return runs.into_iter().next().ok_or_else(|| JournalError::NoRuns(self.dir.clone()));
+        };
+        let mut matching = runs.into_iter().filter(|run| {
+            let id = run.id.as_str();
+            id == name || (name.len() >= 4 && (id.starts_with(name) || id.ends_with(name)))
+        });
+        match (matching.next(), matching.next()) {
+            (Some(run), None) => Ok(run),
+            _ => Err(JournalError::NoRun(name.into())),
+        }
+    }
+}
+
+impl RunDir {
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its `run.json`.
+    pub fn load(&self) -> Result<RunFile, JournalError> {
+        let path = self.dir.join("run.json");
+        let text = fs::read(&path).map_err(|e| JournalError::io("reading", &path, e))?;
+        let damaged = |e: serde_json::Error| JournalError::Damaged { path: path.clone(), what: e.to_string() };
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
+        let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        if format != u64::from(RunFile::FORMAT) {
+            return Err(JournalError::Version { path, found: format as u32 });
+        }
+        serde_json::from_value(value).map_err(damaged)
+    }
+
+    /// The journal of a host.
+    pub fn journal(&self, host: &str) -> PathBuf {
+        // Host names are checked by the reader of hosts.toml, but a journal must not land elsewhere whatever they are.
+        let name: String = host.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect();
+        self.dir.join(format!("{name}.journal"))
+    }
+
+    fn key_path(&self) -> PathBuf {
+        self.dir.join("keys/run")
+    }
+
+    /// The run's client key, or `None` if the run is over and it was deleted.
+    pub fn key(&self) -> Result<Option<RunKey>, JournalError> {
+        let path = self.key_path();
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                RunKey::from_openssh(&text).map(Some).map_err(|e| JournalError::Damaged { path, what: e.to_string() })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(JournalError::io("reading", &path, error)),
+        }
+    }
+
+    /// Deletes the run's private key: nothing of it is in RAM any more.
+    pub fn forget_key(&self) -> Result<(), JournalError> {
+        let path = self.key_path();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(JournalError::io("deleting", &path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the right to write, or says who has it.
+    pub fn lock(&self) -> Result<Lock, JournalError> {
+        let path = self.dir.join("lock");
+        let io = |doing| {
+            let path = path.clone();
+            move |e: std::io::Error| JournalError::io(doing, &path, e)
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io("opening"))?;
+        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(io("locking")(error.into()));
+            }
+            let mut pid = String::new();
+            // Only for people: whoever holds the lock may not have written its number yet.
+            let _ = file.read_to_string(&mut pid);
+            let pid = if pid.trim().is_empty() { "unknown".into() } else { pid.trim().to_owned() };
+            return Err(JournalError::Locked { run: self.id.to_string(), pid });
+        }
+        file.set_len(0).map_err(io("writing"))?;
+        write!(file, "{}", std::process::id()).map_err(io("writing"))?;
+        Ok(Lock(file))
+    }
+}
+
+fn private_dir(path: &Path, recursive: bool) -> Result<(), JournalError> {
+    DirBuilder::new().recursive(recursive).mode(0o700).create(path).map_err(|e| JournalError::io("making", path, e))
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(|e| JournalError::io("writing", path, e))
+}
