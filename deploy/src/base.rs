@@ -1,0 +1,160 @@
+//! The base image, from the first source that has it.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+
+use anemos_base::{Archive, Fetcher, Lock};
+use anemos_proto::Digest;
+use anemos_proto::event::{Level, Unit};
+use anemos_proto::stage::{BaseSource, StagePlan, StageReply};
+
+use crate::blobs::Blobs;
+use crate::error::{Fault, Result};
+use crate::facts::{self, CACHE};
+use crate::report::{Report, Step};
+use crate::root::Root;
+use crate::wire::Output;
+
+/// zstd level of an image built here: the host waits for it, and it only has to fit into memory.
+const LEVEL: i32 = 3;
+
+/// What the base is got with.
+pub struct Sources<'a> {
+    /// The host's files.
+    pub root: &'a Root,
+    /// What was asked for.
+    pub plan: &'a StagePlan,
+    /// What the image must be.
+    pub lock: &'a Lock,
+    /// Downloads.
+    pub fetcher: &'a Fetcher,
+    /// What the controller sends.
+    pub blobs: &'a Blobs,
+    /// To ask for more.
+    pub output: &'a Output,
+    /// To tell how it goes.
+    pub report: &'a Report,
+}
+
+/// Archives to ask, in this order: the user's, the host's own, else the workstation's.
+pub fn mirrors(root: &Root, plan: &StagePlan) -> Vec<String> {
+    let mut mirrors: Vec<String> = plan.mirror.iter().cloned().collect();
+    for mirror in facts::mirrors(root) {
+        if !mirrors.contains(&mirror) {
+            mirrors.push(mirror);
+        }
+    }
+    if mirrors.is_empty() {
+        mirrors.extend(plan.fallback_mirror.iter().cloned());
+    }
+    mirrors
+}
+
+impl Sources<'_> {
+    /// Writes the image, compressed and verified, to the end of `out`, and returns where it came from.
+    pub fn write(&self, out: &mut File) -> Result<BaseSource> {
+        let step = self.report.step("base");
+        let start = out.stream_position().map_err(|error| Fault::new("writing the base", error))?;
+        let mut reasons = Vec::new();
+        for source in &self.plan.base {
+            let attempt = rewind(out, start).map_err(|error| error.to_string());
+            match attempt.and_then(|()| self.from(source, out, start, &step)) {
+                Ok(()) => {
+                    step.finish();
+                    return Ok(source.clone());
+                }
+                Err(why) => {
+                    let text = format!("{}: {why}", name(source));
+                    if self.fetcher.is_cancelled() {
+                        break;
+                    }
+                    self.report.note(Level::Warning, format!("base image: {text}"));
+                    reasons.push(text);
+                }
+            }
+        }
+        let why = if reasons.is_empty() { "no source was given".to_owned() } else { reasons.join("; ") };
+        step.fail(why.clone());
+        Err(Fault::new("getting the base image", why)
+            .hint("name another `mirror`, or serve the image with `base.urls`, or upload it"))
+    }
+
+    fn from(&self, source: &BaseSource, out: &mut File, start: u64, step: &Step) -> std::result::Result<(), String> {
+        let text = |error: anemos_base::Error| error.to_string();
+        match source {
+            BaseSource::Cache => {
+                let path = format!("{CACHE}/base-{}.cpio.zst", Digest(*self.lock.image.as_bytes()));
+                let file = File::open(self.root.at(&path)).map_err(|error| format!("{path}: {error}"))?;
+                let length = file.metadata().map(|metadata| metadata.len()).ok();
+                let copy = Counted { out, step, done: 0, total: length, what: "cache" };
+                anemos_base::copy_verified(self.lock, file, copy).map_err(|error| format!("{path}: {error}"))?;
+            }
+            BaseSource::Urls(urls) => {
+                let what = "download";
+                let out = &*out;
+                let mut begin = || {
+                    rewind(out, start)?;
+                    Ok(Counted { out, step, done: 0, total: None, what })
+                };
+                anemos_base::fetch_image(self.fetcher, self.lock, urls, &mut begin).map_err(text)?;
+            }
+            BaseSource::Build => {
+                let mirrors = mirrors(self.root, self.plan);
+                let archive = Archive::new(self.fetcher, self.lock, mirrors, self.plan.snapshot.clone());
+                let mut tell = |progress: anemos_base::Progress<'_>| {
+                    let total = Some(progress.total_bytes);
+                    step.progress(progress.done_bytes, total, Unit::Bytes, Some(progress.package));
+                };
+                anemos_base::build(self.lock, &archive, LEVEL, out, &mut tell).map_err(text)?;
+            }
+            BaseSource::Upload(blob) => {
+                // Asked for only now, when everything cheaper has failed.
+                let needed = self.blobs.announce(self.root, &[*blob]).map_err(|fault| fault.to_string())?;
+                if !needed.is_empty() {
+                    self.output.send(&StageReply::Need(needed));
+                }
+                let bytes = self.blobs.take(blob.digest);
+                let copy = Counted { out, step, done: 0, total: Some(bytes.len() as u64), what: "upload" };
+                anemos_base::copy_verified(self.lock, &bytes[..], copy).map_err(text)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn name(source: &BaseSource) -> &'static str {
+    match source {
+        BaseSource::Cache => "cache",
+        BaseSource::Urls(_) => "urls",
+        BaseSource::Build => "build",
+        BaseSource::Upload(_) => "upload",
+    }
+}
+
+/// Forgets what was written from `start` on.
+fn rewind(mut out: &File, start: u64) -> io::Result<()> {
+    out.set_len(start)?;
+    out.seek(SeekFrom::Start(start)).map(|_| ())
+}
+
+/// A file that tells how much has been written to it.
+struct Counted<'a> {
+    out: &'a File,
+    step: &'a Step,
+    done: u64,
+    total: Option<u64>,
+    what: &'static str,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.done += written as u64;
+        self.step.progress(self.done, self.total, Unit::Bytes, Some(self.what));
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

@@ -1,0 +1,149 @@
+//! Leaves the old system for what was loaded, as cleanly as can be done in a second or two and without any service.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::system::{RebootCommand, reboot};
+use rustix::time::Timespec;
+
+use crate::root::Root;
+use crate::sys;
+
+/// Processes get this long to end after SIGTERM …
+const TERMINATION: Duration = Duration::from_secs(2);
+
+/// … but when none has ended for this long, those that are left ignore it.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Writing everything to disk may take this long; a network file system that is gone would take for ever.
+const SYNC: Duration = Duration::from_secs(30);
+
+/// Making file systems read-only may take this long.
+const READ_ONLY: Duration = Duration::from_secs(2);
+
+/// Steps out of the session and control group that the connection's end takes down.
+pub fn detach(root: &Root) {
+    sys::signal::ignore_all();
+    // A session of its own fails only for a process that leads one already.
+    _ = rustix::process::setsid();
+    // A service manager that stops sshd may end everything in its control group.
+    _ = std::fs::write(root.at("/sys/fs/cgroup/cgroup.procs"), std::process::id().to_string());
+    _ = std::env::set_current_dir("/");
+}
+
+/// Ends processes, syncs, makes file systems read-only, and boots what was loaded. If that fails, restarts into the old
+/// system. Never returns.
+pub fn go(root: &Root) -> ! {
+    terminate(root);
+    within(SYNC, rustix::fs::sync);
+    make_read_only(root);
+    let error = reboot(RebootCommand::Kexec).err();
+    // Nobody is connected any more: the kernel's log, and so the console, is the only place left.
+    let text = format!("anemos-stage: kexec failed ({error:?}), restarting into the old system\n");
+    _ = std::fs::write(root.at("/dev/kmsg"), &text);
+    eprint!("{text}");
+    _ = reboot(RebootCommand::Restart);
+    std::process::exit(1);
+}
+
+/// Runs `work` in a thread and waits for it, but not for longer than `limit`.
+fn within(limit: Duration, work: impl FnOnce() + Send + 'static) {
+    let (done, wait) = std::sync::mpsc::channel();
+    let started = std::thread::Builder::new().spawn(move || {
+        work();
+        _ = done.send(());
+    });
+    if started.is_ok() {
+        _ = wait.recv_timeout(limit);
+    }
+}
+
+/// Asks every process to end, and waits until they have, or as long as it makes sense.
+fn terminate(root: &Root) {
+    let mut waiting = processes(root);
+    if sys::signal::terminate_others().is_err() {
+        return;
+    }
+    let deadline = Instant::now() + TERMINATION;
+    while !waiting.is_empty() && Instant::now() < deadline {
+        let mut polled: Vec<_> = waiting.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(QUIET.subsec_nanos()) };
+        match poll(&mut polled, Some(&limit)) {
+            Ok(ended) if ended > 0 => {}
+            // Nothing has ended for a while, or nothing can be learned.
+            _ => return,
+        }
+        let ended: Vec<_> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut ended = ended.into_iter();
+        waiting.retain(|_| ended.next() == Some(false));
+    }
+}
+
+/// Every user process but this one and PID 1.
+fn processes(root: &Root) -> Vec<OwnedFd> {
+    let me = std::process::id();
+    let numbers = root.names("/proc").into_iter().filter_map(|name| name.parse::<u32>().ok());
+    numbers
+        .filter(|pid| *pid != 1 && *pid != me)
+        // Kernel threads have no command line, and don't end.
+        .filter(|pid| root.read(&format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()))
+        .filter_map(|pid| pidfd_open(Pid::from_raw(pid as i32)?, PidfdFlags::empty()).ok())
+        .collect()
+}
+
+/// Has the kernel make every file system read-only, which also marks them clean, and waits until it has.
+fn make_read_only(root: &Root) {
+    if std::fs::write(root.at("/proc/sysrq-trigger"), "u").is_err() {
+        return;
+    }
+    // The kernel does it in the background and tells nobody: the mount table is all there is to look at.
+    let deadline = Instant::now() + READ_ONLY;
+    while Instant::now() < deadline && writable_disks(&root.text("/proc/mounts").unwrap_or_default()) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether `/proc/mounts` has a file system on a block device that can still be written.
+fn writable_disks(text: &str) -> bool {
+    text.lines().any(|line| {
+        let mut words = line.split(' ');
+        let source = words.next().unwrap_or_default();
+        let options = words.nth(2).unwrap_or_default();
+        source.starts_with("/dev/") && options.split(',').next() == Some("rw")
+    })
+}
+
+/// Whether a kernel is loaded, as the running one sees it.
+pub fn is_loaded(root: &Root) -> bool {
+    root.flag("/sys/kernel/kexec_loaded")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writable() {
+        let rw = "proc /proc proc rw,nosuid 0 0\n/dev/sda1 / ext4 rw,relatime,errors=remount-ro 0 0\n";
+        assert!(writable_disks(rw));
+        assert!(!writable_disks(&rw.replace("ext4 rw", "ext4 ro")));
+        assert!(!writable_disks("tmpfs /run tmpfs rw 0 0\n"));
+    }
+
+    #[test]
+    fn waiting_has_an_end() {
+        let start = Instant::now();
+        within(Duration::from_millis(20), || std::thread::sleep(Duration::from_secs(5)));
+        assert!(start.elapsed() < Duration::from_secs(4));
+    }
+
+    #[test]
+    fn processes_are_found() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!processes(&Root::new("/")).is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

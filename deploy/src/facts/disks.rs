@@ -1,0 +1,157 @@
+//! Whole disks and their partitions, from `/sys/block`.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+
+use anemos_proto::host::{Disk, DiskId, Partition};
+
+use super::mounts::Mount;
+use super::signature::{self, Content};
+use crate::root::Root;
+
+/// Names of block devices that are no disks: RAM, loops, floppies, CDs, network devices, and what is stacked on disks.
+const NO_DISKS: &[&str] = &["dm-", "drbd", "fd", "loop", "md", "mtdblock", "nbd", "ram", "rbd", "sr", "zd", "zram"];
+
+/// Sectors in `/sys` have this size, whatever the disk's are.
+const SECTOR: u64 = 512;
+
+/// What is mounted and swapped on, to be matched with devices.
+#[derive(Debug, Default)]
+pub struct InUse {
+    /// From mountinfo.
+    pub mounts: Vec<Mount>,
+    /// Device paths of swap.
+    pub swaps: Vec<String>,
+}
+
+/// Every whole disk.
+pub fn disks(root: &Root, in_use: &InUse) -> Vec<Disk> {
+    root.names("/sys/block")
+        .into_iter()
+        .filter(|name| is_disk(root, name))
+        .map(|name| disk(root, &name, in_use))
+        .collect()
+}
+
+fn is_disk(root: &Root, name: &str) -> bool {
+    let sys = format!("/sys/block/{name}");
+    let boot_area = name.starts_with("mmcblk") && (name.contains("boot") || name.contains("rpmb"));
+    let other = NO_DISKS.iter().any(|prefix| {
+        name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()) || rest.is_empty())
+    });
+    // The paths of a multipath NVMe namespace are hidden: they can't be opened.
+    !boot_area && !other && !root.flag(&format!("{sys}/hidden")) && root.number(&format!("{sys}/size")).unwrap_or(0) > 0
+}
+
+fn disk(root: &Root, name: &str, in_use: &InUse) -> Disk {
+    let sys = format!("/sys/block/{name}");
+    let head = head(root, &dev_path(name));
+    let content = signature::content(&head).map(|content| content.kind.to_owned());
+    let mut partitions: Vec<_> = root
+        .names(&sys)
+        .into_iter()
+        .filter_map(|part| {
+            let number = root.number(&format!("{sys}/{part}/partition"))?;
+            Some((number, partition(root, &format!("{sys}/{part}"), &part, in_use)))
+        })
+        .collect();
+    partitions.sort_by_key(|(number, _)| *number);
+    Disk {
+        id: id(root, name),
+        model: model(root, &sys),
+        removable: root.flag(&format!("{sys}/removable")),
+        rotational: root.flag(&format!("{sys}/queue/rotational")),
+        read_only: root.flag(&format!("{sys}/ro")),
+        table: signature::table(&head).map(str::to_owned),
+        content,
+        partitions: partitions.into_iter().map(|(_, partition)| partition).collect(),
+        mounts: mounted(root, &sys, name, in_use),
+    }
+}
+
+fn id(root: &Root, name: &str) -> DiskId {
+    let sys = format!("/sys/block/{name}");
+    // SCSI keeps the serial number in a page of its own: four bytes of header, then text.
+    let page = || {
+        let page = root.read(&format!("{sys}/device/vpd_pg80")).ok()?;
+        Some(String::from_utf8_lossy(page.get(4..)?).trim_matches(['\0', ' ']).to_owned())
+    };
+    let text = |file: &str| root.text(&format!("{sys}/{file}")).filter(|text| !text.is_empty());
+    let canonical = root.resolve(&sys).unwrap_or_else(|| sys.clone());
+    DiskId {
+        name: dev_path(name),
+        serial: text("serial").or_else(|| text("device/serial")).or_else(page).filter(|text| !text.is_empty()),
+        wwid: text("wwid").or_else(|| text("device/wwid")),
+        path: canonical.rsplit_once('/').map_or(canonical.clone(), |(parent, _)| parent.to_owned()),
+        size: root.number(&format!("{sys}/size")).unwrap_or(0) * SECTOR,
+    }
+}
+
+fn model(root: &Root, sys: &str) -> String {
+    // `ATA` is the transport, and a virtio vendor is a number: neither helps a person.
+    let vendor = root.text(&format!("{sys}/device/vendor")).filter(|v| v != "ATA" && !v.starts_with("0x"));
+    let model = root.text(&format!("{sys}/device/model")).or_else(|| root.text(&format!("{sys}/device/name")));
+    let words = [vendor, model].into_iter().flatten().filter(|text| !text.is_empty());
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn partition(root: &Root, sys: &str, name: &str, in_use: &InUse) -> Partition {
+    let found = signature::content(&head(root, &dev_path(name)));
+    let (content, label) = match found {
+        Some(Content { kind, label }) => (Some(kind.to_owned()), label),
+        None => (None, None),
+    };
+    Partition {
+        name: dev_path(name),
+        size: root.number(&format!("{sys}/size")).unwrap_or(0) * SECTOR,
+        content,
+        label,
+        mounts: mounted(root, sys, name, in_use),
+    }
+}
+
+/// Where the device at `sys`, or something on top of it (LVM, RAID, crypt), is mounted.
+fn mounted(root: &Root, sys: &str, name: &str, in_use: &InUse) -> Vec<String> {
+    let mut stack = vec![(sys.to_owned(), name.to_owned())];
+    let mut seen = BTreeSet::new();
+    let mut targets = BTreeSet::new();
+    while let Some((sys, name)) = stack.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let number = root.text(&format!("{sys}/dev")).unwrap_or_default();
+        let mapped = root.text(&format!("{sys}/dm/name")).map(|name| format!("/dev/mapper/{name}"));
+        let is_me = |path: &str| path == dev_path(&name) || Some(path) == mapped.as_deref();
+        for mount in &in_use.mounts {
+            // By source as well: btrfs shows an anonymous device number.
+            if mount.device == number || is_me(&mount.source) {
+                targets.insert(mount.target.clone());
+            }
+        }
+        if in_use.swaps.iter().any(|path| is_me(path)) {
+            targets.insert("[SWAP]".into());
+        }
+        for holder in root.names(&format!("{sys}/holders")) {
+            stack.push((format!("/sys/block/{holder}"), holder));
+        }
+    }
+    targets.into_iter().collect()
+}
+
+/// `/dev/…` of a kernel name, in which `!` stands for `/`.
+fn dev_path(name: &str) -> String {
+    format!("/dev/{}", name.replace('!', "/"))
+}
+
+fn head(root: &Root, device: &str) -> Vec<u8> {
+    let mut head = Vec::new();
+    if let Ok(file) = std::fs::File::open(root.at(device)) {
+        // A disk that can't be read has no signature that could be shown.
+        _ = file.take(signature::HEAD as u64).read_to_end(&mut head);
+    }
+    head
+}
+
+#[cfg(test)]
+#[path = "disks_tests.rs"]
+mod tests;

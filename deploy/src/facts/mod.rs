@@ -1,0 +1,208 @@
+//! Everything that the plan needs to know about the host. Only reads.
+
+pub mod disks;
+pub mod mounts;
+pub mod signature;
+
+use std::str::FromStr;
+
+use anemos_proto::Digest;
+use anemos_proto::host::{Disk, Firmware, HostFacts, KexecSupport};
+
+use crate::error::{Doing, Result};
+use crate::kernel;
+use crate::root::Root;
+use crate::sys;
+
+/// Where a deployed system keeps what the next deployment needs not send again.
+pub const CACHE: &str = "/var/cache/anemos";
+
+/// Finds out everything.
+pub fn collect(root: &Root) -> Result<HostFacts> {
+    let release = kernel_release(root);
+    let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
+    let memory = root.text("/proc/meminfo").unwrap_or_default();
+    let (cached_blobs, cached_bases) = parse_cache(&root.names(CACHE));
+    Ok(HostFacts {
+        hostname: root.text("/proc/sys/kernel/hostname").unwrap_or_default(),
+        os: root
+            .text("/etc/os-release")
+            .or_else(|| root.text("/usr/lib/os-release"))
+            .and_then(|text| os_release(&text, "PRETTY_NAME"))
+            .unwrap_or_default(),
+        boot_id: boot_id(root),
+        arch: rustix::system::uname().machine().to_string_lossy().into_owned(),
+        kernel_image: kernel::find(root, &release).ok().map(|image| image.path),
+        kernel_release: release,
+        cmdline: root.text("/proc/cmdline").unwrap_or_default(),
+        firmware: firmware(root),
+        memory_total: meminfo(&memory, "MemTotal").unwrap_or(0),
+        memory_available: meminfo(&memory, "MemAvailable").unwrap_or(0),
+        disks: all_disks(root),
+        kexec: kexec_support(root),
+        network,
+        ssh_port: ssh_port(std::env::var("SSH_CONNECTION").ok().as_deref()),
+        host_keys: host_keys(root),
+        mirrors: mirrors(root),
+        cached_blobs,
+        cached_bases,
+    })
+}
+
+/// `uname -r`.
+pub fn kernel_release(root: &Root) -> String {
+    root.text("/proc/sys/kernel/osrelease")
+        .unwrap_or_else(|| rustix::system::uname().release().to_string_lossy().into_owned())
+}
+
+/// What names this boot.
+pub fn boot_id(root: &Root) -> String {
+    root.text("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// Archives in the host's own apt sources.
+pub fn mirrors(root: &Root) -> Vec<String> {
+    anemos_base::mirrors_from_apt_sources(&root.at("/etc/apt"))
+}
+
+fn all_disks(root: &Root) -> Vec<Disk> {
+    let in_use = disks::InUse {
+        mounts: mounts::parse_mountinfo(&root.text("/proc/self/mountinfo").unwrap_or_default()),
+        swaps: mounts::parse_swaps(&root.text("/proc/swaps").unwrap_or_default()),
+    };
+    disks::disks(root, &in_use)
+}
+
+/// How the machine was booted.
+pub fn firmware(root: &Root) -> Firmware {
+    if !root.at("/sys/firmware/efi").is_dir() {
+        return Firmware::Bios;
+    }
+    // An EFI variable's file: four bytes of attributes, then the value.
+    let variable = |name: &str| {
+        let path = format!("/sys/firmware/efi/efivars/{name}-8be4df61-93ca-11d2-aa0d-00e098032b8c");
+        root.read(&path).ok().and_then(|bytes| bytes.get(4).copied())
+    };
+    Firmware::Uefi { secure_boot: variable("SecureBoot") == Some(1) && variable("SetupMode") != Some(1) }
+}
+
+/// What stands in the way of a kexec, or not.
+pub fn kexec_support(root: &Root) -> KexecSupport {
+    KexecSupport {
+        file_load: sys::kexec::has_file_load(),
+        load: sys::kexec::has_load(),
+        disabled: root.text("/proc/sys/kernel/kexec_load_disabled").is_some_and(|text| text != "0"),
+        lockdown: lockdown(&root.text("/sys/kernel/security/lockdown").unwrap_or_default()),
+    }
+}
+
+/// The word in brackets: `[none] integrity confidentiality`.
+fn lockdown(text: &str) -> String {
+    text.split_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']')).unwrap_or_default().to_owned()
+}
+
+/// Bytes that `/proc/meminfo` gives for `key`.
+pub fn meminfo(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// A value in os-release, without its quotes.
+fn os_release(text: &str, key: &str) -> Option<String> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?.trim();
+    let inner = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+    let inner = inner.or_else(|| value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')));
+    Some(inner.unwrap_or(value).to_owned())
+}
+
+/// The server's port in `SSH_CONNECTION` (client address, client port, server address, server port).
+pub fn ssh_port(connection: Option<&str>) -> u16 {
+    connection.and_then(|text| text.split_whitespace().nth(3)?.parse().ok()).unwrap_or(22)
+}
+
+fn host_keys(root: &Root) -> Vec<String> {
+    identity_names(root)
+        .filter(|name| name.ends_with(".pub"))
+        .filter_map(|name| root.text(&format!("/etc/ssh/{name}")))
+        .collect()
+}
+
+/// Names of the SSH host key files in `/etc/ssh`, private and public.
+pub fn identity_names(root: &Root) -> impl Iterator<Item = String> {
+    root.names("/etc/ssh").into_iter().filter(|name| {
+        let key = name.strip_suffix(".pub").unwrap_or(name);
+        key.starts_with("ssh_host_") && key.ends_with("_key")
+    })
+}
+
+/// Blobs and base images, by the names of files in the cache.
+fn parse_cache(names: &[String]) -> (Vec<Digest>, Vec<Digest>) {
+    let digests = |prefix: &str, suffix: &str| {
+        let inner = |name: &str| Digest::from_str(name.strip_prefix(prefix)?.strip_suffix(suffix)?).ok();
+        names.iter().filter_map(|name| inner(name)).collect()
+    };
+    (digests("blob-", ""), digests("base-", ".cpio.zst"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lockdown_is_the_bracketed_word() {
+        for (text, expected) in [
+            ("[none] integrity confidentiality", "none"),
+            ("none [integrity] confidentiality", "integrity"),
+            ("", ""),
+            ("none integrity", ""),
+        ] {
+            assert_eq!(lockdown(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn memory() {
+        // The first lines of a 1 GiB Debian 12 guest.
+        let text = "MemTotal:         985016 kB\nMemFree:          711064 kB\nMemAvailable:     780116 kB\n";
+        assert_eq!(meminfo(text, "MemTotal"), Some(985_016 * 1024));
+        assert_eq!(meminfo(text, "MemAvailable"), Some(780_116 * 1024));
+        assert_eq!(meminfo(text, "Mem"), None);
+        assert_eq!(meminfo("MemTotal: 99999999999999999999 kB", "MemTotal"), None);
+    }
+
+    #[test]
+    fn os_release_quotes() {
+        let text = "NAME=\"Debian GNU/Linux\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nX='y'\n";
+        assert_eq!(os_release(text, "PRETTY_NAME").as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
+        assert_eq!(os_release(text, "ID").as_deref(), Some("debian"));
+        assert_eq!(os_release(text, "X").as_deref(), Some("y"));
+        assert_eq!(os_release(text, "VERSION"), None);
+    }
+
+    #[test]
+    fn ssh_connection() {
+        assert_eq!(ssh_port(Some("10.0.2.2 51024 10.0.2.15 2222")), 2222);
+        assert_eq!(ssh_port(Some("fe80::1%eth0 51024 fe80::2%eth0 22")), 22);
+        assert_eq!(ssh_port(Some("nonsense")), 22);
+        assert_eq!(ssh_port(None), 22);
+    }
+
+    #[test]
+    fn cache_names() {
+        let hex = "ab".repeat(32);
+        let names = [format!("blob-{hex}"), format!("base-{hex}.cpio.zst"), "stage.gz".into(), "blob-xyz".into()];
+        let (blobs, bases) = parse_cache(&names);
+        assert_eq!(blobs, [Digest([0xab; 32])]);
+        assert_eq!(bases, [Digest([0xab; 32])]);
+    }
+
+    #[test]
+    fn this_machine() {
+        let facts = collect(&Root::new("/")).unwrap();
+        assert_eq!(facts.boot_id.len(), 36);
+        assert!(facts.memory_total > facts.memory_available && facts.memory_available > 0);
+        assert!(facts.disks.iter().all(|disk| disk.id.path.starts_with("/sys/devices/") && disk.id.size > 0));
+        assert!(!facts.kernel_release.is_empty());
+    }
+}

@@ -1,0 +1,72 @@
+//! Lets at most one of two things happen: the kernel is loaded, or the stage is given up.
+
+use std::sync::{Mutex, PoisonError, TryLockError};
+
+use crate::error::{Fault, Result};
+use crate::sys;
+
+/// Guards the loading of the new kernel.
+#[derive(Debug, Default)]
+pub struct Gate(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    closed: bool,
+    loaded: bool,
+}
+
+impl Gate {
+    /// Loads by `load`, unless the gate is closed already.
+    pub fn load<T>(&self, load: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.closed {
+            return Err(Fault::new("loading the kernel", "the staging was given up"));
+        }
+        let loaded = load()?;
+        state.loaded = true;
+        Ok(loaded)
+    }
+
+    /// Closes the gate, waiting for a loading under way, and unloads what was loaded.
+    pub fn close(&self) -> std::io::Result<()> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.closed = true;
+        if std::mem::take(&mut state.loaded) { sys::kexec::unload() } else { Ok(()) }
+    }
+
+    /// As [`close`](Self::close), but from a panic, which may have come in the middle of a loading: then nothing is done.
+    pub fn abandon(&self) {
+        let state = match self.0.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if let Some(mut state) = state {
+            state.closed = true;
+            if std::mem::take(&mut state.loaded) {
+                // There is nobody to tell that would not be told of the panic.
+                _ = sys::kexec::unload();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_loads_after_closing() {
+        let gate = Gate::default();
+        gate.close().unwrap();
+        assert!(gate.load(|| Ok(())).unwrap_err().why().contains("given up"));
+    }
+
+    #[test]
+    fn a_failed_load_leaves_nothing_to_unload() {
+        let gate = Gate::default();
+        gate.load::<()>(|| Err(Fault::new("x", "y"))).unwrap_err();
+        // Unloading would fail here for want of privileges or support; nothing is asked for.
+        gate.close().unwrap();
+    }
+}

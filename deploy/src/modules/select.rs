@@ -1,0 +1,257 @@
+//! Which modules go into the initramfs, and which of them the agent loads at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::index::{self, Index};
+
+/// What the host has, that its modules are chosen by.
+#[derive(Debug, Clone, Default)]
+pub struct Hardware {
+    /// Names of loaded modules.
+    pub loaded: BTreeSet<String>,
+    /// Every modalias of a device in `/sys`.
+    pub modaliases: BTreeSet<String>,
+}
+
+/// What was chosen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Names of all modules, with everything that they need.
+    pub modules: BTreeSet<String>,
+    /// Names of those to load at once, each after what it needs.
+    pub load: Vec<String>,
+}
+
+/// Directories of which everything is taken: small, and what a payload may need for any disk or file system.
+const WHOLE: &[&str] = &[
+    "kernel/crypto/",
+    "kernel/arch/x86/crypto/",
+    "kernel/drivers/ata/",
+    "kernel/drivers/nvme/common/",
+    "kernel/drivers/nvme/host/",
+    "kernel/drivers/virtio/",
+    "kernel/fs/btrfs/",
+    "kernel/fs/efivarfs/",
+    "kernel/fs/exfat/",
+    "kernel/fs/ext4/",
+    "kernel/fs/fat/",
+    "kernel/fs/fuse/",
+    "kernel/fs/isofs/",
+    "kernel/fs/nls/",
+    "kernel/fs/overlayfs/",
+    "kernel/fs/squashfs/",
+    "kernel/fs/xfs/",
+];
+
+/// Single modules that are always taken.
+const ALWAYS: &[&str] = &[
+    "8021q",
+    "ahci",
+    "af_packet",
+    "bonding",
+    "bridge",
+    "dm_bufio",
+    "dm_crypt",
+    "dm_integrity",
+    "dm_mirror",
+    "dm_mod",
+    "dm_multipath",
+    "dm_raid",
+    "dm_snapshot",
+    "dm_thin_pool",
+    "dm_verity",
+    "dm_zero",
+    "dummy",
+    "e1000",
+    "e1000e",
+    "ehci_hcd",
+    "ehci_pci",
+    "erofs",
+    "f2fs",
+    "failover",
+    "hid",
+    "hid_generic",
+    "hv_netvsc",
+    "hv_storvsc",
+    "hv_vmbus",
+    "hyperv_keyboard",
+    "ipv6",
+    "linear",
+    "loop",
+    "macvlan",
+    "md_mod",
+    "nbd",
+    "net_failover",
+    "nvme",
+    "ohci_hcd",
+    "ohci_pci",
+    "qemu_fw_cfg",
+    "raid0",
+    "raid1",
+    "raid10",
+    "raid456",
+    "sd_mod",
+    "sg",
+    "sr_mod",
+    "tun",
+    "uas",
+    "uhci_hcd",
+    "usb_storage",
+    "usbhid",
+    "veth",
+    "virtio_blk",
+    "virtio_console",
+    "virtio_net",
+    "virtio_rng",
+    "virtio_scsi",
+    "vmw_pvscsi",
+    "vmxnet3",
+    "xen_blkfront",
+    "xen_netfront",
+    "xhci_hcd",
+    "xhci_pci",
+    "zram",
+];
+
+/// What a server in RAM has no use for, however much its devices ask for it.
+const NEVER: &[&str] = &[
+    "kernel/drivers/accel/",
+    "kernel/drivers/android/",
+    "kernel/drivers/bluetooth/",
+    "kernel/drivers/edac/",
+    "kernel/drivers/gnss/",
+    "kernel/drivers/gpu/",
+    "kernel/drivers/hwmon/",
+    "kernel/drivers/iio/",
+    "kernel/drivers/infiniband/",
+    "kernel/drivers/input/joystick/",
+    "kernel/drivers/input/tablet/",
+    "kernel/drivers/input/touchscreen/",
+    "kernel/drivers/leds/",
+    "kernel/drivers/media/",
+    "kernel/drivers/net/can/",
+    "kernel/drivers/net/wireless/",
+    "kernel/drivers/net/wwan/",
+    "kernel/drivers/nfc/",
+    "kernel/drivers/platform/",
+    "kernel/drivers/powercap/",
+    "kernel/drivers/staging/",
+    "kernel/drivers/thermal/",
+    "kernel/drivers/watchdog/",
+    "kernel/arch/x86/events/",
+    "kernel/arch/x86/kvm/",
+    "kernel/samples/",
+    "kernel/sound/",
+    "kernel/virt/",
+    // Files other than on disks, and what a firewall or a container had loaded.
+    "kernel/fs/autofs/",
+    "kernel/fs/binfmt_misc",
+    "kernel/fs/ceph/",
+    "kernel/fs/nfs",
+    "kernel/fs/smb",
+    "kernel/net/bluetooth/",
+    "kernel/net/bridge/netfilter/",
+    "kernel/net/ipv4/",
+    "kernel/net/ipv6/netfilter/",
+    "kernel/net/netfilter/",
+    "kernel/net/sched/",
+    "kernel/net/wireless/",
+    "kernel/net/xfrm/",
+    "kernel/crypto/tcrypt",
+];
+
+/// Display drivers of servers: without them the console of such a machine stays dark after a kexec.
+const DISPLAYS: &[&str] = &["ast", "bochs", "cirrus_qemu", "hyperv_drm", "mgag200", "virtio_gpu"];
+
+/// Chooses from `index` for a machine with `hardware`.
+pub fn select(index: &Index, hardware: &Hardware) -> Selection {
+    let allowed = |name: &str| {
+        DISPLAYS.contains(&name)
+            || index.modules.get(name).is_some_and(|m| !NEVER.iter().any(|prefix| m.path.starts_with(prefix)))
+    };
+    let asked: BTreeSet<&str> = by_modalias(index, &hardware.modaliases)
+        .into_iter()
+        .chain(hardware.loaded.iter().filter_map(|name| index.modules.get_key_value(name)).map(|(name, _)| &**name))
+        .filter(|name| allowed(name))
+        .collect();
+    let general = index.modules.iter().filter(|(name, module)| {
+        ALWAYS.contains(&&***name) || WHOLE.iter().any(|prefix| module.path.starts_with(prefix))
+    });
+    let general = general.map(|(name, _)| &**name).filter(|name| allowed(name));
+
+    let soft = soft_needs(index);
+    let mut all = Vec::new();
+    let mut seen = BTreeSet::new();
+    for name in general.chain(asked.iter().copied()) {
+        visit(index, &soft, name, &mut seen, &mut all);
+    }
+
+    // Loading order: buses and what disks hang on come before the rest by depending on nothing else; displays last,
+    // because they take longest and nothing waits for them.
+    let mut load = Vec::new();
+    let mut seen = BTreeSet::new();
+    let (displays, others): (Vec<_>, Vec<_>) = asked.iter().partition(|name| DISPLAYS.contains(name));
+    for name in others.into_iter().chain(displays) {
+        visit(index, &soft, name, &mut seen, &mut load);
+    }
+    Selection {
+        modules: all.into_iter().map(str::to_owned).collect(),
+        load: load.into_iter().map(str::to_owned).collect(),
+    }
+}
+
+/// Names of the modules that devices ask for.
+fn by_modalias<'a>(index: &'a Index, modaliases: &BTreeSet<String>) -> BTreeSet<&'a str> {
+    // There are tens of thousands of patterns: only those of the same bus are tried.
+    let bus = |text: &str| text.split(':').next().map(str::to_owned);
+    let mut by_bus: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for modalias in modaliases {
+        by_bus.entry(bus(modalias).unwrap_or_default()).or_default().push(modalias);
+    }
+    let wanted = |(pattern, _): &&(String, String)| {
+        let prefix = bus(pattern).unwrap_or_default();
+        let candidates = if prefix.contains(['*', '?', '[']) { None } else { by_bus.get(&prefix) };
+        candidates.is_some_and(|texts| texts.iter().any(|text| index::matches(pattern, text)))
+    };
+    index
+        .aliases
+        .iter()
+        .filter(wanted)
+        .filter_map(|(_, name)| index.modules.get_key_value(name))
+        .map(|(n, _)| &**n)
+        .collect()
+}
+
+fn soft_needs(index: &Index) -> BTreeMap<&str, Vec<&str>> {
+    let mut soft: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, words) in &index.softdeps {
+        soft.entry(name).or_default().extend(words.iter().flat_map(|word| index.resolve(word)));
+    }
+    soft
+}
+
+/// Adds `name` to `order` after everything that it needs.
+fn visit<'a>(
+    index: &'a Index,
+    soft: &BTreeMap<&'a str, Vec<&'a str>>,
+    name: &str,
+    seen: &mut BTreeSet<&'a str>,
+    order: &mut Vec<&'a str>,
+) {
+    let Some((name, module)) = index.modules.get_key_value(name) else { return };
+    // Being in `seen` before its needs are visited also ends circles, which soft needs may have.
+    if !seen.insert(name) {
+        return;
+    }
+    for need in soft.get(&**name).into_iter().flatten() {
+        visit(index, soft, need, seen, order);
+    }
+    for need in &module.needs {
+        visit(index, soft, need, seen, order);
+    }
+    order.push(name);
+}
+
+#[cfg(test)]
+#[path = "select_tests.rs"]
+mod tests;

@@ -1,0 +1,303 @@
+//! The conversation with the controller. One thread listens and decides; probing and staging run in others, so that an
+//! abort, the end of the connection and every deadline are seen at any time.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use anemos_base::{Fetcher, Limits};
+use anemos_proto::host::HostFacts;
+use anemos_proto::stage::{StagePlan, StageReply, StageRequest, Staged};
+
+use crate::blobs::Blobs;
+use crate::boot;
+use crate::error::{Fault, Result};
+use crate::facts;
+use crate::gate::Gate;
+use crate::private_dir::PrivateDir;
+use crate::report::Report;
+use crate::root::Root;
+use crate::stage::Job;
+use crate::sys;
+use crate::wire::{self, Input, Output};
+
+/// A probe that takes longer hangs on a device.
+const PROBE: Duration = Duration::from_secs(60);
+
+/// A person may take this long to answer the controller's question.
+const SILENCE: Duration = Duration::from_secs(3600);
+
+/// The last word may take this long to leave.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// The controller gets this long to close its side before the boot.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// How the stage was started.
+pub struct Options {
+    /// The private directory.
+    pub dir: PathBuf,
+    /// Where facts are read from.
+    pub root: Root,
+    /// This build, for people.
+    pub build: String,
+}
+
+enum Message {
+    Input(Input),
+    Signal(i32),
+    Probed(Result<Box<HostFacts>>),
+    Staged(Result<Box<Staged>>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing under way.
+    Idle,
+    Probing,
+    Staging,
+    /// Loaded, waiting for the word.
+    Staged,
+}
+
+/// Speaks with the controller until one of them ends it.
+pub fn serve(options: &Options) -> ExitCode {
+    sys::signal::block();
+    sys::signal::ignore_hangup();
+    match start(options) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("anemos-stage: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: &Options) -> io::Result<ExitCode> {
+    let output = Output::start(io::stdout(), &options.build)?;
+    let (sender, receiver) = mpsc::channel();
+    let inputs = sender.clone();
+    std::thread::Builder::new()
+        .name("input".into())
+        .spawn(move || wire::read(io::stdin(), |input| inputs.send(Message::Input(input)).is_ok()))?;
+    let signals = sender.clone();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        while let Ok(signal) = sys::signal::wait() {
+            if signals.send(Message::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
+    let dir = match PrivateDir::take(&options.dir) {
+        Ok(dir) => dir,
+        Err(fault) => {
+            // Not ours: whoever has it removes it.
+            output.send(&StageReply::Failed(fault.into_failure()));
+            output.flush(LAST_WORD);
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let gate = Arc::<Gate>::default();
+    let (panicked, path) = (Arc::clone(&gate), options.dir.clone());
+    crate::panic::report_to(output.clone(), move || {
+        panicked.abandon();
+        _ = std::fs::remove_dir_all(&path);
+    });
+    let conversation = Conversation {
+        root: options.root.clone(),
+        dir,
+        report: Report::new(output.clone()),
+        output,
+        sender,
+        blobs: Arc::default(),
+        gate,
+        fetcher: Arc::new(Fetcher::new(Limits::default())),
+        phase: Phase::Idle,
+        deadline: (Instant::now() + SILENCE, SILENCE),
+    };
+    Ok(conversation.run(&receiver))
+}
+
+struct Conversation {
+    root: Root,
+    dir: PrivateDir,
+    output: Output,
+    report: Report,
+    sender: Sender<Message>,
+    blobs: Arc<Blobs>,
+    gate: Arc<Gate>,
+    fetcher: Arc<Fetcher>,
+    phase: Phase,
+    /// When the phase must be over, and how long it had.
+    deadline: (Instant, Duration),
+}
+
+/// How the conversation ends, but for a boot.
+enum End {
+    /// The controller asked for it.
+    Aborted,
+    /// The controller has gone.
+    Gone,
+    Failed(Fault),
+}
+
+impl Conversation {
+    fn run(mut self, messages: &Receiver<Message>) -> ExitCode {
+        loop {
+            let left = self.deadline.0.saturating_duration_since(Instant::now());
+            let ended = match messages.recv_timeout(left) {
+                Ok(Message::Input(Input::Request(request))) if *request == StageRequest::Boot => {
+                    // Comes back only if it could not be begun.
+                    Err(self.boot(messages))
+                }
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => Err(self.too_late()),
+                // Never: this side holds a sender itself.
+                Err(RecvTimeoutError::Disconnected) => Ok(Some(End::Gone)),
+            };
+            match ended {
+                Ok(None) => {}
+                Ok(Some(end)) => return self.end(end),
+                Err(fault) => return self.end(End::Failed(fault)),
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) -> Result<Option<End>> {
+        match message {
+            Message::Input(Input::Request(request)) => return self.request(*request),
+            Message::Input(Input::Closed) => return Ok(Some(End::Gone)),
+            Message::Input(Input::Broken(why)) => {
+                return Err(Fault::new("understanding the controller", why));
+            }
+            Message::Signal(signal) => {
+                return Err(Fault::new("running the stage", format!("it was ended by signal {signal}")));
+            }
+            Message::Probed(facts) => {
+                self.output.send(&StageReply::Facts(facts?));
+                self.enter(Phase::Idle, SILENCE);
+            }
+            Message::Staged(staged) => {
+                self.output.send(&StageReply::Staged(*staged?));
+                self.enter(Phase::Staged, SILENCE);
+            }
+        }
+        Ok(None)
+    }
+
+    fn request(&mut self, request: StageRequest) -> Result<Option<End>> {
+        let unexpected = |what: &str| Err(Fault::new(format!("answering {what}"), "it came at the wrong time"));
+        match (request, self.phase) {
+            (StageRequest::Abort, _) => return Ok(Some(End::Aborted)),
+            (StageRequest::Probe, Phase::Idle) => self.probe()?,
+            (StageRequest::Stage(plan), Phase::Idle) => self.stage(*plan)?,
+            (StageRequest::Blob { digest, data }, _) => self.blobs.receive(digest, &data)?,
+            (StageRequest::Probe, _) => return unexpected("Probe"),
+            (StageRequest::Stage(_), _) => return unexpected("Stage"),
+            (StageRequest::Boot, _) => return unexpected("Boot"),
+        }
+        Ok(None)
+    }
+
+    fn enter(&mut self, phase: Phase, limit: Duration) {
+        self.phase = phase;
+        self.deadline = (Instant::now() + limit, limit);
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() -> Message + Send + 'static) -> Result<()> {
+        let sender = self.sender.clone();
+        let work = move || _ = sender.send(work());
+        let started = std::thread::Builder::new().name(name.into()).spawn(work);
+        started.map(|_| ()).map_err(|error| Fault::new("starting a thread", error))
+    }
+
+    fn probe(&mut self) -> Result<()> {
+        self.enter(Phase::Probing, PROBE);
+        let root = self.root.clone();
+        self.spawn("probe", move || Message::Probed(facts::collect(&root).map(Box::new)))
+    }
+
+    fn stage(&mut self, plan: StagePlan) -> Result<()> {
+        self.enter(Phase::Staging, Duration::from_secs(plan.deadline_s.into()));
+        self.dir.say(&format!("run {}", plan.run.run)).map_err(|error| Fault::new("writing the lock", error))?;
+        let job = Job {
+            root: self.root.clone(),
+            dir: self.dir.path().to_owned(),
+            plan,
+            blobs: Arc::clone(&self.blobs),
+            fetcher: Arc::clone(&self.fetcher),
+            gate: Arc::clone(&self.gate),
+            report: self.report.clone(),
+            output: self.output.clone(),
+        };
+        self.spawn("stage", move || Message::Staged(job.run().map(Box::new)))
+    }
+
+    fn too_late(&self) -> Fault {
+        let seconds = self.deadline.1.as_secs();
+        let (what, doing) = match self.phase {
+            Phase::Idle | Phase::Staged => ("waiting for the controller", None),
+            Phase::Probing => ("probing the host", None),
+            Phase::Staging => ("staging", self.report.current()),
+        };
+        let doing = doing.map_or(String::new(), |doing| format!(", and was at: {doing}"));
+        Fault::new(what, format!("it took longer than its {seconds} s{doing}"))
+    }
+
+    /// Boots what is staged. Returns only if it could not be begun.
+    fn boot(&mut self, messages: &Receiver<Message>) -> Fault {
+        let booting = |why: &str| Fault::new("booting", why);
+        if self.phase != Phase::Staged {
+            return booting("nothing is staged");
+        }
+        if !self.root.is_real() {
+            return booting("the host's files were read from another root");
+        }
+        if !boot::is_loaded(&self.root) {
+            return booting("the kernel that was loaded is gone: somebody else unloaded it");
+        }
+        boot::detach(&self.root);
+        self.output.send(&StageReply::Booting);
+        self.output.flush(GOODBYE);
+        let deadline = Instant::now() + GOODBYE;
+        while let Ok(message) = messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if matches!(message, Message::Input(Input::Closed | Input::Broken(_))) {
+                break;
+            }
+        }
+        // What is left in it is not worth staying for.
+        _ = self.dir.remove();
+        boot::go(&self.root)
+    }
+
+    fn end(&self, end: End) -> ExitCode {
+        // Undone first: whoever reads the answer may rely on it.
+        self.fetcher.cancel();
+        let unloaded = self.gate.close().map_err(|error| format!("the loaded kernel could not be unloaded: {error}"));
+        let removed = self.dir.remove().map_err(|fault| fault.to_string());
+        let left: Vec<_> = [unloaded, removed].into_iter().filter_map(std::result::Result::err).collect();
+        let (reply, code) = match end {
+            End::Gone => (None, ExitCode::FAILURE),
+            End::Aborted if left.is_empty() => (Some(StageReply::Aborted), ExitCode::SUCCESS),
+            End::Aborted => {
+                let fault = Fault::new("undoing the staging", left.join("; "));
+                (Some(StageReply::Failed(fault.into_failure())), ExitCode::FAILURE)
+            }
+            End::Failed(fault) => {
+                let mut failure = fault.into_failure();
+                for text in left {
+                    failure.why = format!("{}; also, {text}", failure.why);
+                }
+                (Some(StageReply::Failed(failure)), ExitCode::FAILURE)
+            }
+        };
+        if let Some(reply) = reply {
+            self.output.send(&reply);
+            self.output.flush(LAST_WORD);
+        }
+        code
+    }
+}

@@ -1,0 +1,206 @@
+//! Prepares the boot: everything between the plan and a loaded kernel.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anemos_base::{Archive, Fetcher, Lock};
+use anemos_proto::config::HostConfig;
+use anemos_proto::event::{Level, Unit};
+use anemos_proto::stage::{KernelSource, StagePlan, StageReply, Staged};
+use anemos_proto::{Digest, Secret, codec};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::base::{self, Sources};
+use crate::blobs::{Blobs, digest};
+use crate::boot;
+use crate::cmdline;
+use crate::compose::{Initramfs, RunFiles};
+use crate::error::{Doing, Fault, Result};
+use crate::facts::{self, CACHE};
+use crate::gate::Gate;
+use crate::kernel_set::KernelSet;
+use crate::kexec::{self, Boot};
+use crate::memory;
+use crate::modules::{self, select};
+use crate::report::Report;
+use crate::root::Root;
+use crate::wire::Output;
+
+/// No base.lock, and no agent, is larger than this when unpacked.
+const BLOB_LIMIT: usize = 64 << 20;
+
+/// Bytes for the new kernel's random pool.
+const SEED: usize = 256;
+
+/// What a staging works with. Whoever gives it up closes the gate and cancels the fetcher.
+pub struct Job {
+    /// The host's files.
+    pub root: Root,
+    /// The stage's private directory.
+    pub dir: PathBuf,
+    /// What to stage.
+    pub plan: StagePlan,
+    /// What the controller sends.
+    pub blobs: Arc<Blobs>,
+    /// Downloads.
+    pub fetcher: Arc<Fetcher>,
+    /// Guards the loading.
+    pub gate: Arc<Gate>,
+    /// To tell how it goes.
+    pub report: Report,
+    /// To ask for blobs.
+    pub output: Output,
+}
+
+impl Job {
+    /// Does all of it.
+    pub fn run(&self) -> Result<Staged> {
+        let Self { root, plan, blobs, report, .. } = self;
+        let needed = blobs.announce(root, &[plan.lock, plan.agent, plan.payload])?;
+        self.output.send(&StageReply::Need(needed));
+        if boot::is_loaded(root) {
+            report.note(Level::Warning, "a kernel was loaded for kexec already; it will be replaced");
+        }
+
+        let lock_blob = blobs.take(plan.lock.digest);
+        let lock = parse_lock(&lock_blob)?;
+        let kernel = self.kernel(&lock)?;
+        let mut initramfs = Initramfs::new()?;
+        let sources = Sources { root, plan, lock: &lock, fetcher: &self.fetcher, blobs, output: &self.output, report };
+        let base_source = initramfs.base(|out| sources.write(out))?;
+
+        let step = report.step("compose");
+        let index = kernel.index()?;
+        let selection = select::select(&index, &modules::hardware(root));
+        let further = kernel.further_files();
+        initramfs.modules(&kernel.release, &index, &selection, kernel.zstd, &further, |path| kernel.module(path))?;
+        let agent_blob = blobs.take(plan.agent.digest);
+        let agent = unpack("the agent", &agent_blob)?;
+        let payload = blobs.take(plan.payload.digest);
+        let stage = self.own_archive();
+        let host = self.host_config(&lock, &kernel, stage.is_some())?;
+        let run = codec::to_bytes(&plan.run).doing(|| "encoding the run's configuration".into())?;
+        let mut files = vec![
+            ("run.bin", &run[..]),
+            ("host.bin", &host[..]),
+            ("payload.tar.zst", &payload[..]),
+            ("kernel", &kernel.image[..]),
+            ("agent.zst", &agent_blob[..]),
+            ("base.lock", &lock_blob[..]),
+        ];
+        files.extend(stage.as_deref().map(|stage| ("stage.gz", stage)));
+        initramfs.run(&RunFiles { agent: &agent, files: &files })?;
+        step.finish();
+
+        let initramfs_bytes = initramfs.len()?;
+        let meminfo = root.text("/proc/meminfo").unwrap_or_default();
+        memory::check(memory::Needs {
+            initramfs: initramfs_bytes,
+            unpacked: initramfs.unpacked(),
+            base: lock.image_size,
+            total: facts::meminfo(&meminfo, "MemTotal").unwrap_or(0),
+            available: facts::meminfo(&meminfo, "MemAvailable").unwrap_or(0),
+        })?;
+
+        let step = report.step("load");
+        step.progress(0, Some(initramfs_bytes), Unit::Bytes, Some(&kernel.name));
+        let cmdline = cmdline::compose(&root.text("/proc/cmdline").unwrap_or_default(), &plan.cmdline_extra);
+        let boot = Boot { name: &kernel.name, kernel: &kernel.file, initramfs: initramfs.file(), cmdline: &cmdline };
+        let method = self.gate.load(|| kexec::load(root, &boot, plan.load))?;
+        step.finish();
+        Ok(Staged {
+            kernel_release: kernel.release.clone(),
+            kernel: digest(&kernel.image),
+            base: Digest(*lock.image.as_bytes()),
+            base_source,
+            initramfs_bytes,
+            downloaded_bytes: self.fetcher.downloaded(),
+            cmdline,
+            method,
+        })
+    }
+
+    fn kernel(&self, lock: &Lock) -> Result<KernelSet> {
+        let without = match self.plan.kernel {
+            KernelSource::Host => match KernelSet::of_host(&self.root, &facts::kernel_release(&self.root)) {
+                Ok(kernel) => return Ok(kernel),
+                Err(fault) => Some(fault),
+            },
+            KernelSource::Locked => None,
+        };
+        let Some(locked) = &lock.kernel else {
+            let missing = || Fault::new("choosing the kernel", "base.lock names no kernel");
+            return Err(without.unwrap_or_else(missing));
+        };
+        if let Some(fault) = without {
+            self.report.note(Level::Warning, format!("{fault}; booting the locked kernel instead"));
+        }
+        let step = self.report.step("kernel");
+        let mirrors = base::mirrors(&self.root, &self.plan);
+        let archive = Archive::new(&self.fetcher, lock, mirrors, self.plan.snapshot.clone());
+        let total = locked.packages.len() as u64;
+        let mut done = 0;
+        let kernel = KernelSet::locked(locked, &archive, |package| {
+            step.progress(done, Some(total), Unit::Items, Some(package));
+            done += 1;
+        })?;
+        step.finish();
+        Ok(kernel)
+    }
+
+    /// The stage as it was sent, for the new system's cache.
+    fn own_archive(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.dir.join("stage.gz")).or_else(|_| self.root.read(&format!("{CACHE}/stage.gz"))).ok()
+    }
+
+    fn host_config(&self, lock: &Lock, kernel: &KernelSet, with_stage: bool) -> Result<Vec<u8>> {
+        let (root, plan) = (&self.root, &self.plan);
+        let image = Digest(*lock.image.as_bytes());
+        let mut seed_cache = vec![
+            ("base.cpio.zst".to_owned(), format!("base-{image}.cpio.zst")),
+            ("agent.zst".to_owned(), format!("blob-{}", plan.agent.digest)),
+            ("base.lock".to_owned(), format!("blob-{}", plan.lock.digest)),
+        ];
+        if with_stage {
+            seed_cache.push(("stage.gz".into(), "stage.gz".into()));
+        }
+        let mut random = vec![0; SEED];
+        getrandom(&mut random[..], GetRandomFlags::empty()).doing(|| "getting random bytes".into())?;
+        let identity = facts::identity_names(root).filter_map(|name| {
+            let bytes = root.read(&format!("/etc/ssh/{name}")).ok()?;
+            Some((name, Secret::new(bytes)))
+        });
+        let host = HostConfig {
+            network: anemos_netstate::capture().doing(|| "reading the host's network".into())?,
+            ssh_port: facts::ssh_port(std::env::var("SSH_CONNECTION").ok().as_deref()),
+            ssh_identity: identity.collect(),
+            firmware: facts::firmware(root),
+            arch: rustix::system::uname().machine().to_string_lossy().into_owned(),
+            kernel_release: kernel.release.clone(),
+            old_boot_id: facts::boot_id(root),
+            mirror: base::mirrors(root, plan).into_iter().next(),
+            base: image,
+            base_size: lock.image_size,
+            random_seed: Secret::new(random),
+            seed_cache,
+        };
+        codec::to_bytes(&host).doing(|| "encoding the host's configuration".into())
+    }
+}
+
+fn parse_lock(blob: &[u8]) -> Result<Lock> {
+    let text = String::from_utf8(unpack("base.lock", blob)?).doing(|| "reading base.lock".into())?;
+    Lock::parse("base.lock", &text).doing(|| "reading base.lock".into())
+}
+
+fn unpack(what: &str, blob: &[u8]) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let unpacking = || format!("unpacking {what}");
+    let mut bytes = Vec::new();
+    let decoder = zstd::stream::read::Decoder::new(blob).doing(unpacking)?;
+    decoder.take(BLOB_LIMIT as u64 + 1).read_to_end(&mut bytes).doing(unpacking)?;
+    if bytes.len() > BLOB_LIMIT {
+        return Err(Fault::new(unpacking(), format!("it is larger than {BLOB_LIMIT} bytes")));
+    }
+    Ok(bytes)
+}

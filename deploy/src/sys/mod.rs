@@ -1,0 +1,4 @@
+//! System calls that have no safe wrapper elsewhere: the only unsafe code of the stage.
+
+pub mod kexec;
+pub mod signal;

@@ -1,0 +1,145 @@
+//! Drives `anemos-stage serve` as the controller does, over pipes.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anemos_proto::codec::{self, FrameReader};
+use anemos_proto::hello::{Hello, Role};
+use anemos_proto::stage::{StageReply, StageRequest};
+
+struct Stage {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: ChildStdout,
+    frames: FrameReader,
+}
+
+impl Stage {
+    fn start(dir: &Path, more: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_anemos-stage"))
+            .args(["serve", "--dir"])
+            .arg(dir)
+            .args(more)
+            .env("SSH_CONNECTION", "10.0.2.2 51024 10.0.2.15 2222")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let mut output = child.stdout.take().unwrap();
+        input.write_all(&Hello::new(Role::Controller, "test").encode()).unwrap();
+        let mut frames = FrameReader::new();
+        let (mut hello, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            let got = output.read(&mut buffer).unwrap();
+            assert!(got > 0, "the stage ended without a hello");
+            hello.extend_from_slice(&buffer[..got]);
+            if let Some((theirs, used)) = Hello::decode(&hello).unwrap() {
+                theirs.check(Role::Stage).unwrap();
+                frames.push(&hello[used..]);
+                return Self { child, input: Some(input), output, frames };
+            }
+        }
+    }
+
+    fn say(&mut self, request: &StageRequest) {
+        let frame = codec::encode_frame(request).unwrap();
+        self.input.as_mut().unwrap().write_all(&frame).unwrap();
+    }
+
+    /// The next reply, or `None` at the end.
+    fn hear(&mut self) -> Option<StageReply> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(reply) = self.frames.next_frame().unwrap() {
+                return Some(reply);
+            }
+            match self.output.read(&mut buffer).unwrap() {
+                0 => return None,
+                got => self.frames.push(&buffer[..got]),
+            }
+        }
+    }
+
+    fn exit_code(mut self) -> Option<i32> {
+        drop(self.input.take());
+        self.child.wait().unwrap().code()
+    }
+}
+
+fn private_dir() -> (tempfile::TempDir, std::path::PathBuf) {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("anemos");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+    (parent, dir)
+}
+
+#[test]
+fn probe_then_abort_leaves_nothing_behind() {
+    let (_parent, dir) = private_dir();
+    std::fs::write(dir.join("stage.gz"), "x").unwrap();
+    let mut stage = Stage::start(&dir, &[]);
+    stage.say(&StageRequest::Probe);
+    let Some(StageReply::Facts(facts)) = stage.hear() else { panic!("no facts") };
+    assert_eq!(facts.ssh_port, 2222);
+    assert_eq!(facts.boot_id, std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim());
+    assert!(dir.exists());
+    stage.say(&StageRequest::Abort);
+    assert_eq!(stage.hear(), Some(StageReply::Aborted));
+    assert!(!dir.exists(), "the directory is gone before the answer comes");
+    assert_eq!(stage.exit_code(), Some(0));
+}
+
+#[test]
+fn the_end_of_the_connection_undoes_everything() {
+    let (_parent, dir) = private_dir();
+    let mut stage = Stage::start(&dir, &[]);
+    drop(stage.input.take());
+    assert_eq!(stage.hear(), None);
+    assert_eq!(stage.exit_code(), Some(1));
+    assert!(!dir.exists());
+}
+
+#[test]
+fn a_second_stage_is_told_of_the_first() {
+    let (_parent, dir) = private_dir();
+    let mut first = Stage::start(&dir, &[]);
+    first.say(&StageRequest::Probe);
+    assert!(matches!(first.hear(), Some(StageReply::Facts(_))));
+    let mut second = Stage::start(&dir, &[]);
+    let Some(StageReply::Failed(failure)) = second.hear() else { panic!("no failure") };
+    assert!(failure.why.contains(&format!("pid {}", first.child.id())), "{failure:?}");
+    assert_eq!(second.exit_code(), Some(1));
+    assert!(dir.exists(), "the second one leaves the first one's directory alone");
+    first.say(&StageRequest::Abort);
+    assert_eq!(first.hear(), Some(StageReply::Aborted));
+}
+
+#[test]
+fn requests_at_the_wrong_time_are_failures() {
+    for request in [StageRequest::Boot, StageRequest::Blob { digest: anemos_proto::Digest([7; 32]), data: vec![1] }] {
+        let (_parent, dir) = private_dir();
+        let mut stage = Stage::start(&dir, &[]);
+        stage.say(&request);
+        let Some(StageReply::Failed(failure)) = stage.hear() else { panic!("no failure") };
+        assert!(!failure.what.is_empty() && !failure.why.is_empty());
+        assert!(!dir.exists());
+        assert_eq!(stage.exit_code(), Some(1));
+    }
+}
+
+#[test]
+fn a_signal_is_an_orderly_end() {
+    let (_parent, dir) = private_dir();
+    let mut stage = Stage::start(&dir, &[]);
+    stage.say(&StageRequest::Probe);
+    assert!(matches!(stage.hear(), Some(StageReply::Facts(_))));
+    let pid = stage.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let Some(StageReply::Failed(failure)) = stage.hear() else { panic!("no failure") };
+    assert!(failure.why.contains("signal 15"), "{failure:?}");
+    assert!(!dir.exists());
+}
