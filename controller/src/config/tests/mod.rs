@@ -1,11 +1,13 @@
 //! hosts.toml as users write it, right and wrong.
 
+mod disks;
+mod docs;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anemos_proto::host::{Disk, DiskId};
 use proptest::prelude::*;
 
 use super::*;
@@ -153,7 +155,7 @@ ssh_port_ram = 22022
 #[test]
 fn every_key_of_the_layer_is_in_the_test_above() {
     // Whoever adds a key is to read it there and to describe it in docs/HOSTS.md.
-    let source = include_str!("tests.rs");
+    let source = include_str!("mod.rs");
     for key in super::layer::KEYS {
         assert!(source.contains(&format!("\n{key} = ")), "{key}");
     }
@@ -497,78 +499,6 @@ fn keys_are_read_from_pub_files() {
             .into())
     );
     assert_eq!(AuthorizedKey::Key(PublicKey::parse(ED25519).unwrap()).read(), Ok(vec![ED25519.into()]));
-}
-
-fn disk(name: &str, model: &str, serial: Option<&str>, size: u64) -> Disk {
-    Disk {
-        id: DiskId {
-            name: name.into(),
-            serial: serial.map(Into::into),
-            wwid: Some(format!("wwid-of-{name}")),
-            path: String::new(),
-            size,
-        },
-        model: model.into(),
-        removable: false,
-        rotational: false,
-        read_only: false,
-        table: None,
-        content: None,
-        partitions: vec![],
-        mounts: vec![],
-    }
-}
-
-fn selector(text: &str) -> DiskSelector {
-    one(&format!("[hosts.a]\npayload = \"p\"\ndisk = {text}\n")).disk
-}
-
-#[test]
-fn a_selector_means_exactly_one_disk() {
-    let disks = [
-        // SCSI pads its strings with spaces.
-        disk("/dev/sda", "MODEL-X         ", Some("  S1"), 480_103_981_056),
-        disk("/dev/sdb", "MODEL-X         ", Some("S2"), 480_103_981_056),
-        disk("/dev/nvme0n1", "", None, 2_000_398_934_016),
-    ];
-    let name =
-        |text: &str| selector(text).select(&disks).map(|disk| disk.id.name.clone()).map_err(|error| error.to_string());
-    assert_eq!(name("\"/dev/sdb\""), Ok("/dev/sdb".into()));
-    assert_eq!(name("{ serial = \"S1\" }"), Ok("/dev/sda".into()));
-    assert_eq!(name("{ wwid = \"wwid-of-/dev/sdb\" }"), Ok("/dev/sdb".into()));
-    assert_eq!(name("{ min_size = \"1T\" }"), Ok("/dev/nvme0n1".into()));
-    assert_eq!(name("{ model = \"MODEL-X\", serial = \"S2\" }"), Ok("/dev/sdb".into()));
-    assert_eq!(
-        name("{ model = \"MODEL-X\", max_size = \"500GB\" }").unwrap_err(),
-        "2 disks are (model `MODEL-X`, at most 500.0 GB): say more, so that only one is, such as its serial\n  \
-         /dev/sda: 480.1 GB, model `MODEL-X`, serial `S1`, wwid `wwid-of-/dev/sda`\n  \
-         /dev/sdb: 480.1 GB, model `MODEL-X`, serial `S2`, wwid `wwid-of-/dev/sdb`"
-    );
-    assert_eq!(
-        name("\"/dev/vda\"").unwrap_err(),
-        "no disk is (/dev/vda): name one of these in hosts.toml\n  \
-         /dev/sda: 480.1 GB, model `MODEL-X`, serial `S1`, wwid `wwid-of-/dev/sda`\n  \
-         /dev/sdb: 480.1 GB, model `MODEL-X`, serial `S2`, wwid `wwid-of-/dev/sdb`\n  \
-         /dev/nvme0n1: 2.0 TB, wwid `wwid-of-/dev/nvme0n1`"
-    );
-    assert_eq!(
-        selector("\"/dev/vda\"").select(&[]).unwrap_err().to_string(),
-        "no disk is (/dev/vda): the host has no disks"
-    );
-}
-
-#[test]
-fn a_disk_may_be_meant_once() {
-    let disks = [disk("/dev/sda", "", Some("S1"), 1000), disk("/dev/sdb", "", None, 1000)];
-    let host = one("[hosts.a]\npayload = \"p\"\ndisk = \"/dev/sdb\"\ndisks = [{ serial = \"S1\" }]\n");
-    let names: Vec<_> =
-        select_disks(host.all_disks(), &disks).unwrap().into_iter().map(|d| d.id.name.as_str()).collect();
-    assert_eq!(names, ["/dev/sdb", "/dev/sda"]);
-    let host = one("[hosts.a]\npayload = \"p\"\ndisk = \"/dev/sda\"\ndisks = [{ serial = \"S1\" }]\n");
-    assert_eq!(
-        select_disks(host.all_disks(), &disks).unwrap_err().to_string(),
-        "disk (serial `S1`) is the same as (/dev/sda): each disk may be named once\n  /dev/sda: 1.0 kB, serial `S1`, wwid `wwid-of-/dev/sda`"
-    );
 }
 
 #[test]
