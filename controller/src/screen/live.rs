@@ -159,7 +159,7 @@ impl LiveScreen {
             }
             bar.println(text);
         }
-        self.drawn = lines.iter().map(|line| width(&strip(line))).collect();
+        self.drawn = lines.iter().map(|line| width(&sanitise_str(line))).collect();
         bar.set_message(lines.join("\n"));
         self.tty.show();
     }
@@ -226,7 +226,8 @@ impl Show for LiveScreen {
         self.clear();
         let summaries: Vec<&Summary> = self.hosts.all().iter().filter_map(|host| host.summary.as_ref()).collect();
         if !summaries.is_empty() {
-            self.tty.lines(&format!("\n{}", table::summaries(&summaries, self.paint)));
+            let columns = usize::from(self.tty.size().0);
+            self.tty.lines(&format!("\n{}", table::summaries(&summaries, self.paint, Some(columns))));
         }
         self.tty.show();
     }
@@ -264,11 +265,6 @@ fn paint_level(paint: Paint, level: Level, text: &str) -> String {
         Level::Warning => paint.yellow(text),
         Level::Error => paint.red(text),
     }
-}
-
-/// A line of a frame without its colours.
-fn strip(line: &str) -> String {
-    sanitise_str(line)
 }
 
 /// Whether the locale says that the terminal shows UTF-8.

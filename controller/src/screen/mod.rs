@@ -14,6 +14,9 @@ mod state;
 pub mod table;
 pub mod text;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 

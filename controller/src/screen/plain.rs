@@ -53,7 +53,7 @@ impl Show for PlainScreen {
     fn finish(&mut self, _now_ms: u64) {
         let summaries: Vec<&Summary> = self.lines.hosts.all().iter().filter_map(|host| host.summary.as_ref()).collect();
         if summaries.len() > 1 {
-            self.out.line(&format!("\n{}", table::summaries(&summaries, self.paint).trim_end()));
+            self.out.line(&format!("\n{}", table::summaries(&summaries, self.paint, None).trim_end()));
         }
         self.out.flush();
     }

@@ -9,11 +9,42 @@ use crate::report::{Ending, Phase, PhaseSeconds, Summary};
 /// Columns that a reason may take.
 const REASON: usize = 60;
 
+/// Columns that a reason must have to be worth a column of the table.
+const SHORT_REASON: usize = 20;
+
+/// Between two columns.
+const GAP: &str = "  ";
+
 /// Columns that a host's name may take.
 pub(super) const NAME: usize = 24;
 
-/// The end of a run: who, how, why, how long in which phase, how many bytes.
-pub fn summaries(summaries: &[&Summary], paint: Paint) -> String {
+/// The end of a run: who, how, why, how long in which phase, how many bytes. A table if it fits into `columns`.
+pub fn summaries(summaries: &[&Summary], paint: Paint, columns: Option<usize>) -> String {
+    let mut reason = REASON;
+    let mut table = summary_table(summaries, reason);
+    if let Some(over) = columns.and_then(|columns| table.width().checked_sub(columns + 1)) {
+        // The reasons give way first: they are written in full below.
+        reason = reason.saturating_sub(over + 1);
+        if reason < SHORT_REASON {
+            return summaries.iter().map(|summary| summary_lines(summary, paint)).collect();
+        }
+        table = summary_table(summaries, reason);
+    }
+    let mut text = table.render(paint, |column, row, cell| match column {
+        1 => paint_ending(paint, summaries[row].outcome, cell),
+        _ => cell.to_owned(),
+    });
+    let cut: Vec<&&Summary> = summaries.iter().filter(|s| width(&sanitise_str(&s.reason)) > reason).collect();
+    if !cut.is_empty() {
+        text.push('\n');
+    }
+    for summary in cut {
+        text.push_str(&format!("{}: {}\n", sanitise_str(&summary.host), sanitise_str(&summary.reason)));
+    }
+    text
+}
+
+fn summary_table(summaries: &[&Summary], reason: usize) -> Table {
     let mut table = Table::new(&["HOST", "OUTCOME"]);
     for phase in Phase::ALL {
         table.right(&phase.name().to_uppercase());
@@ -23,21 +54,26 @@ pub fn summaries(summaries: &[&Summary], paint: Paint) -> String {
         let mut row = vec![clip(&sanitise_str(&summary.host), NAME), summary.outcome.to_string()];
         row.extend(Phase::ALL.map(|phase| seconds(&summary.seconds, phase).map_or("-".to_owned(), duration)));
         row.extend([duration(summary.total_seconds), bytes(summary.uploaded_bytes)]);
-        row.push(clip(&sanitise_str(&summary.reason), REASON));
+        row.push(clip(&sanitise_str(&summary.reason), reason));
         table.rows.push(row);
     }
-    let mut text = table.render(paint, |column, row, cell| match (column, summaries[row].outcome) {
-        (1, ending) => paint_ending(paint, ending, cell),
-        _ => cell.to_owned(),
-    });
-    let mut cut = summaries.iter().filter(|s| width(&sanitise_str(&s.reason)) > REASON).peekable();
-    if cut.peek().is_some() {
-        text.push('\n');
-    }
-    for summary in cut {
-        text.push_str(&format!("{}: {}\n", sanitise_str(&summary.host), sanitise_str(&summary.reason)));
-    }
-    text
+    table
+}
+
+/// The same for a terminal that is too narrow for the table.
+fn summary_lines(summary: &Summary, paint: Paint) -> String {
+    let reached = Phase::ALL
+        .into_iter()
+        .filter_map(|phase| seconds(&summary.seconds, phase).map(|seconds| format!("{phase} {}", duration(seconds))));
+    let phases: Vec<String> = reached.chain([format!("total {}", duration(summary.total_seconds))]).collect();
+    format!(
+        "{}  {}  {}\n  {}; {} sent\n",
+        paint.bold(&sanitise_str(&summary.host)),
+        paint_ending(paint, summary.outcome, &summary.outcome.to_string()),
+        sanitise_str(&summary.reason),
+        phases.join(", "),
+        bytes(summary.uploaded_bytes)
+    )
 }
 
 fn seconds(all: &PhaseSeconds, phase: Phase) -> Option<f64> {
@@ -132,19 +168,28 @@ impl Table {
         self
     }
 
+    fn widths(&self) -> Vec<usize> {
+        let cells = |i: usize| self.rows.iter().map(move |row| width(&row[i]));
+        self.heads.iter().enumerate().map(|(i, (head, _))| cells(i).fold(width(head), usize::max)).collect()
+    }
+
+    /// Columns of the widest line.
+    fn width(&self) -> usize {
+        let widths = self.widths();
+        widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1)
+    }
+
     /// The text, with `style` applied to each cell after it was padded: given its column, its row, and itself.
     fn render(&self, paint: Paint, style: impl Fn(usize, usize, &str) -> String) -> String {
-        let widths: Vec<usize> = (0..self.heads.len())
-            .map(|i| self.rows.iter().map(|row| width(&row[i])).chain([width(&self.heads[i].0)]).max().unwrap_or(0))
-            .collect();
+        let widths = self.widths();
         let pad = |i: usize, cell: &str| {
             if self.heads[i].1 { right(cell, widths[i]) } else { fit(cell, widths[i]) }
         };
         let head: Vec<String> = self.heads.iter().enumerate().map(|(i, (head, _))| pad(i, head)).collect();
-        let mut text = format!("{}\n", paint.bold(head.join("  ").trim_end()));
+        let mut text = format!("{}\n", paint.bold(head.join(GAP).trim_end()));
         for (at, row) in self.rows.iter().enumerate() {
             let cells: Vec<String> = row.iter().enumerate().map(|(i, cell)| style(i, at, &pad(i, cell))).collect();
-            text.push_str(cells.join("  ").trim_end());
+            text.push_str(cells.join(GAP).trim_end());
             text.push('\n');
         }
         text

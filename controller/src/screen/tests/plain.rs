@@ -1,0 +1,162 @@
+use anemos_proto::event::{EventKind, Outcome, Unit};
+
+use super::samples::{Sink, event, every_report, log, progress, report, step, summary};
+use crate::report::{Ending, Phase, Report, Update};
+use crate::screen::Screen;
+use crate::screen::logs::{self, Wanted};
+use crate::screen::plain::PlainLines;
+
+fn lines(reports: &[Report]) -> String {
+    let mut plain = PlainLines::new(&[]);
+    reports.iter().filter_map(|report| plain.line(report)).map(|line| line + "\n").collect()
+}
+
+#[test]
+fn every_kind_of_report() {
+    let expected = "\
+09:30:00 web1 connect: connecting to the old system
+09:30:01 web1 connect: done in 0.4 s
+09:30:02 web1 connect: Debian GNU/Linux 12 (bookworm), Linux 6.1.0-28-cloud-amd64, x86_64, UEFI, 2.0 GiB of memory, \
+         /dev/vda 20.0 GiB, /dev/vdb 2.0 TiB
+09:30:03 web1 connect: sent 488 KiB of 1.1 MiB (41 %)
+09:30:05 web1 connect: connection lost: connection reset; trying again
+09:30:06 web1 connect: connected again
+09:30:07 web1 connect: warning: the host's clock is 3 s off
+09:30:08 web1 connect: partition: started
+09:30:09 web1 connect: mkfs: started
+09:30:10 web1 connect: mkfs: done in 1.0 s
+09:30:11 web1 connect: step 2: skipped: there is one
+09:30:12 web1 connect: partition: FAILED in 4.0 s: no space left
+web1 | Unpacking bash
+web1 | \u{fffd}\u{fffd}
+web1 | EXT4-fs (vda2): mounted
+09:30:16 web1 connect: all well
+09:30:17 web1 connect: warning: no swap
+09:30:18 web1 connect: ERROR: no disk
+09:30:19 web1 connect: the agent is starting
+09:30:20 web1 connect: the agent is ready
+09:30:21 web1 connect: the payload is running
+09:30:22 web1 connect: HELD, waiting for a person: deploy ended with 1
+09:30:23 web1 connect: the payload succeeded
+09:30:24 web1 connect: going back to the old system: nobody came
+09:30:25 web1 connect: events 5 to 9 (4.0 KiB) were dropped on the host: its log was full
+09:30:26 web1 connect: attempt 2
+09:30:27 web1 connect: written: /dev/vda 1.0 MiB
+09:30:28 web1 connect: host keys of the new system: ssh-ed25519 AAAA web1
+09:30:29 web1 connect: 39.1 MiB put in the new system's cache
+09:30:30 web1 connect: the payload ended well
+09:30:31 web1 connect: the payload FAILED: deploy ended with 1 (disks were written)
+09:30:32 web1 connect: HELD: deploy ended with 1; 3m53s in all, 1.2 MiB sent, 46.9 KiB received
+";
+    assert_eq!(lines(&every_report()), expected);
+}
+
+#[test]
+fn nothing_is_lost_but_progress() {
+    for report in every_report() {
+        let shown = PlainLines::new(&[]).line(&report).is_some();
+        let may_be_silent = matches!(report.update, Update::Progress(..) | Update::Uploaded { .. });
+        assert!(shown || may_be_silent, "{report:?}");
+    }
+}
+
+#[test]
+fn progress_each_tenth() {
+    let mut reports = vec![report("a", 0, Update::PhaseStarted(Phase::Build)), step("a", 0, 1, "install")];
+    reports.extend((0..=1000).map(|i| progress("a", i, 1, i, Some(1000), Unit::Items)));
+    let text = lines(&reports);
+    let shown: Vec<&str> = text.lines().skip(2).collect();
+    assert_eq!(shown.len(), 10, "{text}");
+    assert_eq!(shown[0], "09:30:00 a build: install: 100 of 1000 (10 %)");
+    assert_eq!(shown[9], "09:30:01 a build: install: 1000 of 1000 (100 %)");
+}
+
+#[test]
+fn slow_progress_each_ten_seconds() {
+    let mut reports = vec![report("a", 0, Update::PhaseStarted(Phase::Build)), step("a", 0, 1, "fetch")];
+    reports.extend((0..60).map(|i| progress("a", i * 1000, 1, i << 20, None, Unit::Bytes)));
+    let text = lines(&reports);
+    let shown: Vec<&str> = text.lines().skip(2).collect();
+    assert_eq!(shown.len(), 5, "{text}");
+    assert_eq!(shown[0], "09:30:10 a build: fetch: 10.0 MiB");
+}
+
+#[test]
+fn progress_of_one_step_does_not_silence_another() {
+    let reports = [
+        step("a", 0, 1, "one"),
+        step("b", 0, 1, "one"),
+        step("a", 0, 2, "two"),
+        progress("a", 1, 1, 5, Some(10), Unit::Items),
+        progress("b", 2, 1, 5, Some(10), Unit::Items),
+        progress("a", 3, 2, 5, Some(10), Unit::Items),
+        progress("a", 4, 1, 5, Some(10), Unit::Items),
+    ];
+    assert_eq!(lines(&reports).lines().count(), 6);
+}
+
+#[test]
+fn remote_text_is_harmless() {
+    let nasty = "\x1b[2J\x1b]0;title\x07\r\u{202e}x\ny";
+    let reports = [
+        log("a", 0, nasty.as_bytes()),
+        step("a\x1b[31m", 0, 1, nasty),
+        event("a", 0, EventKind::Outcome(Outcome::Failed { reason: nasty.into(), written: false })),
+        report("a", 0, Update::LinkLost(nasty.into())),
+        summary("a", 0, Ending::Held, nasty),
+    ];
+    let text = lines(&reports);
+    assert_eq!(text.lines().count(), reports.len());
+    assert!(!text.lines().any(|line| line.chars().any(|c| c.is_control() || c == '\u{202e}')), "{text:?}");
+}
+
+#[test]
+fn several_hosts_end_with_a_table() {
+    let run = |hosts: &[&str]| {
+        let sink = Sink::default();
+        let names: Vec<String> = hosts.iter().map(|&host| host.into()).collect();
+        let mut screen = Screen::plain(Box::new(sink.clone()), &names);
+        for host in hosts {
+            screen.report(&summary(host, 0, Ending::Deployed, "Debian"));
+        }
+        screen.finish();
+        sink.text()
+    };
+    assert!(run(&["a", "b"]).contains("\nHOST  OUTCOME"));
+    assert!(!run(&["a"]).contains("HOST"));
+}
+
+struct Closed;
+
+impl std::io::Write for Closed {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn reader_that_went_away_is_no_error() {
+    let mut screen = Screen::plain(Box::new(Closed), &["a".into()]);
+    for i in 0..10_000 {
+        screen.report(&log("a", i, b"a line that nobody reads"));
+        screen.tick();
+    }
+    screen.finish();
+}
+
+#[test]
+fn logs_of_output_are_raw_in_a_pipe_and_harmless_on_a_terminal() {
+    let reports = || vec![step("a", 0, 1, "s"), log("a", 1, b"\x1b[31mred\xff"), log("a", 2, b"x")];
+    let written = |wanted, terminal| {
+        let mut out = Vec::new();
+        logs::write(&mut out, reports(), wanted, terminal).unwrap();
+        out
+    };
+    assert_eq!(written(Wanted::Output, false), b"\x1b[31mred\xff\nx\n");
+    assert_eq!(written(Wanted::Output, true), "red\u{fffd}\nx\n".as_bytes());
+    assert_eq!(written(Wanted::Everything, false), "09:30:00 a start: s: started\na | red\u{fffd}\na | x\n".as_bytes());
+}

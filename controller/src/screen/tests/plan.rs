@@ -1,0 +1,156 @@
+use anemos_proto::config::Finish;
+use anemos_proto::host::{Firmware, HostFacts};
+use anemos_proto::ids::Digest;
+use anemos_proto::stage::KernelSource;
+
+use super::samples::{disk, facts, partition};
+use crate::screen::plan::{Choices, PlanView, Upload, confirm, render};
+use crate::screen::text::Paint;
+
+fn choices() -> Choices {
+    let upload = |what: &str, bytes, cached| Upload { what: what.into(), bytes, cached };
+    Choices {
+        host: "web1".into(),
+        address: "root@192.0.2.7:22".into(),
+        disks: vec!["/dev/vda".into()],
+        uploads: vec![
+            upload("stage", 740_000, true),
+            upload("agent", 960_000, false),
+            upload("payload", 12_000, false),
+            upload("base.lock", 21_000, true),
+        ],
+        kernel: KernelSource::Host,
+        locked_kernel: Some("6.12.57+deb13-amd64".into()),
+        base: Digest([0xab; 32]),
+        base_source: "built on the host from its mirror".into(),
+        payload: "examples/debian".into(),
+        finish: Finish::Reboot,
+        check: Some("systemctl is-system-running --wait".into()),
+        warnings: Vec::new(),
+    }
+}
+
+pub fn view() -> PlanView {
+    PlanView::new(&facts(), choices()).with_host_key("ssh-ed25519 SHA256:abc".into())
+}
+
+fn with(change: impl FnOnce(&mut HostFacts)) -> PlanView {
+    let mut facts = facts();
+    change(&mut facts);
+    PlanView::new(&facts, choices())
+}
+
+#[test]
+fn text() {
+    let expected = "\
+web1  root@192.0.2.7:22  ssh-ed25519 SHA256:abc
+  now        Debian GNU/Linux 12 (bookworm), x86_64, UEFI, 2.0 GiB of memory
+  WIPED      /dev/vda  20.0 GiB  QEMU HARDDISK  serial SER-vda
+               /dev/vda1  127 MiB   vfat         on /boot/efi
+               /dev/vda2  19.0 GiB  ext4 “root”  on /
+               /dev/vda3  512 MiB   swap         on [SWAP]
+  read-only  /dev/vdb  2.0 TiB  QEMU HARDDISK  serial SER-vdb
+  sent       949 KiB: agent 938 KiB, payload 11.7 KiB (already there: stage 723 KiB, base.lock 20.5 KiB)
+  boots      Linux 6.1.0-28-cloud-amd64, the host's own
+  base       abababababab…, built on the host from its mirror
+  payload    examples/debian
+  finish     reboot into the new system
+  check      `systemctl is-system-running --wait`
+";
+    assert_eq!(render(&[view()], Paint(false)), expected);
+}
+
+#[test]
+fn several_hosts_are_apart() {
+    let text = render(&[view(), view()], Paint(false));
+    assert_eq!(text.matches("\n\nweb1  ").count(), 1);
+}
+
+#[test]
+fn colours_change_nothing_but_colour() {
+    let painted = render(&[view()], Paint(true));
+    assert!(painted.contains("\x1b[31m/dev/vda"));
+    let plain: String = painted.lines().map(|line| crate::screen::text::sanitise_str(line) + "\n").collect();
+    assert_eq!(plain, render(&[view()], Paint(false)));
+}
+
+#[test]
+fn only_the_chosen_disk_is_wiped() {
+    let view = view();
+    let names = |disks: &[crate::screen::plan::PlanDisk]| disks.iter().map(|d| d.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&view.wipe), ["/dev/vda"]);
+    assert_eq!(names(&view.untouched), ["/dev/vdb"]);
+    assert_eq!(view.upload_bytes, 972_000);
+    let both = PlanView::new(&facts(), Choices { disks: vec!["/dev/vdb".into(), "/dev/vda".into()], ..choices() });
+    assert_eq!(names(&both.wipe), ["/dev/vdb", "/dev/vda"], "ANEMOS_DISK comes first");
+    assert!(both.warnings.iter().any(|w| w.contains("/srv")), "{:?}", both.warnings);
+}
+
+#[test]
+fn warnings() {
+    assert_eq!(view().warnings, Vec::<String>::new());
+    let has = |view: PlanView, word: &str| {
+        assert!(view.warnings.iter().any(|w| w.contains(word)), "{word}: {:?}", view.warnings)
+    };
+    has(with(|f| f.memory_total = 480 << 20), "480 MiB of memory");
+    has(with(|f| f.firmware = Firmware::Uefi { secure_boot: true }), "Secure Boot");
+    has(with(|f| f.kexec.lockdown = "integrity".into()), "lockdown is `integrity`");
+    has(with(|f| f.kexec.disabled = true), "kexec_load_disabled");
+    has(with(|f| (f.kexec.file_load, f.kexec.load) = (false, false)), "no kexec");
+    has(with(|f| f.kernel_image = None), "locked kernel boots instead");
+    has(with(|f| f.disks[0].partitions[1].mounts = vec!["/home".into()]), "/dev/vda2 is mounted on /home");
+    has(with(|f| f.disks[0].partitions.push(partition("vda4", 1, "LVM2_member", &[]))), "part of something larger");
+    has(with(|f| f.disks[0].removable = true), "removable");
+    has(with(|f| f.disks[0].read_only = true), "read-only");
+}
+
+#[test]
+fn without_a_kernel_image_the_locked_one_boots() {
+    let view = with(|f| f.kernel_image = None);
+    assert_eq!((view.kernel.as_str(), view.kernel_source), ("6.12.57+deb13-amd64", "locked"));
+    assert!(render(&[view], Paint(false)).contains("Linux 6.12.57+deb13-amd64 from base.lock"));
+}
+
+#[test]
+fn remote_text_is_harmless() {
+    let view = with(|f| {
+        f.os = "\x1b[2Jevil".into();
+        f.disks[0].model = "\x1b]0;x\x07disk".into();
+        f.disks.push(disk("vd\nc", 1));
+    });
+    let text = render(&[view.with_refusals(vec!["\u{202e}no".into()])], Paint(false));
+    assert!(text.contains("  REFUSED    no\n"), "{text}");
+    assert!(!text.lines().any(|line| line.chars().any(char::is_control)), "{text:?}");
+}
+
+fn ask(plans: &[PlanView], answer: &str) -> (bool, String) {
+    let mut shown = Vec::new();
+    let yes = confirm(plans, &mut answer.as_bytes(), &mut shown, Paint(false)).unwrap();
+    (yes, String::from_utf8(shown).unwrap())
+}
+
+#[test]
+fn only_yes_is_yes() {
+    for (answer, yes) in [
+        ("yes\n", true),
+        ("yes", true),
+        (" yes \r\n", true),
+        ("y\n", false),
+        ("YES\n", false),
+        ("", false),
+        ("\n", false),
+    ] {
+        assert_eq!(ask(&[view()], answer).0, yes, "{answer:?}");
+    }
+}
+
+#[test]
+fn question_names_hosts_and_disks() {
+    let other = PlanView { host: "database-3".into(), ..view() };
+    let none = PlanView { host: "db".into(), wipe: Vec::new(), ..view() };
+    assert_eq!(
+        ask(&[view(), other, none], "no\n").1,
+        "  web1        /dev/vda (20.0 GiB)\n  database-3  /dev/vda (20.0 GiB)\n  db          no disk\nEverything on these \
+         disks of 3 hosts will be lost. Type `yes` to go on: "
+    );
+}
