@@ -1,1 +1,259 @@
-//! The runner of `anemos`.
+//! Runs `anemos` as a user would, with a home of its own, and keeps everything it says on file.
+
+use crate::machine::Machine;
+use crate::{Context, Error, Lab, Result, bail, checkout, evidence};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A workstation: a home directory, a hosts.toml, and the `anemos` executable.
+#[derive(Debug)]
+pub struct Anemos {
+    binary: PathBuf,
+    dir: PathBuf,
+    next: AtomicU32,
+}
+
+impl Anemos {
+    /// A new workstation for a scenario. The executable is `$ANEMOS_BIN`, or what `make build` leaves.
+    pub fn new(lab: &Lab, name: &str) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let binary = match std::env::var_os("ANEMOS_BIN") {
+            Some(path) => PathBuf::from(path),
+            None => checkout().join("target/release/anemos"),
+        };
+        if !binary.is_file() {
+            bail!("there is no {}: run `make build` first", binary.display());
+        }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = lab.path("runs").join(format!("{name}-{}-{number}", std::process::id()));
+        for part in ["home", "state"] {
+            let part = dir.join(part);
+            fs::create_dir_all(&part).context(format!("cannot make {}", part.display()))?;
+        }
+        Ok(Self { binary, dir, next: AtomicU32::new(0) })
+    }
+
+    /// The workstation's directory: hosts.toml, journals, transcripts.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What `XDG_STATE_HOME` is.
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// Writes a file in the workstation's directory, directories above it included.
+    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        let parent = path.parent().expect("a file in a directory has a parent");
+        fs::create_dir_all(parent).context(format!("cannot make {}", parent.display()))?;
+        fs::write(&path, text).context(format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Writes an executable `deploy` with this text, and gives its directory.
+    pub fn payload(&self, name: &str, deploy: &str) -> Result<PathBuf> {
+        use std::os::unix::fs::PermissionsExt;
+        let script = self.write(&format!("{name}/deploy"), deploy)?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).context("cannot make deploy executable")?;
+        Ok(self.dir.join(name))
+    }
+
+    /// `anemos` with the arguments, ready to be changed and started.
+    pub fn command<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(arguments)
+            .current_dir(&self.dir)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.dir.join("home"))
+            .env("XDG_STATE_HOME", self.state())
+            .env("TERM", "dumb")
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts `anemos`.
+    pub fn spawn<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<Running> {
+        self.start(self.command(arguments))
+    }
+
+    /// Starts what [`Anemos::command`] gave.
+    pub fn start(&self, mut command: Command) -> Result<Running> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let first = command.get_args().next().map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
+        let stdout = self.dir.join(format!("{number}-{first}.out"));
+        let stderr = self.dir.join(format!("{number}-{first}.err"));
+        for (what, path) in [("stdout", &stdout), ("stderr", &stderr)] {
+            evidence::note(format!("anemos {first}, {what}"), path);
+        }
+        let open = |path: &Path| File::create(path).context(format!("cannot make {}", path.display()));
+        let child = command
+            .stdout(open(&stdout)?)
+            .stderr(open(&stderr)?)
+            .spawn()
+            .context(format!("cannot start {}", self.binary.display()))?;
+        Ok(Running { child: Some(child), what: format!("anemos {first}"), stdout, stderr })
+    }
+
+    /// Runs `anemos` to its end.
+    pub fn run<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+        limit: Duration,
+    ) -> Result<Finished> {
+        self.spawn(arguments)?.wait(limit)
+    }
+}
+
+/// The part of a `[hosts.NAME]` table that says how to reach a machine and which disk is its own.
+pub fn host_table(lab: &Lab, name: &str, machine: &Machine) -> String {
+    format!(
+        "[hosts.{name}]\naddress = \"127.0.0.1\"\nport = {}\nuser = \"root\"\nidentity_file = {:?}\nknown_hosts = {:?}\n\
+         disk = {{ serial = \"anemos-root\" }}\n",
+        machine.port(),
+        lab.key().display().to_string(),
+        machine.dir().join("known_hosts").display().to_string(),
+    )
+}
+
+/// An `anemos` that runs. Dropping it kills it.
+#[derive(Debug)]
+pub struct Running {
+    child: Option<Child>,
+    what: String,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Running {
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().ok_or_else(|| Error::new(format!("{} has ended", self.what)))?;
+        let pid = Pid::from_raw(child.id().cast_signed()).ok_or_else(|| Error::new("a process without an id"))?;
+        kill_process(pid, signal).context(format!("cannot signal {}", self.what))
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(mut self) -> Result<()> {
+        self.signal(Signal::KILL)?;
+        let mut child = self.child.take().ok_or_else(|| Error::new("ended twice"))?;
+        child.wait().context(format!("cannot wait for {}", self.what)).map(drop)
+    }
+
+    /// What it printed so far.
+    pub fn stdout(&self) -> String {
+        read(&self.stdout)
+    }
+
+    /// What it complained about so far.
+    pub fn stderr(&self) -> String {
+        read(&self.stderr)
+    }
+
+    /// The JSON lines that it printed so far and that are complete.
+    pub fn json(&self) -> Vec<Value> {
+        json_lines(&self.stdout())
+    }
+
+    /// Waits for a JSON line that satisfies.
+    pub fn wait_json(&mut self, what: &str, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let end = Instant::now() + limit;
+        loop {
+            // Asked before the output is read: what it printed last is then surely in it.
+            let ended = self.ended()?;
+            if let Some(value) = self.json().into_iter().find(|value| wanted(value)) {
+                return Ok(value);
+            }
+            if let Some(status) = ended {
+                bail!("{} ended ({status}) before {what}:\n{}", self.what, self.stderr());
+            }
+            if Instant::now() >= end {
+                bail!("{}: no {what} within {} s", self.what, limit.as_secs());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits for its end; at the deadline it is killed, which is an error.
+    pub fn wait(mut self, limit: Duration) -> Result<Finished> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.ended()? {
+                self.child = None;
+                return Ok(Finished { status, stdout: self.stdout(), stderr: self.stderr() });
+            }
+            if Instant::now() >= end {
+                bail!("{} did not end within {} s", self.what, limit.as_secs());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        match &mut self.child {
+            Some(child) => child.try_wait().context(format!("cannot wait for {}", self.what)),
+            None => bail!("{} has ended", self.what),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// An `anemos` that ended.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// How.
+    pub status: ExitStatus,
+    /// Everything it printed.
+    pub stdout: String,
+    /// Everything it complained about.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// The exit status, or -1 after a signal.
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+
+    /// The JSON lines.
+    pub fn json(&self) -> Vec<Value> {
+        json_lines(&self.stdout)
+    }
+
+    /// The summary of a host.
+    pub fn summary(&self, host: &str) -> Result<Value> {
+        self.json()
+            .into_iter()
+            .rev()
+            .find(|line| line["type"] == "summary" && line["host"] == host)
+            .ok_or_else(|| Error::new(format!("no summary of {host} in the output\n{}", self.stderr)))
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+fn json_lines(text: &str) -> Vec<Value> {
+    // A last line without its end is still being written.
+    let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+    complete.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}

@@ -1,2 +1,12 @@
-//! The package archive.
+//! A Debian archive on loopback: upstream's own signed indexes, the packages that the tests and examples need at upstream's
+//! own paths, and a server that can misbehave on request.
+
+mod fault;
+mod fill;
+mod http;
+mod serve;
 pub mod sources;
+
+pub use fault::Fault;
+pub use fill::{Filled, fill, fill_if_missing};
+pub use serve::{Request, Server};

@@ -9,6 +9,7 @@ pub mod anemos;
 pub mod archive;
 pub mod command;
 mod error;
+pub mod evidence;
 pub mod image;
 pub mod link;
 pub mod machine;
@@ -43,6 +44,7 @@ impl Lab {
         let lab = Self { dir };
         let _lock = lab.lock("key")?;
         ssh::ensure_key(&lab.key())?;
+        machine::remove_orphaned_disks(&lab.path("machines"));
         Ok(lab)
     }
 

@@ -11,7 +11,7 @@ pub use spec::{Boot, DataDisk, Disks, Firmware, Kernel, OnPanic, Spec};
 use crate::link::Link;
 use crate::qemu::Monitor;
 use crate::ssh;
-use crate::{Context, Error, Lab, Result, bail, image, snapshot};
+use crate::{Context, Error, Lab, Result, bail, evidence, image, snapshot};
 use net::Wiring;
 use process::Process;
 use ring::digest;
@@ -73,6 +73,7 @@ impl Machine {
         if let Some(kernel) = &spec.kernel {
             kernel.arguments(&mut command, &image);
         }
+        evidence::note(format!("{} on its serial line", spec.name), dir.join("serial.log"));
         let (process, stdin, stdout) = Process::start(command, &dir, Arc::clone(&wiring.namespace), spec.on_panic)?;
         let monitor = Monitor::new(stdin, stdout).map_err(|error| process.explain(&error))?;
         let link = Link::new(wiring.target(22))?;
@@ -354,6 +355,23 @@ pub fn file_sha256(path: &Path) -> Result<String> {
 /// Bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Deletes the disks of machines whose lab was killed before it could.
+pub(crate) fn remove_orphaned_disks(machines: &Path) {
+    let Ok(entries) = fs::read_dir(machines) else { return };
+    for dir in entries.flatten().map(|entry| entry.path()) {
+        // NAME-PID-NUMBER, see `new_dir`.
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let owner = name.rsplit('-').nth(1).unwrap_or_default();
+        if std::env::var_os("ANEMOS_LAB_KEEP").is_some() || Path::new("/proc").join(owner).exists() {
+            continue;
+        }
+        for disk in ["disk.qcow2", "vars.qcow2", "data.raw"] {
+            // Most have none left.
+            let _ = fs::remove_file(dir.join(disk));
+        }
+    }
 }
 
 fn new_dir(lab: &Lab, name: &str) -> Result<PathBuf> {

@@ -1,12 +1,226 @@
 //! `anemos-lab`: the lab from the command line.
 
+use clap::{Parser, Subcommand, ValueEnum};
+use lab::machine::DataDisk;
+use lab::{Context, Firmware, Lab, Machine, Net, Result, Spec, archive, image, snapshot};
+use serde_json::json;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Machines, a package archive and faults for trying Anemos without a data centre.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make what every test needs: host images, the archive, one booted snapshot. Takes minutes once, then nothing.
+    Setup {
+        /// Boot and save every kind of machine that the tests use, not only the first.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Fill the package archive, or bring it up to date.
+    Archive {
+        /// Then serve it on a loopback port until standard input closes.
+        #[arg(long)]
+        serve: bool,
+    },
+    /// Start a machine from its snapshot and keep it until standard input closes or a signal comes.
+    ///
+    /// What hosts.toml must say about it is left in .lab/demo: host.json, host.env, known_hosts.
+    DemoHost {
+        /// What starts it.
+        #[arg(long, value_enum, default_value = "bios")]
+        firmware: FirmwareName,
+        /// Its network.
+        #[arg(long, value_enum, default_value = "dhcp")]
+        net: NetName,
+        /// Its memory in MiB.
+        #[arg(long, default_value_t = 1024)]
+        memory: u32,
+        /// Its processors.
+        #[arg(long, default_value_t = 2)]
+        cpus: u32,
+        /// Add a second disk of so many MiB, full of a pattern.
+        #[arg(long)]
+        data_disk: Option<u64>,
+        /// Where to leave the description, instead of .lab/demo.
+        #[arg(long)]
+        into: Option<PathBuf>,
+        /// Go on until a signal comes, whatever standard input does.
+        #[arg(long)]
+        forever: bool,
+    },
+    /// Log into the machine that demo-host runs, or run a command there.
+    Ssh {
+        /// Where the description is, instead of .lab/demo.
+        #[arg(long)]
+        from: Option<PathBuf>,
+        /// The command.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Say how machines are accelerated here, and why.
+    Accel,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FirmwareName {
+    Bios,
+    Uefi,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum NetName {
+    Dhcp,
+    Static,
+}
+
 fn main() {
-    let lab = lab::Lab::open().unwrap();
-    let t = std::time::Instant::now();
-    let f = if std::env::args().any(|a| a == "uefi") { lab::Firmware::Uefi } else { lab::Firmware::Bios };
-    let n = if std::env::args().any(|a| a == "static") { lab::Net::Static } else { lab::Net::Dhcp };
-    let m = lab::Machine::start(&lab, lab::Spec { firmware: f, net: n, ..lab::Spec::new("try") }).unwrap_or_else(|e| panic!("{e}"));
-    println!("started {:?}", t.elapsed());
-    println!("{}", m.ssh("uname -a; date; ip a; ip r; ip -6 r; cat /etc/resolv.conf; ls /sys/firmware/efi; lsblk; free -m; df -h /").unwrap_or_else(|e| panic!("{e}")));
-    println!("ssh {:?}", t.elapsed());
+    if let Err(error) = run(Arguments::parse().command) {
+        eprintln!("anemos-lab: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let lab = Lab::open()?;
+    match command {
+        Command::Setup { all } => setup(&lab, all),
+        Command::Archive { serve } => archive(&lab, serve),
+        Command::DemoHost { firmware, net, memory, cpus, data_disk, into, forever } => {
+            let spec = Spec {
+                firmware: match firmware {
+                    FirmwareName::Bios => Firmware::Bios,
+                    FirmwareName::Uefi => Firmware::Uefi,
+                },
+                net: match net {
+                    NetName::Dhcp => Net::Dhcp,
+                    NetName::Static => Net::Static,
+                },
+                memory_mib: memory,
+                cpus,
+                data_disk: data_disk.map(|mib| DataDisk::Pattern { mib }),
+                ..Spec::new("demo")
+            };
+            demo_host(&lab, spec, &into.unwrap_or_else(|| lab.path("demo")), forever)
+        }
+        Command::Ssh { from, command } => ssh(&lab, &from.unwrap_or_else(|| lab.path("demo")), &command),
+        Command::Accel => {
+            let accel = lab::accel::probe(&lab)?;
+            println!("{}: {}", accel.arguments().join(" "), accel.reason);
+            Ok(())
+        }
+    }
+}
+
+fn setup(lab: &Lab, all: bool) -> Result<()> {
+    lab::tools::check()?;
+    archive::fill_if_missing(lab)?;
+    let first = Spec::new("setup");
+    let mut wanted = vec![first.clone()];
+    if all {
+        wanted.push(Spec { firmware: Firmware::Uefi, ..first.clone() });
+        wanted.push(Spec { net: Net::Static, ..first });
+    }
+    for spec in wanted {
+        let image = image::ensure(lab, spec.net)?;
+        snapshot::ensure(lab, &spec, &image)?;
+    }
+    let accel = lab::accel::probe(lab)?;
+    println!("the lab is ready in {} ({}: {})", lab.dir().display(), accel.arguments()[1], accel.reason);
+    Ok(())
+}
+
+fn archive(lab: &Lab, serve: bool) -> Result<()> {
+    lab::tools::check()?;
+    let begin = Instant::now();
+    let filled = archive::fill(lab)?;
+    println!(
+        "{} packages, {} MB, of which {} were fetched in {:.0} s",
+        filled.packages,
+        filled.bytes / 1_000_000,
+        filled.fetched,
+        begin.elapsed().as_secs_f32()
+    );
+    if serve {
+        let server = archive::Server::start(lab)?;
+        println!("{}", server.url());
+        wait_for_end(false);
+    }
+    Ok(())
+}
+
+fn demo_host(lab: &Lab, spec: Spec, into: &Path, forever: bool) -> Result<()> {
+    let server = archive::Server::start(lab)?;
+    let begin = Instant::now();
+    let machine = Machine::start(lab, Spec { archive: Some(server.port()), ..spec })?;
+    fs::create_dir_all(into).context(format!("cannot make {}", into.display()))?;
+    let known_hosts = into.join("known_hosts");
+    fs::write(&known_hosts, machine.known_hosts()).context("cannot write known_hosts")?;
+    let known_hosts = known_hosts.canonicalize().context("cannot resolve known_hosts")?;
+    let description = json!({
+        "address": "127.0.0.1",
+        "port": machine.port(),
+        "user": "root",
+        "identity_file": lab.key(),
+        "known_hosts": known_hosts,
+        "disk_serial": "anemos-root",
+        "archive_guest": machine.archive_url(),
+        "archive_host": server.url(),
+        "serial_log": machine.serial_log(),
+        "pid": std::process::id(),
+    });
+    let mut env = String::new();
+    for (name, value) in description.as_object().expect("it is an object") {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        env.push_str(&format!("LAB_{}='{value}'\n", name.to_uppercase()));
+    }
+    fs::write(into.join("host.env"), env).context("cannot write host.env")?;
+    // Last, and at once: who waits for it finds all of it.
+    let part = into.join("host.json.part");
+    fs::write(&part, format!("{description}\n")).context("cannot write host.json")?;
+    fs::rename(&part, into.join("host.json")).context("cannot write host.json")?;
+    println!("{description}");
+    std::io::stdout().flush().context("cannot write to standard output")?;
+    eprintln!("lab: a Debian 12 host answers on port {} after {:.1} s", machine.port(), begin.elapsed().as_secs_f32());
+    wait_for_end(forever);
+    let gone = fs::remove_file(into.join("host.json"));
+    drop(machine);
+    gone.context("cannot remove host.json")
+}
+
+/// Waits for the end of standard input. A signal needs no waiting for: QEMU ends with this process.
+fn wait_for_end(forever: bool) {
+    let mut rest = Vec::new();
+    if !forever {
+        let _ = std::io::stdin().read_to_end(&mut rest);
+        return;
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+fn ssh(lab: &Lab, from: &Path, words: &[String]) -> Result<()> {
+    let path = from.join("host.json");
+    let text = fs::read(&path).context(format!("no demo-host is running ({})", path.display()))?;
+    let description: serde_json::Value = serde_json::from_slice(&text).context(path.display())?;
+    let port = description["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+    let port = port.ok_or_else(|| lab::Error::new(format!("{} names no port", path.display())))?;
+    let mut command = lab::ssh::client(port, &lab.key(), &from.join("known_hosts"));
+    if words.is_empty() {
+        command.arg("-t");
+    } else {
+        command.arg("--").args(words);
+    }
+    let error = command.exec();
+    Err(lab::Error::new(format!("cannot run ssh: {error}")))
 }
