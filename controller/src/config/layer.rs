@@ -280,7 +280,11 @@ fn vars(reader: &mut Reader<'_>, value: &Value<'_>) -> BTreeMap<String, String> 
                 continue;
             }
         };
-        vars.insert(name.to_owned(), text);
+        // As environment variables are written; so `greeting` and `GREETING` in hosts.toml are the same.
+        if vars.insert(name.to_ascii_uppercase(), text).is_some() {
+            let upper = name.to_ascii_uppercase();
+            reader.error(key.span(), format!("`{full}` is given twice: each is ANEMOS_VAR_{upper} to the payload"));
+        }
     }
     vars
 }

@@ -108,7 +108,7 @@ pub struct Host {
     pub disk: DiskSelector,
     /// More disks that the payload may overwrite: `ANEMOS_DISKS` after the first.
     pub disks: Vec<DiskSelector>,
-    /// `ANEMOS_VAR_<NAME>`, by name as written; integers and booleans as their text.
+    /// `ANEMOS_VAR_<NAME>`, by `<NAME>`: in upper case, however it is written. Integers and booleans as their text.
     pub vars: BTreeMap<String, String>,
     /// Files of `$ANEMOS_SECRETS`, by the name they have there.
     pub secrets: BTreeMap<String, PathBuf>,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anemos_proto::config::Finish;
 use toml::de::DeTable;
@@ -150,6 +150,10 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
             *value = *duration;
         }
     }
+    let payload = layer.payload.as_ref().or(defaults.payload.as_ref());
+    if let Some(payload) = payload {
+        keep_apart(reader, payload, secrets.values().chain(layer.identity_files.iter().flatten()));
+    }
     let defaults = defaults.clone();
     Some(Host {
         name: name.to_owned(),
@@ -174,6 +178,20 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
         check: layer.check.or(defaults.check),
         ssh_port_ram: layer.ssh_port_ram.or(defaults.ssh_port_ram),
     })
+}
+
+/// A secret in the payload's directory would be packed with it, and payloads are not handled as secrets.
+fn keep_apart<'p>(reader: &mut Reader<'_>, payload: &Path, secrets: impl Iterator<Item = &'p PathBuf>) {
+    for secret in secrets.filter(|secret| *secret != payload && secret.starts_with(payload)) {
+        let named = reader.paths.iter().rfind(|used| used.path == **secret).map_or(0..0, |used| used.span.clone());
+        reader.error(
+            named,
+            format!(
+                "{} is secret, but inside the payload: it would be sent with it; move it elsewhere",
+                secret.display()
+            ),
+        );
+    }
 }
 
 /// The paths named, for a look at the file system.

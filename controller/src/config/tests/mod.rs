@@ -125,7 +125,7 @@ ssh_port_ram = 22022
                 max_size: None,
             },
         ],
-        vars: [("role", "db"), ("shards", "16"), ("debug", "true"), ("_x9", "")]
+        vars: [("ROLE", "db"), ("SHARDS", "16"), ("DEBUG", "true"), ("_X9", "")]
             .map(|(name, value)| (name.into(), value.into()))
             .into(),
         secrets: [("tls.key".into(), PathBuf::from("fleet/secrets/tls.key"))].into(),
@@ -191,7 +191,7 @@ user = "toor"
     let names: Vec<&str> = file.hosts.iter().map(|host| host.name.as_str()).collect();
     assert_eq!(names, ["z", "a"], "in the order of the file");
     let (z, a) = (file.get("z").unwrap(), file.get("a").unwrap());
-    assert_eq!(z.vars, [("suite".into(), "trixie".into()), ("role".into(), "web".into())].into());
+    assert_eq!(z.vars, [("SUITE".into(), "trixie".into()), ("ROLE".into(), "web".into())].into());
     assert_eq!(z.deadlines.build, Duration::from_secs(7200));
     assert_eq!(z.deadlines.boot, Duration::from_secs(120));
     assert_eq!(z.deadlines.ack, Deadlines::default().ack);
@@ -201,7 +201,7 @@ user = "toor"
     assert_eq!(a.disk.to_string(), "serial `X`");
     assert_eq!(a.disks, []);
     assert_eq!(a.user.as_deref(), Some("toor"));
-    assert_eq!(a.vars["role"], "none");
+    assert_eq!(a.vars["ROLE"], "none");
     assert_eq!(a.base.source, BaseSource::Build);
 }
 
@@ -368,6 +368,7 @@ fn wrong_values_say_what_is_wrong() {
             "vars = { \"a-b\" = 1 }",
             "`vars.a-b`: a variable's name is letters, digits and `_`, and doesn't begin with a digit",
         ),
+        ("vars = { a = 1, A = 2 }", "`vars.A` is given twice: each is ANEMOS_VAR_A to the payload"),
         ("vars = { a = 1.5 }", "`vars.a` must be a string, an integer or a boolean, not a float"),
         (
             "vars = { a = 99999999999999999999 }",
@@ -430,6 +431,17 @@ fn right_values_are_taken() {
     ] {
         assert_eq!(messages_of(lines), [""; 0], "{lines}");
     }
+}
+
+#[test]
+fn a_secret_may_not_be_in_the_payload() {
+    let text =
+        "[defaults]\npayload = \"p\"\ndisk = \"/dev/sda\"\n\n[hosts.a]\nsecrets = { s = \"p/keys/s\", t = \"pp/t\" }\n";
+    let expected = "fleet/hosts.toml:6:17: fleet/p/keys/s is secret, but inside the payload: it would be sent with it; move it elsewhere
+  |
+6 | secrets = { s = \"p/keys/s\", t = \"pp/t\" }
+  |                 ^^^^^^^^^^";
+    assert_eq!(errors(text), expected);
 }
 
 #[test]
