@@ -53,14 +53,9 @@ fn every_clock_is_described_with_its_default() {
 #[test]
 fn every_example_file_is_right() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    for example in fs::read_dir(examples).unwrap() {
-        let file = example.unwrap().path().join("hosts.toml");
-        if !file.exists() {
-            continue;
-        }
+    for example in ["hello", "debian"] {
+        let file = examples.join(example).join("hosts.toml");
         let text = fs::read_to_string(&file).unwrap();
-        if let Err(errors) = parse(&text, &file, Some(Path::new("/home/me"))) {
-            panic!("{}", show(&errors));
-        }
+        parse(&text, &file, Some(Path::new("/home/me"))).unwrap_or_else(|errors| panic!("{}", show(&errors)));
     }
 }
