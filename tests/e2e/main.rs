@@ -1,2 +1,66 @@
-//! Under construction.
-fn main() {}
+//! The end-to-end tests: real machines, the real executable. `cargo test -p anemos-tests --test e2e [-- FILTER…]`.
+//!
+//! Each file here holds a group of scenarios and lists them in its `SCENARIOS`. A scenario ends passed, skipped with its
+//! reason, or failed with the ends of all logs. `ANEMOS_E2E_JOBS` is how many run at a time.
+
+mod machines;
+
+use lab::{Lab, Result, evidence};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// How a scenario that did not fail ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// What it shows, holds.
+    Passed,
+    /// It can't be tried here, for this reason.
+    Skipped(String),
+}
+
+/// One end-to-end test.
+pub struct Scenario {
+    /// `group::what_holds`.
+    pub name: &'static str,
+    /// What it does; an error or a panic is a failure.
+    pub run: fn(&Lab) -> Result<Outcome>,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    if arguments.test_threads.is_none() {
+        let jobs = std::env::var("ANEMOS_E2E_JOBS").ok().and_then(|jobs| jobs.parse().ok());
+        arguments.test_threads = Some(jobs.unwrap_or(2));
+    }
+    let lab = match Lab::open() {
+        Ok(lab) => Arc::new(lab),
+        Err(error) => {
+            eprintln!("the lab can't be opened: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let groups = [machines::SCENARIOS];
+    let trials = groups.into_iter().flatten().map(|scenario| {
+        let lab = Arc::clone(&lab);
+        Trial::ignorable_test(scenario.name, move || attempt(&lab, scenario))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+fn attempt(lab: &Lab, scenario: &Scenario) -> std::result::Result<Completion, Failed> {
+    evidence::forget();
+    let begin = std::time::Instant::now();
+    let ended = std::panic::catch_unwind(|| (scenario.run)(lab));
+    eprintln!("{}: {:.1} s", scenario.name, begin.elapsed().as_secs_f32());
+    let message = match ended {
+        Ok(Ok(Outcome::Passed)) => return Ok(Completion::Completed),
+        Ok(Ok(Outcome::Skipped(reason))) => return Ok(Completion::ignored_with(reason)),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+        }
+    };
+    Err(Failed::from(format!("{message}\n{}", evidence::show())))
+}

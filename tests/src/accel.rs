@@ -73,14 +73,18 @@ fn decide(lab: &Lab) -> Result<(bool, String)> {
         .spawn()
         .context("cannot start QEMU")?;
     let verdict = loop {
-        let said = fs::read(serial.path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let said =
+            fs::read(serial.path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let took = begin.elapsed().as_secs_f32();
         if said.contains(REACHED) {
             break (true, format!("a probe kernel was through in {took:.1} s"));
         }
         if let Some(status) = child.try_wait().context("cannot wait for QEMU")? {
             let last = said.lines().next_back().unwrap_or("nothing").trim().to_owned();
-            break (false, format!("/dev/kvm is there, but a probe kernel died after {took:.1} s ({status}; last words: {last})"));
+            break (
+                false,
+                format!("/dev/kvm is there, but a probe kernel died after {took:.1} s ({status}; last words: {last})"),
+            );
         }
         if begin.elapsed() > LIMIT {
             let last = said.lines().next_back().unwrap_or("nothing").trim().to_owned();

@@ -1,6 +1,6 @@
 //! Commands run through one place, so that a failure always carries the command's own words.
 
-use crate::{Context, Error, Result, bail};
+use crate::{Context, Result, bail};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -57,20 +57,14 @@ fn shown(command: &Command) -> String {
         text.push(' ');
         text.push_str(&arg.to_string_lossy());
     }
-    if text.len() > 300 {
-        text.truncate(text.floor_char_boundary(300));
-        text.push('…');
+    match text.char_indices().nth(300) {
+        Some((end, _)) => text[..end].to_owned() + "…",
+        None => text,
     }
-    text
 }
 
 /// A random UUID from the kernel.
 pub fn new_uuid() -> Result<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("cannot read a random UUID")?;
     Ok(text.trim().to_owned())
-}
-
-/// An error for a program that ended badly.
-pub fn failed(what: &str, detail: &str) -> Error {
-    Error::new(format!("{what}: {detail}"))
 }

@@ -26,7 +26,8 @@ pub fn show() -> String {
         for (what, path) in files {
             let bytes = fs::read(path).unwrap_or_default();
             let end = tail(&String::from_utf8_lossy(&bytes), 25);
-            text.push_str(&format!("--- {what}: {} ({} bytes), its end:\n{end}\n", path.display(), bytes.len()));
+            let head = format!("--- {what}: {} ({} bytes), its end:\n", path.display(), bytes.len());
+            text.extend([head.as_str(), end.as_str(), "\n"]);
         }
         text
     })

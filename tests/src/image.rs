@@ -168,4 +168,3 @@ fn build_esp(root: &Path, work: &Path, raw: &Path, ids: &Ids) -> Result<()> {
     fs::remove_file(&efi).context("cannot remove GRUB's image")?;
     Ok(())
 }
-

@@ -22,7 +22,9 @@ pub enum Target {
 impl Target {
     fn connect(&self, limit: Duration) -> Result<TcpStream> {
         match self {
-            Self::Here(address) => TcpStream::connect_timeout(address, limit).context(format!("cannot connect to {address}")),
+            Self::Here(address) => {
+                TcpStream::connect_timeout(address, limit).context(format!("cannot connect to {address}"))
+            }
             Self::Inside(namespace, address) => namespace.connect(*address, limit),
         }
     }
@@ -140,6 +142,11 @@ impl Link {
         self.shared.update(|state| state.target = target);
     }
 
+    /// Where new connections are carried to now.
+    pub fn target(&self) -> Target {
+        self.shared.lock().target.clone()
+    }
+
     /// Waits until somebody has sent at least this many bytes through, or the time is over.
     pub fn wait_sent(&self, bytes: u64, limit: Duration) -> bool {
         let end = Instant::now() + limit;
@@ -186,7 +193,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
                 let shared = Arc::clone(shared);
                 thread::spawn(move || {
                     // A connection that fails is closed, which is what the one who connected sees.
-                    let _ = carry(near, &shared);
+                    let _ = carry(&near, &shared);
                 });
             }
             Err(_) => thread::sleep(Duration::from_millis(5)),
@@ -194,7 +201,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-fn carry(near: TcpStream, shared: &Arc<Shared>) -> Result<()> {
+fn carry(near: &TcpStream, shared: &Arc<Shared>) -> Result<()> {
     near.set_nonblocking(false).context("cannot configure a connection")?;
     let (target, refusing) = {
         let state = shared.lock();
@@ -205,16 +212,16 @@ fn carry(near: TcpStream, shared: &Arc<Shared>) -> Result<()> {
         return Ok(());
     }
     let far = target.connect(Duration::from_secs(10))?;
-    for stream in [&near, &far] {
+    for stream in [near, &far] {
         stream.set_nodelay(true).context("cannot configure a connection")?;
     }
     let copy = |stream: &TcpStream| stream.try_clone().context("cannot share a connection");
-    let mine = [copy(&near)?, copy(&far)?];
+    let mine = [copy(near)?, copy(&far)?];
     shared.update(|state| state.open.push((number, mine)));
-    let (up, down) = (copy(&near)?, copy(&far)?);
+    let (up, down) = (copy(near)?, copy(&far)?);
     let sending = Arc::clone(shared);
     let upward = thread::spawn(move || pump(up, &far, &sending, &sending.sent));
-    pump(down, &near, shared, &shared.received);
+    pump(down, near, shared, &shared.received);
     let _ = upward.join();
     shared.update(|state| {
         if let Some(at) = state.open.iter().position(|(open, _)| *open == number) {
@@ -232,11 +239,12 @@ fn close(streams: &[TcpStream; 2]) {
 }
 
 fn pump(mut from: TcpStream, mut to: &TcpStream, shared: &Shared, count: &AtomicU64) {
-    let mut buffer = [0; 32 * 1024];
+    let mut buffer = vec![0; 32 * 1024];
     loop {
         let rate = shared.pass();
         // Small pieces at a low rate, so that the rate is one at every moment and not on average only.
-        let size = rate.map_or(buffer.len(), |rate| usize::try_from(rate / 20).unwrap_or(usize::MAX).clamp(1, buffer.len()));
+        let size =
+            rate.map_or(buffer.len(), |rate| usize::try_from(rate / 20).unwrap_or(usize::MAX).clamp(1, buffer.len()));
         let Ok(read) = from.read(&mut buffer[..size]) else { break };
         if read == 0 {
             let _ = to.shutdown(Shutdown::Write);

@@ -190,7 +190,12 @@ impl Machine {
             self.check()?;
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("{}: no SSH banner within {} s; serial log {}", self.name, limit.as_secs(), self.serial_log().display());
+                bail!(
+                    "{}: no SSH banner within {} s; serial log {}",
+                    self.name,
+                    limit.as_secs(),
+                    self.serial_log().display()
+                );
             }
             match ssh::banner(address, left.min(Duration::from_secs(5)).max(Duration::from_millis(1))) {
                 Ok(banner) => return Ok(banner),
@@ -235,7 +240,9 @@ impl Machine {
     /// Fails if the machine has ended, with the reason.
     pub fn check(&self) -> Result<()> {
         match self.process.ended() {
-            Some(cause) => Err(Error::new(format!("{} has ended: {cause}; serial log {}", self.name, self.serial_log().display()))),
+            Some(cause) => {
+                Err(Error::new(format!("{} has ended: {cause}; serial log {}", self.name, self.serial_log().display())))
+            }
             None => Ok(()),
         }
     }
@@ -354,7 +361,8 @@ pub fn file_sha256(path: &Path) -> Result<String> {
 
 /// Bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
 /// Deletes the disks of machines whose lab was killed before it could.

@@ -181,7 +181,7 @@ fn demo_host(lab: &Lab, spec: Spec, into: &Path, forever: bool) -> Result<()> {
     let mut env = String::new();
     for (name, value) in description.as_object().expect("it is an object") {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        env.push_str(&format!("LAB_{}='{value}'\n", name.to_uppercase()));
+        env.extend(["LAB_", &name.to_uppercase(), "='", &value, "'\n"]);
     }
     fs::write(into.join("host.env"), env).context("cannot write host.env")?;
     // Last, and at once: who waits for it finds all of it.

@@ -50,7 +50,14 @@ pub fn ensure(lab: &Lab, spec: &Spec, image: &Image) -> Result<Snapshot> {
     let disks = Disks::from_image(image, spec.firmware, &dir)?;
     let machine = Machine::start(
         lab,
-        Spec { boot: Boot::Disks(disks), data_disk: None, kernel: None, archive: None, name: format!("snapshot-{hardware}"), ..spec.clone() },
+        Spec {
+            boot: Boot::Disks(disks),
+            data_disk: None,
+            kernel: None,
+            archive: None,
+            name: format!("snapshot-{hardware}"),
+            ..spec.clone()
+        },
     )?;
     machine.wait_ssh(BOOT)?;
     let banner = begin.elapsed();
@@ -69,7 +76,8 @@ pub fn ensure(lab: &Lab, spec: &Spec, image: &Image) -> Result<Snapshot> {
 
 /// Waits until the host has nothing left to start, so that every machine begins from the same rest.
 fn settle(machine: &Machine) -> Result<()> {
-    let state = machine.ssh_within("systemctl is-system-running --wait || systemctl --failed --no-legend; sync", BOOT)?;
+    let state =
+        machine.ssh_within("systemctl is-system-running --wait || systemctl --failed --no-legend; sync", BOOT)?;
     if state.lines().next() != Some("running") {
         bail!("the host image did not boot cleanly:\n{state}");
     }

@@ -46,7 +46,7 @@ pub fn known_hosts_lines(port: u16, public_keys: &str) -> String {
     for key in public_keys.lines().filter(|line| !line.trim().is_empty()) {
         let mut fields = key.split_whitespace();
         if let (Some(kind), Some(blob)) = (fields.next(), fields.next()) {
-            lines.push_str(&format!("[127.0.0.1]:{port} {kind} {blob}\n"));
+            lines.extend(["[127.0.0.1]:", &port.to_string(), " ", kind, " ", blob, "\n"]);
         }
     }
     lines

@@ -112,7 +112,8 @@ pub fn fill(lab: &Lab) -> Result<Filled> {
             debs.insert(deb.path.clone(), deb);
         }
     }
-    let locked: Vec<String> = locked_packages()?.iter().map(|package| format!("{}={}", package.name, package.version)).collect();
+    let locked: Vec<String> =
+        locked_packages()?.iter().map(|package| format!("{}={}", package.name, package.version)).collect();
     if !locked.is_empty() {
         let names: Vec<&str> = locked.iter().map(String::as_str).collect();
         for deb in apt.describe("download", &names).context("a package of base.lock is not at the mirror any more")? {
@@ -258,11 +259,9 @@ impl Apt {
         if !text.contains(&hash) {
             bail!("the package index is not the one that the release file describes");
         }
-        for (from, to) in [
-            (&index, binary.join("Packages.xz")),
-            (&index, by_hash.join(&hash)),
-            (&release, dists.join("InRelease")),
-        ] {
+        for (from, to) in
+            [(&index, binary.join("Packages.xz")), (&index, by_hash.join(&hash)), (&release, dists.join("InRelease"))]
+        {
             fs::copy(from, &to).context(format!("cannot write {}", to.display()))?;
         }
         fs::write(dists.join("Release"), unsigned(&text)).context("cannot write Release")

@@ -22,12 +22,8 @@ pub fn read_head(from: &mut impl BufRead) -> io::Result<Option<Head>> {
     let (Some(method), Some(target), Some(version)) = (words.next(), words.next(), words.next()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a request"));
     };
-    let mut head = Head {
-        method: method.to_owned(),
-        target: target.to_owned(),
-        range: None,
-        keep_alive: version == "HTTP/1.1",
-    };
+    let mut head =
+        Head { method: method.to_owned(), target: target.to_owned(), range: None, keep_alive: version == "HTTP/1.1" };
     loop {
         let mut line = String::new();
         if from.read_line(&mut line)? == 0 || line.trim().is_empty() {
@@ -61,7 +57,7 @@ pub fn write_head(to: &mut impl Write, status: u16, headers: &[(&str, String)]) 
     };
     let mut text = format!("HTTP/1.1 {status} {reason}\r\n");
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        text.extend([name, ": ", value, "\r\n"]);
     }
     text.push_str("\r\n");
     to.write_all(text.as_bytes())

@@ -176,7 +176,8 @@ fn answer(mut stream: &TcpStream, shared: &Shared, head: &Head) -> io::Result<bo
         Some(Fault::Status(status)) => Some(*status),
         _ => None,
     };
-    let body = if refusal.is_some() { None } else { find(shared, &path, fault.as_ref(), head.range.map(|(first, _)| first))? };
+    let body =
+        if refusal.is_some() { None } else { find(shared, &path, fault.as_ref(), head.range.map(|(first, _)| first))? };
     let Some(((mut body, length), total, first)) = body else {
         let status = refusal.unwrap_or(404);
         record(shared, path, status, 0);
@@ -185,7 +186,11 @@ fn answer(mut stream: &TcpStream, shared: &Shared, head: &Head) -> io::Result<bo
     };
     if first > total {
         record(shared, path, 416, 0);
-        write_head(&mut stream, 416, &[("Content-Length", "0".to_owned()), ("Content-Range", format!("bytes */{total}"))])?;
+        write_head(
+            &mut stream,
+            416,
+            &[("Content-Length", "0".to_owned()), ("Content-Range", format!("bytes */{total}"))],
+        )?;
         return Ok(true);
     }
     let length = match head.range {
@@ -212,7 +217,12 @@ fn record(shared: &Shared, path: String, status: u16, bytes: u64) {
 }
 
 /// The file at a path from a byte on, the whole file's length, and that byte.
-fn find(shared: &Shared, path: &str, fault: Option<&Fault>, first: Option<u64>) -> io::Result<Option<(Body, u64, u64)>> {
+fn find(
+    shared: &Shared,
+    path: &str,
+    fault: Option<&Fault>,
+    first: Option<u64>,
+) -> io::Result<Option<(Body, u64, u64)>> {
     let first = first.unwrap_or(0);
     let from_memory = |bytes: Vec<u8>| -> (Body, u64, u64) {
         let total = bytes.len() as u64;
@@ -327,7 +337,10 @@ mod tests {
     #[test]
     fn files_ranges_and_what_is_not_there() {
         let (_dir, server) = server();
-        assert_eq!(get(&server, "/debian/pool/a/a%2bb_1.deb", ""), ("HTTP/1.1 200 OK".to_owned(), b"0123456789".to_vec()));
+        assert_eq!(
+            get(&server, "/debian/pool/a/a%2bb_1.deb", ""),
+            ("HTTP/1.1 200 OK".to_owned(), b"0123456789".to_vec())
+        );
         assert_eq!(get(&server, "/debian/pool/a/a+b_1.deb", "Range: bytes=4-\r\n").1, b"456789");
         assert_eq!(get(&server, "/debian/pool/a/a+b_1.deb", "Range: bytes=2-3\r\n").1, b"23");
         assert_eq!(get(&server, "/snapshot/20260101T000000Z/pool/a/a+b_1.deb", "").1, b"0123456789");

@@ -6,7 +6,8 @@ use std::process::Command;
 
 /// The address of the Debian archive in this machine's apt sources. It is read at run time, so none is written anywhere.
 pub fn debian_mirror() -> Result<String> {
-    let output = run(Command::new("apt-get").args(["indextargets", "--format", "$(SITE)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"]))?;
+    let output =
+        run(Command::new("apt-get").args(["indextargets", "--format", "$(SITE)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"]))?;
     pick(&String::from_utf8_lossy(&output))
 }
 

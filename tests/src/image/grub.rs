@@ -15,8 +15,24 @@ const BLOCKLIST: usize = SECTOR - 12;
 const TABLE: usize = 0x1b8;
 
 const MODULES: &[&str] = &[
-    "part_gpt", "ext2", "fat", "normal", "linux", "search", "search_fs_uuid", "configfile", "serial", "terminal", "echo",
-    "test", "gzio", "boot", "reboot", "halt", "ls", "cat",
+    "part_gpt",
+    "ext2",
+    "fat",
+    "normal",
+    "linux",
+    "search",
+    "search_fs_uuid",
+    "configfile",
+    "serial",
+    "terminal",
+    "echo",
+    "test",
+    "gzio",
+    "boot",
+    "reboot",
+    "halt",
+    "ls",
+    "cat",
 ];
 
 fn make_image(root: &Path, work: &Path, root_id: &str, format: &str, extra: &[&str]) -> Result<PathBuf> {
