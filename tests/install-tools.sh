@@ -1,37 +1,55 @@
-#!/bin/sh
-# Installs what the tests and the demo need from the distribution, and says what is missing where it can't.
-set -eu
-# Command, and the package that has it.
-tools="qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils mmdebstrap:mmdebstrap debootstrap:debootstrap
-sshd:openssh-server ssh:openssh-client mke2fs:e2fsprogs mformat:mtools mkfs.vfat:dosfstools sfdisk:fdisk sgdisk:gdisk
-grub-mkimage:grub-common grub-install:grub2-common cpio:cpio xz:xz-utils zstd:zstd ip:iproute2 readelf:binutils
-busybox:busybox gpgv:gpgv curl:curl"
-files="/usr/share/OVMF/OVMF_CODE.fd:ovmf /usr/lib/grub/i386-pc/boot.img:grub-pc-bin
-/usr/lib/grub/x86_64-efi/modinfo.sh:grub-efi-amd64-bin"
-PATH=$PATH:/usr/sbin:/sbin
-export PATH
+#!/bin/bash
+# Installs what tests, lab and demo need from the distribution. Does nothing, and needs no root, where all is there.
+set -euo pipefail
 
-missing() {
-    for pair in $tools; do command -v "${pair%%:*}" >/dev/null || echo "${pair##*:}"; done
-    for pair in $files; do [ -e "${pair%%:*}" ] || echo "${pair##*:}"; done
-}
+# What it is recognised by, and the package that has it.
+needs="
+qemu-system-x86_64 qemu-system-x86
+qemu-img qemu-utils
+/usr/share/OVMF/OVMF_CODE_4M.fd ovmf
+/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+mmdebstrap mmdebstrap
+mke2fs e2fsprogs
+sfdisk fdisk
+mformat mtools
+ip iproute2
+ssh openssh-client
+sshd openssh-server
+setpriv util-linux
+gcc gcc
+readelf binutils
+zstd zstd
+"
 
-wanted=$(missing | sort -u)
-[ -n "$wanted" ] || exit 0
-if [ "$(id -u)" != 0 ]; then
-    echo "install-tools: missing: $(echo $wanted). As root: apt-get update && apt-get install --no-install-recommends $(echo $wanted)" >&2
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+missing=()
+while read -r mark package; do
+    case $mark in
+        '') ;;
+        /*) [ -e "$mark" ] || missing+=("$package") ;;
+        *) command -v "$mark" >/dev/null || missing+=("$package") ;;
+    esac
+done <<<"$needs"
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+echo "installing ${missing[*]}"
+if ! command -v apt-get >/dev/null; then
+    echo "install-tools: this is for Debian; install these otherwise: ${missing[*]}" >&2
     exit 1
 fi
-echo "install-tools: installing $(echo $wanted)"
-apt-get update -qq
+as_root=()
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || { echo "install-tools: run as root: apt-get install ${missing[*]}" >&2; exit 1; }
+    as_root=(sudo)
+fi
 export DEBIAN_FRONTEND=noninteractive
-# A qemu-utils from elsewhere can be newer than the release's qemu-system-x86 allows; both from one place then.
-case " $(echo $wanted) " in *" qemu-system-x86 "*)
-    wanted="$wanted qemu-utils"
-    if dpkg -s qemu-utils >/dev/null 2>&1 && ! apt-get install -s --no-install-recommends $wanted >/dev/null 2>&1; then
-        apt-get remove -y -qq qemu-utils
-    fi ;;
-esac
-apt-get install -y -qq --no-install-recommends $wanted >/dev/null
-wanted=$(missing | sort -u)
-[ -z "$wanted" ] || { echo "install-tools: still missing after apt-get: $(echo $wanted)" >&2; exit 1; }
+"${as_root[@]}" apt-get -q update
+# A qemu-utils from elsewhere may be newer than, and in conflict with, the distribution's qemu-system-x86: both then come
+# from the distribution.
+if [[ " ${missing[*]} " == *" qemu-system-x86 "* ]] && dpkg -s qemu-utils >/dev/null 2>&1 &&
+    ! apt-get -s install --no-install-recommends qemu-system-x86 >/dev/null 2>&1; then
+    "${as_root[@]}" apt-get -qy remove qemu-utils
+    missing+=(qemu-utils)
+fi
+# The test of the controller against a real sshd starts its own; the machine's need not run.
+"${as_root[@]}" apt-get -qy install --no-install-recommends "${missing[@]}"

@@ -5,7 +5,7 @@ use lab::machine::DataDisk;
 use lab::{Context, Firmware, Lab, Machine, Net, Result, Spec, archive, image, snapshot};
 use serde_json::json;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -199,9 +199,8 @@ fn demo_host(lab: &Lab, spec: Spec, into: &Path, forever: bool) -> Result<()> {
 
 /// Waits for the end of standard input. A signal needs no waiting for: QEMU ends with this process.
 fn wait_for_end(forever: bool) {
-    let mut rest = Vec::new();
     if !forever {
-        let _ = std::io::stdin().read_to_end(&mut rest);
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         return;
     }
     loop {
