@@ -2,7 +2,9 @@
 # Starts a lab machine with Debian 12, lets `anemos up` make it what an example describes, and logs in to show what it is.
 # usage: tests/demo.sh [examples/NAME]        FIRMWARE=uefi for a UEFI machine
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
+. tests/as-root.sh
+build_then_root "$@"
 example=${1:-examples/debian}
 payload=$example
 [ ! -d "$example/payload" ] || payload=$example/payload
@@ -10,8 +12,6 @@ payload=$example
 anemos=$PWD/target/release/anemos
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
-cargo build --locked --quiet -p anemos-tests --bin anemos-lab
-lab=$PWD/target/debug/anemos-lab
 dir=${ANEMOS_LAB:-$PWD/.lab}/demo
 mkdir -p "$dir"
 rm -f "$dir/host.json" "$dir/hold"

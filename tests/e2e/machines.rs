@@ -2,10 +2,10 @@
 
 use crate::{Outcome, Scenario};
 use lab::archive::{Fault, Server};
+use lab::impostor::Impostor;
 use lab::link::Target;
 use lab::machine::{Boot, DataDisk, Kernel, file_sha256};
 use lab::{Context, Firmware, Lab, Machine, Net, Result, Spec, bail, ssh};
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -16,8 +16,10 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "machines::panic_ends_the_machine", run: panic_ends },
     Scenario { name: "machines::second_disk", run: second_disk },
     Scenario { name: "machines::archive_and_its_faults", run: archive_faults },
-    Scenario { name: "machines::line_can_be_cut_slowed_and_led_astray", run: line },
+    Scenario { name: "machines::line_can_be_cut_and_slowed", run: line },
     Scenario { name: "machines::link_down_and_reset", run: link_and_reset },
+    Scenario { name: "machines::kexec_from_the_snapshot", run: kexec },
+    Scenario { name: "machines::impostor_hears_what_it_is_told", run: impostor },
 ];
 
 const BOOT: Duration = Duration::from_secs(240);
@@ -169,20 +171,35 @@ fn line(lab: &Lab) -> Result<Outcome> {
         let ended = long.join().map_err(|_| lab::Error::new("the thread with ssh died"))?;
         expect(ended.is_err(), "a cut connection went on")
     })?;
-    // An impostor's banner, and the way back.
-    let impostor = TcpListener::bind(("127.0.0.1", 0)).context("cannot listen")?;
-    let address = impostor.local_addr().context("no address")?;
-    std::thread::spawn(move || {
-        for stream in impostor.incoming().flatten() {
-            let _ = std::io::Write::write_all(&mut &stream, b"SSH-2.0-impostor\r\n");
-        }
-    });
-    let here = ([127, 0, 0, 1], machine.port()).into();
+    Ok(Outcome::Passed)
+}
+
+fn kexec(lab: &Lab) -> Result<Outcome> {
+    let seconds = lab::bench::bare_kexec(lab)?;
+    eprintln!("bare kexec to the first connection: {seconds:.2} s");
+    Ok(Outcome::Passed)
+}
+
+fn impostor(lab: &Lab) -> Result<Outcome> {
+    let machine = Machine::start(lab, Spec::new("impostor"))?;
+    let key = std::fs::read_to_string(lab.key().with_extension("pub")).context("the lab's key")?;
+    let impostor = Impostor::start(&machine.dir().join("impostor"), &key)?;
     let honest = machine.link().target();
-    machine.link().redirect(Target::Here(address));
-    expect(ssh::banner(here, Duration::from_secs(5))? == "SSH-2.0-impostor", "not led astray")?;
+    machine.link().redirect(Target::Here(impostor.address()));
+    expect(machine.ssh("true").is_err(), "the impostor was believed")?;
+    expect(impostor.connections() == 1, "the impostor was not asked")?;
+    impostor.assert_told_nothing()?;
+    // Who does not look at the host key tells it everything.
+    let known_hosts = machine.dir().join("fooled");
+    let host_key =
+        std::fs::read_to_string(machine.dir().join("impostor/host_key.pub")).context("the impostor's key")?;
+    std::fs::write(&known_hosts, ssh::known_hosts_lines(machine.port(), &host_key)).context("known_hosts")?;
+    let mut fooled = ssh::client(machine.port(), &lab.key(), &known_hosts);
+    let output = ssh::output_within(fooled.arg("true"), Duration::from_secs(30))?;
+    expect(output.status.success(), format!("no real server: {}\n{}", output.status, impostor.log()?))?;
+    expect(impostor.assert_told_nothing().is_err(), "the impostor noticed nothing")?;
     machine.link().redirect(honest);
-    expect(machine.wait_ssh(Duration::from_secs(10))?.contains("OpenSSH"), "not led back")?;
+    expect(machine.ssh("hostname")?.trim() == "lab-dhcp", "not led back")?;
     Ok(Outcome::Passed)
 }
 

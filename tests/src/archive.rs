@@ -8,5 +8,5 @@ mod serve;
 pub mod sources;
 
 pub use fault::Fault;
-pub use fill::{Filled, fill, fill_if_missing};
+pub use fill::{Filled, fill, fill_if_missing, unpack};
 pub use serve::{Request, Server};

@@ -7,10 +7,12 @@
 pub mod accel;
 pub mod anemos;
 pub mod archive;
+pub mod bench;
 pub mod command;
 mod error;
 pub mod evidence;
 pub mod image;
+pub mod impostor;
 pub mod link;
 pub mod machine;
 pub mod netns;

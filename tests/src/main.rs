@@ -67,6 +67,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    /// Measure deployments of examples/hello against a bare kexec, on like machines, one after the other.
+    Bench {
+        /// How often each; the median counts.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
     /// Say how machines are accelerated here, and why.
     Accel,
 }
@@ -113,6 +119,7 @@ fn run(command: Command) -> Result<()> {
             demo_host(&lab, spec, &into.unwrap_or_else(|| lab.path("demo")), forever)
         }
         Command::Ssh { from, command } => ssh(&lab, &from.unwrap_or_else(|| lab.path("demo")), &command),
+        Command::Bench { rounds } => lab::bench::run(&lab, rounds),
         Command::Accel => {
             let accel = lab::accel::probe(&lab)?;
             println!("{}: {}", accel.arguments().join(" "), accel.reason);

@@ -15,6 +15,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mcopy", "mtools"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
+    ("sshd", "openssh-server"),
     ("ip", "iproute2"),
     ("setpriv", "util-linux"),
     ("apt-get", "apt"),

@@ -98,10 +98,10 @@ pub fn fill(lab: &Lab) -> Result<Filled> {
     let _lock = lab.lock("archive")?;
     let wanted = identity()?;
     let tree = lab.path("archive/debian");
-    let apt = Apt::new(lab, Indexes::AsSent)?;
+    let apt = Apt::new(lab, SUITE, Indexes::AsSent)?;
     apt.update()?;
     apt.publish_indexes(&tree)?;
-    let apt = Apt::new(lab, Indexes::Plain)?;
+    let apt = Apt::new(lab, SUITE, Indexes::Plain)?;
     apt.update()?;
     let mut debs = BTreeMap::new();
     for loader in LOADERS {
@@ -125,6 +125,21 @@ pub fn fill(lab: &Lab) -> Result<Filled> {
     apt.fetch(&missing, &tree)?;
     fs::write(lab.path("archive/stamp"), wanted).context("cannot write the archive's stamp")?;
     Ok(Filled { packages: debs.len(), bytes: debs.values().map(|deb| deb.size).sum(), fetched })
+}
+
+/// Fetches packages of a suite, unpacks them in `into`, and runs nothing of theirs.
+pub fn unpack(lab: &Lab, suite: &str, names: &[&str], into: &Path) -> Result<()> {
+    let _lock = lab.lock("archive")?;
+    let apt = Apt::new(lab, suite, Indexes::Plain)?;
+    apt.update()?;
+    let debs = apt.describe("download", names)?;
+    let tree = lab.path(format!("archive-apt/{suite}-plain/tree"));
+    let missing: Vec<&Deb> = debs.iter().filter(|deb| !present(&tree, deb)).collect();
+    apt.fetch(&missing, &tree)?;
+    for deb in &debs {
+        run(Command::new("dpkg-deb").arg("-x").arg(tree.join(&deb.path)).arg(into))?;
+    }
+    Ok(())
 }
 
 /// What the archive is made for: another base.lock or list of packages asks for another archive.
@@ -185,11 +200,12 @@ struct Apt {
 }
 
 impl Apt {
-    fn new(lab: &Lab, indexes: Indexes) -> Result<Self> {
-        let dir = lab.path(match indexes {
-            Indexes::AsSent => "archive-apt/as-sent",
-            Indexes::Plain => "archive-apt/plain",
-        });
+    fn new(lab: &Lab, suite: &str, indexes: Indexes) -> Result<Self> {
+        let kept = match indexes {
+            Indexes::AsSent => "as-sent",
+            Indexes::Plain => "plain",
+        };
+        let dir = lab.path(format!("archive-apt/{suite}-{kept}"));
         for part in ["lists/partial", "cache/archives/partial", "fetched"] {
             let part = dir.join(part);
             fs::create_dir_all(&part).context(format!("cannot make {}", part.display()))?;
@@ -197,7 +213,7 @@ impl Apt {
         let mirror = sources::debian_mirror()?;
         // An empty system: whatever is installed here must not be taken for granted.
         fs::write(dir.join("status"), "").context("cannot write apt's status")?;
-        fs::write(dir.join("sources.list"), format!("deb [signed-by={}] {mirror} {SUITE} main\n", tools::KEYRING))
+        fs::write(dir.join("sources.list"), format!("deb [signed-by={}] {mirror} {suite} main\n", tools::KEYRING))
             .context("cannot write apt's sources")?;
         Ok(Self { dir, indexes, mirror })
     }
