@@ -55,7 +55,10 @@ fn attempt(lab: &Lab, scenario: &Scenario) -> std::result::Result<Completion, Fa
     eprintln!("{}: {:.1} s", scenario.name, begin.elapsed().as_secs_f32());
     let message = match ended {
         Ok(Ok(Outcome::Passed)) => return Ok(Completion::Completed),
-        Ok(Ok(Outcome::Skipped(reason))) => return Ok(Completion::ignored_with(reason)),
+        Ok(Ok(Outcome::Skipped(reason))) => {
+            eprintln!("{}: skipped: {reason}", scenario.name);
+            return Ok(Completion::ignored_with(reason));
+        }
         Ok(Err(error)) => error.to_string(),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
