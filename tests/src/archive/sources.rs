@@ -20,5 +20,27 @@ fn pick(targets: &str) -> Result<String> {
             return Ok(uri.trim_end_matches('/').to_owned());
         }
     }
-    bail!("this machine's apt sources name no Debian archive over http or https: see `apt-get indextargets`")
+    bail!(
+        "this machine's apt sources name no Debian archive over http or https: run `apt-get update`, then see `apt-get indextargets`"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_main_archive_of_debian_is_taken() {
+        let targets = "x|http://tools.test/apt/|nodistro|main\n\
+                       x|http://mirror.test/debian-security/|bookworm-security|main\n\
+                       x|http://mirror.test/debian/|bookworm|contrib\n\
+                       x|http://mirror.test/debian/|bookworm|main\n\
+                       x|http://other.test/debian/|trixie|main\n";
+        assert_eq!(pick(targets).unwrap(), "http://mirror.test/debian");
+    }
+
+    #[test]
+    fn no_debian_is_an_error_that_says_where_to_look() {
+        assert!(pick("x|http://tools.test/apt/|nodistro|main\n").unwrap_err().to_string().contains("indextargets"));
+    }
 }
