@@ -1,2 +1,39 @@
-//! Under construction.
-fn main() {}
+//! The agent: what runs on a host in RAM, from init to the reboot.
+//!
+//! One binary in three roles: as PID 1 it is init ([`init`]), which starts it again as the agent proper ([`serve`]); and
+//! payloads call it to say how they are getting on and to ask for the host's network and identity ([`cli`]).
+
+mod app;
+mod attach;
+mod cli;
+mod clock;
+mod console;
+mod disks;
+mod finish;
+mod helper;
+mod identity;
+mod init;
+mod lines;
+mod log;
+mod machine;
+mod memory;
+mod paths;
+mod payload;
+mod prepare;
+mod serve;
+mod shell;
+mod ssh;
+mod sys;
+mod unpack;
+
+use std::process::ExitCode;
+
+/// What the agent calls itself in its hello.
+pub const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        init::run();
+    }
+    cli::run(&std::env::args().skip(1).collect::<Vec<_>>())
+}

@@ -1,0 +1,81 @@
+//! What all parts of the agent share.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anemos_proto::agent::{AgentState, Leaving};
+use anemos_proto::config::{HostConfig, RunConfig};
+use anemos_proto::ids::Digest;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::log::Log;
+use crate::machine::Input;
+use crate::paths::Paths;
+
+/// Shared by all tasks.
+pub struct App {
+    /// Where things are.
+    pub paths: Paths,
+    /// From the controller.
+    pub run: RunConfig,
+    /// From the stage.
+    pub host: HostConfig,
+    /// The event log.
+    pub log: Log,
+    /// Boot id of this system.
+    pub boot_id: String,
+    /// The state now.
+    pub state: watch::Sender<AgentState>,
+    /// Set once the agent leaves.
+    pub leaving: watch::Sender<Option<Leaving>>,
+    /// Digest of the payload to run: the run's own, or that of a retry.
+    payload: Mutex<Digest>,
+    messages: mpsc::UnboundedSender<Message>,
+}
+
+/// For the driver of the state machine.
+pub enum Message {
+    /// Something happened.
+    Happened(Input),
+    /// Somebody wants something, and an answer.
+    Wanted(Input, oneshot::Sender<Result<(), String>>),
+}
+
+impl App {
+    /// The parts put together, and where the driver gets its messages.
+    pub fn new(
+        paths: Paths,
+        run: RunConfig,
+        host: HostConfig,
+        log: Log,
+        boot_id: String,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Message>) {
+        let (messages, receiver) = mpsc::unbounded_channel();
+        let payload = Mutex::new(run.payload);
+        let state = watch::Sender::new(AgentState::Starting);
+        let app = Self { paths, run, host, log, boot_id, state, leaving: watch::Sender::new(None), payload, messages };
+        (Arc::new(app), receiver)
+    }
+
+    /// Tells the driver what happened.
+    pub fn tell(&self, input: Input) {
+        // Without a driver the agent is ending anyway.
+        let _ = self.messages.send(Message::Happened(input));
+    }
+
+    /// Asks the driver for something; an error is its reason to refuse.
+    pub async fn ask(&self, input: Input) -> Result<(), String> {
+        let (sender, answer) = oneshot::channel();
+        let _ = self.messages.send(Message::Wanted(input, sender));
+        answer.await.unwrap_or_else(|_| Err("the agent is ending".into()))
+    }
+
+    /// Digest of the payload to run.
+    pub fn payload(&self) -> Digest {
+        *self.payload.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the payload to run.
+    pub fn set_payload(&self, digest: Digest) {
+        *self.payload.lock().unwrap_or_else(PoisonError::into_inner) = digest;
+    }
+}

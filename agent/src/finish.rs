@@ -1,0 +1,297 @@
+//! What follows the payload's success, and how the agent leaves.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anemos_proto::config::Finish;
+use anemos_proto::event::{EventKind, Level, StepOutcome};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::system::{RebootCommand, reboot};
+
+use crate::app::App;
+use crate::identity::is_host_key;
+
+/// Space that seeding the cache leaves free in the new system, in bytes.
+const SPARE: u64 = 256 << 20;
+
+/// After a payload's success: collects the new system's host keys, seeds its cache, loads its kernel if the agent is to
+/// kexec, and unmounts it. An error says that data may not have reached the disk.
+pub fn seal(app: &App) -> Result<(), String> {
+    let log = &app.log;
+    let step = log.begin("finishing the new system", None);
+    let target = &app.paths.target;
+    if !app.paths.machine || is_mounted(target) {
+        let keys = host_keys(target);
+        if keys.is_empty() {
+            let text =
+                "the new system has no SSH host keys in etc/ssh, so its identity can't be checked after the reboot";
+            log.note(Level::Warning, text);
+        }
+        log.append(EventKind::HostKeys(keys));
+        let seeded = seed(app).unwrap_or_else(|why| {
+            log.note(Level::Info, format!("the new system's cache was not filled: {why}"));
+            0
+        });
+        log.append(EventKind::Seeded(seeded));
+        if app.run.finish == Finish::Kexec {
+            match load_kernel(target) {
+                Ok(what) => log.note(Level::Info, format!("loaded {what} of the new system")),
+                Err(why) => {
+                    let text =
+                        format!("the new system's kernel can't be loaded, so it will be a reboot instead: {why}");
+                    log.note(Level::Warning, text);
+                }
+            }
+        }
+    } else {
+        let text =
+            "nothing is mounted on $ANEMOS_TARGET: the new system's host keys are not known, and its cache stays empty";
+        log.note(Level::Warning, text);
+    }
+    if !app.paths.machine {
+        log.end(step, StepOutcome::Done);
+        return Ok(());
+    }
+    let result = unmount_all(|mount| mount.starts_with(target)).and_then(|()| unmount_disks());
+    rustix::fs::sync();
+    log.end(step, result.clone().map_or_else(StepOutcome::Failed, |()| StepOutcome::Done));
+    result
+}
+
+/// The new system's public host keys.
+fn host_keys(target: &Path) -> Vec<String> {
+    let mut names: Vec<PathBuf> = fs::read_dir(target.join("etc/ssh"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(|n| n.ends_with(".pub") && is_host_key(n)))
+        .map(|entry| entry.path())
+        .collect();
+    names.sort();
+    let read = |path: PathBuf| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    names.into_iter().filter_map(read).filter(|text| !text.is_empty() && text.len() < 16 * 1024).collect()
+}
+
+/// Puts blobs of this run where the next deployment finds them; returns the bytes.
+fn seed(app: &App) -> Result<u64, String> {
+    let mut files = Vec::new();
+    for (from, to) in &app.host.seed_cache {
+        let plain =
+            |name: &str| Path::new(name).components().all(|c| matches!(c, Component::Normal(_))) && !name.contains('/');
+        if !plain(from) || !plain(to) {
+            return Err(format!("`{from}` or `{to}` is no file name"));
+        }
+        match fs::metadata(app.paths.anemos.join(from)) {
+            Ok(found) => files.push((from, to, found.len())),
+            Err(e) => app.log.note(Level::Info, format!("{from} is not there to be cached: {e}")),
+        }
+    }
+    let sum: u64 = files.iter().map(|(_, _, size)| size).sum();
+    let target = &app.paths.target;
+    let space = rustix::fs::statvfs(target).map_err(|e| format!("{}: {e}", target.display()))?;
+    let free = space.f_bavail * space.f_frsize;
+    if free < sum + SPARE {
+        return Err(format!("it needs {sum} bytes and {SPARE} to spare, and {free} are free"));
+    }
+    let dir = inside(target, &["var", "cache", "anemos"]).map_err(|e| e.to_string())?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(|e| format!("{}: {e}", dir.display()))?;
+    for (from, to, _) in &files {
+        let (from, partial, to) = (app.paths.anemos.join(from), dir.join(format!(".{to}.new")), dir.join(to));
+        // A file cut short by a crash must not bear the name.
+        fs::copy(&from, &partial)
+            .and_then(|_| fs::set_permissions(&partial, fs::Permissions::from_mode(0o600)))
+            .and_then(|()| fs::rename(&partial, &to))
+            .map_err(|e| {
+                let _ = fs::remove_file(&partial);
+                format!("{}: {e}", to.display())
+            })?;
+    }
+    Ok(sum)
+}
+
+/// A directory below `root`, made where it is missing. Symlinks of the new system lead out of it and are refused.
+fn inside(root: &Path, parts: &[&str]) -> io::Result<PathBuf> {
+    let mut path = root.to_owned();
+    for part in parts {
+        path.push(part);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(io::Error::other(format!("{} is not a directory", path.display()))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => fs::DirBuilder::new().mode(0o755).create(&path)?,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(path)
+}
+
+/// Loads the newest kernel in the new system with the command line that its boot loader has for it.
+fn load_kernel(target: &Path) -> Result<String, String> {
+    let boot = target.join("boot");
+    let names: Vec<String> = fs::read_dir(&boot)
+        .map_err(|e| format!("{}: {e}", boot.display()))?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let release = newest(&names).ok_or_else(|| format!("{} has no vmlinuz-*", boot.display()))?;
+    let config = fs::read_to_string(boot.join("grub/grub.cfg")).map_err(|e| format!("boot/grub/grub.cfg: {e}"))?;
+    let cmdline = grub_cmdline(&config).ok_or("boot/grub/grub.cfg has no `linux` line")?;
+    let open = |name: String| File::open(boot.join(&name)).map_err(|e| format!("{name}: {e}"));
+    let kernel = open(format!("vmlinuz-{release}"))?;
+    let initrd = if names.contains(&format!("initrd.img-{release}")) {
+        Some(open(format!("initrd.img-{release}"))?)
+    } else {
+        None
+    };
+    let words = CString::new(cmdline).map_err(|e| e.to_string())?;
+    crate::sys::kexec_file_load(&kernel, initrd.as_ref(), &words).map_err(|e| format!("kexec_file_load: {e}"))?;
+    Ok(format!("vmlinuz-{release}"))
+}
+
+/// The release of the newest kernel among file names, by their numbers.
+fn newest(names: &[String]) -> Option<&str> {
+    let numbers = |release: &str| -> Vec<u64> {
+        release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect()
+    };
+    names.iter().filter_map(|name| name.strip_prefix("vmlinuz-")).max_by_key(|release| numbers(release))
+}
+
+/// The kernel's command line in the first entry of a grub.cfg.
+fn grub_cmdline(config: &str) -> Option<String> {
+    config.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        matches!(words.next(), Some("linux" | "linuxefi")).then(|| words.skip(1).collect::<Vec<_>>().join(" "))
+    })
+}
+
+/// A mount: what, and where.
+fn mounts() -> Vec<(String, PathBuf)> {
+    parse_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
+fn parse_mounts(mountinfo: &str) -> Vec<(String, PathBuf)> {
+    let one = |line: &str| {
+        let (fields, source) = line.split_once(" - ")?;
+        let path = fields.split(' ').nth(4)?;
+        let source = source.split(' ').nth(1)?;
+        Some((source.to_owned(), PathBuf::from(unescape(path))))
+    };
+    mountinfo.lines().filter_map(one).collect()
+}
+
+/// Undoes the octal escapes of /proc/self/mountinfo.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&first, more)) = rest.split_first() {
+        let digits = more.get(..3).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) if first == b'\\' => {
+                bytes.push(byte);
+                rest = &more[3..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = more;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn is_mounted(path: &Path) -> bool {
+    mounts().iter().any(|(_, mount)| mount == path)
+}
+
+/// Unmounts everything that `which` names, the last mounted first.
+fn unmount_all(which: impl Fn(&Path) -> bool) -> Result<(), String> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    for (_, path) in mounts().into_iter().rev().filter(|(_, path)| which(path)) {
+        loop {
+            match unmount(&path, UnmountFlags::NOFOLLOW) {
+                // EINVAL: it went together with another.
+                Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => break,
+                // A process that was killed a moment ago may still be on its way out.
+                Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err(e) => return Err(format!("can't unmount {}: {e}", path.display())),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts whatever else of the disks is mounted.
+fn unmount_disks() -> Result<(), String> {
+    let on_disk: Vec<PathBuf> =
+        mounts().into_iter().filter(|(source, _)| source.starts_with("/dev/")).map(|(_, path)| path).collect();
+    unmount_all(|path| on_disk.iter().any(|p| p == path))
+}
+
+/// Leaves. Returns only if that fails.
+pub fn leave(app: &App, finish: Finish) -> String {
+    if !app.paths.machine {
+        // A trial ends by ending.
+        let _ = fs::write(app.paths.run.join("left"), format!("{finish:?}\n"));
+        std::process::exit(0);
+    }
+    if let Err(why) = unmount_disks() {
+        crate::console::say(&why);
+    }
+    rustix::fs::sync();
+    let loaded = fs::read_to_string("/sys/kernel/kexec_loaded").is_ok_and(|text| text.trim() == "1");
+    let command = match finish {
+        Finish::Kexec if loaded => RebootCommand::Kexec,
+        Finish::PowerOff => RebootCommand::PowerOff,
+        _ => RebootCommand::Restart,
+    };
+    match reboot(command) {
+        Ok(()) => "reboot(2) returned".into(),
+        Err(e) => format!("reboot(2) failed: {e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_kernel_is_found_by_number() {
+        let names: Vec<String> =
+            ["vmlinuz-6.1.0-9-amd64", "vmlinuz-6.1.0-39-amd64", "initrd.img-7.0.0", "config-8"].map(Into::into).into();
+        assert_eq!(newest(&names), Some("6.1.0-39-amd64"));
+        assert_eq!(newest(&[]), None);
+    }
+
+    #[test]
+    fn the_first_entry_of_grub_cfg_counts() {
+        let config = "menuentry 'Debian' {\n\tlinux\t/boot/vmlinuz-6.12 root=UUID=ab ro  quiet\n\tinitrd x\n}\n\
+                      menuentry 'rescue' {\n linux /boot/vmlinuz-6.12 single\n}\n";
+        assert_eq!(grub_cmdline(config).as_deref(), Some("root=UUID=ab ro quiet"));
+        assert_eq!(grub_cmdline("set timeout=5"), None);
+    }
+
+    // From /proc/self/mountinfo of a machine with a directory called `a b`.
+    const MOUNTINFO: &str = "23 28 0:22 / /proc rw,relatime shared:13 - proc proc rw\n\
+        28 1 254:1 / / rw shared:1 - ext4 /dev/vda1 rw,errors=remount-ro\n\
+        99 28 0:50 / /tmp/a\\040b rw - tmpfs tmpfs rw\n";
+
+    #[test]
+    fn mounts_are_parsed() {
+        let expected = [("proc", "/proc"), ("/dev/vda1", "/"), ("tmpfs", "/tmp/a b")];
+        assert_eq!(parse_mounts(MOUNTINFO), expected.map(|(source, path)| (source.to_owned(), PathBuf::from(path))));
+    }
+
+    #[test]
+    fn nothing_is_made_through_symlinks_of_the_new_system() -> io::Result<()> {
+        let root = tempfile::tempdir()?;
+        assert!(inside(root.path(), &["var", "cache"])?.is_dir());
+        std::os::unix::fs::symlink("/tmp", root.path().join("out"))?;
+        assert!(inside(root.path(), &["out", "anemos"]).is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! PID 1: makes the machine usable, starts the agent, reaps, and starts the agent again, held, if it breaks.
+
+use std::ffi::CStr;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anemos_proto::codec::from_bytes;
+use anemos_proto::config::HostConfig;
+use rustix::mount::{MountFlags, mount, mount_remount};
+use rustix::process::{Pid, WaitOptions, wait};
+use rustix::system::{RebootCommand, reboot, sethostname};
+
+use crate::console::say;
+use crate::paths::Paths;
+
+/// Where the boot's problems are kept for the agent to report.
+pub const PROBLEMS: &str = "problems";
+
+/// How much of the memory the root file system may take.
+const ROOT_SIZE: &CStr = c"size=85%";
+
+/// Runs for ever.
+pub fn run() -> ! {
+    let mut problems = Vec::new();
+    make_machine(&mut problems);
+    let paths = Paths::host();
+    prepare(&paths, &mut problems);
+    load_modules(&paths, &mut problems);
+    let _ = fs::write(paths.run.join(PROBLEMS), problems.join("\n"));
+    supervise(&paths)
+}
+
+fn make_machine(problems: &mut Vec<String>) {
+    let usual = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let devices = MountFlags::NOSUID | MountFlags::NOEXEC;
+    let shared = MountFlags::NOSUID | MountFlags::NODEV;
+    let mounts: [(&str, &CStr, MountFlags, &CStr); 9] = [
+        ("/proc", c"proc", usual, c""),
+        ("/sys", c"sysfs", usual, c""),
+        ("/dev", c"devtmpfs", MountFlags::NOSUID, c"mode=0755"),
+        ("/dev/pts", c"devpts", devices, c"gid=5,mode=620,ptmxmode=666"),
+        ("/dev/shm", c"tmpfs", shared, c"mode=1777"),
+        ("/run", c"tmpfs", shared, c"mode=0755"),
+        ("/tmp", c"tmpfs", shared, c"mode=1777"),
+        ("/sys/fs/cgroup", c"cgroup2", usual, c""),
+        ("/sys/firmware/efi/efivars", c"efivarfs", usual, c""),
+    ];
+    for (path, kind, flags, data) in mounts {
+        if path.starts_with("/sys/") {
+            // Made by the kernel or not at all.
+            if !Path::new(path).exists() {
+                continue;
+            }
+        } else {
+            let _ = fs::create_dir_all(path);
+        }
+        if let Err(e) = mount(kind, path, kind, flags, data) {
+            // The kernel may have mounted /dev itself.
+            if e != rustix::io::Errno::BUSY {
+                problems.push(format!("can't mount {path}: {e}"));
+            }
+        }
+    }
+    for (link, to) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
+        let _ = symlink(to, link);
+    }
+    if let Ok(console) = OpenOptions::new().read(true).write(true).open("/dev/console") {
+        let _ = rustix::stdio::dup2_stdin(&console);
+        let _ = rustix::stdio::dup2_stdout(&console);
+        let _ = rustix::stdio::dup2_stderr(&console);
+    }
+    // The screen is for what the agent says; warnings of the kernel may join in.
+    let _ = crate::sys::set_console_level(5);
+    if let Err(e) = mount_remount("/", MountFlags::empty(), ROOT_SIZE) {
+        problems.push(format!("the root file system can't be given more of the memory: {e}"));
+    }
+    if let Err(e) = reboot(RebootCommand::CadOff) {
+        problems.push(format!("Ctrl-Alt-Del still reboots: {e}"));
+    }
+    // The agent is the last that may be killed when memory runs out.
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+}
+
+fn prepare(paths: &Paths, problems: &mut Vec<String>) {
+    let _ = fs::create_dir_all(&paths.run);
+    match read_host(paths) {
+        Ok(host) => {
+            let feed = OpenOptions::new().write(true).open("/dev/urandom");
+            if let Err(e) = feed.and_then(|random| crate::sys::add_entropy(&random, host.random_seed.expose())) {
+                problems.push(format!("the random seed can't be used: {e}"));
+            }
+            if let Err(e) = sethostname(host.network.hostname.as_bytes()) {
+                problems.push(format!("the host's name can't be set: {e}"));
+            }
+        }
+        // The agent will say what it can't do without.
+        Err(e) => problems.push(e),
+    }
+}
+
+/// Reads what the stage left.
+pub fn read_host(paths: &Paths) -> Result<HostConfig, String> {
+    let path = paths.anemos.join("host.bin");
+    let bytes = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    from_bytes(&bytes).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn load_modules(paths: &Paths, problems: &mut Vec<String>) {
+    let list = fs::read_to_string(paths.anemos.join("modules.load")).unwrap_or_default();
+    for path in list.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        match File::open(path).and_then(|file| crate::sys::load_module(&file)) {
+            // EEXIST: it is built in or loaded already.
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => problems.push(format!("module {path}: {e}")),
+            _ => {}
+        }
+    }
+}
+
+fn supervise(paths: &Paths) -> ! {
+    let mut reason: Option<String> = None;
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let started = Instant::now();
+        let _ = fs::remove_file(paths.last_words());
+        let mut command = Command::new("/init");
+        command.arg("serve");
+        if let Some(reason) = &reason {
+            command.arg("--held").arg(reason);
+        }
+        let how = match command.spawn() {
+            Ok(child) => describe(reap(&child)),
+            Err(e) => format!("can't be started: {e}"),
+        };
+        let last_words = fs::read_to_string(paths.last_words()).unwrap_or_default();
+        let mut text = format!("the agent broke ({how})");
+        if !last_words.is_empty() {
+            text = format!("{text}: {}", last_words.trim());
+        }
+        say(&text);
+        // Each restart shows the reason of the first failure, unless it went well for long.
+        if reason.is_none() || started.elapsed() > Duration::from_secs(600) {
+            (reason, pause) = (Some(text), Duration::from_secs(1));
+        }
+        // An agent that breaks at once each time must not keep the machine too busy for a person to see why.
+        std::thread::sleep(pause);
+        pause = (2 * pause).min(Duration::from_secs(30));
+    }
+}
+
+/// Reaps everything until the agent ends.
+fn reap(agent: &Child) -> Option<ExitStatus> {
+    let agent = Pid::from_raw(agent.id().cast_signed());
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if Some(pid) == agent => return Some(ExitStatus::from_raw(status.as_raw())),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+fn describe(status: Option<ExitStatus>) -> String {
+    status.map_or_else(|| "it is gone".into(), |status| status.to_string())
+}

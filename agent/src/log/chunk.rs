@@ -1,0 +1,162 @@
+//! A run of consecutive facts, compressed.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anemos_proto::codec::{FrameReader, encode_frame};
+use anemos_proto::event::{Event, EventKind};
+
+/// What a tmpfs file costs beside its pages, about.
+const INODE: u64 = 1024;
+const PAGE: u64 = 4096;
+
+/// What thinning a chunk has left in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keep {
+    /// Everything.
+    All,
+    /// Everything but log lines.
+    Structure,
+    /// What says how the deployment ends.
+    Essence,
+}
+
+/// Facts `first..=last`.
+#[derive(Debug)]
+pub struct Chunk {
+    pub first: u64,
+    pub last: u64,
+    /// Bytes before compression.
+    pub raw: u64,
+    pub keep: Keep,
+    path: PathBuf,
+    /// The compressed bytes, where they could not be written to the file.
+    memory: Option<Vec<u8>>,
+    length: u64,
+}
+
+impl Chunk {
+    /// Compresses `frames` into a file under `dir`; into memory if that can't be.
+    pub fn store(dir: &Path, first: u64, last: u64, frames: &[u8]) -> Self {
+        let path = dir.join(format!("{first:020}.zst"));
+        // Compression to memory fails only without memory.
+        let bytes = zstd::bulk::compress(frames, 3).unwrap_or_else(|e| panic!("can't compress the log: {e}"));
+        let length = bytes.len() as u64;
+        let partial = path.with_extension("new");
+        let memory = match fs::write(&partial, &bytes).and_then(|()| fs::rename(&partial, &path)) {
+            Ok(()) => None,
+            Err(_) => Some(bytes),
+        };
+        Self { first, last, raw: frames.len() as u64, keep: Keep::All, path, memory, length }
+    }
+
+    /// Takes over a chunk that an earlier agent stored.
+    pub fn load(path: PathBuf) -> io::Result<(Self, Vec<Event>)> {
+        let bytes = fs::read(&path)?;
+        let frames = zstd::stream::decode_all(&bytes[..])?;
+        let events = parse(&frames)?;
+        let (Some(head), Some(tail)) = (events.first(), events.last()) else {
+            return Err(io::Error::other(format!("{} has no events", path.display())));
+        };
+        let first = if let EventKind::Gap { first, .. } = head.kind { first } else { head.seq };
+        let (last, raw, length) = (tail.seq, frames.len() as u64, bytes.len() as u64);
+        Ok((Self { first, last, raw, keep: Keep::All, path, memory: None, length }, events))
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn stored(&self) -> u64 {
+        self.length.div_ceil(PAGE) * PAGE + INODE
+    }
+
+    /// Its facts.
+    pub fn read(&self) -> io::Result<Vec<Event>> {
+        let frames = match &self.memory {
+            Some(bytes) => zstd::stream::decode_all(&bytes[..])?,
+            None => zstd::stream::decode_all(fs::File::open(&self.path)?)?,
+        };
+        parse(&frames)
+    }
+
+    /// The gap that takes its place when it is lost.
+    pub fn as_gap(&self) -> Event {
+        let kind = EventKind::Gap { first: self.first, last: self.last, bytes: self.raw };
+        Event { seq: self.last, uptime_ms: crate::clock::uptime_ms(), wall_ms: crate::clock::wall_ms(), kind }
+    }
+
+    /// Deletes its file.
+    pub fn remove(&self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Facts as frames.
+pub fn frames(events: &[Event]) -> Vec<u8> {
+    // Facts are made of lines of at most 16 KiB and notes of our own: far below the limit of a frame. A fact that is
+    // above it all the same becomes a gap.
+    let frame = |event: &Event| {
+        encode_frame(event).or_else(|_| {
+            let kind =
+                EventKind::Gap { first: event.seq, last: event.seq, bytes: anemos_proto::codec::MAX_FRAME as u64 };
+            encode_frame(&Event { kind, ..*event })
+        })
+    };
+    events.iter().filter_map(|event| frame(event).ok()).flatten().collect()
+}
+
+/// All facts in `bytes`.
+pub fn parse(bytes: &[u8]) -> io::Result<Vec<Event>> {
+    let mut reader = FrameReader::new();
+    reader.push(bytes);
+    let mut events = Vec::new();
+    while let Some(event) = reader.next_frame().map_err(io::Error::other)? {
+        events.push(event);
+    }
+    Ok(events)
+}
+
+/// The facts in `bytes` up to where they are cut off or damaged: what a crash left.
+pub fn parse_tail(bytes: &[u8]) -> Vec<Event> {
+    let mut reader = FrameReader::new();
+    reader.push(bytes);
+    let mut events = Vec::new();
+    while let Ok(Some(event)) = reader.next_frame() {
+        events.push(event);
+    }
+    events
+}
+
+/// Replaces what `keep` doesn't keep by gaps, as few as can be.
+pub fn thin(events: Vec<Event>, keep: Keep) -> Vec<Event> {
+    let mut kept: Vec<Event> = Vec::new();
+    for event in events {
+        let (first, last, bytes) = match event.kind {
+            EventKind::Gap { first, last, bytes } => (first, last, bytes),
+            ref kind if kept_by(kind, keep) => {
+                kept.push(event);
+                continue;
+            }
+            _ => (event.seq, event.seq, frames(std::slice::from_ref(&event)).len() as u64),
+        };
+        if let Some(previous) = kept.last_mut()
+            && let EventKind::Gap { last: end, bytes: sum, .. } = &mut previous.kind
+        {
+            *end = last;
+            *sum += bytes;
+            (previous.seq, previous.uptime_ms, previous.wall_ms) = (last, event.uptime_ms, event.wall_ms);
+        } else {
+            kept.push(Event { seq: last, kind: EventKind::Gap { first, last, bytes }, ..event });
+        }
+    }
+    kept
+}
+
+fn kept_by(kind: &EventKind, keep: Keep) -> bool {
+    match kind {
+        EventKind::Log { .. } => keep == Keep::All,
+        EventKind::StepStarted { .. } | EventKind::StepFinished { .. } | EventKind::Note { .. } => {
+            keep <= Keep::Structure
+        }
+        _ => true,
+    }
+}

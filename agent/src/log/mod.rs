@@ -1,0 +1,270 @@
+//! The event log: every fact since the boot, in tmpfs, compressed, so that a controller can come and go.
+//!
+//! Facts are collected in an open chunk, kept as plain frames in a file; full chunks are compressed, a file each. So
+//! the log is still there when the agent is started again after a crash. Readers hold no more than a cursor, which is
+//! the seq of the last fact that they have seen: how slow they are matters to nobody else.
+
+mod chunk;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anemos_proto::event::{Event, EventKind, Level, Progress, StepOutcome};
+use tokio::sync::watch;
+
+use crate::clock;
+use chunk::{Chunk, Keep};
+
+/// Bytes of frames that make a chunk full.
+const CHUNK: usize = 128 * 1024;
+
+/// The log. Shared by everybody.
+pub struct Log {
+    inner: Mutex<Inner>,
+    changed: watch::Sender<u64>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    chunks: VecDeque<Chunk>,
+    /// Frames of the open chunk, and the file that has the same bytes.
+    open: Vec<u8>,
+    open_first: u64,
+    open_file: File,
+    /// Seq of the newest fact.
+    last: u64,
+    last_step: u32,
+    cap: u64,
+    stored: u64,
+    progress: BTreeMap<u32, (u64, Progress)>,
+    progress_version: u64,
+}
+
+/// Where a reader is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Seq of the last fact seen.
+    pub after: u64,
+    /// Version of the last progress seen.
+    pub progress: u64,
+}
+
+impl Log {
+    /// Opens the log in `dir`, with whatever an earlier agent of this boot left there. It keeps to `cap` bytes as long
+    /// as there are log lines to drop.
+    pub fn open(dir: &Path, cap: u64) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let mut chunks = VecDeque::new();
+        let mut names: Vec<PathBuf> = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+        names.retain(|path| path.extension().is_some_and(|e| e == "zst"));
+        names.sort();
+        let (mut last, mut last_step) = (0, 0);
+        for path in names {
+            // A chunk that can't be read is a hole that readers would be told of by nothing, so it is an error.
+            let (chunk, events) = Chunk::load(path)?;
+            if chunk.last <= last {
+                // Left by a crash in the middle of joining chunks: the joined one, sorted before it, has it all.
+                chunk.remove();
+                continue;
+            }
+            last = chunk.last;
+            last_step = last_step.max(newest_step(&events));
+            chunks.push_back(chunk);
+        }
+        let open_path = dir.join("open");
+        let left = fs::read(&open_path).unwrap_or_default();
+        let rest: Vec<Event> = chunk::parse_tail(&left).into_iter().filter(|e| e.seq > last).collect();
+        last_step = last_step.max(newest_step(&rest));
+        let open = chunk::frames(&rest);
+        let open_first = last + 1;
+        last = rest.last().map_or(last, |e| e.seq);
+        let mut open_file = File::create(&open_path)?;
+        open_file.write_all(&open)?;
+        let stored = chunks.iter().map(Chunk::stored).sum();
+        let inner = Inner {
+            dir: dir.into(),
+            chunks,
+            open,
+            open_first,
+            open_file,
+            last,
+            last_step,
+            cap,
+            stored,
+            progress: BTreeMap::new(),
+            progress_version: 0,
+        };
+        Ok(Self { inner: Mutex::new(inner), changed: watch::Sender::new(0) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic ends the agent, and whoever holds the lock leaves the log whole at every point where it can panic.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends a fact; returns its seq.
+    pub fn append(&self, kind: EventKind) -> u64 {
+        self.append_all([kind])
+    }
+
+    /// Appends facts that happened just now; returns the seq of the last.
+    pub fn append_all(&self, kinds: impl IntoIterator<Item = EventKind>) -> u64 {
+        let (uptime_ms, wall_ms) = (clock::uptime_ms(), clock::wall_ms());
+        let mut inner = self.lock();
+        let mut unsaved = inner.open.len();
+        for kind in kinds {
+            if let EventKind::StepFinished { step, .. } = kind {
+                inner.progress.remove(&step);
+            }
+            let event = Event { seq: inner.last + 1, uptime_ms, wall_ms, kind };
+            inner.last = event.seq;
+            inner.open.extend(chunk::frames(std::slice::from_ref(&event)));
+            if inner.open.len() >= CHUNK {
+                inner.close_chunk();
+                unsaved = 0;
+            }
+        }
+        inner.save_open(unsaved);
+        let last = inner.last;
+        drop(inner);
+        self.changed.send_modify(|version| *version += 1);
+        last
+    }
+
+    /// Appends a note.
+    pub fn note(&self, level: Level, text: impl Into<String>) {
+        self.append(EventKind::Note { level, text: text.into() });
+    }
+
+    /// Begins a step; returns its id.
+    pub fn begin(&self, name: impl Into<String>, parent: Option<u32>) -> u32 {
+        let step = {
+            let mut inner = self.lock();
+            inner.last_step += 1;
+            inner.last_step
+        };
+        self.append(EventKind::StepStarted { step, parent, name: name.into() });
+        step
+    }
+
+    /// Ends a step.
+    pub fn end(&self, step: u32, outcome: StepOutcome) {
+        self.append(EventKind::StepFinished { step, outcome });
+    }
+
+    /// Replaces the progress of a step.
+    pub fn progress(&self, progress: Progress) {
+        let mut inner = self.lock();
+        inner.progress_version += 1;
+        let version = inner.progress_version;
+        inner.progress.insert(progress.step, (version, progress));
+        drop(inner);
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// Seq of the newest fact.
+    pub fn last(&self) -> u64 {
+        self.lock().last
+    }
+
+    /// Notices that something was appended, or progress made.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The next facts for a reader: about a chunk's worth, none if it has seen them all.
+    pub fn read(&self, cursor: &mut Cursor) -> io::Result<Vec<Event>> {
+        let inner = self.lock();
+        if cursor.after >= inner.last {
+            return Ok(Vec::new());
+        }
+        let at = inner.chunks.partition_point(|chunk| chunk.last <= cursor.after);
+        let mut events = match inner.chunks.get(at) {
+            Some(chunk) => chunk.read()?,
+            None => chunk::parse(&inner.open)?,
+        };
+        drop(inner);
+        events.retain(|event| event.seq > cursor.after);
+        // A gap may begin before what this reader has seen.
+        if let Some(EventKind::Gap { first, .. }) = events.first_mut().map(|e| &mut e.kind) {
+            *first = (*first).max(cursor.after + 1);
+        }
+        cursor.after = events.last().map_or(cursor.after, |event| event.seq);
+        Ok(events)
+    }
+
+    /// Progress that changed since the reader last looked.
+    pub fn read_progress(&self, cursor: &mut Cursor) -> Vec<Progress> {
+        let inner = self.lock();
+        let fresh = inner.progress.values().filter(|(version, _)| *version > cursor.progress);
+        let fresh = fresh.map(|(_, progress)| progress.clone()).collect();
+        cursor.progress = inner.progress_version;
+        fresh
+    }
+}
+
+impl Inner {
+    fn save_open(&mut self, from: usize) {
+        // Only a restart after a crash needs the file. A full tmpfs must not take the log in memory with it.
+        let _ = self.open_file.write_all(&self.open[from..]);
+    }
+
+    fn close_chunk(&mut self) {
+        let frames = std::mem::take(&mut self.open);
+        let chunk = Chunk::store(&self.dir, self.open_first, self.last, &frames);
+        self.stored += chunk.stored();
+        self.chunks.push_back(chunk);
+        self.open_first = self.last + 1;
+        if let Ok(file) = File::create(self.dir.join("open")) {
+            self.open_file = file;
+        }
+        while self.stored > self.cap && self.thin() {}
+    }
+
+    /// Drops what matters least from the oldest chunk that still has it. False if there is nothing left to drop.
+    fn thin(&mut self) -> bool {
+        for keep in [Keep::Structure, Keep::Essence] {
+            let Some(at) = self.chunks.iter().position(|chunk| chunk.keep < keep) else { continue };
+            // Thinned chunks are joined with the one before, or a long flood would leave many tiny files.
+            let join = at > 0 && self.chunks[at - 1].raw + self.chunks[at].raw / 8 < CHUNK as u64;
+            let from = if join { at - 1 } else { at };
+            let mut events = Vec::new();
+            for chunk in self.chunks.range(from..=at) {
+                match chunk.read() {
+                    Ok(mut more) => events.append(&mut more),
+                    Err(_) => events.push(chunk.as_gap()),
+                }
+            }
+            let thinned = chunk::thin(events, keep);
+            let frames = chunk::frames(&thinned);
+            let (first, last) = (self.chunks[from].first, self.chunks[at].last);
+            let old: Vec<Chunk> = self.chunks.drain(from..=at).collect();
+            let mut new = Chunk::store(&self.dir, first, last, &frames);
+            new.keep = keep;
+            for chunk in old {
+                self.stored -= chunk.stored();
+                if chunk.first != first {
+                    chunk.remove();
+                }
+            }
+            self.stored += new.stored();
+            self.chunks.insert(from, new);
+            return true;
+        }
+        false
+    }
+}
+
+fn newest_step(events: &[Event]) -> u32 {
+    let step = |event: &Event| match event.kind {
+        EventKind::StepStarted { step, .. } => Some(step),
+        _ => None,
+    };
+    events.iter().filter_map(step).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

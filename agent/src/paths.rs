@@ -1,0 +1,76 @@
+//! Where things are, and whether this is a real machine of ours.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Where the agent finds and puts things.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// What the stage left: `/anemos`.
+    pub anemos: PathBuf,
+    /// The agent's own tmpfs: `/run/anemos`.
+    pub run: PathBuf,
+    /// Where the base is unpacked: `/`.
+    pub root: PathBuf,
+    /// `$ANEMOS_TARGET`.
+    pub target: PathBuf,
+    /// `/sys`.
+    pub sys: PathBuf,
+    /// Where to listen instead of on the configured port.
+    pub listen: Option<SocketAddr>,
+    /// Whether mounts, network, devices and the power switch are ours. Not so in tests on an ordinary machine.
+    pub machine: bool,
+}
+
+impl Paths {
+    /// On a host.
+    pub fn host() -> Self {
+        Self {
+            anemos: "/anemos".into(),
+            run: "/run/anemos".into(),
+            root: "/".into(),
+            target: "/target".into(),
+            sys: "/sys".into(),
+            listen: None,
+            machine: true,
+        }
+    }
+
+    /// Everything under one directory, and nothing system-wide.
+    pub fn trial(root: &std::path::Path, listen: SocketAddr) -> Self {
+        Self {
+            anemos: root.join("anemos"),
+            run: root.join("run"),
+            root: root.join("root"),
+            target: root.join("target"),
+            sys: root.join("sys"),
+            listen: Some(listen),
+            machine: false,
+        }
+    }
+
+    /// The helper's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("agent.sock")
+    }
+
+    /// The payload as it came.
+    pub fn payload_archive(&self) -> PathBuf {
+        self.anemos.join("payload.tar.zst")
+    }
+
+    /// Where the payload is unpacked.
+    pub fn payload(&self) -> PathBuf {
+        self.run.join("payload")
+    }
+
+    /// Its existence says that the base is unpacked and the disks are locked.
+    pub fn ready_mark(&self) -> PathBuf {
+        self.run.join("ready")
+    }
+
+    /// What a panic said, for whoever starts the agent again.
+    pub fn last_words(&self) -> PathBuf {
+        self.run.join("panic")
+    }
+}

@@ -1,0 +1,421 @@
+//! Runs the payload: its environment, its output, its end.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anemos_proto::event::{EventKind, Level, Progress, StepOutcome, Stream, Unit};
+use anemos_proto::host::Firmware;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::app::App;
+use crate::helper::{Call, Plea};
+use crate::lines::Lines;
+use crate::shell::PATH;
+use crate::sys::{ChildSetup, in_own_session};
+use crate::unpack;
+
+/// After SIGTERM, before SIGKILL.
+const GRACE: Duration = Duration::from_secs(10);
+/// After the payload's end, for output of processes that it left behind.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// One attempt at the payload.
+pub struct Runner {
+    app: Arc<App>,
+    /// Disks that may be written, by name.
+    disks: Vec<String>,
+    step: u32,
+    /// The step that the payload has named last.
+    inner: Option<u32>,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+impl Runner {
+    /// For an attempt on these disks.
+    pub fn new(app: Arc<App>, disks: Vec<String>) -> Self {
+        let step = app.log.begin("payload", None);
+        Self { app, disks, step, inner: None, stdout: Lines::default(), stderr: Lines::default() }
+    }
+
+    /// Runs it until it ends, or until `stop` says why it has to end. `calls` are the payload's own, through the helper.
+    pub async fn run(
+        mut self,
+        calls: &mut mpsc::UnboundedReceiver<Plea>,
+        stop: &mut mpsc::UnboundedReceiver<String>,
+    ) -> Result<(), String> {
+        let cgroup = Cgroup::new(&self.app);
+        let result = match self.start(&cgroup).await {
+            Ok(child) => self.attend(child, &cgroup, calls, stop).await,
+            Err(reason) => Err(reason),
+        };
+        cgroup.kill().await;
+        let outcome = || match &result {
+            Ok(()) => StepOutcome::Done,
+            Err(reason) => StepOutcome::Failed(reason.clone()),
+        };
+        if let Some(inner) = self.inner {
+            self.app.log.end(inner, outcome());
+        }
+        self.app.log.end(self.step, outcome());
+        result
+    }
+
+    async fn start(&self, cgroup: &Cgroup) -> Result<Child, String> {
+        let app = self.app.clone();
+        let dir = self.app.paths.payload();
+        let (archive, digest, to) = (self.app.paths.payload_archive(), self.app.payload(), dir.clone());
+        tokio::task::spawn_blocking(move || unpack::payload(&archive, digest, &to))
+            .await
+            .map_err(|e| e.to_string())
+            .and_then(|done| done.map_err(|e| e.to_string()))
+            .map_err(|e| format!("the payload could not be unpacked: {e}"))?;
+        let environment = environment(&app, &self.disks).map_err(|e| format!("the payload's files: {e}"))?;
+        let program = program(&dir)?;
+        let mut command = Command::new(&program);
+        command.env_clear().envs(environment).current_dir(&dir).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mortal = app.paths.machine;
+        in_own_session(&mut command, ChildSetup { cgroup: cgroup.door(), mortal, ..ChildSetup::default() });
+        command.spawn().map_err(|e| format!("the payload's {} could not be started: {e}", program.display()))
+    }
+
+    async fn attend(
+        &mut self,
+        mut child: Child,
+        cgroup: &Cgroup,
+        calls: &mut mpsc::UnboundedReceiver<Plea>,
+        stop: &mut mpsc::UnboundedReceiver<String>,
+    ) -> Result<(), String> {
+        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let mut pipes = Pipes {
+            stdout: child.stdout.take(),
+            stderr: child.stderr.take(),
+            first: vec![0; 64 * 1024],
+            second: vec![0; 64 * 1024],
+        };
+        let mut stopped: Option<String> = None;
+        let (mut kill_at, mut give_up_at) = (None, None);
+        let ended = loop {
+            tokio::select! {
+                (stream, n) = pipes.read() => self.output(stream, &mut pipes, n),
+                Some(plea) = calls.recv() => {
+                    // What the payload wrote before its call comes before it in the log.
+                    for _ in 0..64 {
+                        let Some((stream, n)) = pipes.read_ready().await else { break };
+                        self.output(stream, &mut pipes, n);
+                    }
+                    self.call(plea);
+                }
+                Some(reason) = stop.recv(), if stopped.is_none() => {
+                    self.app.log.note(Level::Warning, format!("ending the payload: {reason}"));
+                    stopped = Some(reason);
+                    kill_at = Some(Instant::now() + GRACE);
+                    cgroup.signal(group, Signal::TERM);
+                }
+                () = until(kill_at) => {
+                    (kill_at, give_up_at) = (None, Some(Instant::now() + GRACE));
+                    cgroup.signal(group, Signal::KILL);
+                }
+                () = until(give_up_at) => {
+                    break Err(io::Error::other("it can't be killed; it may be stuck in a disk or network operation"));
+                }
+                status = child.wait() => break status,
+            }
+        };
+        self.drain(&mut pipes).await;
+        // Daemons that hold the pipes end with the payload; then the pipes do.
+        cgroup.signal(group, Signal::KILL);
+        cgroup.kill().await;
+        self.drain(&mut pipes).await;
+        let rest = [(Stream::Stdout, self.stdout.finish()), (Stream::Stderr, self.stderr.finish())];
+        for (stream, line) in rest {
+            if let Some(line) = line {
+                self.app.log.append(EventKind::Log { stream, line });
+            }
+        }
+        stopped.map_or_else(|| judge(ended), Err)
+    }
+
+    async fn drain(&mut self, pipes: &mut Pipes) {
+        let draining = async {
+            while pipes.open() {
+                let (stream, n) = pipes.read().await;
+                self.output(stream, pipes, n);
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN, draining).await;
+    }
+
+    fn output(&mut self, stream: Stream, pipes: &mut Pipes, n: usize) {
+        let (lines, buffer) = match stream {
+            Stream::Stdout => (&mut self.stdout, &pipes.first),
+            _ => (&mut self.stderr, &pipes.second),
+        };
+        let mut found = Vec::new();
+        lines.push(&buffer[..n], |line| found.push(EventKind::Log { stream, line }));
+        if n == 0 {
+            match stream {
+                Stream::Stdout => pipes.stdout = None,
+                _ => pipes.stderr = None,
+            }
+        }
+        if !found.is_empty() {
+            self.app.log.append_all(found);
+        }
+    }
+
+    fn call(&mut self, plea: Plea) {
+        let log = &self.app.log;
+        match plea.call {
+            Call::Step(name) => {
+                if let Some(inner) = self.inner.take() {
+                    log.end(inner, StepOutcome::Done);
+                }
+                self.inner = Some(log.begin(name, Some(self.step)));
+            }
+            Call::Progress { done, total, what } => {
+                let step = self.inner.unwrap_or(self.step);
+                log.progress(Progress { step, done, total, unit: Unit::Items, what });
+            }
+            Call::Note(text) => log.note(Level::Info, text),
+        }
+        let _ = plea.answer.send(Ok(()));
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The payload's output. A pipe is `None` once it is closed.
+struct Pipes {
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    first: Vec<u8>,
+    second: Vec<u8>,
+}
+
+impl Pipes {
+    fn open(&self) -> bool {
+        self.stdout.is_some() || self.stderr.is_some()
+    }
+
+    /// Reads from either; 0 bytes are its end. Never returns once both are closed.
+    async fn read(&mut self) -> (Stream, usize) {
+        async fn one(pipe: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8]) -> usize {
+            match pipe {
+                Some(pipe) => pipe.read(buffer).await.unwrap_or(0),
+                None => std::future::pending().await,
+            }
+        }
+        tokio::select! {
+            n = one(&mut self.stdout, &mut self.first) => (Stream::Stdout, n),
+            n = one(&mut self.stderr, &mut self.second) => (Stream::Stderr, n),
+        }
+    }
+
+    /// Reads what is there already.
+    async fn read_ready(&mut self) -> Option<(Stream, usize)> {
+        tokio::select! {
+            biased;
+            got = self.read() => Some(got),
+            () = std::future::ready(()) => None,
+        }
+    }
+}
+
+fn judge(ended: io::Result<ExitStatus>) -> Result<(), String> {
+    use std::os::unix::process::ExitStatusExt;
+    match ended {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(match (status.code(), status.signal()) {
+            (Some(code), _) => format!("the payload exited with status {code}"),
+            (None, Some(libc::SIGKILL)) => {
+                "the payload was killed by signal 9; `anemos shell` and dmesg may show that memory ran out".into()
+            }
+            (None, signal) => format!("the payload was killed by signal {}", signal.unwrap_or(0)),
+        }),
+        Err(e) => Err(format!("the payload did not end: {e}")),
+    }
+}
+
+/// What is to be run in a payload directory.
+fn program(dir: &Path) -> Result<PathBuf, String> {
+    let deploy = dir.join("deploy");
+    if let Ok(found) = fs::metadata(&deploy) {
+        if found.permissions().mode() & 0o111 == 0 {
+            return Err("the payload's `deploy` is not executable: chmod +x it".into());
+        }
+        return Ok(deploy);
+    }
+    if dir.join("IMGBUILD").exists() {
+        let makeimg = PATH.split(':').map(|dir| Path::new(dir).join("makeimg")).find(|path| path.exists());
+        return makeimg.ok_or_else(|| "the payload is an IMGBUILD, and the base has no makeimg".into());
+    }
+    Err("the payload has neither `deploy` nor `IMGBUILD`".into())
+}
+
+/// Makes the payload's files and directories, and its environment.
+fn environment(app: &App, disks: &[String]) -> io::Result<Vec<(String, String)>> {
+    let (paths, run, host) = (&app.paths, &app.run, &app.host);
+    let secrets = paths.run.join("secrets");
+    private_dir(&secrets)?;
+    for (name, secret) in &run.secrets {
+        if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+            return Err(io::Error::other(format!("`{name}` is no file name for a secret")));
+        }
+        private_file(&secrets.join(name), secret.expose())?;
+    }
+    let keys = paths.run.join("authorized_keys");
+    fs::write(&keys, run.target_keys.iter().map(|key| format!("{key}\n")).collect::<String>())?;
+    fs::create_dir_all(&paths.target)?;
+    let devices: Vec<String> = disks.iter().map(|name| format!("/dev/{}", name.replace('!', "/"))).collect();
+    let firmware = if host.firmware == Firmware::Bios { "bios" } else { "uefi" };
+    let mirror = run.mirror.as_ref().or(host.mirror.as_ref()).cloned().unwrap_or_default();
+    let show = |path: &Path| path.to_string_lossy().into_owned();
+    let mut environment: Vec<(String, String)> = [
+        ("ANEMOS_HOST", run.host.clone()),
+        ("ANEMOS_RUN", run.run.to_string()),
+        ("ANEMOS_DISK", devices.first().cloned().unwrap_or_default()),
+        ("ANEMOS_DISKS", devices.join(" ")),
+        ("ANEMOS_TARGET", show(&paths.target)),
+        ("ANEMOS_PAYLOAD", show(&paths.payload())),
+        ("ANEMOS_SECRETS", show(&secrets)),
+        ("ANEMOS_AUTHORIZED_KEYS", show(&keys)),
+        ("ANEMOS_BOOT", firmware.into()),
+        ("ANEMOS_ARCH", host.arch.clone()),
+        ("ANEMOS_KERNEL", show(&paths.anemos.join("kernel"))),
+        ("ANEMOS_CONSOLE", console_words(&fs::read_to_string("/proc/cmdline").unwrap_or_default())),
+        ("ANEMOS_MIRROR", mirror),
+        ("ANEMOS_SOCKET", show(&paths.socket())),
+        ("ANEMOS_FILES", show(&paths.anemos)),
+        ("PATH", PATH.into()),
+        ("HOME", "/root".into()),
+        ("LANG", "C.UTF-8".into()),
+        ("DEBIAN_FRONTEND", "noninteractive".into()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    environment.extend(run.vars.iter().map(|(name, value)| (format!("ANEMOS_VAR_{name}"), value.clone())));
+    Ok(environment)
+}
+
+fn console_words(cmdline: &str) -> String {
+    let words: Vec<&str> = cmdline.split_whitespace().filter(|word| word.starts_with("console=")).collect();
+    words.join(" ")
+}
+
+fn private_dir(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+fn private_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
+    io::Write::write_all(&mut file, bytes)
+}
+
+/// Kills what an agent that broke has left of its payload.
+pub async fn kill_leftovers(app: &App) {
+    Cgroup::new(app).kill().await;
+}
+
+/// The payload's cgroup, so that not even daemons outlive it. Without cgroups its process group has to do.
+struct Cgroup(Option<PathBuf>);
+
+impl Cgroup {
+    fn new(app: &App) -> Self {
+        let dir = Path::new("/sys/fs/cgroup/anemos-payload");
+        if !app.paths.machine {
+            return Self(None);
+        }
+        match fs::create_dir(dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                let text = format!("no cgroup for the payload, so daemons of its may outlive it: {e}");
+                app.log.note(Level::Warning, text);
+                Self(None)
+            }
+            _ => Self(Some(dir.into())),
+        }
+    }
+
+    fn door(&self) -> Option<std::os::fd::OwnedFd> {
+        let procs = self.0.as_ref()?.join("cgroup.procs");
+        Some(fs::OpenOptions::new().write(true).open(procs).ok()?.into())
+    }
+
+    fn pids(&self) -> Vec<Pid> {
+        let Some(dir) = &self.0 else { return Vec::new() };
+        let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        procs.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
+    }
+
+    fn signal(&self, group: Option<Pid>, signal: Signal) {
+        if let Some(group) = group {
+            let _ = kill_process_group(group, signal);
+        }
+        for pid in self.pids() {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// Kills whatever is left.
+    async fn kill(&self) {
+        let Some(dir) = &self.0 else { return };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.pids().is_empty() && Instant::now() < deadline {
+            // cgroup.kill came with Linux 5.14.
+            if fs::write(dir.join("cgroup.kill"), "1").is_err() {
+                for pid in self.pids() {
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                }
+            }
+            // The kernel tells of an empty cgroup only through inotify; this loop is as short-lived as the dying.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let _ = fs::remove_dir(dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn console_words_are_found() {
+        let cmdline = "BOOT_IMAGE=/vmlinuz root=UUID=1 ro console=tty0 console=ttyS0,115200n8 quiet\n";
+        assert_eq!(console_words(cmdline), "console=tty0 console=ttyS0,115200n8");
+        assert_eq!(console_words("quiet"), "");
+    }
+
+    #[test]
+    fn what_runs_is_told_plainly() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        assert!(program(dir.path()).unwrap_err().contains("neither"));
+        let deploy = dir.path().join("deploy");
+        fs::write(&deploy, "#!/bin/sh\n")?;
+        fs::set_permissions(&deploy, fs::Permissions::from_mode(0o644))?;
+        assert!(program(dir.path()).unwrap_err().contains("chmod +x"));
+        fs::set_permissions(&deploy, fs::Permissions::from_mode(0o755))?;
+        assert_eq!(program(dir.path()), Ok(deploy));
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! Getting ready for the payload: the base unpacked, its disks found, all others guarded.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anemos_netstate as netstate;
+use anemos_proto::event::{Level, Progress, StepOutcome, Unit};
+use tokio::time::Instant;
+
+use crate::app::App;
+use crate::disks::Disks;
+use crate::{memory, unpack};
+
+/// For declared disks to show up.
+const DISKS_DEADLINE: Duration = Duration::from_secs(60);
+/// Memory that must be left once the base is unpacked.
+const SLACK: u64 = 48 << 20;
+/// What the base must not touch.
+const SPARE: [&str; 2] = ["anemos", "init"];
+
+/// Restores the network; what can't be restored is noted.
+pub async fn network(app: &Arc<App>) {
+    let step = app.log.begin("network", None);
+    let state = app.host.network.clone();
+    let applied = tokio::task::spawn_blocking(move || netstate::apply(&state, netstate::Deadlines::default())).await;
+    let outcome = match applied {
+        Ok(Ok(restored)) => {
+            for problem in restored.problems {
+                app.log.note(Level::Warning, format!("network: {problem}"));
+            }
+            StepOutcome::Done
+        }
+        Ok(Err(e)) => {
+            let source = std::error::Error::source(&e).map(|s| format!(": {s}")).unwrap_or_default();
+            StepOutcome::Failed(format!("{e}{source}"))
+        }
+        Err(e) => StepOutcome::Failed(e.to_string()),
+    };
+    if let StepOutcome::Failed(why) = &outcome {
+        app.log.note(Level::Error, format!("the network could not be restored: {why}"));
+    }
+    app.log.end(step, outcome);
+}
+
+/// Does what must be done before the payload may start; returns the declared disks' names.
+pub async fn ready(app: &Arc<App>) -> Result<Vec<String>, String> {
+    let here = app.clone();
+    // Unpacking keeps a processor busy for seconds. The network goes on in this thread.
+    let unpacked = tokio::task::spawn_blocking(move || base(&here)).await;
+    unpacked.map_err(|e| e.to_string()).and_then(|done| done)?;
+    let disks = disks(app).await?;
+    let mark = app.paths.ready_mark();
+    fs::write(&mark, disks.join("\n")).map_err(|e| format!("{}: {e}", mark.display()))?;
+    Ok(disks)
+}
+
+/// The declared disks that an agent before this one found.
+pub fn was_ready(app: &App) -> Option<Vec<String>> {
+    fs::read_to_string(app.paths.ready_mark()).ok().map(|text| text.lines().map(str::to_owned).collect())
+}
+
+fn base(app: &App) -> Result<(), String> {
+    let step = app.log.begin("unpacking the base", None);
+    let result = unpack_base(app, step);
+    app.log.end(step, result.clone().map_or_else(StepOutcome::Failed, |()| StepOutcome::Done));
+    result.map_err(|why| format!("the base could not be unpacked: {why}"))
+}
+
+fn unpack_base(app: &App, step: u32) -> Result<(), String> {
+    let path = app.paths.anemos.join("base.cpio.zst");
+    let (size, expected) = (app.host.base_size, app.host.base);
+    let free = memory::available();
+    if free < size + SLACK {
+        return Err(format!(
+            "it takes {} MiB of memory with what the agent needs, and {} MiB are free: this host has too little memory",
+            (size + SLACK) >> 20,
+            free >> 20
+        ));
+    }
+    let open = || -> std::io::Result<_> { zstd::stream::read::Decoder::new(File::open(&path)?) };
+    let image = open().map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut shown = 0;
+    let progress = |done: u64| {
+        // Not for each of thousands of small files.
+        if done >= shown + (1 << 20) || done == size {
+            shown = done;
+            app.log.progress(Progress { step, done, total: Some(size), unit: Unit::Bytes, what: None });
+        }
+    };
+    let found = unpack::cpio(image, &app.paths.root, &SPARE, progress).map_err(|e| e.to_string())?;
+    if found != expected {
+        return Err(format!("its SHA-256 is {found}, expected {expected}"));
+    }
+    own_files(app).map_err(|e| format!("/etc of the RAM system: {e}"))?;
+    let (free, total) = (memory::available(), memory::total());
+    if free < (total / 5).min(256 << 20) && app.paths.machine {
+        fs::remove_file(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let text =
+            format!("only {} MiB of memory are free: the base won't be kept for the new system's cache", free >> 20);
+        app.log.note(Level::Info, text);
+    }
+    Ok(())
+}
+
+/// The files of /etc that are about this host.
+fn own_files(app: &App) -> std::io::Result<()> {
+    let etc = app.paths.root.join("etc");
+    fs::create_dir_all(&etc)?;
+    let name = &app.host.network.hostname;
+    let write = |file: &str, text: String| {
+        let path = etc.join(file);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+            _ => fs::write(path, text),
+        }
+    };
+    write("resolv.conf", netstate::write_resolv_conf(&app.host.network))?;
+    write("hostname", format!("{name}\n"))?;
+    write("hosts", format!("127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost ip6-loopback\n"))?;
+    if !etc.join("mtab").exists() {
+        std::os::unix::fs::symlink("/proc/self/mounts", etc.join("mtab"))?;
+    }
+    if app.paths.machine {
+        let tool = Path::new("/usr/bin/anemos-agent");
+        if !tool.exists() {
+            std::os::unix::fs::symlink("/init", tool)?;
+        }
+    }
+    Ok(())
+}
+
+async fn disks(app: &Arc<App>) -> Result<Vec<String>, String> {
+    let step = app.log.begin("finding and guarding disks", None);
+    let result = find_disks(app).await;
+    let outcome = match &result {
+        Ok(_) => StepOutcome::Done,
+        Err(why) => StepOutcome::Failed(why.clone()),
+    };
+    app.log.end(step, outcome);
+    result
+}
+
+async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
+    let disks = Disks::new(&app.paths.sys);
+    let deadline = Instant::now() + DISKS_DEADLINE;
+    let found = loop {
+        match disks.resolve(&app.run.disks) {
+            Ok(found) => break found,
+            Err(why) if Instant::now() > deadline => {
+                return Err(format!("{why} (waited {} s for it)", DISKS_DEADLINE.as_secs()));
+            }
+            // Probing a disk is over when it is over: sysfs has no end mark to wait for.
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    };
+    if app.paths.machine {
+        let failed = guard(app, &found);
+        if !failed.is_empty() {
+            return Err(format!("these disks are not to be written and can't be set read-only: {}", failed.join(", ")));
+        }
+    }
+    Ok(found)
+}
+
+/// Sets all disks but `allowed` read-only; returns those that could not be.
+pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
+    let (done, failed) = Disks::new(&app.paths.sys).guard(allowed);
+    if !done.is_empty() {
+        app.log.note(Level::Info, format!("set read-only: {}", done.join(", ")));
+    }
+    failed
+}

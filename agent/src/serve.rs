@@ -1,0 +1,379 @@
+//! The agent proper: drives the state machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anemos_proto::agent::{AgentState, Leaving};
+use anemos_proto::codec::from_bytes;
+use anemos_proto::config::{Finish, RunConfig};
+use anemos_proto::event::{EventKind, Level, Outcome};
+use tokio::sync::mpsc;
+
+use crate::app::{App, Message};
+use crate::disks::{self, Disks};
+use crate::helper::{self, Plea};
+use crate::log::Log;
+use crate::machine::{Action, Input, Machine};
+use crate::paths::Paths;
+use crate::payload::{self, Runner};
+use crate::ssh::{Keys, Server};
+use crate::{clock, console, finish, init, memory, prepare};
+
+/// Compressed bytes of log that are kept at most.
+const LOG_CAP: u64 = 64 << 20;
+/// How often to look for disks that have come or were written, while the payload runs.
+const LOOK: Duration = Duration::from_secs(1);
+/// For controllers to be told that the agent leaves.
+const GOODBYE: Duration = Duration::from_secs(8);
+
+/// Runs the agent. Returns only with the reason why it can't.
+pub fn run(paths: Paths, held: Option<String>) -> Result<(), String> {
+    let last_words = paths.last_words();
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let _ = fs::write(&last_words, panic.to_string());
+        usual(panic);
+    }));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let result = runtime.block_on(Box::pin(serve(paths.clone(), held)));
+    if let Err(why) = &result {
+        let _ = fs::write(paths.last_words(), why);
+    }
+    result
+}
+
+async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
+    fs::create_dir_all(&paths.run).map_err(|e| format!("{}: {e}", paths.run.display()))?;
+    let run_path = paths.anemos.join("run.bin");
+    let bytes = fs::read(&run_path).map_err(|e| format!("{}: {e}", run_path.display()))?;
+    let run: RunConfig = from_bytes(&bytes).map_err(|e| format!("{}: {e}", run_path.display()))?;
+    let host = init::read_host(&paths)?;
+    let cap = LOG_CAP.min(memory::total() / 16).max(1 << 20);
+    let log = Log::open(&paths.run.join("log"), cap).map_err(|e| format!("the event log: {e}"))?;
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    let baseline = baseline(&paths)?;
+    let port = run.ssh_port.unwrap_or(host.ssh_port);
+    let (app, messages) = App::new(paths, run, host, log, boot_id);
+
+    let (keys, problems) = Keys::parse(&app.run.authorized_keys);
+    let boot_problems = fs::read_to_string(app.paths.run.join(init::PROBLEMS)).unwrap_or_default();
+    let _ = fs::remove_file(app.paths.run.join(init::PROBLEMS));
+    for problem in boot_problems.lines().map(str::to_owned).chain(problems) {
+        app.log.note(Level::Warning, problem);
+    }
+    if keys.is_empty() {
+        app.log.note(Level::Error, "nobody can log in: there is no usable key in the run's authorized_keys");
+    }
+    let seed = app.run.host_key.clone();
+    let server = Server::new(app.clone(), seed.expose(), keys)?;
+    let listener =
+        Server::bind(app.paths.listen, port).await.map_err(|e| format!("can't listen for SSH on port {port}: {e}"))?;
+    let server = tokio::spawn(server.run(listener));
+
+    let (pleas, calls) = mpsc::unbounded_channel();
+    helper::listen(app.clone(), pleas).map_err(|e| format!("{}: {e}", app.paths.socket().display()))?;
+    let machine = Machine::new(app.run.deadlines, app.run.finish, clock::uptime_ms());
+    let machine = match held {
+        None => machine,
+        Some(reason) => {
+            payload::kill_leftovers(&app).await;
+            app.log.note(Level::Error, &reason);
+            let ready = prepare::was_ready(&app);
+            machine.held(reason, ready.is_some(), last_attempt(&app.log))
+        }
+    };
+    let driver = Driver {
+        disks: prepare::was_ready(&app).unwrap_or_default(),
+        app: app.clone(),
+        machine,
+        baseline,
+        calls: Some(calls),
+        returned_calls: None,
+        stop: None,
+        port,
+    };
+    driver.run(messages, server).await
+}
+
+/// The disks' counters when the agent first looked. It looks before anything could be written.
+fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
+    let path = paths.run.join("baseline");
+    if let Ok(text) = fs::read_to_string(&path) {
+        let entry = |line: &str| line.split_once(' ').and_then(|(name, n)| Some((name.to_owned(), n.parse().ok()?)));
+        return Ok(text.lines().filter_map(entry).collect());
+    }
+    let found = Disks::new(&paths.sys).sectors_written();
+    let text: String = found.iter().map(|(name, n)| format!("{name} {n}\n")).collect();
+    fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(found)
+}
+
+fn last_attempt(log: &Log) -> u32 {
+    let (mut cursor, mut attempt) = (crate::log::Cursor::default(), 0);
+    while let Ok(events) = log.read(&mut cursor) {
+        if events.is_empty() {
+            break;
+        }
+        for event in events {
+            if let EventKind::Attempt(n) = event.kind {
+                attempt = n;
+            }
+        }
+    }
+    attempt
+}
+
+struct Driver {
+    app: Arc<App>,
+    machine: Machine,
+    baseline: BTreeMap<String, u64>,
+    /// Declared disks, by name.
+    disks: Vec<String>,
+    /// The payload's calls, while no payload has them.
+    calls: Option<mpsc::UnboundedReceiver<Plea>>,
+    returned_calls: Option<tokio::task::JoinHandle<mpsc::UnboundedReceiver<Plea>>>,
+    stop: Option<mpsc::UnboundedSender<String>>,
+    port: u16,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut messages: mpsc::UnboundedReceiver<Message>,
+        mut server: tokio::task::JoinHandle<()>,
+    ) -> Result<(), String> {
+        self.show_state();
+        self.app.log.append(EventKind::State(self.machine.state()));
+        let starting = self.machine.state() == AgentState::Starting;
+        let (disks_found, mut found) = mpsc::unbounded_channel();
+        let app = self.app.clone();
+        tokio::spawn(async move {
+            if app.paths.machine {
+                prepare::network(&app).await;
+                console::say(&reachable(app.run.ssh_port.unwrap_or(app.host.ssh_port)));
+            }
+            if starting {
+                match prepare::ready(&app).await {
+                    Ok(disks) => {
+                        let _ = disks_found.send(disks);
+                        app.tell(Input::Ready);
+                    }
+                    Err(why) => app.tell(Input::NotReady(why)),
+                }
+            }
+        });
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut unguarded = Vec::new();
+        loop {
+            let deadline = self.machine.deadline();
+            let message = tokio::select! {
+                Some(message) = messages.recv() => message,
+                () = until(deadline) => Message::Happened(Input::Tick),
+                _ = look.tick() => {
+                    if self.machine.state() == AgentState::Running && self.app.paths.machine {
+                        let failed = prepare::guard(&self.app, &self.disks);
+                        if failed != unguarded && !failed.is_empty() {
+                            let text = format!("can't be set read-only: {}", failed.join(", "));
+                            self.app.log.note(Level::Warning, text);
+                        }
+                        unguarded = failed;
+                    }
+                    continue;
+                }
+            };
+            while let Ok(disks) = found.try_recv() {
+                self.disks = disks;
+            }
+            // Whether anything was written decides where the machine may go, so it is known before each step.
+            if !self.written().is_empty() {
+                self.step(Input::Written, &mut server).await.map_err(|e| e.to_string())?;
+            }
+            match message {
+                Message::Happened(input) => {
+                    let _ = self.step(input, &mut server).await;
+                }
+                Message::Wanted(input, answer) => {
+                    let result = self.step(input, &mut server).await;
+                    let _ = answer.send(result);
+                }
+            }
+        }
+    }
+
+    fn written(&self) -> Vec<(String, u64)> {
+        disks::written(&self.baseline, &Disks::new(&self.app.paths.sys).sectors_written())
+    }
+
+    /// Gives the machine an input and does what it wants done; an error is its reason to refuse.
+    async fn step(&mut self, input: Input, server: &mut tokio::task::JoinHandle<()>) -> Result<(), String> {
+        let mut inputs = vec![input];
+        let mut answer = Ok(());
+        while let Some(input) = inputs.pop() {
+            match self.machine.handle(clock::uptime_ms(), input) {
+                Ok(actions) => {
+                    for action in actions {
+                        if let Some(more) = self.act(action, server).await {
+                            inputs.push(more);
+                        }
+                    }
+                }
+                Err(reason) => answer = Err(reason),
+            }
+            let state = self.machine.state();
+            if *self.app.state.borrow() != state {
+                self.app.state.send_replace(state);
+                self.show_state();
+            }
+        }
+        answer
+    }
+
+    async fn act(&mut self, action: Action, server: &mut tokio::task::JoinHandle<()>) -> Option<Input> {
+        let app = &self.app;
+        match action {
+            Action::Record(kind) => drop(app.log.append(kind)),
+            Action::Conclude(outcome) => {
+                app.log.append(EventKind::Written(self.written()));
+                if let Outcome::Failed { reason, .. } = &outcome {
+                    console::say_if(app.paths.machine, &format!("failed: {reason}"));
+                }
+                let seq = app.log.append(EventKind::Outcome(outcome));
+                return Some(Input::Recorded(seq));
+            }
+            Action::Start(_) => {
+                // The task of an attempt before gives the calls back as its last act.
+                if let Some(task) = self.returned_calls.take() {
+                    self.calls = task.await.ok();
+                }
+                let Some(mut calls) = self.calls.take() else {
+                    return Some(Input::Broken("the payload's calls got lost".into()));
+                };
+                // Calls of an attempt that is over.
+                while calls.try_recv().is_ok() {}
+                let (stop, mut stopped) = mpsc::unbounded_channel();
+                self.stop = Some(stop);
+                // From here on the payload's calls are heard.
+                app.state.send_replace(AgentState::Running);
+                let runner = Runner::new(app.clone(), self.disks.clone());
+                let app = app.clone();
+                self.returned_calls = Some(tokio::spawn(async move {
+                    let result = runner.run(&mut calls, &mut stopped).await;
+                    app.tell(Input::Ended(result));
+                    calls
+                }));
+            }
+            Action::Stop(reason) => {
+                if let Some(stop) = &self.stop {
+                    let _ = stop.send(reason);
+                }
+            }
+            Action::Seal => {
+                let app = app.clone();
+                tokio::spawn(async move {
+                    let here = app.clone();
+                    let sealed = tokio::task::spawn_blocking(move || finish::seal(&here)).await;
+                    app.tell(match sealed.map_err(|e| e.to_string()).and_then(|done| done) {
+                        Ok(()) => Input::Sealed,
+                        Err(why) => Input::Broken(format!("the payload succeeded, but {why}")),
+                    });
+                });
+            }
+            Action::Leave(leaving) => return Some(Input::Broken(self.leave(leaving, server).await)),
+        }
+        None
+    }
+
+    /// Leaves; returns the reason why it could not.
+    async fn leave(&self, leaving: Leaving, server: &mut tokio::task::JoinHandle<()>) -> String {
+        let app = &self.app;
+        let (finish, text) = match &leaving {
+            Leaving::Finish(finish) => (*finish, format!("leaving: {finish:?}")),
+            Leaving::OldSystem(why) => (Finish::Reboot, format!("going back to the old system: {why}")),
+        };
+        console::say_if(app.paths.machine, &text);
+        app.leaving.send_replace(Some(leaving));
+        let _ = tokio::time::timeout(GOODBYE, server).await;
+        let app = app.clone();
+        let left = tokio::task::spawn_blocking(move || finish::leave(&app, finish)).await;
+        left.unwrap_or_else(|e| e.to_string())
+    }
+
+    fn show_state(&self) {
+        let text = match self.machine.state() {
+            AgentState::Starting => "starting".into(),
+            AgentState::Waiting => "ready, waiting for the controller".into(),
+            AgentState::Running => "the payload is running".into(),
+            AgentState::Held(reason) => format!("held: {reason}\n{}", reachable(self.port)),
+            AgentState::Succeeded => "the payload succeeded".into(),
+            AgentState::Returning(reason) => format!("going back to the old system: {reason}"),
+        };
+        console::say_if(self.app.paths.machine, &text);
+    }
+}
+
+async fn until(uptime_ms: Option<u64>) {
+    match uptime_ms {
+        Some(at) => tokio::time::sleep(Duration::from_millis(at.saturating_sub(clock::uptime_ms()))).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How a person gets in, for the screen.
+fn reachable(port: u16) -> String {
+    let addresses = addresses();
+    if addresses.is_empty() {
+        return "this machine has no address on the network".into();
+    }
+    let list: Vec<String> = addresses.iter().map(|ip| format!("ssh -p {port} root@{ip}")).collect();
+    format!("reachable by: {}", list.join("   "))
+}
+
+/// Addresses of this machine that others can reach, from /proc.
+fn addresses() -> Vec<IpAddr> {
+    let v4 = fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
+    let v6 = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let mut found: Vec<IpAddr> = local_v4(&v4).into_iter().chain(local_v6(&v6)).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// The line after an address in fib_trie says whether it is this machine's.
+fn local_v4(fib_trie: &str) -> Vec<IpAddr> {
+    let lines: Vec<&str> = fib_trie.lines().map(str::trim).collect();
+    let pairs = lines.windows(2).filter(|pair| pair[1].starts_with("/32 host LOCAL"));
+    pairs
+        .filter_map(|pair| pair[0].strip_prefix("|-- ")?.parse().ok())
+        .filter(|ip: &IpAddr| !ip.is_loopback())
+        .collect()
+}
+
+/// Global addresses of if_inet6: 32 digits, index, prefix length, scope, …
+fn local_v6(if_inet6: &str) -> Vec<IpAddr> {
+    let one = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let bits = u128::from_str_radix(fields.next()?, 16).ok()?;
+        (fields.nth(2)? == "00").then(|| IpAddr::V6(bits.into()))
+    };
+    if_inet6.lines().filter_map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_from_proc() {
+        let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.2.15\n        /32 host LOCAL\n     |-- 10.0.2.255\n        \
+                    /32 link BROADCAST\n     |-- 127.0.0.1\n        /32 host LOCAL\n";
+        assert_eq!(local_v4(trie), ["10.0.2.15".parse::<IpAddr>().unwrap()]);
+        let inet6 = "fe80000000000000505400fffe123456 02 40 20 80     eth0\n\
+                     20010db8000000000000000000000015 02 40 00 80     eth0\n\
+                     00000000000000000000000000000001 01 80 10 80       lo\n";
+        assert_eq!(local_v6(inet6), ["2001:db8::15".parse::<IpAddr>().unwrap()]);
+    }
+}

@@ -1,0 +1,208 @@
+//! One channel, from the library's words to ours.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh::server::{Handle, Msg};
+use russh::{Channel, ChannelId, ChannelMsg, ChannelWriteHalf, Sig};
+use rustix::process::Signal;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::door::Pass;
+use crate::app::App;
+use crate::{attach, shell};
+
+/// Bytes of input of one channel that may wait for whoever reads it.
+const INPUT: usize = 4 << 20;
+
+/// How long a connection stands still for a channel whose input nobody reads, before that channel is closed.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// Size of a terminal.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// In characters.
+    pub columns: u16,
+    /// In lines.
+    pub rows: u16,
+}
+
+/// What comes over a channel once it serves something.
+pub enum Input {
+    /// Bytes, and what keeps too many of them from waiting.
+    Data(Vec<u8>, OwnedSemaphorePermit),
+    /// No more bytes will come.
+    Eof,
+    /// The terminal's size changed.
+    Resize(Size),
+    /// A signal for the program.
+    Signal(Signal),
+}
+
+/// The receiving side of a channel. It ends when the channel does.
+pub struct ChannelIn(mpsc::UnboundedReceiver<Input>);
+
+impl ChannelIn {
+    /// The next input.
+    pub async fn next(&mut self) -> Option<Input> {
+        self.0.recv().await
+    }
+}
+
+/// The sending side of a channel. Each call waits until there is room in the channel's window.
+pub struct ChannelOut {
+    half: ChannelWriteHalf<Msg>,
+    handle: Handle,
+    id: ChannelId,
+}
+
+fn gone<E>(_: E) -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
+}
+
+impl ChannelOut {
+    /// Sends standard output.
+    pub async fn data(&self, bytes: Vec<u8>) -> io::Result<()> {
+        self.half.data_bytes(bytes).await.map_err(gone)
+    }
+
+    /// Sends standard error.
+    pub async fn error(&self, bytes: Vec<u8>) -> io::Result<()> {
+        self.half.extended_data_bytes(1, bytes).await.map_err(gone)
+    }
+
+    /// Says how the program ended.
+    pub async fn exit(&self, status: std::process::ExitStatus) {
+        use std::os::unix::process::ExitStatusExt;
+        if let Some(code) = status.code() {
+            let _ = self.half.exit_status(code.cast_unsigned()).await;
+        } else if let Some(signal) = status.signal() {
+            let name = signal_name(signal);
+            let core = status.core_dumped();
+            let _ = self.handle.exit_signal_request(self.id, name, core, String::new(), String::new()).await;
+        }
+    }
+
+    /// Says that it failed, and why.
+    pub async fn fail(&self, code: u32, message: &str) {
+        let _ = self.error(format!("{message}\n").into_bytes()).await;
+        let _ = self.half.exit_status(code).await;
+    }
+
+    /// Ends the channel.
+    pub async fn close(&self) {
+        let _ = self.half.eof().await;
+        let _ = self.half.close().await;
+    }
+}
+
+/// Serves a channel until it ends. Its messages are always taken off, because one channel left alone stops the whole
+/// connection.
+pub async fn serve(app: Arc<App>, channel: Channel<Msg>, handle: Handle, pass: Pass) {
+    let id = channel.id();
+    let (mut read, half) = channel.split();
+    let mut out = Some(ChannelOut { half, handle: handle.clone(), id });
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let mut input = Some(ChannelIn(receiver));
+    let budget = Arc::new(Semaphore::new(INPUT));
+    let mut request = shell::Request::default();
+    let pass = Arc::new(pass);
+    while let Some(message) = read.wait().await {
+        match message {
+            ChannelMsg::RequestPty { term, col_width, row_height, .. } => {
+                request.terminal = Some((term, size(col_width, row_height)));
+            }
+            ChannelMsg::SetEnv { variable_name, variable_value, .. } => {
+                // Enough for locale and the like; a stranger could not get here, but a mistake could.
+                if request.environment.len() < 64 {
+                    request.environment.push((variable_name, variable_value));
+                }
+            }
+            ChannelMsg::RequestShell { .. } | ChannelMsg::Exec { .. } => {
+                if let ChannelMsg::Exec { command, .. } = message {
+                    request.command = Some(command);
+                }
+                if let (Some(input), Some(out)) = (input.take(), out.take()) {
+                    let (app, request, pass) = (app.clone(), std::mem::take(&mut request), pass.clone());
+                    tokio::spawn(async move {
+                        shell::run(&app, request, input, out).await;
+                        drop(pass);
+                    });
+                }
+            }
+            ChannelMsg::RequestSubsystem { name, .. } if name == anemos_proto::agent::SUBSYSTEM => {
+                if let (Some(input), Some(out)) = (input.take(), out.take()) {
+                    let (app, pass) = (app.clone(), pass.clone());
+                    tokio::spawn(async move {
+                        attach::run(app, input, out).await;
+                        drop(pass);
+                    });
+                }
+            }
+            ChannelMsg::Data { data } => {
+                let weight = data.len().min(INPUT) as u32;
+                let room = tokio::time::timeout(STUCK, budget.clone().acquire_many_owned(weight)).await;
+                let Ok(Ok(permit)) = room else {
+                    let message = b"anemos: the input was not read for a minute, closing the channel\n".to_vec();
+                    let _ = handle.extended_data(id, 1, message).await;
+                    let _ = handle.close(id).await;
+                    break;
+                };
+                let _ = sender.send(Input::Data(data.into(), permit));
+            }
+            ChannelMsg::Eof => drop(sender.send(Input::Eof)),
+            ChannelMsg::WindowChange { col_width, row_height, .. } => {
+                let _ = sender.send(Input::Resize(size(col_width, row_height)));
+            }
+            ChannelMsg::Signal { signal } => {
+                if let Some(signal) = signal_of(&signal) {
+                    let _ = sender.send(Input::Signal(signal));
+                }
+            }
+            ChannelMsg::Close => break,
+            _ => {}
+        }
+    }
+}
+
+fn size(columns: u32, rows: u32) -> Size {
+    let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    Size { columns: clamp(columns), rows: clamp(rows) }
+}
+
+fn signal_of(signal: &Sig) -> Option<Signal> {
+    Some(match signal {
+        Sig::ABRT => Signal::ABORT,
+        Sig::ALRM => Signal::ALARM,
+        Sig::FPE => Signal::FPE,
+        Sig::HUP => Signal::HUP,
+        Sig::ILL => Signal::ILL,
+        Sig::INT => Signal::INT,
+        Sig::KILL => Signal::KILL,
+        Sig::PIPE => Signal::PIPE,
+        Sig::QUIT => Signal::QUIT,
+        Sig::SEGV => Signal::SEGV,
+        Sig::TERM => Signal::TERM,
+        Sig::USR1 => Signal::USR1,
+        Sig::Custom(_) => return None,
+    })
+}
+
+fn signal_name(signal: i32) -> Sig {
+    match signal {
+        libc::SIGABRT => Sig::ABRT,
+        libc::SIGALRM => Sig::ALRM,
+        libc::SIGFPE => Sig::FPE,
+        libc::SIGHUP => Sig::HUP,
+        libc::SIGILL => Sig::ILL,
+        libc::SIGINT => Sig::INT,
+        libc::SIGKILL => Sig::KILL,
+        libc::SIGPIPE => Sig::PIPE,
+        libc::SIGQUIT => Sig::QUIT,
+        libc::SIGSEGV => Sig::SEGV,
+        libc::SIGTERM => Sig::TERM,
+        libc::SIGUSR1 => Sig::USR1,
+        other => Sig::Custom(format!("{other}@anemos")),
+    }
+}

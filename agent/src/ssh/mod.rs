@@ -1,0 +1,209 @@
+//! The SSH server. The only module that knows russh: its callbacks answer the library and nothing else, and each
+//! channel has a task that turns what the library says into [`Input`] for whoever serves the channel.
+
+mod auth;
+mod channel;
+mod door;
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anemos_proto::agent::SUBSYSTEM;
+use russh::keys::PrivateKey;
+use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::{Channel, ChannelId, MethodKind, MethodSet, Pty, SshId};
+use tokio::net::TcpListener;
+
+use crate::app::App;
+pub use auth::Keys;
+pub use channel::{ChannelIn, ChannelOut, Input, Size};
+use door::Door;
+
+/// Longest time from the connection to a successful login.
+const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The server, listening.
+pub struct Server {
+    app: Arc<App>,
+    config: Arc<Config>,
+    keys: Arc<Keys>,
+    door: Arc<Door>,
+}
+
+impl Server {
+    /// A server with the host key made from this Ed25519 seed.
+    pub fn new(app: Arc<App>, seed: &[u8], keys: Keys) -> Result<Self, String> {
+        let seed: &[u8; 32] =
+            seed.try_into().map_err(|_| format!("the host key's seed has {} bytes instead of 32", seed.len()))?;
+        let key = PrivateKey::from(russh::keys::ssh_key::private::Ed25519Keypair::from_seed(seed));
+        let config = Config {
+            server_id: SshId::Standard(Cow::Borrowed(concat!("SSH-2.0-anemos_", env!("CARGO_PKG_VERSION")))),
+            methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+            // There is no password to guess.
+            auth_rejection_time: Duration::from_millis(200),
+            auth_rejection_time_initial: Some(Duration::ZERO),
+            max_auth_attempts: 6,
+            keys: vec![key],
+            // Nothing is heard of a peer that lost its link: four unanswered keepalives end the connection.
+            keepalive_interval: Some(Duration::from_secs(15)),
+            keepalive_max: 4,
+            inactivity_timeout: Some(Duration::from_secs(90)),
+            nodelay: true,
+            ..Config::default()
+        };
+        Ok(Self { app, config: Arc::new(config), keys: Arc::new(keys), door: Arc::new(Door::default()) })
+    }
+
+    /// Listens on all addresses, those that come later too.
+    pub async fn bind(listen: Option<SocketAddr>, port: u16) -> std::io::Result<TcpListener> {
+        if let Some(address) = listen {
+            return TcpListener::bind(address).await;
+        }
+        match TcpListener::bind(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))).await {
+            Ok(listener) => Ok(listener),
+            // A kernel without IPv6.
+            Err(_) => TcpListener::bind(SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port))).await,
+        }
+    }
+
+    /// Serves until the agent leaves; returns when all connections are closed, or after a deadline.
+    pub async fn run(self, listener: TcpListener) {
+        let mut leaving = self.app.leaving.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = leaving.wait_for(Option::is_some) => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.accept(stream, peer),
+                // Out of descriptors or memory: what is open may end.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        drop(listener);
+        self.door.wait_empty(Duration::from_secs(6)).await;
+    }
+
+    fn accept(&self, stream: tokio::net::TcpStream, peer: SocketAddr) {
+        let Some(guest) = self.door.enter(&stream, peer.ip()) else { return };
+        let _ = stream.set_nodelay(true);
+        let guest = Arc::new(guest);
+        let connection = Connection { app: self.app.clone(), keys: self.keys.clone(), guest: guest.clone() };
+        let config = self.config.clone();
+        let mut leaving = self.app.leaving.subscribe();
+        tokio::spawn(async move {
+            let starting = tokio::time::timeout(LOGIN_DEADLINE, russh::server::run_stream(config, stream, connection));
+            let Ok(Ok(mut session)) = starting.await else { return };
+            let login = async {
+                if tokio::time::timeout(LOGIN_DEADLINE, guest.known()).await.is_err() {
+                    guest.throw_out();
+                }
+                std::future::pending::<()>().await;
+            };
+            let handle = session.handle();
+            let goodbye = async {
+                let _ = leaving.wait_for(Option::is_some).await;
+                // Attached controllers are sent the last word first; everybody else hears it as an end of the connection.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                guest.idle(Duration::from_secs(4)).await;
+                let reason = "the agent is leaving".to_owned();
+                let sent = handle.disconnect(russh::Disconnect::ByApplication, reason, String::new());
+                let _ = tokio::time::timeout(Duration::from_secs(1), sent).await;
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                _ = &mut session => {}
+                () = login => {}
+                () = goodbye => {}
+            }
+        });
+    }
+}
+
+/// One connection, for the library.
+struct Connection {
+    app: Arc<App>,
+    keys: Arc<Keys>,
+    guest: Arc<door::Guest>,
+}
+
+impl Handler for Connection {
+    type Error = russh::Error;
+
+    async fn auth_publickey_offered(&mut self, _user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
+        Ok(self.keys.judge(offer.public_key, offer.algorithm))
+    }
+
+    async fn auth_publickey(&mut self, _user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+        Ok(self.keys.judge(key.public_key, key.algorithm))
+    }
+
+    async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), Self::Error> {
+        self.guest.welcome();
+        Ok(())
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        match self.guest.open_channel() {
+            Some(pass) => {
+                reply.accept().await;
+                tokio::spawn(channel::serve(self.app.clone(), channel, session.handle(), pass));
+            }
+            None => reply.reject(russh::ChannelOpenFailure::ResourceShortage).await,
+        }
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        _term: &str,
+        _columns: u32,
+        _rows: u32,
+        _width: u32,
+        _height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_success(channel)
+    }
+
+    async fn env_request(
+        &mut self,
+        channel: ChannelId,
+        _name: &str,
+        _value: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_success(channel)
+    }
+
+    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+        session.channel_success(channel)
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        _command: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_success(channel)
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if name == SUBSYSTEM { session.channel_success(channel) } else { session.channel_failure(channel) }
+    }
+}

@@ -1,0 +1,124 @@
+//! System calls for which there is no safe wrapper.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_long, c_ulong};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+/// `RNDADDENTROPY` of `<linux/random.h>`.
+const RNDADDENTROPY: c_ulong = 0x4008_5203;
+/// `BLKROSET` of `<linux/fs.h>`.
+const BLKROSET: c_ulong = 0x125d;
+/// `KEXEC_FILE_NO_INITRAMFS` of `<linux/kexec.h>`.
+const KEXEC_FILE_NO_INITRAMFS: c_ulong = 4;
+
+fn check(result: c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Loads the kernel module in `file`.
+pub fn load_module(file: &File) -> io::Result<()> {
+    // SAFETY: finit_module(2) with a valid descriptor, an empty NUL-terminated string and no flags.
+    check(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) })
+}
+
+/// Puts `bytes` in the kernel's pool and credits them as entropy.
+pub fn add_entropy(random: &File, bytes: &[u8]) -> io::Result<()> {
+    // struct rand_pool_info { int entropy_count; int buf_size; __u32 buf[]; }
+    let mut pool = vec![0u32; 2 + bytes.len().div_ceil(4)];
+    pool[0] = bytes.len() as u32 * 8;
+    pool[1] = bytes.len() as u32;
+    for (word, four) in pool[2..].iter_mut().zip(bytes.chunks(4)) {
+        let mut le = [0; 4];
+        le[..four.len()].copy_from_slice(four);
+        *word = u32::from_ne_bytes(le);
+    }
+    // SAFETY: `pool` has the layout of rand_pool_info and is as long as its buf_size says.
+    check(c_long::from(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY as _, pool.as_ptr()) }))
+}
+
+/// Sets a block device read-only in the kernel.
+pub fn set_read_only(device: &File) -> io::Result<()> {
+    let on: c_int = 1;
+    // SAFETY: BLKROSET reads one int from the pointer.
+    check(c_long::from(unsafe { libc::ioctl(device.as_raw_fd(), BLKROSET as _, &raw const on) }))
+}
+
+/// Loads a kernel to be booted by `reboot(RB_KEXEC)`.
+pub fn kexec_file_load(kernel: &File, initrd: Option<&File>, cmdline: &CStr) -> io::Result<()> {
+    let (initrd, flags) = match initrd {
+        Some(file) => (file.as_raw_fd(), 0),
+        None => (-1, KEXEC_FILE_NO_INITRAMFS),
+    };
+    // SAFETY: valid descriptors, and a command line with its length including the NUL, as kexec_file_load(2) wants it.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel.as_raw_fd(),
+            initrd,
+            cmdline.count_bytes() + 1,
+            cmdline.as_ptr(),
+            flags,
+        )
+    })
+}
+
+/// Keeps kernel messages below `level` (as in `<4>`) off the consoles; they stay in the ring buffer.
+pub fn set_console_level(level: c_int) -> io::Result<()> {
+    // SAFETY: SYSLOG_ACTION_CONSOLE_LEVEL takes no buffer.
+    check(c_long::from(unsafe { libc::klogctl(8, std::ptr::null_mut(), level) }))
+}
+
+/// What a child does to itself before it becomes the program.
+#[derive(Default)]
+pub struct ChildSetup {
+    /// Make its standard input its controlling terminal.
+    pub terminal: bool,
+    /// `cgroup.procs` of the cgroup that it enters.
+    pub cgroup: Option<OwnedFd>,
+    /// `oom_score_adj` to write 0 to: the agent's own score must not be inherited.
+    pub mortal: bool,
+}
+
+/// Makes `command` start in a session of its own, set up as told.
+pub fn in_own_session(command: &mut tokio::process::Command, setup: ChildSetup) {
+    let step = move || {
+        // SAFETY: between fork and exec only async-signal-safe system calls are made, on values made before the fork.
+        unsafe {
+            if libc::setsid() < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            if setup.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            if setup.mortal {
+                let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                // Without /proc there is nothing to undo either.
+                if file >= 0 {
+                    write_zero(file);
+                    libc::close(file);
+                }
+            }
+            if let Some(cgroup) = &setup.cgroup
+                && !write_zero(cgroup.as_raw_fd())
+            {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: see the closure.
+    unsafe { command.pre_exec(step) };
+}
+
+fn write_zero(file: RawFd) -> bool {
+    // SAFETY: writes one byte from a static buffer.
+    unsafe { libc::write(file, b"0".as_ptr().cast(), 1) == 1 }
+}
+
+/// Watches a file for readiness.
+pub fn watch(file: File) -> io::Result<tokio::io::unix::AsyncFd<File>> {
+    // SAFETY: a File owns its descriptor, always returns the same one, and closes it only when it is dropped.
+    unsafe { tokio::io::unix::AsyncFd::register(file) }.map_err(|e| io::Error::other(e.to_string()))
+}
