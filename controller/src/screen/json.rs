@@ -63,7 +63,7 @@ pub fn report_line(report: &Report) -> String {
         Update::PhaseFinished(phase, seconds) => {
             Body::Phase { host, phase: *phase, state: "finished", seconds: Some(*seconds) }
         }
-        Update::Facts(facts) => Body::Facts { host, facts: FactsJson::from(&**facts) },
+        Update::Facts(facts) => Body::Facts { host, facts: Box::new(FactsJson::from(&**facts)) },
         Update::Uploaded { sent, total } => Body::Uploaded { host, sent: *sent, total: *total },
         Update::Event(speaker, event) => Body::Event(EventJson::new(host, *speaker, event)),
         Update::Progress(speaker, progress) => Body::Progress {
@@ -123,7 +123,7 @@ enum Body<'a> {
     },
     Facts {
         host: &'a str,
-        facts: FactsJson<'a>,
+        facts: Box<FactsJson<'a>>,
     },
     Uploaded {
         host: &'a str,

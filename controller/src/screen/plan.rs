@@ -1,5 +1,6 @@
 //! The plan: what will be lost, what stays, what is sent and what boots, before anything happens.
 
+use std::collections::HashSet;
 use std::io::{self, BufRead, Write};
 
 use anemos_proto::config::Finish;
@@ -146,6 +147,8 @@ impl PlanView {
         let mut warnings = choices.warnings;
         warnings.extend(system_warnings(facts, choices.kernel));
         warnings.extend(wipe.iter().flat_map(|disk| disk_warnings(disk)));
+        let mut seen = HashSet::new();
+        warnings.retain(|warning| seen.insert(warning.clone()));
         Self {
             host: choices.host,
             address: choices.address,
@@ -366,17 +369,15 @@ fn kernel_text(plan: &PlanView) -> String {
 }
 
 fn disk_text(disk: &PlanDisk) -> String {
-    let mut text = format!("{}  {}", sanitise_str(&disk.name), bytes(disk.size));
+    let mut parts = vec![sanitise_str(&disk.name), bytes(disk.size)];
     if !disk.model.is_empty() {
-        text.push_str(&format!("  {}", sanitise_str(disk.model.trim())));
+        parts.push(sanitise_str(disk.model.trim()));
     }
-    if let Some(serial) = &disk.serial {
-        text.push_str(&format!("  serial {}", sanitise_str(serial.trim())));
-    }
+    parts.extend(disk.serial.as_deref().map(|serial| format!("serial {}", sanitise_str(serial.trim()))));
     if disk.contents.is_empty() {
-        text.push_str("  (empty)");
+        parts.push("(empty)".to_owned());
     }
-    text
+    parts.join("  ")
 }
 
 fn contents_text(contents: &[PlanContent]) -> Vec<String> {
@@ -413,14 +414,9 @@ fn uploads_text(plan: &PlanView) -> String {
         these.map(|upload| format!("{} {}", sanitise_str(&upload.what), bytes(upload.bytes))).collect()
     };
     let (sent, cached) = (list(false), list(true));
-    let mut text = bytes(plan.upload_bytes);
-    if !sent.is_empty() {
-        text.push_str(&format!(": {}", sent.join(", ")));
-    }
-    if !cached.is_empty() {
-        text.push_str(&format!(" (already there: {})", cached.join(", ")));
-    }
-    text
+    let sent = if sent.is_empty() { String::new() } else { format!(": {}", sent.join(", ")) };
+    let cached = if cached.is_empty() { String::new() } else { format!(" (already there: {})", cached.join(", ")) };
+    format!("{}{sent}{cached}", bytes(plan.upload_bytes))
 }
 
 /// Shows which disks of which hosts will be wiped, and asks. Only a line that says `yes` is a yes.

@@ -145,14 +145,15 @@ impl HostState {
                 self.tail.clear();
                 self.steps.retain(|step| step.speaker != Speaker::Agent);
             }
+            // A step may fail and the payload know how to go on.
+            EventKind::Outcome(Outcome::Succeeded) => self.trouble = None,
             EventKind::Outcome(Outcome::Failed { reason, .. }) => self.trouble = Some(sanitise_str(reason)),
             EventKind::Note { .. }
             | EventKind::State(_)
             | EventKind::Gap { .. }
             | EventKind::Written(_)
             | EventKind::HostKeys(_)
-            | EventKind::Seeded(_)
-            | EventKind::Outcome(Outcome::Succeeded) => {}
+            | EventKind::Seeded(_) => {}
         }
     }
 }

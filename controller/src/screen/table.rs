@@ -20,7 +20,8 @@ pub(super) const NAME: usize = 24;
 
 /// The end of a run: who, how, why, how long in which phase, how many bytes. A table if it fits into `columns`.
 pub fn summaries(summaries: &[&Summary], paint: Paint, columns: Option<usize>) -> String {
-    let mut reason = REASON;
+    let widest = summaries.iter().map(|summary| width(&sanitise_str(&summary.reason))).max().unwrap_or(0);
+    let mut reason = widest.min(REASON);
     let mut table = summary_table(summaries, reason);
     if let Some(over) = columns.and_then(|columns| table.width().checked_sub(columns + 1)) {
         // The reasons give way first: they are written in full below.
@@ -30,18 +31,16 @@ pub fn summaries(summaries: &[&Summary], paint: Paint, columns: Option<usize>) -
         }
         table = summary_table(summaries, reason);
     }
-    let mut text = table.render(paint, |column, row, cell| match column {
+    let text = table.render(paint, |column, row, cell| match column {
         1 => paint_ending(paint, summaries[row].outcome, cell),
         _ => cell.to_owned(),
     });
-    let cut: Vec<&&Summary> = summaries.iter().filter(|s| width(&sanitise_str(&s.reason)) > reason).collect();
-    if !cut.is_empty() {
-        text.push('\n');
-    }
-    for summary in cut {
-        text.push_str(&format!("{}: {}\n", sanitise_str(&summary.host), sanitise_str(&summary.reason)));
-    }
-    text
+    let cut: Vec<String> = summaries
+        .iter()
+        .filter(|summary| width(&sanitise_str(&summary.reason)) > reason)
+        .map(|summary| format!("{}: {}\n", sanitise_str(&summary.host), sanitise_str(&summary.reason)))
+        .collect();
+    if cut.is_empty() { text } else { format!("{text}\n{}", cut.concat()) }
 }
 
 fn summary_table(summaries: &[&Summary], reason: usize) -> Table {

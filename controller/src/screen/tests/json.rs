@@ -94,10 +94,10 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
             current = Some(section.clone()).filter(|name| !name.is_empty());
         } else if let Some(title) = line.strip_prefix("### ") {
             current = quoted(title).map(|kind| format!("{section} {kind}"));
-        } else if line.starts_with("| `") {
-            if let Some(current) = &current {
-                all.entry(current.clone()).or_default().insert(quoted(line).unwrap());
-            }
+        } else if line.starts_with("| `")
+            && let Some(current) = &current
+        {
+            all.entry(current.clone()).or_default().insert(quoted(line).unwrap());
         }
     }
     all

@@ -90,7 +90,7 @@ fn only_the_chosen_disk_is_wiped() {
 fn warnings() {
     assert_eq!(view().warnings, Vec::<String>::new());
     let has = |view: PlanView, word: &str| {
-        assert!(view.warnings.iter().any(|w| w.contains(word)), "{word}: {:?}", view.warnings)
+        assert!(view.warnings.iter().any(|w| w.contains(word)), "{word}: {:?}", view.warnings);
     };
     has(with(|f| f.memory_total = 480 << 20), "480 MiB of memory");
     has(with(|f| f.firmware = Firmware::Uefi { secure_boot: true }), "Secure Boot");

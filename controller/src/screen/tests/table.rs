@@ -31,6 +31,12 @@ web1  deployed  Debian GNU/Linux 13 (trixie)
   connect 0.4 s, probe 1.2 s, upload 9.0 s, stage 32 s, boot 6.1 s, build 3m05s, total 3m53s; 1.2 MiB sent
 ";
     assert_eq!(summaries(&[&summary], Paint(false), Some(80)), expected);
+    assert!(summaries(&[&summary], Paint(false), Some(90)).starts_with("web1"), "no room for the reason");
+    for columns in 1..200 {
+        let text = summaries(&[&summary], Paint(false), Some(columns));
+        let fits = text.lines().all(|line| crate::screen::text::width(line) <= columns);
+        assert!(fits || text.starts_with("web1"), "{columns}: {text}");
+    }
     let long = summary_of("db", Ending::Held, &"deploy ended with 1 ".repeat(5));
     let (wide, narrower) = (170, 130);
     for columns in [wide, narrower] {
