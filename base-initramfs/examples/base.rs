@@ -23,15 +23,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     match arguments.as_slice() {
         ["lock", list, lock, mirror @ ..] => {
             let mirror = mirror.first().map(ToString::to_string).or_else(|| own().into_iter().next());
-            let how = Resolve {
-                mirror: mirror.ok_or("no mirror")?,
-                keyring: DEBIAN_KEYRING.into(),
-                made: Time::now(),
-            };
+            let how = Resolve { mirror: mirror.ok_or("no mirror")?, keyring: DEBIAN_KEYRING.into(), made: Time::now() };
             let list = BaseList::parse(list, &fs::read_to_string(list)?)?;
             let made = resolve(&list, &how, &fetcher, &mut report)?;
             fs::write(lock, made.to_text())?;
-            eprintln!("\n{} packages, {} to download, image {}", made.packages.len(), made.download_size(), made.image_size);
+            eprintln!(
+                "\n{} packages, {} to download, image {}",
+                made.packages.len(),
+                made.download_size(),
+                made.image_size
+            );
         }
         ["build", lock, image, level, mirrors @ ..] => {
             let lock = Lock::parse(lock, &fs::read_to_string(lock)?)?;

@@ -80,7 +80,16 @@ fn deb822(text: &str) -> Vec<String> {
 
 /// Debian's own suites; a source with one of these may be a mirror whose address doesn't say so.
 const SUITES: [&str; 11] = [
-    "stable", "testing", "unstable", "sid", "oldstable", "oldoldstable", "buster", "bullseye", "bookworm", "trixie",
+    "stable",
+    "testing",
+    "unstable",
+    "sid",
+    "oldstable",
+    "oldoldstable",
+    "buster",
+    "bullseye",
+    "bookworm",
+    "trixie",
     "forky",
 ];
 

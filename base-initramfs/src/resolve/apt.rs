@@ -20,7 +20,9 @@ impl Apt {
         let io = |error| Error::io("preparing directories for apt", error);
         let directory = private_directory().map_err(io)?;
         let apt = Self { directory };
-        for name in ["state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d", "etc/trusted"] {
+        for name in
+            ["state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d", "etc/trusted"]
+        {
             std::fs::create_dir_all(apt.directory.join(name)).map_err(io)?;
         }
         let (suite, mirror, keyring) = (&list.suite, &how.mirror, how.keyring.display());

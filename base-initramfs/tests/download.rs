@@ -1,0 +1,207 @@
+//! Downloads from a server that flips, cuts, stalls, forgets and redirects.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use anemos_base::{Archive, Error, Failure, Fetcher, Limits, Lock, build, fetch_image};
+use common::{Reply, Server, Shelf, deb_of, file, image, locked};
+
+fn fetcher() -> Fetcher {
+    let second = Duration::from_secs(1);
+    Fetcher::new(Limits { connect: second, stall: second, total: 20 * second })
+}
+
+fn debs() -> (Lock, Shelf) {
+    let long: String = (0..20_000).map(|n| format!("{n} ")).collect();
+    locked(&[("alpha", deb_of(&[file("./usr/a", "1")])), ("beta", deb_of(&[file("./usr/b", &long)]))]).unwrap()
+}
+
+fn serve(server: &Server, shelf: &Shelf) {
+    for (path, bytes) in &shelf.0 {
+        server.set(path, Reply::Bytes(bytes.clone()));
+    }
+}
+
+fn built(fetcher: &Fetcher, lock: &Lock, mirrors: &[&Server], snapshot: Option<String>) -> Result<Vec<u8>, Error> {
+    let mirrors = mirrors.iter().map(|server| server.url.clone()).collect();
+    let mut bytes = Vec::new();
+    build(lock, &Archive::new(fetcher, lock, mirrors, snapshot), 3, &mut bytes, &mut |_| {})?;
+    Ok(zstd::decode_all(&bytes[..]).unwrap())
+}
+
+const BETA: &str = "pool/main/beta_1_all.deb";
+
+#[test]
+fn from_a_mirror() {
+    let (lock, shelf) = debs();
+    let server = Server::start();
+    serve(&server, &shelf);
+    let fetcher = fetcher();
+    assert_eq!(built(&fetcher, &lock, &[&server], None).unwrap(), image(&lock, &shelf).unwrap().1);
+    assert_eq!(fetcher.downloaded(), lock.download_size());
+}
+
+#[test]
+fn from_files() {
+    let (lock, shelf) = debs();
+    let root = tempfile::tempdir().unwrap();
+    for (path, bytes) in &shelf.0 {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let plain = root.path().display().to_string();
+    for mirror in [format!("file://{plain}/"), plain] {
+        let fetcher = fetcher();
+        let archive = Archive::new(&fetcher, &lock, vec![mirror], None);
+        build(&lock, &archive, 1, std::io::sink(), &mut |_| {}).unwrap();
+        assert_eq!(fetcher.downloaded(), 0);
+    }
+}
+
+/// Each fault alone is an error that names the file and the reason; with a good mirror after it, it is none.
+#[test]
+fn faults_of_one_mirror() {
+    let (lock, shelf) = debs();
+    let beta = &shelf.0[BETA];
+    let mut flipped = beta.clone();
+    flipped[beta.len() / 2] ^= 1;
+    let mut longer = beta.clone();
+    longer.push(0);
+    let good = Server::start();
+    serve(&good, &shelf);
+    for (reply, reason) in [
+        (Reply::Bytes(flipped), "SHA-256 is "),
+        (Reply::Cut(beta.clone(), 100), "truncated: 100 of "),
+        (Reply::Bytes(beta[..100].to_vec()), "truncated: 100 of "),
+        (Reply::Bytes(longer), "too long"),
+        (Reply::Status(404), "not found"),
+        (Reply::Status(503), "the server answered 503"),
+        (Reply::Stall(beta.clone(), 10), "timeout: nothing came for 1 s"),
+        (Reply::Elsewhere("ftp://127.0.0.1/x".to_owned()), "ftp:// is not supported"),
+    ] {
+        let bad = Server::start();
+        serve(&bad, &shelf);
+        bad.set(BETA, reply);
+        let error = built(&fetcher(), &lock, &[&bad], None).unwrap_err().to_string();
+        let start = format!("{BETA}: no address had it: {}/{BETA}: ", bad.url);
+        assert!(error.starts_with(&start) && error.contains(reason), "{reason}: {error}");
+        built(&fetcher(), &lock, &[&bad, &good], None).unwrap();
+    }
+}
+
+#[test]
+fn every_address_has_its_reason() {
+    let (lock, shelf) = debs();
+    let (first, second) = (Server::start(), Server::start());
+    serve(&first, &shelf);
+    serve(&second, &shelf);
+    first.set(BETA, Reply::Status(404));
+    second.set(BETA, Reply::Bytes(b"short".to_vec()));
+    let Err(Error::Fetch { file, attempts }) = built(&fetcher(), &lock, &[&first, &second], None) else {
+        panic!("not refused")
+    };
+    assert_eq!(file, BETA);
+    assert_eq!(attempts[0].failure, Failure::NotFound);
+    assert!(matches!(attempts[1].failure, Failure::Truncated { received: 5, .. }), "{attempts:?}");
+    assert_eq!(attempts.len(), 2);
+}
+
+#[test]
+fn snapshots_when_a_version_has_left_the_mirror() {
+    let (lock, shelf) = debs();
+    let (mirror, snapshot) = (Server::start(), Server::start());
+    serve(&mirror, &shelf);
+    mirror.set(BETA, Reply::Status(404));
+    let id = lock.made.snapshot_id();
+    snapshot.set(&format!("archive/{id}/{BETA}"), Reply::Bytes(shelf.0[BETA].clone()));
+    let template = format!("{}/archive/@SNAPSHOTID@/", snapshot.url);
+    built(&fetcher(), &lock, &[&mirror], Some(template.clone())).unwrap();
+    assert!(built(&fetcher(), &lock, &[&mirror], None).is_err());
+    // Not told where, it asks the mirror.
+    let release = format!("Origin: X\nSuite: trixie\nSnapshots: {template}\n");
+    mirror.set("dists/trixie/Release", Reply::Bytes(release.into_bytes()));
+    built(&fetcher(), &lock, &[&mirror], None).unwrap();
+    // Only what is missing is taken from there.
+    assert!(snapshot.asked.lock().unwrap().iter().all(|path| path.ends_with(BETA)));
+}
+
+#[test]
+fn redirects_are_followed_but_not_for_ever() {
+    let (lock, shelf) = debs();
+    let (from, to) = (Server::start(), Server::start());
+    serve(&to, &shelf);
+    for path in shelf.0.keys() {
+        from.set(path, Reply::Elsewhere(format!("{}/{path}", to.url)));
+    }
+    built(&fetcher(), &lock, &[&from], None).unwrap();
+    from.set(BETA, Reply::Elsewhere(format!("/{BETA}")));
+    let error = built(&fetcher(), &lock, &[&from], None).unwrap_err().to_string();
+    assert!(error.contains("redirected too often"), "{error}");
+}
+
+#[test]
+fn cancelling_ends_a_stalled_download() {
+    let (lock, shelf) = debs();
+    let server = Server::start();
+    serve(&server, &shelf);
+    server.set(BETA, Reply::Stall(shelf.0[BETA].clone(), 10));
+    let fetcher = fetcher();
+    let started = Instant::now();
+    let result = std::thread::scope(|scope| {
+        let running = scope.spawn(|| built(&fetcher, &lock, &[&server], None));
+        while !server.asked.lock().unwrap().iter().any(|path| path.ends_with(BETA)) {
+            assert!(started.elapsed() < Duration::from_secs(10), "it was never asked for");
+            std::thread::yield_now();
+        }
+        fetcher.cancel();
+        running.join().unwrap()
+    });
+    assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn ready_made_images() {
+    let (lock, shelf) = debs();
+    let (_, plain) = image(&lock, &shelf).unwrap();
+    let good = zstd::encode_all(&plain[..], 3).unwrap();
+    let mut other = plain.clone();
+    other[500] ^= 1;
+    let server = Server::start();
+    server.set("good", Reply::Bytes(good.clone()));
+    server.set("other", Reply::Bytes(zstd::encode_all(&other[..], 3).unwrap()));
+    server.set("cut", Reply::Cut(good.clone(), good.len() / 2));
+    server.set("rubbish", Reply::Bytes(b"not zstd at all".to_vec()));
+    let url = |name: &str| format!("{}/{name}", server.url);
+    let path = tempfile::NamedTempFile::new().unwrap();
+    let mut start = || std::fs::File::create(path.path());
+    let urls: Vec<String> = ["none", "other", "cut", "rubbish", "good"].into_iter().map(url).collect();
+    let fetched = fetch_image(&fetcher(), &lock, &urls, &mut start).unwrap();
+    assert_eq!(fetched.compressed_size, good.len() as u64);
+    assert_eq!(std::fs::read(path.path()).unwrap(), good);
+    let error = fetch_image(&fetcher(), &lock, &urls[..4], &mut start).unwrap_err().to_string();
+    for reason in ["/none: not found", "/other: SHA-256 is ", "/cut: ", "truncated", "/rubbish: "] {
+        assert!(error.contains(reason), "{reason} is not in: {error}");
+    }
+}
+
+/// What https needs of the host: a tool, whose failure is told. Nothing listens on the port.
+#[test]
+fn https_by_the_hosts_tools() {
+    let error = fetcher().get("https://127.0.0.1:1/x", 10).unwrap_err().to_string();
+    assert!(error.contains("curl") || error.contains("wget") || error.contains("apt-helper"), "{error}");
+}
+
+/// Names are resolved by getent; every machine knows this one.
+#[test]
+fn localhost_has_a_name() {
+    let server = Server::start();
+    server.set("x", Reply::Bytes(b"hello".to_vec()));
+    let url = server.url.replace("127.0.0.1", "localhost");
+    assert_eq!(fetcher().get(&format!("{url}/x"), 10).unwrap(), b"hello");
+    let error = fetcher().get("http://no-such-name.invalid/x", 10).unwrap_err();
+    assert!(matches!(error, Failure::Connection(_) | Failure::Timeout(_)), "{error:?}");
+}
