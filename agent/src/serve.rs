@@ -10,7 +10,7 @@ use anemos_proto::agent::{AgentState, Leaving};
 use anemos_proto::codec::from_bytes;
 use anemos_proto::config::{Finish, RunConfig};
 use anemos_proto::event::{EventKind, Level, Outcome};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::app::{App, Message};
 use crate::disks::{self, Disks};
@@ -190,16 +190,11 @@ impl Driver {
             }
             // Whether anything was written decides where the machine may go, so it is known before each step.
             if !self.written().is_empty() {
-                self.step(Input::Written, &mut server).await.map_err(|e| e.to_string())?;
+                self.step(Input::Written, None, &mut server).await;
             }
             match message {
-                Message::Happened(input) => {
-                    let _ = self.step(input, &mut server).await;
-                }
-                Message::Wanted(input, answer) => {
-                    let result = self.step(input, &mut server).await;
-                    let _ = answer.send(result);
-                }
+                Message::Happened(input) => self.step(input, None, &mut server).await,
+                Message::Wanted(input, answer) => self.step(input, Some(answer), &mut server).await,
             }
         }
     }
@@ -208,20 +203,28 @@ impl Driver {
         disks::written(&self.baseline, &Disks::new(&self.app.paths.sys).sectors_written())
     }
 
-    /// Gives the machine an input and does what it wants done; an error is its reason to refuse.
-    async fn step(&mut self, input: Input, server: &mut tokio::task::JoinHandle<()>) -> Result<(), String> {
+    /// Gives the machine an input, answers whoever wanted it, and does what the machine wants done.
+    async fn step(
+        &mut self,
+        input: Input,
+        mut answer: Option<oneshot::Sender<Result<(), String>>>,
+        server: &mut tokio::task::JoinHandle<()>,
+    ) {
         let mut inputs = vec![input];
-        let mut answer = Ok(());
         while let Some(input) = inputs.pop() {
-            match self.machine.handle(clock::uptime_ms(), input) {
-                Ok(actions) => {
-                    for action in actions {
-                        if let Some(more) = self.act(action, server).await {
-                            inputs.push(more);
-                        }
-                    }
+            let (actions, result) = match self.machine.handle(clock::uptime_ms(), input) {
+                Ok(actions) => (actions, Ok(())),
+                Err(reason) => (Vec::new(), Err(reason)),
+            };
+            if let Some(answer) = answer.take() {
+                let _ = answer.send(result);
+                // The answer goes to its channel before what is done may end that channel.
+                tokio::task::yield_now().await;
+            }
+            for action in actions {
+                if let Some(more) = self.act(action, server).await {
+                    inputs.push(more);
                 }
-                Err(reason) => answer = Err(reason),
             }
             let state = self.machine.state();
             if *self.app.state.borrow() != state {
@@ -229,7 +232,6 @@ impl Driver {
                 self.show_state();
             }
         }
-        answer
     }
 
     async fn act(&mut self, action: Action, server: &mut tokio::task::JoinHandle<()>) -> Option<Input> {

@@ -240,7 +240,6 @@ pub fn payload(path: &Path, expected: Digest, to: &Path) -> io::Result<()> {
     }
     let mut archive = tar::Archive::new(zstd::stream::read::Decoder::new(File::open(path)?)?);
     archive.set_preserve_permissions(true);
-    archive.set_preserve_ownerships(true);
     for entry in archive.entries()? {
         let mut entry = entry?;
         let name = entry.path()?.into_owned();
@@ -254,7 +253,14 @@ pub fn payload(path: &Path, expected: Digest, to: &Path) -> io::Result<()> {
 }
 
 fn at(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    // The tar crate keeps the reason in the source.
+    let mut text = format!("{}: {error}", path.display());
+    let mut source = std::error::Error::source(error);
+    while let Some(reason) = source {
+        text = format!("{text}: {reason}");
+        source = reason.source();
+    }
+    io::Error::new(error.kind(), text)
 }
 
 #[cfg(test)]
