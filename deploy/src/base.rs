@@ -68,7 +68,9 @@ impl Sources<'_> {
                     if self.fetcher.is_cancelled() {
                         break;
                     }
-                    self.report.note(Level::Warning, format!("base image: {text}"));
+                    // That a host has no cache is nothing to worry about.
+                    let level = if *source == BaseSource::Cache { Level::Info } else { Level::Warning };
+                    self.report.note(level, format!("base image: {text}"));
                     reasons.push(text);
                 }
             }

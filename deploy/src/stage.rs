@@ -105,7 +105,13 @@ impl Job {
         let step = report.step("load");
         step.progress(0, Some(initramfs_bytes), Unit::Bytes, Some(&kernel.name));
         let cmdline = cmdline::compose(&root.text("/proc/cmdline").unwrap_or_default(), &plan.cmdline_extra);
-        let boot = Boot { name: &kernel.name, kernel: &kernel.file, initramfs: initramfs.file(), cmdline: &cmdline };
+        let boot = Boot {
+            name: &kernel.name,
+            image: &kernel.image,
+            kernel: &kernel.file,
+            initramfs: initramfs.file(),
+            cmdline: &cmdline,
+        };
         let method = self.gate.load(|| kexec::load(root, &boot, plan.load))?;
         step.finish();
         Ok(Staged {

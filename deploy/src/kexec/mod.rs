@@ -1,5 +1,9 @@
 //! Loads the new kernel.
 
+mod efi;
+mod place;
+mod segments;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -11,11 +15,17 @@ use crate::cmdline;
 use crate::error::{Doing, Fault, Result};
 use crate::root::Root;
 use crate::sys;
+use crate::sys::kexec::Segment;
+use crate::sys::map::Map;
+use efi::Efi;
+use segments::Machine;
 
 /// What is to be loaded.
 pub struct Boot<'a> {
     /// The kernel image, for people.
     pub name: &'a str,
+    /// Its bytes.
+    pub image: &'a [u8],
     /// The kernel image.
     pub kernel: &'a File,
     /// The initramfs.
@@ -52,9 +62,27 @@ fn file_load(boot: &Boot<'_>) -> Result<()> {
         .map_err(|error| Fault::new(loading(), explain(&error)))
 }
 
-fn segments_load(_root: &Root, boot: &Boot<'_>) -> Result<()> {
+fn segments_load(root: &Root, boot: &Boot<'_>) -> Result<()> {
     let loading = || format!("loading {} (kexec_load)", boot.name);
-    Err(Fault::new(loading(), "loading by kexec_load(2) is not available in this build"))
+    let initramfs = Map::of(boot.initramfs).doing(loading)?;
+    let params = root.read("/sys/kernel/boot_params/data").unwrap_or_default();
+    let machine = Machine {
+        free: place::free_ram(&root.text("/proc/iomem").unwrap_or_default()),
+        map: place::memory_map(root),
+        efi: Efi::read(root, &params),
+        rsdp: efi::rsdp(root),
+        params,
+    };
+    let layout = segments::lay_out(boot.image, initramfs.len() as u64, boot.cmdline, &machine)
+        .map_err(|why| Fault::new(loading(), why))?;
+    let (kernel, size, begin) = layout.kernel;
+    let (params, block) = &layout.params;
+    let parts = [
+        Segment { data: &boot.image[begin..], address: kernel, size },
+        Segment { data: &initramfs, address: layout.initramfs, size: initramfs.len().next_multiple_of(4096) as u64 },
+        Segment { data: block, address: *params, size: block.len() as u64 },
+    ];
+    sys::kexec::load(layout.entry, &parts).map_err(|error| Fault::new(loading(), explain(&error)))
 }
 
 /// What a refusal means.

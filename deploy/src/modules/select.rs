@@ -118,6 +118,7 @@ const NEVER: &[&str] = &[
     "kernel/drivers/accel/",
     "kernel/drivers/android/",
     "kernel/drivers/bluetooth/",
+    "kernel/drivers/cpufreq/",
     "kernel/drivers/edac/",
     "kernel/drivers/gnss/",
     "kernel/drivers/gpu/",

@@ -1,4 +1,5 @@
 //! System calls that have no safe wrapper elsewhere: the only unsafe code of the stage.
 
 pub mod kexec;
+pub mod map;
 pub mod signal;
