@@ -37,7 +37,7 @@ pub(super) struct Booted {
 /// The host was not booted, and is as it was.
 pub(super) enum NotBooted {
     OnlyPlan,
-    Decided(&'static str),
+    Decided(String),
     Trouble(Trouble),
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn boot(
     reporter.phase(Phase::Connect);
     let session = tokio::select! {
         session = connect(job, reporter) => session?,
-        _ = stop.wait_for(|stop| *stop) => return Err(NotBooted::Decided("stopped before anything was done")),
+        _ = stop.wait_for(|stop| *stop) => return Err(NotBooted::Decided("stopped before anything was done".into())),
     };
 
     reporter.phase(Phase::Probe);
@@ -99,13 +99,16 @@ pub(super) async fn boot(
             return Err(undo(stage, trouble).await.into());
         }
     };
-    let prepared = prepare(job, &facts, &disks, stage.cached);
+    let prepared = prepare(job, &facts, &disks, stage.cached, &session.host_key);
     let Gate { plan, mut decision, slots, .. } = gate;
     // Nobody waiting for the plan means that the decision is made without it.
     let _ = plan.send(prepared);
+    let stopped = || Decision::Refuse("stopped before the boot".into());
     let decided = tokio::select! {
-        decided = decision.wait_for(|decision| *decision != Decision::Pending) => decided.map_or(Decision::Refuse, |d| *d),
-        _ = stop.wait_for(|stop| *stop) => Decision::Refuse,
+        decided = decision.wait_for(|decision| *decision != Decision::Pending) => {
+            decided.map_or_else(|_| stopped(), |decision| decision.clone())
+        }
+        _ = stop.wait_for(|stop| *stop) => stopped(),
         // The stage says nothing unasked: if it does, or ends, the host is gone.
         ended = stage.ended() => {
             return Err(trouble(Phase::Probe, "waiting for the decision", ended, allowed).into());
@@ -113,10 +116,8 @@ pub(super) async fn boot(
     };
     let why_not = match decided {
         Decision::Go => None,
-        Decision::Refuse | Decision::Pending => Some(NotBooted::Decided("the plan was refused")),
-        Decision::OtherHostFailed => {
-            Some(NotBooted::Decided("not begun, because another host of the run can't be deployed"))
-        }
+        Decision::Pending => Some(NotBooted::Decided("nothing was decided".into())),
+        Decision::Refuse(why) => Some(NotBooted::Decided(why)),
         Decision::OnlyPlan => Some(NotBooted::OnlyPlan),
     };
     if let Some(why_not) = why_not {
@@ -126,10 +127,10 @@ pub(super) async fn boot(
     }
 
     let slot = tokio::select! {
-        slot = slots.acquire_owned() => slot,
-        _ = stop.wait_for(|stop| *stop) => return Err(undo_stopped(stage).await),
+        slot = slots.acquire_owned() => slot.ok(),
+        _ = stop.wait_for(|stop| *stop) => None,
     };
-    let Ok(slot) = slot else { return Err(undo_stopped(stage).await) };
+    let Some(slot) = slot else { return Err(undo_stopped(stage).await) };
     let plan = stage_plan(job, &session, disks);
     let blobs = [&job.artifacts.agent, &job.base.lock, &job.payload].into_iter().chain(&job.base.upload);
     let blobs: BTreeMap<_, _> = blobs.map(|blob| (blob.id.digest, Arc::clone(&blob.bytes))).collect();
@@ -228,7 +229,7 @@ async fn undo(stage: Stage, mut trouble: Trouble) -> Trouble {
 
 async fn undo_stopped(stage: Stage) -> NotBooted {
     match stage.abort().await {
-        Ok(()) => NotBooted::Decided("stopped before the boot; everything was undone"),
+        Ok(()) => NotBooted::Decided("stopped before the boot; everything was undone".into()),
         Err(error) => trouble(Phase::Stage, "undoing what was prepared", error, Duration::ZERO).into(),
     }
 }
@@ -257,7 +258,7 @@ fn reason(error: StageError, allowed: Duration) -> String {
     }
 }
 
-fn prepare(job: &Job, facts: &HostFacts, disks: &[DiskId], stage_cached: bool) -> Prepared {
+fn prepare(job: &Job, facts: &HostFacts, disks: &[DiskId], stage_cached: bool, key: &HostKey) -> Prepared {
     let mut uploads = vec![("stage", job.artifacts.stage.gz.len() as u64, stage_cached)];
     let blobs = [("agent", &job.artifacts.agent), ("base.lock", &job.base.lock), ("payload", &job.payload)];
     for (what, blob) in blobs.into_iter().chain(job.base.upload.iter().map(|blob| ("base", blob))) {
@@ -274,6 +275,7 @@ fn prepare(job: &Job, facts: &HostFacts, disks: &[DiskId], stage_cached: bool) -
     Prepared {
         host: job.host.name.clone(),
         facts: Box::new(facts.clone()),
+        host_key: key.to_string(),
         disks: disks.iter().map(|id| id.name.clone()).collect(),
         uploads,
         warnings,

@@ -125,6 +125,8 @@ pub struct Prepared {
     pub host: String,
     /// What the stage found.
     pub facts: Box<HostFacts>,
+    /// The host key that it proved to have.
+    pub host_key: String,
     /// Names of the disks that the payload may write, `ANEMOS_DISK` first.
     pub disks: Vec<String>,
     /// What is sent unless the host has it: what, bytes, whether it has it.
@@ -134,18 +136,16 @@ pub struct Prepared {
 }
 
 /// What the user decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Nothing yet.
     Pending,
     /// Do it.
     Go,
-    /// Don't: the plan was refused.
-    Refuse,
+    /// Don't, because …
+    Refuse(String),
     /// Don't: only the plan was asked for.
     OnlyPlan,
-    /// Don't: another host of the run can't be deployed as planned.
-    OtherHostFailed,
 }
 
 /// Where a deployment waits for the user.
@@ -153,7 +153,7 @@ pub enum Decision {
 pub struct Gate {
     /// Takes the plan. Dropped without one if the host can't be deployed.
     pub plan: oneshot::Sender<Prepared>,
-    /// The decision, for all hosts at once.
+    /// The decision.
     pub decision: signal::Receiver<Decision>,
     /// Deployments at once.
     pub slots: Arc<tokio::sync::Semaphore>,
@@ -183,7 +183,7 @@ pub async fn drive(job: &Job, reporter: &mut Reporter, gate: Gate, stop: signal:
             Some(after::follow_boot(follow, booted.last_word).await)
         }
         Err(before::NotBooted::OnlyPlan) => None,
-        Err(before::NotBooted::Decided(reason)) => over(reporter, reason.into()),
+        Err(before::NotBooted::Decided(reason)) => over(reporter, reason),
         Err(before::NotBooted::Trouble(trouble)) => {
             reporter.say(anemos_proto::event::Level::Error, trouble.to_string());
             over(reporter, trouble.reason())

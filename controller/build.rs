@@ -1,0 +1,30 @@
+//! Puts stage, agent and base.lock into the executable, where there are any: `make build` names them.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+fn main() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("embedded.rs");
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    println!("cargo::rerun-if-env-changed=ANEMOS_BUILD");
+    let mut code = String::new();
+    for (name, what) in [("ANEMOS_STAGE_GZ", "The stage, gzip."), ("ANEMOS_AGENT_ZST", "The agent, zstd.")] {
+        println!("cargo::rerun-if-env-changed={name}");
+        let value = match env::var_os(name).filter(|path| !path.is_empty()) {
+            Some(path) => format!("Some(include_bytes!({:?}))", found(Path::new(&path))),
+            None => "None".into(),
+        };
+        code += &format!("/// {what}\npub(super) const {name}: Option<&[u8]> = {value};\n");
+    }
+    let lock = manifest.join("../base-initramfs/base.lock");
+    println!("cargo::rerun-if-changed={}", lock.display());
+    let value = if lock.exists() { format!("Some(include_str!({:?}))", found(&lock)) } else { "None".into() };
+    code += &format!("/// base.lock.\npub(super) const BASE_LOCK: Option<&str> = {value};\n");
+    fs::write(out, code).expect("OUT_DIR can be written");
+}
+
+/// The absolute path, for `include_bytes!`.
+fn found(path: &Path) -> PathBuf {
+    println!("cargo::rerun-if-changed={}", path.display());
+    path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

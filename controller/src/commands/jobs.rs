@@ -1,0 +1,186 @@
+//! From hosts.toml to jobs: everything that can be found out without meeting a host.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anemos_proto::Secret;
+use anemos_proto::ids::{Digest, RunId};
+use anemos_proto::stage::BaseSource;
+
+use super::{CommandError, base};
+use crate::config::{self, Host};
+use crate::embed;
+use crate::engine::{Artifacts, BasePlan, Blob, Job, Trust, sha256};
+use crate::journal::HostEntry;
+use crate::payload;
+use crate::ssh::{self, Address, Credentials, RunKey, UserCredentials};
+use crate::ssh_config::{self, Agent, Effective, Overrides};
+
+/// What was prepared, and what the user should know of it.
+pub(super) struct Jobs {
+    pub jobs: Vec<Job>,
+    pub notes: Vec<String>,
+}
+
+/// A new name for a run.
+pub(super) fn new_run_id() -> Result<RunId, CommandError> {
+    let stamp = anemos_base::Time::now().snapshot_id();
+    let random = ssh::new_seed().map_err(CommandError::internal)?;
+    let [a, b, ..] = random.expose() else { return Err(CommandError::internal("no random numbers")) };
+    let text = format!("{}-{}-{a:02x}{b:02x}", &stamp[..8], &stamp[9..15]);
+    text.parse().map_err(CommandError::internal)
+}
+
+/// Prepares a job for each host.
+pub(super) async fn prepare(
+    hosts: Vec<Host>,
+    run: &RunId,
+    run_key: &RunKey,
+    artifacts: &Arc<Artifacts>,
+    lock: Option<&Path>,
+) -> Result<Jobs, CommandError> {
+    let mut notes = Vec::new();
+    let mut payloads: HashMap<PathBuf, Blob> = HashMap::new();
+    let mut bases: Vec<((Option<PathBuf>, config::BaseSource), BasePlan)> = Vec::new();
+    let mut jobs = Vec::new();
+    let fallback_mirror = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter().next();
+    for host in hosts {
+        let named = |what: String| CommandError::bad_input(format!("host `{}`: {what}", host.name));
+        let overrides = Overrides {
+            user: host.user.clone(),
+            port: host.port,
+            identity_files: host.identity_files.clone(),
+            known_hosts: host.known_hosts.clone(),
+        };
+        let ssh = ssh_config::effective(&host.address, &overrides).await;
+        if let Some(unsupported) = &ssh.unsupported {
+            return Err(named(unsupported.clone()));
+        }
+        for note in &ssh.notes {
+            if !notes.contains(note) {
+                notes.push(note.clone());
+            }
+        }
+        let payload = match payloads.get(&host.payload) {
+            Some(blob) => blob.clone(),
+            None => {
+                let packed = payload::pack(&host.payload).map_err(|e| named(e.to_string()))?;
+                notes.extend(packed.warnings);
+                let blob = Blob::new(packed.bytes);
+                payloads.insert(host.payload.clone(), blob.clone());
+                blob
+            }
+        };
+        let lock_file = host.base.lock.clone().or_else(|| lock.map(Path::to_owned));
+        let wanted = (lock_file, host.base.source.clone());
+        let base = match bases.iter().find(|(key, _)| *key == wanted) {
+            Some((_, plan)) => plan.clone(),
+            None => {
+                let plan = base_plan(wanted.0.as_deref(), &wanted.1, host.mirror.as_deref()).await?;
+                bases.push((wanted, plan.clone()));
+                plan
+            }
+        };
+        let mut authorized_keys = Vec::new();
+        for key in &host.authorized_keys {
+            authorized_keys.extend(key.read().map_err(|e| named(e.to_string()))?);
+        }
+        let mut secrets = Vec::new();
+        for (name, path) in &host.secrets {
+            let bytes = std::fs::read(path).map_err(|e| named(format!("secret `{name}`: {}: {e}", path.display())))?;
+            secrets.push((name.clone(), Secret::new(bytes)));
+        }
+        let agent_seed = ssh::new_seed().map_err(CommandError::internal)?;
+        let agent_key = RunKey::from_seed(&agent_seed).map_err(CommandError::internal)?.public();
+        let entry = entry(&host, &ssh, agent_key);
+        jobs.push(Job {
+            run: run.clone(),
+            trust: Trust::load(&ssh, host.accept_new),
+            user: credentials(&entry),
+            entry,
+            run_key: run_key.clone(),
+            agent_seed,
+            authorized_keys,
+            payload,
+            secrets,
+            artifacts: Arc::clone(artifacts),
+            base,
+            fallback_mirror: fallback_mirror.clone(),
+            host,
+        });
+    }
+    Ok(Jobs { jobs, notes })
+}
+
+fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
+    let agent_socket = match &ssh.agent {
+        Agent::Environment => std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from),
+        Agent::Socket(path) => Some(path.clone()),
+        Agent::Disabled => None,
+    };
+    let clocks = &host.deadlines;
+    HostEntry {
+        name: host.name.clone(),
+        address: Address { host: ssh.host_name.clone(), port: ssh.port },
+        user: ssh.user.clone(),
+        agent_socket,
+        identities_only: ssh.identities_only,
+        // `attach` may be called from another directory.
+        identity_files: ssh
+            .identity_files
+            .iter()
+            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+            .collect(),
+        agent_key,
+        check: host.check.clone(),
+        finish: host.finish,
+        boot_s: clocks.boot.as_secs(),
+        build_s: clocks.build.as_secs(),
+        reboot_s: clocks.reboot.as_secs(),
+        verify_s: clocks.verify.as_secs(),
+        ack_s: clocks.ack.as_secs(),
+        dead_man_s: clocks.dead_man.as_secs(),
+    }
+}
+
+/// The user's keys, as the journal has them.
+pub(super) fn credentials(entry: &HostEntry) -> Credentials {
+    Credentials::User(Arc::new(UserCredentials {
+        agent: entry.agent_socket.clone(),
+        identities_only: entry.identities_only,
+        identity_files: entry.identity_files.clone(),
+    }))
+}
+
+async fn base_plan(
+    file: Option<&Path>,
+    source: &config::BaseSource,
+    mirror: Option<&str>,
+) -> Result<BasePlan, CommandError> {
+    let (lock, text) = embed::lock(file).map_err(CommandError::bad_input)?;
+    let image: Digest = lock.image.to_string().parse().map_err(CommandError::internal)?;
+    let compressed = zstd::encode_all(text.as_bytes(), 19).map_err(CommandError::internal)?;
+    let mut sources = vec![BaseSource::Cache];
+    let mut upload = None;
+    match source {
+        config::BaseSource::Build => sources.push(BaseSource::Build),
+        config::BaseSource::Urls(urls) => sources.push(BaseSource::Urls(urls.clone())),
+        config::BaseSource::Upload => upload = Some(base::image(&lock, mirror).await?),
+        config::BaseSource::Auto => {
+            sources.push(BaseSource::Build);
+            // For hosts without a way out; only if it is at hand, because building it takes minutes.
+            upload = base::cached_image(&lock)?;
+        }
+    }
+    if let Some(blob) = &upload {
+        sources.push(BaseSource::Upload(blob.id));
+    }
+    let kernel = lock.kernel.as_ref().map(|kernel| kernel.release.clone());
+    Ok(BasePlan { lock: Blob::new(compressed), image, kernel, sources, upload })
+}
+
+/// Names bytes.
+pub(super) fn digest(bytes: &[u8]) -> Digest {
+    sha256(bytes)
+}

@@ -1,0 +1,257 @@
+//! The commands that take up a run again: attach, retry, abort, finish, shell.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::jobs::{credentials, digest};
+use super::look_back::read;
+use super::up::forget;
+use super::{CommandError, Status, status_of, stop_signal};
+use crate::cli;
+use crate::embed::BUILD;
+use crate::engine::agent::Wish;
+use crate::engine::{End, Follow, Reporter, follow_again, now_ms};
+use crate::journal::{Appender, Digested, Follower, HostEntry, JournalError, Record, RunDir, RunStore};
+use crate::payload;
+use crate::report::{Ending, Report, Summary, Update};
+use crate::screen::{self, Mode, Screen};
+use crate::ssh::{self, Address, Credentials, Exit, Policy, RunKey, Tuning};
+
+/// Time between two looks at a journal that another process writes.
+const FOLLOW_EVERY: Duration = Duration::from_millis(250);
+
+/// How long a shell may take to be reached.
+const REACH: Duration = Duration::from_secs(30);
+
+pub(super) async fn attach(args: cli::Attach) -> Result<Status, CommandError> {
+    let run = RunStore::open()?.find(args.run.as_deref())?;
+    reenter(&run, None, &|| Wish::Follow, args.json).await
+}
+
+pub(super) async fn abort(args: cli::Pick) -> Result<Status, CommandError> {
+    let run = RunStore::open()?.find(args.run.as_deref())?;
+    reenter(&run, args.host.as_deref(), &|| Wish::Abort, args.json).await
+}
+
+pub(super) async fn retry(args: cli::Retry) -> Result<Status, CommandError> {
+    let run = RunStore::open()?.find(args.pick.run.as_deref())?;
+    let payload = match args.payload {
+        None => None,
+        Some(dir) => {
+            let packed = payload::pack(&dir).map_err(CommandError::bad_input)?;
+            let bytes: Arc<[u8]> = packed.bytes.into();
+            let size = bytes.len() as u64;
+            Some((anemos_proto::stage::BlobRef { digest: digest(&bytes), size }, bytes))
+        }
+    };
+    reenter(&run, args.pick.host.as_deref(), &|| Wish::Retry(payload.clone()), args.pick.json).await
+}
+
+pub(super) async fn finish(args: cli::FinishArgs) -> Result<Status, CommandError> {
+    let run = run_of(&args.host, args.run.as_deref())?;
+    reenter(&run, Some(&args.host), &|| Wish::Finish(args.how.into()), args.json).await
+}
+
+/// The newest run that has the host and its key, or the one named.
+fn run_of(host: &str, name: Option<&str>) -> Result<RunDir, CommandError> {
+    let store = RunStore::open()?;
+    if name.is_some() {
+        return Ok(store.find(name)?);
+    }
+    for run in store.runs()? {
+        if run.load().is_ok_and(|file| file.hosts.iter().any(|entry| entry.name == host)) && run.key()?.is_some() {
+            return Ok(run);
+        }
+    }
+    Err(CommandError::bad_input(format!("no run has the host `{host}` in RAM; `anemos status` lists runs")))
+}
+
+/// Takes up the hosts of a run, with a wish.
+async fn reenter(
+    run: &RunDir,
+    only: Option<&str>,
+    wish: &dyn Fn() -> Wish,
+    json: bool,
+) -> Result<Status, CommandError> {
+    let file = run.load()?;
+    if let Some(name) = only
+        && !file.hosts.iter().any(|host| host.name == name)
+    {
+        return Err(CommandError::bad_input(format!("run {} has no host `{name}`", run.id)));
+    }
+    let following = matches!(wish(), Wish::Follow);
+    let lock = match run.lock() {
+        Ok(lock) => Some(lock),
+        Err(error @ JournalError::Locked { .. }) if following => {
+            eprintln!("{error}; showing what it writes down");
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let hosts: Vec<HostEntry> =
+        file.hosts.iter().filter(|host| only.is_none_or(|name| host.name == name)).cloned().collect();
+    let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
+    let stop = stop_signal()?;
+    let (reports, received) = mpsc::unbounded_channel();
+    let screen = tokio::spawn(screen::run(Screen::new(Mode::pick(json), Some(run.id.as_str()), &names), received));
+    let mut ends = Vec::new();
+    let mut problems = Vec::new();
+    if lock.is_some() {
+        let key = run.key()?;
+        let mut tasks = Vec::new();
+        for entry in hosts {
+            let (journal, contents) = Appender::open(&run.journal(&entry.name))?;
+            let digested = Digested::of(contents.records);
+            let reporter = Reporter::new(&entry.name, reports.clone(), journal);
+            let (run, key, wish, stop) = (run.id.clone(), key.clone(), wish(), stop.clone());
+            let name = entry.name.clone();
+            let task = tokio::spawn(async move { take_up(run, entry, digested, reporter, key, wish, stop).await });
+            tasks.push((name, task));
+        }
+        for (name, task) in tasks {
+            match task.await {
+                Ok(Ok(End::Over(summary))) => ends.push(Some(*summary)),
+                Ok(Ok(End::Detached)) => ends.push(None),
+                Ok(Ok(End::Refused(why)) | Err(why)) => problems.push(format!("{name}: {why}")),
+                Err(error) => problems.push(format!("{name}: {error}")),
+            }
+        }
+    } else {
+        let mut stop = stop.clone();
+        ends = tokio::select! {
+            ends = look_on(run, &hosts, &reports) => ends?,
+            _ = stop.wait_for(|stop| *stop) => vec![None],
+        };
+    }
+    drop(reports);
+    screen.await.map_err(CommandError::internal)?;
+    if lock.is_some() && only.is_none() {
+        forget(run, &ends, names.len());
+    }
+    if !problems.is_empty() {
+        return Err(CommandError { status: Status::NotAll, message: problems.join("\n") });
+    }
+    Ok(status_of(&ends, false, *stop.borrow()))
+}
+
+/// Takes up one host.
+async fn take_up(
+    run: anemos_proto::ids::RunId,
+    entry: HostEntry,
+    mut digested: Digested,
+    mut reporter: Reporter,
+    key: Option<RunKey>,
+    mut wish: Wish,
+    stop: tokio::sync::watch::Receiver<bool>,
+) -> Result<End, String> {
+    let (sent, received) = digested.counted;
+    reporter.counters.add(sent, received);
+    if let Some(old) = &digested.old {
+        reporter.downloaded = old.downloaded;
+        reporter.initramfs = old.initramfs;
+    }
+    let mut told = std::mem::take(&mut digested.told);
+    let summary = digested.summary.take();
+    // A held host can be taken up again; whatever else is over stays over.
+    let over = summary.as_ref().is_some_and(|summary| summary.outcome != Ending::Held);
+    let only_looking = matches!(wish, Wish::Follow);
+    if let Some(summary) = &summary {
+        if over && !only_looking {
+            return Err(format!("the host is {} already: {}", summary.outcome, summary.reason));
+        }
+        if !over && (!only_looking || digested.left.is_none()) {
+            reporter.record(&Record::Reopened { wall_ms: now_ms() });
+            told.retain(|(_, update)| !matches!(update, Update::Summary(_)));
+        }
+    }
+    reporter.replay(told.clone());
+    digested.told = told;
+    if let Some(summary) = summary
+        && (over || (only_looking && digested.left.is_some()))
+    {
+        return Ok(End::Over(Box::new(summary)));
+    }
+    let (Some(old), Some(_)) = (digested.old.clone(), digested.boot_sent_ms) else {
+        // The stage undoes everything when the connection to it ends.
+        let reason = "the controller ended before the boot, so nothing was begun on the host";
+        return Ok(End::Over(Box::new(reporter.end(Ending::Untouched, reason))));
+    };
+    let Some(run_key) = key else { return Err("the run is over, and its key was deleted".into()) };
+    if let Wish::Retry(Some(_)) = &wish {
+        reporter.say(anemos_proto::event::Level::Info, "sending the new payload");
+    }
+    if digested.left.is_some() && !only_looking {
+        wish = Wish::Follow;
+    }
+    let user: Credentials = credentials(&entry);
+    let follow = Follow { run, entry: &entry, old, run_key, user, reporter: &mut reporter, wish, stop, build: BUILD };
+    Ok(follow_again(follow, &digested).await)
+}
+
+/// Shows what another process writes, until every host has its summary.
+async fn look_on(
+    run: &RunDir,
+    hosts: &[HostEntry],
+    reports: &mpsc::UnboundedSender<Report>,
+) -> Result<Vec<Option<Summary>>, CommandError> {
+    let mut journals: Vec<(String, Follower, Option<Summary>)> =
+        hosts.iter().map(|host| (host.name.clone(), Follower::new(run.journal(&host.name), 0), None)).collect();
+    let mut ticks = tokio::time::interval(FOLLOW_EVERY);
+    loop {
+        ticks.tick().await;
+        let mut writer_gone = run.lock().is_ok();
+        for (host, follower, summary) in &mut journals {
+            for record in follower.poll()? {
+                match record {
+                    Record::Told { wall_ms, update } => {
+                        if let Update::Summary(end) = &update {
+                            *summary = Some((**end).clone());
+                        }
+                        // A screen that has gone is no reason to fail.
+                        let _ = reports.send(Report { host: host.clone(), wall_ms, update });
+                    }
+                    Record::Reopened { .. } => *summary = None,
+                    _ => {}
+                }
+            }
+            writer_gone &= summary.is_none();
+        }
+        if journals.iter().all(|(.., summary)| summary.is_some()) || writer_gone {
+            return Ok(journals.into_iter().map(|(.., summary)| summary).collect());
+        }
+    }
+}
+
+pub(super) async fn shell(args: cli::Shell) -> Result<Status, CommandError> {
+    let run = run_of(&args.host, args.run.as_deref())?;
+    let file = run.load()?;
+    let entry = file.hosts.into_iter().find(|entry| entry.name == args.host);
+    let entry = entry.ok_or_else(|| CommandError::bad_input(format!("run {} has no host `{}`", run.id, args.host)))?;
+    let digested: Digested = read(&run, &entry.name)?;
+    let (Some(old), Some(key)) = (digested.old, run.key()?) else {
+        return Err(CommandError::bad_input(format!("`{}` is not in RAM in run {}", entry.name, run.id)));
+    };
+    let address = Address { host: entry.address.host.clone(), port: old.agent_port };
+    let deadline = Instant::now() + REACH;
+    let policy = Policy::pinned(vec![entry.agent_key.clone()]);
+    let failed = |what: &dyn std::fmt::Display| CommandError {
+        status: Status::NotAll,
+        message: format!("{}: the RAM system can't be reached: {what}", entry.name),
+    };
+    let counters = Arc::default();
+    let connected =
+        ssh::connect(&address, &policy, &counters, deadline, &Tuning::default()).await.map_err(|e| failed(&e))?;
+    let session = connected.authenticate("root", &Credentials::Run(key), deadline).await.map_err(|e| failed(&e))?;
+    let command = (!args.command.is_empty()).then(|| args.command.join(" "));
+    let exit = ssh::interactive(&session, command.as_deref()).await.map_err(|e| failed(&e))?;
+    session.close().await;
+    // The status of what ran there is the status here, as with ssh.
+    match exit {
+        Exit::Status(0) => Ok(Status::Done),
+        Exit::Status(status) => std::process::exit(i32::try_from(status).unwrap_or(255).clamp(1, 255)),
+        Exit::Signal(_) | Exit::Unknown => std::process::exit(255),
+    }
+}

@@ -1,0 +1,314 @@
+//! `anemos up` and `anemos plan`.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use anemos_proto::stage::{BaseSource, KernelSource};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
+
+use super::jobs::{Jobs, new_run_id, prepare};
+use super::{CommandError, Status, status_of, stop_signal};
+use crate::cli::{PlanArgs, Up};
+use crate::config::{self, Host, Kernel};
+use crate::embed;
+use crate::engine::{Decision, End, Gate, Job, Prepared, Reporter, drive, now_ms};
+use crate::journal::{Appender, RunFile, RunStore};
+use crate::report::{Ending, Report, Summary};
+use crate::screen::plan::{Choices, PlanView, Upload, confirm};
+use crate::screen::text::Paint;
+use crate::screen::{self, Mode, Screen};
+use crate::ssh::{RunKey, new_seed};
+
+/// How the question is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    Yes,
+    Terminal,
+    OnlyPlan,
+}
+
+pub(super) async fn up(args: Up) -> Result<Status, CommandError> {
+    let ask = if args.yes { Ask::Yes } else { Ask::Terminal };
+    if ask == Ask::Terminal && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Err(CommandError {
+            status: Status::Refused,
+            message: "there is no terminal to ask on what may be overwritten; look with `anemos plan`, then give --yes"
+                .into(),
+        });
+    }
+    let finish = args.finish.map(Into::into);
+    deploy(args.which, ask, finish).await
+}
+
+pub(super) async fn plan(args: PlanArgs) -> Result<Status, CommandError> {
+    deploy(args, Ask::OnlyPlan, None).await
+}
+
+/// One host on its way.
+struct Running {
+    name: String,
+    plan: oneshot::Receiver<Prepared>,
+    decision: signal::Sender<Decision>,
+    task: tokio::task::JoinHandle<Option<End>>,
+    view: Viewed,
+}
+
+/// What of a job the plan shows.
+struct Viewed {
+    address: String,
+    kernel: KernelSource,
+    locked_kernel: Option<String>,
+    base: anemos_proto::ids::Digest,
+    sources: Vec<BaseSource>,
+    payload: String,
+    finish: config::Finish,
+    check: Option<String>,
+}
+
+impl Viewed {
+    fn of(job: &Job) -> Self {
+        let address = &job.entry.address;
+        Self {
+            address: format!("{}@{}:{}", job.entry.user, address.host, address.port),
+            kernel: match job.host.kernel {
+                Kernel::Host => KernelSource::Host,
+                Kernel::Locked => KernelSource::Locked,
+            },
+            locked_kernel: job.base.kernel.clone(),
+            base: job.base.image,
+            sources: job.base.sources.clone(),
+            payload: job.host.payload.display().to_string(),
+            finish: job.host.finish,
+            check: job.host.check.clone(),
+        }
+    }
+
+    fn plan(self, prepared: Prepared) -> PlanView {
+        let cached = prepared.facts.cached_bases.contains(&self.base);
+        let sources: Vec<&str> = self
+            .sources
+            .iter()
+            .filter(|source| cached == matches!(source, BaseSource::Cache))
+            .map(|source| match source {
+                BaseSource::Cache => "the host's cache",
+                BaseSource::Urls(_) => "downloaded by the host from the URLs given",
+                BaseSource::Build => "built on the host from distribution packages",
+                BaseSource::Upload(_) => "uploaded",
+            })
+            .collect();
+        let mut refusals = Vec::new();
+        let kexec = &prepared.facts.kexec;
+        if !kexec.file_load && !kexec.load {
+            refusals.push("its kernel has no kexec".into());
+        } else if kexec.disabled {
+            refusals.push("kexec is disabled until its next reboot (kernel.kexec_load_disabled)".into());
+        }
+        PlanView::new(
+            &prepared.facts,
+            Choices {
+                host: prepared.host,
+                address: self.address,
+                disks: prepared.disks,
+                uploads: prepared
+                    .uploads
+                    .into_iter()
+                    .map(|(what, bytes, cached)| Upload { what: what.into(), bytes, cached })
+                    .collect(),
+                kernel: self.kernel,
+                locked_kernel: self.locked_kernel,
+                base: self.base,
+                base_source: sources.join(", else "),
+                payload: self.payload,
+                finish: self.finish,
+                check: self.check,
+                warnings: prepared.warnings,
+            },
+        )
+        .with_host_key(prepared.host_key)
+        .with_refusals(refusals)
+    }
+}
+
+async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Result<Status, CommandError> {
+    let artifacts = Arc::new(embed::artifacts().map_err(CommandError::bad_input)?);
+    let file = config::load(&args.hosts_file).map_err(CommandError::bad_input)?;
+    let hosts: Vec<Host> = file
+        .pick(&args.hosts)
+        .map_err(CommandError::bad_input)?
+        .into_iter()
+        .cloned()
+        .map(|mut host| {
+            host.accept_new |= args.accept_new;
+            host.finish = finish.unwrap_or(host.finish);
+            host
+        })
+        .collect();
+    let run = new_run_id()?;
+    let run_key = new_seed().and_then(|seed| RunKey::from_seed(&seed)).map_err(CommandError::internal)?;
+    let Jobs { jobs, notes } = prepare(hosts, &run, &run_key, &artifacts, args.lock.as_deref()).await?;
+    for note in notes {
+        eprintln!("note: {note}");
+    }
+
+    let names: Vec<String> = jobs.iter().map(|job| job.host.name.clone()).collect();
+    let hosts_file = std::path::absolute(&args.hosts_file).unwrap_or_else(|_| args.hosts_file.clone());
+    let run_file = RunFile {
+        format: RunFile::FORMAT,
+        run: run.clone(),
+        started_ms: now_ms(),
+        hosts_file,
+        pid: std::process::id(),
+        hosts: jobs.iter().map(|job| job.entry.clone()).collect(),
+    };
+    // A plan leaves nothing behind, not even here.
+    let plan_dir = PlanDir::new(ask == Ask::OnlyPlan, &run)?;
+    let store = match &plan_dir {
+        Some(dir) => RunStore::at(dir.0.clone()),
+        None => RunStore::open()?,
+    };
+    let (dir, _lock) = store.create(&run_file, &run_key)?;
+
+    let stop = stop_signal()?;
+    let (reports, received) = mpsc::unbounded_channel();
+    let (control, requests) = screen::control();
+    let mode = Mode::pick(args.json);
+    let screen = Screen::new(mode, plan_dir.is_none().then_some(run.as_str()), &names);
+    let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
+
+    let slots = Arc::new(Semaphore::new(args.parallel as usize));
+    let probes = Arc::new(Semaphore::new(args.parallel as usize));
+    let mut running = Vec::new();
+    for job in jobs {
+        let (journal, _) = Appender::open(&dir.journal(&job.host.name))?;
+        running.push(start(job, reports.clone(), journal, (&slots, &probes), stop.clone()));
+    }
+    drop(reports);
+
+    let mut views = Vec::new();
+    let mut waiting = Vec::new();
+    let mut tasks = Vec::new();
+    for host in running {
+        // A host that can't be deployed sends no plan; its own report says why.
+        if let Ok(prepared) = host.plan.await {
+            let view = host.view.plan(prepared);
+            waiting.push((host.decision, view.refusals.clone()));
+            views.push(view);
+        }
+        tasks.push((host.name, host.task));
+    }
+    if !views.is_empty() {
+        control.plans(views.clone()).await;
+    }
+    views.retain(|view| view.refusals.is_empty());
+    let go = match ask {
+        _ if views.is_empty() => false,
+        Ask::OnlyPlan => false,
+        Ask::Yes => true,
+        Ask::Terminal => {
+            let paused = control.pause().await;
+            let answer = question(views, stop.clone()).await;
+            drop(paused);
+            answer
+        }
+    };
+    let mut said_no = false;
+    for (decision, refusals) in waiting {
+        let decided = match ask {
+            Ask::OnlyPlan => Decision::OnlyPlan,
+            _ if !refusals.is_empty() => Decision::Refuse(format!("it can't be deployed: {}", refusals.join("; "))),
+            _ if go => Decision::Go,
+            _ => {
+                said_no = true;
+                Decision::Refuse("the plan was refused".into())
+            }
+        };
+        // A host whose task has ended has reported why.
+        let _ = decision.send(decided);
+    }
+
+    let mut ends = Vec::new();
+    let mut problem = None;
+    for (name, task) in tasks {
+        match task.await {
+            Ok(Some(End::Over(summary))) => ends.push(Some(*summary)),
+            Ok(Some(End::Detached)) => ends.push(None),
+            Ok(Some(End::Refused(why))) => problem = Some(format!("{name}: {why}")),
+            Ok(None) => {}
+            Err(error) => problem = Some(format!("{name}: {error}")),
+        }
+    }
+    drop(control);
+    screen.await.map_err(CommandError::internal)?;
+    forget(&dir, &ends, names.len());
+    if let Some(problem) = problem {
+        return Err(CommandError::internal(problem));
+    }
+    let stopped = *stop.borrow();
+    Ok(status_of(&ends, said_no, stopped))
+}
+
+/// Deletes the run's key once no host of it can be in RAM any more.
+pub(super) fn forget(dir: &crate::journal::RunDir, ends: &[Option<Summary>], hosts: usize) {
+    let over = |end: &Option<Summary>| end.as_ref().is_some_and(|summary| summary.outcome != Ending::Held);
+    if ends.len() == hosts
+        && ends.iter().all(over)
+        && let Err(error) = dir.forget_key()
+    {
+        eprintln!("warning: {error}");
+    }
+}
+
+fn start(
+    job: Job,
+    reports: mpsc::UnboundedSender<Report>,
+    journal: Appender,
+    (slots, probes): (&Arc<Semaphore>, &Arc<Semaphore>),
+    stop: signal::Receiver<bool>,
+) -> Running {
+    let (plan_tx, plan) = oneshot::channel();
+    let (decision, decided) = signal::channel(Decision::Pending);
+    let gate = Gate { plan: plan_tx, decision: decided, slots: Arc::clone(slots), probes: Arc::clone(probes) };
+    let (name, view) = (job.host.name.clone(), Viewed::of(&job));
+    let task = tokio::spawn(async move {
+        let mut reporter = Reporter::new(&job.host.name, reports, journal);
+        drive(&job, &mut reporter, gate, stop).await
+    });
+    Running { name, plan, decision, task, view }
+}
+
+/// Asks on the terminal. Ctrl-C is a no.
+async fn question(views: Vec<PlanView>, mut stop: signal::Receiver<bool>) -> bool {
+    let answer = tokio::task::spawn_blocking(move || {
+        let paint = Paint::pick(std::io::stderr().is_terminal());
+        confirm(&views, &mut std::io::stdin().lock(), &mut std::io::stderr(), paint).unwrap_or(false)
+    });
+    tokio::select! {
+        answer = answer => answer.unwrap_or(false),
+        _ = stop.wait_for(|stop| *stop) => false,
+    }
+}
+
+/// A private directory for the journal of a plan, which nobody will read.
+struct PlanDir(std::path::PathBuf);
+
+impl PlanDir {
+    fn new(wanted: bool, run: &anemos_proto::ids::RunId) -> Result<Option<Self>, CommandError> {
+        if !wanted {
+            return Ok(None);
+        }
+        use std::os::unix::fs::DirBuilderExt;
+        let path = std::env::temp_dir().join(format!("anemos-plan-{run}-{}", std::process::id()));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|e| CommandError::internal(format!("{}: {e}", path.display())))?;
+        Ok(Some(Self(path)))
+    }
+}
+
+impl Drop for PlanDir {
+    fn drop(&mut self) {
+        // At worst a small directory stays among the temporary files.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

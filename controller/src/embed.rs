@@ -1,0 +1,73 @@
+//! What the executable carries for hosts: stage, agent, base.lock.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anemos_base::Lock;
+
+use crate::engine::{Artifacts, Blob, StageBinary, sha256};
+
+mod embedded {
+    include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
+}
+
+/// What the build calls itself.
+pub const BUILD: &str = match option_env!("ANEMOS_BUILD") {
+    Some(build) => build,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// Machines that the stage and agent in here run on.
+pub const ARCH: &str = "x86_64";
+
+/// Something that should be in here and isn't.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    /// Built by plain cargo.
+    #[error("this anemos was built without stage and agent (plain `cargo build`); run `make build`")]
+    Lacking,
+    /// A file that was named instead.
+    #[error("{path}: {why}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// No lock in here.
+    #[error("this anemos was built without base.lock; name one with `--lock` or `base.lock` in hosts.toml")]
+    NoLock,
+}
+
+/// The bytes that were built in; in a plain build, those of the file that the variable names.
+fn carried(built_in: Option<&[u8]>, variable: &str) -> Result<Arc<[u8]>, EmbedError> {
+    if let Some(bytes) = built_in {
+        return Ok(bytes.into());
+    }
+    let path = std::env::var_os(variable).ok_or(EmbedError::Lacking)?;
+    let shown = Path::new(&path).display().to_string();
+    std::fs::read(&path).map(Into::into).map_err(|e| EmbedError::File { path: shown, why: e.to_string() })
+}
+
+/// Stage and agent.
+pub fn artifacts() -> Result<Artifacts, EmbedError> {
+    let gz = carried(embedded::ANEMOS_STAGE_GZ, "ANEMOS_STAGE_GZ")?;
+    let agent = carried(embedded::ANEMOS_AGENT_ZST, "ANEMOS_AGENT_ZST")?;
+    let stage = StageBinary { digest: sha256(&gz), gz, arch: ARCH };
+    Ok(Artifacts { stage, agent: Blob::new(agent), build: BUILD.into() })
+}
+
+/// A lock, and its text.
+pub fn lock(file: Option<&Path>) -> Result<(Lock, String), EmbedError> {
+    let (name, text) = match file {
+        Some(path) => {
+            let shown = path.display().to_string();
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| EmbedError::File { path: shown.clone(), why: e.to_string() })?;
+            (shown, text)
+        }
+        None => ("base.lock".to_owned(), embedded::BASE_LOCK.ok_or(EmbedError::NoLock)?.to_owned()),
+    };
+    let lock = Lock::parse(&name, &text).map_err(|e| EmbedError::File { path: name, why: e.to_string() })?;
+    Ok((lock, text))
+}
