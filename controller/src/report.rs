@@ -30,16 +30,8 @@ pub enum Phase {
 
 impl Phase {
     /// All of them, in order.
-    pub const ALL: [Self; 8] = [
-        Self::Connect,
-        Self::Probe,
-        Self::Upload,
-        Self::Stage,
-        Self::Boot,
-        Self::Build,
-        Self::Reboot,
-        Self::Verify,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Connect, Self::Probe, Self::Upload, Self::Stage, Self::Boot, Self::Build, Self::Reboot, Self::Verify];
 
     /// Its name in text and JSON.
     pub fn name(self) -> &'static str {
