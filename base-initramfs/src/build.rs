@@ -67,12 +67,11 @@ impl Packages for Archive<'_> {
         if let Some(bytes) = get(&urls) {
             return Ok(bytes);
         }
-        if !stop.load(Ordering::Relaxed) && !self.fetcher.is_cancelled() {
-            if let Some(snapshot) = self.snapshot() {
-                let url = below(&snapshot.replace(SNAPSHOT_ID, &self.made.snapshot_id()), &package.path);
-                if let Some(bytes) = get(&[url]) {
-                    return Ok(bytes);
-                }
+        let wanted = !stop.load(Ordering::Relaxed) && !self.fetcher.is_cancelled();
+        if let Some(snapshot) = wanted.then(|| self.snapshot()).flatten() {
+            let url = below(&snapshot.replace(SNAPSHOT_ID, &self.made.snapshot_id()), &package.path);
+            if let Some(bytes) = get(&[url]) {
+                return Ok(bytes);
             }
         }
         Err(self.fetcher.none_of(&package.path, attempts))

@@ -148,7 +148,7 @@ impl Fetcher {
     fn pinned(&self, url: &str, size: u64, sha256: Sha256, stop: &AtomicBool) -> Result<Vec<u8>, Failure> {
         let mut body = self.open(url, size)?;
         let mut bytes = Vec::new();
-        let mut chunk = [0; 64 << 10];
+        let mut chunk = vec![0; 64 << 10];
         loop {
             if stop.load(Ordering::Relaxed) {
                 return Err(Failure::Cancelled);

@@ -118,7 +118,7 @@ impl<'de> Deserialize<'de> for ArchivePath {
         let fits = |c: u8| c.is_ascii_alphanumeric() || b"+-.~:_%/".contains(&c);
         let part = |part: &str| !part.is_empty() && part != "." && part != "..";
         if !text.starts_with("pool/")
-            || !text.ends_with(".deb")
+            || text.rsplit('.').next() != Some("deb")
             || !text.bytes().all(fits)
             || !text.split('/').all(part)
         {
@@ -233,5 +233,5 @@ fn quoted(text: &str) -> String {
 }
 
 fn line_of(text: &str, span: Range<usize>) -> usize {
-    text.as_bytes()[..span.start.min(text.len())].iter().filter(|&&byte| byte == b'\n').count() + 1
+    text.get(..span.start).unwrap_or(text).split('\n').count()
 }

@@ -14,7 +14,7 @@ fn fetcher() -> Fetcher {
 }
 
 fn debs() -> (Lock, Shelf) {
-    let long: String = (0..20_000).map(|n| format!("{n} ")).collect();
+    let long = (0..20_000).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
     locked(&[("alpha", deb_of(&[file("./usr/a", "1")])), ("beta", deb_of(&[file("./usr/b", &long)]))]).unwrap()
 }
 

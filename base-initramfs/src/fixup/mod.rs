@@ -24,7 +24,7 @@ fn certificates(tree: &mut Tree) -> Result<(), Error> {
     let paths: Vec<String> = tree.below(CA_SOURCE).map(str::to_owned).collect();
     let mut bundle = Vec::new();
     for path in &paths {
-        if let Some(certificate) = tree.read(path)?.filter(|_| path.ends_with(".crt")) {
+        if let Some(certificate) = tree.read(path)?.filter(|_| path.rsplit('.').next() == Some("crt")) {
             bundle.extend_from_slice(&certificate);
             if certificate.last() != Some(&b'\n') {
                 bundle.push(b'\n');

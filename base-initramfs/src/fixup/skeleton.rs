@@ -158,14 +158,14 @@ pub(super) fn apply(tree: &mut Tree) -> Result<(), Error> {
 
 /// `name:x:number:…` and its shadow, for users and groups, from base-passwd's master files.
 pub(super) fn accounts(tree: &mut Tree, made: Time) -> Result<(), Error> {
-    let days = made.unix() / 86_400;
+    let days = (made.unix() / 86_400).to_string();
     let (mut passwd, mut shadow) = (String::new(), String::new());
     let mut user = |line: &str| {
         // base-passwd writes `*` where others write `x`; root without a password can still log in by key.
         let fields: Vec<&str> = line.split(':').collect();
         if let [name, _, rest @ ..] = fields.as_slice() {
-            passwd.push_str(&format!("{name}:x:{}\n", rest.join(":")));
-            shadow.push_str(&format!("{name}:*:{days}:0:99999:7:::\n"));
+            passwd.extend([name, ":x:", &rest.join(":"), "\n"]);
+            shadow.extend([name, ":*:", &days, ":0:99999:7:::\n"]);
         }
     };
     master(tree, "passwd")?.lines().for_each(&mut user);
@@ -176,8 +176,8 @@ pub(super) fn accounts(tree: &mut Tree, made: Time) -> Result<(), Error> {
     let mut add = |line: &str| {
         let fields: Vec<&str> = line.split(':').collect();
         if let [name, _, rest @ ..] = fields.as_slice() {
-            group.push_str(&format!("{name}:x:{}\n", rest.join(":")));
-            gshadow.push_str(&format!("{name}:*::\n"));
+            group.extend([name, ":x:", &rest.join(":"), "\n"]);
+            gshadow.extend([name, ":*::\n"]);
         }
     };
     master(tree, "group")?.lines().for_each(&mut add);

@@ -41,10 +41,6 @@ impl Apt {
         Ok(apt)
     }
 
-    pub(super) fn error(&self, reason: &str) -> Error {
-        Error::Command { command: "apt".to_owned(), reason: reason.to_owned() }
-    }
-
     /// Fetches the index and checks its signature.
     pub(super) fn update(&self) -> Result<(), Error> {
         self.run("apt-get", &["-qq", "--error-on=any", "update"], &[]).map(drop)
@@ -69,7 +65,7 @@ impl Apt {
         let said = self.run("apt-cache", &["--no-all-versions", "show"], names)?;
         let packages: Vec<Package> = said.split("\n\n").filter_map(package).collect();
         match names.iter().find(|name| !packages.iter().any(|package| package.name == **name)) {
-            Some(missing) => Err(self.error(&format!("the index doesn't say where {missing} is, or its hash"))),
+            Some(missing) => Err(error(format!("the index doesn't say where {missing} is, or its hash"))),
             None => Ok(packages),
         }
     }
@@ -90,6 +86,11 @@ impl Drop for Apt {
         // Nothing can be done about what can't be removed, and it is in a temporary directory.
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// What apt's answers lack.
+pub(super) fn error(reason: String) -> Error {
+    Error::Command { command: "apt".to_owned(), reason }
 }
 
 /// A new directory that only we may write to.

@@ -68,7 +68,7 @@ fn locked_kernel(apt: &apt::Apt, name: &str) -> Result<Kernel, Error> {
     };
     names.retain(|name| release(name).is_some());
     let found = names.iter().find_map(|name| release(name));
-    let found = found.ok_or_else(|| apt.error(&format!("{name} depends on no package linux-image-RELEASE")))?;
+    let found = found.ok_or_else(|| apt::error(format!("{name} depends on no package linux-image-RELEASE")))?;
     Ok(Kernel { release: found, packages: apt.show(&names)? })
 }
 
