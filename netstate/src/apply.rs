@@ -140,6 +140,10 @@ fn set_ipv6_policy(state: &NetworkState, link: &Link, now: &Present) {
     if !advertised {
         let _ = fs::write(directory.join("accept_ra"), "0");
     }
+    // The default route is restored as it was; the router's own word for it would be a second one.
+    if state.routes.iter().any(|route| route.mac == link.mac && route.v6 && route.destination.is_none()) {
+        let _ = fs::write(directory.join("accept_ra_defrtr"), "0");
+    }
     // Else the link-local address could not be used for its first second, and routers are reached from it.
     let _ = fs::write(directory.join("accept_dad"), "0");
 }
