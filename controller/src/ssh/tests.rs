@@ -1,1 +1,290 @@
+//! Against the OpenSSH server of this machine, on a free loopback port, with keys of its own.
 
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use super::*;
+use crate::known_hosts::add_line;
+
+const SSHD: &str = "/usr/sbin/sshd";
+
+/// A server; its directory has `host`, `user` and their `.pub`.
+struct Server {
+    dir: TempDir,
+    port: u16,
+    child: Child,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn keygen(path: &Path, kind: &str, passphrase: &str) {
+    let status = Command::new("ssh-keygen")
+        .args(["-q", "-t", kind, "-N", passphrase, "-f"])
+        .arg(path)
+        .status()
+        .expect("ssh-keygen (package openssh-client) is needed by this test");
+    assert!(status.success());
+}
+
+impl Server {
+    fn start(host_kinds: &[&str], more: &str) -> Self {
+        assert!(Path::new(SSHD).exists(), "{SSHD} (package openssh-server) is needed by this test");
+        assert!(rustix::process::getuid().is_root(), "this test starts sshd, which must be root to let root in");
+        let dir = tempfile::tempdir().unwrap();
+        keygen(&dir.path().join("user"), "ed25519", "");
+        std::fs::copy(dir.path().join("user.pub"), dir.path().join("authorized")).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let at = dir.path().display();
+        let mut config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n\
+             PasswordAuthentication no\nAuthorizedKeysFile {at}/authorized\n{more}\n"
+        );
+        for kind in host_kinds {
+            keygen(&dir.path().join(format!("host_{kind}")), kind, "");
+            config += &format!("HostKey {at}/host_{kind}\n");
+        }
+        std::fs::write(dir.path().join("config"), config).unwrap();
+        std::fs::create_dir_all("/run/sshd").unwrap();
+        let child = Command::new(SSHD)
+            .arg("-D")
+            .arg("-f")
+            .arg(dir.path().join("config"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { dir, port, child }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn host_key(&self, kind: &str) -> HostKey {
+        HostKey::parse(&std::fs::read_to_string(self.path(&format!("host_{kind}.pub"))).unwrap()).unwrap()
+    }
+
+    fn address(&self) -> Address {
+        Address { host: "127.0.0.1".into(), port: self.port }
+    }
+
+    fn user(&self, files: &[&str]) -> Credentials {
+        Credentials::User(Arc::new(UserCredentials {
+            agent: None,
+            identities_only: false,
+            identity_files: files.iter().map(|name| self.path(name)).collect(),
+        }))
+    }
+
+    async fn connect(&self, policy: &Policy, tuning: &Tuning) -> (Result<Connected, ConnectError>, Arc<Counters>) {
+        let counters = Arc::new(Counters::default());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let result = match reach(&[self.address()], deadline).await {
+            Ok(reached) => handshake(reached, policy, &counters, deadline, tuning).await,
+            Err(error) => Err(error),
+        };
+        (result, counters)
+    }
+
+    async fn session(&self, credentials: &Credentials, tuning: &Tuning) -> Result<(Session, Arc<Counters>), AuthError> {
+        let policy = Policy::pinned(vec![self.host_key("ed25519")]);
+        let (connected, counters) = self.connect(&policy, tuning).await;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        connected.unwrap().authenticate("root", credentials, deadline).await.map(|session| (session, counters))
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn trust(server: &Server, known_hosts: &str, accept_new: bool) -> crate::engine::Trust {
+    let file = server.path("known_hosts");
+    std::fs::write(&file, known_hosts).unwrap();
+    let ssh = crate::ssh_config::Effective {
+        host_name: "127.0.0.1".into(),
+        port: server.port,
+        user: "root".into(),
+        identity_files: Vec::new(),
+        identities_only: false,
+        agent: crate::ssh_config::Agent::Disabled,
+        user_known_hosts: vec![file],
+        global_known_hosts: Vec::new(),
+        host_key_alias: None,
+        hash_known_hosts: true,
+        strict_host_key_checking: None,
+        unsupported: None,
+        notes: Vec::new(),
+    };
+    crate::engine::Trust::load(&ssh, accept_new)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn host_keys_known_unknown_changed_and_revoked() {
+    let server = Server::start(&["ed25519", "rsa"], "");
+    let name = format!("[127.0.0.1]:{}", server.port);
+    let right = server.host_key("rsa");
+    let wrong = RunKey::from_seed(&new_seed().unwrap()).unwrap().public();
+    let judged = async |known: String, accept_new| {
+        let policy = trust(&server, &known, accept_new).policy();
+        match server.connect(&policy, &Tuning::default()).await.0 {
+            Ok(connected) => Ok(connected.host_key),
+            Err(ConnectError::HostKey { judgement, .. }) => Err(judgement),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    // Known by its RSA key only: that is the one to ask for, though the server has a better one.
+    assert_eq!(judged(format!("{name} {}\n", right.line()), false).await, Ok(right.clone()));
+    assert_eq!(judged(String::new(), false).await, Err(Judgement::Unknown));
+    assert!(matches!(judged(format!("{name} {}\n", wrong.line()), true).await, Err(Judgement::Changed(_))));
+    let ed25519 = server.host_key("ed25519");
+    let revoked = format!("@revoked * {}\n", ed25519.line());
+    assert_eq!(judged(revoked, true).await, Err(Judgement::Revoked));
+
+    let trust = trust(&server, "", true);
+    let (connected, counters) = server.connect(&trust.policy(), &Tuning::default()).await;
+    let connected = connected.unwrap();
+    assert!(counters.sent() > 500 && counters.received() > 500);
+    trust.remember(&connected.host_key).unwrap().unwrap();
+    let written = std::fs::read_to_string(server.path("known_hosts")).unwrap();
+    assert!(written.starts_with("|1|"), "hashed, as asked: {written}");
+    assert_eq!(judged(written, false).await, Ok(connected.host_key));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_in_files_and_what_was_tried() {
+    let server = Server::start(&["ed25519"], "");
+    keygen(&server.path("rsa"), "rsa", "");
+    keygen(&server.path("locked"), "ed25519", "secret");
+    keygen(&server.path("stranger"), "ecdsa", "");
+    let (session, _) = server.session(&server.user(&["absent", "stranger", "user"]), &Tuning::default()).await.unwrap();
+    assert_eq!(
+        session.our_key.line(),
+        HostKey::parse(&std::fs::read_to_string(server.path("user.pub")).unwrap()).unwrap().line()
+    );
+
+    let error =
+        server.session(&server.user(&["absent", "stranger"]), &Tuning::default()).await.unwrap_err().to_string();
+    assert!(error.contains("absent (not there)") && error.contains("stranger") && error.contains("refused"), "{error}");
+
+    let mut authorized = std::fs::read_to_string(server.path("rsa.pub")).unwrap();
+    authorized += &std::fs::read_to_string(server.path("locked.pub")).unwrap();
+    std::fs::write(server.path("authorized"), authorized).unwrap();
+    server.session(&server.user(&["rsa"]), &Tuning::default()).await.unwrap();
+    if !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        let error = server.session(&server.user(&["locked"]), &Tuning::default()).await.unwrap_err().to_string();
+        assert!(error.contains("passphrase") && error.contains("agent"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_in_an_agent() {
+    let server = Server::start(&["ed25519"], "");
+    let socket = server.path("agent");
+    let mut agent = Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn().unwrap();
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() && std::time::Instant::now() < until {
+        std::thread::yield_now();
+    }
+    keygen(&server.path("other"), "ed25519", "");
+    for key in ["other", "user"] {
+        let added =
+            Command::new("ssh-add").arg("-q").arg(server.path(key)).env("SSH_AUTH_SOCK", &socket).status().unwrap();
+        assert!(added.success());
+    }
+    let with = |identities_only, files: &[&str]| {
+        Credentials::User(Arc::new(UserCredentials {
+            agent: Some(socket.clone()),
+            identities_only,
+            identity_files: files.iter().map(|name| server.path(name)).collect(),
+        }))
+    };
+    let any = server.session(&with(false, &[]), &Tuning::default()).await;
+    let none = server.session(&with(true, &["other.pub"]), &Tuning::default()).await;
+    let named = server.session(&with(true, &["user.pub"]), &Tuning::default()).await;
+    let _ = agent.kill();
+    let _ = agent.wait();
+    any.unwrap();
+    none.unwrap_err();
+    named.unwrap();
+}
+
+/// New keys in the middle of a stream must not lose, repeat or stall anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn rekeying_under_load() {
+    let server = Server::start(&["ed25519"], "RekeyLimit 1M");
+    let tuning = Tuning { rekey_bytes: Some(1 << 20), ..Tuning::default() };
+    let (session, counters) = server.session(&server.user(&["user"]), &tuning).await.unwrap();
+    let mut exec = session.exec("cat").await.unwrap();
+    let data: Vec<u8> = (0..8_u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let writer = exec.writer().clone();
+    let sent = data.clone();
+    let sending = tokio::spawn(async move {
+        for chunk in sent.chunks(100_000) {
+            writer.send(chunk.to_vec()).await?;
+        }
+        writer.end().await
+    });
+    let mut back = Vec::new();
+    let receive = async {
+        while let Some(output) = exec.next().await {
+            if let Output::Stdout(bytes) = output {
+                back.extend(bytes);
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), receive).await.expect("the stream came to an end");
+    sending.await.unwrap().unwrap();
+    assert!(back == data, "{} bytes of {} came back, or others", back.len(), data.len());
+    assert_eq!(exec.exit(), Exit::Status(0));
+    assert!(counters.sent() > 8 << 20 && counters.received() > 8 << 20);
+    assert!(session.rekey().await);
+    let (stdout, ..) = session.output("echo after", 100, soon()).await.unwrap();
+    assert_eq!(stdout, b"after\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_end_as_they_end() {
+    let server = Server::start(&["ed25519"], "");
+    let (session, _) = server.session(&server.user(&["user"]), &Tuning::default()).await.unwrap();
+    let (stdout, stderr, exit) = session.output("echo out; echo err >&2; exit 3", 100, soon()).await.unwrap();
+    assert_eq!((&stdout[..], &stderr[..], exit), (&b"out\n"[..], &b"err\n"[..], Exit::Status(3)));
+    assert!(matches!(session.subsystem("nonesuch").await, Err(ExecError::Refused { .. })));
+    let late = session.output("sleep 60", 100, Instant::now() + Duration::from_millis(300)).await;
+    assert!(matches!(late, Err(ExecError::Timeout { .. })), "{late:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_there_ends_with_the_deadline() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let address = Address { host: "127.0.0.1".into(), port };
+    let started = Instant::now();
+    // It takes connections and says nothing.
+    let error = reach(&[address.clone()], started + Duration::from_secs(1)).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(3), "{error}");
+    drop(listener);
+    let error = connect(&address, &Policy::pinned(Vec::new()), &Arc::default(), soon(), &Tuning::default()).await;
+    assert!(matches!(error, Err(ConnectError::Tcp { .. })), "{error:?}");
+}
+
+#[test]
+fn a_remembered_key_is_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("known_hosts");
+    let key = RunKey::from_seed(&new_seed().unwrap()).unwrap().public();
+    let parsed = crate::known_hosts::PublicKey::parse(key.line()).unwrap();
+    add_line(&file, "example.org", 2222, &parsed, false).unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text, format!("[example.org]:2222 {}\n", key.line()));
+}
