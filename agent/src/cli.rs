@@ -34,7 +34,7 @@ pub fn run(words: &[String]) -> ExitCode {
             println!("anemos-agent {}", crate::BUILD);
             return ExitCode::SUCCESS;
         }
-        ["serve", ref options @ ..] => serve_options(options).and_then(|(paths, held)| serve::run(paths, held)),
+        ["serve", ref options @ ..] => serve_options(options).and_then(|(paths, held)| serve::run(&paths, held)),
         [word @ ("step" | "progress" | "note"), ref rest @ ..] => {
             let rest: Vec<String> = rest.iter().map(|&w| w.into()).collect();
             Call::parse(word, &rest).and_then(|call| helper::tell(&socket(), &call))

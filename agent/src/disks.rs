@@ -135,11 +135,13 @@ pub fn written(baseline: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) ->
     now.iter().filter_map(grown).collect()
 }
 
+/// A property that tells disks apart, and whether a disk has it.
+type Sign<'a> = (&'a str, Box<dyn Fn(&Seen) -> bool + 'a>);
+
 /// The one disk that `id` names. The strongest sign that anything here bears decides.
 fn pick(seen: &[Seen], id: &DiskId) -> Result<String, String> {
     let place = place_of(&id.path, id.name.rsplit('/').next().unwrap_or(&id.name));
     let same = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if !a.trim().is_empty() && a.trim() == b.trim());
-    type Sign<'a> = (&'a str, Box<dyn Fn(&Seen) -> bool + 'a>);
     let signs: [Sign; 3] = [
         ("world-wide id", Box::new(|disk| same(&disk.wwid, &id.wwid))),
         ("serial number", Box::new(|disk| same(&disk.serial, &id.serial))),

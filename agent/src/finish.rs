@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::identity::is_host_key;
 
 /// Space that seeding the cache leaves free in the new system, in bytes.
-const SPARE: u64 = 256 << 20;
+const SPARE: u64 = 64 << 20;
 
 /// After a payload's success: collects the new system's host keys, seeds its cache, loads its kernel if the agent is to
 /// kexec, and unmounts it. An error says that data may not have reached the disk.
@@ -68,7 +68,7 @@ fn host_keys(target: &Path) -> Vec<String> {
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(|n| n.ends_with(".pub") && is_host_key(n)))
+        .filter(|entry| entry.file_name().to_str().is_some_and(|n| is_host_key(n) && n.strip_suffix(".pub").is_some()))
         .map(|entry| entry.path())
         .collect();
     names.sort();

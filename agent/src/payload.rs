@@ -280,7 +280,7 @@ fn environment(app: &App, disks: &[String]) -> io::Result<Vec<(String, String)>>
         private_file(&secrets.join(name), secret.expose())?;
     }
     let keys = paths.run.join("authorized_keys");
-    fs::write(&keys, run.target_keys.iter().map(|key| format!("{key}\n")).collect::<String>())?;
+    fs::write(&keys, run.target_keys.join("\n") + "\n")?;
     fs::create_dir_all(&paths.target)?;
     let devices: Vec<String> = disks.iter().map(|name| format!("/dev/{}", name.replace('!', "/"))).collect();
     let firmware = if host.firmware == Firmware::Bios { "bios" } else { "uefi" };

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const GOODBYE: Duration = Duration::from_secs(8);
 
 /// Runs the agent. Returns only with the reason why it can't.
-pub fn run(paths: Paths, held: Option<String>) -> Result<(), String> {
+pub fn run(paths: &Paths, held: Option<String>) -> Result<(), String> {
     let last_words = paths.last_words();
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -106,8 +106,8 @@ fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
         return Ok(text.lines().filter_map(entry).collect());
     }
     let found = Disks::new(&paths.sys).sectors_written();
-    let text: String = found.iter().map(|(name, n)| format!("{name} {n}\n")).collect();
-    fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text: Vec<String> = found.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    fs::write(&path, text.join("\n")).map_err(|e| format!("{}: {e}", path.display()))?;
     Ok(found)
 }
 

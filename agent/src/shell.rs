@@ -184,7 +184,7 @@ async fn terminal(mut child: Child, master: AsyncFd<File>, mut input: ChannelIn,
                 }
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let flow = Flow::default();
     let reading = async {

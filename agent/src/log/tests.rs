@@ -1,1 +1,145 @@
+use super::*;
+use anemos_proto::agent::AgentState;
+use anemos_proto::event::{Stream, Unit};
+use proptest::prelude::*;
 
+fn line(n: usize, length: usize) -> EventKind {
+    // Hard to compress, so that caps are reached.
+    let mut word = n as u64 + 1;
+    let byte = |_| {
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (word >> 56) as u8
+    };
+    EventKind::Log { stream: Stream::Stdout, line: (0..length).map(byte).collect() }
+}
+
+fn read_all(log: &Log, after: u64) -> Vec<Event> {
+    let (mut cursor, mut all) = (Cursor { after, progress: 0 }, Vec::new());
+    loop {
+        let mut some = log.read(&mut cursor).unwrap();
+        if some.is_empty() {
+            return all;
+        }
+        all.append(&mut some);
+    }
+}
+
+/// Checks that `events` are exactly the facts after `after`, up to `last`, each once, gaps included.
+fn assert_whole(events: &[Event], after: u64, last: u64) {
+    let mut next = after + 1;
+    for event in events {
+        match event.kind {
+            EventKind::Gap { first, last, .. } => {
+                assert_eq!((first, event.seq), (next, last));
+                next = last + 1;
+            }
+            _ => {
+                assert_eq!(event.seq, next);
+                next += 1;
+            }
+        }
+    }
+    assert_eq!(next, last + 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is appended, with whatever cap, and whether or not the agent broke in between: from any point on every
+    /// fact comes once, and only log lines make gaps.
+    #[test]
+    fn every_fact_comes_once_from_any_point(
+        batches in prop::collection::vec((1usize..400, 1usize..3000, any::<bool>()), 1..12),
+        cap in prop_oneof![Just(u64::MAX), 20_000u64..600_000],
+        reopen in any::<bool>(),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::open(dir.path(), cap).unwrap();
+        let mut structure = Vec::new();
+        for (i, (count, length, structural)) in batches.iter().enumerate() {
+            log.append_all((0..*count).map(|n| line(i * 1000 + n, *length)));
+            if *structural {
+                structure.push(log.begin(format!("step {i}"), None));
+            }
+            if reopen && i % 3 == 2 {
+                log = Log::open(dir.path(), cap).unwrap();
+            }
+        }
+        let last = log.last();
+        let expected: u64 = batches.iter().map(|(count, _, structural)| *count as u64 + u64::from(*structural)).sum();
+        prop_assert_eq!(last, expected);
+        let all = read_all(&log, 0);
+        assert_whole(&all, 0, last);
+        let steps: Vec<u32> = all
+            .iter()
+            .filter_map(|e| if let EventKind::StepStarted { step, .. } = e.kind { Some(step) } else { None })
+            .collect();
+        prop_assert_eq!(steps, structure);
+        for after in [0, 1, last / 3, last / 2, last - 1, last] {
+            assert_whole(&read_all(&log, after), after, last);
+        }
+        if cap == u64::MAX {
+            let gap = all.iter().any(|e| matches!(e.kind, EventKind::Gap { .. }));
+            prop_assert!(!gap);
+        }
+    }
+}
+
+#[test]
+fn the_cap_holds_under_a_flood_and_few_files_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let cap = 400_000;
+    let log = Log::open(dir.path(), cap).unwrap();
+    let step = log.begin("first", None);
+    for n in 0..200 {
+        log.append_all((0..20).map(|i| line(n * 20 + i, 4000)));
+    }
+    log.end(step, StepOutcome::Done);
+    let files: Vec<u64> =
+        fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).collect();
+    assert!(files.iter().sum::<u64>() < cap + 2 * CHUNK as u64, "{files:?}");
+    assert!(files.len() < 20, "{} files", files.len());
+    let all = read_all(&log, 0);
+    assert_whole(&all, 0, log.last());
+    assert!(matches!(all[0].kind, EventKind::StepStarted { .. }), "structure stays");
+    let gaps: Vec<&Event> = all.iter().filter(|e| matches!(e.kind, EventKind::Gap { .. })).collect();
+    assert_eq!(gaps.len(), 1, "one gap, however long the flood");
+    // A reader in the middle of what is gone learns of no more than it has missed.
+    let EventKind::Gap { last, .. } = gaps[0].kind else { unreachable!() };
+    let rest = read_all(&log, last - 10);
+    assert!(matches!(rest[0].kind, EventKind::Gap { first, .. } if first == last - 9));
+}
+
+#[test]
+fn a_crash_in_the_middle_of_writing_loses_only_the_torn_fact() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), u64::MAX).unwrap();
+    log.append(EventKind::State(AgentState::Starting));
+    log.begin("step", None);
+    log.append(line(1, 100));
+    drop(log);
+    let path = dir.path().join("open");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
+    let log = Log::open(dir.path(), u64::MAX).unwrap();
+    assert_eq!(log.last(), 2);
+    assert_eq!(log.begin("another", None), 2, "step ids go on");
+    assert_whole(&read_all(&log, 0), 0, 3);
+}
+
+#[test]
+fn progress_is_the_latest_of_each_step_and_ends_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), u64::MAX).unwrap();
+    let step = log.begin("step", None);
+    let progress = |done| Progress { step, done, total: Some(9), unit: Unit::Items, what: None };
+    let mut cursor = Cursor::default();
+    for done in 0..5 {
+        log.progress(progress(done));
+    }
+    assert_eq!(log.read_progress(&mut cursor), [progress(4)]);
+    assert_eq!(log.read_progress(&mut cursor), []);
+    assert_eq!(log.read_progress(&mut Cursor::default()), [progress(4)], "for one who attaches now");
+    log.end(step, StepOutcome::Done);
+    assert_eq!(log.read_progress(&mut Cursor::default()), []);
+}

@@ -1,1 +1,230 @@
+use super::*;
 
+const DEADLINES: Deadlines = Deadlines { dead_man_s: 100, payload_s: 1000, ack_s: 10 };
+
+/// A machine, its clock, and all that it wanted done.
+struct Story {
+    machine: Machine,
+    now: u64,
+    done: Vec<Action>,
+}
+
+impl Story {
+    fn new(finish: Finish) -> Self {
+        Self { machine: Machine::new(DEADLINES, finish, 0), now: 0, done: Vec::new() }
+    }
+
+    /// Feeds an input; terminal events get a seq, as the driver has it.
+    fn tell(&mut self, input: Input) -> &mut Self {
+        self.try_tell(input.clone()).unwrap_or_else(|e| panic!("{input:?} was refused: {e}"));
+        self
+    }
+
+    fn try_tell(&mut self, input: Input) -> Result<(), String> {
+        let actions = self.machine.handle(self.now, input)?;
+        let concluded = actions.iter().any(|action| matches!(action, Action::Conclude(_)));
+        self.done.extend(actions);
+        if concluded {
+            self.tell(Input::Recorded(77));
+        }
+        Ok(())
+    }
+
+    /// Lets time pass; the machine is woken at its own deadlines.
+    fn pass(&mut self, seconds: u64) -> &mut Self {
+        let end = self.now + seconds * 1000;
+        while let Some(at) = self.machine.deadline().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.tell(Input::Tick);
+        }
+        self.now = end;
+        self
+    }
+
+    fn attach(&mut self) -> &mut Self {
+        self.tell(Input::Attached { watch: false })
+    }
+
+    fn detach(&mut self) -> &mut Self {
+        self.tell(Input::Detached { watch: false })
+    }
+
+    fn running() -> Self {
+        let mut story = Self::new(Finish::Reboot);
+        story.tell(Input::Ready).attach();
+        assert!(story.done.contains(&Action::Start(1)));
+        story
+    }
+
+    fn left(&self) -> Option<&Leaving> {
+        self.done.iter().find_map(|action| match action {
+            Action::Leave(leaving) => Some(leaving),
+            _ => None,
+        })
+    }
+
+    fn is_held(&self) -> bool {
+        matches!(self.machine.state(), AgentState::Held(_))
+    }
+
+    fn returned(&self) -> bool {
+        matches!(self.left(), Some(Leaving::OldSystem(_)))
+    }
+}
+
+fn failed() -> Input {
+    Input::Ended(Err("exit 1".into()))
+}
+
+#[test]
+fn the_payload_waits_for_readiness_and_for_somebody() {
+    let mut story = Story::new(Finish::Reboot);
+    story.tell(Input::Ready);
+    assert_eq!(story.machine.state(), AgentState::Waiting);
+    story.tell(Input::Attached { watch: true });
+    assert_eq!(story.machine.state(), AgentState::Waiting, "looking starts nothing");
+    story.attach();
+    assert_eq!(story.machine.state(), AgentState::Running);
+
+    let mut early = Story::new(Finish::Reboot);
+    early.attach().detach();
+    assert_eq!(early.machine.state(), AgentState::Starting);
+    early.tell(Input::Ready);
+    assert_eq!(early.machine.state(), AgentState::Running, "an attach before the base is ready counts");
+}
+
+#[test]
+fn success_leaves_once_acknowledged_or_when_nobody_is_there_to_do_so() {
+    let mut story = Story::running();
+    story.tell(Input::Written).tell(Input::Ended(Ok(()))).tell(Input::Sealed);
+    assert_eq!(story.machine.state(), AgentState::Succeeded);
+    story.tell(Input::Acked(76));
+    assert_eq!(story.left(), None, "an earlier fact is not the terminal one");
+    story.tell(Input::Acked(77));
+    assert_eq!(story.left(), Some(&Leaving::Finish(Finish::Reboot)));
+
+    let mut alone = Story::running();
+    alone.detach().pass(500).tell(Input::Ended(Ok(()))).tell(Input::Sealed).pass(9);
+    assert_eq!(alone.left(), None);
+    alone.pass(2);
+    assert_eq!(alone.left(), Some(&Leaving::Finish(Finish::Reboot)));
+
+    let mut mute = Story::running();
+    mute.tell(Input::Ended(Ok(()))).tell(Input::Sealed).pass(99);
+    assert_eq!(mute.left(), None);
+    mute.pass(2);
+    assert!(mute.left().is_some(), "not even an attached controller can keep the host for ever");
+}
+
+#[test]
+fn holding_is_a_way_to_finish() {
+    let mut story = Story::new(Finish::Hold);
+    story.tell(Input::Ready).attach().tell(Input::Written).tell(Input::Ended(Ok(()))).tell(Input::Sealed);
+    story.tell(Input::Acked(77)).detach().pass(10_000);
+    assert!(story.is_held() && story.left().is_none());
+    story.tell(Input::Finish(Finish::Kexec));
+    assert_eq!(story.left(), Some(&Leaving::Finish(Finish::Kexec)));
+}
+
+#[test]
+fn what_was_written_decides_where_a_failure_ends() {
+    let mut clean = Story::running();
+    clean.tell(failed());
+    assert!(matches!(clean.machine.state(), AgentState::Returning(_)));
+    assert!(clean.left().is_none(), "the reason is to be heard first");
+    clean.tell(Input::Acked(77));
+    assert!(clean.returned());
+
+    let mut dirty = Story::running();
+    dirty.tell(Input::Written).tell(failed()).tell(Input::Acked(77)).detach().pass(100_000);
+    assert!(dirty.is_held() && dirty.left().is_none());
+
+    // A person's shell writes while the agent is about to return.
+    let mut late = Story::running();
+    late.tell(failed()).tell(Input::Written).tell(Input::Acked(77));
+    assert!(late.is_held() && late.left().is_none());
+}
+
+#[test]
+fn the_dead_man_s_clock_runs_only_while_nobody_is_there_and_nothing_is_written() {
+    let mut never = Story::new(Finish::Reboot);
+    never.pass(99);
+    assert!(never.left().is_none());
+    never.pass(2);
+    assert!(never.returned());
+
+    let mut watched = Story::new(Finish::Reboot);
+    watched.tell(Input::Ready).tell(Input::Attached { watch: true }).pass(101);
+    assert!(watched.returned(), "looking doesn't stop the clock");
+
+    let mut running = Story::running();
+    running.detach().pass(900);
+    assert!(running.left().is_none(), "the host goes on alone");
+
+    let mut broken = Story::running();
+    broken.tell(Input::Broken("x".into())).pass(10_000);
+    assert!(broken.is_held(), "somebody is there");
+    broken.detach().pass(99);
+    assert!(broken.is_held());
+    broken.pass(2);
+    assert!(broken.returned());
+
+    let mut written = Story::running();
+    written.tell(Input::Written).tell(Input::Broken("x".into())).detach().pass(10_000);
+    assert!(written.is_held() && written.left().is_none());
+}
+
+#[test]
+fn a_payload_without_end_is_ended() {
+    let mut story = Story::running();
+    story.pass(1001);
+    let stops = story.done.iter().filter(|action| matches!(action, Action::Stop(why) if why.contains("payload_s")));
+    assert_eq!(stops.count(), 1);
+    story.tell(failed());
+    assert!(matches!(story.machine.state(), AgentState::Returning(_)));
+}
+
+#[test]
+fn abort_and_retry_and_finish_only_where_they_make_sense() {
+    let mut running = Story::running();
+    assert!(running.try_tell(Input::Finish(Finish::Reboot)).unwrap_err().contains("abort it first"));
+    assert!(running.try_tell(Input::Retry).is_err());
+    running.tell(Input::Abort);
+    assert!(running.done.iter().any(|action| matches!(action, Action::Stop(_))));
+
+    let mut held = Story::running();
+    held.tell(Input::Written).tell(failed());
+    assert!(held.try_tell(Input::Abort).unwrap_err().contains("written"));
+    held.tell(Input::Retry);
+    assert!(held.done.contains(&Action::Start(2)));
+    held.tell(Input::Acked(77));
+    assert!(held.left().is_none(), "the terminal event of the first attempt means nothing now");
+
+    let mut waiting = Story::new(Finish::Reboot);
+    waiting.tell(Input::Ready).tell(Input::Abort).tell(Input::Acked(77));
+    assert!(waiting.returned());
+
+    let machine = Machine::new(DEADLINES, Finish::Reboot, 0).held("broke".into(), false, 0);
+    assert!(machine.check_retry().unwrap_err().contains("never became ready"));
+}
+
+#[test]
+fn getting_ready_can_fail() {
+    let mut story = Story::new(Finish::Reboot);
+    story.tell(Input::NotReady("too little memory".into()));
+    let failure = Outcome::Failed { reason: "too little memory".into(), written: false };
+    assert!(story.done.contains(&Action::Conclude(failure)));
+    story.pass(11);
+    assert!(story.returned());
+}
+
+#[test]
+fn states_are_told_before_the_terminal_event_and_once() {
+    let mut story = Story::running();
+    story.tell(failed());
+    let state = |action: &Action| matches!(action, Action::Record(EventKind::State(AgentState::Returning(_))));
+    let told: Vec<usize> = (0..story.done.len()).filter(|&i| state(&story.done[i])).collect();
+    let end = story.done.iter().position(|action| matches!(action, Action::Conclude(_))).unwrap();
+    assert_eq!(told.len(), 1);
+    assert!(told[0] < end);
+}

@@ -113,11 +113,9 @@ pub async fn serve(app: Arc<App>, channel: Channel<Msg>, handle: Handle, pass: P
             ChannelMsg::RequestPty { term, col_width, row_height, .. } => {
                 request.terminal = Some((term, size(col_width, row_height)));
             }
-            ChannelMsg::SetEnv { variable_name, variable_value, .. } => {
-                // Enough for locale and the like; a stranger could not get here, but a mistake could.
-                if request.environment.len() < 64 {
-                    request.environment.push((variable_name, variable_value));
-                }
+            // Enough for locale and the like; a stranger could not get here, but a mistake could.
+            ChannelMsg::SetEnv { variable_name, variable_value, .. } if request.environment.len() < 64 => {
+                request.environment.push((variable_name, variable_value));
             }
             ChannelMsg::RequestShell { .. } | ChannelMsg::Exec { .. } => {
                 if let ChannelMsg::Exec { command, .. } = message {
