@@ -83,13 +83,13 @@ fn terminate(root: &Root) {
 
 /// Every user process but this one and PID 1.
 fn processes(root: &Root) -> Vec<OwnedFd> {
-    let me = std::process::id();
-    let numbers = root.names("/proc").into_iter().filter_map(|name| name.parse::<u32>().ok());
+    let me = std::process::id().cast_signed();
+    let numbers = root.names("/proc").into_iter().filter_map(|name| name.parse::<i32>().ok());
     numbers
         .filter(|pid| *pid != 1 && *pid != me)
         // Kernel threads have no command line, and don't end.
         .filter(|pid| root.read(&format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()))
-        .filter_map(|pid| pidfd_open(Pid::from_raw(pid as i32)?, PidfdFlags::empty()).ok())
+        .filter_map(|pid| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok())
         .collect()
 }
 

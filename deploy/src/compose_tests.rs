@@ -3,8 +3,11 @@ use std::io::{Cursor, Read};
 use super::*;
 use crate::modules::index::Module;
 
-/// Reads one archive with an implementation that isn't ours: name, mode, links, data; and where it ends.
-fn read(bytes: &[u8]) -> (Vec<(String, u32, u32, Vec<u8>)>, usize) {
+/// Name, mode, links, data.
+type File = (String, u32, u32, Vec<u8>);
+
+/// Reads one archive with an implementation that isn't ours; and says where it ends.
+fn read(bytes: &[u8]) -> (Vec<File>, usize) {
     let mut all = Vec::new();
     let mut input = Cursor::new(bytes);
     loop {
@@ -26,7 +29,7 @@ fn bytes_of(initramfs: &Initramfs) -> Vec<u8> {
     bytes
 }
 
-fn find<'a>(files: &'a [(String, u32, u32, Vec<u8>)], name: &str) -> &'a (String, u32, u32, Vec<u8>) {
+fn find<'a>(files: &'a [File], name: &str) -> &'a File {
     files.iter().find(|file| file.0 == name).unwrap_or_else(|| panic!("{name} is missing"))
 }
 
@@ -52,14 +55,14 @@ fn compose(zstd: bool) -> Vec<u8> {
     bytes_of(&initramfs)
 }
 
-fn check_modules(files: &[(String, u32, u32, Vec<u8>)]) {
+fn check_modules(files: &[File]) {
     assert_eq!(find(files, "usr/lib/modules/6.1/kernel/fs/a-b.ko").3, b"ELF kernel/fs/a-b.ko");
     assert_eq!(find(files, "usr/lib/modules/6.1/modules.dep").3, b"kernel/fs/a-b.ko:\n");
     assert_eq!(find(files, "usr/lib/modules/6.1/modules.builtin").3, b"kernel/x.ko\n");
     assert_eq!(find(files, "anemos/modules.load").3, b"/usr/lib/modules/6.1/kernel/fs/a-b.ko\n");
 }
 
-fn check_run(files: &[(String, u32, u32, Vec<u8>)]) {
+fn check_run(files: &[File]) {
     let (init, agent) = (find(files, "init"), find(files, "usr/bin/anemos-agent"));
     assert_eq!((init.1, init.2, agent.1, agent.2), (0o100_755, 2, 0o100_755, 2));
     assert!(init.3 == b"agent" || agent.3 == b"agent");
@@ -89,6 +92,6 @@ fn compressed_modules_lie_between_plain_segments() {
     let frame = zstd::zstd_safe::find_frame_compressed_size(&bytes[end..]).unwrap();
     check_modules(&read(&zstd::stream::decode_all(&bytes[end..end + frame]).unwrap()).0);
     let gap = bytes[end + frame..].iter().position(|&b| b != 0).unwrap();
-    assert!(gap < 4 && (end + frame + gap) % 4 == 0);
+    assert!(gap < 4 && (end + frame + gap).is_multiple_of(4));
     check_run(&read(&bytes[end + frame + gap..]).0);
 }

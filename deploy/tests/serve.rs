@@ -18,6 +18,8 @@ struct Stage {
 
 impl Stage {
     fn start(dir: &Path, more: &[&str]) -> Self {
+        // Waited for by `exit_code`, or ended by the end of its input.
+        #[expect(clippy::zombie_processes)]
         let mut child = Command::new(env!("CARGO_BIN_EXE_anemos-stage"))
             .args(["serve", "--dir"])
             .arg(dir)

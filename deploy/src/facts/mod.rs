@@ -123,7 +123,7 @@ pub fn ssh_port(connection: Option<&str>) -> u16 {
 
 fn host_keys(root: &Root) -> Vec<String> {
     identity_names(root)
-        .filter(|name| name.ends_with(".pub"))
+        .filter(|name| name.strip_suffix(".pub").is_some())
         .filter_map(|name| root.text(&format!("/etc/ssh/{name}")))
         .collect()
 }

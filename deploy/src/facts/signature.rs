@@ -106,7 +106,7 @@ pub fn table(head: &[u8]) -> Option<&'static str> {
     }
     // Boot sectors of file systems end like a partition table, so its entries must make sense too.
     let entries: Vec<_> = (0..4).map(|i| &head[446 + 16 * i..462 + 16 * i]).collect();
-    let sound = entries.iter().all(|e| e[0] & 0x7f == 0);
+    let sound = entries.iter().all(|e| matches!(e[0], 0 | 0x80));
     let used = entries.iter().any(|e| e[4] != 0 && e[12..16] != [0; 4]);
     (sound && used).then_some("dos")
 }
