@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds what crosses the slow link (stage and agent, static and small) and packs it: gzip for the stage, because every
-# host can unpack that, zstd for the agent, because the stage can.
+# host can unpack that; zstd for the agent, because the stage can, and as a patch to the stage, which is half as large.
 set -eu
 target=$1 out=$2
 cd "$(dirname "$0")/.."
@@ -16,10 +16,20 @@ for file in "$built/anemos-stage" "$built/anemos-agent"; do
         echo "build-remote: $file is not static: it needs $(readelf -l "$file" | sed -n 's/.*interpreter: \(.*\)]/\1/p')" >&2
         exit 1
     fi
+    # Nothing unwinds (panic=abort), so the unwind tables are only bytes to send. They are blanked and not removed, because
+    # the file's layout must stay.
+    for section in .eh_frame .eh_frame_hdr .gcc_except_table; do
+        size=$(readelf -SW "$file" | sed -n "s/^ *\[ *[0-9]*\] $section  *[A-Z]* *[0-9a-f]* [0-9a-f]* \([0-9a-f]*\) .*/\1/p")
+        test -n "$size" || continue
+        head -c "$((0x$size))" /dev/zero >"$out/blank"
+        objcopy --update-section "$section=$out/blank" "$file"
+    done
+    "$file" --version >/dev/null
 done
+rm -f "$out/blank"
 # -n: no name and no time, so that equal binaries give equal bytes, and hosts that have them cached keep them.
 gzip -9 -n -c "$built/anemos-stage" >"$out/stage.gz.new"
-zstd -q -19 -f "$built/anemos-agent" -o "$out/agent.zst.new"
+zstd -q -19 -f --patch-from="$built/anemos-stage" "$built/anemos-agent" -o "$out/agent.zst.new" 2>/dev/null
 for file in stage.gz agent.zst; do
     if cmp -s "$out/$file" "$out/$file.new"; then rm "$out/$file.new"; else mv "$out/$file.new" "$out/$file"; fi
 done

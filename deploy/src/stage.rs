@@ -199,14 +199,41 @@ fn parse_lock(blob: &[u8]) -> Result<Lock> {
     Lock::parse("base.lock", &text).doing(|| "reading base.lock".into())
 }
 
+/// Unpacks a blob, which may be compressed against the stage's own executable: the agent has much in common with it.
 fn unpack(what: &str, blob: &[u8]) -> Result<Vec<u8>> {
     use std::io::Read;
     let unpacking = || format!("unpacking {what}");
     let mut bytes = Vec::new();
-    let decoder = zstd::stream::read::Decoder::new(blob).doing(unpacking)?;
+    let own = std::fs::read("/proc/self/exe").doing(unpacking)?;
+    let decoder = zstd::stream::read::Decoder::with_ref_prefix(blob, &own).doing(unpacking)?;
     decoder.take(BLOB_LIMIT as u64 + 1).read_to_end(&mut bytes).doing(unpacking)?;
     if bytes.len() > BLOB_LIMIT {
         return Err(Fault::new(unpacking(), format!("it is larger than {BLOB_LIMIT} bytes")));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blobs_may_be_patches_to_the_running_program() -> std::io::Result<()> {
+        use std::io::Write;
+        let own = std::fs::read("/proc/self/exe")?;
+        let mut patched = own.clone();
+        patched[1000..2000].fill(7);
+        // As `zstd --patch-from` has it: long matches, and a window that reaches over both files.
+        let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), 1, &own)?;
+        encoder.long_distance_matching(true)?;
+        encoder.window_log(27)?;
+        encoder.write_all(&patched)?;
+        let patch = encoder.finish()?;
+        assert!(patch.len() < own.len() / 20, "{} bytes", patch.len());
+        assert!(unpack("a patch", &patch).unwrap() == patched);
+        let plain = zstd::bulk::compress(b"no patch", 1)?;
+        assert_eq!(unpack("a blob", &plain).unwrap(), b"no patch");
+        assert!(unpack("a blob", b"nonsense").is_err());
+        Ok(())
+    }
 }

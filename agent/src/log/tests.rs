@@ -28,15 +28,12 @@ fn read_all(log: &Log, after: u64) -> Vec<Event> {
 fn assert_whole(events: &[Event], after: u64, last: u64) {
     let mut next = after + 1;
     for event in events {
-        match event.kind {
-            EventKind::Gap { first, last, .. } => {
-                assert_eq!((first, event.seq), (next, last));
-                next = last + 1;
-            }
-            _ => {
-                assert_eq!(event.seq, next);
-                next += 1;
-            }
+        if let EventKind::Gap { first, last, .. } = event.kind {
+            assert_eq!((first, event.seq), (next, last));
+            next = last + 1;
+        } else {
+            assert_eq!(event.seq, next);
+            next += 1;
         }
     }
     assert_eq!(next, last + 1);
