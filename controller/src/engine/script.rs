@@ -38,7 +38,7 @@ head -c {size} >"$g" || die "$d can't be written"
 [ "$(sum <"$g")" = {stage} ] || die "the stage arrived damaged: $(wc -c <"$g") of {size} bytes"
 fi
 gzip -dc <"$g" >"$f" || die "the stage can't be unpacked into $d"
-rm -f "$f.gz"
+[ "$g" != "$f.gz" ] || mv -f "$g" "$d/stage.gz"
 exec "$f" serve --dir "$d""#
     );
     quoted(&script)
