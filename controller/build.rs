@@ -1,5 +1,6 @@
 //! Puts stage, agent and base.lock into the executable, where there are any: `make build` names them.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -14,17 +15,20 @@ fn main() {
             Some(path) => format!("Some(include_bytes!({:?}))", found(Path::new(&path))),
             None => "None".into(),
         };
-        code += &format!("/// {what}\npub(super) const {name}: Option<&[u8]> = {value};\n");
+        writeln!(code, "/// {what}\npub(super) const {name}: Option<&[u8]> = {value};")
+            .expect("text can be written to memory");
     }
     let lock = manifest.join("../base-initramfs/base.lock");
     println!("cargo::rerun-if-changed={}", lock.display());
     let value = if lock.exists() { format!("Some(include_str!({:?}))", found(&lock)) } else { "None".into() };
-    code += &format!("/// base.lock.\npub(super) const BASE_LOCK: Option<&str> = {value};\n");
+    writeln!(code, "/// base.lock.\npub(super) const BASE_LOCK: Option<&str> = {value};")
+        .expect("text can be written to memory");
     fs::write(out, code).expect("OUT_DIR can be written");
 }
 
 /// The absolute path, for `include_bytes!`.
-fn found(path: &Path) -> PathBuf {
+fn found(path: &Path) -> String {
     println!("cargo::rerun-if-changed={}", path.display());
-    path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    let absolute = path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    absolute.into_os_string().into_string().expect("the checkout's path is text")
 }

@@ -16,7 +16,7 @@ const LEVEL: i32 = 15;
 
 pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
     tokio::task::spawn_blocking(move || match args {
-        Base::Lock { list, output, mirror } => lock(&list, &output, mirror),
+        Base::Lock { list, output, mirror } => lock(&list, &output, mirror.as_deref()),
         Base::Build { lock, output, mirror } => {
             let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
             let output = output.map_or_else(|| cache_path(&lock), Ok)?;
@@ -66,10 +66,10 @@ fn shown() {
     }
 }
 
-fn lock(list: &Path, output: &Path, mirror: Option<String>) -> Result<Status, CommandError> {
+fn lock(list: &Path, output: &Path, mirror: Option<&str>) -> Result<Status, CommandError> {
     let text = fs::read_to_string(list).map_err(|e| CommandError::bad_input(format!("{}: {e}", list.display())))?;
     let list = BaseList::parse(&list.display().to_string(), &text).map_err(CommandError::bad_input)?;
-    let mirror = mirrors(mirror.as_deref())?.remove(0);
+    let mirror = mirrors(mirror)?.remove(0);
     let how = Resolve { mirror, keyring: DEBIAN_KEYRING.into(), made: Time::now() };
     let made = anemos_base::resolve(&list, &how, &Fetcher::new(Limits::default()), &mut |p| show(&p));
     shown();

@@ -62,25 +62,23 @@ pub(super) async fn prepare(
                 notes.push(note.clone());
             }
         }
-        let payload = match payloads.get(&host.payload) {
-            Some(blob) => blob.clone(),
-            None => {
-                let packed = payload::pack(&host.payload).map_err(|e| named(e.to_string()))?;
-                notes.extend(packed.warnings);
-                let blob = Blob::new(packed.bytes);
-                payloads.insert(host.payload.clone(), blob.clone());
-                blob
-            }
+        let payload = if let Some(blob) = payloads.get(&host.payload) {
+            blob.clone()
+        } else {
+            let packed = payload::pack(&host.payload).map_err(|e| named(e.to_string()))?;
+            notes.extend(packed.warnings);
+            let blob = Blob::new(packed.bytes);
+            payloads.insert(host.payload.clone(), blob.clone());
+            blob
         };
         let lock_file = host.base.lock.clone().or_else(|| lock.map(Path::to_owned));
         let wanted = (lock_file, host.base.source.clone());
-        let base = match bases.iter().find(|(key, _)| *key == wanted) {
-            Some((_, plan)) => plan.clone(),
-            None => {
-                let plan = base_plan(wanted.0.as_deref(), &wanted.1, host.mirror.as_deref()).await?;
-                bases.push((wanted, plan.clone()));
-                plan
-            }
+        let base = if let Some((_, plan)) = bases.iter().find(|(key, _)| *key == wanted) {
+            plan.clone()
+        } else {
+            let plan = base_plan(wanted.0.as_deref(), &wanted.1, host.mirror.as_deref()).await?;
+            bases.push((wanted, plan.clone()));
+            plan
         };
         let mut authorized_keys = Vec::new();
         for key in &host.authorized_keys {

@@ -42,10 +42,12 @@ pub struct CommandError {
 }
 
 impl CommandError {
+    #[allow(clippy::needless_pass_by_value, reason = "so that it can be given to map_err")]
     fn bad_input(message: impl ToString) -> Self {
         Self { status: Status::BadInput, message: message.to_string() }
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "so that it can be given to map_err")]
     fn internal(message: impl ToString) -> Self {
         Self { status: Status::Internal, message: message.to_string() }
     }

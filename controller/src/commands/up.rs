@@ -1,6 +1,7 @@
 //! `anemos up` and `anemos plan`.
 
 use std::io::IsTerminal;
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
 use anemos_proto::stage::{BaseSource, KernelSource};
@@ -296,7 +297,6 @@ impl PlanDir {
         if !wanted {
             return Ok(None);
         }
-        use std::os::unix::fs::DirBuilderExt;
         let path = std::env::temp_dir().join(format!("anemos-plan-{run}-{}", std::process::id()));
         std::fs::DirBuilder::new()
             .mode(0o700)

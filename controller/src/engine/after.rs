@@ -94,6 +94,10 @@ pub async fn follow_again(with: Follow<'_>, journal: &Digested) -> End {
             learn(&event.kind, &mut following.known, &mut following.new_keys, &mut following.outcome);
         }
     }
+    let first = journal.told.iter().find(|(_, update)| matches!(update, Update::Event(Speaker::Agent, _)));
+    if let (Some((first, _)), Some(sent)) = (first, journal.boot_sent_ms) {
+        following.with.reporter.first_event = Some(first.saturating_sub(sent) as f64 / 1000.0);
+    }
     let ago = |ms: u64| Duration::from_millis(now_ms().saturating_sub(ms));
     match (&journal.left, &journal.ram_boot_id, journal.boot_sent_ms) {
         (Some((when, Some(finish), _)), ..) => following.set_goal(Goal::Leave(LeaveTo::New(*finish)), ago(*when)),

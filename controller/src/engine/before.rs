@@ -222,7 +222,7 @@ fn connect_trouble(job: &Job, error: &ConnectError, allowed: Duration) -> Troubl
 async fn undo(stage: Stage, mut trouble: Trouble) -> Trouble {
     if let Err(error) = stage.abort().await {
         let more = reason(error, Duration::ZERO);
-        trouble.why += &format!("; and the stage did not say that it has cleaned up: {more}");
+        trouble.why = format!("{}; and the stage did not say that it has cleaned up: {more}", trouble.why);
     }
     trouble
 }

@@ -39,7 +39,8 @@ pub struct Trouble {
 
 impl Trouble {
     /// Trouble before anything changed on the host.
-    pub fn before(phase: Phase, what: impl Into<String>, why: impl ToString) -> Self {
+    #[allow(clippy::needless_pass_by_value, reason = "errors and texts alike")]
+    pub fn before(phase: Phase, what: impl Into<String>, why: impl fmt::Display) -> Self {
         Self { phase, what: what.into(), why: why.to_string(), state: HostState::Untouched, hint: String::new() }
     }
 
@@ -53,11 +54,7 @@ impl Trouble {
     /// What and why, for a summary, which says the rest.
     pub fn reason(&self) -> String {
         let Self { phase, what, why, hint, .. } = self;
-        let mut text = format!("{phase}: {what}: {why}");
-        if !hint.is_empty() {
-            text += &format!(" ({hint})");
-        }
-        text
+        if hint.is_empty() { format!("{phase}: {what}: {why}") } else { format!("{phase}: {what}: {why} ({hint})") }
     }
 }
 

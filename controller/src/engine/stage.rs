@@ -177,11 +177,11 @@ impl Stage {
             return StageError::Bootstrap(why.into());
         }
         let stderr = String::from_utf8_lossy(&self.stderr);
-        let mut why = format!("the stage ended: {}", exit_text(&self.exec.exit()));
-        if !stderr.trim().is_empty() {
-            why += &format!("; it said: {}", stderr.trim());
-        }
-        StageError::Lost(why)
+        let how = exit_text(&self.exec.exit());
+        StageError::Lost(match stderr.trim() {
+            "" => format!("the stage ended: {how}"),
+            said => format!("the stage ended: {how}; it said: {said}"),
+        })
     }
 
     async fn send(&self, request: &StageRequest) -> Result<(), StageError> {

@@ -224,7 +224,9 @@ impl Digested {
     /// Goes through records.
     pub fn of(records: Vec<Record>) -> Self {
         let mut digested = Self::default();
-        records.into_iter().for_each(|record| digested.take(record));
+        for record in records {
+            digested.take(record);
+        }
         digested
     }
 

@@ -16,7 +16,9 @@ fn log(seq: u64, line: Vec<u8>) -> Record {
 
 fn write(path: &Path, records: &[Record]) {
     let (mut appender, _) = Appender::open(path).unwrap();
-    records.iter().for_each(|record| appender.append(record).unwrap());
+    for record in records {
+        appender.append(record).unwrap();
+    }
     appender.sync().unwrap();
 }
 

@@ -104,7 +104,8 @@ struct Attempt<'a> {
     handle: &'a mut Handle<Callbacks>,
     user: &'a str,
     tried: Vec<String>,
-    rsa_hash: Option<Option<HashAlg>>,
+    /// What to sign with RSA keys, once asked.
+    rsa_hash: Option<HashAlg>,
 }
 
 /// A key file, as far as it can be read without a passphrase.
@@ -212,7 +213,7 @@ impl Attempt<'_> {
                     continue;
                 }
             };
-            if self.outcome(result, what)? {
+            if self.outcome(result, &what)? {
                 return Ok(Some(HostKey::of(&key)));
             }
         }
@@ -239,7 +240,7 @@ impl Attempt<'_> {
             Err(NotSigned) if asked.0 => {}
             Err(NotSigned) => return Err("the connection is gone".into()),
             Ok(result) => {
-                self.outcome(result, shown)?;
+                self.outcome(result, &shown)?;
                 return Ok(None);
             }
         }
@@ -258,7 +259,7 @@ impl Attempt<'_> {
         let key = PrivateKeyWithHashAlg::new(key, hash);
         let result = self.handle.authenticate_publickey(self.user, key).await.map_err(|e| plain(&e))?;
         let what = format!("{what} ({public})");
-        Ok(self.outcome(result, what)?.then_some(public))
+        Ok(self.outcome(result, &what)?.then_some(public))
     }
 
     /// The hash for RSA signatures: what the server says it takes, else SHA-512; SHA-1 never.
@@ -268,12 +269,12 @@ impl Attempt<'_> {
         }
         if self.rsa_hash.is_none() {
             let best = self.handle.best_supported_rsa_hash().await.map_err(|e| plain(&e))?;
-            self.rsa_hash = Some(best.flatten().or(Some(HashAlg::Sha512)));
+            self.rsa_hash = best.flatten().or(Some(HashAlg::Sha512));
         }
-        Ok(self.rsa_hash.flatten())
+        Ok(self.rsa_hash)
     }
 
-    fn outcome(&mut self, result: AuthResult, what: String) -> Result<bool, String> {
+    fn outcome(&mut self, result: AuthResult, what: &str) -> Result<bool, String> {
         match result {
             AuthResult::Success => Ok(true),
             AuthResult::Failure { remaining_methods, partial_success } => {

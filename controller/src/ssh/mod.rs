@@ -285,7 +285,11 @@ const KNOCK_OFTEN: Duration = Duration::from_secs(60);
 
 /// How long one knock may take. A host that boots swallows packets, and TCP then waits longer and longer before it
 /// sends the next: knocking anew is faster than waiting.
-const KNOCK_FOR: Duration = Duration::from_secs(8);
+const KNOCK_FOR: Duration = Duration::from_secs(6);
+
+/// Knocks at one address that are on their way at once. All but one are dropped when the server comes up, and OpenSSH
+/// shuts out who drops many connections without logging in (`PerSourcePenalties`, `MaxStartups`).
+const KNOCKS: usize = 3;
 
 /// A server that has begun to speak; nothing has been said to it.
 #[derive(Debug)]
@@ -303,6 +307,9 @@ pub async fn reach(addresses: &[Address], deadline: Instant) -> Result<Reached, 
     let mut last = None;
     loop {
         for address in addresses {
+            if knocks.len() >= KNOCKS * addresses.len() {
+                break;
+            }
             let address = address.clone();
             knocks.spawn(async move {
                 let until = deadline.min(Instant::now() + KNOCK_FOR);

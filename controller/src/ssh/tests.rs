@@ -52,7 +52,7 @@ impl Server {
         );
         for kind in host_kinds {
             keygen(&dir.path().join(format!("host_{kind}")), kind, "");
-            config += &format!("HostKey {at}/host_{kind}\n");
+            config = format!("{config}HostKey {at}/host_{kind}\n");
         }
         std::fs::write(dir.path().join("config"), config).unwrap();
         std::fs::create_dir_all("/run/sshd").unwrap();
@@ -271,7 +271,7 @@ async fn nobody_there_ends_with_the_deadline() {
     let address = Address { host: "127.0.0.1".into(), port };
     let started = Instant::now();
     // It takes connections and says nothing.
-    let error = reach(&[address.clone()], started + Duration::from_secs(1)).await.unwrap_err();
+    let error = reach(std::slice::from_ref(&address), started + Duration::from_secs(1)).await.unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(3), "{error}");
     drop(listener);
     let error = connect(&address, &Policy::pinned(Vec::new()), &Arc::default(), soon(), &Tuning::default()).await;
