@@ -47,9 +47,6 @@ pub fn run(lab: &Lab, rounds: usize) -> Result<()> {
     if rounds == 0 {
         bail!("nothing can be measured in no rounds");
     }
-    let tools = lab.path("tools");
-    fs::create_dir_all(&tools).context("cannot make the tools' directory")?;
-    unpack(lab, "bookworm", &["busybox-static"], &tools)?;
     let mut bare = Vec::new();
     let mut deployed = Vec::new();
     for round in 1..=rounds {
@@ -85,9 +82,7 @@ pub fn run(lab: &Lab, rounds: usize) -> Result<()> {
 /// Seconds from the kexec of the host's own kernel to the first connection from the system it starts.
 pub fn bare_kexec(lab: &Lab) -> Result<f64> {
     let server = Server::start(lab)?;
-    let tools = lab.path("tools");
-    let read = |path: &str| fs::read(tools.join(path)).context(format!("no {path} in the tools"));
-    server.fault("/bench/busybox", Fault::Replace(read("bin/busybox")?));
+    server.fault("/bench/busybox", Fault::Replace(busybox(lab)?));
     server.fault("/bench/init", Fault::Replace(INIT.into()));
     server.fault("/bench/up", Fault::Replace(b"up\n".to_vec()));
     let machine = Machine::start(lab, Spec { archive: Some(server.port()), ..Spec::new("bare-kexec") })?;
@@ -121,6 +116,17 @@ pub fn bare_kexec(lab: &Lab) -> Result<f64> {
     up.map(|time| time.as_secs_f64()).ok_or_else(|| {
         Error::new(format!("a bare kexec did not knock within {} s, see {}", KEXEC.as_secs(), log.display()))
     })
+}
+
+/// A static busybox, from the package of the hosts' distribution.
+fn busybox(lab: &Lab) -> Result<Vec<u8>> {
+    let tools = lab.path("tools");
+    let program = tools.join("bin/busybox");
+    if !program.exists() {
+        fs::create_dir_all(&tools).context("cannot make the tools' directory")?;
+        unpack(lab, "bookworm", &["busybox-static"], &tools)?;
+    }
+    fs::read(&program).context(format!("cannot read {}", program.display()))
 }
 
 struct Deployment {
