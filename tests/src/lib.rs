@@ -7,6 +7,7 @@
 pub mod accel;
 pub mod anemos;
 pub mod archive;
+pub mod base;
 pub mod bench;
 pub mod command;
 mod error;

@@ -141,6 +141,9 @@ fn setup(lab: &Lab, all: bool) -> Result<()> {
         let image = image::ensure(lab, spec.net)?;
         snapshot::ensure(lab, &spec, &image)?;
     }
+    if all {
+        lab::base::ensure(lab)?;
+    }
     let accel = lab::accel::probe(lab)?;
     println!("the lab is ready in {} ({}: {})", lab.dir().display(), accel.arguments()[1], accel.reason);
     Ok(())

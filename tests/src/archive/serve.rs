@@ -51,6 +51,7 @@ impl Server {
     ///
     /// - `/debian/…` is the archive.
     /// - `/snapshot/TIME/…` is the same archive, as it was at any time.
+    /// - `/base/…` are base images, see [`crate::base`].
     pub fn start(lab: &Lab) -> Result<Self> {
         archive::fill_if_missing(lab)?;
         Self::over(&lab.path("archive/debian"))
@@ -254,9 +255,11 @@ fn find(
 
 /// Where a request's file is, if it is in the archive at all.
 fn place(tree: &Path, path: &str) -> Option<PathBuf> {
-    let inside = match path.strip_prefix("/debian/") {
-        Some(inside) => inside,
-        None => path.strip_prefix("/snapshot/")?.split_once('/')?.1,
+    let (tree, inside) = match path.strip_prefix('/')?.split_once('/')? {
+        ("debian", inside) => (tree.to_owned(), inside),
+        ("snapshot", inside) => (tree.to_owned(), inside.split_once('/')?.1),
+        ("base", inside) => (tree.with_file_name("base"), inside),
+        _ => return None,
     };
     let strange = |part: &str| part.is_empty() || part == "." || part == "..";
     if inside.split('/').any(strange) { None } else { Some(tree.join(inside)) }
@@ -326,11 +329,14 @@ mod tests {
 
     fn server() -> (tempfile::TempDir, Server) {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("pool/a")).unwrap();
-        fs::create_dir_all(dir.path().join("dists/trixie")).unwrap();
-        fs::write(dir.path().join("pool/a/a+b_1.deb"), b"0123456789").unwrap();
-        fs::write(dir.path().join("dists/trixie/Release"), "Origin: Debian\nDate: today\n").unwrap();
-        let server = Server::over(dir.path()).unwrap();
+        let tree = dir.path().join("debian");
+        for folder in ["debian/pool/a", "debian/dists/trixie", "base"] {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        fs::write(tree.join("pool/a/a+b_1.deb"), b"0123456789").unwrap();
+        fs::write(tree.join("dists/trixie/Release"), "Origin: Debian\nDate: today\n").unwrap();
+        fs::write(dir.path().join("base/image"), b"cpio").unwrap();
+        let server = Server::over(&tree).unwrap();
         (dir, server)
     }
 
@@ -344,7 +350,14 @@ mod tests {
         assert_eq!(get(&server, "/debian/pool/a/a+b_1.deb", "Range: bytes=4-\r\n").1, b"456789");
         assert_eq!(get(&server, "/debian/pool/a/a+b_1.deb", "Range: bytes=2-3\r\n").1, b"23");
         assert_eq!(get(&server, "/snapshot/20260101T000000Z/pool/a/a+b_1.deb", "").1, b"0123456789");
-        for missing in ["/debian/pool/a/c.deb", "/debian/pool", "/debian/../secret", "/etc/passwd"] {
+        assert_eq!(get(&server, "/base/image", "").1, b"cpio");
+        for missing in [
+            "/debian/pool/a/c.deb",
+            "/debian/pool",
+            "/debian/../secret",
+            "/base/../debian/pool/a/a+b_1.deb",
+            "/etc/passwd",
+        ] {
             assert_eq!(get(&server, missing, "").0, "HTTP/1.1 404 Not Found", "{missing}");
         }
         let log = server.requests();
