@@ -3,6 +3,7 @@
 //! Each file here holds a group of scenarios and lists them in its `SCENARIOS`. A scenario ends passed, skipped with its
 //! reason, or failed with the ends of all logs. `ANEMOS_E2E_JOBS` is how many run at a time.
 
+mod deploy;
 mod machines;
 
 use lab::{Lab, Result, evidence};
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let groups = [machines::SCENARIOS];
+    let groups = [deploy::SCENARIOS, machines::SCENARIOS];
     let trials = groups.into_iter().flatten().map(|scenario| {
         let lab = Arc::clone(&lab);
         Trial::ignorable_test(scenario.name, move || attempt(&lab, scenario))

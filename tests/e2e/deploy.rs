@@ -1,0 +1,116 @@
+//! Whole deployments of what the project ships, seen from outside.
+
+use crate::{Outcome, Scenario};
+use lab::anemos::{Anemos, Finished, host_table};
+use lab::archive::Server;
+use lab::{Firmware, Lab, Machine, Net, Result, Spec, base, checkout};
+use std::time::Duration;
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "deploy::debian_bios", run: |lab| debian(lab, Firmware::Bios) },
+    Scenario { name: "deploy::debian_uefi", run: |lab| debian(lab, Firmware::Uefi) },
+    Scenario { name: "deploy::hello_static_twice", run: hello_static_twice },
+];
+
+/// Debian is bootstrapped by an emulated processor that another machine may be using too.
+const DEPLOYMENT: Duration = Duration::from_secs(2400);
+const BOOT: Duration = Duration::from_secs(300);
+
+/// What a system says about itself.
+const WHO: &str = ". /etc/os-release; echo \"$ID $VERSION_ID\"";
+
+fn hosts_toml(lab: &Lab, machine: &Machine, example: &str, more: &str) -> String {
+    format!(
+        "{}payload = {:?}\nmirror = {:?}\nauthorized_keys = [{:?}]\ncheck = \"test -s /etc/os-release\"\n{more}",
+        host_table(lab, "web", machine),
+        checkout().join("examples").join(example).join("payload"),
+        machine.archive_url(),
+        lab.key().with_extension("pub"),
+    )
+}
+
+fn up(anemos: &Anemos) -> Result<Finished> {
+    let ended = anemos.run(["up", "--yes", "--json", "hosts.toml"], DEPLOYMENT)?;
+    let summary = ended.summary("web")?;
+    assert_eq!(summary["outcome"], "deployed", "{summary:#}\n{}", ended.stderr);
+    assert_eq!(ended.code(), 0);
+    Ok(ended)
+}
+
+/// Debian 12 becomes the Debian 13 that it built itself, keeps its name among machines, and its disk starts any machine.
+fn debian(lab: &Lab, firmware: Firmware) -> Result<Outcome> {
+    let server = Server::start(lab)?;
+    let spec = Spec { firmware, archive: Some(server.port()), ..Spec::new(format!("debian-{firmware}")) };
+    let machine = Machine::start(lab, spec.clone())?;
+    let old = machine.boot_id()?;
+    assert_eq!(machine.ssh(WHO)?.trim(), "debian 12");
+    let anemos = Anemos::new(lab, &format!("debian-{firmware}"))?;
+    // One of the two has its base from elsewhere: building it is shown by the other.
+    let source = if firmware == Firmware::Uefi { base::from_url(lab, &machine)? } else { String::new() };
+    anemos.write("hosts.toml", &hosts_toml(lab, &machine, "debian", &source))?;
+    up(&anemos)?;
+
+    let new = machine.boot_id()?;
+    assert_ne!(old, new);
+    assert_eq!(machine.ssh(WHO)?.trim(), "debian 13");
+    let afresh = machine.boot_afresh(Spec { name: format!("debian-{firmware}-afresh"), ..spec })?;
+    // The client knows the keys that the old system had, and no others.
+    assert_ne!(afresh.wait_boot(&new, BOOT)?, old);
+    assert_eq!(afresh.ssh(WHO)?.trim(), "debian 13");
+    let state = afresh.ssh_within("systemctl is-system-running --wait; systemctl --failed --no-legend", BOOT)?;
+    assert_eq!(state.trim(), "running");
+    let facts = afresh.ssh(
+        "hostname; ip -4 -br addr; ip -4 route show default; test -d /sys/firmware/efi && echo efi || echo bios",
+    )?;
+    assert!(
+        facts.starts_with("web\n") && facts.contains("10.0.2.15/24") && facts.contains("default via 10.0.2.2"),
+        "{facts}"
+    );
+    assert!(facts.trim_end().ends_with(if firmware == Firmware::Uefi { "efi" } else { "bios" }), "{facts}");
+    Ok(Outcome::Passed)
+}
+
+/// A host without a DHCP server, whose routers are outside its prefixes; the first deployment is small, and the next tiny.
+fn hello_static_twice(lab: &Lab) -> Result<Outcome> {
+    // Not the name: this payload has nobody who would rename the card.
+    const NETWORK: &str = "ip -o -4 addr show scope global | awk '{ print $4 }'
+        ip -o -6 addr show scope global | awk '{ print $4 }'
+        ip -4 route show default | awk '{ print $3, $NF }'; ip -6 route show default | awk '{ print $3, /onlink/ }'";
+    let server = Server::start(lab)?;
+    let spec = Spec { net: Net::Static, archive: Some(server.port()), ..Spec::new("hello-static") };
+    let machine = Machine::start(lab, spec.clone())?;
+    let network = machine.ssh(NETWORK)?;
+    assert!(network.contains("203.0.113.1 onlink") && network.contains("fe80::1 1"), "{network}");
+    let anemos = Anemos::new(lab, "hello-static")?;
+    let more = format!("{}vars = {{ GREETING = \"first\" }}\n", base::from_url(lab, &machine)?);
+    anemos.write("hosts.toml", &hosts_toml(lab, &machine, "hello", &more))?;
+
+    let mut boots = vec![machine.boot_id()?];
+    for (greeting, budget) in [("first", 2_000_000), ("second", 65_536)] {
+        let more = more.replace("first", greeting);
+        anemos.write("hosts.toml", &hosts_toml(lab, &machine, "hello", &more))?;
+        let before = machine.link().counts();
+        let summary = up(&anemos)?.summary("web")?;
+        let line = machine.link().counts();
+        let sent = summary["uploaded_bytes"].as_u64().unwrap_or_default();
+        eprintln!("deploy::hello_static_twice: {greeting}: {sent} bytes sent, {} received", summary["received_bytes"]);
+        assert!(sent <= budget, "{sent} bytes were sent: {summary:#}");
+        // The line counts the same bytes, and those of connections that the machine never answered.
+        assert!(line.sent - before.sent >= sent && line.sent - before.sent < sent + 10_000, "{:?} {:?}", before, line);
+        let boot = machine.boot_id()?;
+        assert!(!boots.contains(&boot));
+        boots.push(boot);
+        assert_eq!(machine.ssh("cat /etc/motd")?.trim(), greeting);
+        assert_eq!(machine.ssh(NETWORK)?, network);
+    }
+    let downloads = server.requests().iter().filter(|request| request.path.starts_with("/base/")).count();
+    assert_eq!(downloads, 1, "the second deployment had its base in the cache");
+
+    let afresh = machine.boot_afresh(Spec { name: "hello-static-afresh".to_owned(), ..spec })?;
+    afresh.wait_boot(&boots[2], BOOT)?;
+    assert_eq!(afresh.ssh("cat /etc/motd")?.trim(), "second");
+    assert_eq!(afresh.ssh(NETWORK)?, network);
+    afresh
+        .ssh("ping -c1 -W5 2001:db8:77::1 || curl -sf -o /dev/null http://203.0.113.1/debian/dists/trixie/Release")?;
+    Ok(Outcome::Passed)
+}
