@@ -9,7 +9,7 @@ build_then_root() {
         export ANEMOS_LAB_BUILT=$e2e
         if [ "$(id -u)" != 0 ]; then
             command -v sudo >/dev/null || { echo "tests: the lab needs root: run this as root, or install sudo" >&2; exit 1; }
-            exec sudo --preserve-env=ANEMOS_LAB,ANEMOS_LAB_BUILT,ANEMOS_LAB_KEEP,ANEMOS_E2E_JOBS,ANEMOS_BIN,FIRMWARE,TERM "$PWD/tests/$(basename "$0")" "$@"
+            exec sudo --preserve-env=CARGO_TARGET_DIR,ANEMOS_LAB,ANEMOS_LAB_BUILT,ANEMOS_LAB_KEEP,ANEMOS_E2E_JOBS,ANEMOS_BIN,FIRMWARE,TERM "$PWD/tests/$(basename "$0")" "$@"
         fi
     fi
     e2e=$ANEMOS_LAB_BUILT
