@@ -4,6 +4,9 @@
 set -eu
 target=$1 out=$2
 cd "$(dirname "$0")/.."
+for tool in readelf:binutils objcopy:binutils gzip:gzip zstd:zstd; do
+    command -v "${tool%:*}" >/dev/null || { echo "build-remote: ${tool%:*} is missing: apt-get install ${tool#*:}" >&2; exit 1; }
+done
 # Static, so that they run under any distribution's userland and under none. The flags go by `--config`, so that a
 # RUSTFLAGS of the caller's can't replace them and host builds keep their own fingerprints.
 env -u RUSTFLAGS cargo build --locked --profile small --target "$target" \
@@ -29,7 +32,7 @@ done
 rm -f "$out/blank"
 # -n: no name and no time, so that equal binaries give equal bytes, and hosts that have them cached keep them.
 gzip -9 -n -c "$built/anemos-stage" >"$out/stage.gz.new"
-zstd -q -19 -f --patch-from="$built/anemos-stage" "$built/anemos-agent" -o "$out/agent.zst.new" 2>/dev/null
+zstd -qq -19 -f --patch-from="$built/anemos-stage" "$built/anemos-agent" -o "$out/agent.zst.new"
 for file in stage.gz agent.zst; do
     if cmp -s "$out/$file" "$out/$file.new"; then rm "$out/$file.new"; else mv "$out/$file.new" "$out/$file"; fi
 done
