@@ -4,6 +4,7 @@
 //! reason, or failed with the ends of all logs. `ANEMOS_E2E_JOBS` is how many run at a time.
 
 mod deploy;
+mod lock;
 mod machines;
 
 use lab::{Lab, Result, evidence};
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let groups = [deploy::SCENARIOS, machines::SCENARIOS];
+    let groups = [deploy::SCENARIOS, lock::SCENARIOS, machines::SCENARIOS];
     let trials = groups.into_iter().flatten().map(|scenario| {
         let lab = Arc::clone(&lab);
         Trial::ignorable_test(scenario.name, move || attempt(&lab, scenario))
