@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anemos_proto::host::DiskId;
 
+use crate::cgroup::Numbers;
+
 /// A disk as the kernel of this boot shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -93,6 +95,26 @@ impl Disks {
                 .map(|entry| entry.file_name().to_string_lossy().into_owned()),
         );
         names
+    }
+
+    /// Device numbers of every disk but `allowed`, and of its partitions, those that it may yet get included where the
+    /// kernel reserves numbers for them.
+    pub fn numbers_without(&self, allowed: &[String]) -> Vec<Numbers> {
+        let mut found: Vec<Numbers> = Vec::new();
+        for disk in self.names().iter().filter(|name| !allowed.contains(name)) {
+            for device in self.with_partitions(disk) {
+                let dir = self.sys.join("class/block").join(&device);
+                let number = text(&dir.join("dev"));
+                let number = number.as_deref().and_then(|t| t.split_once(':'));
+                let Some((Ok(major), Ok(first))) = number.map(|(a, b)| (a.parse(), b.parse::<u32>())) else { continue };
+                let reserved = text(&dir.join("range")).and_then(|t| t.parse().ok()).unwrap_or(1).max(1);
+                let known = |n: &Numbers| n.major == major && (n.first..=n.last).contains(&first);
+                if !found.iter().any(known) {
+                    found.push(Numbers { major, first, last: first.saturating_add(reserved - 1) });
+                }
+            }
+        }
+        found
     }
 
     /// Whether the kernel has the device set read-only.
@@ -322,6 +344,11 @@ mod tests {
         assert_eq!(disks.sectors_written(), BTreeMap::from([("vda".to_owned(), 77)]));
         assert_eq!(disks.with_partitions("vda"), ["vda", "vda1"]);
         assert_eq!(disks.resolve(&[id("", "abc", "", 2048 * 512)]), Ok(vec!["vda".to_owned()]));
+        fs::create_dir_all(dir.path().join("class"))?;
+        std::os::unix::fs::symlink("../block", dir.path().join("class/block"))?;
+        fs::write(place.join("range"), "16\n")?;
+        assert_eq!(disks.numbers_without(&[]), [Numbers { major: 254, first: 0, last: 15 }]);
+        assert_eq!(disks.numbers_without(&["vda".to_owned()]), []);
         let twice = disks.resolve(&[id("", "abc", "", 2048 * 512), id("", "abc", "", 2048 * 512)]);
         assert!(twice.unwrap_err().contains("the same one"));
         Ok(())

@@ -37,13 +37,16 @@ pub fn seal(app: &App) -> Result<(), String> {
             0
         });
         log.append(EventKind::Seeded(seeded));
-        if app.run.finish == Finish::Kexec {
+        // Later it can't be: the new system gets unmounted.
+        if matches!(app.run.finish, Finish::Kexec | Finish::Hold) {
             match load_kernel(target) {
                 Ok(what) => log.note(Level::Info, format!("loaded {what} of the new system")),
                 Err(why) => {
-                    let text =
-                        format!("the new system's kernel can't be loaded, so it will be a reboot instead: {why}");
-                    log.note(Level::Warning, text);
+                    let text = format!(
+                        "the new system's kernel can't be loaded, so instead of a kexec there would be a reboot: {why}"
+                    );
+                    let level = if app.run.finish == Finish::Kexec { Level::Warning } else { Level::Info };
+                    log.note(level, text);
                 }
             }
         }
@@ -128,43 +131,48 @@ fn inside(root: &Path, parts: &[&str]) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Loads the newest kernel in the new system with the command line that its boot loader has for it.
+/// Loads what the boot loader of the new system would boot.
 fn load_kernel(target: &Path) -> Result<String, String> {
-    let boot = target.join("boot");
-    let names: Vec<String> = fs::read_dir(&boot)
-        .map_err(|e| format!("{}: {e}", boot.display()))?
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    let release = newest(&names).ok_or_else(|| format!("{} has no vmlinuz-*", boot.display()))?;
-    let config = fs::read_to_string(boot.join("grub/grub.cfg")).map_err(|e| format!("boot/grub/grub.cfg: {e}"))?;
-    let cmdline = grub_cmdline(&config).ok_or("boot/grub/grub.cfg has no `linux` line")?;
-    let open = |name: String| File::open(boot.join(&name)).map_err(|e| format!("{name}: {e}"));
-    let kernel = open(format!("vmlinuz-{release}"))?;
-    let initrd = if names.contains(&format!("initrd.img-{release}")) {
-        Some(open(format!("initrd.img-{release}"))?)
-    } else {
-        None
-    };
-    let words = CString::new(cmdline).map_err(|e| e.to_string())?;
+    let path = target.join("boot/grub/grub.cfg");
+    let config = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let entry = grub_entry(&config).ok_or_else(|| format!("{} has no entry with a `linux` line", path.display()))?;
+    let kernel = open_in(target, &entry.kernel)?;
+    let initrd = entry.initrd.as_deref().map(|path| open_in(target, path)).transpose()?;
+    let words = CString::new(entry.cmdline).map_err(|e| e.to_string())?;
     crate::sys::kexec_file_load(&kernel, initrd.as_ref(), &words).map_err(|e| format!("kexec_file_load: {e}"))?;
-    Ok(format!("vmlinuz-{release}"))
+    Ok(entry.kernel)
 }
 
-/// The release of the newest kernel among file names, by their numbers.
-fn newest(names: &[String]) -> Option<&str> {
-    let numbers = |release: &str| -> Vec<u64> {
-        release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect()
-    };
-    names.iter().filter_map(|name| name.strip_prefix("vmlinuz-")).max_by_key(|release| numbers(release))
+/// Opens a file by its path in grub.cfg, which is relative to the file system that has it: that of / or that of /boot.
+fn open_in(target: &Path, path: &str) -> Result<File, String> {
+    let relative = path.trim_start_matches('/');
+    File::open(target.join(relative))
+        .or_else(|_| File::open(target.join("boot").join(relative)))
+        .map_err(|e| format!("{path}: {e}"))
 }
 
-/// The kernel's command line in the first entry of a grub.cfg.
-fn grub_cmdline(config: &str) -> Option<String> {
-    config.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        matches!(words.next(), Some("linux" | "linuxefi")).then(|| words.skip(1).collect::<Vec<_>>().join(" "))
-    })
+/// What an entry of grub.cfg boots.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    kernel: String,
+    cmdline: String,
+    initrd: Option<String>,
+}
+
+/// The first entry of a grub.cfg, which is what boots by default.
+fn grub_entry(config: &str) -> Option<Entry> {
+    let mut lines = config.lines().map(|line| line.split_whitespace());
+    let (kernel, cmdline) = lines.by_ref().find_map(|mut words| {
+        matches!(words.next(), Some("linux" | "linuxefi")).then_some(())?;
+        Some((words.next()?.to_owned(), words.collect::<Vec<_>>().join(" ")))
+    })?;
+    let rest = lines.take_while(|words| words.clone().next() != Some("}"));
+    let mut initrds = rest.filter_map(|mut words| {
+        matches!(words.next(), Some("initrd" | "initrdefi")).then_some(())?;
+        // Microcode may come before it; the kernel can do without that until it boots from the firmware.
+        words.last().map(str::to_owned)
+    });
+    Some(Entry { kernel, cmdline, initrd: initrds.next() })
 }
 
 /// A mount: what, and where.
@@ -260,19 +268,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_kernel_is_found_by_number() {
-        let names: Vec<String> =
-            ["vmlinuz-6.1.0-9-amd64", "vmlinuz-6.1.0-39-amd64", "initrd.img-7.0.0", "config-8"].map(Into::into).into();
-        assert_eq!(newest(&names), Some("6.1.0-39-amd64"));
-        assert_eq!(newest(&[]), None);
-    }
-
-    #[test]
     fn the_first_entry_of_grub_cfg_counts() {
-        let config = "menuentry 'Debian' {\n\tlinux\t/boot/vmlinuz-6.12 root=UUID=ab ro  quiet\n\tinitrd x\n}\n\
-                      menuentry 'rescue' {\n linux /boot/vmlinuz-6.12 single\n}\n";
-        assert_eq!(grub_cmdline(config).as_deref(), Some("root=UUID=ab ro quiet"));
-        assert_eq!(grub_cmdline("set timeout=5"), None);
+        let config = "menuentry 'Debian' {\n\tlinux\t/boot/vmlinuz-6.12 root=UUID=ab ro  quiet\n\techo x\n\
+                      \tinitrd\t/boot/ucode.img /boot/initrd.img-6.12\n}\n\
+                      menuentry 'rescue' {\n linux /boot/vmlinuz-6.1 single\n initrd /boot/other\n}\n";
+        let entry = |kernel: &str, cmdline: &str, initrd: Option<&str>| {
+            Some(Entry { kernel: kernel.into(), cmdline: cmdline.into(), initrd: initrd.map(Into::into) })
+        };
+        let debian = entry("/boot/vmlinuz-6.12", "root=UUID=ab ro quiet", Some("/boot/initrd.img-6.12"));
+        assert_eq!(grub_entry(config), debian);
+        let bare = "menuentry 'a' {\n linux /vmlinuz root=/dev/vda1\n}\nmenuentry 'b' {\n initrd /other\n}\n";
+        assert_eq!(grub_entry(bare), entry("/vmlinuz", "root=/dev/vda1", None));
+        assert_eq!(grub_entry("set timeout=5"), None);
     }
 
     // From /proc/self/mountinfo of a machine with a directory called `a b`.

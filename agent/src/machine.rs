@@ -326,11 +326,11 @@ impl Machine {
         if passed(self.payload_until) {
             self.payload_until = None;
             let limit = self.deadlines.payload_s;
-            actions.push(Action::Stop(format!("the payload did not end within its deadline of {limit} s (payload_s)")));
+            actions.push(Action::Stop(format!("the payload did not end within deadline `build` ({limit} s)")));
         }
         if passed(self.dead_man()) {
             let limit = self.deadlines.dead_man_s;
-            let mut reason = format!("nobody attached for {limit} s (dead_man_s) and nothing was written");
+            let mut reason = format!("nobody attached within deadline `dead_man` ({limit} s), and nothing was written");
             if let Phase::Held(held) = &self.phase {
                 reason = format!("{held}; {reason}");
             }

@@ -5,6 +5,7 @@
 
 mod app;
 mod attach;
+mod cgroup;
 mod cli;
 mod clock;
 mod console;
@@ -13,6 +14,7 @@ mod finish;
 mod helper;
 mod identity;
 mod init;
+mod kmsg;
 mod lines;
 mod log;
 mod machine;

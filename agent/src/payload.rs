@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use anemos_proto::event::{EventKind, Level, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::Firmware;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::app::App;
+use crate::cgroup::Cgroup;
 use crate::helper::{Call, Plea};
 use crate::lines::Lines;
 use crate::shell::PATH;
@@ -54,6 +55,7 @@ impl Runner {
         stop: &mut mpsc::UnboundedReceiver<String>,
     ) -> Result<(), String> {
         let cgroup = Cgroup::new(&self.app);
+        crate::prepare::fence(&self.app, &self.disks);
         let result = match self.start(&cgroup).await {
             Ok(child) => self.attend(child, &cgroup, calls, stop).await,
             Err(reason) => Err(reason),
@@ -295,6 +297,7 @@ fn environment(app: &App, disks: &[String]) -> io::Result<Vec<(String, String)>>
         ("ANEMOS_PAYLOAD", show(&paths.payload())),
         ("ANEMOS_SECRETS", show(&secrets)),
         ("ANEMOS_AUTHORIZED_KEYS", show(&keys)),
+        ("ANEMOS_SSH_PORT", host.ssh_port.to_string()),
         ("ANEMOS_BOOT", firmware.into()),
         ("ANEMOS_ARCH", host.arch.clone()),
         ("ANEMOS_KERNEL", show(&paths.anemos.join("kernel"))),
@@ -336,63 +339,6 @@ fn private_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Kills what an agent that broke has left of its payload.
 pub async fn kill_leftovers(app: &App) {
     Cgroup::new(app).kill().await;
-}
-
-/// The payload's cgroup, so that not even daemons outlive it. Without cgroups its process group has to do.
-struct Cgroup(Option<PathBuf>);
-
-impl Cgroup {
-    fn new(app: &App) -> Self {
-        let dir = Path::new("/sys/fs/cgroup/anemos-payload");
-        if !app.paths.machine {
-            return Self(None);
-        }
-        match fs::create_dir(dir) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                let text = format!("no cgroup for the payload, so daemons of its may outlive it: {e}");
-                app.log.note(Level::Warning, text);
-                Self(None)
-            }
-            _ => Self(Some(dir.into())),
-        }
-    }
-
-    fn door(&self) -> Option<std::os::fd::OwnedFd> {
-        let procs = self.0.as_ref()?.join("cgroup.procs");
-        Some(fs::OpenOptions::new().write(true).open(procs).ok()?.into())
-    }
-
-    fn pids(&self) -> Vec<Pid> {
-        let Some(dir) = &self.0 else { return Vec::new() };
-        let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-        procs.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
-    }
-
-    fn signal(&self, group: Option<Pid>, signal: Signal) {
-        if let Some(group) = group {
-            let _ = kill_process_group(group, signal);
-        }
-        for pid in self.pids() {
-            let _ = rustix::process::kill_process(pid, signal);
-        }
-    }
-
-    /// Kills whatever is left.
-    async fn kill(&self) {
-        let Some(dir) = &self.0 else { return };
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !self.pids().is_empty() && Instant::now() < deadline {
-            // cgroup.kill came with Linux 5.14.
-            if fs::write(dir.join("cgroup.kill"), "1").is_err() {
-                for pid in self.pids() {
-                    let _ = rustix::process::kill_process(pid, Signal::KILL);
-                }
-            }
-            // The kernel tells of an empty cgroup only through inotify; this loop is as short-lived as the dying.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let _ = fs::remove_dir(dir);
-    }
 }
 
 #[cfg(test)]

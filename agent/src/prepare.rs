@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::app::App;
 use crate::disks::Disks;
-use crate::{memory, unpack};
+use crate::{cgroup, memory, unpack};
 
 /// For declared disks to show up.
 const DISKS_DEADLINE: Duration = Duration::from_secs(60);
@@ -169,6 +169,19 @@ pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
     let (done, failed) = Disks::new(&app.paths.sys).guard(allowed);
     if !done.is_empty() {
         app.log.note(Level::Info, format!("set read-only: {}", done.join(", ")));
+        fence(app, allowed);
     }
     failed
+}
+
+/// Keeps the payload's processes from opening any disk but `allowed` for writing.
+pub fn fence(app: &App, allowed: &[String]) {
+    if !app.paths.machine {
+        return;
+    }
+    let devices = Disks::new(&app.paths.sys).numbers_without(allowed);
+    if let Err(e) = cgroup::forbid_writing(&devices) {
+        let text = format!("other disks are protected from the payload only by being set read-only: {e}");
+        app.log.note(Level::Warning, text);
+    }
 }

@@ -20,7 +20,7 @@ use crate::machine::{Action, Input, Machine};
 use crate::paths::Paths;
 use crate::payload::{self, Runner};
 use crate::ssh::{Keys, Server};
-use crate::{clock, console, finish, init, memory, prepare};
+use crate::{clock, console, finish, init, kmsg, memory, prepare};
 
 /// Compressed bytes of log that are kept at most.
 const LOG_CAP: u64 = 64 << 20;
@@ -76,6 +76,9 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
     let (pleas, calls) = mpsc::unbounded_channel();
     helper::listen(app.clone(), pleas).map_err(|e| format!("{}: {e}", app.paths.socket().display()))?;
     let machine = Machine::new(app.run.deadlines, app.run.finish, clock::uptime_ms());
+    if app.paths.machine {
+        tokio::spawn(kmsg::follow(app.clone(), held.is_none()));
+    }
     let machine = match held {
         None => machine,
         Some(reason) => {

@@ -4,7 +4,7 @@
 use std::ffi::{CStr, c_int, c_long, c_ulong};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// `RNDADDENTROPY` of `<linux/random.h>`.
 const RNDADDENTROPY: c_ulong = 0x4008_5203;
@@ -43,6 +43,41 @@ pub fn set_read_only(device: &File) -> io::Result<()> {
     let on: c_int = 1;
     // SAFETY: BLKROSET reads one int from the pointer.
     check(c_long::from(unsafe { libc::ioctl(device.as_raw_fd(), BLKROSET as _, &raw const on) }))
+}
+
+/// `BPF_PROG_LOAD` and `BPF_PROG_ATTACH` of `<linux/bpf.h>`.
+const BPF_PROG_LOAD: c_int = 5;
+const BPF_PROG_ATTACH: c_int = 8;
+/// `BPF_PROG_TYPE_CGROUP_DEVICE` and `BPF_CGROUP_DEVICE`.
+const PROGRAM_TYPE: u32 = 15;
+const ATTACH_TYPE: u32 = 6;
+
+/// Loads a program that decides on the opening of devices.
+pub fn load_device_filter(code: &[u64]) -> io::Result<OwnedFd> {
+    /// The part of `union bpf_attr` that `BPF_PROG_LOAD` needs; the kernel takes the rest as zeros.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        code: u64,
+        licence: u64,
+    }
+    let licence = c"GPL";
+    let count = u32::try_from(code.len()).map_err(io::Error::other)?;
+    let load = Load { kind: PROGRAM_TYPE, count, code: code.as_ptr() as u64, licence: licence.as_ptr() as u64 };
+    // SAFETY: the attributes point to `count` instructions and a NUL-terminated string, all alive during the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
+    check(fd)?;
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Attaches such a program to a cgroup, in the place of the one attached before.
+pub fn attach_device_filter(cgroup: &File, program: &OwnedFd) -> io::Result<()> {
+    let attach = [cgroup.as_raw_fd().cast_unsigned(), program.as_raw_fd().cast_unsigned(), ATTACH_TYPE, 0];
+    // SAFETY: the four numbers that begin `union bpf_attr` for BPF_PROG_ATTACH, and their size.
+    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, attach.as_ptr(), size_of_val(&attach)) })
 }
 
 /// Loads a kernel to be booted by `reboot(RB_KEXEC)`.

@@ -179,7 +179,8 @@ fn the_dead_man_s_clock_runs_only_while_nobody_is_there_and_nothing_is_written()
 fn a_payload_without_end_is_ended() {
     let mut story = Story::running();
     story.pass(1001);
-    let stops = story.done.iter().filter(|action| matches!(action, Action::Stop(why) if why.contains("payload_s")));
+    let stops =
+        story.done.iter().filter(|action| matches!(action, Action::Stop(why) if why.contains("deadline `build`")));
     assert_eq!(stops.count(), 1);
     story.tell(failed());
     assert!(matches!(story.machine.state(), AgentState::Returning(_)));
