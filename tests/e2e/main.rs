@@ -4,8 +4,11 @@
 //! reason, or failed with the ends of all logs. `ANEMOS_E2E_JOBS` is how many run at a time.
 
 mod deploy;
+mod deployment;
 mod lock;
 mod machines;
+mod payload;
+mod safety;
 
 use lab::{Lab, Result, evidence};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -42,7 +45,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let groups = [deploy::SCENARIOS, lock::SCENARIOS, machines::SCENARIOS];
+    let groups = [deploy::SCENARIOS, lock::SCENARIOS, machines::SCENARIOS, payload::SCENARIOS, safety::SCENARIOS];
     let trials = groups.into_iter().flatten().map(|scenario| {
         let lab = Arc::clone(&lab);
         Trial::ignorable_test(scenario.name, move || attempt(&lab, scenario))

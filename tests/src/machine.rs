@@ -297,6 +297,20 @@ impl Machine {
         Self::start(&lab, Spec { boot: Boot::Disks(disks), ..spec })
     }
 
+    /// Plugs another disk into the running machine, full of bytes that are not zero, with this serial number; gives its file.
+    pub fn plug_disk(&self, serial: &str, mib: u64) -> Result<PathBuf> {
+        let path = self.dir.join(format!("{serial}.raw"));
+        spec::write_pattern(&path, mib)?;
+        self.monitor.execute(
+            "blockdev-add",
+            &json!({"driver": "raw", "node-name": serial, "file": {"driver": "file", "filename": path}}),
+        )?;
+        let device =
+            json!({"driver": "virtio-blk-pci", "id": format!("disk-{serial}"), "drive": serial, "serial": serial});
+        self.monitor.execute("device_add", &device)?;
+        Ok(path)
+    }
+
     pub(crate) fn monitor(&self) -> &Monitor {
         &self.monitor
     }

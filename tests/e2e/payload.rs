@@ -1,0 +1,172 @@
+//! Payloads that fail, and controllers that are gone while they run.
+
+use crate::deployment::{BOOT, Deployment, LONG, UP, agent_events, expect, expect_end, is_event, is_log};
+use crate::{Outcome, Scenario};
+use lab::anemos::Anemos;
+use lab::{Context, Lab, Result, Spec, bail};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "payload::fails_before_writing", run: fails_before_writing },
+    Scenario { name: "payload::fails_after_writing_then_retry", run: fails_after_writing },
+    Scenario { name: "payload::controller_killed", run: controller_killed },
+];
+
+/// The old system comes back, and everybody is told why.
+fn fails_before_writing(lab: &Lab) -> Result<Outcome> {
+    let web = Deployment::new(lab, Spec::new("fails-before"))?;
+    web.describe("#!/bin/sh\necho checking\necho 'nothing here for me' >&2\nexit 7\n", "")?;
+    let before = web.machine.boot_id()?;
+    let ended = web.anemos.run(UP, LONG)?;
+    expect_end(&ended, "untouched", "the payload exited with status 7")?;
+    web.expect_old(&before)?;
+    let lines = ended.json();
+    let outcome = lines.iter().find(|line| is_event(line, "outcome"));
+    expect(outcome.is_some_and(|outcome| outcome["written"] == false), format!("said to be written: {outcome:?}"))?;
+    expect(lines.iter().any(|line| is_log(line, "nothing here for me")), "its complaint was not shown")?;
+    let run = run_of(&lines)?;
+    let status = web.anemos.run(["status", "--json", &run], LONG)?;
+    expect(status.stdout.contains("untouched"), format!("status says {}", status.stdout))?;
+    Ok(Outcome::Passed)
+}
+
+/// It is held for a person, who gets in, looks around, and sends a payload that works.
+fn fails_after_writing(lab: &Lab) -> Result<Outcome> {
+    let web = Deployment::new(lab, Spec::new("fails-after"))?;
+    let script = "#!/bin/sh\nanemos-agent step 'write a little'\n\
+                  printf x | dd of=\"$ANEMOS_DISK\" bs=512 seek=2048 conv=notrunc,fsync status=none\n\
+                  echo 'that was all' >&2\nexit 3\n";
+    web.describe(script, "finish = \"hold\"")?;
+    let before = web.machine.boot_id()?;
+    let ended = web.anemos.run(UP, LONG)?;
+    expect_end(&ended, "held", "the payload exited with status 3")?;
+    let run = run_of(&ended.json())?;
+
+    // A command, with its input, output and exit status.
+    let mut shell = web.anemos.command(["shell", "web", "--", "cat; hostname; echo oops >&2; exit 9"]);
+    shell.stdin(Stdio::from(File::open(web.anemos.write("input", "from here\n")?).context("the input")?));
+    let shell = web.anemos.start(shell)?.wait(LONG)?;
+    expect(
+        shell.stdout == "from here\nlab-dhcp\n" && shell.stderr.contains("oops") && shell.code() == 9,
+        format!("the shell: {shell:?}"),
+    )?;
+    terminal(&web.anemos)?;
+
+    let status = web.anemos.run(["status", "--json"], LONG)?;
+    expect(status.json().iter().any(|line| line["state"] == "held"), format!("status says {}", status.stdout))?;
+    let logs = web.anemos.run(["logs", &run, "web"], LONG)?;
+    expect(logs.stdout.contains("that was all\n"), format!("the log has only {:?}", logs.stdout))?;
+    let refused = web.anemos.run(["abort", "--json", &run], LONG)?;
+    expect(refused.code() == 4 && refused.stderr.contains("retry"), format!("abort: {refused:?}"))?;
+
+    web.with_hello("mended", "#!/bin/sh\nexec ./hello\n")?;
+    let ended = web.anemos.run(["retry", "--json", "--payload", "mended"], LONG)?;
+    // hosts.toml has it hold.
+    expect_end(&ended, "held", "the payload succeeded")?;
+    let lines = ended.json();
+    expect(lines.iter().any(|line| is_event(line, "attempt") && line["attempt"] == 2), "there was no second attempt")?;
+    let ended = web.anemos.run(["finish", "--json", "web", "kexec"], LONG)?;
+    expect_end(&ended, "deployed", "Anemos hello")?;
+    web.expect_hello()?;
+    expect(web.machine.boot_id()? != before, "the boot id is the same")?;
+    // A boot loader adds what it has loaded.
+    let cmdline = web.machine.ssh("cat /proc/cmdline")?;
+    expect(!cmdline.contains("BOOT_IMAGE="), format!("it went through the boot loader: {cmdline}"))?;
+    Ok(Outcome::Passed)
+}
+
+/// A shell in a terminal: `script` gives `anemos` one, with somebody typing.
+fn terminal(anemos: &Anemos) -> Result<()> {
+    let shell = anemos.command(["shell", "web"]);
+    let transcript = anemos.dir().join("terminal");
+    let program = Path::new(shell.get_program()).display().to_string();
+    let mut script = Command::new("script");
+    script.args(["-q", "-e", "-c", &format!("exec '{program}' shell web"), "/dev/null"]).env_clear();
+    for (name, value) in shell.get_envs() {
+        script.env(name, value.unwrap_or_default());
+    }
+    let output = File::create(&transcript).context("the transcript")?;
+    let mut child = script.stdin(Stdio::piped()).stdout(output).spawn().context("cannot run script")?;
+    let mut keyboard = child.stdin.take().expect("stdin was piped");
+    let mut typing = || -> Result<()> {
+        wait_text(&transcript, "#")?;
+        keyboard.write_all(b"stty size; tty; echo $((6 * 7))-$TERM\n").context("typing")?;
+        wait_text(&transcript, "42-dumb")?;
+        wait_text(&transcript, "/dev/pts/")?;
+        keyboard.write_all(b"exit 5\n").context("typing")
+    };
+    let typed = typing();
+    let status = child.wait().context("cannot wait for script");
+    typed?;
+    expect(status?.code() == Some(5), "the terminal's shell did not end with its own status")
+}
+
+fn wait_text(file: &Path, text: &str) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let found = String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).into_owned();
+        if found.contains(text) {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            bail!("no {text:?} on the terminal: {found:?}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The workstation dies in the middle; the host goes on, and whoever comes later misses nothing.
+fn controller_killed(lab: &Lab) -> Result<Outcome> {
+    const FLOOD: usize = 30_000;
+    let web = Deployment::new(lab, Spec::new("killed"))?;
+    // A flood, a daemon that goes on talking, and an output that is closed before the work is done.
+    let script = format!(
+        "#!/bin/bash\nset -e\nseq -f 'flood %.0f' {FLOOD}\n\
+         setsid sh -c 'while echo still here; do sleep 1; done' &\n\
+         anemos-agent note 'the flood is over'\nexec >&-\n./hello >&2\n"
+    );
+    web.describe("", "")?;
+    web.with_hello("payload", &script)?;
+    let before = web.machine.boot_id()?;
+    let mut up = web.anemos.spawn(UP)?;
+    up.wait_json("the flood's end", LONG, |line| is_event(line, "note") && line["text"] == "the flood is over")?;
+    let seen = up.json();
+    up.kill()?;
+    web.machine.wait_serial("anemos: the payload succeeded", LONG)?;
+
+    let ended = web.anemos.run(["attach", "--json"], LONG)?;
+    expect_end(&ended, "deployed", "Anemos hello")?;
+    let events = agent_events(&ended.json());
+    for (event, seq) in events.iter().zip(1..) {
+        expect(event["seq"] == seq, format!("event {seq} is missing or comes twice: {event}"))?;
+    }
+    let last = events.last().map(|event| event["kind"].clone()).unwrap_or_default();
+    expect(last == "outcome" || last == "state", format!("the last event is no end but {last}"))?;
+    expect(events.starts_with(&agent_events(&seen)), "events changed since they were first shown")?;
+    let flood: Vec<&str> = events.iter().filter_map(|event| event["text"].as_str()?.strip_prefix("flood ")).collect();
+    expect(flood.len() == FLOOD, format!("{} lines of {FLOOD}", flood.len()))?;
+    expect(flood.iter().zip(1..).all(|(text, n)| text.parse() == Ok(n)), "the lines are not in order")?;
+    expect(events.iter().any(|event| is_log(event, "still here")), "the daemon was not heard")?;
+
+    let again = web.anemos.run(["attach", "--json"], LONG)?;
+    expect(agent_events(&again.json()) == events, "a second look shows other events")?;
+    let logs = web.anemos.run(["logs", &run_of(&seen)?, "web"], LONG)?;
+    let lines: Vec<&str> =
+        events.iter().filter(|event| event["kind"] == "log").filter_map(|e| e["text"].as_str()).collect();
+    expect(logs.stdout.lines().eq(lines), "`anemos logs` shows other lines")?;
+
+    let after = web.machine.wait_boot(&before, BOOT)?;
+    expect(after != before, "the boot id is the same")?;
+    web.expect_hello()?;
+    Ok(Outcome::Passed)
+}
+
+/// The run's name.
+fn run_of(lines: &[serde_json::Value]) -> Result<String> {
+    let run = lines.iter().find(|line| line["type"] == "start").and_then(|line| line["run"].as_str());
+    run.map(str::to_owned).ok_or_else(|| lab::Error::new("the output names no run"))
+}
