@@ -172,8 +172,15 @@ impl Machine {
         self.step(now, input, &mut actions)?;
         let state = self.state();
         if state != self.shown {
-            // The state comes before what is done about it, but after the facts that led to it.
-            let at = actions.iter().position(|a| !matches!(a, Action::Record(_))).unwrap_or(actions.len());
+            // The state comes before what is done about it, but after the facts that led to it. Who hears that the agent
+            // holds hangs up, so that comes last of all.
+            let holds = matches!(state, AgentState::Held(_));
+            let before = |action: &Action| match action {
+                Action::Record(_) => true,
+                Action::Conclude(_) => holds,
+                _ => false,
+            };
+            let at = actions.iter().position(|action| !before(action)).unwrap_or(actions.len());
             actions.insert(at, Action::Record(EventKind::State(state.clone())));
             self.shown = state;
         }

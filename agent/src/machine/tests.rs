@@ -230,3 +230,12 @@ fn states_are_told_before_the_terminal_event_and_once() {
     assert_eq!(told.len(), 1);
     assert!(told[0] < end);
 }
+
+#[test]
+fn that_it_holds_is_told_last() {
+    let mut story = Story::running();
+    story.tell(Input::Written).tell(failed());
+    let held = |action: &Action| matches!(action, Action::Record(EventKind::State(AgentState::Held(_))));
+    assert!(story.done.iter().any(|action| matches!(action, Action::Conclude(_))));
+    assert!(story.done.last().is_some_and(held), "{:?}", story.done);
+}
