@@ -44,7 +44,10 @@ fn fails_after_writing(lab: &Lab) -> Result<Outcome> {
     let before = web.machine.boot_id()?;
     let ended = web.anemos.run(UP, LONG)?;
     expect_end(&ended, "held", "the payload exited with status 3")?;
-    let run = run_of(&ended.json())?;
+    let lines = ended.json();
+    let run = run_of(&lines)?;
+    let outcome = lines.iter().find(|line| is_event(line, "outcome"));
+    expect(outcome.is_some_and(|outcome| outcome["written"] == true), format!("said not to be written: {outcome:?}"))?;
 
     // A command, with its input, output and exit status.
     let mut shell = web.anemos.command(["shell", "web", "--", "cat; hostname; echo oops >&2; exit 9"]);
@@ -62,6 +65,14 @@ fn fails_after_writing(lab: &Lab) -> Result<Outcome> {
     expect(logs.stdout.contains("that was all\n"), format!("the log has only {:?}", logs.stdout))?;
     let refused = web.anemos.run(["abort", "--json", &run], LONG)?;
     expect(refused.code() == 4 && refused.stderr.contains("retry"), format!("abort: {refused:?}"))?;
+
+    // The agent dies, and is started again: it holds, with its reason, and has forgotten nothing.
+    let kill = "kill -KILL $(grep -lsxz '[s]erve' /proc/[0-9]*/cmdline | cut -d/ -f3)";
+    let killed = web.anemos.run(["shell", "web", "--", kill], LONG)?;
+    expect(killed.code() == 255, format!("the agent survived: {killed:?}"))?;
+    let ended = web.anemos.run(["attach", "--json"], LONG)?;
+    expect_end(&ended, "held", "the agent broke (signal: 9 (SIGKILL))")?;
+    expect_contiguous(&agent_events(&ended.json()))?;
 
     web.with_hello("mended", "#!/bin/sh\nexec ./hello\n")?;
     let ended = web.anemos.run(["retry", "--json", "--payload", "mended"], LONG)?;
@@ -141,9 +152,7 @@ fn controller_killed(lab: &Lab) -> Result<Outcome> {
     let ended = web.anemos.run(["attach", "--json"], LONG)?;
     expect_end(&ended, "deployed", "Anemos hello")?;
     let events = agent_events(&ended.json());
-    for (event, seq) in events.iter().zip(1..) {
-        expect(event["seq"] == seq, format!("event {seq} is missing or comes twice: {event}"))?;
-    }
+    expect_contiguous(&events)?;
     let last = events.last().map(|event| event["kind"].clone()).unwrap_or_default();
     expect(last == "outcome" || last == "state", format!("the last event is no end but {last}"))?;
     expect(events.starts_with(&agent_events(&seen)), "events changed since they were first shown")?;
@@ -163,6 +172,14 @@ fn controller_killed(lab: &Lab) -> Result<Outcome> {
     expect(after != before, "the boot id is the same")?;
     web.expect_hello()?;
     Ok(Outcome::Passed)
+}
+
+/// None is missing, and none comes twice.
+fn expect_contiguous(events: &[serde_json::Value]) -> Result<()> {
+    for (event, seq) in events.iter().zip(1..) {
+        expect(event["seq"] == seq, format!("event {seq} is missing or comes twice: {event}"))?;
+    }
+    expect(!events.is_empty(), "there are no events")
 }
 
 /// The run's name.
