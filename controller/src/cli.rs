@@ -114,7 +114,10 @@ pub struct Logs {
     pub run: String,
     /// The host
     pub host: String,
-    /// The bytes as they came, without escaping what a terminal would obey
+    /// Every fact, as `up` shows them when piped
+    #[arg(long, conflicts_with = "raw")]
+    pub all: bool,
+    /// The bytes as they came, with whatever a terminal would obey
     #[arg(long)]
     pub raw: bool,
 }

@@ -14,7 +14,7 @@ use crate::embed;
 use crate::engine::{Artifacts, BasePlan, Blob, Job, Trust, sha256};
 use crate::journal::HostEntry;
 use crate::payload;
-use crate::ssh::{self, Address, Credentials, RunKey, UserCredentials};
+use crate::ssh::{self, Address, Credentials, Passphrases, RunKey, UserCredentials};
 use crate::ssh_config::{self, Agent, Effective, Overrides};
 
 /// What was prepared, and what the user should know of it.
@@ -39,6 +39,7 @@ pub(super) async fn prepare(
     run_key: &RunKey,
     artifacts: &Arc<Artifacts>,
     lock: Option<&Path>,
+    asks: &Arc<dyn Passphrases>,
 ) -> Result<Jobs, CommandError> {
     let mut notes = Vec::new();
     let mut payloads: HashMap<PathBuf, Blob> = HashMap::new();
@@ -95,7 +96,7 @@ pub(super) async fn prepare(
         jobs.push(Job {
             run: run.clone(),
             trust: Trust::load(&ssh, host.accept_new),
-            user: credentials(&entry),
+            user: credentials(&entry, asks),
             entry,
             run_key: run_key.clone(),
             agent_seed,
@@ -143,11 +144,12 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
 }
 
 /// The user's keys, as the journal has them.
-pub(super) fn credentials(entry: &HostEntry) -> Credentials {
+pub(super) fn credentials(entry: &HostEntry, asks: &Arc<dyn Passphrases>) -> Credentials {
     Credentials::User(Arc::new(UserCredentials {
         agent: entry.agent_socket.clone(),
         identities_only: entry.identities_only,
         identity_files: entry.identity_files.clone(),
+        asks: Arc::clone(asks),
     }))
 }
 

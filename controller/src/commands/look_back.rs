@@ -1,58 +1,72 @@
 //! `anemos status` and `anemos logs`: what the journals say. Neither asks a host.
 
-use std::io::Write;
-
-use anemos_proto::agent::AgentState;
-use anemos_proto::event::{EventKind, Stream};
+use std::io::IsTerminal;
 
 use super::{CommandError, Status, line};
 use crate::cli;
-use crate::journal::{self, Digested, JournalError, RunDir, RunStore, Tail};
-use crate::report::{Speaker, Update};
-use crate::screen::text::sanitise;
+use crate::engine::now_ms;
+use crate::journal::{self, Digested, JournalError, RunDir, RunFile, RunStore, Tail};
+use crate::report::Report;
+use crate::screen::logs::{self, Wanted};
+use crate::screen::status::{self, RunRow, StatusRow};
+use crate::screen::text::Paint;
 
 pub(super) fn status(args: &cli::Status) -> Result<Status, CommandError> {
     let store = RunStore::open()?;
-    let Some(run) = &args.run else {
-        let runs = store.runs()?;
-        if runs.is_empty() && !args.json {
-            line("no runs yet; `anemos up hosts.toml` begins one");
-        }
-        for run in runs {
-            show(&run, args.json)?;
-        }
-        return Ok(Status::Done);
+    let paint = Paint::pick(std::io::stdout().is_terminal());
+    let chosen = match &args.run {
+        Some(run) => vec![store.find(Some(run))?],
+        None => store.runs()?,
     };
-    show(&store.find(Some(run))?, args.json)?;
+    if args.json {
+        for run in &chosen {
+            let file = run.load()?;
+            for row in rows(run, &file) {
+                line(status::status_json(run.id.as_str(), &row));
+            }
+        }
+    } else if args.run.is_some() {
+        for run in &chosen {
+            line(status::status(run.id.as_str(), &rows(run, &run.load()?), paint).trim_end());
+        }
+    } else if chosen.is_empty() {
+        line("no runs yet; `anemos up hosts.toml` begins one");
+    } else {
+        let runs = chosen.iter().map(run_row).collect::<Result<Vec<_>, _>>()?;
+        line(status::runs(&runs, paint).trim_end());
+        line("\n`anemos status RUN` shows the hosts of one; its last characters are enough");
+    }
     Ok(Status::Done)
 }
 
-fn show(run: &RunDir, json: bool) -> Result<(), CommandError> {
+fn run_row(run: &RunDir) -> Result<RunRow, JournalError> {
     let file = run.load()?;
-    // Whoever has the lock is following the run now.
-    let follower = match run.lock() {
-        Err(JournalError::Locked { pid, .. }) => Some(pid),
-        _ => None,
+    Ok(RunRow {
+        run: run.id.to_string(),
+        age_seconds: now_ms().saturating_sub(file.started_ms) as f64 / 1000.0,
+        endings: rows(run, &file).into_iter().map(|row| row.outcome).collect(),
+        // Whoever has the lock is following the run now.
+        follower: match run.lock() {
+            Err(JournalError::Locked { pid, .. }) => Some(pid),
+            _ => None,
+        },
+        hosts_file: file.hosts_file.display().to_string(),
+    })
+}
+
+fn rows(run: &RunDir, file: &RunFile) -> Vec<StatusRow> {
+    let row = |name: &str| match read(run, name) {
+        Ok(journal) => StatusRow::of(name, &journal.told, journal.summary.as_ref(), now_ms()),
+        Err(error) => StatusRow {
+            host: name.into(),
+            phase: None,
+            state: "unreadable".into(),
+            outcome: None,
+            reason: Some(error.to_string()),
+            last_event_seconds: None,
+        },
     };
-    if !json {
-        let following = follower.as_ref().map_or(String::new(), |pid| format!(", followed by process {pid}"));
-        line(format_args!("{}  {}{following}", file.run, file.hosts_file.display()));
-    }
-    for host in &file.hosts {
-        let (state, reason) = match read(run, &host.name) {
-            Ok(digested) => state(&digested),
-            Err(error) => ("unreadable".into(), error.to_string()),
-        };
-        if json {
-            line(serde_json::json!({
-                "type": "status", "run": file.run, "host": host.name, "state": state, "reason": reason,
-                "followed": follower.is_some(),
-            }));
-        } else {
-            line(format_args!("  {}  {state}  {}", host.name, sanitise(reason.as_bytes())));
-        }
-    }
-    Ok(())
+    file.hosts.iter().map(|host| row(&host.name)).collect()
 }
 
 /// The journal of a host; one that was never begun is empty.
@@ -64,29 +78,6 @@ pub(super) fn read(run: &RunDir, host: &str) -> Result<Digested, JournalError> {
         }
         Err(error) => Err(error),
     }
-}
-
-fn state(digested: &Digested) -> (String, String) {
-    if let Some(summary) = &digested.summary {
-        return (summary.outcome.to_string(), summary.reason.clone());
-    }
-    let agent_state = digested.told.iter().rev().find_map(|(_, update)| match update {
-        Update::Event(Speaker::Agent, event) => match &event.kind {
-            EventKind::State(state) => Some(state.clone()),
-            _ => None,
-        },
-        _ => None,
-    });
-    let (state, reason) = match (digested.boot_sent_ms, &digested.left, agent_state) {
-        (None, ..) => ("before the boot", String::new()),
-        (_, Some((_, Some(_), _)), _) => ("leaving for the new system", String::new()),
-        (_, Some((_, None, reason)), _) => ("going back to the old system", reason.clone()),
-        (_, None, Some(AgentState::Held(reason))) => ("held", reason),
-        (_, None, Some(AgentState::Running)) => ("running the payload", String::new()),
-        (_, None, Some(AgentState::Succeeded)) => ("finishing", String::new()),
-        _ => ("in RAM or booting", String::new()),
-    };
-    (format!("{state} (when last seen)"), reason)
 }
 
 pub(super) fn logs(args: &cli::Logs) -> Result<Status, CommandError> {
@@ -106,21 +97,14 @@ pub(super) fn logs(args: &cli::Logs) -> Result<Status, CommandError> {
         Tail::Damaged(bytes) => eprintln!("warning: the last {bytes} bytes of the journal are damaged and left out"),
         Tail::Clean | Tail::Torn(_) => {}
     }
-    let mut stdout = std::io::stdout().lock();
-    for (_, update) in Digested::of(contents.records).told {
-        let Update::Event(_, event) = update else { continue };
-        let text = match event.kind {
-            EventKind::Log { stream: Stream::Stdout | Stream::Stderr | Stream::Kernel, line } if args.raw => line,
-            EventKind::Log { line, .. } => sanitise(&line).into_bytes(),
-            EventKind::Gap { first, last, bytes } => {
-                format!("[{bytes} bytes, events {first} to {last}, were dropped on the host]").into_bytes()
-            }
-            _ => continue,
-        };
-        // That the reader has gone is no error.
-        if stdout.write_all(&text).and_then(|()| stdout.write_all(b"\n")).is_err() {
-            break;
-        }
-    }
+    let wanted = match (args.all, args.raw) {
+        (true, _) => Wanted::Everything,
+        (false, true) => Wanted::RawOutput,
+        (false, false) => Wanted::Output,
+    };
+    let told = Digested::of(contents.records).told.into_iter();
+    let reports = told.map(|(wall_ms, update)| Report { host: args.host.clone(), wall_ms, update });
+    // That the reader has gone is no error.
+    let _ = logs::write(&mut std::io::BufWriter::new(std::io::stdout().lock()), reports, wanted);
     Ok(Status::Done)
 }

@@ -3,6 +3,7 @@
 mod base;
 mod jobs;
 mod look_back;
+mod passphrase;
 mod reenter;
 mod up;
 
@@ -109,16 +110,18 @@ fn stop_signal() -> Result<signal::Receiver<bool>, CommandError> {
     Ok(receiver)
 }
 
-/// The exit status for how the hosts ended; `None` stands for one that was turned away from.
-fn status_of(ends: &[Option<Summary>], refused: bool, stopped: bool) -> Status {
+/// The exit status for how the hosts ended; `None` stands for one that was turned away from. `refused` names those that
+/// were not begun with, because of their plan.
+fn status_of(ends: &[Option<Summary>], refused: &[String], stopped: bool) -> Status {
+    let failed = |end: &Summary| end.outcome != Ending::Deployed && !refused.contains(&end.host);
     if stopped || ends.iter().any(Option::is_none) {
         Status::Interrupted
-    } else if refused {
-        Status::Refused
-    } else if ends.iter().flatten().all(|summary| summary.outcome == Ending::Deployed) {
+    } else if ends.iter().flatten().any(failed) {
+        Status::NotAll
+    } else if refused.is_empty() {
         Status::Done
     } else {
-        Status::NotAll
+        Status::Refused
     }
 }
 

@@ -8,17 +8,18 @@ use tokio::time::Instant;
 
 use super::jobs::{credentials, digest};
 use super::look_back::read;
+use super::passphrase::OnTerminal;
 use super::up::forget;
 use super::{CommandError, Status, status_of, stop_signal};
 use crate::cli;
 use crate::embed::BUILD;
 use crate::engine::agent::Wish;
-use crate::engine::{End, Follow, Reporter, follow_again, now_ms};
+use crate::engine::{End, Follow, Reporter, follow_again, now_ms, unbooted};
 use crate::journal::{Appender, Digested, Follower, HostEntry, JournalError, Record, RunDir, RunStore};
 use crate::payload;
 use crate::report::{Ending, Report, Summary, Update};
 use crate::screen::{self, Mode, Screen};
-use crate::ssh::{self, Address, Credentials, Exit, Policy, RunKey, Tuning};
+use crate::ssh::{self, Address, Credentials, Exit, Passphrases, Policy, RunKey, Tuning};
 
 /// Time between two looks at a journal that another process writes.
 const FOLLOW_EVERY: Duration = Duration::from_millis(250);
@@ -96,7 +97,10 @@ async fn reenter(
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     let stop = stop_signal()?;
     let (reports, received) = mpsc::unbounded_channel();
-    let screen = tokio::spawn(screen::run(Screen::new(Mode::pick(json), Some(run.id.as_str()), &names), received));
+    let (control, requests) = screen::control();
+    let screen = Screen::new(Mode::pick(json), Some(run.id.as_str()), &names);
+    let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
+    let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control));
     let mut ends = Vec::new();
     let mut problems = Vec::new();
     if lock.is_some() {
@@ -108,7 +112,9 @@ async fn reenter(
             let reporter = Reporter::new(&entry.name, reports.clone(), journal);
             let (run, key, wish, stop) = (run.id.clone(), key.clone(), wish(), stop.clone());
             let name = entry.name.clone();
-            let task = tokio::spawn(async move { take_up(run, entry, digested, reporter, key, wish, stop).await });
+            let user = credentials(&entry, &asks);
+            let task =
+                tokio::spawn(async move { take_up(run, (entry, user), digested, reporter, key, wish, stop).await });
             tasks.push((name, task));
         }
         for (name, task) in tasks {
@@ -134,13 +140,13 @@ async fn reenter(
     if !problems.is_empty() {
         return Err(CommandError { status: Status::NotAll, message: problems.join("\n") });
     }
-    Ok(status_of(&ends, false, *stop.borrow()))
+    Ok(status_of(&ends, &[], *stop.borrow()))
 }
 
 /// Takes up one host.
 async fn take_up(
     run: anemos_proto::ids::RunId,
-    entry: HostEntry,
+    (entry, user): (HostEntry, Credentials),
     mut digested: Digested,
     mut reporter: Reporter,
     key: Option<RunKey>,
@@ -175,9 +181,14 @@ async fn take_up(
         return Ok(End::Over(Box::new(summary)));
     }
     let (Some(old), Some(_)) = (digested.old.clone(), digested.boot_sent_ms) else {
-        // The stage undoes everything when the connection to it ends.
-        let reason = "the controller ended before the boot, so nothing was begun on the host";
-        return Ok(End::Over(Box::new(reporter.end(Ending::Untouched, reason))));
+        // The stage undoes everything when the connection to it ends; but that is not known until somebody looks.
+        let boot_id = digested.told.iter().rev().find_map(|(_, update)| match update {
+            Update::Facts(facts) => Some(facts.boot_id.clone()),
+            _ => None,
+        });
+        let counters = Arc::clone(&reporter.counters);
+        let (ending, reason) = unbooted(&entry, digested.met.as_ref(), boot_id.as_deref(), &user, &counters).await;
+        return Ok(End::Over(Box::new(reporter.end(ending, reason))));
     };
     let Some(run_key) = key else { return Err("the run is over, and its key was deleted".into()) };
     if let Wish::Retry(Some(_)) = &wish {
@@ -186,7 +197,6 @@ async fn take_up(
     if digested.left.is_some() && !only_looking {
         wish = Wish::Follow;
     }
-    let user: Credentials = credentials(&entry);
     let follow = Follow { run, entry: &entry, old, run_key, user, reporter: &mut reporter, wish, stop, build: BUILD };
     Ok(follow_again(follow, &digested).await)
 }

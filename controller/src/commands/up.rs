@@ -8,6 +8,7 @@ use anemos_proto::stage::{BaseSource, KernelSource};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
 
 use super::jobs::{Jobs, new_run_id, prepare};
+use super::passphrase::OnTerminal;
 use super::{CommandError, Status, status_of, stop_signal};
 use crate::cli::{PlanArgs, Up};
 use crate::config::{self, Host, Kernel};
@@ -16,9 +17,9 @@ use crate::engine::{Decision, End, Gate, Job, Prepared, Reporter, drive, now_ms}
 use crate::journal::{Appender, RunFile, RunStore};
 use crate::report::{Ending, Report, Summary};
 use crate::screen::plan::{Choices, PlanView, Upload, confirm};
-use crate::screen::text::Paint;
+use crate::screen::text::{Paint, bytes};
 use crate::screen::{self, Mode, Screen};
-use crate::ssh::{RunKey, new_seed};
+use crate::ssh::{Passphrases, RunKey, new_seed};
 
 /// How the question is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,18 +87,18 @@ impl Viewed {
 
     fn plan(self, prepared: Prepared) -> PlanView {
         let cached = prepared.facts.cached_bases.contains(&self.base);
-        let sources: Vec<&str> = self
+        let sources: Vec<String> = self
             .sources
             .iter()
             .filter(|source| cached == matches!(source, BaseSource::Cache))
             .map(|source| match source {
-                BaseSource::Cache => "the host's cache",
-                BaseSource::Urls(_) => "downloaded by the host from the URLs given",
-                BaseSource::Build => "built on the host from distribution packages",
-                BaseSource::Upload(_) => "uploaded",
+                BaseSource::Cache => "in the host's cache".into(),
+                BaseSource::Urls(_) => "downloaded by the host from the URLs given".into(),
+                BaseSource::Build => "built on the host from distribution packages".into(),
+                BaseSource::Upload(blob) => format!("uploaded from here ({})", bytes(blob.size)),
             })
             .collect();
-        let mut refusals = Vec::new();
+        let mut refusals = prepared.refusals;
         let kexec = &prepared.facts.kexec;
         if !kexec.file_load && !kexec.load {
             refusals.push("its kernel has no kexec".into());
@@ -118,11 +119,10 @@ impl Viewed {
                 kernel: self.kernel,
                 locked_kernel: self.locked_kernel,
                 base: self.base,
-                base_source: sources.join(", else "),
+                base_source: sources.join("; should that fail, "),
                 payload: self.payload,
                 finish: self.finish,
                 check: self.check,
-                warnings: prepared.warnings,
             },
         )
         .with_host_key(prepared.host_key)
@@ -146,7 +146,9 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
         .collect();
     let run = new_run_id()?;
     let run_key = new_seed().and_then(|seed| RunKey::from_seed(&seed)).map_err(CommandError::internal)?;
-    let Jobs { jobs, notes } = prepare(hosts, &run, &run_key, &artifacts, args.lock.as_deref()).await?;
+    let (control, requests) = screen::control();
+    let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control.clone()));
+    let Jobs { jobs, notes } = prepare(hosts, &run, &run_key, &artifacts, args.lock.as_deref(), &asks).await?;
     for note in notes {
         eprintln!("note: {note}");
     }
@@ -171,7 +173,6 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
 
     let stop = stop_signal()?;
     let (reports, received) = mpsc::unbounded_channel();
-    let (control, requests) = screen::control();
     let mode = Mode::pick(args.json);
     let screen = Screen::new(mode, plan_dir.is_none().then_some(run.as_str()), &names);
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
@@ -192,7 +193,7 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
         // A host that can't be deployed sends no plan; its own report says why.
         if let Ok(prepared) = host.plan.await {
             let view = host.view.plan(prepared);
-            waiting.push((host.decision, view.refusals.clone()));
+            waiting.push((host.name.clone(), host.decision, view.refusals.clone()));
             views.push(view);
         }
         tasks.push((host.name, host.task));
@@ -212,16 +213,20 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
             answer
         }
     };
-    let mut said_no = false;
-    for (decision, refusals) in waiting {
+    let mut refused = Vec::new();
+    for (host, decision, refusals) in waiting {
+        if !refusals.is_empty() || (!go && ask != Ask::OnlyPlan) {
+            refused.push(host);
+        }
         let decided = match ask {
             Ask::OnlyPlan => Decision::OnlyPlan,
-            _ if !refusals.is_empty() => Decision::Refuse(format!("it can't be deployed: {}", refusals.join("; "))),
-            _ if go => Decision::Go,
-            _ => {
-                said_no = true;
-                Decision::Refuse("the plan was refused".into())
+            _ if !refusals.is_empty() => {
+                // What follows the first line of each, such as a list of disks, the plan has shown.
+                let why: Vec<&str> = refusals.iter().filter_map(|why| why.lines().next()).collect();
+                Decision::Refuse(format!("it can't be deployed as hosts.toml says: {}", why.join("; ")))
             }
+            _ if go => Decision::Go,
+            _ => Decision::Refuse("the plan was refused".into()),
         };
         // A host whose task has ended has reported why.
         let _ = decision.send(decided);
@@ -245,7 +250,7 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
         return Err(CommandError::internal(problem));
     }
     let stopped = *stop.borrow();
-    Ok(status_of(&ends, said_no, stopped))
+    Ok(status_of(&ends, &refused, stopped))
 }
 
 /// Deletes the run's key once no host of it can be in RAM any more.

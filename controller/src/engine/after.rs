@@ -345,7 +345,18 @@ impl<'a> Following<'a> {
                 self.set_goal(Goal::Leave(to), Duration::ZERO);
                 None
             }
-            Parting::Held(reason) => Some(self.over(Ending::Held, reason)),
+            Parting::Held(reason) => {
+                let host = &self.with.entry.name;
+                let hint = if self.known.succeeded {
+                    format!("`anemos finish {host}` goes on to the new system, `anemos shell {host}` looks around")
+                } else {
+                    format!(
+                        "look around with `anemos shell {host}`, then `anemos retry`, with a mended --payload if need be, or \
+                         leave RAM with `anemos finish {host}`"
+                    )
+                };
+                Some(self.over(Ending::Held, format!("{reason}; {hint}")))
+            }
             Parting::Refused(why) => Some(End::Refused(why)),
             Parting::Broken(why) => {
                 let reason = format!("the agent can't be talked to: {why}");

@@ -1,15 +1,14 @@
 //! Up to the boot: connect, probe, decide, stage. Whatever goes wrong here leaves the host untouched.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anemos_proto::config::{Deadlines, RunConfig};
 use anemos_proto::event::Level;
 use anemos_proto::host::{DiskId, HostFacts};
-use anemos_proto::stage::{KernelSource, KexecMethod, StagePlan, Staged};
-use tokio::sync::{OwnedSemaphorePermit, watch as signal};
+use anemos_proto::stage::{BaseSource, KernelSource, KexecMethod, StagePlan, Staged};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::error::Trouble;
@@ -61,76 +60,137 @@ async fn bounded<T>(
     }
 }
 
-pub(super) async fn boot(
+/// What a host that was stopped before the boot is reported with.
+const STOPPED: &str = "stopped before the boot; everything was undone";
+
+/// A host that was met: the stage runs on it and has looked around.
+struct Met {
+    session: Session,
+    stage: Stage,
+    facts: Box<HostFacts>,
+    /// The disks that may be written, or why hosts.toml doesn't say which.
+    disks: Result<Vec<DiskId>, String>,
+}
+
+/// Connects, starts the stage, and has it look around.
+async fn meet(
     job: &Job,
     reporter: &mut Reporter,
-    gate: Gate,
-    mut stop: signal::Receiver<bool>,
-) -> Result<Booted, NotBooted> {
-    let probing = Arc::clone(&gate.probes).acquire_owned().await;
+    probes: &Arc<Semaphore>,
+    stop: &mut signal::Receiver<bool>,
+) -> Result<Met, NotBooted> {
+    let stopped = || NotBooted::Decided("stopped before anything was done".into());
+    let _probing = tokio::select! {
+        permit = Arc::clone(probes).acquire_owned() => permit,
+        _ = stop.wait_for(|stop| *stop) => return Err(stopped()),
+    };
     reporter.phase(Phase::Connect);
     let session = tokio::select! {
         session = connect(job, reporter) => session?,
-        _ = stop.wait_for(|stop| *stop) => return Err(NotBooted::Decided("stopped before anything was done".into())),
+        _ = stop.wait_for(|stop| *stop) => return Err(stopped()),
     };
+    reporter.record(&Record::Met { host_key: session.host_key.clone() });
 
     reporter.phase(Phase::Probe);
     let allowed = job.host.deadlines.stage;
     let deadline = Instant::now() + allowed;
     let start = Stage::start(&session, &job.artifacts.stage, &job.artifacts.build);
-    let mut stage = bounded(&mut stop, deadline, "stage", start)
-        .await
-        .map_err(|error| trouble(Phase::Probe, "starting the stage", error, allowed))?;
-    let probed = bounded(&mut stop, deadline, "stage", stage.probe(reporter)).await;
-    let facts = match probed {
+    let mut stage = match bounded(stop, deadline, "stage", start).await {
+        Ok(stage) => stage,
+        // It removes itself when its connection ends.
+        Err(StageError::Stopped) => return Err(stopped()),
+        Err(error) => return Err(trouble(Phase::Probe, "starting the stage", error, allowed).into()),
+    };
+    let facts = match bounded(stop, deadline, "stage", stage.probe(reporter)).await {
         Ok(facts) => facts,
+        Err(StageError::Stopped) => return Err(undo_stopped(stage).await),
         Err(error) => return Err(give_up(stage, Phase::Probe, "looking at the host", error, allowed).await.into()),
     };
     reporter.tell(Update::Facts(facts.clone()));
     reporter.phase_done();
-    drop(probing);
+    let disks = select_disks(job.host.all_disks(), &facts.disks)
+        .map(|disks| disks.into_iter().map(|disk| disk.id.clone()).collect())
+        .map_err(|error| error.to_string());
+    Ok(Met { session, stage, facts, disks })
+}
 
-    let selected = select_disks(job.host.all_disks(), &facts.disks)
-        .map(|disks| disks.into_iter().map(|disk| disk.id.clone()).collect::<Vec<_>>());
-    let disks = match selected {
-        Ok(disks) => disks,
-        Err(error) => {
-            let trouble = Trouble::before(Phase::Probe, "choosing the disk", error);
-            return Err(undo(stage, trouble).await.into());
-        }
-    };
-    let prepared = prepare(job, &facts, &disks, stage.cached, &session.host_key);
-    let Gate { plan, mut decision, slots, .. } = gate;
-    // Nobody waiting for the plan means that the decision is made without it.
-    let _ = plan.send(prepared);
-    let stopped = || Decision::Refuse("stopped before the boot".into());
+/// Waits for the decision; whatever else it is than to go ahead, the stage is gone afterwards.
+async fn decided(
+    mut met: Met,
+    mut decision: signal::Receiver<Decision>,
+    stop: &mut signal::Receiver<bool>,
+    allowed: Duration,
+) -> Result<Met, NotBooted> {
+    let stopped = || Decision::Refuse(STOPPED.into());
     let decided = tokio::select! {
         decided = decision.wait_for(|decision| *decision != Decision::Pending) => {
             decided.map_or_else(|_| stopped(), |decision| decision.clone())
         }
         _ = stop.wait_for(|stop| *stop) => stopped(),
         // The stage says nothing unasked: if it does, or ends, the host is gone.
-        ended = stage.ended() => {
+        ended = met.stage.ended() => {
             return Err(trouble(Phase::Probe, "waiting for the decision", ended, allowed).into());
         }
     };
     let why_not = match decided {
-        Decision::Go => None,
-        Decision::Pending => Some(NotBooted::Decided("nothing was decided".into())),
-        Decision::Refuse(why) => Some(NotBooted::Decided(why)),
-        Decision::OnlyPlan => Some(NotBooted::OnlyPlan),
+        Decision::Go => return Ok(met),
+        Decision::Pending => NotBooted::Decided("nothing was decided".into()),
+        Decision::Refuse(why) => NotBooted::Decided(why),
+        Decision::OnlyPlan => NotBooted::OnlyPlan,
     };
-    if let Some(why_not) = why_not {
-        stage.abort().await.map_err(|error| trouble(Phase::Probe, "removing the stage", error, allowed))?;
-        session.close().await;
-        return Err(why_not);
-    }
+    met.stage.abort().await.map_err(|error| trouble(Phase::Probe, "removing the stage", error, allowed))?;
+    met.session.close().await;
+    Err(why_not)
+}
 
-    let slot = tokio::select! {
+/// Waits for a slot. The hosts before this one may take hours: if it has to wait, stage and connection are not kept for so
+/// long, and the host is met again.
+async fn slot(
+    job: &Job,
+    reporter: &mut Reporter,
+    met: Met,
+    (slots, probes): (Arc<Semaphore>, &Arc<Semaphore>),
+    stop: &mut signal::Receiver<bool>,
+) -> Result<(Met, OwnedSemaphorePermit), NotBooted> {
+    if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+        return Ok((met, slot));
+    }
+    let allowed = job.host.deadlines.stage;
+    let Met { session, stage, disks: approved, .. } = met;
+    stage.abort().await.map_err(|error| trouble(Phase::Probe, "removing the stage", error, allowed))?;
+    session.close().await;
+    let taken = tokio::select! {
         slot = slots.acquire_owned() => slot.ok(),
         _ = stop.wait_for(|stop| *stop) => None,
     };
-    let Some(slot) = slot else { return Err(undo_stopped(stage).await) };
+    let Some(taken) = taken else { return Err(NotBooted::Decided(STOPPED.into())) };
+    let met = meet(job, reporter, probes, stop).await?;
+    if met.disks != approved {
+        let trouble =
+            Trouble::before(Phase::Probe, "choosing the disk", "its disks are not those of the plan any more");
+        return Err(undo(met.stage, trouble.hint("look at the plan again")).await.into());
+    }
+    Ok((met, taken))
+}
+
+pub(super) async fn boot(
+    job: &Job,
+    reporter: &mut Reporter,
+    gate: Gate,
+    mut stop: signal::Receiver<bool>,
+) -> Result<Booted, NotBooted> {
+    let Gate { plan, decision, slots, probes } = gate;
+    let allowed = job.host.deadlines.stage;
+    let met = meet(job, reporter, &probes, &mut stop).await?;
+    // Nobody waiting for the plan means that the decision is made without it.
+    let _ = plan.send(prepare(job, &met));
+    let met = decided(met, decision, &mut stop, allowed).await?;
+    let (met, slot) = slot(job, reporter, met, (slots, &probes), &mut stop).await?;
+    let Met { session, mut stage, facts, disks } = met;
+    let disks = match disks {
+        Ok(disks) => disks,
+        Err(why) => return Err(undo(stage, Trouble::before(Phase::Probe, "choosing the disk", why)).await.into()),
+    };
     let plan = stage_plan(job, &session, disks);
     let blobs = [&job.artifacts.agent, &job.base.lock, &job.payload].into_iter().chain(&job.base.upload);
     let blobs: BTreeMap<_, _> = blobs.map(|blob| (blob.id.digest, Arc::clone(&blob.bytes))).collect();
@@ -197,7 +257,7 @@ async fn connect(job: &Job, reporter: &mut Reporter) -> Result<Session, Trouble>
         }
         None => {}
     }
-    let typing = if std::io::stdin().is_terminal() { TYPING } else { Duration::ZERO };
+    let typing = if job.user.may_ask() { TYPING } else { Duration::ZERO };
     connected.authenticate(&entry.user, &job.user, deadline + typing).await.map_err(|error| {
         Trouble::before(Phase::Connect, format!("logging into {} as `{}`", entry.address, entry.user), error)
     })
@@ -229,7 +289,7 @@ async fn undo(stage: Stage, mut trouble: Trouble) -> Trouble {
 
 async fn undo_stopped(stage: Stage) -> NotBooted {
     match stage.abort().await {
-        Ok(()) => NotBooted::Decided("stopped before the boot; everything was undone".into()),
+        Ok(()) => NotBooted::Decided(STOPPED.into()),
         Err(error) => trouble(Phase::Stage, "undoing what was prepared", error, Duration::ZERO).into(),
     }
 }
@@ -258,27 +318,27 @@ fn reason(error: StageError, allowed: Duration) -> String {
     }
 }
 
-fn prepare(job: &Job, facts: &HostFacts, disks: &[DiskId], stage_cached: bool, key: &HostKey) -> Prepared {
-    let mut uploads = vec![("stage", job.artifacts.stage.gz.len() as u64, stage_cached)];
-    let blobs = [("agent", &job.artifacts.agent), ("base.lock", &job.base.lock), ("payload", &job.payload)];
-    for (what, blob) in blobs.into_iter().chain(job.base.upload.iter().map(|blob| ("base", blob))) {
-        let cached = match what {
-            "base" => facts.cached_bases.contains(&job.base.image),
-            _ => facts.cached_blobs.contains(&blob.id.digest),
-        };
-        uploads.push((what, blob.id.size, cached));
+fn prepare(job: &Job, met: &Met) -> Prepared {
+    let facts = &met.facts;
+    let mut uploads = vec![("stage", job.artifacts.stage.gz.len() as u64, met.stage.cached)];
+    for (what, blob) in [("agent", &job.artifacts.agent), ("base.lock", &job.base.lock), ("payload", &job.payload)] {
+        uploads.push((what, blob.id.size, facts.cached_blobs.contains(&blob.id.digest)));
     }
-    let mut warnings = Vec::new();
-    if facts.disks.iter().filter(|disk| disks.contains(&disk.id)).any(|disk| disk.read_only) {
-        warnings.push("a disk that the payload may write is read-only".into());
+    // Where the host may come by the base otherwise, it isn't sent unless all else fails.
+    if let ([BaseSource::Cache, BaseSource::Upload(_)], Some(blob)) = (&job.base.sources[..], &job.base.upload) {
+        uploads.push(("base", blob.id.size, facts.cached_bases.contains(&job.base.image)));
     }
+    let (disks, refusals) = match &met.disks {
+        Ok(disks) => (disks.iter().map(|id| id.name.clone()).collect(), Vec::new()),
+        Err(why) => (Vec::new(), vec![why.clone()]),
+    };
     Prepared {
         host: job.host.name.clone(),
-        facts: Box::new(facts.clone()),
-        host_key: key.to_string(),
-        disks: disks.iter().map(|id| id.name.clone()).collect(),
+        facts: facts.clone(),
+        host_key: met.session.host_key.to_string(),
+        disks,
         uploads,
-        warnings,
+        refusals,
     }
 }
 

@@ -12,6 +12,7 @@ mod reporter;
 mod script;
 mod stage;
 mod trust;
+mod unbooted;
 pub mod watch;
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use look::{Look, look};
 pub use reporter::{Reporter, now_ms};
 pub use stage::StageBinary;
 pub use trust::Trust;
+pub use unbooted::unbooted;
 
 use crate::config;
 use crate::journal::HostEntry;
@@ -131,8 +133,8 @@ pub struct Prepared {
     pub disks: Vec<String>,
     /// What is sent unless the host has it: what, bytes, whether it has it.
     pub uploads: Vec<(&'static str, u64, bool)>,
-    /// What should be thought about.
-    pub warnings: Vec<String>,
+    /// Why it can't be deployed; empty if it can.
+    pub refusals: Vec<String>,
 }
 
 /// What the user decided.

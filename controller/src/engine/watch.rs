@@ -132,11 +132,15 @@ fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
         }
         Goal::Leave(LeaveTo::New(_)) | Goal::Run if !is_old => Next::Verify,
         // The old root file system, though it may have been changed in place.
-        Goal::Leave(LeaveTo::New(_)) if known.written => Next::Verify,
+        Goal::Leave(LeaveTo::New(_)) | Goal::Run if known.written && known.succeeded => Next::Verify,
+        Goal::Leave(LeaveTo::New(_)) if known.written => held(
+            "the host was told to leave RAM though its payload had failed after writing to a disk, and the old system \
+             came up: look at what was overwritten"
+                .into(),
+        ),
         Goal::Leave(LeaveTo::New(_)) => {
-            untouched("the payload succeeded without writing to a disk, so the old system came back".into())
+            untouched("nothing had been written to a disk, so the old system came back".into())
         }
-        Goal::Run if known.written && known.succeeded => Next::Verify,
         Goal::Run if known.written => held(
             "the machine left RAM while the payload was running, after it had written to a disk; the old system still \
              boots"
@@ -243,7 +247,9 @@ mod tests {
             ("new system", new(), wrote(), look("b", "new-root"), 40, Short::Verify),
             ("old boot is no success", new(), wrote(), look("old-boot", "old-root"), 400, Short::Wait),
             ("RAM's boot is no success", new(), ram(), look("ram-boot", "x"), 400, Short::Wait),
-            ("changed in place", new(), wrote(), look("b", "old-root"), 40, Short::Verify),
+            ("changed in place", new(), done(), look("b", "old-root"), 40, Short::Verify),
+            ("left after a failure", new(), wrote(), look("b", "old-root"), 40, Short::Held),
+            ("left after a failure, mended", new(), wrote(), look("b", "new-root"), 40, Short::Verify),
             ("nothing was written", new(), known(), look("b", "old-root"), 40, Short::Untouched),
             ("went back as told", old(), known(), look("b", "old-root"), 40, Short::Untouched),
             ("went elsewhere", old(), known(), look("b", "other"), 40, Short::Held),

@@ -121,6 +121,11 @@ pub enum Record {
         /// When, by the workstation's clock.
         wall_ms: u64,
     },
+    /// The old system let us in; the stage is about to be started.
+    Met {
+        /// The host key that it proved to have.
+        host_key: HostKey,
+    },
 }
 
 /// What must be known of the old system to tell it from others later.
@@ -202,7 +207,9 @@ pub struct HostEntry {
 /// What a host's journal amounts to.
 #[derive(Debug, Default)]
 pub struct Digested {
-    /// The old system, once met.
+    /// Host key of the old system, once it let us in.
+    pub met: Option<HostKey>,
+    /// The old system, once everything was ready for the boot.
     pub old: Option<OldSystem>,
     /// When Boot was sent.
     pub boot_sent_ms: Option<u64>,
@@ -248,6 +255,7 @@ impl Digested {
             Record::Left { wall_ms, finish, reason } => self.left = Some((wall_ms, finish, reason)),
             Record::Counted { sent, received } => self.counted = (sent, received),
             Record::Reopened { .. } => self.summary = None,
+            Record::Met { host_key } => self.met = Some(host_key),
         }
     }
 }

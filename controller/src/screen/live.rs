@@ -10,6 +10,7 @@ use anemos_proto::event::{EventKind, Level, Outcome, StepOutcome};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use rustix::termios::tcgetwinsize;
 
+use super::diagnostics::Holding;
 use super::frame::{View, frame};
 use super::plain::{event_text, level_text};
 use super::plan::PlanView;
@@ -40,6 +41,8 @@ pub(super) struct LiveScreen {
     waiting: VecDeque<String>,
     unseen: usize,
     paused: bool,
+    /// What else would write over the rows; none in tests.
+    diagnostics: Option<Holding>,
 }
 
 impl LiveScreen {
@@ -48,7 +51,8 @@ impl LiveScreen {
             let size = tcgetwinsize(io::stderr()).ok();
             size.filter(|s| s.ws_col > 0 && s.ws_row > 0).map_or((80, 24), |s| (s.ws_col, s.ws_row))
         };
-        Self::new(hosts, Box::new(io::stderr()), Box::new(size), Paint::pick(true), utf8_locale())
+        let screen = Self::new(hosts, Box::new(io::stderr()), Box::new(size), Paint::pick(true), utf8_locale());
+        Self { diagnostics: Some(Holding::new()), ..screen }
     }
 
     pub(super) fn new(hosts: &[String], out: Box<dyn Write + Send>, size: Size, paint: Paint, unicode: bool) -> Self {
@@ -64,6 +68,7 @@ impl LiveScreen {
             waiting: VecDeque::new(),
             unseen: 0,
             paused: false,
+            diagnostics: None,
         }
     }
 
@@ -116,7 +121,10 @@ impl LiveScreen {
 
     /// The last words of a host that has ended.
     fn farewell(&mut self, name: &str) {
-        let single = self.single();
+        if self.single() {
+            // The end of the run says it, and its log has scrolled by already.
+            return;
+        }
         let paint = self.paint;
         let host = self.hosts.get(name);
         let Some(summary) = &host.summary else { return };
@@ -127,8 +135,7 @@ impl LiveScreen {
             Ending::Held => paint.red(&text),
         };
         let mut lines = vec![format!("{}  {text}", paint.bold(&host.name))];
-        // A single host's log has scrolled by already.
-        if summary.outcome != Ending::Deployed && !single {
+        if summary.outcome != Ending::Deployed {
             let skipped = host.tail.len().saturating_sub(LAST_WORDS);
             lines.extend(host.tail.iter().skip(skipped).map(|line| paint.dim(&format!("{} | {line}", host.name))));
         }
@@ -140,6 +147,9 @@ impl LiveScreen {
     fn draw(&mut self, now_ms: u64) {
         if self.paused {
             return;
+        }
+        for line in self.diagnostics.as_ref().map(Holding::take).unwrap_or_default() {
+            self.say(self.paint.dim(&sanitise_str(&line)));
         }
         self.follow_resize();
         let (columns, rows) = self.tty.size();

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anemos_proto::event::EventKind;
 
 use super::plain::PlainLines;
-use super::text::sanitise;
+use super::text::{bytes, sanitise};
 use crate::report::{Report, Update};
 
 /// How much of a log is wanted.
@@ -13,42 +13,34 @@ use crate::report::{Report, Update};
 pub enum Wanted {
     /// Every fact, as the plain screen shows it.
     Everything,
-    /// What payload and kernel wrote, and nothing else.
+    /// What payload and kernel wrote, made harmless for terminals.
     Output,
+    /// The same, byte by byte as it came.
+    RawOutput,
 }
 
-/// Writes a log. To a terminal, output is made harmless; into a pipe or file its bytes go as they came.
-pub fn write(
-    out: &mut impl Write,
-    reports: impl IntoIterator<Item = Report>,
-    wanted: Wanted,
-    terminal: bool,
-) -> io::Result<()> {
+/// Writes a log. What the host had to drop is never passed over in silence.
+pub fn write(out: &mut impl Write, reports: impl IntoIterator<Item = Report>, wanted: Wanted) -> io::Result<()> {
     let mut lines = PlainLines::new(&[]);
     for report in reports {
-        match (wanted, output(&report)) {
-            (Wanted::Output, None) => {}
-            (Wanted::Output, Some(line)) if terminal => writeln!(out, "{}", sanitise(line))?,
-            (Wanted::Output, Some(line)) => {
+        if wanted == Wanted::Everything {
+            if let Some(line) = lines.line(&report) {
+                writeln!(out, "{line}")?;
+            }
+            continue;
+        }
+        let Update::Event(_, event) = &report.update else { continue };
+        match &event.kind {
+            EventKind::Log { line, .. } if wanted == Wanted::RawOutput => {
                 out.write_all(line)?;
                 out.write_all(b"\n")?;
             }
-            (Wanted::Everything, _) => {
-                if let Some(line) = lines.line(&report) {
-                    writeln!(out, "{line}")?;
-                }
+            EventKind::Log { line, .. } => writeln!(out, "{}", sanitise(line))?,
+            EventKind::Gap { first, last, bytes: lost } => {
+                writeln!(out, "[{}, events {first} to {last}, were dropped on the host]", bytes(*lost))?;
             }
+            _ => {}
         }
     }
     out.flush()
-}
-
-fn output(report: &Report) -> Option<&[u8]> {
-    match &report.update {
-        Update::Event(_, event) => match &event.kind {
-            EventKind::Log { line, .. } => Some(line),
-            _ => None,
-        },
-        _ => None,
-    }
 }

@@ -3,6 +3,7 @@
 //! Deployments send [`Report`]s into a channel and know nothing of this. One task, [`run`], owns the [`Screen`] and
 //! draws what arrives; a [`Control`] asks it from outside to show a plan or to leave the terminal alone for a while.
 
+mod diagnostics;
 mod frame;
 pub mod json;
 mod json_facts;
@@ -11,6 +12,7 @@ pub mod logs;
 pub mod plain;
 pub mod plan;
 mod state;
+pub mod status;
 pub mod table;
 pub mod text;
 
@@ -22,6 +24,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
+
+pub use diagnostics::Diagnostics;
 
 use crate::report::Report;
 use plan::PlanView;

@@ -8,11 +8,12 @@ use anemos_proto::host::{Firmware, HostFacts};
 
 use super::plan::PlanView;
 use super::state::{HostState, Hosts};
-use super::text::{Paint, bytes, clock, duration, sanitise, sanitise_str};
+use super::text::{Paint, bytes, clip, clock, duration, sanitise, sanitise_str};
 use super::{Out, Show, table};
+use crate::known_hosts::PublicKey;
 use crate::report::{Ending, Phase, Report, Speaker, Summary, Update};
 
-/// Milliseconds after which progress is worth a line though it grew by less than a tenth.
+/// Milliseconds after which the progress of a step is worth a line again.
 const PROGRESS_EVERY_MS: u64 = 10_000;
 
 /// What is shown without a terminal.
@@ -52,8 +53,11 @@ impl Show for PlainScreen {
 
     fn finish(&mut self, _now_ms: u64) {
         let summaries: Vec<&Summary> = self.lines.hosts.all().iter().filter_map(|host| host.summary.as_ref()).collect();
-        if summaries.len() > 1 {
-            self.out.line(&format!("\n{}", table::summaries(&summaries, self.paint, None).trim_end()));
+        match summaries[..] {
+            [] => {}
+            // Its line has said the rest.
+            [summary] => self.out.line(&format!("{} phases: {}", sanitise_str(&summary.host), table::phases(summary))),
+            _ => self.out.line(&format!("\n{}", table::summaries(&summaries, self.paint, None).trim_end())),
         }
         self.out.flush();
     }
@@ -62,7 +66,8 @@ impl Show for PlainScreen {
 /// Turns reports into lines.
 pub struct PlainLines {
     hosts: Hosts,
-    shown: HashMap<(String, Counter), Shown>,
+    /// When the progress of what was last worth a line, or began.
+    shown: HashMap<(String, Counter), u64>,
 }
 
 /// What progress is counted for.
@@ -70,13 +75,6 @@ pub struct PlainLines {
 enum Counter {
     Upload,
     Step(Speaker, u32),
-}
-
-/// The progress last shown.
-#[derive(Debug, Clone, Copy)]
-struct Shown {
-    at_ms: u64,
-    tenth: u64,
 }
 
 impl PlainLines {
@@ -108,9 +106,9 @@ impl PlainLines {
             }
             Update::PhaseFinished(_, seconds) => Some(format!("done in {}", duration(*seconds))),
             Update::Facts(facts) => Some(facts_text(facts)),
-            Update::Uploaded { sent, total } => self
-                .due(report, Counter::Upload, *sent, Some(*total))
-                .then(|| format!("sent {}", amount(*sent, Some(*total), Unit::Bytes))),
+            Update::Uploaded { sent, total } => {
+                self.due(report, Counter::Upload).then(|| format!("sent {}", amount(*sent, Some(*total), Unit::Bytes)))
+            }
             Update::Event(speaker, event) => {
                 if let EventKind::StepFinished { step, .. } = event.kind {
                     self.shown.remove(&(report.host.clone(), Counter::Step(*speaker, step)));
@@ -119,7 +117,7 @@ impl PlainLines {
             }
             Update::Progress(speaker, progress) => {
                 let counter = Counter::Step(*speaker, progress.step);
-                if !self.due(report, counter, progress.done, progress.total) {
+                if !self.due(report, counter) {
                     return None;
                 }
                 Some(progress_text(self.hosts.get(&report.host), *speaker, progress))
@@ -131,17 +129,12 @@ impl PlainLines {
         }
     }
 
-    /// Whether progress grew by a tenth, or ten seconds have passed, since it was last shown or first seen.
-    fn due(&mut self, report: &Report, counter: Counter, done: u64, total: Option<u64>) -> bool {
-        let tenth = match total {
-            Some(total) if total > 0 => u64::try_from(u128::from(done) * 10 / u128::from(total)).unwrap_or(10).min(10),
-            _ => 0,
-        };
-        let now = Shown { at_ms: report.wall_ms, tenth };
-        let shown = self.shown.entry((report.host.clone(), counter)).or_insert(Shown { tenth: 0, ..now });
-        let due = tenth > shown.tenth || report.wall_ms.saturating_sub(shown.at_ms) >= PROGRESS_EVERY_MS;
+    /// Whether this progress is worth a line. A step that is over sooner is not: its end says enough.
+    fn due(&mut self, report: &Report, counter: Counter) -> bool {
+        let shown = self.shown.entry((report.host.clone(), counter)).or_insert(report.wall_ms);
+        let due = report.wall_ms.saturating_sub(*shown) >= PROGRESS_EVERY_MS;
         if due {
-            *shown = now;
+            *shown = report.wall_ms;
         }
         due
     }
@@ -218,10 +211,10 @@ pub(super) fn event_text(host: &HostState, speaker: Speaker, kind: &EventKind, n
             format!("written: {}", if disks.is_empty() { "nothing".to_owned() } else { disks.join(", ") })
         }
         EventKind::HostKeys(keys) => {
-            let keys: Vec<String> = keys.iter().map(|key| sanitise_str(key)).collect();
+            let keys: Vec<String> = keys.iter().map(|key| fingerprint(key)).collect();
             format!(
                 "host keys of the new system: {}",
-                if keys.is_empty() { "none".to_owned() } else { keys.join("; ") }
+                if keys.is_empty() { "none".to_owned() } else { keys.join(", ") }
             )
         }
         EventKind::Seeded(count) => format!("{} put in the new system's cache", bytes(*count)),
@@ -230,6 +223,14 @@ pub(super) fn event_text(host: &HostState, speaker: Speaker, kind: &EventKind, n
             let disks = if *written { "disks were written" } else { "nothing was written" };
             format!("the payload FAILED: {} ({disks})", sanitise_str(reason))
         }
+    }
+}
+
+/// A public key as people compare it.
+fn fingerprint(key: &str) -> String {
+    match PublicKey::parse(key) {
+        Ok(key) => format!("{} {}", key.algorithm(), key.fingerprint()),
+        Err(_) => format!("{} (not readable)", clip(&sanitise_str(key), 40)),
     }
 }
 

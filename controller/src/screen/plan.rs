@@ -39,8 +39,6 @@ pub struct Choices {
     pub finish: Finish,
     /// The command that must succeed on the new system.
     pub check: Option<String>,
-    /// What the controller itself has to warn of.
-    pub warnings: Vec<String>,
 }
 
 /// Something that is sent unless the host has it.
@@ -144,8 +142,7 @@ impl PlanView {
         wipe.sort_by_key(|disk| choices.disks.iter().position(|name| *name == disk.id.name));
         let locked = choices.kernel == KernelSource::Locked || facts.kernel_image.is_none();
         let kernel = if locked { choices.locked_kernel.unwrap_or_default() } else { facts.kernel_release.clone() };
-        let mut warnings = choices.warnings;
-        warnings.extend(system_warnings(facts, choices.kernel));
+        let mut warnings = system_warnings(facts, choices.kernel);
         warnings.extend(wipe.iter().flat_map(|disk| disk_warnings(disk)));
         let mut seen = HashSet::new();
         warnings.retain(|warning| seen.insert(warning.clone()));
@@ -353,7 +350,12 @@ fn host_text(plan: &PlanView, paint: Paint) -> String {
         row("", &paint.yellow(&format!("! {}", sanitise_str(warning))));
     }
     for refusal in &plan.refusals {
-        row("REFUSED", &paint.red(&sanitise_str(refusal)));
+        for (at, line) in refusal.lines().enumerate() {
+            row(
+                if at == 0 { "REFUSED" } else { "" },
+                &paint.red(&format!("{}{}", if at == 0 { "" } else { "  " }, sanitise_str(line.trim()))),
+            );
+        }
     }
     let reached = format!("{}  {}", sanitise_str(&plan.address), sanitise_str(&plan.host_key));
     format!("{}  {}\n{text}", paint.bold(&sanitise_str(&plan.host)), reached.trim_end())
@@ -435,7 +437,8 @@ pub fn confirm(
         writeln!(output, "  {}  {disks}", paint.bold(&fit(name, columns)))?;
     }
     let what = match plans {
-        [_] => "Everything on that disk will be lost.".to_owned(),
+        [PlanView { wipe, .. }] if wipe.len() == 1 => "Everything on that disk will be lost.".to_owned(),
+        [_] => "Everything on these disks will be lost.".to_owned(),
         _ => format!("Everything on these disks of {} hosts will be lost.", plans.len()),
     };
     write!(output, "{what} Type `yes` to go on: ")?;

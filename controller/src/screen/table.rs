@@ -1,8 +1,5 @@
-//! Tables: the end of a run, the status of a run, and its log.
+//! Tables, and the one at the end of a run.
 
-use serde::Serialize;
-
-use super::json;
 use super::text::{Paint, bytes, clip, duration, fit, right, sanitise_str, width};
 use crate::report::{Ending, Phase, PhaseSeconds, Summary};
 
@@ -20,6 +17,9 @@ pub(super) const NAME: usize = 24;
 
 /// The end of a run: who, how, why, how long in which phase, how many bytes. A table if it fits into `columns`.
 pub fn summaries(summaries: &[&Summary], paint: Paint, columns: Option<usize>) -> String {
+    if let [summary] = summaries {
+        return summary_lines(summary, paint, columns);
+    }
     let widest = summaries.iter().map(|summary| width(&sanitise_str(&summary.reason))).max().unwrap_or(0);
     let mut reason = widest.min(REASON);
     let mut table = summary_table(summaries, reason);
@@ -27,7 +27,7 @@ pub fn summaries(summaries: &[&Summary], paint: Paint, columns: Option<usize>) -
         // The reasons give way first: they are written in full below.
         reason = reason.saturating_sub(over + 1);
         if reason < SHORT_REASON {
-            return summaries.iter().map(|summary| summary_lines(summary, paint)).collect();
+            return summaries.iter().map(|summary| summary_lines(summary, paint, columns)).collect();
         }
         table = summary_table(summaries, reason);
     }
@@ -59,19 +59,43 @@ fn summary_table(summaries: &[&Summary], reason: usize) -> Table {
     table
 }
 
-/// The same for a terminal that is too narrow for the table.
-fn summary_lines(summary: &Summary, paint: Paint) -> String {
+/// How long each phase took, and what was sent: `connect 0.4 s, probe 1.2 s, …, 1m58s in all; 1.2 MiB sent`.
+pub(super) fn phases(summary: &Summary) -> String {
     let reached = Phase::ALL
         .into_iter()
         .filter_map(|phase| seconds(&summary.seconds, phase).map(|seconds| format!("{phase} {}", duration(seconds))));
-    let phases: Vec<String> = reached.chain([format!("total {}", duration(summary.total_seconds))]).collect();
+    let phases: Vec<String> = reached.chain([format!("{} in all", duration(summary.total_seconds))]).collect();
+    format!("{}; {} sent", phases.join(", "), bytes(summary.uploaded_bytes))
+}
+
+/// Breaks a list after a comma wherever it would be wider than `columns`.
+fn wrapped(list: &str, columns: usize, indent: &str) -> String {
+    let mut text = String::new();
+    let mut used = usize::MAX;
+    for part in list.split_inclusive(", ") {
+        let wide = width(part.trim_end());
+        if used.saturating_add(wide) > columns {
+            text.truncate(text.trim_end().len());
+            text.push_str(if text.is_empty() { indent } else { "\n" });
+            if text.ends_with('\n') {
+                text.push_str(indent);
+            }
+            used = width(indent);
+        }
+        text.push_str(part);
+        used += width(part);
+    }
+    text
+}
+
+/// The same for one host, or for a terminal that is too narrow for the table.
+fn summary_lines(summary: &Summary, paint: Paint, columns: Option<usize>) -> String {
     format!(
-        "{}  {}  {}\n  {}; {} sent\n",
+        "{}  {}  {}\n{}\n",
         paint.bold(&sanitise_str(&summary.host)),
         paint_ending(paint, summary.outcome, &summary.outcome.to_string()),
         sanitise_str(&summary.reason),
-        phases.join(", "),
-        bytes(summary.uploaded_bytes)
+        wrapped(&phases(summary), columns.unwrap_or(usize::MAX), "  "),
     )
 }
 
@@ -88,7 +112,7 @@ fn seconds(all: &PhaseSeconds, phase: Phase) -> Option<f64> {
     }
 }
 
-fn paint_ending(paint: Paint, ending: Ending, text: &str) -> String {
+pub(super) fn paint_ending(paint: Paint, ending: Ending, text: &str) -> String {
     match ending {
         Ending::Deployed => paint.green(text),
         Ending::Untouched => paint.yellow(text),
@@ -96,73 +120,23 @@ fn paint_ending(paint: Paint, ending: Ending, text: &str) -> String {
     }
 }
 
-/// What `anemos status` says about one host.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct StatusRow {
-    /// The host's name in hosts.toml.
-    pub host: String,
-    /// The phase it is in, or ended in.
-    pub phase: Option<Phase>,
-    /// What it is doing there: the step, or the agent's state.
-    pub state: String,
-    /// How it ended, if it did.
-    pub outcome: Option<Ending>,
-    /// Why, if it ended.
-    pub reason: Option<String>,
-    /// Seconds since the journal's last record of it.
-    pub last_event_seconds: Option<f64>,
-}
-
-/// A table of hosts.
-pub fn status(run: &str, rows: &[StatusRow], paint: Paint) -> String {
-    let mut table = Table::new(&["HOST", "PHASE", "STATE", "OUTCOME"]);
-    table.right("LAST EVENT").left("WHAT");
-    for row in rows {
-        table.rows.push(vec![
-            clip(&sanitise_str(&row.host), NAME),
-            row.phase.map_or("-", Phase::name).to_owned(),
-            clip(&sanitise_str(&row.state), 40),
-            row.outcome.map_or("-".to_owned(), |outcome| outcome.to_string()),
-            row.last_event_seconds.map_or("-".to_owned(), |age| format!("{} ago", duration(age))),
-            row.reason.as_deref().map_or_else(String::new, |reason| clip(&sanitise_str(reason), REASON)),
-        ]);
-    }
-    let body = table.render(paint, |column, row, cell| match (column, rows[row].outcome) {
-        (3, Some(ending)) => paint_ending(paint, ending, cell),
-        _ => cell.to_owned(),
-    });
-    format!("run {}\n{body}", sanitise_str(run))
-}
-
-/// [`status`] as one line of JSON a host.
-pub fn status_json(run: &str, row: &StatusRow) -> String {
-    #[derive(Serialize)]
-    struct Line<'a> {
-        r#type: &'static str,
-        run: &'a str,
-        #[serde(flatten)]
-        row: &'a StatusRow,
-    }
-    json::line(&Line { r#type: "status", run, row })
-}
-
 /// Rows under headings, columns as wide as they must be.
-struct Table {
+pub(super) struct Table {
     heads: Vec<(String, bool)>,
-    rows: Vec<Vec<String>>,
+    pub(super) rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn new(heads: &[&str]) -> Self {
+    pub(super) fn new(heads: &[&str]) -> Self {
         Self { heads: heads.iter().map(|head| ((*head).to_owned(), false)).collect(), rows: Vec::new() }
     }
 
-    fn left(&mut self, head: &str) -> &mut Self {
+    pub(super) fn left(&mut self, head: &str) -> &mut Self {
         self.heads.push((head.to_owned(), false));
         self
     }
 
-    fn right(&mut self, head: &str) -> &mut Self {
+    pub(super) fn right(&mut self, head: &str) -> &mut Self {
         self.heads.push((head.to_owned(), true));
         self
     }
@@ -179,7 +153,7 @@ impl Table {
     }
 
     /// The text, with `style` applied to each cell after it was padded: given its column, its row, and itself.
-    fn render(&self, paint: Paint, style: impl Fn(usize, usize, &str) -> String) -> String {
+    pub(super) fn render(&self, paint: Paint, style: impl Fn(usize, usize, &str) -> String) -> String {
         let widths = self.widths();
         let pad = |i: usize, cell: &str| {
             if self.heads[i].1 { right(cell, widths[i]) } else { fit(cell, widths[i]) }

@@ -1,10 +1,11 @@
 //! Who we are: keys in an agent, keys in files, or the run's own key.
 
 use std::collections::HashMap;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 
+use anemos_proto::Secret;
 use russh::client::Handle;
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::{AgentClient, AgentStream};
@@ -23,6 +24,15 @@ pub enum Credentials {
     Run(RunKey),
 }
 
+/// Somebody who can be asked.
+pub trait Passphrases: std::fmt::Debug + Send + Sync {
+    /// Whether there is any point in asking.
+    fn possible(&self) -> bool;
+
+    /// Asks for a line that must not be seen. An error says why there is none.
+    fn ask(&self, prompt: String) -> Pin<Box<dyn Future<Output = Result<Secret, String>> + Send + '_>>;
+}
+
 /// Where the user's keys are.
 #[derive(Debug)]
 pub struct UserCredentials {
@@ -32,6 +42,18 @@ pub struct UserCredentials {
     pub identities_only: bool,
     /// Private keys, in this order.
     pub identity_files: Vec<PathBuf>,
+    /// Knows the passphrases.
+    pub asks: Arc<dyn Passphrases>,
+}
+
+impl Credentials {
+    /// Whether logging in may wait for somebody who types.
+    pub fn may_ask(&self) -> bool {
+        match self {
+            Self::User(user) => user.asks.possible(),
+            Self::Run(_) => false,
+        }
+    }
 }
 
 /// Why a host didn't let us in.
@@ -165,7 +187,7 @@ impl Attempt<'_> {
         }
         for file in files {
             let done = file.public.as_ref().is_some_and(|public| in_agent.iter().any(|key| same(public, key)));
-            if !done && let Some(key) = self.key_file(file).await? {
+            if !done && let Some(key) = self.key_file(file, &*credentials.asks).await? {
                 return Ok(Some(key));
             }
         }
@@ -220,7 +242,7 @@ impl Attempt<'_> {
         Ok(None)
     }
 
-    async fn key_file(&mut self, file: KeyFile) -> Result<Option<HostKey>, String> {
+    async fn key_file(&mut self, file: KeyFile, asks: &dyn Passphrases) -> Result<Option<HostKey>, String> {
         let shown = file.path.display().to_string();
         let key = match file.private {
             Ok(key) => key,
@@ -244,7 +266,7 @@ impl Attempt<'_> {
                 return Ok(None);
             }
         }
-        match decrypt(&file.path, key).await {
+        match decrypt(&file.path, key, asks).await {
             Ok(key) => self.private_key(key, &shown).await,
             Err(why) => {
                 self.tried.push(format!("{shown} ({why})"));
@@ -320,30 +342,30 @@ fn same(a: &PublicKey, b: &PublicKey) -> bool {
     a.key_data() == b.key_data()
 }
 
+/// Times that a passphrase is asked for.
+const TRIES: usize = 3;
+
 /// Asks for the passphrase of a key, unless that was done before.
-async fn decrypt(path: &Path, key: PrivateKey) -> Result<Arc<PrivateKey>, String> {
+async fn decrypt(path: &Path, key: PrivateKey, asks: &dyn Passphrases) -> Result<Arc<PrivateKey>, String> {
     let mut known = decrypted().await;
     if let Some(result) = known.get(path) {
         return result.clone();
     }
-    let shown = path.display().to_string();
-    let result = tokio::task::spawn_blocking(move || {
-        if !std::io::stdin().is_terminal() {
-            return Err(
-                "it has a passphrase, and there is no terminal to ask for it: add the key to an SSH agent".into()
-            );
-        }
-        for _ in 0..3 {
-            let passphrase = rpassword::prompt_password(format!("Passphrase for {shown}: "))
-                .map_err(|e| format!("its passphrase could not be read: {e}"))?;
-            if let Ok(key) = key.decrypt(passphrase.as_bytes()) {
-                return Ok(Arc::new(key));
-            }
-        }
-        Err("the passphrase was wrong three times".into())
-    })
-    .await
-    .unwrap_or_else(|_| Err("asking for its passphrase failed".into()));
+    let result = ask_and_decrypt(path, key, asks).await;
     known.insert(path.to_owned(), result.clone());
     result
+}
+
+async fn ask_and_decrypt(path: &Path, key: PrivateKey, asks: &dyn Passphrases) -> Result<Arc<PrivateKey>, String> {
+    for attempt in 0..TRIES {
+        let again = if attempt == 0 { "" } else { "That was not it. " };
+        let passphrase = asks.ask(format!("{again}Passphrase for {}: ", path.display())).await?;
+        let locked = key.clone();
+        // Made slow on purpose.
+        let unlocked = tokio::task::spawn_blocking(move || locked.decrypt(passphrase.expose()));
+        if let Ok(Ok(key)) = unlocked.await {
+            return Ok(Arc::new(key));
+        }
+    }
+    Err(format!("the passphrase was wrong {TRIES} times"))
 }

@@ -22,7 +22,7 @@ use russh::keys::PublicKeyOrCertificate;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-pub use auth::{AuthError, Credentials, UserCredentials};
+pub use auth::{AuthError, Credentials, Passphrases, UserCredentials};
 pub use channel::{Exec, ExecError, Exit, Output, Writer};
 pub use counting::Counters;
 pub use keys::{HostKey, KeyError, RunKey, new_seed};

@@ -2,10 +2,12 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use anemos_proto::Secret;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -79,10 +81,15 @@ impl Server {
     }
 
     fn user(&self, files: &[&str]) -> Credentials {
+        self.user_who_types(files, &Arc::default())
+    }
+
+    fn user_who_types(&self, files: &[&str], answers: &Arc<Answers>) -> Credentials {
         Credentials::User(Arc::new(UserCredentials {
             agent: None,
             identities_only: false,
             identity_files: files.iter().map(|name| self.path(name)).collect(),
+            asks: Arc::clone(answers) as Arc<dyn Passphrases>,
         }))
     }
 
@@ -101,6 +108,25 @@ impl Server {
         let (connected, counters) = self.connect(&policy, tuning).await;
         let deadline = Instant::now() + Duration::from_secs(20);
         connected.unwrap().authenticate("root", credentials, deadline).await.map(|session| (session, counters))
+    }
+}
+
+/// Knows what will be typed, the last first, and what was asked.
+#[derive(Debug, Default)]
+struct Answers {
+    typed: Mutex<Vec<&'static str>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Passphrases for Answers {
+    fn possible(&self) -> bool {
+        !self.typed.lock().unwrap().is_empty()
+    }
+
+    fn ask(&self, prompt: String) -> Pin<Box<dyn Future<Output = Result<Secret, String>> + Send + '_>> {
+        self.asked.lock().unwrap().push(prompt);
+        let answer = self.typed.lock().unwrap().pop().ok_or_else(|| "nobody types".to_owned());
+        Box::pin(async move { answer.map(|line| Secret::new(line.as_bytes().to_vec())) })
     }
 }
 
@@ -165,7 +191,6 @@ async fn host_keys_known_unknown_changed_and_revoked() {
 async fn keys_in_files_and_what_was_tried() {
     let server = Server::start(&["ed25519"], "");
     keygen(&server.path("rsa"), "rsa", "");
-    keygen(&server.path("locked"), "ed25519", "secret");
     keygen(&server.path("stranger"), "ecdsa", "");
     let (session, _) = server.session(&server.user(&["absent", "stranger", "user"]), &Tuning::default()).await.unwrap();
     assert_eq!(
@@ -177,14 +202,38 @@ async fn keys_in_files_and_what_was_tried() {
         server.session(&server.user(&["absent", "stranger"]), &Tuning::default()).await.unwrap_err().to_string();
     assert!(error.contains("absent (not there)") && error.contains("stranger") && error.contains("refused"), "{error}");
 
-    let mut authorized = std::fs::read_to_string(server.path("rsa.pub")).unwrap();
-    authorized += &std::fs::read_to_string(server.path("locked.pub")).unwrap();
-    std::fs::write(server.path("authorized"), authorized).unwrap();
+    std::fs::copy(server.path("rsa.pub"), server.path("authorized")).unwrap();
     server.session(&server.user(&["rsa"]), &Tuning::default()).await.unwrap();
-    if !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        let error = server.session(&server.user(&["locked"]), &Tuning::default()).await.unwrap_err().to_string();
-        assert!(error.contains("passphrase") && error.contains("agent"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passphrases_are_asked_for_when_they_help() {
+    let server = Server::start(&["ed25519"], "");
+    for name in ["first", "second", "third", "stranger"] {
+        keygen(&server.path(name), "ed25519", "secret");
     }
+    let authorized: String = ["first", "second", "third"]
+        .map(|name| std::fs::read_to_string(server.path(&format!("{name}.pub"))).unwrap())
+        .concat();
+    std::fs::write(server.path("authorized"), authorized).unwrap();
+
+    let answers = Arc::new(Answers { typed: Mutex::new(vec!["secret", "wrong"]), asked: Mutex::default() });
+    let user = server.user_who_types(&["stranger", "first"], &answers);
+    assert!(user.may_ask());
+    server.session(&user, &Tuning::default()).await.unwrap();
+    let asked = std::mem::take(&mut *answers.asked.lock().unwrap());
+    assert!(asked.len() == 2 && asked.iter().all(|prompt| prompt.contains("first")), "{asked:?}");
+    // Once is enough.
+    server.session(&user, &Tuning::default()).await.unwrap();
+    assert!(answers.asked.lock().unwrap().is_empty());
+
+    answers.typed.lock().unwrap().extend(["not this", "nor this", "not that"]);
+    let user = server.user_who_types(&["second"], &answers);
+    let error = server.session(&user, &Tuning::default()).await.unwrap_err().to_string();
+    assert!(error.contains("wrong 3 times") && !error.contains("nor this"), "{error}");
+
+    let error = server.session(&server.user(&["third"]), &Tuning::default()).await.unwrap_err().to_string();
+    assert!(error.contains("nobody types"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,6 +256,7 @@ async fn keys_in_an_agent() {
             agent: Some(socket.clone()),
             identities_only,
             identity_files: files.iter().map(|name| server.path(name)).collect(),
+            asks: Arc::new(Answers::default()),
         }))
     };
     let any = server.session(&with(false, &[]), &Tuning::default()).await;

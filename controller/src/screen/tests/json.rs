@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::samples::{Sink, event, every_report, log, summary_of};
 use crate::report::{Ending, Phase, Summary};
 use crate::screen::json::{plan_line, report_line};
-use crate::screen::table::{StatusRow, status_json};
+use crate::screen::status::{StatusRow, status_json};
 use crate::screen::{Screen, json};
 use anemos_proto::event::{EventKind, Level};
 

@@ -26,7 +26,6 @@ fn choices() -> Choices {
         payload: "examples/debian".into(),
         finish: Finish::Reboot,
         check: Some("systemctl is-system-running --wait".into()),
-        warnings: Vec::new(),
     }
 }
 

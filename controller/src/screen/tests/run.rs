@@ -18,9 +18,10 @@ async fn run_ends_when_the_channel_closes_and_has_shown_everything() {
     drop(sender);
     tokio::time::timeout(Duration::from_secs(10), task).await.expect("run ends").unwrap();
     let text = sink.text();
-    assert_eq!(text.lines().count(), 5001);
+    assert_eq!(text.lines().count(), 5002);
     assert!(text.lines().nth(4999).unwrap().ends_with("line 4999"));
-    assert!(text.lines().last().unwrap().contains("deployed: Debian"));
+    assert!(text.lines().nth(5000).unwrap().contains("deployed: Debian"));
+    assert!(text.lines().last().unwrap().starts_with("a phases: "));
 }
 
 #[tokio::test]

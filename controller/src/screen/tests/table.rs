@@ -1,6 +1,7 @@
 use super::samples::summary_of;
 use crate::report::{Ending, Phase, Summary};
-use crate::screen::table::{StatusRow, status, summaries};
+use crate::screen::status::{StatusRow, status};
+use crate::screen::table::summaries;
 use crate::screen::text::Paint;
 
 #[test]
@@ -28,7 +29,8 @@ fn end_of_a_run_on_a_narrow_terminal() {
     let summary = summary_of("web1", Ending::Deployed, "Debian GNU/Linux 13 (trixie)");
     let expected = "\
 web1  deployed  Debian GNU/Linux 13 (trixie)
-  connect 0.4 s, probe 1.2 s, upload 9.0 s, stage 32 s, boot 6.1 s, build 3m05s, total 3m53s; 1.2 MiB sent
+  connect 0.4 s, probe 1.2 s, upload 9.0 s, stage 32 s, boot 6.1 s, build 3m05s,
+  3m53s in all; 1.2 MiB sent
 ";
     assert_eq!(summaries(&[&summary], Paint(false), Some(80)), expected);
     assert!(summaries(&[&summary], Paint(false), Some(90)).starts_with("web1"), "no room for the reason");
