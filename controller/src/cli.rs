@@ -8,14 +8,35 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Turns machines that you reach by SSH into exactly what a directory describes.
 ///
 /// `anemos up hosts.toml` connects to each host, shows what will be lost and what will be sent, asks, boots a small system
-/// into the host's memory, runs your payload there and watches until the new system has proved itself.
+/// into the host's memory, runs your payload there, and watches until the new system has proved itself.
+///
+/// Every deployment ends in one of three ways. Deployed: the new system is up, and is the one that was built. Untouched: the
+/// old system is up, as it was. Held: the host waits in RAM for you, and says why.
 #[derive(Debug, Parser)]
 #[command(
     version = crate::embed::BUILD,
     max_term_width = 100,
-    after_help = "Exit status:\n  0    all hosts deployed (or the command did what it should)\n  1    internal error\n  2    \
-                  bad input or usage\n  3    the plan was refused\n  4    some host was not deployed\n  130  stopped or \
-                  detached by Ctrl-C; after the boot the hosts go on alone, and `anemos attach` follows them again"
+    after_help = "Examples:
+  anemos plan hosts.toml               what would be done; changes nothing
+  anemos up hosts.toml web1 web2       do it for two of the hosts
+  anemos up --yes --json hosts.toml | jq -r 'select(.type == \"summary\")'
+  anemos attach                        follow the newest run again, from any terminal
+  anemos shell web1                    look around in a host that is held in RAM
+  anemos retry web1 --payload mended   and run a mended payload there
+
+Exit status:
+  0    all hosts deployed (or the command did what it should)
+  1    internal error
+  2    bad input or usage: hosts.toml, a payload, a lock, an argument
+  3    refused: by you, for want of a terminal to ask on, or since a host can't be what hosts.toml says
+  4    some host was not deployed: it is untouched or held; its summary says which, and why
+  130  stopped or detached by Ctrl-C
+
+Environment:
+  XDG_STATE_HOME, XDG_CACHE_HOME   where runs and base images are kept (~/.local/state, ~/.cache)
+  SSH_AUTH_SOCK                    your SSH agent
+  NO_COLOR                         no colours
+  ANEMOS_LOG                       diagnostics on standard error: info, debug, or as russh=debug,anemos=debug"
 )]
 pub struct Cli {
     /// What to do.
@@ -28,20 +49,39 @@ pub struct Cli {
 pub enum Command {
     /// Deploy hosts: probe, show the plan, ask, build, verify
     ///
-    /// Before the boot, Ctrl-C undoes everything. After it, Ctrl-C detaches, and the hosts go on alone. A second Ctrl-C ends
-    /// at once.
+    /// Nothing is done to any host before all of them were looked at and you have typed `yes`. Until a host boots into RAM, Ctrl-C
+    /// undoes everything on it; from then on Ctrl-C only detaches: the host goes on alone, and `anemos attach` follows it again.
+    /// A second Ctrl-C ends at once.
+    #[command(
+        after_help = "Exit status: 0 all deployed, 2 bad input, 3 plan refused, 4 some host not deployed, 130 Ctrl-C."
+    )]
     Up(Up),
     /// Show what `up` would do; changes nothing on the hosts
+    ///
+    /// Connects to each host, has it say what it is, and takes everything away again: the disks with model, serial and contents,
+    /// what would be lost, what would be sent, and what would boot.
+    #[command(after_help = "Exit status: 0 all can be deployed, 2 bad input, 3 some can't, 4 some can't be looked at.")]
     Plan(PlanArgs),
     /// Follow a run again, from the first event to the end
+    ///
+    /// Shows everything that happened since the beginning, each event once, then what happens now. While another process follows
+    /// the run, this shows what that one writes down.
     Attach(Attach),
-    /// Show runs, or the hosts of one
+    /// Show runs, or the hosts of one, as last seen
+    ///
+    /// Only reads the journals on this machine; `anemos attach` asks the hosts.
     Status(Status),
-    /// Print what a host wrote during a run
+    /// Print what a host's payload and kernel wrote during a run
     Logs(Logs),
     /// Open a shell in a host's RAM system
+    ///
+    /// Works while the payload runs, and while the host is held. The exit status is that of what ran there.
+    #[command(after_help = "Example: anemos shell web1 -- 'lsblk; dmesg | tail'")]
     Shell(Shell),
     /// Run the payload again on hosts that are held
+    ///
+    /// The payload starts afresh in the same RAM system; what an earlier attempt wrote to the disk is still there.
+    #[command(after_help = "Example: anemos retry web1 --payload payloads/debian")]
     Retry(Retry),
     /// End the payload: with nothing written the host goes back to its old system, else it is held
     Abort(Pick),
@@ -58,10 +98,10 @@ pub struct Up {
     /// hosts.toml and which of its hosts.
     #[command(flatten)]
     pub which: PlanArgs,
-    /// Don't ask. Without a terminal this is needed
+    /// Don't ask. Needed where there is no terminal to ask on
     #[arg(long, short)]
     pub yes: bool,
-    /// How hosts leave RAM, instead of what hosts.toml says
+    /// How hosts leave RAM after success, instead of what hosts.toml says
     #[arg(long, value_enum)]
     pub finish: Option<FinishHow>,
 }
@@ -70,16 +110,18 @@ pub struct Up {
 #[derive(Debug, Args)]
 pub struct PlanArgs {
     /// Describes the hosts
+    #[arg(value_name = "HOSTS.TOML")]
     pub hosts_file: PathBuf,
     /// Only these hosts of it
+    #[arg(value_name = "HOST")]
     pub hosts: Vec<String>,
-    /// One JSON object a line on standard output
+    /// One JSON object a line on standard output; docs/JSON.md describes them
     #[arg(long)]
     pub json: bool,
-    /// Hosts at once
+    /// So many hosts at once; the others wait for their turn
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub parallel: u32,
-    /// Take the host keys of unknown hosts on trust, and remember them
+    /// Take the host keys of unknown hosts on trust, and remember them. A changed or revoked key is refused all the same
     #[arg(long)]
     pub accept_new: bool,
     /// Another base.lock than the one in this executable
@@ -100,7 +142,7 @@ pub struct Attach {
 /// `status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// The run; without one, all runs
+    /// The run; its beginning or end is enough. Without one, all runs
     pub run: Option<String>,
     /// One JSON object a line on standard output
     #[arg(long)]
@@ -110,7 +152,7 @@ pub struct Status {
 /// `logs`.
 #[derive(Debug, Args)]
 pub struct Logs {
-    /// The run
+    /// The run; its beginning or end is enough
     pub run: String,
     /// The host
     pub host: String,
@@ -138,7 +180,8 @@ pub struct Shell {
 /// `abort`.
 #[derive(Debug, Args)]
 pub struct Pick {
-    /// The run; default: the newest
+    /// The run, or a host of the newest run that has it; default: the newest run
+    #[arg(value_name = "RUN|HOST")]
     pub run: Option<String>,
     /// The host; default: all of the run that are in RAM
     pub host: Option<String>,
@@ -203,24 +246,31 @@ impl From<FinishHow> for Finish {
 #[derive(Debug, Subcommand)]
 pub enum Base {
     /// Resolve a list of packages against a mirror's signed index, and write the lock
+    #[command(
+        after_help = "Example: anemos base lock base.list --output base.lock, then `base = { lock = \"base.lock\" }` in \
+                            hosts.toml"
+    )]
     Lock {
         /// The list of packages
         list: PathBuf,
         /// The lock to write
         #[arg(long, short, default_value = "base.lock")]
         output: PathBuf,
-        /// Package archive; default: this machine's own
+        /// URL of a package archive; default: this machine's own
         #[arg(long)]
         mirror: Option<String>,
     },
     /// Build the image that a lock describes
+    ///
+    /// The same lock makes the same image everywhere. Serve it from anywhere (`base = { urls = ["…"] }` in hosts.toml), or leave
+    /// it in this machine's cache, from which it is uploaded to hosts that can't come by it otherwise.
     Build {
         /// The lock; default: the one in this executable
         lock: Option<PathBuf>,
         /// The image to write (zstd); default: the cache that uploads are taken from
         #[arg(long, short)]
         output: Option<PathBuf>,
-        /// Package archive; default: this machine's own
+        /// URL of a package archive; default: this machine's own
         #[arg(long)]
         mirror: Option<String>,
     },
@@ -232,4 +282,14 @@ pub enum Base {
         #[arg(long)]
         lock: Option<PathBuf>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn is_consistent() {
+        super::Cli::command().debug_assert();
+    }
 }

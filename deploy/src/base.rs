@@ -57,6 +57,11 @@ impl Sources<'_> {
         let start = out.stream_position().map_err(|error| Fault::new("writing the base", error))?;
         let mut reasons = Vec::new();
         for source in &self.plan.base {
+            if *source == BaseSource::Cache && !self.root.at(&self.cached()).exists() {
+                // An ordinary first deployment: nothing that anybody should read about.
+                reasons.push(format!("{}: it has none", name(source)));
+                continue;
+            }
             let attempt = rewind(out, start).map_err(|error| error.to_string());
             match attempt.and_then(|()| self.from(source, out, start, &step)) {
                 Ok(()) => {
@@ -68,9 +73,7 @@ impl Sources<'_> {
                     if self.fetcher.is_cancelled() {
                         break;
                     }
-                    // That a host has no cache is nothing to worry about.
-                    let level = if *source == BaseSource::Cache { Level::Info } else { Level::Warning };
-                    self.report.note(level, format!("base image: {text}"));
+                    self.report.note(Level::Warning, format!("no base image from {text}"));
                     reasons.push(text);
                 }
             }
@@ -81,11 +84,16 @@ impl Sources<'_> {
             .hint("name another `mirror`, or serve the image with `base.urls`, or upload it"))
     }
 
+    /// Where the host keeps the image from an earlier deployment.
+    fn cached(&self) -> String {
+        format!("{CACHE}/base-{}.cpio.zst", Digest(*self.lock.image.as_bytes()))
+    }
+
     fn from(&self, source: &BaseSource, out: &mut File, start: u64, step: &Step) -> std::result::Result<(), String> {
         let text = |error: anemos_base::Error| error.to_string();
         match source {
             BaseSource::Cache => {
-                let path = format!("{CACHE}/base-{}.cpio.zst", Digest(*self.lock.image.as_bytes()));
+                let path = self.cached();
                 let file = File::open(self.root.at(&path)).map_err(|error| format!("{path}: {error}"))?;
                 let length = file.metadata().map(|metadata| metadata.len()).ok();
                 let copy = Counted { out, step, done: 0, total: length, what: "cache" };
@@ -126,10 +134,10 @@ impl Sources<'_> {
 
 fn name(source: &BaseSource) -> &'static str {
     match source {
-        BaseSource::Cache => "cache",
-        BaseSource::Urls(_) => "urls",
-        BaseSource::Build => "build",
-        BaseSource::Upload(_) => "upload",
+        BaseSource::Cache => "the host's cache",
+        BaseSource::Urls(_) => "its URLs",
+        BaseSource::Build => "distribution packages",
+        BaseSource::Upload(_) => "the workstation",
     }
 }
 

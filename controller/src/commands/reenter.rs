@@ -33,12 +33,12 @@ pub(super) async fn attach(args: cli::Attach) -> Result<Status, CommandError> {
 }
 
 pub(super) async fn abort(args: cli::Pick) -> Result<Status, CommandError> {
-    let run = RunStore::open()?.find(args.run.as_deref())?;
-    reenter(&run, args.host.as_deref(), &|| Wish::Abort, args.json).await
+    let (run, host) = pick(&args)?;
+    reenter(&run, host.as_deref(), &|| Wish::Abort, args.json).await
 }
 
 pub(super) async fn retry(args: cli::Retry) -> Result<Status, CommandError> {
-    let run = RunStore::open()?.find(args.pick.run.as_deref())?;
+    let (run, host) = pick(&args.pick)?;
     let payload = match args.payload {
         None => None,
         Some(dir) => {
@@ -48,12 +48,28 @@ pub(super) async fn retry(args: cli::Retry) -> Result<Status, CommandError> {
             Some((anemos_proto::stage::BlobRef { digest: digest(&bytes), size }, bytes))
         }
     };
-    reenter(&run, args.pick.host.as_deref(), &|| Wish::Retry(payload.clone()), args.pick.json).await
+    reenter(&run, host.as_deref(), &|| Wish::Retry(payload.clone()), args.pick.json).await
 }
 
 pub(super) async fn finish(args: cli::FinishArgs) -> Result<Status, CommandError> {
     let run = run_of(&args.host, args.run.as_deref())?;
     reenter(&run, Some(&args.host), &|| Wish::Finish(args.how.into()), args.json).await
+}
+
+/// The run, and the host if one is named; a single name may be either's.
+fn pick(args: &cli::Pick) -> Result<(RunDir, Option<String>), CommandError> {
+    let found = RunStore::open()?.find(args.run.as_deref());
+    match (found, &args.run, &args.host) {
+        (Err(JournalError::NoRun(_)), Some(name), None) => {
+            let run = run_of(name, None).map_err(|_| {
+                CommandError::bad_input(format!(
+                    "there is no run `{name}`, and no run has a host of that name in RAM; `anemos status` lists runs"
+                ))
+            })?;
+            Ok((run, Some(name.clone())))
+        }
+        (found, ..) => Ok((found?, args.host.clone())),
+    }
 }
 
 /// The newest run that has the host and its key, or the one named.

@@ -351,7 +351,7 @@ impl<'a> Following<'a> {
                     format!("`anemos finish {host}` goes on to the new system, `anemos shell {host}` looks around")
                 } else {
                     format!(
-                        "look around with `anemos shell {host}`, then `anemos retry`, with a mended --payload if need be, or \
+                        "look around with `anemos shell {host}`, then `anemos retry {host}`, with a mended --payload if need be, or \
                          leave RAM with `anemos finish {host}`"
                     )
                 };

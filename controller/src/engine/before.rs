@@ -265,14 +265,18 @@ async fn connect(job: &Job, reporter: &mut Reporter) -> Result<Session, Trouble>
 
 fn connect_trouble(job: &Job, error: &ConnectError, allowed: Duration) -> Trouble {
     let address = &job.entry.address;
-    let trouble = Trouble::before(Phase::Connect, format!("connecting to {address}"), error);
+    let trouble = Trouble::before(Phase::Connect, format!("connecting to {address}"), error.why());
+    let known_as =
+        if address.port == 22 { address.host.clone() } else { format!("[{}]:{}", address.host, address.port) };
+    let file = job.host.known_hosts.as_ref().map_or(String::new(), |file| format!(" -f '{}'", file.display()));
     match error {
         ConnectError::HostKey { judgement: Judgement::Unknown, .. } => trouble.hint(
             "log in once with ssh to check and remember its key, or give --accept-new if nobody can be in between",
         ),
-        ConnectError::HostKey { judgement: Judgement::Changed(_), .. } => trouble.hint(
-            "another machine may be answering; if the host was reinstalled, remove its old key with ssh-keygen -R",
-        ),
+        ConnectError::HostKey { judgement: Judgement::Changed(_), .. } => trouble.hint(format!(
+            "another machine may be answering; if the host was reinstalled, forget its old key with `ssh-keygen -R \
+             '{known_as}'{file}`"
+        )),
         ConnectError::Timeout { .. } => trouble.hint(format!("deadline `connect` is {}", format_duration(allowed))),
         _ => trouble,
     }

@@ -186,9 +186,6 @@ pub async fn drive(job: &Job, reporter: &mut Reporter, gate: Gate, stop: signal:
         }
         Err(before::NotBooted::OnlyPlan) => None,
         Err(before::NotBooted::Decided(reason)) => over(reporter, reason),
-        Err(before::NotBooted::Trouble(trouble)) => {
-            reporter.say(anemos_proto::event::Level::Error, trouble.to_string());
-            over(reporter, trouble.reason())
-        }
+        Err(before::NotBooted::Trouble(trouble)) => over(reporter, trouble.reason()),
     }
 }

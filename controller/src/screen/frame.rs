@@ -2,6 +2,7 @@
 
 use anemos_proto::event::Unit;
 
+use super::plain::phase_meaning;
 use super::state::HostState;
 use super::table::NAME;
 use super::text::{Paint, bytes, clip, duration, fit, right, width};
@@ -118,7 +119,7 @@ fn row(host: &HostState, name: usize, now_ms: u64, view: View) -> String {
     let elapsed = host.first_ms.map_or(String::new(), |first| seconds(until.saturating_sub(first)));
     let phase = match &host.summary {
         Some(summary) => summary.outcome.to_string(),
-        None => host.phase.map_or("-", Phase::name).to_owned(),
+        None => host.phase.map_or("", Phase::name).to_owned(),
     };
     let fixed = 2 + name + 2 + 9 + 1 + 7 + 2;
     let room = view.columns.saturating_sub(fixed);
@@ -184,7 +185,13 @@ fn doing_text(host: &HostState, room: usize, now_ms: u64, view: View) -> String 
     if let Some(detail) = step.and_then(|step| step.detail.as_ref()) {
         what = format!("{what}: {detail}");
     }
-    let Some((done, total, unit)) = progress else { return clip(&what, room) };
+    let Some((done, total, unit)) = progress else {
+        return match (step, host.phase) {
+            (Some(_), _) => clip(&what, room),
+            (None, Some(phase)) => paint.dim(&clip(phase_meaning(phase), room)),
+            (None, None) => paint.dim(&clip("waiting for its turn", room)),
+        };
+    };
     let amount = amount(done, total, unit);
     // The bar, the amount, and gaps of two columns; what remains is for the step's name.
     let bar_columns = (room / 4).clamp(8, 24);

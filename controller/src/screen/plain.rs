@@ -141,7 +141,7 @@ impl PlainLines {
 }
 
 /// What a phase is about, for those who see it for the first time.
-fn phase_meaning(phase: Phase) -> &'static str {
+pub(super) fn phase_meaning(phase: Phase) -> &'static str {
     match phase {
         Phase::Connect => "connecting to the old system",
         Phase::Probe => "starting the stage and looking at the host",

@@ -15,22 +15,23 @@ const GAP: &str = "  ";
 /// Columns that a host's name may take.
 pub(super) const NAME: usize = 24;
 
-/// The end of a run: who, how, why, how long in which phase, how many bytes. A table if it fits into `columns`.
+/// The end of a run: who, how, why, how long in which phase, how many bytes. Of what does not fit into `columns`, the phases
+/// go first.
 pub fn summaries(summaries: &[&Summary], paint: Paint, columns: Option<usize>) -> String {
     if let [summary] = summaries {
         return summary_lines(summary, paint, columns);
     }
-    let widest = summaries.iter().map(|summary| width(&sanitise_str(&summary.reason))).max().unwrap_or(0);
-    let mut reason = widest.min(REASON);
-    let mut table = summary_table(summaries, reason);
-    if let Some(over) = columns.and_then(|columns| table.width().checked_sub(columns + 1)) {
-        // The reasons give way first: they are written in full below.
-        reason = reason.saturating_sub(over + 1);
-        if reason < SHORT_REASON {
-            return summaries.iter().map(|summary| summary_lines(summary, paint, columns)).collect();
-        }
-        table = summary_table(summaries, reason);
-    }
+    let widest = summaries.iter().map(|summary| width(&sanitise_str(&summary.reason))).max().unwrap_or(0).min(REASON);
+    let fitting = [true, false].into_iter().find_map(|phases| {
+        let table = summary_table(summaries, widest, phases);
+        let over = columns.map_or(0, |columns| table.width().saturating_sub(columns));
+        // The reasons give way: they are written in full below.
+        let reason = widest.checked_sub(over).filter(|reason| *reason >= widest.min(SHORT_REASON))?;
+        Some((summary_table(summaries, reason, phases), reason))
+    });
+    let Some((table, reason)) = fitting else {
+        return summaries.iter().map(|summary| summary_lines(summary, paint, columns)).collect();
+    };
     let text = table.render(paint, |column, row, cell| match column {
         1 => paint_ending(paint, summaries[row].outcome, cell),
         _ => cell.to_owned(),
@@ -43,15 +44,16 @@ pub fn summaries(summaries: &[&Summary], paint: Paint, columns: Option<usize>) -
     if cut.is_empty() { text } else { format!("{text}\n{}", cut.concat()) }
 }
 
-fn summary_table(summaries: &[&Summary], reason: usize) -> Table {
+fn summary_table(summaries: &[&Summary], reason: usize, phases: bool) -> Table {
+    let phases = if phases { &Phase::ALL[..] } else { &[] };
     let mut table = Table::new(&["HOST", "OUTCOME"]);
-    for phase in Phase::ALL {
+    for phase in phases {
         table.right(&phase.name().to_uppercase());
     }
     table.right("TOTAL").right("SENT").left("WHAT");
     for summary in summaries {
         let mut row = vec![clip(&sanitise_str(&summary.host), NAME), summary.outcome.to_string()];
-        row.extend(Phase::ALL.map(|phase| seconds(&summary.seconds, phase).map_or("-".to_owned(), duration)));
+        row.extend(phases.iter().map(|phase| seconds(&summary.seconds, *phase).map_or("-".to_owned(), duration)));
         row.extend([duration(summary.total_seconds), bytes(summary.uploaded_bytes)]);
         row.push(clip(&sanitise_str(&summary.reason), reason));
         table.rows.push(row);

@@ -140,6 +140,26 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Why, without where: for whoever has said that.
+    pub fn why(&self) -> String {
+        match self {
+            Self::Resolve { source, .. } | Self::Tcp { source, .. } => os_text(source),
+            Self::Timeout { doing, .. } => format!("no answer in time while {doing}"),
+            Self::Handshake { why, .. } => why.clone(),
+            Self::HostKey { key, judgement, .. } => {
+                format!("it has the host key {key}, which is not trusted: {}", judgement_text(judgement))
+            }
+        }
+    }
+}
+
+/// An error of the system's, without its number.
+fn os_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or(text.clone(), |(text, _)| text.to_owned())
+}
+
 fn judgement_text(judgement: &Judgement) -> String {
     match judgement {
         Judgement::Trusted => "trusted".into(),
