@@ -5,9 +5,11 @@
 
 mod deploy;
 mod deployment;
+mod identity;
 mod lock;
 mod machines;
 mod payload;
+mod runs;
 mod safety;
 
 use lab::{Lab, Result, evidence};
@@ -45,7 +47,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let groups = [deploy::SCENARIOS, lock::SCENARIOS, machines::SCENARIOS, payload::SCENARIOS, safety::SCENARIOS];
+    let groups = [
+        deploy::SCENARIOS,
+        deployment::SCENARIOS,
+        identity::SCENARIOS,
+        lock::SCENARIOS,
+        machines::SCENARIOS,
+        payload::SCENARIOS,
+        runs::SCENARIOS,
+        safety::SCENARIOS,
+    ];
     let trials = groups.into_iter().flatten().map(|scenario| {
         let lab = Arc::clone(&lab);
         Trial::ignorable_test(scenario.name, move || attempt(&lab, scenario))

@@ -1,5 +1,6 @@
 //! Runs `anemos` as a user would, with a home of its own, and keeps everything it says on file.
 
+use crate::command::program;
 use crate::machine::Machine;
 use crate::{Context, Error, Lab, Result, bail, checkout, evidence};
 use rustix::process::{Pid, Signal, kill_process};
@@ -78,6 +79,23 @@ impl Anemos {
             .env("XDG_STATE_HOME", self.state())
             .env("TERM", "dumb")
             .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// A shell script on a terminal of its own, ready to be started. In it `"$anemos"` is the executable; what the terminal
+    /// shows comes on standard output.
+    pub fn on_terminal(&self, script: &str) -> Command {
+        let like = self.command::<&str>([]);
+        let mut command = program("script");
+        command
+            .args(["-qec", script, "/dev/null"])
+            .current_dir(&self.dir)
+            .env_clear()
+            .envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .env("anemos", &self.binary)
+            .env("TERM", "xterm")
+            .env("LC_ALL", "C.UTF-8")
             .stdin(Stdio::null());
         command
     }

@@ -1,0 +1,292 @@
+//! `anemos` as its user meets it: plans, refusals, several hosts, and being interrupted.
+
+use crate::{Outcome, Scenario};
+use lab::anemos::{Anemos, Finished, Running, host_table};
+use lab::archive::Server;
+use lab::machine::DataDisk;
+use lab::{Lab, Machine, Result, Spec, bail, base, checkout, ssh};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::time::Duration;
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "runs::two_hosts_one_fails_and_redeployment", run: two_hosts },
+    Scenario { name: "runs::plan_refusals_and_ctrl_c", run: plan_and_refusals },
+];
+
+/// A machine under emulation may boot several times slower than it should.
+pub const LONG: Duration = Duration::from_secs(420);
+
+/// Nothing has to boot.
+const SHORT: Duration = Duration::from_secs(120);
+
+/// Bytes that a first deployment of examples/hello may send.
+const FIRST: u64 = 2_000_000;
+
+/// Bytes that a deployment of a host with caches may send.
+const AGAIN: u64 = 65_536;
+
+/// Whether a JSON line says that a phase started.
+pub fn started(line: &Value, phase: &str) -> bool {
+    line["type"] == "phase" && line["phase"] == phase && line["state"] == "started"
+}
+
+/// One of two hosts fails before it has written anything, the other becomes examples/hello; then that one once more.
+fn two_hosts(lab: &Lab) -> Result<Outcome> {
+    let server = Server::start(lab)?;
+    let machine = |name: &str| Machine::start(lab, Spec { archive: Some(server.port()), ..Spec::new(name) });
+    let (bad, good) = (machine("bad")?, machine("good")?);
+    let before = (bad.boot_id()?, good.boot_id()?);
+    let anemos = Anemos::new(lab, "two-hosts")?;
+    anemos.payload("failing", "#!/bin/sh\nanemos-agent step 'look around'\necho no luck >&2\nexit 3\n")?;
+    let hello = checkout().join("examples/hello/payload").display().to_string();
+    let hosts = format!(
+        "{}payload = \"failing\"\n{}\n{}payload = {hello:?}\n{}",
+        host_table(lab, "bad", &bad),
+        base::from_url(lab, &bad)?,
+        host_table(lab, "good", &good),
+        base::from_url(lab, &good)?,
+    );
+    anemos.write("hosts.toml", &hosts)?;
+    let ended = anemos.run(["up", "--yes", "--json", "hosts.toml"], 2 * LONG)?;
+    assert_eq!(ended.code(), 4, "{}", ended.stderr);
+
+    let lines = ended.json();
+    assert_eq!(lines.len(), ended.stdout.lines().count(), "not every line is JSON");
+    assert_eq!(lines[0]["type"], "start");
+    assert_eq!(lines[0]["schema"], 1);
+    assert_eq!(lines[0]["hosts"], serde_json::json!(["bad", "good"]));
+    for host in ["bad", "good"] {
+        let last = lines.iter().rev().find(|line| line["host"] == host);
+        assert_eq!(last.map(|line| &line["type"]), Some(&Value::from("summary")), "{host}");
+        numbered_without_gaps(&lines, host);
+    }
+    let failed = complete_summary(&ended, "bad", &["connect", "probe", "upload", "stage", "boot", "build", "reboot"])?;
+    assert_eq!(failed["outcome"], "untouched");
+    let reason = failed["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("exit status 3"), "{reason}");
+    assert!(bad.boot_id()? != before.0, "the failed host was not in RAM");
+    assert!(bad.ssh("cat /etc/os-release")?.contains("bookworm"), "the failed host is not what it was");
+    let deployed = complete_summary(&ended, "good", PHASES)?;
+    assert_eq!(deployed["outcome"], "deployed", "{deployed}");
+    assert!(good.boot_id()? != before.1, "the deployed host has its old boot id");
+    assert!(good.ssh("cat /etc/os-release")?.contains("anemos-hello"), "the host is not what was built");
+    let sent = deployed["uploaded_bytes"].as_u64().unwrap_or(u64::MAX);
+    assert!(sent <= FIRST, "{sent} bytes were sent for a first deployment");
+    // What the socket counted is what the line carried, but for what this test itself asked.
+    let carried = good.link().counts().sent;
+    assert!((sent..sent + 100_000).contains(&carried), "{sent} bytes counted, {carried} carried");
+
+    let looks = anemos.run(["status"], SHORT)?;
+    assert!(looks.stdout.contains("untouched") && looks.stdout.contains("deployed"), "{}", looks.stdout);
+
+    let before = good.boot_id()?;
+    let ended = anemos.run(["up", "--yes", "--json", "hosts.toml", "good"], LONG)?;
+    let again = complete_summary(&ended, "good", PHASES)?;
+    assert_eq!((ended.code(), &again["outcome"]), (0, &Value::from("deployed")), "{again}");
+    assert!(good.boot_id()? != before, "the redeployed host has its old boot id");
+    let sent = again["uploaded_bytes"].as_u64().unwrap_or(u64::MAX);
+    assert!(sent <= AGAIN, "{sent} bytes were sent for a redeployment");
+    let downloaded = again["host_downloaded_bytes"].as_u64().unwrap_or(u64::MAX);
+    assert!(downloaded <= AGAIN, "{downloaded} bytes were downloaded though the base was seeded");
+    eprintln!(
+        "hello: {} bytes sent at first, {sent} again; {:.0} s and {:.0} s",
+        deployed["uploaded_bytes"],
+        deployed["total_seconds"].as_f64().unwrap_or_default(),
+        again["total_seconds"].as_f64().unwrap_or_default()
+    );
+    Ok(Outcome::Passed)
+}
+
+const PHASES: &[&str] = &["connect", "probe", "upload", "stage", "boot", "build", "reboot", "verify"];
+
+/// The summary of a host, with every field that is promised, and seconds for the phases that were reached.
+fn complete_summary(ended: &Finished, host: &str, reached: &[&str]) -> Result<Value> {
+    let summary = ended.summary(host)?;
+    for field in ["uploaded_bytes", "received_bytes", "host_downloaded_bytes", "initramfs_bytes"] {
+        assert!(summary[field].is_u64(), "{host}: {field} is {}", summary[field]);
+    }
+    for field in ["total_seconds", "first_event_seconds"] {
+        assert!(summary[field].as_f64().is_some_and(|seconds| seconds > 0.0), "{host}: {field} is {}", summary[field]);
+    }
+    assert!(summary["outcome"].is_string() && summary["reason"].is_string(), "{summary}");
+    for phase in PHASES {
+        let seconds = &summary["seconds"][phase];
+        assert_eq!(seconds.is_f64(), reached.contains(phase), "{host}: seconds of {phase} are {seconds}");
+    }
+    Ok(summary)
+}
+
+/// Facts of each speaker come as 1, 2, 3, …
+fn numbered_without_gaps(lines: &[Value], host: &str) {
+    for speaker in ["stage", "agent"] {
+        let seqs: Vec<u64> = lines
+            .iter()
+            .filter(|line| line["type"] == "event" && line["host"] == host && line["speaker"] == speaker)
+            .filter_map(|line| line["seq"].as_u64())
+            .collect();
+        assert!(!seqs.is_empty(), "{host}: {speaker} said nothing");
+        assert!(seqs.iter().copied().eq(1..=seqs.len() as u64), "{host}: {speaker} said {seqs:?}");
+    }
+}
+
+/// What is where a deployment keeps its files, and whether a kernel is loaded or the stage runs.
+fn traces(machine: &Machine) -> Result<String> {
+    machine.ssh(
+        "find /var/lib /var/cache /root /run/anemos /tmp -maxdepth 2 -printf '%p %y\\n' 2>/dev/null | grep -v systemd-private | sort; \
+         cat /sys/kernel/kexec_loaded; ls -l /proc/[0-9]*/exe 2>/dev/null | grep -c anemos; true",
+    )
+}
+
+/// Everything that ends with the host in its old system, on one machine.
+fn plan_and_refusals(lab: &Lab) -> Result<Outcome> {
+    let server = Server::start(lab)?;
+    let machine = Machine::start(
+        lab,
+        Spec { archive: Some(server.port()), data_disk: Some(DataDisk::Pattern { mib: 64 }), ..Spec::new("plan") },
+    )?;
+    machine.ssh("udevadm settle")?;
+    let before = machine.boot_id()?;
+    let traces_before = traces(&machine)?;
+    let anemos = Anemos::new(lab, "plan")?;
+    anemos.payload("payload", "#!/bin/sh\necho \"waiting on $ANEMOS_DISK\"\nexec sleep 3600\n")?;
+    let table =
+        format!("{}payload = \"payload\"\n{}", host_table(lab, "web", &machine), base::from_url(lab, &machine)?);
+    anemos.write("hosts.toml", &table)?;
+
+    refused_without_meeting_the_host(&anemos, &machine, &table)?;
+
+    let plan = anemos.run(["plan", "hosts.toml"], SHORT)?;
+    assert_eq!(plan.code(), 0, "{}", plan.stderr);
+    for part in ["WIPED", "anemos-root", "anemos-data", "read-only", "downloaded by the host", "reboot into the new"] {
+        assert!(plan.stdout.contains(part), "no {part:?} in the plan:\n{}", plan.stdout);
+    }
+    let runs = anemos.run(["status"], SHORT)?;
+    assert!(runs.stdout.contains("no runs yet"), "a plan left a run behind: {}", runs.stdout);
+    selectors(&anemos, &table)?;
+    assert_eq!(traces(&machine)?, traces_before, "a plan left something on the host");
+
+    // Ctrl-C while the host prepares the boot.
+    let mut running = anemos.spawn(["up", "--yes", "--json", "hosts.toml"])?;
+    running.wait_json("stage", SHORT, |line| started(line, "stage"))?;
+    running.signal(Signal::INT)?;
+    let ended = running.wait(SHORT)?;
+    assert_eq!(ended.code(), 130, "{}", ended.stderr);
+    let summary = ended.summary("web")?;
+    assert_eq!(summary["outcome"], "untouched");
+    assert!(summary["reason"].as_str().is_some_and(|why| why.contains("everything was undone")), "{summary}");
+    assert_eq!(traces(&machine)?, traces_before, "Ctrl-C left something on the host");
+    assert_eq!(machine.boot_id()?, before, "the host was booted");
+
+    abort_in_ram(&anemos, &machine)?;
+    finish_when_held(&anemos, &machine)?;
+    Ok(Outcome::Passed)
+}
+
+fn refused_without_meeting_the_host(anemos: &Anemos, machine: &Machine, table: &str) -> Result<()> {
+    let connections = machine.link().counts().connections;
+    let refused = anemos.run(["up", "hosts.toml"], SHORT)?;
+    assert_eq!(refused.code(), 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("--yes") && refused.stderr.contains("anemos plan"), "{}", refused.stderr);
+
+    anemos.write("typo.toml", &format!("{}\ndsik = \"/dev/vda\"\n", table.trim_end()))?;
+    let wrong = anemos.run(["plan", "typo.toml"], SHORT)?;
+    assert_eq!(wrong.code(), 2, "{}", wrong.stderr);
+    let place = format!("typo.toml:{}:1:", table.lines().count() + 1);
+    assert!(wrong.stderr.contains(&place) && wrong.stderr.contains("did you mean `disk`"), "{}", wrong.stderr);
+    let unknown = anemos.run(["plan", "hosts.toml", "wbe"], SHORT)?;
+    assert_eq!(unknown.code(), 2, "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("`web`"), "{}", unknown.stderr);
+    assert_eq!(machine.link().counts().connections, connections, "the host was met");
+    Ok(())
+}
+
+/// A selector that means no disk or two is refused, and the disks are listed.
+fn selectors(anemos: &Anemos, table: &str) -> Result<()> {
+    let own = "disk = { serial = \"anemos-root\" }";
+    for (selector, says) in
+        [("disk = { serial = \"other\" }", "no disk is"), ("disk = { min_size = \"1MB\" }", "2 disks are")]
+    {
+        if !table.contains(own) {
+            bail!("the table names its disk otherwise: {table}");
+        }
+        anemos.write("disks.toml", &table.replace(own, selector))?;
+        for command in [&["plan"][..], &["up", "--yes"]] {
+            let ended = anemos.run(command.iter().copied().chain(["--json", "disks.toml"]), SHORT)?;
+            assert_eq!(ended.code(), 3, "{}", ended.stderr);
+            let said = ended.stdout + &ended.stderr;
+            for part in [says, "anemos-root", "anemos-data"] {
+                assert!(said.contains(part), "no {part:?} in {said}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Goes into RAM and stays there until the log has the line.
+fn up_until(anemos: &Anemos, line: &str) -> Result<Running> {
+    let mut running = anemos.spawn(["up", "--yes", "--json", "hosts.toml"])?;
+    running.wait_json("the payload's line", LONG, |said| said["text"] == line)?;
+    Ok(running)
+}
+
+/// Nothing was written, so an abort leads back to the old system.
+fn abort_in_ram(anemos: &Anemos, machine: &Machine) -> Result<()> {
+    let before = machine.boot_id()?;
+    let running = up_until(anemos, "waiting on /dev/vda")?;
+    running.signal(Signal::INT)?;
+    let detached = running.wait(SHORT)?;
+    assert_eq!(detached.code(), 130, "{}", detached.stderr);
+    let word = detached.json().into_iter().rev().find(|line| line["type"] == "message");
+    assert!(
+        word.as_ref().and_then(|word| word["text"].as_str()).is_some_and(|text| text.contains("anemos attach")),
+        "Ctrl-C said {word:?}"
+    );
+    let aborted = anemos.run(["abort", "--json"], LONG)?;
+    assert_eq!(aborted.code(), 4, "{}", aborted.stderr);
+    let summary = aborted.summary("web")?;
+    assert_eq!(summary["outcome"], "untouched", "{summary}");
+    assert!(machine.boot_id()? != before, "it never was in RAM");
+    assert!(machine.ssh("cat /etc/os-release")?.contains("bookworm"), "another system came back");
+    Ok(())
+}
+
+/// A payload that wrote and failed leaves the host held: a shell shows why, and `finish` makes it leave.
+fn finish_when_held(anemos: &Anemos, machine: &Machine) -> Result<()> {
+    // Writes what is there already, so that the old system still boots.
+    anemos.payload(
+        "payload",
+        "#!/bin/sh -e\ndd if=$ANEMOS_DISK of=/run/first bs=1M count=1\n\
+         dd if=/run/first of=$ANEMOS_DISK bs=1M count=1 conv=notrunc,fsync\nexit 5\n",
+    )?;
+    let before = machine.boot_id()?;
+    let held = anemos.run(["up", "--yes", "--json", "hosts.toml"], LONG)?;
+    assert_eq!(held.code(), 4, "{}", held.stderr);
+    let summary = held.summary("web")?;
+    assert_eq!(summary["outcome"], "held", "{summary}");
+    let reason = summary["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("exit status 5") && reason.contains("anemos shell web"), "{reason}");
+    let status = anemos.run(["status", "--json"], SHORT)?;
+    let newest = status.json().into_iter().next().unwrap_or_default();
+    assert_eq!((&newest["host"], &newest["outcome"]), (&Value::from("web"), &Value::from("held")), "{newest}");
+
+    // On a terminal: its size is passed on, the status of what ran as well, and it is left as it was.
+    let mut terminal = anemos.on_terminal(
+        "stty rows 31 cols 97; \"$anemos\" shell web -- 'stty size; tty; exit 7'; echo status $?; stty -a",
+    );
+    let shown = ssh::success("a shell on a terminal", &ssh::output_within(&mut terminal, SHORT)?)?;
+    for part in ["31 97", "/dev/pts/", "status 7", " icanon", " echo "] {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+
+    let shell = anemos.run(["shell", "web", "--", "stat -c %s /run/first; exit 7"], SHORT)?;
+    assert_eq!((shell.code(), shell.stdout.trim()), (7, "1048576"), "{}", shell.stderr);
+
+    let finished = anemos.run(["finish", "web", "--json"], LONG)?;
+    let summary = finished.summary("web")?;
+    assert_eq!((finished.code(), &summary["outcome"]), (4, &Value::from("held")), "{summary}");
+    let reason = summary["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("the old system"), "{reason}");
+    machine.wait_boot(&before, LONG)?;
+    Ok(())
+}
