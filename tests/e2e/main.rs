@@ -49,7 +49,6 @@ fn main() -> ExitCode {
     };
     let groups = [
         deploy::SCENARIOS,
-        deployment::SCENARIOS,
         identity::SCENARIOS,
         lock::SCENARIOS,
         machines::SCENARIOS,

@@ -143,34 +143,39 @@ async fn decided(
     Err(why_not)
 }
 
-/// Waits for a slot. The hosts before this one may take hours: if it has to wait, stage and connection are not kept for so
-/// long, and the host is met again.
+/// Waits for a slot. The hosts before this one may take longer than the stage or the connection last: then the host is met
+/// again.
 async fn slot(
     job: &Job,
     reporter: &mut Reporter,
-    met: Met,
+    mut met: Met,
     (slots, probes): (Arc<Semaphore>, &Arc<Semaphore>),
     stop: &mut signal::Receiver<bool>,
 ) -> Result<(Met, OwnedSemaphorePermit), NotBooted> {
-    if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
-        return Ok((met, slot));
-    }
-    let allowed = job.host.deadlines.stage;
-    let Met { session, stage, disks: approved, .. } = met;
-    stage.abort().await.map_err(|error| trouble(Phase::Probe, "removing the stage", error, allowed))?;
-    session.close().await;
-    let taken = tokio::select! {
-        slot = slots.acquire_owned() => slot.ok(),
-        _ = stop.wait_for(|stop| *stop) => None,
+    let mut ended = false;
+    let mut slot = std::pin::pin!(slots.acquire_owned());
+    let slot = loop {
+        tokio::select! {
+            slot = &mut slot => break slot.ok(),
+            _ = stop.wait_for(|stop| *stop) => break None,
+            _ = met.stage.ended(), if !ended => ended = true,
+        }
     };
-    let Some(taken) = taken else { return Err(NotBooted::Decided(STOPPED.into())) };
-    let met = meet(job, reporter, probes, stop).await?;
-    if met.disks != approved {
-        let trouble =
-            Trouble::before(Phase::Probe, "choosing the disk", "its disks are not those of the plan any more");
-        return Err(undo(met.stage, trouble.hint("look at the plan again")).await.into());
+    match slot {
+        None if ended => Err(NotBooted::Decided(STOPPED.into())),
+        None => Err(undo_stopped(met.stage).await),
+        Some(slot) if !ended => Ok((met, slot)),
+        Some(slot) => {
+            let approved = met.disks;
+            let met = meet(job, reporter, probes, stop).await?;
+            if met.disks == approved {
+                return Ok((met, slot));
+            }
+            let why = "its disks are not those of the plan any more";
+            let trouble = Trouble::before(Phase::Probe, "choosing the disk", why).hint("look at the plan again");
+            Err(undo(met.stage, trouble).await.into())
+        }
     }
-    Ok((met, taken))
 }
 
 pub(super) async fn boot(
