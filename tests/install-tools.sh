@@ -19,6 +19,7 @@ setpriv util-linux
 gcc gcc
 readelf binutils
 zstd zstd
+cpio cpio
 "
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

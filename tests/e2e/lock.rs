@@ -1,13 +1,17 @@
-//! `anemos base`: from a list of packages to an image, with the ordinary apt tooling.
+//! `anemos base`: from a list of packages to an image, with the ordinary apt tooling; and the image that ships.
 
 use crate::{Outcome, Scenario};
 use lab::anemos::Anemos;
 use lab::archive::{Fault, Server};
-use lab::{Context, Lab, Result};
+use lab::command::{program, run};
+use lab::{Context, Lab, Result, base};
 use std::fs;
 use std::time::Duration;
 
-pub const SCENARIOS: &[Scenario] = &[Scenario { name: "lock::lock_build_verify", run: lock_build_verify }];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "lock::lock_build_verify", run: lock_build_verify },
+    Scenario { name: "lock::shipped_image_is_whole", run: shipped_image_is_whole },
+];
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -45,5 +49,64 @@ fn lock_build_verify(lab: &Lab) -> Result<Outcome> {
     let refused = build("three.zst")?;
     assert!(refused.code() != 0 && refused.stderr.contains("dash_"), "{}", refused.stderr);
     assert!(!anemos.dir().join("three.zst").exists());
+    Ok(Outcome::Passed)
+}
+
+/// Every program's and library's libraries are in the image, and the tools that payloads need start.
+const CHECK: &str = r#"
+export PATH=/usr/sbin:/usr/bin
+find /usr/bin /usr/sbin /usr/lib -type f | while read -r file; do
+    [ "$(head -c 4 "$file" | tail -c 3)" = ELF ] || continue
+    missing=$(ldd "$file" 2>/dev/null | grep 'not found') && echo "$file: $missing"
+done
+while read -r command; do
+    $command >/tmp/said 2>&1 </dev/null || echo "$command: $(head -n 3 /tmp/said)"
+done <<END
+apt-get --version
+awk BEGIN{}
+bash --version
+btrfs --version
+cryptsetup --version
+curl --version
+debootstrap --version
+dpkg --version
+getent passwd sshd
+gpgv --version
+grub-install --version
+grub-mkimage --version
+ip -V
+kmod --version
+lvm version
+mdadm --version
+mkfs.btrfs --version
+mkfs.ext4 -V
+mkfs.vfat --help
+mkfs.xfs -V
+mmdebstrap --version
+openssl version
+parted --version
+patch --version
+perl -MEncode -MPOSIX -e1
+sfdisk --version
+sgdisk --version
+ssh-keygen -A
+sshd -t
+tar --version
+test -s /etc/ssl/certs/ca-certificates.crt
+vi --version
+wget --version
+xz --version
+zstd --version
+END
+"#;
+
+fn shipped_image_is_whole(lab: &Lab) -> Result<Outcome> {
+    let image = base::ensure(lab)?;
+    let root = tempfile::tempdir_in(lab.dir()).context("cannot make a directory in the lab")?;
+    let unpack = r#"zstd -dc "$0" | (cd "$1" && cpio --extract --make-directories --quiet)"#;
+    run(program("bash").args(["-o", "pipefail", "-ec", unpack]).args([&image, root.path()]))?;
+    let output = program("chroot").arg(root.path()).args(["/bin/sh", "-c", CHECK]).output().context("chroot")?;
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.is_empty(), "{}: {said}", output.status);
     Ok(Outcome::Passed)
 }
