@@ -1,7 +1,8 @@
 //! The command line.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anemos_netstate::render;
 
@@ -16,6 +17,8 @@ anemos-agent: the payload's line to the agent that runs it
   anemos-agent progress N/M [WHAT]   N of M things of this step are done; WHAT is being worked on
   anemos-agent progress N [WHAT]     the same, when it is not known how many there will be
   anemos-agent note TEXT             tell the person who deploys
+  anemos-agent nosync COMMAND…       run a command whose requests to flush files to the disk do nothing: package
+                                     managers are many times faster, and all is flushed at the end anyway
   anemos-agent network render FORMAT DIR
                                      write the host's network as configuration of the system in DIR;
                                      FORMAT is --ifupdown, --networkd, --netplan or --iproute2
@@ -39,6 +42,7 @@ pub fn run(words: &[String]) -> ExitCode {
             let rest: Vec<String> = rest.iter().map(|&w| w.into()).collect();
             Call::parse(word, &rest).and_then(|call| helper::tell(&socket(), &call))
         }
+        ["nosync", program, ref arguments @ ..] => Err(nosync(program, arguments)),
         ["network", "render", format, dir] => network(format, Path::new(dir)),
         ["identity", "install", dir] => install(Path::new(dir)),
         [] => Err(format!("what is to be done?\n\n{USAGE}")),
@@ -72,6 +76,16 @@ fn serve_options(options: &[&str]) -> Result<(Paths, Option<String>), String> {
         _ => return Err("--root and --listen go together".into()),
     };
     Ok((paths, held))
+}
+
+/// Becomes the program; returns the reason why not.
+fn nosync(program: &str, arguments: &[&str]) -> String {
+    if let Err(e) = crate::sys::ignore_syncs() {
+        // It works without, only slower.
+        eprintln!("anemos-agent: requests to flush are not ignored: {e}");
+    }
+    let error = Command::new(program).args(arguments).exec();
+    format!("{program}: {error}")
 }
 
 fn socket() -> PathBuf {

@@ -557,3 +557,18 @@ fn holding_keeps_the_agent_until_it_is_told_otherwise() {
     assert_eq!(replies, [AgentReply::Accepted, AgentReply::Leaving(Leaving::Finish(Finish::PowerOff))]);
     assert_eq!(trial.left(), "PowerOff");
 }
+
+#[test]
+fn requests_to_flush_can_be_made_to_do_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root may filter system calls as the agent does it");
+        return;
+    }
+    let sync = |words: &[&str]| Command::new(words[0]).args(&words[1..]).status().unwrap().code();
+    let agent = env!("CARGO_BIN_EXE_anemos-agent");
+    // fsync(2) on this file is an error.
+    assert_eq!(sync(&["sync", "/dev/null"]), Some(1));
+    assert_eq!(sync(&[agent, "nosync", "sync", "/dev/null"]), Some(0));
+    assert_eq!(sync(&[agent, "nosync", "sh", "-c", "sync /dev/null && exit 7"]), Some(7));
+    assert_eq!(sync(&[agent, "nosync", "/nonsense"]), Some(1));
+}
