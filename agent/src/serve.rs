@@ -148,6 +148,8 @@ impl Driver {
         mut messages: mpsc::UnboundedReceiver<Message>,
         mut server: tokio::task::JoinHandle<()>,
     ) -> Result<(), String> {
+        // An agent that was started again begins otherwise than at the beginning, and whoever attaches is told at once.
+        self.app.state.send_replace(self.machine.state());
         self.show_state();
         self.app.log.append(EventKind::State(self.machine.state()));
         let starting = self.machine.state() == AgentState::Starting;

@@ -492,7 +492,7 @@ fn every_fact_comes_once_whenever_one_attaches_even_after_the_agent_was_killed()
     after.assert_contiguous();
     assert_eq!(after.events[..all.len()], all);
     after.ask(&AgentRequest::Attach { after: 1 << 40, watch: true });
-    let AgentReply::Attached { .. } = after.reply() else { panic!() };
+    let AgentReply::Attached { state: AgentState::Held(_), .. } = after.reply() else { panic!() };
     let AgentReply::Refused(why) = after.reply() else { panic!() };
     assert!(why.contains("another boot"), "{why}");
 }
