@@ -15,7 +15,7 @@ use super::frame::{View, frame};
 use super::plain::{event_text, level_text};
 use super::plan::PlanView;
 use super::state::Hosts;
-use super::text::{Paint, duration, sanitise, sanitise_str, width};
+use super::text::{Paint, duration, log_line, sanitise_str, width};
 use super::{Show, plan, table};
 use crate::report::{Ending, Report, Summary, Update};
 
@@ -101,7 +101,7 @@ impl LiveScreen {
             }
             Update::LinkBack if single => Some("connected again".to_owned()),
             Update::Event(_, event) if stays(&event.kind, single) => match &event.kind {
-                EventKind::Log { line, .. } => Some(paint.dim(&sanitise(line))),
+                EventKind::Log { stream, line } => Some(paint.dim(&log_line(*stream, line))),
                 kind => {
                     let Update::Event(speaker, _) = report.update else { return };
                     let text = event_text(host, speaker, kind, report.wall_ms);

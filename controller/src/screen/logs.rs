@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anemos_proto::event::EventKind;
 
 use super::plain::PlainLines;
-use super::text::{bytes, sanitise};
+use super::text::{bytes, log_line};
 use crate::report::{Report, Update};
 
 /// How much of a log is wanted.
@@ -35,7 +35,7 @@ pub fn write(out: &mut impl Write, reports: impl IntoIterator<Item = Report>, wa
                 out.write_all(line)?;
                 out.write_all(b"\n")?;
             }
-            EventKind::Log { line, .. } => writeln!(out, "{}", sanitise(line))?,
+            EventKind::Log { stream, line } => writeln!(out, "{}", log_line(*stream, line))?,
             EventKind::Gap { first, last, bytes: lost } => {
                 writeln!(out, "[{}, events {first} to {last}, were dropped on the host]", bytes(*lost))?;
             }

@@ -8,7 +8,7 @@ use anemos_proto::host::{Firmware, HostFacts};
 
 use super::plan::PlanView;
 use super::state::{HostState, Hosts};
-use super::text::{Paint, bytes, clip, clock, duration, sanitise, sanitise_str};
+use super::text::{Paint, bytes, clip, clock, duration, log_line, sanitise_str};
 use super::{Out, Show, table};
 use crate::known_hosts::PublicKey;
 use crate::report::{Ending, Phase, Report, Speaker, Summary, Update};
@@ -89,9 +89,9 @@ impl PlainLines {
         let host = self.hosts.get(&report.host);
         host.apply(report);
         if let Update::Event(_, event) = &report.update
-            && let EventKind::Log { line, .. } = &event.kind
+            && let EventKind::Log { stream, line } = &event.kind
         {
-            return Some(format!("{} | {}", host.name, sanitise(line)));
+            return Some(format!("{} | {}", host.name, log_line(*stream, line)));
         }
         let phase = host.phase.map_or("start", Phase::name);
         Some(format!("{} {} {phase}: {}", clock(report.wall_ms), host.name, text?))
@@ -189,7 +189,7 @@ pub(super) fn event_text(host: &HostState, speaker: Speaker, kind: &EventKind, n
                 StepOutcome::Failed(why) => format!("{name}: FAILED{took}: {}", sanitise_str(why)),
             }
         }
-        EventKind::Log { line, .. } => sanitise(line),
+        EventKind::Log { stream, line } => log_line(*stream, line),
         EventKind::Note { level, text } => level_text(*level, text),
         EventKind::State(state) => match state {
             AgentState::Starting => "the agent is starting".to_owned(),

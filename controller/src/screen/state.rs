@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use anemos_proto::agent::AgentState;
 use anemos_proto::event::{EventKind, Level, Outcome, Progress, StepOutcome};
 
-use super::text::{sanitise, sanitise_str};
+use super::text::{log_line, sanitise_str};
 use crate::report::{Ending, Phase, Report, Speaker, Summary, Update};
 
 /// Log lines kept per host, to be shown if it fails.
@@ -130,11 +130,11 @@ impl HostState {
                 }
                 self.steps.retain(|s| s.speaker != speaker || s.id != *step);
             }
-            EventKind::Log { line, .. } => {
+            EventKind::Log { stream, line } => {
                 if self.tail.len() == TAIL {
                     self.tail.pop_front();
                 }
-                self.tail.push_back(sanitise(line));
+                self.tail.push_back(log_line(*stream, line));
             }
             EventKind::Note { level: Level::Error, text } => self.trouble = Some(sanitise_str(text)),
             EventKind::State(AgentState::Held(why) | AgentState::Returning(why)) => {

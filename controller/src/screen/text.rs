@@ -1,5 +1,6 @@
 //! Text for people: remote bytes made harmless, numbers and times made readable, columns that line up.
 
+use anemos_proto::event::Stream;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 const TAB: usize = 8;
@@ -10,6 +11,14 @@ const TAB: usize = 8;
 /// starts the line afresh, so that of a tool's progress bar only the last state remains. Invalid UTF-8 becomes U+FFFD.
 pub fn sanitise(bytes: &[u8]) -> String {
     sanitise_str(&String::from_utf8_lossy(bytes))
+}
+
+/// A line of a host's log. What the kernel says is told from what the payload says.
+pub fn log_line(stream: Stream, line: &[u8]) -> String {
+    match stream {
+        Stream::Kernel => format!("kernel: {}", sanitise(line)),
+        Stream::Stdout | Stream::Stderr => sanitise(line),
+    }
 }
 
 /// [`sanitise`] for what is text already.

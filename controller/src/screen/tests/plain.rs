@@ -28,7 +28,7 @@ fn every_kind_of_report() {
 09:30:12 web1 connect: partition: FAILED in 4.0 s: no space left
 web1 | Unpacking bash
 web1 | \u{fffd}\u{fffd}
-web1 | EXT4-fs (vda2): mounted
+web1 | kernel: EXT4-fs (vda2): mounted
 09:30:16 web1 connect: all well
 09:30:17 web1 connect: warning: no swap
 09:30:18 web1 connect: ERROR: no disk
