@@ -106,6 +106,10 @@ async fn reenter(
             eprintln!("{error}; showing what it writes down");
             None
         }
+        Err(error @ JournalError::Locked { .. }) => {
+            let hint = "Ctrl-C there only detaches it: do that, then try again";
+            return Err(CommandError { status: Status::BadInput, message: format!("{error}. {hint}") });
+        }
         Err(error) => return Err(error.into()),
     };
     let hosts: Vec<HostEntry> =

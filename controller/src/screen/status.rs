@@ -47,7 +47,7 @@ impl StatusRow {
             state.apply(&Report { host: host.into(), wall_ms: *wall_ms, update: update.clone() });
         }
         let doing = match (summary, state.current_step(), agent) {
-            (Some(_), ..) => "ended".into(),
+            (Some(summary), ..) => summary.outcome.to_string(),
             (None, Some(step), _) => step.name.clone(),
             (None, None, Some(agent)) => agent_word(&agent).into(),
             (None, None, None) if told.is_empty() => "not begun".into(),
