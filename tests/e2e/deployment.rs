@@ -50,17 +50,18 @@ impl Deployment {
         Ok(dir)
     }
 
-    /// The machine's new system is `examples/hello`, with the old host keys.
-    pub fn expect_hello(&self) -> Result<()> {
+    /// The machine's system is `examples/hello`, in another boot than `before`, with the old host keys.
+    pub fn expect_hello(&self, before: &str) -> Result<()> {
+        // A server that was asked often while it started lets nobody in for some seconds.
+        self.machine.wait_boot(before, BOOT)?;
         let release = self.machine.ssh("cat /etc/os-release")?;
         expect(release.contains("ID=anemos-hello"), format!("not the new system: {release}"))
     }
 
     /// The machine's system is the old one, in another boot than `before`.
     pub fn expect_old(&self, before: &str) -> Result<()> {
-        let after = self.machine.wait_boot(before, BOOT)?;
-        expect(after != before, "the boot id is the same")?;
-        let release = self.machine.ssh("cat /etc/os-release; ls -d /var/lib/anemos 2>/dev/null; true")?;
+        self.machine.wait_boot(before, BOOT)?;
+        let release = self.machine.ssh("cat /etc/os-release")?;
         expect(release.contains("VERSION_CODENAME=bookworm"), format!("not the old system: {release}"))
     }
 }

@@ -204,8 +204,21 @@ impl Machine {
         }
     }
 
-    /// The kernel's boot id.
+    /// The kernel's boot id. It is asked for again and again, for a minute: OpenSSH lets nobody in for some seconds who
+    /// knocked often while it was starting.
     pub fn boot_id(&self) -> Result<String> {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            match self.ask_boot_id() {
+                Err(error) if Instant::now() >= end => return Err(error),
+                Err(_) => self.check()?,
+                id => return id,
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+    }
+
+    fn ask_boot_id(&self) -> Result<String> {
         Ok(self.ssh("cat /proc/sys/kernel/random/boot_id")?.trim().to_owned())
     }
 
@@ -215,7 +228,7 @@ impl Machine {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             self.wait_ssh(left)?;
-            match self.boot_id() {
+            match self.ask_boot_id() {
                 Ok(id) if id != old => return Ok(id),
                 _ => thread::sleep(Duration::from_millis(200)),
             }
