@@ -11,7 +11,8 @@ use tokio::io::Interest;
 
 use crate::app::App;
 
-/// `KERN_WARNING`: what is less grave stays in the kernel's own buffer.
+/// `KERN_ERR` and `KERN_WARNING`: what is less grave stays in the kernel's own buffer.
+const ERROR: u32 = 3;
 const WARNING: u32 = 4;
 /// Longest record that the kernel hands out.
 const RECORD: usize = 8192;
@@ -19,7 +20,7 @@ const RECORD: usize = 8192;
 const BURST: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Logs warnings and worse: all since the boot, or from now on.
+/// Logs warnings and worse from now on, and errors since the boot: that a kernel wonders at its hardware is no news.
 pub async fn follow(app: Arc<App>, since_boot: bool) {
     if let Err(e) = try_follow(&app, since_boot).await {
         app.log.note(Level::Info, format!("the kernel's messages can't be read: {e}"));
@@ -32,12 +33,13 @@ async fn try_follow(app: &App, since_boot: bool) -> io::Result<()> {
         file.seek(SeekFrom::End(0))?;
     }
     let file = crate::sys::watch(file)?;
+    let begin = crate::clock::uptime_ms();
     let mut buffer = vec![0; RECORD];
     let mut budget = BURST;
     loop {
         let read = |mut file: &File| file.read(&mut buffer);
         let record = match file.async_io(Interest::READABLE, read).await {
-            Ok(n) => warning(&buffer[..n]),
+            Ok(n) => Record::parse(&buffer[..n]).filter(|record| record.matters(begin)),
             // More came than the kernel's buffer holds, while nobody read.
             Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {
                 app.log.note(Level::Info, "some of the kernel's messages are left out: there were too many");
@@ -46,8 +48,8 @@ async fn try_follow(app: &App, since_boot: bool) -> io::Result<()> {
             }
             Err(e) => return Err(e),
         };
-        let Some(line) = record else { continue };
-        app.log.append(EventKind::Log { stream: Stream::Kernel, line: line.to_vec() });
+        let Some(record) = record else { continue };
+        app.log.append(EventKind::Log { stream: Stream::Kernel, line: record.text.to_vec() });
         budget = budget.saturating_sub(1);
         if budget == 0 {
             // Whoever floods the kernel's buffer loses there, and not in the log.
@@ -57,17 +59,29 @@ async fn try_follow(app: &App, since_boot: bool) -> io::Result<()> {
     }
 }
 
-/// The text of a record `PRIORITY,SEQ,TIME,FLAGS;TEXT\n PROPERTIES`, if the kernel itself says it and it is grave.
-fn warning(record: &[u8]) -> Option<&[u8]> {
-    let semicolon = record.iter().position(|&b| b == b';')?;
-    let priority = std::str::from_utf8(record[..semicolon].split(|&b| b == b',').next()?).ok()?;
-    let priority: u32 = priority.parse().ok()?;
-    // Above the three bits of the level is the facility: 0 is the kernel, anything else somebody who wrote to it.
-    if priority > WARNING {
-        return None;
+/// A record of the kernel's own: `PRIORITY,SEQ,TIME,FLAGS;TEXT\n PROPERTIES`.
+#[derive(Debug, PartialEq, Eq)]
+struct Record<'a> {
+    level: u32,
+    /// Milliseconds since the boot.
+    time: u64,
+    text: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    fn parse(record: &'a [u8]) -> Option<Self> {
+        let semicolon = record.iter().position(|&b| b == b';')?;
+        let mut fields = std::str::from_utf8(&record[..semicolon]).ok()?.split(',');
+        let level = fields.next()?.parse().ok()?;
+        let time: u64 = fields.nth(1)?.parse().ok()?;
+        let text = record[semicolon + 1..].split(|&b| b == b'\n').next().filter(|line| !line.is_empty())?;
+        Some(Self { level, time: time / 1000, text })
     }
-    let text = &record[semicolon + 1..];
-    text.split(|&b| b == b'\n').next().filter(|line| !line.is_empty())
+
+    fn matters(&self, begin: u64) -> bool {
+        // Above the three bits of the level is the facility: 0 is the kernel, anything else somebody who wrote to it.
+        self.level <= if self.time < begin { ERROR } else { WARNING }
+    }
 }
 
 #[cfg(test)]
@@ -75,20 +89,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_kernel_s_own_warnings_count() {
-        let cases: [(&[u8], Option<&[u8]>); 6] = [
+    fn only_what_the_kernel_says_and_is_grave_counts() {
+        let cases: [(&[u8], Option<&str>); 8] = [
             (
-                b"4,741,30012,-;blk_update_request: I/O error\n SUBSYSTEM=block\n",
-                Some(b"blk_update_request: I/O error"),
+                b"4,741,30012000,-;blk_update_request: I/O error\n SUBSYSTEM=block\n",
+                Some("blk_update_request: I/O error"),
             ),
-            (b"0,2,0,-,caller=T1;panic; really\n", Some(b"panic; really")),
-            (b"6,742,30013,-;eth0: link up\n", None),
-            (b"12,743,30014,-;somebody's warning\n", None),
-            (b"4,744,30015,-;\n", None),
+            (b"0,742,30013000,-,caller=T1;panic; really\n", Some("panic; really")),
+            (b"3,2,12000,-;nvme0: not ready\n", Some("nvme0: not ready")),
+            (b"4,3,13000,-;mtrr: your CPUs had inconsistent settings\n", None),
+            (b"6,743,30014000,-;eth0: link up\n", None),
+            (b"12,744,30015000,-;somebody's warning\n", None),
+            (b"4,745,30016000,-;\n", None),
             (b"nonsense", None),
         ];
-        for (record, expected) in cases {
-            assert_eq!(warning(record), expected, "{}", String::from_utf8_lossy(record));
+        for (bytes, expected) in cases {
+            let found = Record::parse(bytes).filter(|record| record.matters(20_000));
+            let found = found.map(|record| String::from_utf8_lossy(record.text).into_owned());
+            assert_eq!(found.as_deref(), expected, "{}", String::from_utf8_lossy(bytes));
         }
     }
 }

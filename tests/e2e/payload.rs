@@ -4,6 +4,7 @@ use crate::deployment::{Deployment, LONG, UP, agent_events, expect, expect_end, 
 use crate::{Outcome, Scenario};
 use lab::anemos::Anemos;
 use lab::{Context, Lab, Result, Spec, bail};
+use serde_json::Value;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -163,16 +164,21 @@ fn controller_killed(lab: &Lab) -> Result<Outcome> {
     let again = web.anemos.run(["attach", "--json"], LONG)?;
     expect(agent_events(&again.json()) == events, "a second look shows other events")?;
     let logs = web.anemos.run(["logs", &run_of(&seen)?, "web"], LONG)?;
-    let lines: Vec<&str> =
-        events.iter().filter(|event| event["kind"] == "log").filter_map(|e| e["text"].as_str()).collect();
-    expect(logs.stdout.lines().eq(lines), "`anemos logs` shows other lines")?;
+    let line = |event: &Value| {
+        let from = if event["stream"] == "kernel" { "kernel: " } else { "" };
+        event["text"].as_str().filter(|_| event["kind"] == "log").map(|text| format!("{from}{text}"))
+    };
+    expect(
+        logs.stdout.lines().map(str::to_owned).eq(events.iter().filter_map(line)),
+        "`anemos logs` shows other lines",
+    )?;
 
     web.expect_hello(&before)?;
     Ok(Outcome::Passed)
 }
 
 /// None is missing, and none comes twice.
-fn expect_contiguous(events: &[serde_json::Value]) -> Result<()> {
+fn expect_contiguous(events: &[Value]) -> Result<()> {
     for (event, seq) in events.iter().zip(1..) {
         expect(event["seq"] == seq, format!("event {seq} is missing or comes twice: {event}"))?;
     }
@@ -180,7 +186,7 @@ fn expect_contiguous(events: &[serde_json::Value]) -> Result<()> {
 }
 
 /// The run's name.
-fn run_of(lines: &[serde_json::Value]) -> Result<String> {
+fn run_of(lines: &[Value]) -> Result<String> {
     let run = lines.iter().find(|line| line["type"] == "start").and_then(|line| line["run"].as_str());
     run.map(str::to_owned).ok_or_else(|| lab::Error::new("the output names no run"))
 }
