@@ -36,7 +36,7 @@ Environment:
   XDG_STATE_HOME, XDG_CACHE_HOME   where runs and base images are kept (~/.local/state, ~/.cache)
   SSH_AUTH_SOCK                    your SSH agent
   NO_COLOR                         no colours
-  ANEMOS_LOG                       diagnostics on standard error: info, debug, or as russh=debug,anemos=debug"
+  ANEMOS_LOG                       diagnostics on standard error: debug, or trace"
 )]
 pub struct Cli {
     /// What to do.

@@ -8,7 +8,7 @@ use lab::{Context, Lab, Machine, Result, Spec, bail, base, checkout, ssh};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "runs::two_hosts_one_fails", run: two_hosts },
@@ -194,6 +194,8 @@ fn plan_and_refusals(lab: &Lab) -> Result<Outcome> {
     assert_eq!(traces(&machine)?, traces_before, "Ctrl-C left something on the host");
     assert_eq!(machine.boot_id()?, before, "the host was booted");
 
+    killed_before_the_boot(&anemos, &machine, &traces_before)?;
+    assert_eq!(machine.boot_id()?, before, "the host was booted");
     abort_in_ram(&anemos, &machine)?;
     Ok(Outcome::Passed)
 }
@@ -235,6 +237,28 @@ fn selectors(anemos: &Anemos, table: &str) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// The controller dies while the host prepares the boot: the host clears up, and whoever attaches looks whether it is there.
+fn killed_before_the_boot(anemos: &Anemos, machine: &Machine, traces_before: &str) -> Result<()> {
+    let mut running = anemos.spawn(["up", "--yes", "--json", "hosts.toml"])?;
+    running.wait_json("stage", SHORT, |line| started(line, "stage"))?;
+    running.kill()?;
+    let begin = Instant::now();
+    while traces(machine)? != traces_before {
+        if begin.elapsed() > SHORT {
+            bail!("the stage has left something: {}", traces(machine)?);
+        }
+    }
+    let connections = machine.link().counts().connections;
+    let attached = anemos.run(["attach", "--json"], SHORT)?;
+    assert_eq!(attached.code(), 4, "{}", attached.stderr);
+    let summary = attached.summary("web")?;
+    let reason = summary["reason"].as_str().unwrap_or_default();
+    assert_eq!(summary["outcome"], "untouched", "{summary}");
+    assert!(reason.contains("still runs its old system"), "{reason}");
+    assert!(machine.link().counts().connections > connections, "nobody looked");
     Ok(())
 }
 

@@ -268,6 +268,7 @@ impl<'a> Following<'a> {
         };
         self.seen = Some(seen.clone());
         let next = watch::decide(&self.goal, &self.known, &seen, waited);
+        tracing::debug!(host = self.with.entry.name, goal = ?self.goal, ?seen, ?waited, ?next, "somebody answers");
         let end = match next {
             Next::Wait | Next::Attach => None,
             Next::Verify => Some(self.verify(&session, &seen, &host_key).await),
@@ -311,6 +312,7 @@ impl<'a> Following<'a> {
     }
 
     fn part(&mut self, parting: Parting) -> Option<End> {
+        tracing::debug!(host = self.with.entry.name, ?parting, "the agent's conversation ended");
         match parting {
             Parting::Lost(why) => {
                 if self.known.ram_boot_id.is_some() {

@@ -192,6 +192,7 @@ impl Stage {
     async fn reply(&mut self) -> Result<StageReply, StageError> {
         loop {
             if let Some(reply) = self.frames.next_frame().map_err(|e| StageError::Protocol(e.to_string()))? {
+                tracing::trace!(?reply, "the stage says");
                 return Ok(reply);
             }
             match self.exec.next().await {

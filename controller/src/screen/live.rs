@@ -216,7 +216,8 @@ impl Show for LiveScreen {
     fn plans(&mut self, plans: &[PlanView], now_ms: u64) {
         self.draw(now_ms);
         self.clear();
-        self.tty.lines(&plan::render(plans, self.paint));
+        let columns = usize::from(self.tty.size().0);
+        self.tty.lines(&plan::render(plans, self.paint, Some(columns)));
         self.tty.show();
     }
 

@@ -41,7 +41,7 @@ impl Show for PlainScreen {
     }
 
     fn plans(&mut self, plans: &[PlanView], _now_ms: u64) {
-        self.out.line(super::plan::render(plans, self.paint).trim_end());
+        self.out.line(super::plan::render(plans, self.paint, None).trim_end());
         self.out.flush();
     }
 

@@ -9,7 +9,7 @@ use anemos_proto::ids::Digest;
 use anemos_proto::stage::KernelSource;
 use serde::{Serialize, Serializer};
 
-use super::text::{Paint, bytes, fit, sanitise_str, width};
+use super::text::{Paint, bytes, fit, sanitise_str, width, wrap};
 
 /// Less usable memory than this is worth a warning: a machine sold as 1 GiB has more.
 const LOW_MEMORY: u64 = 900 << 20;
@@ -290,23 +290,51 @@ impl From<&Partition> for PlanContent {
     }
 }
 
-/// Plans as text.
-pub fn render(plans: &[PlanView], paint: Paint) -> String {
-    plans.iter().map(|plan| host_text(plan, paint)).collect::<Vec<_>>().join("\n")
+/// Plans as text; lines that would be wider than `columns` go on below.
+pub fn render(plans: &[PlanView], paint: Paint, columns: Option<usize>) -> String {
+    plans.iter().map(|plan| host_text(plan, paint, columns)).collect::<Vec<_>>().join("\n")
 }
 
 /// Columns of the names on the left.
 const LABEL: usize = 10;
 
-fn host_text(plan: &PlanView, paint: Paint) -> String {
-    let mut text = String::new();
-    let mut row = |label: &str, value: &str| {
-        text.push_str(format!("  {} {value}", paint.dim(&fit(label, LABEL))).trim_end());
-        text.push('\n');
-    };
+/// Least columns for what is on the right of them.
+const VALUE: usize = 30;
+
+/// Lines with a label in front of the first.
+struct Rows {
+    text: String,
+    paint: Paint,
+    columns: usize,
+}
+
+impl Rows {
+    fn row(&mut self, label: &str, value: &str) {
+        self.styled(label, value, str::to_owned);
+    }
+
+    fn styled(&mut self, label: &str, value: &str, style: impl Fn(&str) -> String) {
+        let indent = value.len() - value.trim_start().len();
+        let mut label = label;
+        for line in wrap(value, self.columns, indent + 2) {
+            let line = format!("  {} {}", self.paint.dim(&fit(label, LABEL)), style(line.trim_end()));
+            self.text.push_str(line.trim_end());
+            self.text.push('\n');
+            label = "";
+        }
+    }
+}
+
+fn host_text(plan: &PlanView, paint: Paint, columns: Option<usize>) -> String {
+    let columns = columns.map_or(usize::MAX, |columns| columns.saturating_sub(LABEL + 3).max(VALUE));
+    let text = format!("{}  {}\n", paint.bold(&sanitise_str(&plan.host)), sanitise_str(&plan.address));
+    let mut rows = Rows { text, paint, columns };
+    if !plan.host_key.is_empty() {
+        rows.row("host key", &sanitise_str(&plan.host_key));
+    }
     let os = if plan.os.is_empty() { "an unknown system" } else { &plan.os };
     let called = if plan.hostname == plan.host { String::new() } else { format!("{}, ", sanitise_str(&plan.hostname)) };
-    row(
+    rows.row(
         "now",
         &format!(
             "{called}{}, {}, {}, {} of memory",
@@ -317,23 +345,23 @@ fn host_text(plan: &PlanView, paint: Paint) -> String {
         ),
     );
     for disk in &plan.wipe {
-        row("WIPED", &paint.red(&disk_text(disk)));
+        rows.styled("WIPED", &disk_text(disk), |line| paint.red(line));
         for line in contents_text(&disk.contents) {
-            row("", &line);
+            rows.row("", &line);
         }
     }
     if plan.wipe.is_empty() {
-        row("WIPED", "no disk");
+        rows.row("WIPED", "no disk");
     }
     for disk in &plan.untouched {
-        row("read-only", &paint.green(&disk_text(disk)));
+        rows.styled("read-only", &disk_text(disk), |line| paint.green(line));
     }
-    row("sent", &uploads_text(plan));
-    row("boots", &kernel_text(plan));
+    rows.row("sent", &uploads_text(plan));
+    rows.row("boots", &kernel_text(plan));
     let base = plan.base.to_string();
-    row("base", &format!("{}…, {}", &base[..12], sanitise_str(&plan.base_source)));
-    row("payload", &sanitise_str(&plan.payload));
-    row(
+    rows.row("base", &format!("{}…, {}", &base[..12], sanitise_str(&plan.base_source)));
+    rows.row("payload", &sanitise_str(&plan.payload));
+    rows.row(
         "finish",
         match plan.finish {
             "reboot" => "reboot into the new system",
@@ -342,23 +370,21 @@ fn host_text(plan: &PlanView, paint: Paint) -> String {
             _ => "stay in RAM until told otherwise",
         },
     );
-    row(
+    rows.row(
         "check",
         &plan.check.as_deref().map_or_else(|| "that it answers as itself".into(), |c| format!("`{}`", sanitise_str(c))),
     );
     for warning in &plan.warnings {
-        row("", &paint.yellow(&format!("! {}", sanitise_str(warning))));
+        rows.styled("", &format!("! {}", sanitise_str(warning)), |line| paint.yellow(line));
     }
     for refusal in &plan.refusals {
-        for (at, line) in refusal.lines().enumerate() {
-            row(
-                if at == 0 { "REFUSED" } else { "" },
-                &paint.red(&format!("{}{}", if at == 0 { "" } else { "  " }, sanitise_str(line.trim()))),
-            );
+        let mut label = "REFUSED";
+        for line in refusal.lines() {
+            rows.styled(label, &sanitise_str(line), |line| paint.red(line));
+            label = "";
         }
     }
-    let reached = format!("{}  {}", sanitise_str(&plan.address), sanitise_str(&plan.host_key));
-    format!("{}  {}\n{text}", paint.bold(&sanitise_str(&plan.host)), reached.trim_end())
+    rows.text
 }
 
 fn kernel_text(plan: &PlanView) -> String {

@@ -1,6 +1,6 @@
 //! Tables, and the one at the end of a run.
 
-use super::text::{Paint, bytes, clip, duration, fit, right, sanitise_str, width};
+use super::text::{Paint, bytes, clip, duration, fit, right, sanitise_str, width, wrap};
 use crate::report::{Ending, Phase, PhaseSeconds, Summary};
 
 /// Columns that a reason may take.
@@ -92,11 +92,16 @@ fn wrapped(list: &str, columns: usize, indent: &str) -> String {
 
 /// The same for one host, or for a terminal that is too narrow for the table.
 fn summary_lines(summary: &Summary, paint: Paint, columns: Option<usize>) -> String {
+    let (host, outcome) = (sanitise_str(&summary.host), summary.outcome.to_string());
+    // Wrapped as if host and outcome were part of it, which are painted instead.
+    let head = format!("{host}  {outcome}  ");
+    let reason = format!("{}{}", "x".repeat(width(&head)), sanitise_str(&summary.reason));
+    let reason = wrap(&reason, columns.unwrap_or(usize::MAX), 2).join("\n");
     format!(
         "{}  {}  {}\n{}\n",
-        paint.bold(&sanitise_str(&summary.host)),
-        paint_ending(paint, summary.outcome, &summary.outcome.to_string()),
-        sanitise_str(&summary.reason),
+        paint.bold(&host),
+        paint_ending(paint, summary.outcome, &outcome),
+        reason.get(width(&head)..).unwrap_or_default(),
         wrapped(&phases(summary), columns.unwrap_or(usize::MAX), "  "),
     )
 }

@@ -111,6 +111,21 @@ pub fn width(text: &str) -> usize {
     text.width()
 }
 
+/// Breaks a text at blanks; all lines but the first are indented.
+pub fn wrap(text: &str, columns: usize, indent: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_inclusive(' ') {
+        let line = lines.last().map_or(0, |line| width(line));
+        if line > indent && line + width(word.trim_end()) > columns {
+            lines.push(" ".repeat(indent));
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
 /// Exactly `columns` columns: padded on the right, or cut with an ellipsis.
 pub fn fit(text: &str, columns: usize) -> String {
     let mut cut = clip(text, columns);

@@ -286,6 +286,7 @@ pub async fn handshake(
     let handshake = client::connect_stream(Arc::new(config), stream, callbacks);
     let result = timeout_at(deadline, handshake).await;
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+    tracing::debug!(%address, ?seen, answered = result.is_ok(), "handshake");
     match (result, seen) {
         (Ok(Ok(handle)), Some((host_key, Judgement::Trusted))) => Ok(Connected { handle, host_key, address }),
         (_, Some((key, judgement))) if judgement != Judgement::Trusted => {
@@ -419,6 +420,7 @@ impl Connected {
         let our_key = timeout_at(deadline, auth::authenticate(&mut self.handle, user, credentials))
             .await
             .map_err(|_| AuthError::Timeout { address: self.address.clone() })??;
+        tracing::debug!(address = %self.address, user, key = %our_key, "logged in");
         Ok(Session { handle: self.handle, host_key: self.host_key, our_key })
     }
 }

@@ -42,7 +42,8 @@ fn with(change: impl FnOnce(&mut HostFacts)) -> PlanView {
 #[test]
 fn text() {
     let expected = "\
-web1  root@192.0.2.7:22  ssh-ed25519 SHA256:abc
+web1  root@192.0.2.7:22
+  host key   ssh-ed25519 SHA256:abc
   now        Debian GNU/Linux 12 (bookworm), x86_64, UEFI, 2.0 GiB of memory
   WIPED      /dev/vda  20.0 GiB  QEMU HARDDISK  serial SER-vda
                /dev/vda1  127 MiB   vfat         on /boot/efi
@@ -56,21 +57,38 @@ web1  root@192.0.2.7:22  ssh-ed25519 SHA256:abc
   finish     reboot into the new system
   check      `systemctl is-system-running --wait`
 ";
-    assert_eq!(render(&[view()], Paint(false)), expected);
+    assert_eq!(render(&[view()], Paint(false), None), expected);
+}
+
+#[test]
+fn narrow_terminals_get_more_lines() {
+    let refused = || view().with_refusals(vec!["no disk is (serial `x`): name one of these\n  /dev/vda: 20 GB".into()]);
+    let wide = render(&[refused()], Paint(false), None);
+    for columns in [60, 80, 100] {
+        let text = render(&[refused()], Paint(true), Some(columns));
+        let plain: Vec<String> = text.lines().map(crate::screen::text::sanitise_str).collect();
+        assert!(
+            plain.iter().all(|line| crate::screen::text::width(line) <= columns),
+            "{columns}:\n{}",
+            plain.join("\n")
+        );
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&plain.join("\n")), words(&wide), "{columns}");
+    }
 }
 
 #[test]
 fn several_hosts_are_apart() {
-    let text = render(&[view(), view()], Paint(false));
+    let text = render(&[view(), view()], Paint(false), None);
     assert_eq!(text.matches("\n\nweb1  ").count(), 1);
 }
 
 #[test]
 fn colours_change_nothing_but_colour() {
-    let painted = render(&[view()], Paint(true));
+    let painted = render(&[view()], Paint(true), None);
     assert!(painted.contains("\x1b[31m/dev/vda"));
     let plain: String = painted.lines().map(|line| crate::screen::text::sanitise_str(line) + "\n").collect();
-    assert_eq!(plain, render(&[view()], Paint(false)));
+    assert_eq!(plain, render(&[view()], Paint(false), None));
 }
 
 #[test]
@@ -107,7 +125,7 @@ fn warnings() {
 fn without_a_kernel_image_the_locked_one_boots() {
     let view = with(|f| f.kernel_image = None);
     assert_eq!((view.kernel.as_str(), view.kernel_source), ("6.12.57+deb13-amd64", "locked"));
-    assert!(render(&[view], Paint(false)).contains("Linux 6.12.57+deb13-amd64 from base.lock"));
+    assert!(render(&[view], Paint(false), None).contains("Linux 6.12.57+deb13-amd64 from base.lock"));
 }
 
 #[test]
@@ -117,7 +135,7 @@ fn remote_text_is_harmless() {
         f.disks[0].model = "\x1b]0;x\x07disk".into();
         f.disks.push(disk("vd\nc", 1));
     });
-    let text = render(&[view.with_refusals(vec!["\u{202e}no".into()])], Paint(false));
+    let text = render(&[view.with_refusals(vec!["\u{202e}no".into()])], Paint(false), None);
     assert!(text.contains("  REFUSED    no\n"), "{text}");
     assert!(!text.lines().any(|line| line.chars().any(char::is_control)), "{text:?}");
 }
