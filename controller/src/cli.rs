@@ -28,7 +28,7 @@ Exit status:
   0    all hosts deployed (or the command did what it should)
   1    internal error
   2    bad input or usage: hosts.toml, a payload, a lock, an argument
-  3    refused: by you, for want of a terminal to ask on, or since a host can't be what hosts.toml says
+  3    the plan was refused: by you, for want of a terminal to ask on, or for what a host lacks
   4    some host was not deployed: it is untouched or held; its summary says which, and why
   130  stopped or detached by Ctrl-C
 

@@ -170,7 +170,7 @@ async fn take_up(
     mut digested: Digested,
     mut reporter: Reporter,
     key: Option<RunKey>,
-    mut wish: Wish,
+    wish: Wish,
     stop: tokio::sync::watch::Receiver<bool>,
 ) -> Result<End, String> {
     let (sent, received) = digested.counted;
@@ -184,11 +184,14 @@ async fn take_up(
     // A held host can be taken up again; whatever else is over stays over.
     let over = summary.as_ref().is_some_and(|summary| summary.outcome != Ending::Held);
     let only_looking = matches!(wish, Wish::Follow);
+    if digested.left.is_some() && !over && !only_looking {
+        return Err("the host has left RAM already; `anemos attach` looks where it is now".into());
+    }
     if let Some(summary) = &summary {
         if over && !only_looking {
             return Err(format!("the host is {} already: {}", summary.outcome, summary.reason));
         }
-        if !over && (!only_looking || digested.left.is_none()) {
+        if !over {
             reporter.record(&Record::Reopened { wall_ms: now_ms() });
             told.retain(|(_, update)| !matches!(update, Update::Summary(_)));
         }
@@ -196,7 +199,7 @@ async fn take_up(
     reporter.replay(told.clone());
     digested.told = told;
     if let Some(summary) = summary
-        && (over || (only_looking && digested.left.is_some()))
+        && over
     {
         return Ok(End::Over(Box::new(summary)));
     }
@@ -213,9 +216,6 @@ async fn take_up(
     let Some(run_key) = key else { return Err("the run is over, and its key was deleted".into()) };
     if let Wish::Retry(Some(_)) = &wish {
         reporter.say(anemos_proto::event::Level::Info, "sending the new payload");
-    }
-    if digested.left.is_some() && !only_looking {
-        wish = Wish::Follow;
     }
     let follow = Follow { run, entry: &entry, old, run_key, user, reporter: &mut reporter, wish, stop, build: BUILD };
     Ok(follow_again(follow, &digested).await)

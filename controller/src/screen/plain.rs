@@ -149,7 +149,7 @@ pub(super) fn phase_meaning(phase: Phase) -> &'static str {
         Phase::Stage => "preparing the initramfs on the host",
         Phase::Boot => "booting into RAM",
         Phase::Build => "running the payload",
-        Phase::Reboot => "booting the new system",
+        Phase::Reboot => "rebooting",
         Phase::Verify => "checking the new system",
     }
 }
