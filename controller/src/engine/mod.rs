@@ -27,7 +27,7 @@ use anemos_proto::stage::{BaseSource, BlobRef};
 use tokio::sync::{oneshot, watch as signal};
 
 pub use after::{End, Follow, follow_again};
-pub use error::{HostState, Trouble};
+pub use error::Trouble;
 pub use look::{Look, look};
 pub use reporter::{Reporter, now_ms};
 pub use stage::StageBinary;
