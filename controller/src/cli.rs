@@ -247,7 +247,7 @@ impl From<FinishHow> for Finish {
 pub enum Base {
     /// Resolve a list of packages against a mirror's signed index, and write the lock
     #[command(
-        after_help = "Example: anemos base lock base.list --output base.lock, then `base = { lock = \"base.lock\" }` in \
+        after_help = "Example: anemos base lock base.toml --output base.lock, then `base = { lock = \"base.lock\" }` in \
                             hosts.toml"
     )]
     Lock {
