@@ -38,7 +38,7 @@ fn tty() -> Option<File> {
 async fn hidden_line(mut tty: File, prompt: &str) -> std::io::Result<Secret> {
     let keyboard = tty.try_clone()?;
     // Shows again what is typed when this is dropped, which Ctrl-C does as well.
-    let _hidden = Hidden::new(tty.try_clone()?)?;
+    let mut hidden = Hidden::new(tty.try_clone()?)?;
     tty.write_all(prompt.as_bytes())?;
     let read = tokio::task::spawn_blocking(move || {
         let mut line = Vec::new();
@@ -48,11 +48,17 @@ async fn hidden_line(mut tty: File, prompt: &str) -> std::io::Result<Secret> {
         }
         Ok(Secret::new(line))
     });
-    read.await.map_err(std::io::Error::other)?
+    let line = read.await.map_err(std::io::Error::other)?;
+    hidden.answered = line.is_ok();
+    line
 }
 
 /// While it lives, what is typed is not shown.
-struct Hidden(File, Termios);
+struct Hidden {
+    tty: File,
+    before: Termios,
+    answered: bool,
+}
 
 impl Hidden {
     fn new(tty: File) -> std::io::Result<Self> {
@@ -61,13 +67,17 @@ impl Hidden {
         hidden.local_modes.remove(LocalModes::ECHO);
         hidden.local_modes.insert(LocalModes::ECHONL);
         tcsetattr(&tty, OptionalActions::Flush, &hidden)?;
-        Ok(Self(tty, before))
+        Ok(Self { tty, before, answered: false })
     }
 }
 
 impl Drop for Hidden {
     fn drop(&mut self) {
         // A terminal that is gone needs no restoring.
-        let _ = tcsetattr(&self.0, OptionalActions::Flush, &self.1);
+        let _ = tcsetattr(&self.tty, OptionalActions::Flush, &self.before);
+        if !self.answered {
+            // What comes next must not stand behind the question.
+            let _ = self.tty.write_all(b"\n");
+        }
     }
 }

@@ -98,13 +98,6 @@ impl Viewed {
                 BaseSource::Upload(blob) => format!("uploaded from here ({})", bytes(blob.size)),
             })
             .collect();
-        let mut refusals = prepared.refusals;
-        let kexec = &prepared.facts.kexec;
-        if !kexec.file_load && !kexec.load {
-            refusals.push("its kernel has no kexec".into());
-        } else if kexec.disabled {
-            refusals.push("kexec is disabled until its next reboot (kernel.kexec_load_disabled)".into());
-        }
         PlanView::new(
             &prepared.facts,
             Choices {
@@ -126,7 +119,7 @@ impl Viewed {
             },
         )
         .with_host_key(prepared.host_key)
-        .with_refusals(refusals)
+        .with_refusals(prepared.refusals)
     }
 }
 

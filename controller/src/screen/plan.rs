@@ -175,7 +175,7 @@ impl PlanView {
             },
             check: choices.check,
             warnings,
-            refusals: Vec::new(),
+            refusals: refusals(facts),
         }
     }
 
@@ -185,14 +185,28 @@ impl PlanView {
         Self { host_key, ..self }
     }
 
-    /// With the reasons why this host can't be deployed.
+    /// With more reasons why this host can't be deployed.
     #[must_use]
-    pub fn with_refusals(self, refusals: Vec<String>) -> Self {
-        Self { refusals, ..self }
+    pub fn with_refusals(mut self, refusals: Vec<String>) -> Self {
+        self.refusals.splice(..0, refusals);
+        self
     }
 }
 
-/// What stands in the way of the boot.
+/// Why no new kernel can be booted.
+fn refusals(facts: &HostFacts) -> Vec<String> {
+    let kexec = &facts.kexec;
+    let why = if kexec.disabled {
+        "kexec is switched off until the next boot (kernel.kexec_load_disabled = 1)"
+    } else if !kexec.file_load && !kexec.load {
+        "the running kernel has no kexec"
+    } else {
+        return Vec::new();
+    };
+    vec![why.into()]
+}
+
+/// What may stand in the way of the boot.
 fn system_warnings(facts: &HostFacts, kernel: KernelSource) -> Vec<String> {
     let mut warnings = Vec::new();
     if facts.memory_total < LOW_MEMORY {
@@ -206,11 +220,6 @@ fn system_warnings(facts: &HostFacts, kernel: KernelSource) -> Vec<String> {
     }
     if !matches!(facts.kexec.lockdown.as_str(), "" | "none") {
         warnings.push(format!("kernel lockdown is `{}`: only a signed kernel will load", facts.kexec.lockdown));
-    }
-    if facts.kexec.disabled {
-        warnings.push("kexec is switched off until the next boot (kernel.kexec_load_disabled = 1)".into());
-    } else if !facts.kexec.file_load && !facts.kexec.load {
-        warnings.push("the running kernel has no kexec".into());
     }
     if kernel == KernelSource::Host && facts.kernel_image.is_none() {
         warnings.push(format!(

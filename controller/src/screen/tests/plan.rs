@@ -112,13 +112,21 @@ fn warnings() {
     has(with(|f| f.memory_total = 480 << 20), "480 MiB of memory");
     has(with(|f| f.firmware = Firmware::Uefi { secure_boot: true }), "Secure Boot");
     has(with(|f| f.kexec.lockdown = "integrity".into()), "lockdown is `integrity`");
-    has(with(|f| f.kexec.disabled = true), "kexec_load_disabled");
-    has(with(|f| (f.kexec.file_load, f.kexec.load) = (false, false)), "no kexec");
     has(with(|f| f.kernel_image = None), "locked kernel boots instead");
     has(with(|f| f.disks[0].partitions[1].mounts = vec!["/home".into()]), "/dev/vda2 is mounted on /home");
     has(with(|f| f.disks[0].partitions.push(partition("vda4", 1, "LVM2_member", &[]))), "part of something larger");
     has(with(|f| f.disks[0].removable = true), "removable");
     has(with(|f| f.disks[0].read_only = true), "read-only");
+}
+
+#[test]
+fn refusals() {
+    assert_eq!(view().refusals, Vec::<String>::new());
+    let disabled = with(|f| f.kexec.disabled = true);
+    assert!(disabled.refusals[0].contains("kexec_load_disabled"), "{:?}", disabled.refusals);
+    let none = with(|f| (f.kexec.file_load, f.kexec.load) = (false, false));
+    let both = none.with_refusals(vec!["no disk".into()]).refusals;
+    assert!(both[0] == "no disk" && both[1].contains("no kexec"), "{both:?}");
 }
 
 #[test]
