@@ -179,7 +179,10 @@ pub fn too_late(goal: &Goal, known: &Known, last: Option<&Seen>, why: &str, dead
         Some(Seen::System(look)) => format!("{} answers, with boot id {}", name(look), look.boot_id),
         None => why.to_owned(),
     };
-    (Ending::Held, format!("{missing} within {waited}: {seen}; look at its console"))
+    (
+        Ending::Held,
+        format!("{missing} within {waited}: {seen}. Look at its console; `anemos attach` looks for it again"),
+    )
 }
 
 #[cfg(test)]
