@@ -6,7 +6,7 @@ use lab::anemos::{Anemos, host_table};
 use lab::archive::Server;
 use lab::command::{run, run_with_input};
 use lab::impostor::Impostor;
-use lab::link::Target;
+use lab::link::{Link, Target};
 use lab::{Context, Lab, Machine, Result, Spec, bail, base, ssh};
 use std::process::Command;
 use std::time::Duration;
@@ -95,7 +95,7 @@ fn impostor_after_kexec(lab: &Lab) -> Result<Outcome> {
     assert_eq!(told["level"], "error");
     assert!(told["text"].as_str().is_some_and(|text| text.contains("impostor")), "{told}");
     // It goes on refusing while the agent waits behind another line.
-    let aside = machine.line_to(22)?;
+    let aside = Link::new(honest.clone())?;
     wait(LONG, "agent", || {
         let banner = ssh::banner(([127, 0, 0, 1], aside.port()).into(), Duration::from_secs(5));
         banner.is_ok_and(|banner| !banner.contains("OpenSSH"))
