@@ -25,6 +25,8 @@ pub struct App {
     pub boot_id: String,
     /// The state now.
     pub state: watch::Sender<AgentState>,
+    /// Whether anybody has attached yet.
+    pub met: watch::Sender<bool>,
     /// Set once the agent leaves.
     pub leaving: watch::Sender<Option<Leaving>>,
     /// Digest of the payload to run: the run's own, or that of a retry.
@@ -52,7 +54,8 @@ impl App {
         let (messages, receiver) = mpsc::unbounded_channel();
         let payload = Mutex::new(run.payload);
         let state = watch::Sender::new(AgentState::Starting);
-        let app = Self { paths, run, host, log, boot_id, state, leaving: watch::Sender::new(None), payload, messages };
+        let (met, leaving) = (watch::Sender::new(false), watch::Sender::new(None));
+        let app = Self { paths, run, host, log, boot_id, state, met, leaving, payload, messages };
         (Arc::new(app), receiver)
     }
 

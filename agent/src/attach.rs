@@ -100,6 +100,7 @@ struct Attachment {
 impl Attachment {
     fn new(app: Arc<App>, watch: bool) -> Self {
         app.tell(machine::Input::Attached { watch });
+        app.met.send_replace(true);
         Self { app, watch }
     }
 }

@@ -30,7 +30,8 @@ pub fn run() -> ! {
     make_machine(&mut problems);
     let paths = Paths::host();
     prepare(&paths, &mut problems);
-    load_modules(&paths, &mut problems);
+    // Only what the network needs; the agent loads the others when it has said its first word.
+    load_modules(&paths, "modules.first", &mut problems);
     let _ = fs::write(paths.run.join(PROBLEMS), problems.join("\n"));
     supervise(&paths)
 }
@@ -115,8 +116,9 @@ pub fn read_host(paths: &Paths) -> Result<HostConfig, String> {
     from_bytes(&bytes).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-fn load_modules(paths: &Paths, problems: &mut Vec<String>) {
-    let list = fs::read_to_string(paths.anemos.join("modules.load")).unwrap_or_default();
+/// Loads the modules of a list that the stage left, in its order.
+pub fn load_modules(paths: &Paths, list: &str, problems: &mut Vec<String>) {
+    let list = fs::read_to_string(paths.anemos.join(list)).unwrap_or_default();
     for path in list.lines().map(str::trim).filter(|line| !line.is_empty()) {
         match File::open(path).and_then(|file| crate::sys::load_module(&file)) {
             // EEXIST: it is built in or loaded already.

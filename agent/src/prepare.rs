@@ -11,8 +11,10 @@ use tokio::time::Instant;
 
 use crate::app::App;
 use crate::disks::Disks;
-use crate::{cgroup, memory, unpack};
+use crate::{cgroup, init, memory, unpack};
 
+/// For somebody to attach before what takes the processor's time is begun.
+const FIRST_WORD: Duration = Duration::from_secs(2);
 /// For declared disks to show up.
 const DISKS_DEADLINE: Duration = Duration::from_secs(60);
 /// Memory that must be left once the base is unpacked.
@@ -44,13 +46,63 @@ pub async fn network(app: &Arc<App>) {
     app.log.end(step, outcome);
 }
 
+/// Unpacks and loads the modules that the network doesn't need, once somebody is there to whom the network has carried
+/// the first word, or after a while.
+pub async fn modules(app: &Arc<App>) {
+    let mut met = app.met.subscribe();
+    let _ = tokio::time::timeout(FIRST_WORD, met.wait_for(|met| *met)).await;
+    let here = app.clone();
+    let loaded = tokio::task::spawn_blocking(move || load_modules(&here)).await;
+    for problem in loaded.unwrap_or_else(|e| vec![e.to_string()]) {
+        app.log.note(Level::Warning, problem);
+    }
+}
+
+fn load_modules(app: &App) -> Vec<String> {
+    let path = app.paths.anemos.join("modules.cpio.zst");
+    // An agent before this one may have been here.
+    if !app.paths.machine || !path.exists() {
+        return Vec::new();
+    }
+    let step = app.log.begin("kernel modules", None);
+    let mut problems = Vec::new();
+    let unpacked = File::open(&path)
+        .and_then(zstd::stream::read::Decoder::new)
+        .and_then(|archive| unpack::cpio(archive, &app.paths.root, &[], |_| {}));
+    match unpacked {
+        Ok(_) => {
+            init::load_modules(&app.paths, "modules.load", &mut problems);
+            // Its memory is worth more than it is.
+            let _ = fs::remove_file(&path);
+        }
+        Err(e) => problems.push(format!("the kernel modules could not be unpacked: {e}")),
+    }
+    app.log.end(step, StepOutcome::Done);
+    problems
+}
+
+/// Makes the index that modprobe, and the kernel through it, looks into.
+async fn index_modules(app: &App) {
+    if !app.paths.machine {
+        return;
+    }
+    let made = tokio::process::Command::new("depmod").arg(&app.host.kernel_release).output().await;
+    let why = match made {
+        Ok(output) if output.status.success() => return,
+        Ok(output) => format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
+        Err(e) => e.to_string(),
+    };
+    app.log.note(Level::Warning, format!("modprobe will find no modules, because depmod failed: {why}"));
+}
+
 /// Does what must be done before the payload may start; returns the declared disks' names.
 pub async fn ready(app: &Arc<App>) -> Result<Vec<String>, String> {
     let here = app.clone();
     // Unpacking keeps a processor busy for seconds. The network goes on in this thread.
     let unpacked = tokio::task::spawn_blocking(move || base(&here)).await;
     unpacked.map_err(|e| e.to_string()).and_then(|done| done)?;
-    let disks = disks(app).await?;
+    let (disks, ()) = tokio::join!(disks(app), index_modules(app));
+    let disks = disks?;
     let mark = app.paths.ready_mark();
     fs::write(&mark, disks.join("\n")).map_err(|e| format!("{}: {e}", mark.display()))?;
     Ok(disks)

@@ -156,10 +156,14 @@ impl Driver {
         let (disks_found, mut found) = mpsc::unbounded_channel();
         let app = self.app.clone();
         tokio::spawn(async move {
-            if app.paths.machine {
-                prepare::network(&app).await;
-                console::say(&reachable(app.run.ssh_port.unwrap_or(app.host.ssh_port)));
-            }
+            let network = async {
+                if app.paths.machine {
+                    prepare::network(&app).await;
+                    console::say(&reachable(app.run.ssh_port.unwrap_or(app.host.ssh_port)));
+                }
+            };
+            // Side by side: the network may be waiting for a module that nobody thought it needs.
+            tokio::join!(network, prepare::modules(&app));
             if starting {
                 match prepare::ready(&app).await {
                     Ok(disks) => {

@@ -93,6 +93,15 @@ const SUITES: [&str; 11] = [
     "forky",
 ];
 
+/// An address without the name and password before its `@`. They must not get into what is reported, logged or handed
+/// to a payload; apt's own place for them is auth.conf.
+pub(crate) fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
 /// The mirrors at `uri`, if it is one of the main archive that this library can use.
 fn mirror(uri: &str, suites: &[&str], components: &[&str]) -> Vec<String> {
     if !components.contains(&"main") {
@@ -108,6 +117,7 @@ fn mirror(uri: &str, suites: &[&str], components: &[&str]) -> Vec<String> {
         Some(path) => format!("file:///{}", path.trim_matches('/')),
         None => uri.trim_end_matches('/').to_owned(),
     };
+    let uri = without_credentials(&uri);
     let usable = ["http://", "https://", "file:///"].iter().any(|scheme| uri.starts_with(scheme));
     // Other archives of the distribution have a dash or a slash in their suites: trixie-updates, trixie/updates.
     let main = |suite: &&str| !suite.contains(['-', '/']);
@@ -138,6 +148,22 @@ mod tests {
             Enabled: no\nTypes: deb\nURIs: http://off.example/debian\nSuites: trixie\nComponents: main\n\n\
             types: deb\nuris: http://sec.example/debian-security\nsuites: trixie-security\ncomponents: main\n";
         assert_eq!(deb822(sources), ["http://a.example/debian", "http://b.example/debian"]);
+    }
+
+    #[test]
+    fn passwords_stay_behind() {
+        for (with, without) in [
+            ("http://user:secret@m.example/debian", "http://m.example/debian"),
+            ("http://us@er:se@cret@m.example:8080/debian", "http://m.example:8080/debian"),
+            ("http://m.example/debian/@SNAPSHOTID@/", "http://m.example/debian/@SNAPSHOTID@/"),
+            ("/srv/a@b", "/srv/a@b"),
+        ] {
+            assert_eq!(without_credentials(with), without);
+        }
+        assert_eq!(one_line("deb http://user:secret@m.example/debian trixie main"), ["http://m.example/debian"]);
+        let attempt = crate::Attempt { url: "http://u:secret@m.example/x".into(), failure: crate::Failure::NotFound };
+        let error = crate::Error::Fetch { file: "x".into(), attempts: vec![attempt] }.to_string();
+        assert!(error.contains("http://m.example/x") && !error.contains("secret"), "{error}");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! From a lock to an image, and checks that an image is the lock's.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, ImageError};
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, Sink};
 use crate::sha::{Hasher, HashingWriter, Sha256, TeeReader};
 use crate::{Lock, Package, Time, Tree, deb, fixup, newc};
 
@@ -15,6 +16,9 @@ pub trait Packages: Sync {
     /// The package's bytes, verified against its size and hash. When `stop` becomes true the result is not wanted
     /// any more.
     fn get(&self, package: &Package, stop: &AtomicBool) -> Result<Vec<u8>, Error>;
+
+    /// Writes the package, verified, to a file of its own: for one that is too large to hold.
+    fn store(&self, package: &Package, into: &File) -> Result<(), Error>;
 }
 
 /// Packages from mirrors, and from the snapshot archive when no mirror has them any more.
@@ -39,6 +43,23 @@ impl<'a> Archive<'a> {
         Self { fetcher, mirrors, snapshot, suite: lock.suite.clone(), made: lock.made, found_snapshot: OnceLock::new() }
     }
 
+    fn write(&self, package: &Package, stop: &AtomicBool, out: &mut dyn Sink) -> Result<(), Error> {
+        let urls: Vec<String> = self.mirrors.iter().map(|mirror| below(mirror, &package.path)).collect();
+        let mut attempts = Vec::new();
+        let pinned = (package.size, package.sha256);
+        if self.fetcher.try_pinned(&urls, pinned, stop, out, &mut attempts) {
+            return Ok(());
+        }
+        let wanted = !stop.load(Ordering::Relaxed) && !self.fetcher.is_cancelled();
+        if let Some(snapshot) = wanted.then(|| self.snapshot()).flatten() {
+            let url = below(&snapshot.replace(SNAPSHOT_ID, &self.made.snapshot_id()), &package.path);
+            if self.fetcher.try_pinned(&[url], pinned, stop, out, &mut attempts) {
+                return Ok(());
+            }
+        }
+        Err(self.fetcher.none_of(&package.path, attempts))
+    }
+
     fn snapshot(&self) -> Option<&str> {
         let find = || self.mirrors.iter().find_map(|mirror| release_snapshots(self.fetcher, mirror, &self.suite));
         self.snapshot.as_deref().or_else(|| self.found_snapshot.get_or_init(find).as_deref())
@@ -60,21 +81,12 @@ fn below(base: &str, path: &str) -> String {
 
 impl Packages for Archive<'_> {
     fn get(&self, package: &Package, stop: &AtomicBool) -> Result<Vec<u8>, Error> {
-        let urls: Vec<String> = self.mirrors.iter().map(|mirror| below(mirror, &package.path)).collect();
-        let mut attempts = Vec::new();
-        let mut get =
-            |urls: &[String]| self.fetcher.try_pinned(urls, package.size, package.sha256, stop, &mut attempts);
-        if let Some(bytes) = get(&urls) {
-            return Ok(bytes);
-        }
-        let wanted = !stop.load(Ordering::Relaxed) && !self.fetcher.is_cancelled();
-        if let Some(snapshot) = wanted.then(|| self.snapshot()).flatten() {
-            let url = below(&snapshot.replace(SNAPSHOT_ID, &self.made.snapshot_id()), &package.path);
-            if let Some(bytes) = get(&[url]) {
-                return Ok(bytes);
-            }
-        }
-        Err(self.fetcher.none_of(&package.path, attempts))
+        let mut bytes = Vec::new();
+        self.write(package, stop, &mut bytes).map(|()| bytes)
+    }
+
+    fn store(&self, package: &Package, mut into: &File) -> Result<(), Error> {
+        self.write(package, &AtomicBool::new(false), &mut into)
     }
 }
 

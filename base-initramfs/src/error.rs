@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::Sha256;
+use crate::apt_sources::without_credentials;
 
 /// An error of this crate. Its text is complete: it names the file, what failed and why.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +151,7 @@ fn tried(attempts: &[Attempt]) -> String {
         text.push_str(": there was none to try");
     }
     for (index, Attempt { url, failure }) in attempts.iter().enumerate() {
+        let url = without_credentials(url);
         let _ = write!(text, "{} {url}: {failure}", if index == 0 { ":" } else { ";" });
     }
     text

@@ -5,7 +5,7 @@
 //! name service modules.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use crate::command::{self, Output, failure_of};
 use crate::error::{Attempt, Error, Failure};
-use crate::sha::Sha256;
+use crate::sha::{Hasher, Sha256};
 
 /// How long a download may take.
 #[derive(Clone, Copy, Debug)]
@@ -116,38 +116,50 @@ impl Fetcher {
     /// every address's reason.
     pub fn get_pinned(&self, file: &str, urls: &[String], size: u64, sha256: Sha256) -> Result<Vec<u8>, Error> {
         let stop = AtomicBool::new(false);
-        let mut attempts = Vec::new();
-        self.try_pinned(urls, size, sha256, &stop, &mut attempts).ok_or_else(|| self.none_of(file, attempts))
+        let (mut bytes, mut attempts) = (Vec::new(), Vec::new());
+        let found = self.try_pinned(urls, (size, sha256), &stop, &mut bytes, &mut attempts);
+        if found { Ok(bytes) } else { Err(self.none_of(file, attempts)) }
     }
 
-    /// As [`get_pinned`](Self::get_pinned), adding to the `attempts` that failed; `stop` is looked at often.
+    /// Writes the file with these bytes (how many, and their hash) from the first of `urls` that has it to `out`, adding to
+    /// the `attempts` that failed. `stop` is looked at often.
     pub(crate) fn try_pinned(
         &self,
         urls: &[String],
-        size: u64,
-        sha256: Sha256,
+        pinned: (u64, Sha256),
         stop: &AtomicBool,
+        out: &mut dyn Sink,
         attempts: &mut Vec<Attempt>,
-    ) -> Option<Vec<u8>> {
+    ) -> bool {
         for url in urls {
-            match self.pinned(url, size, sha256, stop) {
-                Ok(bytes) => return Some(bytes),
+            match self.pinned(url, pinned, stop, out) {
+                Ok(()) => return true,
                 Err(failure) => attempts.push(Attempt { url: url.clone(), failure }),
             }
             if self.is_cancelled() || stop.load(Ordering::Relaxed) {
                 break;
             }
         }
-        None
+        false
     }
 
     pub(crate) fn none_of(&self, file: &str, attempts: Vec<Attempt>) -> Error {
         if self.is_cancelled() { Error::Cancelled } else { Error::Fetch { file: file.to_owned(), attempts } }
     }
 
-    fn pinned(&self, url: &str, size: u64, sha256: Sha256, stop: &AtomicBool) -> Result<Vec<u8>, Failure> {
+    fn pinned(
+        &self,
+        url: &str,
+        (size, sha256): (u64, Sha256),
+        stop: &AtomicBool,
+        out: &mut dyn Sink,
+    ) -> Result<(), Failure> {
+        let stored = |result: io::Result<()>| {
+            result.map_err(|error| Failure::Connection(format!("what came could not be stored: {error}")))
+        };
         let mut body = self.open(url, size)?;
-        let mut bytes = Vec::new();
+        stored(out.restart())?;
+        let mut hasher = Hasher::new();
         let mut chunk = vec![0; 64 << 10];
         loop {
             if stop.load(Ordering::Relaxed) {
@@ -155,19 +167,22 @@ impl Fetcher {
             }
             match body.read(&mut chunk).map_err(failure_of) {
                 Ok(0) => break,
-                Ok(read) => bytes.extend_from_slice(&chunk[..read]),
+                Ok(read) => {
+                    hasher.update(&chunk[..read]);
+                    stored(out.write_all(&chunk[..read]))?;
+                }
                 Err(Failure::Truncated { received, .. }) => {
                     return Err(Failure::Truncated { received, expected: size });
                 }
                 Err(failure) => return Err(failure),
             }
         }
-        let received = bytes.len() as u64;
+        let received = hasher.length();
         if received < size {
             return Err(Failure::Truncated { received, expected: size });
         }
-        let found = Sha256::of(&bytes);
-        if found == sha256 { Ok(bytes) } else { Err(Failure::Hash { expected: sha256, found }) }
+        let found = hasher.finish();
+        if found == sha256 { Ok(()) } else { Err(Failure::Hash { expected: sha256, found }) }
     }
 
     fn open_file(&self, path: &Path, limit: u64) -> Result<Body<'_>, Failure> {
@@ -247,6 +262,26 @@ impl Fetcher {
             ureq::Error::HostNotFound => Failure::Connection("the host name is not known".to_owned()),
             other => Failure::Connection(other.to_string()),
         }
+    }
+}
+
+/// Where a download goes, which may have to begin again from another address.
+pub(crate) trait Sink: Write {
+    /// Forgets what was written.
+    fn restart(&mut self) -> io::Result<()>;
+}
+
+impl Sink for Vec<u8> {
+    fn restart(&mut self) -> io::Result<()> {
+        self.clear();
+        Ok(())
+    }
+}
+
+impl Sink for &File {
+    fn restart(&mut self) -> io::Result<()> {
+        self.set_len(0)?;
+        self.rewind()
     }
 }
 

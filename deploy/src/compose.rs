@@ -1,4 +1,5 @@
-//! The initramfs, composed in memory: the base as a file, then modules, then the run's own.
+//! The initramfs, composed in memory: the base as a file, then modules, then the run's own. What the kernel unpacks, the
+//! first event waits for: so it is little.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -15,6 +16,13 @@ use crate::modules::{self};
 /// Where the base image lies in the initramfs.
 pub const BASE: &str = "anemos/base.cpio.zst";
 
+/// Where the modules lie that the agent unpacks.
+const MODULES: &str = "anemos/modules.cpio.zst";
+
+/// Which modules the agent loads before there is a network, and which when it is there.
+const FIRST: &str = "anemos/modules.first";
+const LOAD: &str = "anemos/modules.load";
+
 /// Where in a newc header the file's size stands: eight hexadecimal digits.
 const SIZE_AT: u64 = 54;
 
@@ -26,6 +34,22 @@ pub struct Initramfs {
     file: File,
     /// Bytes of the files in it, as they will be in the new system's memory.
     unpacked: u64,
+    /// Bytes of the modules that the agent unpacks.
+    later: u64,
+}
+
+/// What is known of a kernel's modules.
+pub struct ModuleFiles<'a> {
+    /// The kernel's release.
+    pub release: &'a str,
+    /// All of them.
+    pub index: &'a Index,
+    /// Those to take.
+    pub selection: &'a Selection,
+    /// Further files of the modules directory, for depmod.
+    pub also: &'a [(&'a str, Vec<u8>)],
+    /// Gives a module's file by its path in the index.
+    pub read: &'a dyn Fn(&str) -> Result<Vec<u8>>,
 }
 
 /// What the run adds.
@@ -41,7 +65,7 @@ impl Initramfs {
     pub fn new() -> Result<Self> {
         let file = rustix::fs::memfd_create("anemos-initramfs", MemfdFlags::CLOEXEC)
             .doing(|| "making a file in memory (memfd_create)".into())?;
-        Ok(Self { file: file.into(), unpacked: 0 })
+        Ok(Self { file: file.into(), unpacked: 0, later: 0 })
     }
 
     /// The file, for the kernel to read.
@@ -59,19 +83,24 @@ impl Initramfs {
         self.unpacked
     }
 
-    /// Writes the first segment: the base image, as a file that `fill` writes, compressed, from where the given file
-    /// stands. Its length need not be known before.
-    pub fn base<T>(&mut self, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
-        let writing = || "writing the base into the initramfs".into();
+    /// Bytes of what the agent unpacks besides the base.
+    pub fn later(&self) -> u64 {
+        self.later
+    }
+
+    /// Writes a segment: one file, which `fill` writes from where the given file stands. Its length need not be known
+    /// before. The kernel copies it without looking at it.
+    pub fn opaque<T>(&mut self, path: &str, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
+        let writing = || format!("writing {path} into the initramfs");
         let mut segment = Segment::new(&self.file, 0);
         segment.directory("anemos", 0o700).doing(writing)?;
         let header = (&self.file).stream_position().doing(writing)?;
-        segment.file(BASE, 0o600, &[]).doing(writing)?;
+        segment.file(path, 0o600, &[]).doing(writing)?;
         let start = (&self.file).stream_position().doing(writing)?;
         // The segment writes straight to the file and keeps no count of its own, so the contents can come from here.
         let made = fill(&mut self.file)?;
         let end = self.file.seek(SeekFrom::End(0)).doing(writing)?;
-        let size = u32::try_from(end - start).doing(|| "fitting the base into a cpio archive".into())?;
+        let size = u32::try_from(end - start).doing(|| format!("fitting {path} into a cpio archive"))?;
         self.file.write_all_at(format!("{size:08x}").as_bytes(), header + SIZE_AT).doing(writing)?;
         align(&self.file).doing(writing)?;
         Segment::new(&self.file, 0).finish().doing(writing)?;
@@ -79,43 +108,46 @@ impl Initramfs {
         Ok(made)
     }
 
-    /// Writes the second segment: the selected modules of `release` with what modprobe needs. `read` gives a module's
-    /// file by its path in the index. `also` are further files of the modules directory.
-    pub fn modules(
-        &mut self,
-        release: &str,
-        index: &Index,
-        selection: &Selection,
-        zstd: bool,
-        also: &[(&str, Vec<u8>)],
-        mut read: impl FnMut(&str) -> Result<Vec<u8>>,
-    ) -> Result<()> {
+    /// Writes the modules: those that the network needs as they are, for the kernel to unpack; the others as a file, which
+    /// the agent unpacks in a fraction of the time once somebody is there to see it.
+    pub fn modules(&mut self, modules: &ModuleFiles<'_>) -> Result<()> {
         let writing = || "writing kernel modules into the initramfs".into();
-        let out: Box<dyn FinishWrite> = if zstd {
-            Box::new(zstd::stream::write::Encoder::new(&self.file, LEVEL).doing(writing)?)
-        } else {
-            Box::new(&self.file)
-        };
-        let mut segment = Segment::new(out, 0);
+        let ModuleFiles { release, index, selection, also, read } = modules;
         let dir = format!("usr/lib/modules/{release}");
-        let mut unpacked = 0;
-        for module in selection.modules.iter().filter_map(|name| index.modules.get(name)) {
+        let file = |name: &str| -> Result<Option<(String, Vec<u8>)>> {
+            let Some(module) = index.modules.get(name) else { return Ok(None) };
             let bytes = modules::unpack(&module.path, read(&module.path)?)?;
-            unpacked += bytes.len() as u64;
-            let path = format!("{dir}/{}", modules::plain_path(&module.path));
+            Ok(Some((format!("{dir}/{}", modules::plain_path(&module.path)), bytes)))
+        };
+
+        let mut segment = Segment::new(&self.file, 0);
+        for name in &selection.first {
+            let Some((path, bytes)) = file(name)? else { continue };
             segment.file(&path, 0o644, &bytes).doing(writing)?;
+            self.unpacked += bytes.len() as u64;
         }
-        let indexes = modules::render(index, selection);
-        for (name, bytes) in indexes.iter().chain(also) {
-            unpacked += bytes.len() as u64;
-            segment.file(&format!("{dir}/{name}"), 0o644, bytes).doing(writing)?;
-        }
-        let load = modules::render_load(index, selection, release);
         segment.directory("anemos", 0o700).doing(writing)?;
-        segment.file("anemos/modules.load", 0o600, load.as_bytes()).doing(writing)?;
-        segment.finish().and_then(FinishWrite::finish).doing(writing)?;
-        align(&self.file).doing(writing)?;
-        self.unpacked += unpacked;
+        for (list, names) in [(FIRST, &selection.first), (LOAD, &selection.load)] {
+            let text = modules::render_load(index, names, release);
+            segment.file(list, 0o600, text.as_bytes()).doing(writing)?;
+        }
+        segment.finish().doing(writing)?;
+
+        self.later += self.opaque(MODULES, |out| {
+            let mut segment = Segment::new(zstd::stream::write::Encoder::new(out, LEVEL).doing(writing)?, 0);
+            let mut unpacked = 0;
+            for name in selection.modules.iter().filter(|name| !selection.first.contains(name)) {
+                let Some((path, bytes)) = file(name)? else { continue };
+                segment.file(&path, 0o644, &bytes).doing(writing)?;
+                unpacked += bytes.len() as u64;
+            }
+            for (name, bytes) in *also {
+                unpacked += bytes.len() as u64;
+                segment.file(&format!("{dir}/{name}"), 0o644, bytes).doing(writing)?;
+            }
+            segment.finish().and_then(zstd::stream::write::Encoder::finish).doing(writing)?;
+            Ok(unpacked)
+        })?;
         Ok(())
     }
 
@@ -134,23 +166,6 @@ impl Initramfs {
         segment.finish().doing(writing)?;
         self.unpacked += run.agent.len() as u64;
         Ok(())
-    }
-}
-
-/// A writer with an end of its own, such as a compressor's.
-trait FinishWrite: Write {
-    fn finish(self: Box<Self>) -> io::Result<()>;
-}
-
-impl FinishWrite for &File {
-    fn finish(self: Box<Self>) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl FinishWrite for zstd::stream::write::Encoder<'static, &File> {
-    fn finish(self: Box<Self>) -> io::Result<()> {
-        (*self).finish().map(|_| ())
     }
 }
 

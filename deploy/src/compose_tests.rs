@@ -33,11 +33,11 @@ fn find<'a>(files: &'a [File], name: &str) -> &'a File {
     files.iter().find(|file| file.0 == name).unwrap_or_else(|| panic!("{name} is missing"))
 }
 
-fn compose(zstd: bool) -> Vec<u8> {
+fn compose() -> Initramfs {
     let mut initramfs = Initramfs::new().unwrap();
     // As when a first source fails: what it wrote is taken back.
     initramfs
-        .base(|out| {
+        .opaque(BASE, |out| {
             let start = out.stream_position().unwrap();
             out.write_all(&[7; 1000]).unwrap();
             out.set_len(start).unwrap();
@@ -46,20 +46,26 @@ fn compose(zstd: bool) -> Vec<u8> {
         })
         .unwrap();
     let mut index = Index::default();
-    index.modules.insert("a_b".into(), Module { path: "kernel/fs/a-b.ko".into(), needs: vec![] });
-    let selection = Selection { modules: ["a_b".to_owned()].into(), load: vec!["a_b".into()] };
-    let also = [("modules.builtin", b"kernel/x.ko\n".to_vec())];
-    initramfs.modules("6.1", &index, &selection, zstd, &also, |path| Ok(format!("ELF {path}").into_bytes())).unwrap();
+    for name in ["a-b", "net"] {
+        let module = Module { path: format!("kernel/{name}.ko"), needs: vec![] };
+        index.modules.insert(name.replace('-', "_"), module);
+    }
+    let selection = Selection {
+        modules: ["a_b", "net"].map(str::to_owned).into(),
+        first: vec!["net".into()],
+        load: vec!["a_b".into()],
+    };
+    let files = ModuleFiles {
+        release: "6.1",
+        index: &index,
+        selection: &selection,
+        also: &[("modules.builtin", b"kernel/x.ko\n".to_vec())],
+        read: &|path| Ok(format!("ELF {path}").into_bytes()),
+    };
+    initramfs.modules(&files).unwrap();
     initramfs.run(&RunFiles { agent: b"agent", files: &[("run.bin", b"run"), ("kernel", b"image")] }).unwrap();
     assert_eq!(initramfs.len().unwrap() % 4, 0);
-    bytes_of(&initramfs)
-}
-
-fn check_modules(files: &[File]) {
-    assert_eq!(find(files, "usr/lib/modules/6.1/kernel/fs/a-b.ko").3, b"ELF kernel/fs/a-b.ko");
-    assert_eq!(find(files, "usr/lib/modules/6.1/modules.dep").3, b"kernel/fs/a-b.ko:\n");
-    assert_eq!(find(files, "usr/lib/modules/6.1/modules.builtin").3, b"kernel/x.ko\n");
-    assert_eq!(find(files, "anemos/modules.load").3, b"/usr/lib/modules/6.1/kernel/fs/a-b.ko\n");
+    initramfs
 }
 
 fn check_run(files: &[File]) {
@@ -72,26 +78,28 @@ fn check_run(files: &[File]) {
 }
 
 #[test]
-fn three_segments() {
-    let bytes = compose(false);
-    let (base, end) = read(&bytes);
+fn segments() {
+    let initramfs = compose();
+    let bytes = bytes_of(&initramfs);
+    let mut rest = &bytes[..];
+    let mut next = || {
+        let (files, end) = read(rest);
+        rest = &rest[end..];
+        files
+    };
+    let base = next();
     assert_eq!(find(&base, BASE).3, b"base image");
     assert_eq!(find(&base, BASE).1, 0o100_600);
-    let (modules, next) = read(&bytes[end..]);
-    check_modules(&modules);
-    let (run, last) = read(&bytes[end + next..]);
-    check_run(&run);
-    assert_eq!(end + next + last, bytes.len());
-}
-
-#[test]
-fn compressed_modules_lie_between_plain_segments() {
-    let bytes = compose(true);
-    let (_, end) = read(&bytes);
-    // The kernel asks where the first frame ends, and skips zeros behind it.
-    let frame = zstd::zstd_safe::find_frame_compressed_size(&bytes[end..]).unwrap();
-    check_modules(&read(&zstd::stream::decode_all(&bytes[end..end + frame]).unwrap()).0);
-    let gap = bytes[end + frame..].iter().position(|&b| b != 0).unwrap();
-    assert!(gap < 4 && (end + frame + gap).is_multiple_of(4));
-    check_run(&read(&bytes[end + frame + gap..]).0);
+    let first = next();
+    assert_eq!(find(&first, "usr/lib/modules/6.1/kernel/net.ko").3, b"ELF kernel/net.ko");
+    assert_eq!(find(&first, FIRST).3, b"/usr/lib/modules/6.1/kernel/net.ko\n");
+    assert_eq!(find(&first, LOAD).3, b"/usr/lib/modules/6.1/kernel/a-b.ko\n");
+    assert!(!first.iter().any(|file| file.0.contains("a-b")), "the kernel unpacks only what is needed first");
+    let packed = next();
+    let (later, _) = read(&zstd::stream::decode_all(&find(&packed, MODULES).3[..]).unwrap());
+    assert_eq!(find(&later, "usr/lib/modules/6.1/kernel/a-b.ko").3, b"ELF kernel/a-b.ko");
+    assert_eq!(find(&later, "usr/lib/modules/6.1/modules.builtin").3, b"kernel/x.ko\n");
+    assert_eq!(initramfs.later(), (b"ELF kernel/a-b.ko".len() + b"kernel/x.ko\n".len()) as u64);
+    check_run(&next());
+    assert!(rest.is_empty());
 }

@@ -67,11 +67,6 @@ pub fn version(image: &[u8]) -> std::result::Result<String, String> {
     }
 }
 
-/// Whether the kernel configuration `text` unpacks initramfs segments in zstd.
-pub fn unpacks_zstd(text: &str) -> bool {
-    text.lines().any(|line| line == "CONFIG_RD_ZSTD=y")
-}
-
 /// Opens the image for the kernel to read.
 pub fn open(root: &Root, path: &str) -> Result<File> {
     File::open(root.at(path)).doing(|| format!("opening {path}"))

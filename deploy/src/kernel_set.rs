@@ -1,18 +1,18 @@
 //! A kernel with its modules: the host's own, or the one that the lock names.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use anemos_base::{Kernel, Packages, deb};
 use rustix::fs::MemfdFlags;
 
 use crate::error::{Doing, Fault, Result};
 use crate::kernel;
-use crate::modules::index::Index;
-use crate::modules::{self};
+use crate::modules::index::{Index, name_of};
+use crate::modules::{self, select};
 use crate::root::Root;
 
 /// depmod's and the build's files that modprobe wants as they are.
@@ -34,16 +34,14 @@ pub struct KernelSet {
     pub image: Vec<u8>,
     /// The image, for the kernel to read.
     pub file: File,
-    /// Whether it unpacks initramfs segments in zstd.
-    pub zstd: bool,
     modules: Modules,
 }
 
 enum Modules {
     /// In a directory of the host's.
     Directory(PathBuf),
-    /// From packages, by path in the modules directory.
-    Files(BTreeMap<String, Vec<u8>>),
+    /// In packages, with what is known of them, and the files that were wanted so far by path in the modules directory.
+    Packages { archives: Vec<(String, File)>, index: Index, files: BTreeMap<String, Vec<u8>> },
     /// None: everything is built in.
     None,
 }
@@ -57,10 +55,6 @@ impl KernelSet {
             .into_iter()
             .map(|parent| root.at(&format!("{parent}/{release}")))
             .find(|directory| directory.join("modules.dep").exists());
-        let config = root
-            .text(&format!("/boot/config-{release}"))
-            .or_else(|| root.text(&format!("/usr/lib/modules/{release}/config")))
-            .unwrap_or_default();
         let modules = match directory {
             Some(directory) => Modules::Directory(directory),
             None if root.text("/proc/modules").is_none_or(|text| text.is_empty()) => Modules::None,
@@ -79,43 +73,60 @@ impl KernelSet {
             name: image.path,
             image: image.bytes,
             file,
-            zstd: kernel::unpacks_zstd(&config),
             modules,
         })
     }
 
-    /// The kernel of the lock, from its packages; `tell` is called with each package's name.
-    pub fn locked(locked: &Kernel, source: &dyn Packages, mut tell: impl FnMut(&str)) -> Result<Self> {
+    /// The kernel of the lock, from its packages, which are kept in `dir`: they are a tenth of a small host's memory.
+    /// `tell` is called with what is being worked at.
+    pub fn locked(locked: &Kernel, source: &dyn Packages, dir: &Path, mut tell: impl FnMut(&str)) -> Result<Self> {
         let release = &locked.release;
         let unpacking = || format!("unpacking the locked kernel {release}");
-        let (image_path, config_path) = (format!("boot/vmlinuz-{release}"), format!("boot/config-{release}"));
-        let module_dirs = [format!("usr/lib/modules/{release}/"), format!("lib/modules/{release}/")];
-        let (mut image, mut config, mut files) = (Vec::new(), Vec::new(), BTreeMap::new());
-        for package in &locked.packages {
-            tell(&package.name);
-            let bytes = source.get(package, &AtomicBool::new(false)).doing(unpacking)?;
-            deb::read(&package.path, &bytes[..], &mut |entry| {
-                let path = entry.path.trim_start_matches("./").trim_start_matches('/');
-                let module = module_dirs.iter().find_map(|dir| path.strip_prefix(dir.as_str()));
-                let mut read = |into: &mut Vec<u8>| {
-                    entry
-                        .contents
-                        .read_to_end(into)
-                        .map(|_| ())
-                        .map_err(|source| anemos_base::Error::Io { what: format!("{}: {path}", package.path), source })
-                };
-                if path == image_path {
-                    read(&mut image)?;
-                } else if path == config_path {
-                    read(&mut config)?;
-                } else if let (Some(module), deb::EntryKind::File) = (module, &entry.kind) {
-                    let mut bytes = Vec::new();
-                    read(&mut bytes)?;
-                    files.insert(module.to_owned(), bytes);
-                }
-                Ok(())
-            })
-            .doing(unpacking)?;
+        let mut archives = Vec::new();
+        for (number, package) in locked.packages.iter().enumerate() {
+            tell(&format!("download {}", package.name));
+            let path = dir.join(format!("kernel-{number}.deb"));
+            let storing = || format!("storing {} in {}", package.name, dir.display());
+            let open = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+            let file = open.doing(storing)?;
+            // Whatever happens, it is gone with the stage.
+            std::fs::remove_file(&path).doing(storing)?;
+            source.store(package, &file).doing(unpacking)?;
+            archives.push((package.path.clone(), file));
+        }
+        tell("read its modules");
+        let image_path = format!("boot/vmlinuz-{release}");
+        let (mut image, mut index, mut files) = (Vec::new(), Index::default(), BTreeMap::new());
+        let mut wanted = None;
+        // Of what a server never needs, only what something else turns out to need is looked at, in further rounds.
+        loop {
+            let mut found = false;
+            for archive in &archives {
+                each_file((&archive.0, &archive.1), release, &mut |path, contents| {
+                    match path {
+                        Ok(module) if is_module(module) => {
+                            let name = name_of(module);
+                            let look = match &wanted {
+                                None => select::may_be_chosen(module),
+                                Some(wanted) => BTreeSet::contains(wanted, &name),
+                            };
+                            if look && let Some(info) = modules::info_of(module, contents()?)? {
+                                index.add(module, info);
+                                found = true;
+                            }
+                        }
+                        Ok(file) if KEPT.contains(&file) => _ = files.insert(file.to_owned(), contents()?),
+                        Err(path) if path == image_path => image = contents()?,
+                        _ => {}
+                    }
+                    Ok(())
+                })
+                .doing(unpacking)?;
+            }
+            wanted = Some(index.missing()).filter(|missing| found && !missing.is_empty());
+            if wanted.is_none() {
+                break;
+            }
         }
         let found = kernel::version(&image).map_err(|why| Fault::new(unpacking(), why))?;
         if found != *release {
@@ -126,10 +137,9 @@ impl KernelSet {
         Ok(Self {
             release: release.clone(),
             name: format!("the locked kernel {release}"),
-            zstd: kernel::unpacks_zstd(&String::from_utf8_lossy(&config)),
             image,
             file,
-            modules: Modules::Files(files),
+            modules: Modules::Packages { archives, index, files },
         })
     }
 
@@ -138,14 +148,26 @@ impl KernelSet {
         match &self.modules {
             Modules::Directory(directory) => modules::read_index(directory),
             Modules::None => Ok(Index::default()),
-            Modules::Files(files) => {
-                let is_module = |path: &str| path.rsplit('/').next().is_some_and(|file| file.contains(".ko"));
-                let modules = files.iter().filter(|(path, _)| is_module(path));
-                let unpacked: Result<Vec<_>> =
-                    modules.map(|(path, bytes)| Ok((path.as_str(), modules::unpack(path, bytes.clone())?))).collect();
-                Ok(modules::index_of(unpacked?.into_iter()))
-            }
+            Modules::Packages { index, .. } => Ok(index.clone()),
         }
+    }
+
+    /// Gets the files of the modules with these names ready for [`module`](Self::module).
+    pub fn take(&mut self, names: &BTreeSet<String>) -> Result<()> {
+        let Modules::Packages { archives, files, .. } = &mut self.modules else { return Ok(()) };
+        for archive in archives {
+            each_file((&archive.0, &archive.1), &self.release, &mut |path, contents| {
+                if let Ok(module) = path
+                    && is_module(module)
+                    && names.contains(&name_of(module))
+                {
+                    files.insert(module.to_owned(), contents()?);
+                }
+                Ok(())
+            })
+            .doing(|| format!("unpacking modules of kernel {}", self.release))?;
+        }
+        Ok(())
     }
 
     /// The file of a module, by its path in the index.
@@ -156,7 +178,7 @@ impl KernelSet {
     fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
         match &self.modules {
             Modules::Directory(directory) => std::fs::read(directory.join(path)),
-            Modules::Files(files) => files.get(path).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into()),
+            Modules::Packages { files, .. } => files.get(path).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into()),
             Modules::None => Err(std::io::ErrorKind::NotFound.into()),
         }
     }
@@ -165,4 +187,36 @@ impl KernelSet {
     pub fn further_files(&self) -> Vec<(&'static str, Vec<u8>)> {
         KEPT.iter().filter_map(|name| Some((*name, self.read(name).ok()?))).collect()
     }
+}
+
+/// Whether a file of the modules directory is a module.
+fn is_module(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|file| file.contains(".ko"))
+}
+
+/// Gives each file of a package to `visit`: its path in the modules directory of `release`, or else (as the error) its
+/// path; and what reads it.
+fn each_file(
+    (name, mut archive): (&str, &File),
+    release: &str,
+    visit: &mut dyn FnMut(
+        std::result::Result<&str, &str>,
+        &mut dyn FnMut() -> std::result::Result<Vec<u8>, anemos_base::Error>,
+    ) -> std::result::Result<(), anemos_base::Error>,
+) -> std::result::Result<(), anemos_base::Error> {
+    let io = |what: String| move |source| anemos_base::Error::Io { what, source };
+    let directories = [format!("usr/lib/modules/{release}/"), format!("lib/modules/{release}/")];
+    archive.rewind().map_err(io(name.to_owned()))?;
+    deb::read(name, BufReader::new(archive), &mut |entry| {
+        if entry.kind != deb::EntryKind::File {
+            return Ok(());
+        }
+        let path = entry.path.trim_start_matches("./").trim_start_matches('/');
+        let module = directories.iter().find_map(|directory| path.strip_prefix(directory.as_str()));
+        visit(module.ok_or(path), &mut || {
+            let mut bytes = Vec::new();
+            entry.contents.read_to_end(&mut bytes).map_err(io(format!("{name}: {path}")))?;
+            Ok(bytes)
+        })
+    })
 }

@@ -1,65 +1,88 @@
-//! Whether there is enough memory, said in numbers before anything is loaded.
+//! Whether there is enough memory, said in numbers before anything is changed.
 
 use crate::error::{Fault, Result};
+use crate::facts;
+use crate::root::Root;
 
 /// What the new system needs besides its files: kernel, agent, and room for a payload to work in.
 const HEADROOM: u64 = 128 << 20;
 
+/// What the old system must keep while the boot is prepared.
+const SPARE: u64 = 16 << 20;
+
+/// What building the base takes besides the image: the tree of its files, and packages on their way.
+const BUILD: u64 = 120 << 20;
+
 const MIB: u64 = 1 << 20;
 
-/// Sizes in bytes that decide.
+/// `MemTotal` and `MemAvailable`; taken for plenty where the kernel doesn't say.
 #[derive(Debug, Clone, Copy)]
-pub struct Needs {
-    /// The initramfs as loaded.
-    pub initramfs: u64,
-    /// Its files once the kernel has unpacked them.
-    pub unpacked: u64,
-    /// The base image's files, which the agent unpacks next to them.
-    pub base: u64,
-    /// `MemTotal`.
+pub struct Memory {
+    /// All that the kernel manages.
     pub total: u64,
-    /// `MemAvailable`.
+    /// What can be had now without swapping.
     pub available: u64,
 }
 
-/// Checks that `needs` can be met, now and after the boot.
-pub fn check(needs: Needs) -> Result<()> {
-    let mib = |bytes: u64| bytes.div_ceil(MIB);
-    let Needs { initramfs, unpacked, base, total, available } = needs;
-    let fault = |why: String| {
-        let hint = "give the host more memory, or use a smaller base";
-        Err(Fault::new("checking the host's memory", why).hint(hint))
-    };
-    // rootfs is a tmpfs, which the kernel limits to half of the memory.
-    let files = unpacked + base;
-    if files > total / 2 {
-        return fault(format!(
-            "the system in RAM has {} MiB of files ({} MiB of them the base), and half of the host's {} MiB is {} MiB",
-            mib(files),
-            mib(base),
-            total / MIB,
-            total / 2 / MIB,
-        ));
+impl Memory {
+    /// As it is now.
+    pub fn of(root: &Root) -> Self {
+        let meminfo = root.text("/proc/meminfo").unwrap_or_default();
+        let field = |name| facts::meminfo(&meminfo, name).unwrap_or(u64::MAX);
+        Self { total: field("MemTotal"), available: field("MemAvailable") }
     }
-    if files + HEADROOM > total {
-        return fault(format!(
-            "the system in RAM needs {} MiB ({} MiB of files and {} MiB to work with), and the host has {} MiB",
-            mib(files + HEADROOM),
-            mib(files),
-            mib(HEADROOM),
-            total / MIB,
-        ));
+
+    /// Checks before anything is downloaded that it can end well: `image` is the base's size unpacked.
+    pub fn before(self, image: u64) -> Result<()> {
+        self.holds(0, image)?;
+        // Compressed it is a third; once composed, and once loaded.
+        self.has("composing and loading the initramfs", image / 3 * 2)
     }
-    // Loading copies the initramfs twice: once to read it, once to where it is booted from.
-    if 2 * initramfs > available {
-        return fault(format!(
-            "loading the initramfs of {} MiB takes {} MiB, and {} MiB are available now",
-            mib(initramfs),
-            mib(2 * initramfs),
-            available / MIB,
-        ));
+
+    /// Checks that a base of `image` bytes can be built here.
+    pub fn builds(self, image: u64) -> Result<()> {
+        self.has("building the base", BUILD + image / 3)
     }
-    Ok(())
+
+    /// Checks that an initramfs can be loaded, which is copied so often at a time.
+    pub fn loads(self, initramfs: u64, copies: u64) -> Result<()> {
+        self.has(&format!("loading the initramfs of {} MiB", mib(initramfs)), copies * initramfs)
+    }
+
+    /// Checks that the system in RAM fits: `unpacked` bytes of files that the kernel unpacks, then `later` bytes that the
+    /// agent unpacks next to them.
+    pub fn holds(self, unpacked: u64, later: u64) -> Result<()> {
+        let files = unpacked + later;
+        let (half, total) = (self.total / 2, self.total);
+        let why = if unpacked > half {
+            // rootfs is a tmpfs, which the kernel limits to half of the memory; the agent lifts that, but it comes later.
+            format!("{} MiB of files are to be unpacked at the boot, and half of the host's memory is {} MiB", mib(unpacked), half / MIB)
+        } else if files + HEADROOM > total {
+            format!(
+                "the system in RAM needs {} MiB ({} MiB of files and {} MiB to work with), and the host has {} MiB",
+                mib(files + HEADROOM),
+                mib(files),
+                mib(HEADROOM),
+                total / MIB,
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Fault::new("checking the host's memory", why).hint("give the host more memory, or use a smaller base"))
+    }
+
+    fn has(self, what: &str, needed: u64) -> Result<()> {
+        let needed = needed + SPARE;
+        if needed <= self.available {
+            return Ok(());
+        }
+        let why = format!("{what} takes {} MiB, and {} MiB are available now", mib(needed), self.available / MIB);
+        Err(Fault::new("checking the host's memory", why).hint("stop services that use memory, or give the host more"))
+    }
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(MIB)
 }
 
 #[cfg(test)]
@@ -68,25 +91,28 @@ mod tests {
 
     #[test]
     fn table() {
-        let mib = |n: u64| n * MIB;
-        let needs = |initramfs, unpacked, base, total, available| Needs {
-            initramfs: mib(initramfs),
-            unpacked: mib(unpacked),
-            base: mib(base),
-            total: mib(total),
-            available: mib(available),
-        };
+        let memory = |total: u64, available: u64| Memory { total: total * MIB, available: available * MIB };
         // What the default base takes, on a host of 1 GiB (of which 962 MiB are usable).
-        assert!(check(needs(75, 85, 200, 962, 700)).is_ok());
-        for (needs, expected) in [
-            (
-                needs(75, 85, 200, 470, 300),
-                "285 MiB of files (200 MiB of them the base), and half of the host's 470 MiB is 235 MiB",
-            ),
-            (needs(10, 10, 90, 220, 100), "needs 228 MiB"),
-            (needs(75, 85, 200, 962, 140), "takes 150 MiB, and 140 MiB are available"),
+        let (initramfs, unpacked, later) = (78 * MIB, 80 * MIB, 195 * MIB);
+        for all_well in [
+            memory(962, 250).before(166 * MIB),
+            memory(962, 250).builds(166 * MIB),
+            memory(962, 100).loads(initramfs, 1),
+            memory(962, 172).loads(initramfs, 2),
+            memory(512, 0).holds(unpacked, later),
         ] {
-            let error = check(needs).unwrap_err().to_string();
+            assert!(all_well.is_ok(), "{all_well:?}");
+        }
+        for (refused, expected) in [
+            (memory(962, 100).before(166 * MIB), "takes 127 MiB, and 100 MiB are available now"),
+            (memory(256, 200).before(166 * MIB), "needs 294 MiB (166 MiB of files and 128 MiB to work with)"),
+            (memory(962, 150).builds(166 * MIB), "building the base takes"),
+            (memory(962, 93).loads(initramfs, 1), "loading the initramfs of 78 MiB takes 94 MiB"),
+            (memory(962, 171).loads(initramfs, 2), "takes 172 MiB"),
+            (memory(150, 0).holds(unpacked, 0), "half of the host's memory is 75 MiB"),
+            (memory(400, 0).holds(unpacked, later), "needs 403 MiB"),
+        ] {
+            let error = refused.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anemos_base::{Archive, Fetcher, Lock};
 use anemos_proto::config::HostConfig;
 use anemos_proto::event::{Level, Unit};
+use anemos_proto::net::NetworkState;
 use anemos_proto::stage::{KernelSource, StagePlan, StageReply, Staged};
 use anemos_proto::{Digest, Secret, codec};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -14,13 +15,13 @@ use crate::base::{self, Sources};
 use crate::blobs::{Blobs, digest};
 use crate::boot;
 use crate::cmdline;
-use crate::compose::{Initramfs, RunFiles};
+use crate::compose::{self, Initramfs, ModuleFiles, RunFiles};
 use crate::error::{Doing, Fault, Result};
 use crate::facts::{self, CACHE};
 use crate::gate::Gate;
 use crate::kernel_set::KernelSet;
 use crate::kexec::{self, Boot};
-use crate::memory;
+use crate::memory::Memory;
 use crate::modules::{self, select};
 use crate::report::Report;
 use crate::root::Root;
@@ -64,21 +65,30 @@ impl Job {
 
         let lock_blob = blobs.take(plan.lock.digest);
         let lock = parse_lock(&lock_blob)?;
-        let kernel = self.kernel(&lock)?;
+        Memory::of(root).before(lock.image_size)?;
+        let mut kernel = self.kernel(&lock)?;
         let mut initramfs = Initramfs::new()?;
         let sources = Sources { root, plan, lock: &lock, fetcher: &self.fetcher, blobs, output: &self.output, report };
-        let base_source = initramfs.base(|out| sources.write(out))?;
+        let base_source = initramfs.opaque(compose::BASE, |out| sources.write(out))?;
 
         let step = report.step("compose");
         let index = kernel.index()?;
-        let selection = select::select(&index, &modules::hardware(root));
-        let further = kernel.further_files();
-        initramfs.modules(&kernel.release, &index, &selection, kernel.zstd, &further, |path| kernel.module(path))?;
+        let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
+        let needed = network.links.iter().filter(|link| anemos_netstate::is_needed(&network, link));
+        let selection = select::select(&index, &modules::hardware(root, needed.map(|link| &*link.name)));
+        kernel.take(&selection.modules)?;
+        initramfs.modules(&ModuleFiles {
+            release: &kernel.release,
+            index: &index,
+            selection: &selection,
+            also: &kernel.further_files(),
+            read: &|path| kernel.module(path),
+        })?;
         let agent_blob = blobs.take(plan.agent.digest);
         let agent = unpack("the agent", &agent_blob)?;
         let payload = blobs.take(plan.payload.digest);
         let stage = self.own_archive();
-        let host = self.host_config(&lock, &kernel, stage.is_some())?;
+        let host = self.host_config(&lock, &kernel, network, stage.is_some())?;
         let run = codec::to_bytes(&plan.run).doing(|| "encoding the run's configuration".into())?;
         let mut files = vec![
             ("run.bin", &run[..]),
@@ -93,14 +103,7 @@ impl Job {
         step.finish();
 
         let initramfs_bytes = initramfs.len()?;
-        let meminfo = root.text("/proc/meminfo").unwrap_or_default();
-        memory::check(memory::Needs {
-            initramfs: initramfs_bytes,
-            unpacked: initramfs.unpacked(),
-            base: lock.image_size,
-            total: facts::meminfo(&meminfo, "MemTotal").unwrap_or(0),
-            available: facts::meminfo(&meminfo, "MemAvailable").unwrap_or(0),
-        })?;
+        Memory::of(root).holds(initramfs.unpacked(), lock.image_size + initramfs.later())?;
 
         let step = report.step("load");
         step.progress(0, Some(initramfs_bytes), Unit::Bytes, Some(&kernel.name));
@@ -111,6 +114,7 @@ impl Job {
             kernel: &kernel.file,
             initramfs: initramfs.file(),
             cmdline: &cmdline,
+            room: &|copies| Memory::of(root).loads(initramfs_bytes, copies),
         };
         let method = self.gate.load(|| kexec::load(root, &boot, plan.load))?;
         step.finish();
@@ -144,10 +148,11 @@ impl Job {
         let step = self.report.step("kernel");
         let mirrors = base::mirrors(&self.root, &self.plan);
         let archive = Archive::new(&self.fetcher, lock, mirrors, self.plan.snapshot.clone());
-        let total = locked.packages.len() as u64;
+        // One for each package, and one for all of their modules.
+        let total = locked.packages.len() as u64 + 1;
         let mut done = 0;
-        let kernel = KernelSet::locked(locked, &archive, |package| {
-            step.progress(done, Some(total), Unit::Items, Some(package));
+        let kernel = KernelSet::locked(locked, &archive, &self.dir, |what| {
+            step.progress(done, Some(total), Unit::Items, Some(what));
             done += 1;
         })?;
         step.finish();
@@ -159,7 +164,13 @@ impl Job {
         std::fs::read(self.dir.join("stage.gz")).or_else(|_| self.root.read(&format!("{CACHE}/stage.gz"))).ok()
     }
 
-    fn host_config(&self, lock: &Lock, kernel: &KernelSet, with_stage: bool) -> Result<Vec<u8>> {
+    fn host_config(
+        &self,
+        lock: &Lock,
+        kernel: &KernelSet,
+        network: NetworkState,
+        with_stage: bool,
+    ) -> Result<Vec<u8>> {
         let (root, plan) = (&self.root, &self.plan);
         let image = Digest(*lock.image.as_bytes());
         let mut seed_cache = vec![
@@ -177,7 +188,7 @@ impl Job {
             Some((name, Secret::new(bytes)))
         });
         let host = HostConfig {
-            network: anemos_netstate::capture().doing(|| "reading the host's network".into())?,
+            network,
             ssh_port: facts::ssh_port(std::env::var("SSH_CONNECTION").ok().as_deref()),
             ssh_identity: identity.collect(),
             firmware: facts::firmware(root),

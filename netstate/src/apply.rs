@@ -49,7 +49,7 @@ pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Err
     // Listening starts before the first look, so that nothing happens unseen in between.
     let notices = Netlink::open(wire::GROUP_LINK)?;
     let mut netlink = Netlink::open(0)?;
-    let needed: Vec<&Link> = state.links.iter().filter(|link| link.kind.is_empty() && is_used(state, link)).collect();
+    let needed: Vec<&Link> = state.links.iter().filter(|link| is_needed(state, link)).collect();
     let present = watch(&mut netlink, &notices, deadlines.links, |present| {
         needed.iter().all(|link| find(present, link).is_some())
     })?;
@@ -89,9 +89,10 @@ pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Err
     Ok(restored)
 }
 
-/// Whether the host can be reached through this link.
-fn is_used(state: &NetworkState, link: &Link) -> bool {
-    !link.addresses.is_empty() || state.routes.iter().any(|route| route.mac == link.mac)
+/// Whether this is hardware that the host can be reached through: [`apply`] waits for it.
+pub fn is_needed(state: &NetworkState, link: &Link) -> bool {
+    let used = !link.addresses.is_empty() || state.routes.iter().any(|route| route.mac == link.mac);
+    link.kind.is_empty() && used
 }
 
 /// Looks at the links whenever one changes, until `enough` or the deadline; returns the last look.

@@ -14,7 +14,7 @@ mod resolv;
 mod socket;
 mod wire;
 
-pub use apply::{Deadlines, Restored, apply};
+pub use apply::{Deadlines, Restored, apply, is_needed};
 pub use capture::capture;
 pub use resolv::{Resolver, parse_resolv_conf, write_resolv_conf};
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::AtomicBool;
@@ -77,6 +78,11 @@ pub struct Shelf(pub HashMap<String, Vec<u8>>);
 impl Packages for Shelf {
     fn get(&self, package: &Package, _stop: &AtomicBool) -> Result<Vec<u8>, Error> {
         Ok(self.0[&package.path].clone())
+    }
+
+    fn store(&self, package: &Package, mut into: &File) -> Result<(), Error> {
+        let what = || package.path.clone();
+        into.write_all(&self.0[&package.path]).map_err(|source| Error::Io { what: what(), source })
     }
 }
 

@@ -298,15 +298,13 @@ pub async fn handshake(
     }
 }
 
-/// Time between two knocks of [`reach`] at first, and later.
-const KNOCK_EVERY: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(2));
+/// How long one knock of [`reach`] may take at least, and at most. A host that boots swallows packets, and TCP then waits
+/// longer and longer before it sends the next: knocking anew is faster than waiting.
+const KNOCK_FOR: (Duration, Duration) = (Duration::from_millis(900), Duration::from_secs(6));
 
-/// How long [`reach`] knocks often.
-const KNOCK_OFTEN: Duration = Duration::from_secs(60);
-
-/// How long one knock may take. A host that boots swallows packets, and TCP then waits longer and longer before it
-/// sends the next: knocking anew is faster than waiting.
-const KNOCK_FOR: Duration = Duration::from_secs(6);
+/// A knock may take this part of the time that [`reach`] has waited so far. So a host is noticed about a tenth of that
+/// late, and one that is slow to answer gets more time the longer it takes.
+const KNOCK_SHARE: u32 = 4;
 
 /// Knocks at one address that are on their way at once. All but one are dropped when the server comes up, and OpenSSH
 /// shuts out who drops many connections without logging in (`PerSourcePenalties`, `MaxStartups`).
@@ -327,18 +325,19 @@ pub async fn reach(addresses: &[Address], deadline: Instant) -> Result<Reached, 
     let mut knocks = tokio::task::JoinSet::new();
     let mut last = None;
     loop {
+        let patience = (started.elapsed() / KNOCK_SHARE).clamp(KNOCK_FOR.0, KNOCK_FOR.1);
         for address in addresses {
             if knocks.len() >= KNOCKS * addresses.len() {
                 break;
             }
             let address = address.clone();
             knocks.spawn(async move {
-                let until = deadline.min(Instant::now() + KNOCK_FOR);
+                let until = deadline.min(Instant::now() + patience);
                 knock(&address, until).await.map(|stream| Reached { stream, address })
             });
         }
-        let often = started.elapsed() < KNOCK_OFTEN;
-        let next = Instant::now() + if often { KNOCK_EVERY.0 } else { KNOCK_EVERY.1 };
+        // Evenly, so that there is always one that was sent a moment ago.
+        let next = Instant::now() + patience / KNOCKS as u32;
         loop {
             match timeout_at(next.min(deadline), knocks.join_next()).await {
                 Ok(Some(Ok(Ok(reached)))) => return Ok(reached),

@@ -32,9 +32,15 @@ pub struct Boot<'a> {
     pub initramfs: &'a File,
     /// The command line.
     pub cmdline: &'a str,
+    /// Refuses if there is no memory for so many copies of the initramfs at a time.
+    pub room: &'a dyn Fn(u64) -> Result<()>,
 }
 
 /// Loads by `method`, and returns what did it: never [`KexecMethod::Auto`].
+///
+/// What `kexec_file_load` loads is hashed by the kernel, and again after the jump, by plain code: seconds for an initramfs
+/// of ours on a slow machine; and it takes memory for one copy more. So `kexec_load` is tried first; it is refused where
+/// signatures are wanted. Where memory is encrypted, the new kernel must be told how, which only the old one can.
 pub fn load(root: &Root, boot: &Boot<'_>, method: KexecMethod) -> Result<KexecMethod> {
     if boot.cmdline.len() > cmdline::MAX {
         let why = format!("it has {} bytes, and kernels take {}", boot.cmdline.len(), cmdline::MAX);
@@ -44,19 +50,32 @@ pub fn load(root: &Root, boot: &Boot<'_>, method: KexecMethod) -> Result<KexecMe
         KexecMethod::FileLoad => file_load(boot).map(|()| KexecMethod::FileLoad),
         KexecMethod::Load => segments_load(root, boot).map(|()| KexecMethod::Load),
         KexecMethod::Auto => {
-            let Err(first) = file_load(boot) else { return Ok(KexecMethod::FileLoad) };
-            segments_load(root, boot).map(|()| KexecMethod::Load).map_err(|second| {
+            let methods = [KexecMethod::Load, KexecMethod::FileLoad];
+            let [first, second] = if is_encrypted(root) { [methods[1], methods[0]] } else { methods };
+            let Err(why_first) = load(root, boot, first) else { return Ok(first) };
+            load(root, boot, second).map_err(|why_second| {
+                let name = |method| if method == KexecMethod::Load { "kexec_load" } else { "kexec_file_load" };
                 Fault::new(
                     format!("loading {}", boot.name),
-                    format!("kexec_file_load: {}; kexec_load: {}", first.why(), second.why()),
+                    format!("{}: {}; {}: {}", name(first), why_first.why(), name(second), why_second.why()),
                 )
             })
         }
     }
 }
 
+/// Whether this is a virtual machine whose memory is encrypted against its host.
+fn is_encrypted(root: &Root) -> bool {
+    let cpuinfo = root.text("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':')).map_or("", |(_, flags)| flags);
+    let encrypted = flags.split_whitespace().any(|flag| matches!(flag, "sev" | "sev_es" | "sev_snp" | "tdx_guest"));
+    // A host for such machines has the flags too, but isn't one.
+    encrypted && flags.split_whitespace().any(|flag| flag == "hypervisor")
+}
+
 fn file_load(boot: &Boot<'_>) -> Result<()> {
     let loading = || format!("loading {} (kexec_file_load)", boot.name);
+    (boot.room)(2)?;
     let cmdline = CString::new(boot.cmdline).doing(loading)?;
     sys::kexec::file_load(boot.kernel.as_fd(), boot.initramfs.as_fd(), &cmdline)
         .map_err(|error| Fault::new(loading(), explain(&error)))
@@ -64,6 +83,7 @@ fn file_load(boot: &Boot<'_>) -> Result<()> {
 
 fn segments_load(root: &Root, boot: &Boot<'_>) -> Result<()> {
     let loading = || format!("loading {} (kexec_load)", boot.name);
+    (boot.room)(1)?;
     let initramfs = Map::of(boot.initramfs).doing(loading)?;
     let params = root.read("/sys/kernel/boot_params/data").unwrap_or_default();
     let machine = Machine {
@@ -108,6 +128,22 @@ fn explain(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn encrypted_machines() -> io::Result<()> {
+        for (flags, expected) in [
+            ("fpu hypervisor sse2", false),
+            ("fpu sev sev_es", false),
+            ("fpu hypervisor sev_snp", true),
+            ("fpu hypervisor tdx_guest", true),
+        ] {
+            let dir = tempfile::tempdir()?;
+            std::fs::create_dir(dir.path().join("proc"))?;
+            std::fs::write(dir.path().join("proc/cpuinfo"), format!("processor\t: 0\nflags\t\t: {flags}\n"))?;
+            assert_eq!(is_encrypted(&Root::new(dir.path())), expected, "{flags}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn refusals_are_explained() {

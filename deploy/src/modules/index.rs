@@ -1,6 +1,8 @@
 //! What depmod (or the modules themselves) say about a kernel's modules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::modinfo::ModInfo;
 
 /// Every module of one kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,6 +41,20 @@ impl Index {
         Self { modules: modules.collect(), aliases: parse_aliases(alias), softdeps: parse_softdeps(softdep) }
     }
 
+    /// Adds the module at `path`, by what it says about itself.
+    pub fn add(&mut self, path: &str, info: ModInfo) {
+        let name = name_of(path);
+        self.aliases.extend(info.aliases.into_iter().map(|pattern| (pattern, name.clone())));
+        self.softdeps.extend(info.softdeps.iter().map(|text| (name.clone(), soft_words(text.split_whitespace()))));
+        self.modules.insert(name, Module { path: path.into(), needs: info.depends });
+    }
+
+    /// Names that modules need and that are not here.
+    pub fn missing(&self) -> BTreeSet<String> {
+        let needs = self.modules.values().flat_map(|module| &module.needs);
+        needs.filter(|need| !self.modules.contains_key(*need)).cloned().collect()
+    }
+
     /// Names of what `word` means: a module, or those that have it as an alias word for word.
     pub fn resolve(&self, word: &str) -> Vec<&str> {
         let name = word.replace('-', "_");
@@ -63,9 +79,14 @@ fn parse_softdeps(text: &str) -> Vec<(String, Vec<String>)> {
     let parse = |line: &str| {
         let mut words = line.strip_prefix("softdep ")?.split_whitespace();
         let module = words.next()?.replace('-', "_");
-        Some((module, words.filter(|word| !matches!(*word, "pre:" | "post:")).map(str::to_owned).collect()))
+        Some((module, soft_words(words)))
     };
     text.lines().filter_map(parse).collect()
+}
+
+/// The modules of a soft dependency, whether before or after.
+fn soft_words<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
+    words.filter(|word| !matches!(*word, "pre:" | "post:")).map(str::to_owned).collect()
 }
 
 /// Whether `text` matches the alias `pattern` (`*`, `?` and `[…]`, as depmod's).
@@ -141,6 +162,22 @@ mod tests {
         ] {
             assert_eq!(name_of(path), name);
         }
+    }
+
+    #[test]
+    fn made_from_the_modules_themselves() {
+        let mut index = Index::default();
+        let info = ModInfo {
+            depends: vec!["drm".into()],
+            aliases: vec!["pci:v00001A03d*".into()],
+            softdeps: vec!["pre: a-b post: c".into()],
+        };
+        index.add("kernel/drivers/gpu/drm/ast/ast.ko.xz", info);
+        assert_eq!(index.missing(), ["drm".to_owned()].into());
+        assert_eq!(index.aliases, [("pci:v00001A03d*".to_owned(), "ast".to_owned())]);
+        assert_eq!(index.softdeps, [("ast".to_owned(), vec!["a-b".to_owned(), "c".to_owned()])]);
+        index.add("kernel/drivers/gpu/drm/drm.ko.xz", ModInfo::default());
+        assert!(index.missing().is_empty());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Kernel modules for the initramfs: chosen on the host, uncompressed, with what modprobe needs to find them.
+//! Kernel modules for the initramfs: chosen on the host, uncompressed. The index for modprobe is made in RAM, by depmod.
 
 pub mod index;
 pub mod modinfo;
@@ -9,8 +9,9 @@ use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
 
-use index::{Index, name_of};
-use select::{Hardware, Selection};
+use index::Index;
+use modinfo::ModInfo;
+use select::{Hardware, Place};
 
 use crate::error::{Doing, Fault, Result};
 use crate::root::Root;
@@ -32,29 +33,40 @@ pub fn read_index(dir: &Path) -> Result<Index> {
     Ok(Index::parse(&dep, &alias, &softdep))
 }
 
-/// Makes an index from the modules themselves, given as path and uncompressed bytes.
-pub fn index_of<'a>(modules: impl Iterator<Item = (&'a str, Vec<u8>)>) -> Index {
-    let mut index = Index::default();
-    for (path, bytes) in modules {
-        let Some(info) = modinfo::parse(&bytes) else { continue };
-        let name = name_of(path);
-        index.aliases.extend(info.aliases.into_iter().map(|pattern| (pattern, name.clone())));
-        let words = |text: &String| {
-            text.split_whitespace().filter(|w| !matches!(*w, "pre:" | "post:")).map(str::to_owned).collect::<Vec<_>>()
-        };
-        index.softdeps.extend(info.softdeps.iter().map(|text| (name.clone(), words(text))));
-        index.modules.insert(name, index::Module { path: path.into(), needs: info.depends });
-    }
-    index
+/// What a module says about itself; `None` if it is none.
+pub fn info_of(path: &str, packed: Vec<u8>) -> std::result::Result<Option<ModInfo>, anemos_base::Error> {
+    let wrong = |fault: Fault| anemos_base::Error::Package { file: path.to_owned(), reason: fault.to_string() };
+    Ok(modinfo::parse(&unpack(path, packed).map_err(wrong)?))
 }
 
-/// What the machine has: loaded modules and modaliases.
-pub fn hardware(root: &Root) -> Hardware {
+/// What the machine has: loaded modules, modaliases, and where its network devices of these names are.
+pub fn hardware<'a>(root: &Root, network: impl Iterator<Item = &'a str>) -> Hardware {
     let modules = root.text("/proc/modules").unwrap_or_default();
     let loaded = modules.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
     let mut modaliases = BTreeSet::new();
     find_modaliases(&root.at("/sys/devices"), 0, &mut modaliases);
-    Hardware { loaded, modaliases }
+    Hardware { loaded, modaliases, network: network.flat_map(|name| places(root, name)).collect() }
+}
+
+/// The places on the way to the network device `name`: the buses that it hangs on from the root on, what hangs on it (a
+/// PHY, whose driver should be there first), and the device itself.
+fn places(root: &Root, name: &str) -> Vec<Place> {
+    let link = format!("/sys/class/net/{name}/device");
+    let Some(device) = root.resolve(&link).filter(|path| path.starts_with("/sys/devices/")) else { return Vec::new() };
+    let place = |path: &str| Place {
+        modalias: root.text(&format!("{path}/modalias")).filter(|text| !text.is_empty()),
+        module: root
+            .resolve(&format!("{path}/driver/module"))
+            .and_then(|path| path.rsplit('/').next().map(|name| name.replace('-', "_"))),
+    };
+    let slashes = device.match_indices('/').map(|(at, _)| at).filter(|at| *at > "/sys/devices".len());
+    let mut places: Vec<_> = slashes.map(|at| place(&device[..at])).collect();
+    let mut below = BTreeSet::new();
+    find_modaliases(&root.at(&device), 0, &mut below);
+    places.extend(below.into_iter().map(|modalias| Place { modalias: Some(modalias), module: None }));
+    places.push(place(&device));
+    places.retain(|place| place.modalias.is_some() || place.module.is_some());
+    places
 }
 
 fn find_modaliases(dir: &Path, depth: usize, found: &mut BTreeSet<String>) {
@@ -94,70 +106,10 @@ pub fn plain_path(path: &str) -> &str {
     path.find(".ko").map_or(path, |at| &path[..at + 3])
 }
 
-/// depmod's files for what was selected, by name.
-pub fn render(index: &Index, selection: &Selection) -> Vec<(&'static str, Vec<u8>)> {
-    vec![
-        ("modules.dep", render_dep(index, selection).into_bytes()),
-        ("modules.alias", render_alias(index, selection).into_bytes()),
-        ("modules.softdep", render_softdep(index, selection).into_bytes()),
-    ]
-}
-
-/// `modules.dep` of what was selected: every module with all that it needs, the next needed first, as depmod writes it.
-fn render_dep(index: &Index, selection: &Selection) -> String {
+/// A list of modules for the agent: absolute paths in loading order.
+pub fn render_load(index: &Index, names: &[String], release: &str) -> String {
     let mut out = String::new();
-    for name in &selection.modules {
-        let Some(module) = index.modules.get(name) else { continue };
-        _ = write!(out, "{}:", plain_path(&module.path));
-        for need in all_needs(index, name) {
-            _ = write!(out, " {}", plain_path(&index.modules[need].path));
-        }
-        out.push('\n');
-    }
-    out
-}
-
-/// Everything that `name` needs, directly or not; a module always stands before those that it needs itself.
-fn all_needs<'a>(index: &'a Index, name: &str) -> Vec<&'a str> {
-    fn visit<'a>(index: &'a Index, name: &str, seen: &mut BTreeSet<&'a str>, order: &mut Vec<&'a str>) {
-        for need in index.modules.get(name).into_iter().flat_map(|module| &module.needs) {
-            if let Some((need, _)) = index.modules.get_key_value(need)
-                && seen.insert(need)
-            {
-                visit(index, need, seen, order);
-                order.push(need);
-            }
-        }
-    }
-    let mut order = Vec::new();
-    visit(index, name, &mut BTreeSet::new(), &mut order);
-    order.retain(|need| *need != name);
-    order.reverse();
-    order
-}
-
-/// `modules.alias` of what was selected.
-fn render_alias(index: &Index, selection: &Selection) -> String {
-    let mut out = String::new();
-    for (pattern, name) in index.aliases.iter().filter(|(_, name)| selection.modules.contains(name)) {
-        _ = writeln!(out, "alias {pattern} {name}");
-    }
-    out
-}
-
-/// `modules.softdep` of what was selected; the order of before and after is lost, which only ever loads more.
-fn render_softdep(index: &Index, selection: &Selection) -> String {
-    let mut out = String::new();
-    for (name, words) in index.softdeps.iter().filter(|(name, _)| selection.modules.contains(name)) {
-        _ = writeln!(out, "softdep {name} pre: {}", words.join(" "));
-    }
-    out
-}
-
-/// The agent's list: absolute paths in loading order.
-pub fn render_load(index: &Index, selection: &Selection, release: &str) -> String {
-    let mut out = String::new();
-    for module in selection.load.iter().filter_map(|name| index.modules.get(name)) {
+    for module in names.iter().filter_map(|name| index.modules.get(name)) {
         _ = writeln!(out, "/usr/lib/modules/{release}/{}", plain_path(&module.path));
     }
     out
@@ -183,20 +135,62 @@ mod tests {
     }
 
     #[test]
-    fn dep_lists_each_module_before_what_it_needs() {
+    fn the_list_has_paths_of_uncompressed_modules() {
         let mut index = Index::default();
-        for (name, needs) in [("a", &["b", "c"][..]), ("b", &["c"]), ("c", &["d"]), ("d", &[])] {
-            let needs = needs.iter().map(|&n| n.to_owned()).collect();
-            index.modules.insert(name.into(), index::Module { path: format!("kernel/{name}.ko.xz"), needs });
+        for name in ["a", "d"] {
+            index.modules.insert(name.into(), index::Module { path: format!("kernel/{name}.ko.xz"), needs: vec![] });
         }
-        let selection = Selection { modules: ["a", "b"].map(str::to_owned).into(), load: vec!["d".into(), "a".into()] };
         assert_eq!(
-            render_dep(&index, &selection),
-            "kernel/a.ko: kernel/b.ko kernel/c.ko kernel/d.ko\nkernel/b.ko: kernel/c.ko kernel/d.ko\n"
-        );
-        assert_eq!(
-            render_load(&index, &selection, "6.1"),
+            render_load(&index, &["d".into(), "a".into(), "gone".into()], "6.1"),
             "/usr/lib/modules/6.1/kernel/d.ko\n/usr/lib/modules/6.1/kernel/a.ko\n"
         );
+    }
+
+    #[test]
+    fn the_way_to_a_network_device() -> std::io::Result<()> {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir()?;
+        let root = Root::new(dir.path());
+        // As for a virtio card, and one with a PHY of its own.
+        let card = "/sys/devices/pci0000:00/0000:00:03.0/virtio0";
+        let phy = "/sys/devices/pci0000:00/0000:00:04.0/mdio_bus/tg3-400/400:01";
+        for (path, modalias, driver) in [
+            ("/sys/devices/pci0000:00/0000:00:03.0", "pci:v00001AF4d00001000", Some("virtio_pci")),
+            (card, "virtio:d00000001v00001AF4", Some("virtio-net")),
+            ("/sys/devices/pci0000:00/0000:00:04.0", "pci:v000014E4d00001657", Some("tg3")),
+            (phy, "mdio:01100", None),
+        ] {
+            std::fs::create_dir_all(root.at(path))?;
+            std::fs::write(root.at(&format!("{path}/modalias")), format!("{modalias}\n"))?;
+            if let Some(driver) = driver {
+                let module = root.at(&format!("/sys/module/{driver}"));
+                std::fs::create_dir_all(&module)?;
+                std::fs::create_dir_all(root.at(&format!("{path}/driver")))?;
+                symlink(module, root.at(&format!("{path}/driver/module")))?;
+            }
+        }
+        for (name, device) in [("ens3", card), ("eno1", "/sys/devices/pci0000:00/0000:00:04.0")] {
+            std::fs::create_dir_all(root.at(&format!("/sys/class/net/{name}")))?;
+            symlink(root.at(device), root.at(&format!("/sys/class/net/{name}/device")))?;
+        }
+        let found = |name: &str| -> Vec<(Option<String>, Option<String>)> {
+            places(&root, name).into_iter().map(|place| (place.modalias, place.module)).collect()
+        };
+        let pair = |modalias: &str, module: &str| {
+            (Some(modalias.to_owned()), Some(module.to_owned()).filter(|module| !module.is_empty()))
+        };
+        assert_eq!(
+            found("ens3"),
+            [
+                pair("pci:v00001AF4d00001000", "virtio_pci"),
+                pair("virtio:d00000001v00001AF4", ""),
+                pair("virtio:d00000001v00001AF4", "virtio_net"),
+            ]
+        );
+        let phy_first = found("eno1");
+        assert_eq!(phy_first[0].0.as_deref(), Some("mdio:01100"));
+        assert_eq!(phy_first.last().unwrap().1.as_deref(), Some("tg3"));
+        assert_eq!(found("lo"), []);
+        Ok(())
     }
 }

@@ -11,6 +11,17 @@ pub struct Hardware {
     pub loaded: BTreeSet<String>,
     /// Every modalias of a device in `/sys`.
     pub modaliases: BTreeSet<String>,
+    /// What the devices through which the host is reached hang on, and they themselves.
+    pub network: Vec<Place>,
+}
+
+/// A place in the tree of devices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// What it asks for.
+    pub modalias: Option<String>,
+    /// The module that drives it now.
+    pub module: Option<String>,
 }
 
 /// What was chosen.
@@ -18,7 +29,9 @@ pub struct Hardware {
 pub struct Selection {
     /// Names of all modules, with everything that they need.
     pub modules: BTreeSet<String>,
-    /// Names of those to load at once, each after what it needs.
+    /// Names of those without which there is no network, each after what it needs.
+    pub first: Vec<String>,
+    /// Names of the others to load, each after what it needs.
     pub load: Vec<String>,
 }
 
@@ -164,12 +177,14 @@ const NEVER: &[&str] = &[
 /// Display drivers of servers: without them the console of such a machine stays dark after a kexec.
 const DISPLAYS: &[&str] = &["ast", "bochs", "cirrus_qemu", "hyperv_drm", "mgag200", "virtio_gpu"];
 
+/// Whether the module at `path` may be chosen for its own sake.
+pub fn may_be_chosen(path: &str) -> bool {
+    !NEVER.iter().any(|prefix| path.starts_with(prefix)) || DISPLAYS.contains(&&*index::name_of(path))
+}
+
 /// Chooses from `index` for a machine with `hardware`.
 pub fn select(index: &Index, hardware: &Hardware) -> Selection {
-    let allowed = |name: &str| {
-        DISPLAYS.contains(&name)
-            || index.modules.get(name).is_some_and(|m| !NEVER.iter().any(|prefix| m.path.starts_with(prefix)))
-    };
+    let allowed = |name: &str| index.modules.get(name).is_some_and(|module| may_be_chosen(&module.path));
     let asked: BTreeSet<&str> = by_modalias(index, &hardware.modaliases)
         .into_iter()
         .chain(hardware.loaded.iter().filter_map(|name| index.modules.get_key_value(name)).map(|(name, _)| &**name))
@@ -187,18 +202,38 @@ pub fn select(index: &Index, hardware: &Hardware) -> Selection {
         visit(index, &soft, name, &mut seen, &mut all);
     }
 
+    let mut first = Vec::new();
+    let mut seen = BTreeSet::new();
+    for name in for_network(index, hardware).into_iter().filter(|name| allowed(name)) {
+        visit(index, &soft, name, &mut seen, &mut first);
+    }
     // Loading order: buses and what disks hang on come before the rest by depending on nothing else; displays last,
     // because they take longest and nothing waits for them.
     let mut load = Vec::new();
-    let mut seen = BTreeSet::new();
     let (displays, others): (Vec<_>, Vec<_>) = asked.iter().partition(|name| DISPLAYS.contains(name));
     for name in others.into_iter().chain(displays) {
         visit(index, &soft, name, &mut seen, &mut load);
     }
-    Selection {
-        modules: all.into_iter().map(str::to_owned).collect(),
-        load: load.into_iter().map(str::to_owned).collect(),
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    // What drives the network now may be what nothing else asks for.
+    let modules = all.into_iter().chain(first.iter().copied()).map(str::to_owned).collect();
+    Selection { modules, first: owned(first), load: owned(load) }
+}
+
+/// Names of the modules that the network needs.
+fn for_network<'a>(index: &'a Index, hardware: &Hardware) -> Vec<&'a str> {
+    if hardware.network.is_empty() {
+        return Vec::new();
     }
+    let known = |name: &str| index.modules.get_key_value(name).map(|(name, _)| &**name);
+    // Not every kernel has it built in.
+    let mut names: Vec<_> = hardware.loaded.get("ipv6").and_then(|name| known(name)).into_iter().collect();
+    for place in &hardware.network {
+        let modaliases = place.modalias.iter().cloned().collect();
+        names.extend(by_modalias(index, &modaliases));
+        names.extend(place.module.as_deref().and_then(known));
+    }
+    names
 }
 
 /// Names of the modules that devices ask for.

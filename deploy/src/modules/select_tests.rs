@@ -42,7 +42,7 @@ const SOFTDEP: &str = "softdep libcrc32c pre: crc32c\nsoftdep ext4 pre: crc32c\n
 
 fn hardware(loaded: &[&str], modaliases: &[&str]) -> Hardware {
     let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-    Hardware { loaded: set(loaded), modaliases: set(modaliases) }
+    Hardware { loaded: set(loaded), modaliases: set(modaliases), network: Vec::new() }
 }
 
 fn index() -> Index {
@@ -70,6 +70,23 @@ fn a_virtual_machine() {
     assert!(at("virtio_ring") < at("virtio") && at("virtio") < at("virtio_blk"));
     assert!(at("crc32c_generic") < at("ext4") && at("jbd2") < at("ext4"));
     assert!(!chosen.load.iter().any(|name| name == "xfs"), "what nothing asks for is there but not loaded");
+}
+
+#[test]
+fn the_network_comes_first() {
+    let mut machine = hardware(
+        &["virtio_net", "ext4"],
+        &["virtio:d00000002v00001AF4", "virtio:d00000001v00001AF4", "pci:v00001AF4d00001001sv0sd0bc01sc00i00"],
+    );
+    machine.network = vec![
+        Place { modalias: Some("pci:v00001AF4d00001000sv0sd0bc02sc00i00".into()), module: Some("virtio_pci".into()) },
+        Place { modalias: None, module: Some("virtio_net".into()) },
+    ];
+    let chosen = select(&index(), &machine);
+    assert_eq!(chosen.first, ["virtio_ring", "virtio", "virtio_pci", "failover", "virtio_net"]);
+    assert!(chosen.load.contains(&"virtio_blk".to_owned()) && chosen.load.contains(&"ext4".to_owned()));
+    assert!(!chosen.load.iter().any(|name| chosen.first.contains(name)), "{:?}", chosen.load);
+    assert!(chosen.first.iter().all(|name| chosen.modules.contains(name)));
 }
 
 #[test]
