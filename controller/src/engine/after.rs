@@ -31,8 +31,15 @@ pub enum End {
 /// Time between two looks at a server that is not what is waited for.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// How long one handshake or login may take.
-const LOGIN: Duration = Duration::from_secs(30);
+/// How long one handshake or login may take; the less has been waited so far, the less, but never less than the first. A
+/// machine that goes down in the middle of one says no word about it.
+const LOGIN: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
+
+/// For so long after the stage's last word it can only be the old system that answers, on its way down.
+const GOING_DOWN: Duration = Duration::from_secs(1);
+
+/// For so long it is not worth a login to see that it is the old system.
+const OLD_SYSTEM: Duration = Duration::from_secs(8);
 
 /// Whoever comes back later than the deadlines allow still gets this long to find the host.
 const LEAST: Duration = Duration::from_secs(60);
@@ -81,6 +88,7 @@ pub async fn follow_boot(with: Follow<'_>, last_word: Instant) -> End {
     let mut following = Following::new(with);
     following.last_word = Some(last_word);
     following.set_goal(Goal::Boot, Duration::ZERO);
+    sleep(GOING_DOWN).await;
     following.run().await
 }
 
@@ -197,6 +205,7 @@ impl<'a> Following<'a> {
     async fn look_until_over(&mut self) -> End {
         loop {
             let next = match self.meet().await {
+                Ok(connected) if self.is_going_down(&connected) => Duration::from_millis(200),
                 Ok(connected) => match self.greet(connected).await {
                     Some(end) => return end,
                     None => PAUSE,
@@ -225,9 +234,18 @@ impl<'a> Following<'a> {
         let mut keys = vec![self.with.entry.agent_key.clone()];
         keys.extend(self.system_keys());
         let reached = ssh::reach(&self.addresses(), self.deadline).await?;
-        let deadline = Instant::now() + LOGIN;
+        let deadline = self.login_deadline();
         let counters = &self.with.reporter.counters;
         ssh::handshake(reached, &Policy::pinned(keys), counters, deadline, &Tuning::default()).await
+    }
+
+    fn login_deadline(&self) -> Instant {
+        Instant::now() + self.since.elapsed().clamp(LOGIN.0, LOGIN.1)
+    }
+
+    /// Whether this is the old system, a moment after it was told to boot another.
+    fn is_going_down(&self, connected: &Connected) -> bool {
+        self.goal == Goal::Boot && connected.host_key != self.with.entry.agent_key && self.since.elapsed() < OLD_SYSTEM
     }
 
     fn stranger(&mut self, key: &HostKey, address: &Address) {
@@ -253,7 +271,7 @@ impl<'a> Following<'a> {
             };
         }
         let host_key = connected.host_key.clone();
-        let deadline = Instant::now() + LOGIN;
+        let deadline = self.login_deadline();
         let user = self.with.entry.user.clone();
         let session = match connected.authenticate(&user, &self.with.user, deadline).await {
             Ok(session) => session,
@@ -280,7 +298,7 @@ impl<'a> Following<'a> {
 
     /// Talks to the agent for as long as it is there.
     async fn attach(&mut self, connected: Connected) -> Option<End> {
-        let deadline = Instant::now() + LOGIN;
+        let deadline = self.login_deadline();
         let key = Credentials::Run(self.with.run_key.clone());
         let session = match connected.authenticate("root", &key, deadline).await {
             Ok(session) => session,
