@@ -86,7 +86,7 @@ async fn index_modules(app: &App) {
     if !app.paths.machine {
         return;
     }
-    let made = tokio::process::Command::new("depmod").arg(&app.host.kernel_release).output().await;
+    let made = tokio::process::Command::new("/usr/sbin/depmod").arg(&app.host.kernel_release).output().await;
     let why = match made {
         Ok(output) if output.status.success() => return,
         Ok(output) => format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
