@@ -68,13 +68,7 @@ impl KernelSet {
                 ));
             }
         };
-        Ok(Self {
-            release: release.to_owned(),
-            name: image.path,
-            image: image.bytes,
-            file,
-            modules,
-        })
+        Ok(Self { release: release.to_owned(), name: image.path, image: image.bytes, file, modules })
     }
 
     /// The kernel of the lock, from its packages, which are kept in `dir`: they are a tenth of a small host's memory.
@@ -178,7 +172,9 @@ impl KernelSet {
     fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
         match &self.modules {
             Modules::Directory(directory) => std::fs::read(directory.join(path)),
-            Modules::Packages { files, .. } => files.get(path).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into()),
+            Modules::Packages { files, .. } => {
+                files.get(path).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into())
+            }
             Modules::None => Err(std::io::ErrorKind::NotFound.into()),
         }
     }

@@ -56,7 +56,11 @@ impl Memory {
         let (half, total) = (self.total / 2, self.total);
         let why = if unpacked > half {
             // rootfs is a tmpfs, which the kernel limits to half of the memory; the agent lifts that, but it comes later.
-            format!("{} MiB of files are to be unpacked at the boot, and half of the host's memory is {} MiB", mib(unpacked), half / MIB)
+            format!(
+                "{} MiB of files are to be unpacked at the boot, and half of the host's memory is {} MiB",
+                mib(unpacked),
+                half / MIB
+            )
         } else if files + HEADROOM > total {
             format!(
                 "the system in RAM needs {} MiB ({} MiB of files and {} MiB to work with), and the host has {} MiB",

@@ -164,13 +164,7 @@ impl Job {
         std::fs::read(self.dir.join("stage.gz")).or_else(|_| self.root.read(&format!("{CACHE}/stage.gz"))).ok()
     }
 
-    fn host_config(
-        &self,
-        lock: &Lock,
-        kernel: &KernelSet,
-        network: NetworkState,
-        with_stage: bool,
-    ) -> Result<Vec<u8>> {
+    fn host_config(&self, lock: &Lock, kernel: &KernelSet, network: NetworkState, with_stage: bool) -> Result<Vec<u8>> {
         let (root, plan) = (&self.root, &self.plan);
         let image = Digest(*lock.image.as_bytes());
         let mut seed_cache = vec![

@@ -3,6 +3,7 @@
 //! Each file here holds a group of scenarios and lists them in its `SCENARIOS`. A scenario ends passed, skipped with its
 //! reason, or failed with the ends of all logs. `ANEMOS_E2E_JOBS` is how many run at a time.
 
+mod base;
 mod deploy;
 mod deployment;
 mod identity;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         }
     };
     let groups = [
+        base::SCENARIOS,
         deploy::SCENARIOS,
         identity::SCENARIOS,
         lock::SCENARIOS,

@@ -33,12 +33,9 @@ const PAUSE: Duration = Duration::from_secs(3);
 
 /// How long one handshake or login may take; the less has been waited so far, the less, but never less than the first. A
 /// machine that goes down in the middle of one says no word about it.
-const LOGIN: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
+const LOGIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 
-/// For so long after the stage's last word it can only be the old system that answers, on its way down.
-const GOING_DOWN: Duration = Duration::from_secs(1);
-
-/// For so long it is not worth a login to see that it is the old system.
+/// For so long after the stage's last word it is not worth a login to see that it is the old system.
 const OLD_SYSTEM: Duration = Duration::from_secs(8);
 
 /// Whoever comes back later than the deadlines allow still gets this long to find the host.
@@ -88,7 +85,6 @@ pub async fn follow_boot(with: Follow<'_>, last_word: Instant) -> End {
     let mut following = Following::new(with);
     following.last_word = Some(last_word);
     following.set_goal(Goal::Boot, Duration::ZERO);
-    sleep(GOING_DOWN).await;
     following.run().await
 }
 

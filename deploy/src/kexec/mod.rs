@@ -67,7 +67,8 @@ pub fn load(root: &Root, boot: &Boot<'_>, method: KexecMethod) -> Result<KexecMe
 /// Whether this is a virtual machine whose memory is encrypted against its host.
 fn is_encrypted(root: &Root) -> bool {
     let cpuinfo = root.text("/proc/cpuinfo").unwrap_or_default();
-    let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':')).map_or("", |(_, flags)| flags);
+    let flags =
+        cpuinfo.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':')).map_or("", |(_, flags)| flags);
     let encrypted = flags.split_whitespace().any(|flag| matches!(flag, "sev" | "sev_es" | "sev_snp" | "tdx_guest"));
     // A host for such machines has the flags too, but isn't one.
     encrypted && flags.split_whitespace().any(|flag| flag == "hypervisor")

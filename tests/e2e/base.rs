@@ -1,0 +1,124 @@
+//! Where a host's base image comes from, and that nothing but what the lock pins is ever booted.
+
+use crate::deployment::{LONG, UP, expect, expect_end};
+use crate::{Outcome, Scenario};
+use lab::anemos::{Anemos, Finished, host_table};
+use lab::archive::{Fault, Server};
+use lab::{Context, Lab, Machine, Result, Spec, base, checkout};
+use std::fs;
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "base::wrong_bytes", run: wrong_bytes },
+    Scenario { name: "base::left_the_mirror", run: left_the_mirror },
+];
+
+/// The lock that ships.
+fn shipped_lock() -> Result<String> {
+    let path = checkout().join("base-initramfs/base.lock");
+    fs::read_to_string(&path).context(format!("cannot read {}", path.display()))
+}
+
+/// A machine, what `anemos` finds it by, and the archive that it builds from.
+struct Builder {
+    server: Server,
+    machine: Machine,
+    anemos: Anemos,
+    boot_id: String,
+}
+
+impl Builder {
+    fn new(lab: &Lab, spec: Spec) -> Result<Self> {
+        let server = Server::start(lab)?;
+        let anemos = Anemos::new(lab, &spec.name)?;
+        let machine = Machine::start(lab, Spec { archive: Some(server.port()), ..spec })?;
+        anemos.payload("payload", "#!/bin/sh\nexit 1\n")?;
+        let boot_id = machine.boot_id()?;
+        Ok(Self { server, machine, anemos, boot_id })
+    }
+
+    fn up(&self, lab: &Lab, more: &str) -> Result<Finished> {
+        let table = host_table(lab, "web", &self.machine);
+        self.anemos.write("hosts.toml", &format!("{table}{more}\n"))?;
+        self.anemos.run(UP, LONG)
+    }
+
+    /// `up` is refused before the boot, with a reason that has all of `words`, and leaves the host as it was.
+    fn refused(&self, lab: &Lab, more: &str, words: &[&str]) -> Result<()> {
+        let ended = self.up(lab, &format!("payload = \"payload\"\n{more}"))?;
+        for word in words {
+            expect_end(&ended, "untouched", word)?;
+        }
+        let left = self.machine.ssh(
+            "cat /proc/sys/kernel/random/boot_id /sys/kernel/kexec_loaded; ls -d /var/lib/anemos /root/.anemos /run/anemos /var/cache/anemos 2>/dev/null || true",
+        )?;
+        let expected = format!("{}\n0\n", self.boot_id);
+        expect(left == expected, format!("the old system is not as it was: {left:?}, not {expected:?}"))
+    }
+}
+
+/// A damaged package, half of one, none, and an image that is not the lock's: each is refused by name, and the machine that
+/// all of it happens to is the same as before.
+fn wrong_bytes(lab: &Lab) -> Result<Outcome> {
+    let host = Builder::new(lab, Spec::new("wrong-bytes"))?;
+    // Packages are unpacked in the order of their names, so one of the first ends each attempt early.
+    for (fault, words) in [
+        (Fault::FlipByte(100_000), ["/apt_", "SHA-256 is"]),
+        (Fault::Truncate(100_000), ["/apt_", "truncated: 100000 of"]),
+        (Fault::NotFound, ["/apt_", "not found"]),
+    ] {
+        host.server.fault("/apt_", fault);
+        host.refused(lab, "", &words)?;
+        host.server.mend();
+    }
+    // The image of another lock, whole and undamaged.
+    let lock = shipped_lock()?;
+    let line = lock.lines().find(|line| line.starts_with("image = ")).context("base.lock pins no image")?;
+    let other = lock.replacen(line, &format!("image = \"{}\"", "0123456789abcdef".repeat(4)), 1);
+    host.anemos.write("base.lock", &other)?;
+    base::ensure(lab)?;
+    let url = base::url(&host.machine)?;
+    let name = url.rsplit('/').next().unwrap_or_default();
+    let source = format!("base = {{ urls = [{url:?}], lock = \"base.lock\" }}");
+    host.refused(lab, &source, &[name, "SHA-256 is", "0123456789abcdef"])?;
+    expect(!host.machine.serial().contains("Starting new kernel"), "something was booted")?;
+    Ok(Outcome::Passed)
+}
+
+/// A package of the base and the locked kernel have left the mirror. Both are found in the snapshot archive, built and booted
+/// on a host of 1 GiB, and become its new system; and that one deploys again, from the cache that this left.
+fn left_the_mirror(lab: &Lab) -> Result<Outcome> {
+    let host = Builder::new(lab, Spec::new("left-the-mirror"))?;
+    host.server.fault("/debian/pool/main/a/apt/", Fault::NotFound);
+    host.server.fault("/debian/pool/main/l/linux", Fault::NotFound);
+    let archive = host.machine.archive_url();
+    let snapshot = format!("{}/snapshot/@SNAPSHOTID@/", archive.trim_end_matches("/debian"));
+    let payload = checkout().join("examples/hello/payload");
+    let more = format!(
+        "payload = {payload:?}\nmirror = {archive:?}\nsnapshot = {snapshot:?}\nkernel = \"locked\"\nauthorized_keys = [{:?}]\n",
+        lab.key().with_extension("pub")
+    );
+    let lock = shipped_lock()?;
+    let release = lock.lines().find_map(|line| line.strip_prefix("release = ")).context("base.lock names no kernel")?;
+    let kernel_size: u64 = lock
+        .split_once("\n[kernel]")
+        .and_then(|(_, kernel)| kernel.split_once("size = ")?.1.split(',').next()?.parse().ok())
+        .context("base.lock has no kernel package")?;
+    for cached in [false, true] {
+        let before = host.machine.boot_id()?;
+        let ended = host.up(lab, &more)?;
+        expect_end(&ended, "deployed", "")?;
+        expect(host.machine.boot_id()? != before, "it is the same boot")?;
+        let running = host.machine.ssh("uname -r")?;
+        expect(running.trim() == release.trim_matches('"'), format!("{running} is not the locked kernel"))?;
+        let downloaded = ended.summary("web")?["host_downloaded_bytes"].as_u64().unwrap_or_default();
+        expect(
+            (downloaded == kernel_size) == cached,
+            format!("{downloaded} bytes were downloaded, with the base in the cache: {cached}"),
+        )?;
+    }
+    let from_snapshot = host.server.requests().iter().any(|request| {
+        request.path.starts_with("/snapshot/") && request.path.contains("/apt_") && request.status == 200
+    });
+    expect(from_snapshot, "nothing came from the snapshot archive")?;
+    Ok(Outcome::Passed)
+}
