@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Seek, Write};
+use std::io::{BufReader, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -96,21 +96,20 @@ impl KernelSet {
         loop {
             let mut found = false;
             for archive in &archives {
-                each_file((&archive.0, &archive.1), release, &mut |path, contents| {
-                    match path {
-                        Ok(module) if is_module(module) => {
-                            let name = name_of(module);
+                each_file((&archive.0, &archive.1), release, &mut |mut file| {
+                    match file.module {
+                        Some(module) if is_module(module) => {
                             let look = match &wanted {
                                 None => select::may_be_chosen(module),
-                                Some(wanted) => BTreeSet::contains(wanted, &name),
+                                Some(wanted) => BTreeSet::contains(wanted, &name_of(module)),
                             };
-                            if look && let Some(info) = modules::info_of(module, contents()?)? {
+                            if look && let Some(info) = modules::info_of(module, file.read()?)? {
                                 index.add(module, info);
                                 found = true;
                             }
                         }
-                        Ok(file) if KEPT.contains(&file) => _ = files.insert(file.to_owned(), contents()?),
-                        Err(path) if path == image_path => image = contents()?,
+                        Some(kept) if KEPT.contains(&kept) => _ = files.insert(kept.to_owned(), file.read()?),
+                        None if file.path == image_path => image = file.read()?,
                         _ => {}
                     }
                     Ok(())
@@ -150,12 +149,12 @@ impl KernelSet {
     pub fn take(&mut self, names: &BTreeSet<String>) -> Result<()> {
         let Modules::Packages { archives, files, .. } = &mut self.modules else { return Ok(()) };
         for archive in archives {
-            each_file((&archive.0, &archive.1), &self.release, &mut |path, contents| {
-                if let Ok(module) = path
+            each_file((&archive.0, &archive.1), &self.release, &mut |mut file| {
+                if let Some(module) = file.module
                     && is_module(module)
                     && names.contains(&name_of(module))
                 {
-                    files.insert(module.to_owned(), contents()?);
+                    files.insert(module.to_owned(), file.read()?);
                 }
                 Ok(())
             })
@@ -190,29 +189,39 @@ fn is_module(path: &str) -> bool {
     path.rsplit('/').next().is_some_and(|file| file.contains(".ko"))
 }
 
-/// Gives each file of a package to `visit`: its path in the modules directory of `release`, or else (as the error) its
-/// path; and what reads it.
+/// A file of a package.
+struct PackageFile<'a> {
+    path: &'a str,
+    /// Its path in the modules directory, if it is there.
+    module: Option<&'a str>,
+    contents: &'a mut dyn Read,
+}
+
+impl PackageFile<'_> {
+    fn read(&mut self) -> BaseResult<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = self.contents.read_to_end(&mut bytes);
+        read.map_err(|source| anemos_base::Error::Io { what: self.path.to_owned(), source })?;
+        Ok(bytes)
+    }
+}
+
+type BaseResult<T> = std::result::Result<T, anemos_base::Error>;
+
+/// Gives each file of a package to `visit`.
 fn each_file(
     (name, mut archive): (&str, &File),
     release: &str,
-    visit: &mut dyn FnMut(
-        std::result::Result<&str, &str>,
-        &mut dyn FnMut() -> std::result::Result<Vec<u8>, anemos_base::Error>,
-    ) -> std::result::Result<(), anemos_base::Error>,
-) -> std::result::Result<(), anemos_base::Error> {
-    let io = |what: String| move |source| anemos_base::Error::Io { what, source };
+    visit: &mut dyn FnMut(PackageFile<'_>) -> BaseResult<()>,
+) -> BaseResult<()> {
     let directories = [format!("usr/lib/modules/{release}/"), format!("lib/modules/{release}/")];
-    archive.rewind().map_err(io(name.to_owned()))?;
+    archive.rewind().map_err(|source| anemos_base::Error::Io { what: name.to_owned(), source })?;
     deb::read(name, BufReader::new(archive), &mut |entry| {
         if entry.kind != deb::EntryKind::File {
             return Ok(());
         }
         let path = entry.path.trim_start_matches("./").trim_start_matches('/');
         let module = directories.iter().find_map(|directory| path.strip_prefix(directory.as_str()));
-        visit(module.ok_or(path), &mut || {
-            let mut bytes = Vec::new();
-            entry.contents.read_to_end(&mut bytes).map_err(io(format!("{name}: {path}")))?;
-            Ok(bytes)
-        })
+        visit(PackageFile { path, module, contents: entry.contents })
     })
 }
