@@ -32,6 +32,14 @@ impl Accel {
     pub fn arguments(&self) -> [&'static str; 4] {
         if self.kvm { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg,thread=multi", "-cpu", "max"] }
     }
+
+    /// Further arguments, which a snapshot does not depend on.
+    ///
+    /// QEMU emulates string instructions step by step. A kernel that is told that `rep movsb` is fast copies and clears
+    /// memory byte by byte then; one that is not takes eight at a time.
+    pub fn tuning(&self) -> &'static [&'static str] {
+        if self.kvm { &[] } else { &["-cpu", "max,erms=off,fsrm=off"] }
+    }
 }
 
 /// Probes once for each boot of this machine, and remembers.

@@ -205,7 +205,8 @@ pub(crate) fn qemu(lab: &Lab, name: &str, hardware: &Hardware, dir: &Path, disks
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     command.args(["-name", name, "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
     command.args(["-machine", "pc", "-qmp", "stdio"]);
-    command.args(accel::probe(lab)?.arguments());
+    let accel = accel::probe(lab)?;
+    command.args(accel.arguments()).args(accel.tuning());
     command.args(["-m", &hardware.memory_mib.to_string(), "-smp", &hardware.cpus.to_string()]);
     if hardware.firmware == Firmware::Uefi {
         command.args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={}", tools::OVMF_CODE)]);
