@@ -4,7 +4,7 @@ use crate::deployment::{LONG, UP, expect, expect_end};
 use crate::{Outcome, Scenario};
 use lab::anemos::{Anemos, Finished, host_table};
 use lab::archive::{Fault, Server};
-use lab::{Context, Lab, Machine, Result, Spec, base, checkout};
+use lab::{Context, Error, Lab, Machine, Result, Spec, base, checkout};
 use std::fs;
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -72,7 +72,8 @@ fn wrong_bytes(lab: &Lab) -> Result<Outcome> {
     }
     // The image of another lock, whole and undamaged.
     let lock = shipped_lock()?;
-    let line = lock.lines().find(|line| line.starts_with("image = ")).context("base.lock pins no image")?;
+    let line =
+        lock.lines().find(|line| line.starts_with("image = ")).ok_or_else(|| Error::new("base.lock pins no image"))?;
     let other = lock.replacen(line, &format!("image = \"{}\"", "0123456789abcdef".repeat(4)), 1);
     host.anemos.write("base.lock", &other)?;
     base::ensure(lab)?;
@@ -98,11 +99,14 @@ fn left_the_mirror(lab: &Lab) -> Result<Outcome> {
         lab.key().with_extension("pub")
     );
     let lock = shipped_lock()?;
-    let release = lock.lines().find_map(|line| line.strip_prefix("release = ")).context("base.lock names no kernel")?;
+    let release = lock
+        .lines()
+        .find_map(|line| line.strip_prefix("release = "))
+        .ok_or_else(|| Error::new("base.lock names no kernel"))?;
     let kernel_size: u64 = lock
         .split_once("\n[kernel]")
         .and_then(|(_, kernel)| kernel.split_once("size = ")?.1.split(',').next()?.parse().ok())
-        .context("base.lock has no kernel package")?;
+        .ok_or_else(|| Error::new("base.lock has no kernel package"))?;
     for cached in [false, true] {
         let before = host.machine.boot_id()?;
         let ended = host.up(lab, &more)?;
