@@ -3,8 +3,9 @@
 build_then_root() {
     if [ -z "${ANEMOS_LAB_BUILT:-}" ]; then
         cargo build --locked --quiet -p anemos-tests --bin anemos-lab
+        # (`tee /dev/stderr` would open the file that stderr may be anew, and write over its beginning.)
         # cargo says where it put the test only in words: "  Executable … (target/debug/deps/e2e-0123456789abcdef)"
-        e2e=$(cargo test --locked -p anemos-tests --test e2e --no-run 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+        e2e=$(cargo test --locked -p anemos-tests --test e2e --no-run 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
         [ -x "$e2e" ] || { echo "tests: cargo built no end-to-end tests" >&2; exit 1; }
         export ANEMOS_LAB_BUILT=$e2e
         if [ "$(id -u)" != 0 ]; then
