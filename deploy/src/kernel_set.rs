@@ -225,3 +225,7 @@ fn each_file(
         visit(PackageFile { path, module, contents: entry.contents })
     })
 }
+
+#[cfg(test)]
+#[path = "kernel_set_tests.rs"]
+mod tests;

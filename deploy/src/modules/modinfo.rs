@@ -57,11 +57,11 @@ pub fn parse(elf: &[u8]) -> Option<ModInfo> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// An ELF file with the sections `.shstrtab` and `.modinfo`.
-    fn elf(modinfo: &[u8]) -> Vec<u8> {
+    pub(crate) fn elf(modinfo: &[u8]) -> Vec<u8> {
         let names = b"\0.shstrtab\0.modinfo\0";
         let mut elf = vec![0; 64];
         elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
