@@ -45,11 +45,7 @@ fn run_row(run: &RunDir) -> Result<RunRow, JournalError> {
         run: run.id.to_string(),
         age_seconds: now_ms().saturating_sub(file.started_ms) as f64 / 1000.0,
         endings: rows(run, &file).into_iter().map(|row| row.outcome).collect(),
-        // Whoever has the lock is following the run now.
-        follower: match run.lock() {
-            Err(JournalError::Locked { pid, .. }) => Some(pid),
-            _ => None,
-        },
+        follower: run.follower(),
         hosts_file: file.hosts_file.display().to_string(),
     })
 }

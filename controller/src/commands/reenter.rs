@@ -232,7 +232,7 @@ async fn look_on(
     let mut ticks = tokio::time::interval(FOLLOW_EVERY);
     loop {
         ticks.tick().await;
-        let mut writer_gone = run.lock().is_ok();
+        let mut writer_gone = run.follower().is_none();
         for (host, follower, summary) in &mut journals {
             for record in follower.poll()? {
                 match record {

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use anemos_proto::ids::RunId;
 use rustix::fs::{FlockOperation, flock};
@@ -155,6 +156,25 @@ impl RunDir {
 
     /// Takes the right to write, or says who has it.
     pub fn lock(&self) -> Result<Lock, JournalError> {
+        // Whoever only asks whether the run is followed holds the lock for an instant.
+        for _ in 0..10 {
+            match self.try_lock() {
+                Err(JournalError::Locked { .. }) => std::thread::sleep(Duration::from_millis(20)),
+                done => return done,
+            }
+        }
+        self.try_lock()
+    }
+
+    /// The process that writes now.
+    pub fn follower(&self) -> Option<String> {
+        match self.try_lock() {
+            Err(JournalError::Locked { pid, .. }) => Some(pid),
+            _ => None,
+        }
+    }
+
+    fn try_lock(&self) -> Result<Lock, JournalError> {
         let path = self.dir.join("lock");
         let io = |doing| {
             let path = path.clone();

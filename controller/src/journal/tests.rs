@@ -164,3 +164,20 @@ fn a_journal_digested() {
     let digested = Digested::of(vec![message, log(3, vec![]), Record::BootSent { wall_ms: 7 }, gap]);
     assert_eq!((digested.last_agent_seq, digested.boot_sent_ms, digested.told.len()), (9, Some(7), 3));
 }
+
+#[test]
+fn the_lock_is_worth_a_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RunStore::at(dir.path().join("runs"));
+    let key = RunKey::from_seed(&Secret::new(vec![7; 32])).unwrap();
+    let (run, held) = store.create(&run_file("20261123-093000-0a1b"), &key).unwrap();
+    assert_eq!(run.follower(), Some(std::process::id().to_string()));
+    assert!(matches!(run.lock(), Err(JournalError::Locked { .. })));
+    let asking = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop(held);
+    });
+    run.lock().unwrap();
+    asking.join().unwrap();
+    assert_eq!(run.follower(), None);
+}
