@@ -153,7 +153,9 @@ impl LiveScreen {
         }
         self.follow_resize();
         let (columns, rows) = self.tty.size();
-        let view = View { columns: columns.into(), rows: rows.into(), paint: self.paint, unicode: self.unicode };
+        // The terminal echoes Ctrl-C as `^C` behind the last row, which must not make it wrap.
+        let columns = usize::from(columns).saturating_sub(2).max(1);
+        let view = View { columns, rows: rows.into(), paint: self.paint, unicode: self.unicode };
         let lines = frame(self.hosts.all(), now_ms, view);
         let bar = self.bar.get_or_insert_with(|| new_bar(&self.tty));
         if !self.waiting.is_empty() {
