@@ -17,14 +17,17 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "payload::controller_killed", run: controller_killed },
 ];
 
-/// The old system comes back, and everybody is told why.
+/// The old system comes back, and everybody is told why. The base came from the workstation.
 fn fails_before_writing(lab: &Lab) -> Result<Outcome> {
-    let web = Deployment::new(lab, Spec::new("fails-before"))?;
+    let (web, base) = Deployment::without_a_mirror(lab, Spec::new("fails-before"))?;
     web.describe("#!/bin/sh\necho checking\necho 'nothing here for me' >&2\nexit 7\n", "")?;
     let before = web.machine.boot_id()?;
     let ended = web.anemos.run(UP, LONG)?;
     expect_end(&ended, "untouched", "the payload exited with status 7")?;
     web.expect_old(&before)?;
+    let summary = ended.summary("web")?;
+    let sent = summary["uploaded_bytes"].as_u64().unwrap_or_default();
+    expect(sent > base && summary["host_downloaded_bytes"] == 0, format!("the base was not sent: {summary}"))?;
     let lines = ended.json();
     let outcome = lines.iter().find(|line| is_event(line, "outcome"));
     expect(outcome.is_some_and(|outcome| outcome["written"] == false), format!("said to be written: {outcome:?}"))?;
