@@ -45,8 +45,7 @@ fn debian(lab: &Lab, firmware: Firmware) -> Result<Outcome> {
     let old = machine.boot_id()?;
     assert_eq!(machine.ssh(WHO)?.trim(), "debian 12");
     let anemos = Anemos::new(lab, &format!("debian-{firmware}"))?;
-    // One of the two has its base from elsewhere: building it is shown by the other.
-    let source = if firmware == Firmware::Uefi { base::from_url(lab, &machine)? } else { String::new() };
+    let source = base::from_url(lab, &machine)?;
     anemos.write("hosts.toml", &hosts_toml(lab, &machine, "debian", &source))?;
     up(&anemos)?;
 

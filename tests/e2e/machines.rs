@@ -12,7 +12,6 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "machines::bios_snapshot", run: |lab| snapshot(lab, Firmware::Bios) },
     Scenario { name: "machines::uefi_snapshot", run: |lab| snapshot(lab, Firmware::Uefi) },
     Scenario { name: "machines::static_network", run: static_network },
-    Scenario { name: "machines::boots_afresh_from_its_disk", run: boots_afresh },
     Scenario { name: "machines::panic_ends_the_machine", run: panic_ends },
     Scenario { name: "machines::second_disk", run: second_disk },
     Scenario { name: "machines::archive_and_its_faults", run: archive_faults },
@@ -72,20 +71,6 @@ fn static_network(lab: &Lab) -> Result<Outcome> {
     let release = format!("{}/dists/trixie/Release", machine.archive_url());
     machine.ssh(&format!("/usr/lib/apt/apt-helper download-file {release} /tmp/Release"))?;
     expect(machine.ssh("cat /tmp/Release")?.contains("Codename: trixie"), "the archive's Release is something else")?;
-    Ok(Outcome::Passed)
-}
-
-fn boots_afresh(lab: &Lab) -> Result<Outcome> {
-    for firmware in [Firmware::Bios, Firmware::Uefi] {
-        let name = format!("afresh-{firmware}");
-        let machine = Machine::start(lab, Spec { firmware, ..Spec::new(name.as_str()) })?;
-        let before = machine.boot_id()?;
-        machine.ssh("echo here > /root/mark; sync")?;
-        let again = machine.boot_afresh(Spec { firmware, ..Spec::new(format!("{name}-again")) })?;
-        let after = again.wait_boot(&before, BOOT)?;
-        expect(before != after, "the boot id is the same")?;
-        expect(again.ssh("cat /root/mark")?.trim() == "here", "the disk is another one")?;
-    }
     Ok(Outcome::Passed)
 }
 
