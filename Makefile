@@ -31,6 +31,7 @@ bench: tools build ## measured in the lab, as ratios of one run
 check: ## formatting, lints, licences
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p anemos-tests --test e2e -- -D warnings
 	cargo deny check licenses bans sources
 	@if cargo deny fetch >/dev/null 2>&1; then cargo deny check advisories; else echo "advisories: skipped, their database can't be reached from here"; fi
 

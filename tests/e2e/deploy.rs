@@ -95,7 +95,7 @@ fn hello_static_twice(lab: &Lab) -> Result<Outcome> {
         eprintln!("deploy::hello_static_twice: {greeting}: {sent} bytes sent, {} received", summary["received_bytes"]);
         assert!(sent <= budget, "{sent} bytes were sent: {summary:#}");
         // The line counts the same bytes, and those of connections that the machine never answered.
-        assert!(line.sent - before.sent >= sent && line.sent - before.sent < sent + 10_000, "{:?} {:?}", before, line);
+        assert!(line.sent - before.sent >= sent && line.sent - before.sent < sent + 10_000, "{before:?} {line:?}");
         let boot = machine.boot_id()?;
         assert!(!boots.contains(&boot));
         boots.push(boot);

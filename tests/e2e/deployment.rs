@@ -37,7 +37,8 @@ impl Deployment {
         web.hosts = host_table(lab, "web", &web.machine) + "base = \"auto\"\n";
         web.server.fault("/debian/pool/", Fault::NotFound);
         let lock = fs::read_to_string(checkout().join("base-initramfs/base.lock")).context("base.lock")?;
-        let image = lock.lines().find_map(|line| line.strip_prefix("image = ")).context("base.lock pins no image")?;
+        let image = lock.lines().find_map(|line| line.strip_prefix("image = "));
+        let image = image.ok_or_else(|| Error::new("base.lock pins no image"))?;
         let cached = format!("home/.cache/anemos/base-{}.cpio.zst", image.trim_matches('"'));
         let cached = web.anemos.write(&cached, "")?;
         let size = fs::copy(base::ensure(lab)?, &cached).context(format!("cannot fill {}", cached.display()))?;

@@ -56,7 +56,7 @@ fn wrong_host_key_before(lab: &Lab) -> Result<Outcome> {
     let own = machine.host_keys().lines().map(fingerprint).collect::<Result<Vec<_>>>()?;
     assert!(own.iter().any(|own| reason.contains(own)) && reason.contains("--accept-new"), "{reason}");
 
-    let revoked: String = machine.known_hosts().lines().map(|line| format!("{line}\n@revoked {line}\n")).collect();
+    let revoked: String = machine.known_hosts().lines().flat_map(|line| [line, "\n@revoked ", line, "\n"]).collect();
     let file = anemos.write("revoked", &revoked)?;
     anemos.write("hosts.toml", &table.replace(&known, &file.display().to_string()))?;
     let ended = anemos.run([&up[..], &["--accept-new"]].concat(), Duration::from_secs(60))?;
@@ -119,7 +119,7 @@ fn impostor_after_kexec(lab: &Lab) -> Result<Outcome> {
 fn run_key(anemos: &Anemos) -> Result<String> {
     let runs = anemos.state().join("anemos/runs");
     let Some(dir) = std::fs::read_dir(&runs).context("the runs")?.flatten().next() else { bail!("there is no run") };
-    Ok(text(run(Command::new("ssh-keygen").args(["-y", "-f"]).arg(dir.path().join("keys/run")))?))
+    Ok(text(&run(Command::new("ssh-keygen").args(["-y", "-f"]).arg(dir.path().join("keys/run")))?))
 }
 
 fn impostor_key(machine: &Machine) -> Result<String> {
@@ -128,15 +128,15 @@ fn impostor_key(machine: &Machine) -> Result<String> {
 
 /// `SHA256:…` of a public key.
 fn fingerprint(key: &str) -> Result<String> {
-    let shown = text(run_with_input(Command::new("ssh-keygen").args(["-l", "-f", "-"]), key.as_bytes())?);
+    let shown = text(&run_with_input(Command::new("ssh-keygen").args(["-l", "-f", "-"]), key.as_bytes())?);
     match shown.split_whitespace().nth(1) {
         Some(fingerprint) => Ok(fingerprint.to_owned()),
         None => bail!("no fingerprint in {shown:?}"),
     }
 }
 
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8_lossy(&bytes).into_owned()
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Waits until something holds.

@@ -3,6 +3,8 @@
 //! Each file here holds a group of scenarios and lists them in its `SCENARIOS`. A scenario ends passed, skipped with its
 //! reason, or failed with the ends of all logs. `ANEMOS_E2E_JOBS` is how many run at a time.
 
+#![allow(clippy::unnecessary_debug_formatting, reason = "it quotes a path as TOML does")]
+
 mod base;
 mod deploy;
 mod deployment;
