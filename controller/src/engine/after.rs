@@ -229,7 +229,7 @@ impl<'a> Following<'a> {
     async fn meet(&mut self) -> Result<Connected, ConnectError> {
         let mut keys = vec![self.with.entry.agent_key.clone()];
         keys.extend(self.system_keys());
-        let reached = ssh::reach(&self.addresses(), self.deadline).await?;
+        let reached = ssh::reach(&self.addresses(), self.since, self.deadline).await?;
         let deadline = self.login_deadline();
         let counters = &self.with.reporter.counters;
         ssh::handshake(reached, &Policy::pinned(keys), counters, deadline, &Tuning::default()).await

@@ -26,7 +26,9 @@ pub async fn unbooted(
     };
     let looked = async {
         let deadline = Instant::now() + REACH;
-        let reached = ssh::reach(std::slice::from_ref(&entry.address), deadline).await.map_err(|e| e.to_string())?;
+        let reached = ssh::reach(std::slice::from_ref(&entry.address), Instant::now(), deadline)
+            .await
+            .map_err(|e| e.to_string())?;
         let policy = Policy::pinned(vec![host_key.clone()]);
         let tuning = Tuning::default();
         let connected = ssh::handshake(reached, &policy, counters, deadline, &tuning).await;

@@ -299,10 +299,11 @@ pub async fn handshake(
 }
 
 /// How long one knock of [`reach`] may take at least, and at most. A host that boots swallows packets, and TCP then waits
-/// longer and longer before it sends the next: knocking anew is faster than waiting.
-const KNOCK_FOR: (Duration, Duration) = (Duration::from_millis(900), Duration::from_secs(6));
+/// longer and longer before it sends the next: knocking anew is faster than waiting. But a server that is slow to speak is
+/// made slower by each who does not wait for it.
+const KNOCK_FOR: (Duration, Duration) = (Duration::from_millis(900), Duration::from_secs(30));
 
-/// A knock may take this part of the time that [`reach`] has waited so far. So a host is noticed about a tenth of that
+/// A knock may take this part of the time that was waited so far. So a host is noticed about a tenth of that
 /// late, and one that is slow to answer gets more time the longer it takes.
 const KNOCK_SHARE: u32 = 4;
 
@@ -319,13 +320,12 @@ pub struct Reached {
 }
 
 /// Knocks at `addresses` until one of them speaks. On slow links and at booting hosts several knocks are on their way at
-/// once; a knock sends nothing.
-pub async fn reach(addresses: &[Address], deadline: Instant) -> Result<Reached, ConnectError> {
-    let started = Instant::now();
+/// once; a knock sends nothing. `since` is when the waiting began: a call may be one of many.
+pub async fn reach(addresses: &[Address], since: Instant, deadline: Instant) -> Result<Reached, ConnectError> {
     let mut knocks = tokio::task::JoinSet::new();
     let mut last = None;
     loop {
-        let patience = (started.elapsed() / KNOCK_SHARE).clamp(KNOCK_FOR.0, KNOCK_FOR.1);
+        let patience = (since.elapsed() / KNOCK_SHARE).clamp(KNOCK_FOR.0, KNOCK_FOR.1);
         for address in addresses {
             if knocks.len() >= KNOCKS * addresses.len() {
                 break;
