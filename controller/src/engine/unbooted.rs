@@ -26,12 +26,8 @@ pub async fn unbooted(
     };
     let looked = async {
         let deadline = Instant::now() + REACH;
-        let reached = ssh::reach(std::slice::from_ref(&entry.address), Instant::now(), deadline)
-            .await
-            .map_err(|e| e.to_string())?;
         let policy = Policy::pinned(vec![host_key.clone()]);
-        let tuning = Tuning::default();
-        let connected = ssh::handshake(reached, &policy, counters, deadline, &tuning).await;
+        let connected = ssh::connect(&entry.address, &policy, counters, deadline, &Tuning::default()).await;
         let session = connected
             .map_err(|e| e.to_string())?
             .authenticate(&entry.user, user, deadline)

@@ -358,9 +358,13 @@ pub async fn reach(addresses: &[Address], since: Instant, deadline: Instant) -> 
 
 async fn knock(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let stream = tcp(address, deadline).await?;
-    match timeout_at(deadline, stream.peek(&mut [0])).await {
-        Ok(Ok(0)) => {
-            Err(ConnectError::Handshake { address: address.clone(), why: "it closed the connection at once".into() })
+    let refused = |why: String| ConnectError::Handshake { address: address.clone(), why };
+    let mut said = [0; 64];
+    match timeout_at(deadline, stream.peek(&mut said)).await {
+        Ok(Ok(0)) => Err(refused("it closed the connection at once".into())),
+        // What OpenSSH says instead, when there are too many who have not logged in yet.
+        Ok(Ok(length)) if !b"SSH-".starts_with(&said[..length.min(4)]) => {
+            Err(refused(format!("it said {:?}", String::from_utf8_lossy(&said[..length]).trim_end())))
         }
         Ok(Ok(_)) => Ok(stream),
         Ok(Err(source)) => Err(ConnectError::Tcp { address: address.clone(), source }),
