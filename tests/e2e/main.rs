@@ -18,7 +18,7 @@ mod safety;
 use lab::{Lab, Result, evidence};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a scenario that did not fail ended.
 #[derive(Debug)]
@@ -36,6 +36,9 @@ pub struct Scenario {
     /// What it does; an error or a panic is a failure.
     pub run: fn(&Lab) -> Result<Outcome>,
 }
+
+/// Why scenarios failed, in few words: said once more at the very end, where logs are cut last.
+static WHY: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -64,7 +67,11 @@ fn main() -> ExitCode {
         let lab = Arc::clone(&lab);
         Trial::ignorable_test(scenario.name, move || attempt(&lab, scenario))
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    for why in &*WHY.lock().unwrap_or_else(PoisonError::into_inner) {
+        eprintln!("{why}");
+    }
+    conclusion.exit_code()
 }
 
 fn attempt(lab: &Lab, scenario: &Scenario) -> std::result::Result<Completion, Failed> {
@@ -84,5 +91,8 @@ fn attempt(lab: &Lab, scenario: &Scenario) -> std::result::Result<Completion, Fa
             text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
         }
     };
-    Err(Failed::from(format!("{message}\n{}", evidence::show())))
+    let all = format!("{}: {message}\n{}", scenario.name, evidence::show(3));
+    let brief = all.lines().map(|line| line.chars().take(300).chain(['\n']).collect::<String>()).collect();
+    WHY.lock().unwrap_or_else(PoisonError::into_inner).push(brief);
+    Err(Failed::from(format!("{message}\n{}", evidence::show(25))))
 }

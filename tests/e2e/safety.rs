@@ -23,7 +23,8 @@ fn dead_mans_clock(lab: &Lab) -> Result<Outcome> {
     up.wait_json("the boot", LONG, |line| line["type"] == "phase" && line["phase"] == "boot")?;
     // The connection to the old system goes on; there will be none to the RAM system.
     web.machine.link().refuse(true);
-    web.machine.wait_serial("anemos: ready, waiting for the controller", BOOT)?;
+    // From here on the clock runs, whatever else the RAM system still has to do.
+    web.machine.wait_serial("anemos: reachable by: ", BOOT)?;
     up.kill()?;
     web.machine
         .wait_serial("anemos: going back to the old system: nobody attached within deadline `dead_man` (20 s)", BOOT)?;

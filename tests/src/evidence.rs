@@ -19,13 +19,13 @@ pub fn forget() {
     FILES.with_borrow_mut(Vec::clear);
 }
 
-/// Where the files are, and how they end.
-pub fn show() -> String {
+/// Where the files are, and how they end: this many lines.
+pub fn show(lines: usize) -> String {
     FILES.with_borrow(|files| {
         let mut text = String::new();
         for (what, path) in files {
             let bytes = fs::read(path).unwrap_or_default();
-            let end = tail(&String::from_utf8_lossy(&bytes), 25);
+            let end = tail(&String::from_utf8_lossy(&bytes), lines);
             let head = format!("--- {what}: {} ({} bytes), its end:\n", path.display(), bytes.len());
             text.extend([head.as_str(), end.as_str(), "\n"]);
         }

@@ -74,6 +74,7 @@ impl Machine {
             kernel.arguments(&mut command, &image);
         }
         evidence::note(format!("{} on its serial line", spec.name), dir.join("serial.log"));
+        evidence::note(format!("{}'s processors at the end", spec.name), dir.join("processors.log"));
         let (process, stdin, stdout) = Process::start(command, &dir, Arc::clone(&wiring.namespace), spec.on_panic)?;
         let monitor = Monitor::new(stdin, stdout).map_err(|error| process.explain(&error))?;
         let link = Link::new(wiring.target(22))?;
@@ -359,6 +360,14 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        // Where its processors were: all that is to be known of a machine that hung.
+        if self.process.ended().is_none()
+            && let Ok(registers) = self.monitor.human("info registers -a")
+        {
+            let told = |line: &&str| line.starts_with("CPU#") || line.contains("RIP=");
+            let lines: String = registers.lines().filter(told).flat_map(|line| [line.trim_end(), "\n"]).collect();
+            let _ = fs::write(self.dir.join("processors.log"), lines);
+        }
         self.process.kill();
         // Logs stay; disks are large and no use without the machine, unless somebody took them.
         if std::env::var_os("ANEMOS_LAB_KEEP").is_none()
