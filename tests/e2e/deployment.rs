@@ -1,7 +1,7 @@
 //! What scenarios that deploy a host begin with, and what they look for in what `anemos` printed.
 
 use lab::anemos::{Anemos, Finished, host_table};
-use lab::archive::{Fault, Server};
+use lab::archive::Server;
 use lab::{Context, Error, Lab, Machine, Result, Spec, bail, base, checkout};
 use serde_json::Value;
 use std::fs;
@@ -17,7 +17,7 @@ pub const BOOT: Duration = Duration::from_secs(300);
 pub struct Deployment {
     pub machine: Machine,
     pub anemos: Anemos,
-    pub server: Server,
+    _server: Server,
     hosts: String,
 }
 
@@ -28,21 +28,7 @@ impl Deployment {
         let anemos = Anemos::new(lab, &spec.name)?;
         let machine = Machine::start(lab, Spec { archive: Some(server.port()), ..spec })?;
         let hosts = host_table(lab, "web", &machine) + &base::from_url(lab, &machine)?;
-        Ok(Self { machine, anemos, server, hosts })
-    }
-
-    /// Of a machine whose mirror has no packages, on a workstation that has the image: it must be sent. Gives its size, too.
-    pub fn without_a_mirror(lab: &Lab, spec: Spec) -> Result<(Self, u64)> {
-        let mut web = Self::new(lab, spec)?;
-        web.hosts = host_table(lab, "web", &web.machine) + "base = \"auto\"\n";
-        web.server.fault("/debian/pool/", Fault::NotFound);
-        let lock = fs::read_to_string(checkout().join("base-initramfs/base.lock")).context("base.lock")?;
-        let image = lock.lines().find_map(|line| line.strip_prefix("image = "));
-        let image = image.ok_or_else(|| Error::new("base.lock pins no image"))?;
-        let cached = format!("home/.cache/anemos/base-{}.cpio.zst", image.trim_matches('"'));
-        let cached = web.anemos.write(&cached, "")?;
-        let size = fs::copy(base::ensure(lab)?, &cached).context(format!("cannot fill {}", cached.display()))?;
-        Ok((web, size))
+        Ok(Self { machine, anemos, _server: server, hosts })
     }
 
     /// Writes hosts.toml, with these lines about the host, and a payload with this script.

@@ -12,33 +12,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "payload::fails_before_writing", run: fails_before_writing },
     Scenario { name: "payload::fails_after_writing_then_retry", run: fails_after_writing },
     Scenario { name: "payload::controller_killed", run: controller_killed },
 ];
-
-/// The old system comes back, and everybody is told why. The base came from the workstation.
-fn fails_before_writing(lab: &Lab) -> Result<Outcome> {
-    let (web, base) = Deployment::without_a_mirror(lab, Spec::new("fails-before"))?;
-    web.describe("#!/bin/sh\necho checking\necho 'nothing here for me' >&2\nexit 7\n", "")?;
-    let before = web.machine.boot_id()?;
-    let ended = web.anemos.run(UP, LONG)?;
-    expect_end(&ended, "untouched", "the payload exited with status 7")?;
-    web.expect_old(&before)?;
-    let summary = ended.summary("web")?;
-    let bytes = |field: &str| summary[field].as_u64().unwrap_or_default();
-    // It did look: for the mirror's index, which names the snapshot archive.
-    let (sent, fetched) = (bytes("uploaded_bytes"), bytes("host_downloaded_bytes"));
-    expect(sent > base && fetched < base / 100, format!("the base was not sent: {summary}"))?;
-    let lines = ended.json();
-    let outcome = lines.iter().find(|line| is_event(line, "outcome"));
-    expect(outcome.is_some_and(|outcome| outcome["written"] == false), format!("said to be written: {outcome:?}"))?;
-    expect(lines.iter().any(|line| is_log(line, "nothing here for me")), "its complaint was not shown")?;
-    let run = run_of(&lines)?;
-    let status = web.anemos.run(["status", "--json", &run], LONG)?;
-    expect(status.stdout.contains("untouched"), format!("status says {}", status.stdout))?;
-    Ok(Outcome::Passed)
-}
 
 /// It is held for a person, who gets in, looks around, and sends a payload that works.
 fn fails_after_writing(lab: &Lab) -> Result<Outcome> {

@@ -1,8 +1,9 @@
 //! `anemos` as its user meets it: plans, refusals, several hosts, and being interrupted.
 
+use crate::deployment::{is_event, is_log};
 use crate::{Outcome, Scenario};
 use lab::anemos::{Anemos, Finished, Running, host_table};
-use lab::archive::Server;
+use lab::archive::{Fault, Server};
 use lab::machine::DataDisk;
 use lab::{Context, Lab, Machine, Result, Spec, bail, base, checkout, ssh};
 use rustix::process::Signal;
@@ -29,13 +30,16 @@ pub fn started(line: &Value, phase: &str) -> bool {
     line["type"] == "phase" && line["phase"] == phase && line["state"] == "started"
 }
 
-/// One of two hosts fails before it has written anything, the other becomes examples/hello.
+/// One of two hosts fails before it has written anything, and is back in its old system; the other becomes examples/hello.
+/// The mirror has no packages: the first gets its base from the workstation.
 fn two_hosts(lab: &Lab) -> Result<Outcome> {
     let server = Server::start(lab)?;
     let machine = |name: &str| Machine::start(lab, Spec { archive: Some(server.port()), ..Spec::new(name) });
     let (bad, good) = (machine("bad")?, machine("good")?);
     let before = (bad.boot_id()?, good.boot_id()?);
+    server.fault("/debian/pool/", Fault::NotFound);
     let anemos = Anemos::new(lab, "two-hosts")?;
+    let base = base::on_workstation(lab, &anemos)?;
     anemos.payload(
         "failing",
         "#!/bin/sh\nanemos-agent step 'look around'\nsha256sum <$ANEMOS_SECRETS/token\necho no luck >&2\nexit 3\n",
@@ -43,9 +47,8 @@ fn two_hosts(lab: &Lab) -> Result<Outcome> {
     let token = anemos.write("token", SECRET)?;
     let hello = checkout().join("examples/hello/payload").display().to_string();
     let hosts = format!(
-        "{}payload = \"failing\"\nsecrets = {{ token = \"token\" }}\n{}\n{}payload = {hello:?}\n{}",
+        "{}payload = \"failing\"\nsecrets = {{ token = \"token\" }}\nbase = \"auto\"\n{}payload = {hello:?}\n{}",
         host_table(lab, "bad", &bad),
-        base::from_url(lab, &bad)?,
         host_table(lab, "good", &good),
         base::from_url(lab, &good)?,
     );
@@ -67,7 +70,13 @@ fn two_hosts(lab: &Lab) -> Result<Outcome> {
     let failed = complete_summary(&ended, "bad", &["connect", "probe", "upload", "stage", "boot", "build", "reboot"])?;
     assert_eq!(failed["outcome"], "untouched");
     let reason = failed["reason"].as_str().unwrap_or_default();
-    assert!(reason.contains("status 3"), "{reason}");
+    assert!(reason.contains("the payload exited with status 3"), "{reason}");
+    let bytes = |field: &str| failed[field].as_u64().unwrap_or_default();
+    // It did look: for the mirror's index, which names the snapshot archive.
+    assert!(bytes("uploaded_bytes") > base && bytes("host_downloaded_bytes") < base / 100, "{failed}");
+    let outcome = lines.iter().find(|line| line["host"] == "bad" && is_event(line, "outcome"));
+    assert!(outcome.is_some_and(|outcome| outcome["written"] == false), "said to be written: {outcome:?}");
+    assert!(lines.iter().any(|line| is_log(line, "no luck")), "its complaint was not shown");
     assert!(bad.boot_id()? != before.0, "the failed host was not in RAM");
     assert!(bad.ssh("cat /etc/os-release")?.contains("bookworm"), "the failed host is not what it was");
     let deployed = complete_summary(&ended, "good", PHASES)?;

@@ -3,7 +3,7 @@
 use crate::anemos::Anemos;
 use crate::archive::Server;
 use crate::machine::{Machine, file_sha256};
-use crate::{Context, Lab, Result, bail, checkout};
+use crate::{Context, Error, Lab, Result, bail, checkout};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +39,15 @@ pub fn ensure(lab: &Lab) -> Result<PathBuf> {
 pub fn from_url(lab: &Lab, machine: &Machine) -> Result<String> {
     ensure(lab)?;
     Ok(format!("base = {{ urls = [{:?}] }}\n", url(machine)?))
+}
+
+/// Puts the image in a workstation's cache, from where hosts get it that find it nowhere else. Gives its size.
+pub fn on_workstation(lab: &Lab, anemos: &Anemos) -> Result<u64> {
+    let lock = fs::read_to_string(checkout().join("base-initramfs/base.lock")).context("base.lock")?;
+    let image = lock.lines().find_map(|line| line.strip_prefix("image = "));
+    let image = image.ok_or_else(|| Error::new("base.lock pins no image"))?;
+    let cached = anemos.write(&format!("home/.cache/anemos/base-{}.cpio.zst", image.trim_matches('"')), "")?;
+    fs::copy(ensure(lab)?, &cached).context(format!("cannot fill {}", cached.display()))
 }
 
 /// The image's address as the guest sees it.

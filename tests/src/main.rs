@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 /// Machines, a package archive and faults for trying Anemos without a data centre.
@@ -132,17 +133,27 @@ fn setup(lab: &Lab, all: bool) -> Result<()> {
     lab::tools::check()?;
     archive::fill_if_missing(lab)?;
     let first = Spec::new("setup");
-    let mut wanted = vec![first.clone()];
-    if all {
-        wanted.push(Spec { firmware: Firmware::Uefi, ..first.clone() });
-        wanted.push(Spec { net: Net::Static, ..first });
-    }
-    for spec in wanted {
+    let snapshot = |spec: &Spec| {
         let image = image::ensure(lab, spec.net)?;
-        snapshot::ensure(lab, &spec, &image)?;
-    }
+        snapshot::ensure(lab, spec, &image).map(drop)
+    };
     if all {
-        lab::base::ensure(lab)?;
+        let uefi = Spec { firmware: Firmware::Uefi, ..first.clone() };
+        let fixed = Spec { net: Net::Static, ..first.clone() };
+        // Each waits for something most of the time: a download, a disk, a boot.
+        thread::scope(|scope| {
+            let parts = [
+                scope.spawn(|| snapshot(&first)),
+                scope.spawn(|| snapshot(&uefi)),
+                scope.spawn(|| snapshot(&fixed)),
+                scope.spawn(|| lab::base::ensure(lab).map(drop)),
+            ];
+            parts
+                .into_iter()
+                .try_for_each(|part| part.join().map_err(|_| lab::Error::new("a thread that prepares the lab died"))?)
+        })?;
+    } else {
+        snapshot(&first)?;
     }
     let accel = lab::accel::probe(lab)?;
     println!("the lab is ready in {} ({}: {})", lab.dir().display(), accel.arguments()[1], accel.reason);
