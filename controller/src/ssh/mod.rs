@@ -359,17 +359,22 @@ pub async fn reach(addresses: &[Address], since: Instant, deadline: Instant) -> 
 async fn knock(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let stream = tcp(address, deadline).await?;
     let refused = |why: String| ConnectError::Handshake { address: address.clone(), why };
-    let mut said = [0; 64];
+    let mut said = [0; 1024];
     match timeout_at(deadline, stream.peek(&mut said)).await {
         Ok(Ok(0)) => Err(refused("it closed the connection at once".into())),
         // What OpenSSH says instead, when there are too many who have not logged in yet.
-        Ok(Ok(length)) if !b"SSH-".starts_with(&said[..length.min(4)]) => {
+        Ok(Ok(length)) if !speaks_ssh(&said[..length]) => {
             Err(refused(format!("it said {:?}", String::from_utf8_lossy(&said[..length]).trim_end())))
         }
         Ok(Ok(_)) => Ok(stream),
         Ok(Err(source)) => Err(ConnectError::Tcp { address: address.clone(), source }),
         Err(_) => Err(ConnectError::Timeout { address: address.clone(), doing: "waiting for its SSH server to speak" }),
     }
+}
+
+/// Whether a server's first bytes are, or may yet become, its version. Other lines may come before it (RFC 4253, 4.2).
+fn speaks_ssh(said: &[u8]) -> bool {
+    said.split(|&byte| byte == b'\n').any(|line| !line.is_empty() && b"SSH-".starts_with(&line[..line.len().min(4)]))
 }
 
 /// The first of the host's addresses that takes a connection.

@@ -328,6 +328,25 @@ async fn nobody_there_ends_with_the_deadline() {
     assert!(matches!(error, Err(ConnectError::Tcp { .. })), "{error:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_server_is_asked_again() {
+    use std::io::Write;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+    let server = std::thread::spawn(move || {
+        for words in ["Exceeded MaxStartups\r\n", "Not allowed at this time\r\n", "Welcome\r\nSSH-2.0-here\r\n"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(words.as_bytes()).unwrap();
+        }
+        listener
+    });
+    let reached = reach(std::slice::from_ref(&address), Instant::now(), soon()).await.unwrap();
+    let _listener = server.join().unwrap();
+    let mut said = [0; 64];
+    let length = reached.stream.peek(&mut said).await.unwrap();
+    assert_eq!(&said[..length], b"Welcome\r\nSSH-2.0-here\r\n");
+}
+
 #[test]
 fn a_remembered_key_is_read_back() {
     let dir = tempfile::tempdir().unwrap();
