@@ -49,7 +49,9 @@ async fn try_follow(app: &App, since_boot: bool) -> io::Result<()> {
             Err(e) => return Err(e),
         };
         let Some(record) = record else { continue };
-        app.log.append(EventKind::Log { stream: Stream::Kernel, line: record.text.to_vec() });
+        for line in unescape(record.text).split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+            app.log.append(EventKind::Log { stream: Stream::Kernel, line: line.to_vec() });
+        }
         budget = budget.saturating_sub(1);
         if budget == 0 {
             // Whoever floods the kernel's buffer loses there, and not in the log.
@@ -57,6 +59,23 @@ async fn try_follow(app: &App, since_boot: bool) -> io::Result<()> {
             budget = 1;
         }
     }
+}
+
+/// The kernel writes bytes that can't be printed, and backslashes, as `\xNN` (Documentation/ABI/testing/dev-kmsg).
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        let escaped = rest.strip_prefix(b"\\x").and_then(|hex| hex.split_first_chunk::<2>());
+        let byte = escaped.and_then(|(hex, after)| {
+            let hex = std::str::from_utf8(hex).ok().filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))?;
+            Some((u8::from_str_radix(hex, 16).ok()?, after))
+        });
+        let (byte, after) = byte.unwrap_or((first, after));
+        out.push(byte);
+        rest = after;
+    }
+    out
 }
 
 /// A record of the kernel's own: `PRIORITY,SEQ,TIME,FLAGS;TEXT\n PROPERTIES`.
@@ -87,6 +106,21 @@ impl<'a> Record<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn escapes_are_undone() {
+        let cases: [(&[u8], &[u8]); 6] = [
+            (b"plain", b"plain"),
+            (br"two\x0alines", b"two\nlines"),
+            (br"C:\x5cx41", br"C:\x41"),
+            (br"\xe4\xC3", b"\xe4\xc3"),
+            (br"\x", br"\x"),
+            (br"\x+1 \xg0 \", br"\x+1 \xg0 \"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(unescape(text), expected, "{}", String::from_utf8_lossy(text));
+        }
+    }
 
     #[test]
     fn only_what_the_kernel_says_and_is_grave_counts() {

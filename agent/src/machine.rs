@@ -22,6 +22,10 @@ pub enum Input {
         /// Only looked.
         watch: bool,
     },
+    /// Somebody has got a shell on a terminal.
+    PersonCame,
+    /// Somebody's shell has ended.
+    PersonWent,
     /// Facts up to here are safe with the controller.
     Acked(u64),
     /// The controller wants the payload to end.
@@ -87,9 +91,11 @@ pub struct Machine {
     attempt: u32,
     /// Controllers attached, without those who only watch.
     attached: u32,
-    /// Whether one ever was.
+    /// People in shells.
+    people: u32,
+    /// Whether a controller ever was.
     ever_attached: bool,
-    /// Since when nobody is attached and something might be waiting for them.
+    /// Since when nobody is there and something might be waiting for them.
     alone_since: u64,
     /// When the payload is ended.
     payload_until: Option<u64>,
@@ -109,6 +115,7 @@ impl Machine {
             written: false,
             attempt: 0,
             attached: 0,
+            people: 0,
             ever_attached: false,
             alone_since: now,
             payload_until: None,
@@ -151,7 +158,7 @@ impl Machine {
             Phase::Waiting | Phase::Held(_) => true,
             _ => false,
         };
-        let runs = waits && !self.written && self.attached == 0;
+        let runs = waits && !self.written && self.attached == 0 && self.people == 0;
         runs.then(|| self.alone_since + u64::from(self.deadlines.dead_man_s) * 1000)
     }
 
@@ -214,9 +221,12 @@ impl Machine {
             }
             Input::Detached { watch: false } => {
                 self.attached = self.attached.saturating_sub(1);
-                if self.attached == 0 {
-                    self.alone_since = now;
-                }
+                self.alone_from(now);
+            }
+            Input::PersonCame => self.people += 1,
+            Input::PersonWent => {
+                self.people = self.people.saturating_sub(1);
+                self.alone_from(now);
             }
             Input::Acked(seq) => {
                 if self.terminal.is_some_and(|(terminal, _)| seq >= terminal) {

@@ -19,6 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use crate::app::App;
+use crate::machine;
 use crate::ssh::{ChannelIn, ChannelOut, Input, Size};
 use crate::sys::{ChildSetup, in_own_session};
 
@@ -39,8 +40,25 @@ pub struct Request {
     pub environment: Vec<(String, String)>,
 }
 
+/// While it lives, the dead-man's clock stands still.
+struct Person<'a>(&'a App);
+
+impl<'a> Person<'a> {
+    fn came(app: &'a App) -> Self {
+        app.tell(machine::Input::PersonCame);
+        Self(app)
+    }
+}
+
+impl Drop for Person<'_> {
+    fn drop(&mut self) {
+        self.0.tell(machine::Input::PersonWent);
+    }
+}
+
 /// Runs a command or a shell, and closes the channel.
 pub async fn run(app: &App, request: Request, input: ChannelIn, out: ChannelOut) {
+    let _person = request.terminal.is_some().then(|| Person::came(app));
     match start(app, &request) {
         Ok((child, Plumbing::Pipes)) => pipes(child, input, &out).await,
         Ok((child, Plumbing::Terminal(master))) => terminal(child, master, input, &out).await,

@@ -158,6 +158,14 @@ fn the_dead_man_s_clock_runs_only_while_nobody_is_there_and_nothing_is_written()
     watched.tell(Input::Ready).tell(Input::Attached { watch: true }).pass(101);
     assert!(watched.returned(), "looking doesn't stop the clock");
 
+    let mut visited = Story::new(Finish::Reboot);
+    visited.tell(Input::Ready).tell(Input::PersonCame).pass(10_000);
+    assert!(visited.left().is_none(), "somebody is in a shell");
+    visited.tell(Input::PersonWent).pass(99);
+    assert!(visited.left().is_none());
+    visited.pass(2);
+    assert!(visited.returned());
+
     let mut running = Story::running();
     running.detach().pass(900);
     assert!(running.left().is_none(), "the host goes on alone");
