@@ -40,9 +40,12 @@ impl Cgroup {
     }
 
     fn pids(&self) -> Vec<Pid> {
-        let Some(dir) = &self.0 else { return Vec::new() };
-        let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-        procs.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
+        let mut found = Vec::new();
+        for dir in self.0.iter().flat_map(|dir| tree(dir)) {
+            let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            found.extend(procs.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)));
+        }
+        found
     }
 
     /// Signals all that are in it, and the process group.
@@ -69,8 +72,26 @@ impl Cgroup {
             // The kernel tells of an empty cgroup only through inotify; this loop is as short-lived as the dying.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let _ = fs::remove_dir(dir);
+        for dir in tree(dir).iter().rev() {
+            let _ = fs::remove_dir(dir);
+        }
     }
+}
+
+/// The group and those that its processes made in it, each before its own.
+fn tree(dir: &Path) -> Vec<PathBuf> {
+    let mut all = vec![dir.to_owned()];
+    let mut next = 0;
+    while let Some(dir) = all.get(next) {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let below: Vec<_> = entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path())
+            .collect();
+        all.extend(below);
+        next += 1;
+    }
+    all
 }
 
 /// Block devices with one major number: `first..=last` of the minor ones.

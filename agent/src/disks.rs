@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anemos_proto::host::DiskId;
@@ -38,11 +39,8 @@ impl Disks {
         let Ok(entries) = fs::read_dir(self.sys.join("block")) else { return Vec::new() };
         let mut names: Vec<String> = entries
             .flatten()
-            .filter(|entry| {
-                let place = fs::canonicalize(entry.path()).unwrap_or_default();
-                // Hidden paths of multipath NVMe disks have no device number and can't be opened.
-                !place.to_string_lossy().contains("/virtual/block/") && place.join("dev").exists()
-            })
+            // Hidden paths of multipath NVMe disks have no device number and can't be opened.
+            .filter(|entry| !is_virtual(&entry.path()) && entry.path().join("dev").exists())
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect();
         names.sort();
@@ -76,13 +74,19 @@ impl Disks {
         Ok(found)
     }
 
-    /// Sectors written since the boot, by disk.
+    /// Sectors written or discarded since the boot (Documentation/block/stat.rst), by disk. The paths of a multipath NVMe
+    /// disk are among them: the disk itself counts nothing before Linux 6.3.
     pub fn sectors_written(&self) -> BTreeMap<String, u64> {
-        let count = |name: &String| {
-            let stat = text(&self.sys.join("block").join(name).join("stat"))?;
-            stat.split_whitespace().nth(6)?.parse().ok()
+        let count = |dir: &Path| {
+            let stat = text(&dir.join("stat"))?;
+            let fields: Vec<u64> = stat.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+            Some(fields.get(6)? + fields.get(13).copied().unwrap_or(0))
         };
-        self.names().into_iter().map(|name| (count(&name).unwrap_or(0), name)).map(|(n, name)| (name, n)).collect()
+        let entries = fs::read_dir(self.sys.join("block")).into_iter().flatten().flatten();
+        let hardware = entries.filter(|entry| !is_virtual(&entry.path()));
+        hardware
+            .map(|entry| (entry.file_name().to_string_lossy().into_owned(), count(&entry.path()).unwrap_or(0)))
+            .collect()
     }
 
     /// Disk and partitions, as names in `/dev`.
@@ -133,7 +137,7 @@ impl Disks {
                 match set_read_only(&device) {
                     Ok(()) => done.push(device),
                     // A drive without a medium can't be written either.
-                    Err(e) if e.raw_os_error() == Some(libc::ENOMEDIUM) => {}
+                    Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEDIUM | libc::ENXIO)) => {}
                     Err(e) => failed.push(format!("{device}: {e}")),
                 }
             }
@@ -142,10 +146,17 @@ impl Disks {
     }
 }
 
+/// Whether it is a loop, RAM, mapper or RAID device.
+fn is_virtual(dir: &Path) -> bool {
+    fs::canonicalize(dir).unwrap_or_default().to_string_lossy().contains("/virtual/block/")
+}
+
 fn set_read_only(device: &str) -> io::Result<()> {
     // Names with a slash have it as `!` in sysfs.
     let path = Path::new("/dev").join(device.replace('!', "/"));
-    crate::sys::set_read_only(&fs::File::open(path)?)
+    // A floppy drive without a disk can be opened only so.
+    let device = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    crate::sys::set_read_only(&device)
 }
 
 /// Disks written since `baseline`, with the sectors.
@@ -342,6 +353,9 @@ mod tests {
         let disks = Disks::new(dir.path());
         assert_eq!(disks.names(), ["vda"]);
         assert_eq!(disks.sectors_written(), BTreeMap::from([("vda".to_owned(), 77)]));
+        // As later kernels have it: discards, and what a flush took, after these.
+        fs::write(place.join("stat"), "1 2 3 4 5 6 77 8 9 10 11 12 13 1000 15 16 17\n")?;
+        assert_eq!(disks.sectors_written()["vda"], 1077, "what is discarded is gone");
         assert_eq!(disks.with_partitions("vda"), ["vda", "vda1"]);
         assert_eq!(disks.resolve(&[id("", "abc", "", 2048 * 512)]), Ok(vec!["vda".to_owned()]));
         fs::create_dir_all(dir.path().join("class"))?;

@@ -18,6 +18,9 @@ use crate::identity::is_host_key;
 /// Space that seeding the cache leaves free in the new system, in bytes.
 const SPARE: u64 = 64 << 20;
 
+/// Whatever the disks do, the machine leaves after this.
+const LEAVING: Duration = Duration::from_secs(60);
+
 /// After a payload's success: collects the new system's host keys, seeds its cache, loads its kernel if the agent is to
 /// kexec, and unmounts it. An error says that data may not have reached the disk.
 pub fn seal(app: &App) -> Result<(), String> {
@@ -247,20 +250,35 @@ pub fn leave(app: &App, finish: Finish) -> String {
         let _ = fs::write(app.paths.run.join("left"), format!("{finish:?}\n"));
         std::process::exit(0);
     }
-    if let Err(why) = unmount_disks() {
+    let unmounted = within(LEAVING, || {
+        let unmounted = unmount_disks();
+        rustix::fs::sync();
+        unmounted
+    });
+    if let Err(why) = unmounted.unwrap_or_else(|| Err("the disks could not be written to the end".into())) {
         crate::console::say(&why);
     }
-    rustix::fs::sync();
     let loaded = fs::read_to_string("/sys/kernel/kexec_loaded").is_ok_and(|text| text.trim() == "1");
     let command = match finish {
         Finish::Kexec if loaded => RebootCommand::Kexec,
         Finish::PowerOff => RebootCommand::PowerOff,
         _ => RebootCommand::Restart,
     };
-    match reboot(command) {
+    let why = match reboot(command) {
         Ok(()) => "reboot(2) returned".into(),
         Err(e) => format!("reboot(2) failed: {e}"),
-    }
+    };
+    crate::console::say(&why);
+    // Nobody can reach the machine any more, so it must not stay.
+    let _ = reboot(RebootCommand::Restart);
+    why
+}
+
+/// Does something that a failing disk may keep from ever ending; `None` if it did not end in time.
+fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, waiting) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    waiting.recv_timeout(limit).ok()
 }
 
 #[cfg(test)]

@@ -21,6 +21,9 @@ use crate::paths::Paths;
 /// Where the boot's problems are kept for the agent to report.
 pub const PROBLEMS: &str = "problems";
 
+/// How long drivers of network cards may take.
+const FIRST_MODULES: Duration = Duration::from_secs(30);
+
 /// How much of the memory the root file system may take.
 const ROOT_SIZE: &CStr = c"size=85%";
 
@@ -30,8 +33,18 @@ pub fn run() -> ! {
     make_machine(&mut problems);
     let paths = Paths::host();
     prepare(&paths, &mut problems);
-    // Only what the network needs; the agent loads the others when it has said its first word.
-    load_modules(&paths, "modules.first", &mut problems);
+    // Only what the network needs; the agent loads the others when it has said its first word. A driver that hangs must not
+    // keep the agent, and its clock, from starting.
+    let (loaded, loading) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut problems = Vec::new();
+        load_modules(&Paths::host(), "modules.first", &mut problems);
+        loaded.send(problems)
+    });
+    match loading.recv_timeout(FIRST_MODULES) {
+        Ok(more) => problems.extend(more),
+        Err(_) => problems.push(format!("a module that the network needs does not load within {FIRST_MODULES:?}")),
+    }
     let _ = fs::write(paths.run.join(PROBLEMS), problems.join("\n"));
     supervise(&paths)
 }
@@ -40,7 +53,7 @@ fn make_machine(problems: &mut Vec<String>) {
     let usual = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let devices = MountFlags::NOSUID | MountFlags::NOEXEC;
     let shared = MountFlags::NOSUID | MountFlags::NODEV;
-    let mounts: [(&str, &CStr, MountFlags, &CStr); 9] = [
+    let mounts: [(&str, &CStr, MountFlags, &CStr); 8] = [
         ("/proc", c"proc", usual, c""),
         ("/sys", c"sysfs", usual, c""),
         ("/dev", c"devtmpfs", MountFlags::NOSUID, c"mode=0755"),
@@ -49,7 +62,6 @@ fn make_machine(problems: &mut Vec<String>) {
         ("/run", c"tmpfs", shared, c"mode=0755"),
         ("/tmp", c"tmpfs", shared, c"mode=1777"),
         ("/sys/fs/cgroup", c"cgroup2", usual, c""),
-        ("/sys/firmware/efi/efivars", c"efivarfs", usual, c""),
     ];
     for (path, kind, flags, data) in mounts {
         if path.starts_with("/sys/") {
@@ -90,6 +102,16 @@ fn make_machine(problems: &mut Vec<String>) {
     }
     // The agent is the last that may be killed when memory runs out.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+}
+
+/// Mounts the firmware's variables, once the kernel can load what it needs for it.
+pub fn mount_efivars() -> Result<(), String> {
+    let path = "/sys/firmware/efi/efivars";
+    let usual = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    match mount(c"efivarfs", path, c"efivarfs", usual, c"") {
+        Err(e) if e != rustix::io::Errno::BUSY && Path::new(path).exists() => Err(format!("can't mount {path}: {e}")),
+        _ => Ok(()),
+    }
 }
 
 fn prepare(paths: &Paths, problems: &mut Vec<String>) {

@@ -153,11 +153,7 @@ impl Machine {
 
     /// When the dead-man's clock strikes.
     fn dead_man(&self) -> Option<u64> {
-        let waits = match self.phase {
-            Phase::Starting => !self.ever_attached,
-            Phase::Waiting | Phase::Held(_) => true,
-            _ => false,
-        };
+        let waits = matches!(self.phase, Phase::Starting | Phase::Waiting | Phase::Held(_));
         let runs = waits && !self.written && self.attached == 0 && self.people == 0;
         runs.then(|| self.alone_since + u64::from(self.deadlines.dead_man_s) * 1000)
     }

@@ -103,6 +103,11 @@ pub async fn ready(app: &Arc<App>) -> Result<Vec<String>, String> {
     unpacked.map_err(|e| e.to_string()).and_then(|done| done)?;
     let (disks, ()) = tokio::join!(disks(app), index_modules(app));
     let disks = disks?;
+    if app.paths.machine
+        && let Err(why) = init::mount_efivars()
+    {
+        app.log.note(Level::Warning, why);
+    }
     let mark = app.paths.ready_mark();
     fs::write(&mark, disks.join("\n")).map_err(|e| format!("{}: {e}", mark.display()))?;
     Ok(disks)

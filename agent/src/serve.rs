@@ -28,6 +28,8 @@ const LOG_CAP: u64 = 64 << 20;
 const LOOK: Duration = Duration::from_secs(1);
 /// For controllers to be told that the agent leaves.
 const GOODBYE: Duration = Duration::from_secs(8);
+/// How long it may take until all that a payload wrote is on the disks.
+const SEAL: Duration = Duration::from_secs(1800);
 
 /// Runs the agent. Returns only with the reason why it can't.
 pub fn run(paths: &Paths, held: Option<String>) -> Result<(), String> {
@@ -183,6 +185,10 @@ impl Driver {
                 Some(message) = messages.recv() => message,
                 () = until(deadline) => Message::Happened(Input::Tick),
                 _ = look.tick() => {
+                    // While it is known: a disk that fails takes its counters with it.
+                    if !self.written().is_empty() {
+                        self.step(Input::Written, None, &mut server).await;
+                    }
                     if self.machine.state() == AgentState::Running && self.app.paths.machine {
                         let failed = prepare::guard(&self.app, &self.disks);
                         if failed != unguarded && !failed.is_empty() {
@@ -286,8 +292,15 @@ impl Driver {
                 let app = app.clone();
                 tokio::spawn(async move {
                     let here = app.clone();
-                    let sealed = tokio::task::spawn_blocking(move || finish::seal(&here)).await;
-                    app.tell(match sealed.map_err(|e| e.to_string()).and_then(|done| done) {
+                    let sealed = tokio::task::spawn_blocking(move || finish::seal(&here));
+                    let sealed = match tokio::time::timeout(SEAL, sealed).await {
+                        Ok(sealed) => sealed.map_err(|e| e.to_string()).and_then(|done| done),
+                        Err(_) => Err(format!(
+                            "writing everything to the disks took more than deadline `seal` ({} min)",
+                            SEAL.as_secs() / 60
+                        )),
+                    };
+                    app.tell(match sealed {
                         Ok(()) => Input::Sealed,
                         Err(why) => Input::Broken(format!("the payload succeeded, but {why}")),
                     });
