@@ -93,9 +93,16 @@ pub(super) async fn prepare(
         let agent_seed = ssh::new_seed().map_err(CommandError::internal)?;
         let agent_key = RunKey::from_seed(&agent_seed).map_err(CommandError::internal)?.public();
         let entry = entry(&host, &ssh, agent_key);
+        let trust = Trust::load(&ssh, host.accept_new);
+        for file in &trust.unread {
+            let note = format!("{file}; so no new host key is accepted");
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
         jobs.push(Job {
             run: run.clone(),
-            trust: Trust::load(&ssh, host.accept_new),
+            trust,
             user: credentials(&entry, asks),
             entry,
             run_key: run_key.clone(),

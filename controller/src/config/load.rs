@@ -50,7 +50,7 @@ impl fmt::Display for LoadError {
             Self::Read { path, source } if source.kind() == io::ErrorKind::InvalidData => {
                 write!(f, "{} is not UTF-8 text", path.display())
             }
-            Self::Read { path, .. } => write!(f, "can't read {}", path.display()),
+            Self::Read { path, source } => write!(f, "can't read {}: {source}", path.display()),
             Self::Invalid(errors) => {
                 for (i, error) in errors.iter().enumerate() {
                     write!(f, "{}{error}", if i == 0 { "" } else { "\n\n" })?;
@@ -61,14 +61,7 @@ impl fmt::Display for LoadError {
     }
 }
 
-impl std::error::Error for LoadError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Read { source, .. } if source.kind() != io::ErrorKind::InvalidData => Some(source),
-            _ => None,
-        }
-    }
-}
+impl std::error::Error for LoadError {}
 
 impl AuthorizedKey {
     /// The keys, each as an `authorized_keys` line without options.

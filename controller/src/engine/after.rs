@@ -10,6 +10,7 @@ use tokio::sync::watch as signal;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::agent::{Attachment, Link, Parting, Wish, learn};
+use super::before::TYPING;
 use super::look::{exit_text, look};
 use super::reporter::{Reporter, now_ms};
 use super::watch::{self, Goal, Known, LeaveTo, Next, Seen};
@@ -76,6 +77,8 @@ struct Following<'a> {
     last_word: Option<Instant>,
     strangers: Vec<HostKey>,
     link_lost: bool,
+    /// Since the new system was first met, until when it has to prove itself.
+    verify_until: Option<Instant>,
     seen: Option<Seen>,
     why: String,
 }
@@ -132,6 +135,7 @@ impl<'a> Following<'a> {
             last_word: None,
             strangers: Vec::new(),
             link_lost: false,
+            verify_until: None,
             seen: None,
             why: "nothing answers".into(),
         }
@@ -267,9 +271,11 @@ impl<'a> Following<'a> {
             };
         }
         let host_key = connected.host_key.clone();
-        let deadline = self.login_deadline();
         let user = self.with.entry.user.clone();
-        let session = match connected.authenticate(&user, &self.with.user, deadline).await {
+        let typing = if self.with.user.may_ask() { TYPING } else { Duration::ZERO };
+        let login = connected.authenticate(&user, &self.with.user, self.login_deadline() + typing).await;
+        let deadline = self.login_deadline();
+        let session = match login {
             Ok(session) => session,
             Err(error) => {
                 self.seen = Some(Seen::LockedOut(error.to_string()));
@@ -285,7 +291,7 @@ impl<'a> Following<'a> {
         tracing::debug!(host = self.with.entry.name, goal = ?self.goal, ?seen, ?waited, ?next, "somebody answers");
         let end = match next {
             Next::Wait | Next::Attach => None,
-            Next::Verify => Some(self.verify(&session, &seen, &host_key).await),
+            Next::Verify => self.verify(&session, &seen, &host_key).await,
             Next::End(ending, reason) => Some(self.over(ending, reason)),
         };
         session.close().await;
@@ -311,6 +317,7 @@ impl<'a> Following<'a> {
             self.link_lost = false;
             self.with.reporter.tell(Update::LinkBack);
         }
+        let silence = Duration::from_secs(self.with.entry.build_s + 10 * self.with.entry.ack_s) + LEAST;
         let Follow { reporter, wish, .. } = &mut self.with;
         let attachment = Attachment {
             reporter,
@@ -319,6 +326,7 @@ impl<'a> Following<'a> {
             new_keys: &mut self.new_keys,
             last_word: &mut self.last_word,
             outcome: &mut self.outcome,
+            silence,
         };
         let parting = attachment.follow(link, wish).await;
         session.close().await;
@@ -334,11 +342,11 @@ impl<'a> Following<'a> {
                         self.link_lost = true;
                         self.with.reporter.tell(Update::LinkLost(why));
                     }
-                    let gone = self.since.elapsed();
                     match (&self.goal, self.known.succeeded) {
                         // Its last word may have been lost with the link.
                         (_, true) => self.set_goal(Goal::Leave(LeaveTo::New(self.with.entry.finish)), Duration::ZERO),
-                        (Goal::Boot, _) => self.set_goal(Goal::Run, gone),
+                        // Until now it was heard of.
+                        (Goal::Boot | Goal::Run, _) => self.set_goal(Goal::Run, Duration::ZERO),
                         _ => {}
                     }
                 } else {
@@ -354,8 +362,12 @@ impl<'a> Following<'a> {
                 self.with.reporter.record(&Record::Left { wall_ms: now_ms(), finish, reason });
                 self.with.reporter.sync();
                 if to == LeaveTo::New(Finish::PowerOff) {
-                    let reason =
-                        "the payload succeeded and the host was powered off as told, so nobody has seen its new system";
+                    let reason = if self.known.succeeded {
+                        "the payload succeeded and the host was powered off as told, so nobody has seen its new system; \
+                         `anemos attach` looks for it once it is on"
+                    } else {
+                        "the host was powered off as told, without a new system"
+                    };
                     return Some(self.over(Ending::Held, reason));
                 }
                 self.set_goal(Goal::Leave(to), Duration::ZERO);
@@ -381,28 +393,33 @@ impl<'a> Following<'a> {
         }
     }
 
-    /// The system is up under a key of the host's: is it in order?
-    async fn verify(&mut self, session: &Session, seen: &Seen, host_key: &HostKey) -> End {
+    /// The system is up under a key of the host's: is it in order? `None`: look again.
+    async fn verify(&mut self, session: &Session, seen: &Seen, host_key: &HostKey) -> Option<End> {
         self.with.reporter.phase(Phase::Verify);
-        let Seen::System(look) = seen else { return self.over(Ending::Held, "nothing to verify") };
+        let Seen::System(look) = seen else { return Some(self.over(Ending::Held, "nothing to verify")) };
         let os = if look.os.is_empty() { "a system without a name".to_owned() } else { look.os.clone() };
+        let reported: Vec<HostKey> = self.new_keys.iter().filter_map(|line| HostKey::parse(line)).collect();
+        if !reported.is_empty() && !reported.contains(host_key) {
+            let reason = format!(
+                "{os} came up with the old system's host key {host_key}, and not with one of those that the payload left: \
+                 check which disk the firmware starts"
+            );
+            return Some(self.over(Ending::Held, reason));
+        }
         if *host_key != self.with.old.proved && !self.with.old.host_keys.contains(host_key) {
             self.say(
                 Level::Warning,
                 format!("the new system has a host key of its own, {host_key}; known_hosts still has the old one"),
             );
         }
-        if look.identity == self.known.old_identity && !look.identity.is_empty() {
-            self.say(Level::Warning, "the root file system is still the old one; the payload changed it in place");
-        }
-        let Some(check) = self.with.entry.check.clone() else { return self.over(Ending::Deployed, os) };
+        let Some(check) = self.with.entry.check.clone() else { return Some(self.over(Ending::Deployed, os)) };
         let allowed = Duration::from_secs(self.with.entry.verify_s);
-        let deadline = Instant::now() + allowed;
+        let deadline = *self.verify_until.get_or_insert_with(|| Instant::now() + allowed);
         let mut told = false;
         loop {
             let result = session.output(&check, 16 * 1024, deadline).await;
             let why = match result {
-                Ok((_, _, ssh::Exit::Status(0))) => return self.over(Ending::Deployed, os),
+                Ok((_, _, ssh::Exit::Status(0))) => return Some(self.over(Ending::Deployed, os)),
                 Ok((_, stderr, exit)) => {
                     let said = String::from_utf8_lossy(&stderr);
                     format!("{}; {}", exit_text(&exit), said.trim())
@@ -413,12 +430,18 @@ impl<'a> Following<'a> {
                 told = true;
                 self.say(Level::Info, format!("the check does not succeed yet: {why}"));
             }
-            // Services may still be starting; a connection that is gone won't come back.
-            if session.is_closed() || timeout_at(deadline, sleep(PAUSE)).await.is_err() || Instant::now() >= deadline {
+            // Services may still be starting, the network among them.
+            if timeout_at(deadline, sleep(PAUSE)).await.is_err() || Instant::now() >= deadline {
                 let name = crate::config::format_duration(allowed);
                 let reason =
                     format!("{os} is up, but the check `{check}` failed until deadline `verify` ({name}): {why}");
-                return self.over(Ending::Held, reason);
+                return Some(self.over(Ending::Held, reason));
+            }
+            if session.is_closed() {
+                self.why = format!("the connection was lost during the check `{check}`: {why}");
+                // Whoever looks for it again has until the later of the two deadlines.
+                self.deadline = self.deadline.max(deadline);
+                return None;
             }
         }
     }

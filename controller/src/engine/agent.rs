@@ -135,6 +135,8 @@ pub struct Attachment<'a> {
     pub last_word: &'a mut Option<Instant>,
     /// The latest outcome.
     pub outcome: &'a mut Option<Outcome>,
+    /// Without a word for so long, the agent itself has failed: by then its own clock should have ended the payload.
+    pub silence: Duration,
 }
 
 impl Attachment<'_> {
@@ -161,11 +163,21 @@ impl Attachment<'_> {
         let mut wished = !matches!(wish, Wish::Follow);
         let mut replay_until = u64::MAX;
         let mut state: Option<AgentState> = None;
+        let mut heard = Instant::now();
         loop {
             let reply = tokio::select! {
                 reply = link.reply() => Some(reply?),
                 () = sleep_until(ack_due.unwrap_or_else(Instant::now)), if ack_due.is_some() => None,
+                () = sleep_until(heard + self.silence) => {
+                    let silence = crate::config::format_duration(self.silence);
+                    return Err(Parting::Broken(format!(
+                        "it has said nothing for {silence}, though its deadline `build` has passed since"
+                    )));
+                }
             };
+            if reply.is_some() {
+                heard = Instant::now();
+            }
             let mut ack_now = reply.is_none();
             match reply {
                 None => {}
@@ -197,10 +209,13 @@ impl Attachment<'_> {
                 }
                 Some(AgentReply::Progress(progress)) => self.reporter.tell(Update::Progress(Speaker::Agent, progress)),
                 Some(AgentReply::Accepted) => {
+                    // It says no more about a state in which it stays.
+                    if !matches!(wish, Wish::Finish(Finish::Hold)) {
+                        state = None;
+                    }
                     // Once is enough: after a lost link it must not be asked for again.
                     *wish = Wish::Follow;
                     wished = false;
-                    state = None;
                 }
                 Some(AgentReply::Refused(why)) => {
                     *wish = Wish::Follow;

@@ -21,7 +21,7 @@ use crate::report::{Phase, Update};
 use crate::ssh::{self, ConnectError, HostKey, Judgement, Session, Tuning};
 
 /// Somebody has to find and type a passphrase.
-const TYPING: Duration = Duration::from_secs(120);
+pub(super) const TYPING: Duration = Duration::from_secs(120);
 
 /// How long the old connection may outlive the stage's last word before the host is looked for anew.
 const HANGING_UP: Duration = Duration::from_millis(1500);

@@ -16,21 +16,27 @@ pub struct Trust {
     file: Option<PathBuf>,
     hash: bool,
     accept_new: bool,
+    /// Files that could not be read.
+    pub unread: Vec<String>,
 }
 
 impl Trust {
-    /// Reads the files.
+    /// Reads the files. Where one can't be read, nothing new is accepted: it may know, or have revoked, the host's key.
     pub fn load(ssh: &Effective, accept_new: bool) -> Self {
         let (name, port) = ssh.known_hosts_name();
         let files: Vec<&Path> = ssh.known_hosts_files().map(PathBuf::as_path).collect();
         let addr = ssh.host_name.parse().ok();
+        let all = KnownHosts::load(&files);
+        let unread: Vec<_> =
+            all.warnings().iter().filter(|warning| warning.line.is_none()).map(ToString::to_string).collect();
         Self {
-            known: KnownHosts::load(&files).lookup(name, port, addr),
+            known: all.lookup(name, port, addr),
             name: name.into(),
             port,
             file: ssh.user_known_hosts.first().cloned(),
             hash: ssh.hash_known_hosts,
-            accept_new,
+            accept_new: accept_new && unread.is_empty(),
+            unread,
         }
     }
 

@@ -131,8 +131,12 @@ fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
             held(format!("{reason}; the host should have gone back to its old system, but {} came up", name(look)))
         }
         Goal::Leave(LeaveTo::New(_)) | Goal::Run if !is_old => Next::Verify,
-        // The old root file system, though it may have been changed in place.
-        Goal::Leave(LeaveTo::New(_)) | Goal::Run if known.written && known.succeeded => Next::Verify,
+        // A payload that changed the old system in place looks the same as a firmware that still starts the old disk.
+        Goal::Leave(LeaveTo::New(_)) | Goal::Run if known.written && known.succeeded => held(
+            "the payload succeeded, but what came up has the old root file system and machine id: the firmware may start \
+             another disk than the one that was written; check the boot order"
+                .into(),
+        ),
         Goal::Leave(LeaveTo::New(_)) if known.written => held(
             "the host was told to leave RAM though its payload had failed after writing to a disk, and the old system \
              came up: look at what was overwritten"
@@ -250,7 +254,7 @@ mod tests {
             ("new system", new(), wrote(), look("b", "new-root"), 40, Short::Verify),
             ("old boot is no success", new(), wrote(), look("old-boot", "old-root"), 400, Short::Wait),
             ("RAM's boot is no success", new(), ram(), look("ram-boot", "x"), 400, Short::Wait),
-            ("changed in place", new(), done(), look("b", "old-root"), 40, Short::Verify),
+            ("the old disk, though all went well", new(), done(), look("b", "old-root"), 40, Short::Held),
             ("left after a failure", new(), wrote(), look("b", "old-root"), 40, Short::Held),
             ("left after a failure, mended", new(), wrote(), look("b", "new-root"), 40, Short::Verify),
             ("nothing was written", new(), known(), look("b", "old-root"), 40, Short::Untouched),
@@ -259,7 +263,7 @@ mod tests {
             ("finished alone", run(), known(), look("b", "new-root"), 40, Short::Verify),
             ("went back alone", run(), known(), look("b", "old-root"), 40, Short::Untouched),
             ("reset in the middle", run(), wrote(), look("b", "old-root"), 40, Short::Held),
-            ("finished alone, in place", run(), done(), look("b", "old-root"), 40, Short::Verify),
+            ("finished alone, the old disk", run(), done(), look("b", "old-root"), 40, Short::Held),
         ];
         for (what, goal, known, seen, seconds, expected) in table {
             let next = decide(&goal, &known, &seen, Duration::from_secs(seconds));

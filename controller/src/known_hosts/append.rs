@@ -12,10 +12,10 @@ use super::{filed_under, pattern};
 
 /// A key that could not be remembered.
 #[derive(Debug, thiserror::Error)]
-#[error("can't add a host key to {}", file.display())]
+#[error("can't add a host key to {}: {why}", file.display())]
 pub struct AppendError {
     file: PathBuf,
-    source: io::Error,
+    why: io::Error,
 }
 
 /// Adds a line for `host` to a known_hosts file, which is made (0600, its directory 0700) if need be.
@@ -24,7 +24,7 @@ pub struct AppendError {
 /// After a crash in the middle there may be a part of the line, which matches nothing, and which the next line does not
 /// continue. Whatever else the file has stays as it is, and links to it stay links.
 pub fn add_line(file: &Path, host: &str, port: u16, key: &PublicKey, hash: bool) -> Result<(), AppendError> {
-    append(file, host, port, key, hash).map_err(|source| AppendError { file: file.to_owned(), source })
+    append(file, host, port, key, hash).map_err(|why| AppendError { file: file.to_owned(), why })
 }
 
 fn append(path: &Path, host: &str, port: u16, key: &PublicKey, hash: bool) -> io::Result<()> {

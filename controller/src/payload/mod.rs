@@ -109,16 +109,16 @@ pub enum PayloadError {
     #[error("{} changed while it was packed: try again", .0.display())]
     Changed(PathBuf),
     /// It can't be read.
-    #[error("can't read {}", path.display())]
+    #[error("can't read {}: {why}", path.display())]
     Read {
         /// What can't be read.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// It can't be compressed.
-    #[error("can't pack the payload")]
-    Pack(#[source] io::Error),
+    #[error("can't pack the payload: {0}")]
+    Pack(io::Error),
 }
 
 /// Packs the payload in `dir`.
@@ -160,7 +160,7 @@ enum Kind {
 }
 
 fn reading<T>(path: &Path, result: io::Result<T>) -> Result<T, PayloadError> {
-    result.map_err(|source| PayloadError::Read { path: path.to_owned(), source })
+    result.map_err(|why| PayloadError::Read { path: path.to_owned(), why })
 }
 
 fn check_script(dir: &Path) -> Result<(), PayloadError> {
@@ -172,7 +172,7 @@ fn check_script(dir: &Path) -> Result<(), PayloadError> {
             let dir = dir.to_owned();
             return Err(if imgbuild { PayloadError::ImgBuild(dir) } else { PayloadError::NoScript(dir) });
         }
-        Err(source) => return Err(PayloadError::Read { path, source }),
+        Err(why) => return Err(PayloadError::Read { path, why }),
     };
     if !meta.is_file() {
         return Err(PayloadError::ScriptNotAFile(path));

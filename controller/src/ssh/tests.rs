@@ -137,6 +137,10 @@ fn soon() -> Instant {
 fn trust(server: &Server, known_hosts: &str, accept_new: bool) -> crate::engine::Trust {
     let file = server.path("known_hosts");
     std::fs::write(&file, known_hosts).unwrap();
+    trust_in(server, file, accept_new)
+}
+
+fn trust_in(server: &Server, file: PathBuf, accept_new: bool) -> crate::engine::Trust {
     let ssh = crate::ssh_config::Effective {
         host_name: "127.0.0.1".into(),
         port: server.port,
@@ -185,6 +189,14 @@ async fn host_keys_known_unknown_changed_and_revoked() {
     let written = std::fs::read_to_string(server.path("known_hosts")).unwrap();
     assert!(written.starts_with("|1|"), "hashed, as asked: {written}");
     assert_eq!(judged(written, false).await, Ok(connected.host_key));
+
+    // What can't be read may know the host, and better.
+    let unreadable = server.path("a-directory");
+    std::fs::create_dir(&unreadable).unwrap();
+    let blind = trust_in(&server, unreadable, true);
+    assert_eq!(blind.unread.len(), 1);
+    let refused = server.connect(&blind.policy(), &Tuning::default()).await.0;
+    assert!(matches!(refused, Err(ConnectError::HostKey { judgement: Judgement::Unknown, .. })), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
