@@ -65,7 +65,7 @@ pub enum Command {
     /// Follow a run again, from the first event to the end
     ///
     /// Shows everything that happened since the beginning, each event once, then what happens now. While another process follows
-    /// the run, this shows what that one writes down.
+    /// the run, this shows what that one writes down; once it is gone, this goes on in its place.
     Attach(Attach),
     /// Show runs, or the hosts of one, as last seen
     ///
