@@ -115,6 +115,9 @@ async fn reenter(
     };
     let hosts: Vec<HostEntry> =
         file.hosts.iter().filter(|host| only.is_none_or(|name| host.name == name)).cloned().collect();
+    if !following {
+        some_in_ram(run, &hosts)?;
+    }
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     let stop = stop_signal()?;
     let (reports, received) = mpsc::unbounded_channel();
@@ -132,6 +135,31 @@ async fn reenter(
         return Err(CommandError { status: Status::NotAll, message: problems.join("\n") });
     }
     Ok(status_of(&ends, &[], *stop.borrow()))
+}
+
+/// Why a host can't be in RAM any more.
+fn not_in_ram(digested: &Digested) -> Option<String> {
+    match &digested.summary {
+        Some(summary) if summary.outcome != Ending::Held => {
+            Some(format!("the host is {} already: {}", summary.outcome, summary.reason))
+        }
+        _ if digested.left.is_some() => {
+            Some("the host has left RAM already; `anemos attach` looks where it is now".into())
+        }
+        _ => None,
+    }
+}
+
+/// An error with the reasons if none of the hosts can be in RAM.
+fn some_in_ram(run: &RunDir, hosts: &[HostEntry]) -> Result<(), CommandError> {
+    let mut reasons = Vec::new();
+    for host in hosts {
+        match not_in_ram(&read(run, &host.name)?) {
+            Some(why) => reasons.push(format!("{}: {why}", host.name)),
+            None => return Ok(()),
+        }
+    }
+    Err(CommandError::bad_input(reasons.join("\n")))
 }
 
 /// How the following of a run ended.
@@ -209,29 +237,22 @@ async fn take_up(
         reporter.initramfs = old.initramfs;
     }
     let mut told = std::mem::take(&mut digested.told);
-    let summary = digested.summary.take();
-    // A held host can be taken up again; whatever else is over stays over.
-    let over = summary.as_ref().is_some_and(|summary| summary.outcome != Ending::Held);
     let only_looking = matches!(wish, Wish::Follow);
-    if digested.left.is_some() && !over && !only_looking {
-        return Err("the host has left RAM already; `anemos attach` looks where it is now".into());
-    }
-    if let Some(summary) = &summary {
-        if over && !only_looking {
-            return Err(format!("the host is {} already: {}", summary.outcome, summary.reason));
+    // What is wished for all of a run is for those in RAM.
+    let in_ram = not_in_ram(&digested).is_none();
+    let wish = if in_ram { wish } else { Wish::Follow };
+    let summary = digested.summary.take();
+    if let Some(summary) = summary {
+        // A held host can be taken up again; whatever else is over stays over.
+        if summary.outcome != Ending::Held || !(in_ram || only_looking) {
+            reporter.replay(told);
+            return Ok(End::Over(Box::new(summary)));
         }
-        if !over {
-            reporter.record(&Record::Reopened { wall_ms: now_ms() });
-            told.retain(|(_, update)| !matches!(update, Update::Summary(_)));
-        }
+        reporter.record(&Record::Reopened { wall_ms: now_ms() });
+        told.retain(|(_, update)| !matches!(update, Update::Summary(_)));
     }
     reporter.replay(told.clone());
     digested.told = told;
-    if let Some(summary) = summary
-        && over
-    {
-        return Ok(End::Over(Box::new(summary)));
-    }
     let (Some(old), Some(_)) = (digested.old.clone(), digested.boot_sent_ms) else {
         // The stage undoes everything when the connection to it ends; but that is not known until somebody looks.
         let boot_id = digested.told.iter().rev().find_map(|(_, update)| match update {

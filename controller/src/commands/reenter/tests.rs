@@ -148,3 +148,32 @@ async fn an_onlooker_leaves_with_the_last_summary() {
     assert!(followed.lock.is_none());
     assert_eq!(outcomes(&followed.ends), [Some(Ending::Deployed), Some(Ending::Deployed)]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_for_all_is_for_those_in_ram() {
+    let mut begun = Begun::new(&["web1", "web2", "web3"]);
+    begun.write("web1", [said("one"), ended("web1", Ending::Deployed)]);
+    let left = Record::Left { wall_ms: 1, finish: Some(Finish::PowerOff), reason: String::new() };
+    begun.write("web2", [left, ended("web2", Ending::Held)]);
+    begun.write("web3", [said("three")]);
+    some_in_ram(&begun.run, &begun.hosts).unwrap();
+    let (reports, mut received) = mpsc::unbounded_channel();
+    let (_stopping, stop) = watch::channel(false);
+    let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
+    let lock = begun.lock.take();
+    let wish = || Wish::Retry(None);
+    let followed = follow(&begun.run, begun.hosts.clone(), lock, &wish, &asks, reports, &stop).await.unwrap();
+    assert_eq!(followed.problems, [""; 0]);
+    let ends = [Some(Ending::Deployed), Some(Ending::Held), Some(Ending::Untouched)];
+    assert_eq!(outcomes(&followed.ends), ends);
+    let shown = shown(&mut received);
+    for (host, outcome) in [("web1", "deployed"), ("web2", "held"), ("web3", "untouched")] {
+        assert!(shown.contains(&(host.into(), outcome.into())), "no summary of {host} in {shown:?}");
+    }
+    // Those that stay as they are were not taken up again.
+    assert!(read(&begun.run, "web2").unwrap().summary.is_some());
+
+    let error = some_in_ram(&begun.run, &begun.hosts).unwrap_err();
+    assert_eq!(error.status, Status::BadInput);
+    assert!(error.message.contains("web1: the host is deployed already: so it went\nweb2: the host has left RAM"));
+}
