@@ -128,8 +128,8 @@ async fn reenter(
     let followed = follow(run, hosts, lock, wish, &asks, reports, &stop).await;
     screen.await.map_err(CommandError::internal)?;
     let Followed { lock, ends, problems } = followed?;
-    if lock.is_some() && only.is_none() {
-        forget(run, &ends, names.len());
+    if lock.is_some() {
+        forget(run, &file.hosts);
     }
     if !problems.is_empty() {
         return Err(CommandError { status: Status::NotAll, message: problems.join("\n") });

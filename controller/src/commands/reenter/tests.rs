@@ -177,3 +177,20 @@ async fn a_wish_for_all_is_for_those_in_ram() {
     assert_eq!(error.status, Status::BadInput);
     assert!(error.message.contains("web1: the host is deployed already: so it went\nweb2: the host has left RAM"));
 }
+
+#[test]
+fn the_key_goes_with_the_last_host() {
+    let begun = Begun::new(&["web1", "web2"]);
+    let forgotten = || {
+        forget(&begun.run, &begun.hosts);
+        begun.run.key().unwrap().is_none()
+    };
+    begun.write("web1", [ended("web1", Ending::Untouched)]);
+    assert!(!forgotten(), "web2 has no end");
+    begun.write("web2", [ended("web2", Ending::Held)]);
+    assert!(!forgotten(), "web2 may be in RAM");
+    begun.write("web2", [Record::Reopened { wall_ms: 3 }]);
+    assert!(!forgotten(), "web2 was taken up again");
+    begun.write("web2", [ended("web2", Ending::Deployed)]);
+    assert!(forgotten());
+}
