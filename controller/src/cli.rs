@@ -25,11 +25,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   anemos retry web1 --payload mended   and run a mended payload there
 
 Exit status:
-  0    all hosts deployed (or the command did what it should)
+  0    all hosts deployed (plan, status, logs, base: it did what it should)
   1    internal error
-  2    bad input or usage: hosts.toml, a payload, a lock, an argument
+  2    bad input or usage: hosts.toml, a payload, a lock, an argument, no such host in RAM
   3    the plan was refused: by you, for want of a terminal to ask on, or for what a host lacks
-  4    some host was not deployed: it is untouched or held; its summary says which, and why
+  4    some host was not deployed but untouched or held, asked for or not; its summary says why
   130  stopped or detached by Ctrl-C
 
 Environment:
@@ -65,7 +65,7 @@ pub enum Command {
     /// Follow a run again, from the first event to the end
     ///
     /// Shows everything that happened since the beginning, each event once, then what happens now. While another process follows
-    /// the run, this shows what that one writes down.
+    /// the run, this shows what that one writes down; once it is gone, this goes on in its place.
     Attach(Attach),
     /// Show runs, or the hosts of one, as last seen
     ///
@@ -81,11 +81,18 @@ pub enum Command {
     /// Run the payload again on hosts that are held
     ///
     /// The payload starts afresh in the same RAM system; what an earlier attempt wrote to the disk is still there.
-    #[command(after_help = "Example: anemos retry web1 --payload payloads/debian")]
+    #[command(after_help = "Example: anemos retry web1 --payload payloads/debian\n\n\
+                      Exit status: 0 all deployed, 2 none in RAM, 4 some host not deployed, 130 Ctrl-C.")]
     Retry(Retry),
     /// End the payload: with nothing written the host goes back to its old system, else it is held
+    #[command(
+        after_help = "Exit status: 2 none in RAM, 4 some host not deployed, as is one that goes back, 130 Ctrl-C."
+    )]
     Abort(Pick),
     /// Make a held host leave its RAM system
+    #[command(
+        after_help = "Exit status: 0 deployed, 2 not in RAM, 4 not deployed, as is a host that is powered off, 130 Ctrl-C."
+    )]
     Finish(FinishArgs),
     /// Make, build and check the base initramfs
     #[command(subcommand)]
@@ -183,7 +190,7 @@ pub struct Pick {
     /// The run, or a host of the newest run that has it; default: the newest run
     #[arg(value_name = "RUN|HOST")]
     pub run: Option<String>,
-    /// The host; default: all of the run that are in RAM
+    /// The host; default: all of the run that are in RAM. The others are shown as they are
     pub host: Option<String>,
     /// One JSON object a line on standard output
     #[arg(long)]

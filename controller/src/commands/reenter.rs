@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anemos_proto::event::Level;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::cli;
 use crate::embed::BUILD;
 use crate::engine::agent::Wish;
 use crate::engine::{End, Follow, Reporter, follow_again, now_ms, unbooted};
-use crate::journal::{Appender, Digested, Follower, HostEntry, JournalError, Record, RunDir, RunStore};
+use crate::journal::{Appender, Digested, Follower, HostEntry, JournalError, Lock, Record, RunDir, RunStore};
 use crate::payload;
 use crate::report::{Ending, Report, Summary, Update};
 use crate::screen::{self, Mode, Screen};
@@ -90,7 +91,7 @@ fn run_of(host: &str, name: Option<&str>) -> Result<RunDir, CommandError> {
 async fn reenter(
     run: &RunDir,
     only: Option<&str>,
-    wish: &dyn Fn() -> Wish,
+    wish: &(dyn Fn() -> Wish + Sync),
     json: bool,
 ) -> Result<Status, CommandError> {
     let file = run.load()?;
@@ -114,6 +115,9 @@ async fn reenter(
     };
     let hosts: Vec<HostEntry> =
         file.hosts.iter().filter(|host| only.is_none_or(|name| host.name == name)).cloned().collect();
+    if !following {
+        some_in_ram(run, &hosts)?;
+    }
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     let stop = stop_signal()?;
     let (reports, received) = mpsc::unbounded_channel();
@@ -121,46 +125,99 @@ async fn reenter(
     let screen = Screen::new(Mode::pick(json), Some(run.id.as_str()), &names);
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
     let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control));
-    let mut ends = Vec::new();
-    let mut problems = Vec::new();
-    if lock.is_some() {
-        let key = run.key()?;
-        let mut tasks = Vec::new();
-        for entry in hosts {
-            let (journal, contents) = Appender::open(&run.journal(&entry.name))?;
-            let digested = Digested::of(contents.records);
-            let reporter = Reporter::new(&entry.name, reports.clone(), journal);
-            let (run, key, wish, stop) = (run.id.clone(), key.clone(), wish(), stop.clone());
-            let name = entry.name.clone();
-            let user = credentials(&entry, &asks);
-            let task =
-                tokio::spawn(async move { take_up(run, (entry, user), digested, reporter, key, wish, stop).await });
-            tasks.push((name, task));
-        }
-        for (name, task) in tasks {
-            match task.await {
-                Ok(Ok(End::Over(summary))) => ends.push(Some(*summary)),
-                Ok(Ok(End::Detached)) => ends.push(None),
-                Ok(Ok(End::Refused(why)) | Err(why)) => problems.push(format!("{name}: {why}")),
-                Err(error) => problems.push(format!("{name}: {error}")),
-            }
-        }
-    } else {
-        let mut stop = stop.clone();
-        ends = tokio::select! {
-            ends = look_on(run, &hosts, &reports) => ends?,
-            _ = stop.wait_for(|stop| *stop) => vec![None],
-        };
-    }
-    drop(reports);
+    let followed = follow(run, hosts, lock, wish, &asks, reports, &stop).await;
     screen.await.map_err(CommandError::internal)?;
-    if lock.is_some() && only.is_none() {
-        forget(run, &ends, names.len());
+    let Followed { lock, ends, problems } = followed?;
+    if lock.is_some() {
+        forget(run, &file.hosts);
     }
     if !problems.is_empty() {
         return Err(CommandError { status: Status::NotAll, message: problems.join("\n") });
     }
     Ok(status_of(&ends, &[], *stop.borrow()))
+}
+
+/// Why a host can't be in RAM any more.
+fn not_in_ram(digested: &Digested) -> Option<String> {
+    match &digested.summary {
+        Some(summary) if summary.outcome != Ending::Held => {
+            Some(format!("the host is {} already: {}", summary.outcome, summary.reason))
+        }
+        _ if digested.left.is_some() => {
+            Some("the host has left RAM already; `anemos attach` looks where it is now".into())
+        }
+        _ => None,
+    }
+}
+
+/// An error with the reasons if none of the hosts can be in RAM.
+fn some_in_ram(run: &RunDir, hosts: &[HostEntry]) -> Result<(), CommandError> {
+    let mut reasons = Vec::new();
+    for host in hosts {
+        match not_in_ram(&read(run, &host.name)?) {
+            Some(why) => reasons.push(format!("{}: {why}", host.name)),
+            None => return Ok(()),
+        }
+    }
+    Err(CommandError::bad_input(reasons.join("\n")))
+}
+
+/// How the following of a run ended.
+struct Followed {
+    lock: Option<Lock>,
+    ends: Vec<Option<Summary>>,
+    problems: Vec<String>,
+}
+
+/// Follows hosts of a run: as an onlooker while another process has the lock, then by itself.
+async fn follow(
+    run: &RunDir,
+    hosts: Vec<HostEntry>,
+    lock: Option<Lock>,
+    wish: &(dyn Fn() -> Wish + Sync),
+    asks: &Arc<dyn Passphrases>,
+    reports: mpsc::UnboundedSender<Report>,
+    stop: &tokio::sync::watch::Receiver<bool>,
+) -> Result<Followed, CommandError> {
+    let (lock, watched) = if lock.is_some() {
+        (lock, hosts.into_iter().map(|host| Watched::new(run, host)).collect())
+    } else {
+        let mut stop = stop.clone();
+        tokio::select! {
+            seen = look_on(run, hosts, &reports) => seen?,
+            _ = stop.wait_for(|stop| *stop) => (None, Vec::new()),
+        }
+    };
+    let mut followed = Followed { lock, ends: Vec::new(), problems: Vec::new() };
+    let key = run.key()?;
+    let mut taken = Vec::new();
+    for Watched { host, shown, summary, .. } in watched {
+        if summary.is_some() {
+            followed.ends.push(summary);
+        } else {
+            let journal = Appender::open(&run.journal(&host.name))?;
+            taken.push((host, shown, journal));
+        }
+    }
+    let mut tasks = Vec::new();
+    for (entry, shown, (journal, contents)) in taken {
+        let digested = Digested::of(contents.records);
+        let reporter = Reporter::new(&entry.name, all_but(shown, reports.clone()), journal);
+        let (run, key, wish, stop) = (run.id.clone(), key.clone(), wish(), stop.clone());
+        let name = entry.name.clone();
+        let user = credentials(&entry, asks);
+        let task = tokio::spawn(async move { take_up(run, (entry, user), digested, reporter, key, wish, stop).await });
+        tasks.push((name, task));
+    }
+    for (name, task) in tasks {
+        match task.await {
+            Ok(Ok(End::Over(summary))) => followed.ends.push(Some(*summary)),
+            Ok(Ok(End::Detached)) => followed.ends.push(None),
+            Ok(Ok(End::Refused(why)) | Err(why)) => followed.problems.push(format!("{name}: {why}")),
+            Err(error) => followed.problems.push(format!("{name}: {error}")),
+        }
+    }
+    Ok(followed)
 }
 
 /// Takes up one host.
@@ -180,29 +237,22 @@ async fn take_up(
         reporter.initramfs = old.initramfs;
     }
     let mut told = std::mem::take(&mut digested.told);
-    let summary = digested.summary.take();
-    // A held host can be taken up again; whatever else is over stays over.
-    let over = summary.as_ref().is_some_and(|summary| summary.outcome != Ending::Held);
     let only_looking = matches!(wish, Wish::Follow);
-    if digested.left.is_some() && !over && !only_looking {
-        return Err("the host has left RAM already; `anemos attach` looks where it is now".into());
-    }
-    if let Some(summary) = &summary {
-        if over && !only_looking {
-            return Err(format!("the host is {} already: {}", summary.outcome, summary.reason));
+    // What is wished for all of a run is for those in RAM.
+    let in_ram = not_in_ram(&digested).is_none();
+    let wish = if in_ram { wish } else { Wish::Follow };
+    let summary = digested.summary.take();
+    if let Some(summary) = summary {
+        // A held host can be taken up again; whatever else is over stays over.
+        if summary.outcome != Ending::Held || !(in_ram || only_looking) {
+            reporter.replay(told);
+            return Ok(End::Over(Box::new(summary)));
         }
-        if !over {
-            reporter.record(&Record::Reopened { wall_ms: now_ms() });
-            told.retain(|(_, update)| !matches!(update, Update::Summary(_)));
-        }
+        reporter.record(&Record::Reopened { wall_ms: now_ms() });
+        told.retain(|(_, update)| !matches!(update, Update::Summary(_)));
     }
     reporter.replay(told.clone());
     digested.told = told;
-    if let Some(summary) = summary
-        && over
-    {
-        return Ok(End::Over(Box::new(summary)));
-    }
     let (Some(old), Some(_)) = (digested.old.clone(), digested.boot_sent_ms) else {
         // The stage undoes everything when the connection to it ends; but that is not known until somebody looks.
         let boot_id = digested.told.iter().rev().find_map(|(_, update)| match update {
@@ -215,44 +265,98 @@ async fn take_up(
     };
     let Some(run_key) = key else { return Err("the run is over, and its key was deleted".into()) };
     if let Wish::Retry(Some(_)) = &wish {
-        reporter.say(anemos_proto::event::Level::Info, "sending the new payload");
+        reporter.say(Level::Info, "sending the new payload");
     }
     let follow = Follow { run, entry: &entry, old, run_key, user, reporter: &mut reporter, wish, stop, build: BUILD };
     Ok(follow_again(follow, &digested).await)
 }
 
-/// Shows what another process writes, until every host has its summary.
+/// A host, as far as its journal has been shown.
+struct Watched {
+    host: HostEntry,
+    journal: Follower,
+    /// Reports that the screen has got.
+    shown: usize,
+    summary: Option<Summary>,
+}
+
+impl Watched {
+    fn new(run: &RunDir, host: HostEntry) -> Self {
+        let journal = Follower::new(run.journal(&host.name), 0);
+        Self { host, journal, shown: 0, summary: None }
+    }
+
+    /// Shows what is new.
+    fn look(&mut self, reports: &mpsc::UnboundedSender<Report>) -> Result<(), JournalError> {
+        for record in self.journal.poll()? {
+            match record {
+                Record::Told { wall_ms, update } => {
+                    if let Update::Summary(end) = &update {
+                        self.summary = Some((**end).clone());
+                    }
+                    self.shown += 1;
+                    // A screen that has gone is no reason to fail.
+                    let _ = reports.send(Report { host: self.host.name.clone(), wall_ms, update });
+                }
+                Record::Reopened { .. } => self.summary = None,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shows what another process writes, until every host has its summary, or that process is gone and left some without:
+/// then with the lock, to go on where it stopped.
 async fn look_on(
     run: &RunDir,
-    hosts: &[HostEntry],
+    hosts: Vec<HostEntry>,
     reports: &mpsc::UnboundedSender<Report>,
-) -> Result<Vec<Option<Summary>>, CommandError> {
-    let mut journals: Vec<(String, Follower, Option<Summary>)> =
-        hosts.iter().map(|host| (host.name.clone(), Follower::new(run.journal(&host.name), 0), None)).collect();
+) -> Result<(Option<Lock>, Vec<Watched>), CommandError> {
+    let mut watched: Vec<Watched> = hosts.into_iter().map(|host| Watched::new(run, host)).collect();
     let mut ticks = tokio::time::interval(FOLLOW_EVERY);
     loop {
         ticks.tick().await;
-        let mut writer_gone = run.follower().is_none();
-        for (host, follower, summary) in &mut journals {
-            for record in follower.poll()? {
-                match record {
-                    Record::Told { wall_ms, update } => {
-                        if let Update::Summary(end) = &update {
-                            *summary = Some((**end).clone());
-                        }
-                        // A screen that has gone is no reason to fail.
-                        let _ = reports.send(Report { host: host.clone(), wall_ms, update });
-                    }
-                    Record::Reopened { .. } => *summary = None,
-                    _ => {}
-                }
-            }
-            writer_gone &= summary.is_none();
+        let lock = match run.follower() {
+            Some(_) => None,
+            None => match run.lock() {
+                Ok(lock) => Some(lock),
+                // Somebody else was quicker.
+                Err(JournalError::Locked { .. }) => None,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        // After the lock: nobody writes any more, so this sees the last word.
+        for host in &mut watched {
+            host.look(reports)?;
         }
-        if journals.iter().all(|(.., summary)| summary.is_some()) || writer_gone {
-            return Ok(journals.into_iter().map(|(.., summary)| summary).collect());
+        if lock.is_some() || watched.iter().all(|host| host.summary.is_some()) {
+            for host in watched.iter().filter(|host| host.summary.is_none()) {
+                let text = "the other anemos is gone; this one goes on".to_owned();
+                let update = Update::Message(Level::Info, text);
+                let _ = reports.send(Report { host: host.host.name.clone(), wall_ms: now_ms(), update });
+            }
+            return Ok((lock, watched));
         }
     }
+}
+
+/// A way to the screen that leaves out the first so many reports, which it has got already.
+fn all_but(first: usize, screen: mpsc::UnboundedSender<Report>) -> mpsc::UnboundedSender<Report> {
+    if first == 0 {
+        return screen;
+    }
+    let (reports, mut received) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        for _ in 0..first {
+            received.recv().await;
+        }
+        while let Some(report) = received.recv().await {
+            // A screen that has gone is no reason to fail.
+            let _ = screen.send(report);
+        }
+    });
+    reports
 }
 
 pub(super) async fn shell(args: cli::Shell) -> Result<Status, CommandError> {
@@ -285,3 +389,6 @@ pub(super) async fn shell(args: cli::Shell) -> Result<Status, CommandError> {
         Exit::Signal(_) | Exit::Unknown => std::process::exit(255),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,14 +8,15 @@ use anemos_proto::stage::{BaseSource, KernelSource};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
 
 use super::jobs::{Jobs, new_run_id, prepare};
+use super::look_back::read;
 use super::passphrase::OnTerminal;
 use super::{CommandError, Status, status_of, stop_signal};
 use crate::cli::{PlanArgs, Up};
 use crate::config::{self, Host, Kernel};
 use crate::embed;
 use crate::engine::{Decision, End, Gate, Job, Prepared, Reporter, drive, now_ms};
-use crate::journal::{Appender, RunFile, RunStore};
-use crate::report::{Ending, Report, Summary};
+use crate::journal::{Appender, HostEntry, RunDir, RunFile, RunStore};
+use crate::report::{Ending, Report};
 use crate::screen::plan::{Choices, PlanView, Upload, confirm};
 use crate::screen::text::{Paint, bytes};
 use crate::screen::{self, Mode, Screen};
@@ -238,7 +239,7 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
     }
     drop(control);
     screen.await.map_err(CommandError::internal)?;
-    forget(&dir, &ends, names.len());
+    forget(&dir, &run_file.hosts);
     if let Some(problem) = problem {
         return Err(CommandError::internal(problem));
     }
@@ -246,11 +247,13 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
     Ok(status_of(&ends, &refused, stopped))
 }
 
-/// Deletes the run's key once no host of it can be in RAM any more.
-pub(super) fn forget(dir: &crate::journal::RunDir, ends: &[Option<Summary>], hosts: usize) {
-    let over = |end: &Option<Summary>| end.as_ref().is_some_and(|summary| summary.outcome != Ending::Held);
-    if ends.len() == hosts
-        && ends.iter().all(over)
+/// Deletes the run's key once no host of it, by the journals, can be in RAM any more.
+pub(super) fn forget(dir: &RunDir, hosts: &[HostEntry]) {
+    let over = |host: &HostEntry| {
+        let summary = read(dir, &host.name).ok().and_then(|journal| journal.summary);
+        summary.is_some_and(|summary| summary.outcome != Ending::Held)
+    };
+    if hosts.iter().all(over)
         && let Err(error) = dir.forget_key()
     {
         eprintln!("warning: {error}");
