@@ -57,6 +57,8 @@ impl Job {
     /// Does all of it.
     pub fn run(&self) -> Result<Staged> {
         let Self { root, plan, blobs, report, .. } = self;
+        // Before anything is downloaded, and again as it is when it is written down.
+        network()?;
         let needed = blobs.announce(root, &[plan.lock, plan.agent, plan.payload])?;
         self.output.send(&StageReply::Need(needed));
         if boot::is_loaded(root) {
@@ -73,7 +75,7 @@ impl Job {
 
         let step = report.step("compose");
         let index = kernel.index()?;
-        let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
+        let network = network()?;
         let needed = network.links.iter().filter(|link| anemos_netstate::is_needed(&network, link));
         let selection = select::select(&index, &modules::hardware(root, needed.map(|link| &*link.name)));
         kernel.take(&selection.modules)?;
@@ -199,6 +201,29 @@ impl Job {
     }
 }
 
+/// The host's network, unless the host could not be reached once it is restored.
+fn network() -> Result<NetworkState> {
+    let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
+    let connection = std::env::var("SSH_CONNECTION").unwrap_or_default();
+    can_be_restored(&network, facts::ssh_address(&connection))?;
+    Ok(network)
+}
+
+fn can_be_restored(network: &NetworkState, reached_at: Option<&str>) -> Result<()> {
+    let lost = anemos_netstate::lost_ways(network, reached_at);
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = lost.iter().map(|link| format!("{} ({})", link.name, link.kind)).collect();
+    let why = format!(
+        "the host is reached through {}, and only network cards themselves are restored in RAM: nobody could reach it \
+         there. Nothing was changed on the host",
+        names.join(" and ")
+    );
+    Err(Fault::new("making sure that the host will be reached in RAM", why)
+        .hint("move its address and default route to the network card itself for the deployment, then try again"))
+}
+
 fn parse_lock(blob: &[u8]) -> Result<Lock> {
     let text = String::from_utf8(unpack("base.lock", blob)?).doing(|| "reading base.lock".into())?;
     Lock::parse("base.lock", &text).doing(|| "reading base.lock".into())
@@ -221,6 +246,37 @@ fn unpack(what: &str, blob: &[u8]) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_that_would_be_lost_is_refused() {
+        use anemos_proto::net::{Address, Link};
+        let address = Address {
+            ip: "192.0.2.10".parse().unwrap(),
+            prefix: 24,
+            peer: None,
+            scope: 0,
+            valid_s: None,
+            preferred_s: None,
+            autoconf: false,
+        };
+        let mut bridge = Link {
+            name: "br0".into(),
+            mac: [1; 6],
+            mtu: 1500,
+            up: true,
+            kind: "bridge".into(),
+            driver: String::new(),
+            addresses: vec![address],
+        };
+        let network = |link: &Link| NetworkState { links: vec![link.clone()], ..NetworkState::default() };
+        let refused = can_be_restored(&network(&bridge), Some("192.0.2.10")).unwrap_err().to_string();
+        for said in ["br0 (bridge)", "Nothing was changed", "to the network card itself"] {
+            assert!(refused.contains(said), "{refused}");
+        }
+        assert!(can_be_restored(&network(&bridge), Some("192.0.2.11")).is_ok());
+        bridge.kind.clear();
+        assert!(can_be_restored(&network(&bridge), Some("192.0.2.10")).is_ok());
+    }
 
     #[test]
     fn blobs_may_be_patches_to_the_running_program() -> std::io::Result<()> {
