@@ -58,7 +58,10 @@ impl Job {
     pub fn run(&self) -> Result<Staged> {
         let Self { root, plan, blobs, report, .. } = self;
         // Before anything is downloaded, and again as it is when it is written down.
-        network()?;
+        let lost = anemos_netstate::lost_servers(&network()?);
+        if !lost.is_empty() {
+            report.note(Level::Warning, no_names(&lost));
+        }
         let needed = blobs.announce(root, &[plan.lock, plan.agent, plan.payload])?;
         self.output.send(&StageReply::Need(needed));
         if boot::is_loaded(root) {
@@ -224,6 +227,14 @@ fn can_be_restored(network: &NetworkState, reached_at: Option<&str>) -> Result<(
         .hint("move its address and default route to the network card itself for the deployment, then try again"))
 }
 
+fn no_names(servers: &[String]) -> String {
+    format!(
+        "names will not resolve in RAM: /etc/resolv.conf names only {}, which cannot be taken along; if the payload needs \
+         names, put a name server of the network there first, or let the payload write its own resolv.conf",
+        servers.join(" and ")
+    )
+}
+
 fn parse_lock(blob: &[u8]) -> Result<Lock> {
     let text = String::from_utf8(unpack("base.lock", blob)?).doing(|| "reading base.lock".into())?;
     Lock::parse("base.lock", &text).doing(|| "reading base.lock".into())
@@ -276,6 +287,12 @@ mod tests {
         assert!(can_be_restored(&network(&bridge), Some("192.0.2.11")).is_ok());
         bridge.kind.clear();
         assert!(can_be_restored(&network(&bridge), Some("192.0.2.10")).is_ok());
+    }
+
+    #[test]
+    fn the_words_about_names_say_which_servers() {
+        let text = no_names(&["127.0.0.1".into(), "::1".into()]);
+        assert!(text.contains("names only 127.0.0.1 and ::1, which"), "{text}");
     }
 
     #[test]

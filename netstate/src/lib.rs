@@ -18,7 +18,7 @@ mod wire;
 pub use apply::{Deadlines, Restored, apply, is_needed};
 pub use capture::capture;
 pub use reach::lost_ways;
-pub use resolv::{Resolver, parse_resolv_conf, write_resolv_conf};
+pub use resolv::{Resolver, lost_servers, parse_resolv_conf, write_resolv_conf};
 
 /// Why the network could not be read or restored at all.
 #[derive(Debug, thiserror::Error)]
