@@ -22,6 +22,7 @@ use crate::gate::Gate;
 use crate::kernel_set::KernelSet;
 use crate::kexec::{self, Boot};
 use crate::memory::Memory;
+use crate::modules::firmware::Firmware;
 use crate::modules::{self, select};
 use crate::report::Report;
 use crate::root::Root;
@@ -80,15 +81,21 @@ impl Job {
         let index = kernel.index()?;
         let network = network()?;
         let needed = network.links.iter().filter(|link| anemos_netstate::is_needed(&network, link));
-        let selection = select::select(&index, &modules::hardware(root, needed.map(|link| &*link.name)));
+        let hardware = modules::hardware(root, needed.map(|link| &*link.name));
+        let selection = select::select(&index, &hardware);
         kernel.take(&selection.modules)?;
-        initramfs.modules(&ModuleFiles {
+        let mut firmware = Firmware::new(root, &kernel.release, &hardware.loaded, Memory::of(root).total);
+        let files = ModuleFiles {
             release: &kernel.release,
             index: &index,
             selection: &selection,
             also: &kernel.further_files(),
             read: &|path| kernel.module(path),
-        })?;
+        };
+        initramfs.modules(&files, &mut firmware)?;
+        if let Some((level, text)) = about(&firmware) {
+            report.note(level, text);
+        }
         let agent_blob = blobs.take(plan.agent.digest);
         let agent = unpack("the agent", &agent_blob)?;
         let payload = blobs.take(plan.payload.digest);
@@ -233,6 +240,22 @@ fn no_names(servers: &[String]) -> String {
          names, put a name server of the network there first, or let the payload write its own resolv.conf",
         servers.join(" and ")
     )
+}
+
+/// What is to be said of firmware that is not taken along.
+fn about(firmware: &Firmware<'_>) -> Option<(Level, String)> {
+    match (firmware.too_much(), firmware.missing()) {
+        ([], 0) => None,
+        ([], 1) => Some((Level::Info, "one firmware file that a loaded driver names is not on the host".into())),
+        ([], n) => Some((Level::Info, format!("{n} firmware files that loaded drivers name are not on the host"))),
+        (files, _) => Some((
+            Level::Warning,
+            format!(
+                "no room for firmware that loaded drivers name: {}; their devices may not work in RAM",
+                files.join(", ")
+            ),
+        )),
+    }
 }
 
 fn parse_lock(blob: &[u8]) -> Result<Lock> {
