@@ -31,7 +31,7 @@ pub enum Device {
 /// Writes one small segment of an initramfs, entry by entry. Everything belongs to root.
 ///
 /// Missing parent directories are written, with mode 0755, before what is in them. Paths have no leading slash. The
-/// top-level names that the base makes symbolic links (`bin`, `lib`, …) are refused.
+/// top-level names that the base makes symbolic links (`bin`, `lib`, …) are refused, but for these very links.
 ///
 /// ```
 /// let mut segment = anemos_base::Segment::new(Vec::new(), 0);
@@ -90,7 +90,9 @@ impl<W: Write> Segment<W> {
 
     /// A symbolic link.
     pub fn symlink(&mut self, path: &str, target: &str) -> io::Result<()> {
-        self.parents(path)?;
+        if !MERGED.contains(&path) || target.strip_prefix("usr/") != Some(path) {
+            self.parents(path)?;
+        }
         self.entry(path, SYMLINK | 0o777, 1, (0, 0), target.len() as u64, &mut target.as_bytes())
     }
 

@@ -9,6 +9,7 @@ use anemos_base::{Device, Segment};
 use rustix::fs::MemfdFlags;
 
 use crate::error::{Doing, Result};
+use crate::modules::firmware::Firmware;
 use crate::modules::index::Index;
 use crate::modules::select::Selection;
 use crate::modules::{self};
@@ -108,9 +109,9 @@ impl Initramfs {
         Ok(made)
     }
 
-    /// Writes the modules: those that the network needs as they are, for the kernel to unpack; the others as a file, which
-    /// the agent unpacks in a fraction of the time once somebody is there to see it.
-    pub fn modules(&mut self, modules: &ModuleFiles<'_>) -> Result<()> {
+    /// Writes the modules, each with the firmware that it wants: those that the network needs as they are, for the kernel
+    /// to unpack; the others as a file, which the agent unpacks in a fraction of the time once somebody is there to see it.
+    pub fn modules(&mut self, modules: &ModuleFiles<'_>, firmware: &mut Firmware<'_>) -> Result<()> {
         let writing = || "writing kernel modules into the initramfs".into();
         let ModuleFiles { release, index, selection, also, read } = modules;
         let dir = format!("usr/lib/modules/{release}");
@@ -121,10 +122,20 @@ impl Initramfs {
         };
 
         let mut segment = Segment::new(&self.file, 0);
+        let mut linked = false;
         for name in &selection.first {
             let Some((path, bytes)) = file(name)? else { continue };
             segment.file(&path, 0o644, &bytes).doing(writing)?;
             self.unpacked += bytes.len() as u64;
+            for (path, bytes) in firmware.of(name, &bytes) {
+                if !linked {
+                    // The kernel looks in /lib, which the base makes a link, but that is unpacked later.
+                    segment.symlink("lib", "usr/lib").doing(writing)?;
+                    linked = true;
+                }
+                segment.file(&path, 0o644, &bytes).doing(writing)?;
+                self.unpacked += bytes.len() as u64;
+            }
         }
         segment.directory("anemos", 0o700).doing(writing)?;
         for (list, names) in [(FIRST, &selection.first), (LOAD, &selection.load)] {
@@ -140,6 +151,10 @@ impl Initramfs {
                 let Some((path, bytes)) = file(name)? else { continue };
                 segment.file(&path, 0o644, &bytes).doing(writing)?;
                 unpacked += bytes.len() as u64;
+                for (path, bytes) in firmware.of(name, &bytes) {
+                    segment.file(&path, 0o644, &bytes).doing(writing)?;
+                    unpacked += bytes.len() as u64;
+                }
             }
             for (name, bytes) in *also {
                 unpacked += bytes.len() as u64;

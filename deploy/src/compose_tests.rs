@@ -2,6 +2,8 @@ use std::io::{Cursor, Read};
 
 use super::*;
 use crate::modules::index::Module;
+use crate::modules::modinfo::tests::elf;
+use crate::root::Root;
 
 /// Name, mode, links, data.
 type File = (String, u32, u32, Vec<u8>);
@@ -33,6 +35,14 @@ fn find<'a>(files: &'a [File], name: &str) -> &'a File {
     files.iter().find(|file| file.0 == name).unwrap_or_else(|| panic!("{name} is missing"))
 }
 
+/// Both want the network's firmware, which is taken once.
+fn module(path: &str) -> Vec<u8> {
+    match path {
+        "kernel/net.ko" => elf(b"firmware=x/net.fw\0firmware=x/gone.fw\0"),
+        _ => elf(b"firmware=x/net.fw\0firmware=x/a.fw\0"),
+    }
+}
+
 fn compose() -> Initramfs {
     let mut initramfs = Initramfs::new().unwrap();
     // As when a first source fails: what it wrote is taken back.
@@ -60,9 +70,16 @@ fn compose() -> Initramfs {
         index: &index,
         selection: &selection,
         also: &[("modules.builtin", b"kernel/x.ko\n".to_vec())],
-        read: &|path| Ok(format!("ELF {path}").into_bytes()),
+        read: &|path| Ok(module(path)),
     };
-    initramfs.modules(&files).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::new(dir.path());
+    std::fs::create_dir_all(root.at("/lib/firmware/x")).unwrap();
+    for name in ["net.fw", "a.fw", "unused.fw"] {
+        std::fs::write(root.at(&format!("/lib/firmware/x/{name}")), name).unwrap();
+    }
+    let loaded = ["a_b", "net"].map(str::to_owned).into();
+    initramfs.modules(&files, &mut Firmware::new(&root, "6.1", &loaded, u64::MAX)).unwrap();
     initramfs.run(&RunFiles { agent: b"agent", files: &[("run.bin", b"run"), ("kernel", b"image")] }).unwrap();
     assert_eq!(initramfs.len().unwrap() % 4, 0);
     initramfs
@@ -91,15 +108,21 @@ fn segments() {
     assert_eq!(find(&base, BASE).3, b"base image");
     assert_eq!(find(&base, BASE).1, 0o100_600);
     let first = next();
-    assert_eq!(find(&first, "usr/lib/modules/6.1/kernel/net.ko").3, b"ELF kernel/net.ko");
+    assert_eq!(find(&first, "usr/lib/modules/6.1/kernel/net.ko").3, module("kernel/net.ko"));
+    assert_eq!(find(&first, "usr/lib/firmware/x/net.fw").3, b"net.fw");
+    let link = find(&first, "lib");
+    assert_eq!((link.1 & 0o170_000, &link.3[..]), (0o120_000, &b"usr/lib"[..]));
     assert_eq!(find(&first, FIRST).3, b"/usr/lib/modules/6.1/kernel/net.ko\n");
     assert_eq!(find(&first, LOAD).3, b"/usr/lib/modules/6.1/kernel/a-b.ko\n");
     assert!(!first.iter().any(|file| file.0.contains("a-b")), "the kernel unpacks only what is needed first");
     let packed = next();
     let (later, _) = read(&zstd::stream::decode_all(&find(&packed, MODULES).3[..]).unwrap());
-    assert_eq!(find(&later, "usr/lib/modules/6.1/kernel/a-b.ko").3, b"ELF kernel/a-b.ko");
+    assert_eq!(find(&later, "usr/lib/modules/6.1/kernel/a-b.ko").3, module("kernel/a-b.ko"));
+    assert_eq!(find(&later, "usr/lib/firmware/x/a.fw").3, b"a.fw");
+    let firmware = first.iter().chain(&later).filter(|file| file.0.starts_with("usr/lib/firmware/x/")).count();
+    assert_eq!(firmware, 2, "each that is wanted, once");
     assert_eq!(find(&later, "usr/lib/modules/6.1/modules.builtin").3, b"kernel/x.ko\n");
-    assert_eq!(initramfs.later(), (b"ELF kernel/a-b.ko".len() + b"kernel/x.ko\n".len()) as u64);
+    assert_eq!(initramfs.later(), (module("kernel/a-b.ko").len() + b"a.fw".len() + b"kernel/x.ko\n".len()) as u64);
     check_run(&next());
     assert!(rest.is_empty());
 }

@@ -22,6 +22,7 @@ use crate::gate::Gate;
 use crate::kernel_set::KernelSet;
 use crate::kexec::{self, Boot};
 use crate::memory::Memory;
+use crate::modules::firmware::Firmware;
 use crate::modules::{self, select};
 use crate::report::Report;
 use crate::root::Root;
@@ -57,6 +58,11 @@ impl Job {
     /// Does all of it.
     pub fn run(&self) -> Result<Staged> {
         let Self { root, plan, blobs, report, .. } = self;
+        // Before anything is downloaded, and again as it is when it is written down.
+        let lost = anemos_netstate::lost_servers(&network()?);
+        if !lost.is_empty() {
+            report.note(Level::Warning, no_names(&lost));
+        }
         let needed = blobs.announce(root, &[plan.lock, plan.agent, plan.payload])?;
         self.output.send(&StageReply::Need(needed));
         if boot::is_loaded(root) {
@@ -73,17 +79,23 @@ impl Job {
 
         let step = report.step("compose");
         let index = kernel.index()?;
-        let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
+        let network = network()?;
         let needed = network.links.iter().filter(|link| anemos_netstate::is_needed(&network, link));
-        let selection = select::select(&index, &modules::hardware(root, needed.map(|link| &*link.name)));
+        let hardware = modules::hardware(root, needed.map(|link| &*link.name));
+        let selection = select::select(&index, &hardware);
         kernel.take(&selection.modules)?;
-        initramfs.modules(&ModuleFiles {
+        let mut firmware = Firmware::new(root, &kernel.release, &hardware.loaded, Memory::of(root).total);
+        let files = ModuleFiles {
             release: &kernel.release,
             index: &index,
             selection: &selection,
             also: &kernel.further_files(),
             read: &|path| kernel.module(path),
-        })?;
+        };
+        initramfs.modules(&files, &mut firmware)?;
+        if let Some((level, text)) = about(&firmware) {
+            report.note(level, text);
+        }
         let agent_blob = blobs.take(plan.agent.digest);
         let agent = unpack("the agent", &agent_blob)?;
         let payload = blobs.take(plan.payload.digest);
@@ -199,6 +211,53 @@ impl Job {
     }
 }
 
+/// The host's network, unless the host could not be reached once it is restored.
+fn network() -> Result<NetworkState> {
+    let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
+    let connection = std::env::var("SSH_CONNECTION").unwrap_or_default();
+    can_be_restored(&network, facts::ssh_address(&connection))?;
+    Ok(network)
+}
+
+fn can_be_restored(network: &NetworkState, reached_at: Option<&str>) -> Result<()> {
+    let lost = anemos_netstate::lost_ways(network, reached_at);
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = lost.iter().map(|link| format!("{} ({})", link.name, link.kind)).collect();
+    let why = format!(
+        "the host is reached through {}, and only network cards themselves are restored in RAM: nobody could reach it \
+         there. Nothing was changed on the host",
+        names.join(" and ")
+    );
+    Err(Fault::new("making sure that the host will be reached in RAM", why)
+        .hint("move its address and default route to the network card itself for the deployment, then try again"))
+}
+
+fn no_names(servers: &[String]) -> String {
+    format!(
+        "names will not resolve in RAM: /etc/resolv.conf names only {}, which cannot be taken along; if the payload needs \
+         names, put a name server of the network there first, or let the payload write its own resolv.conf",
+        servers.join(" and ")
+    )
+}
+
+/// What is to be said of firmware that is not taken along.
+fn about(firmware: &Firmware<'_>) -> Option<(Level, String)> {
+    match (firmware.too_much(), firmware.missing()) {
+        ([], 0) => None,
+        ([], 1) => Some((Level::Info, "one firmware file that a loaded driver names is not on the host".into())),
+        ([], n) => Some((Level::Info, format!("{n} firmware files that loaded drivers name are not on the host"))),
+        (files, _) => Some((
+            Level::Warning,
+            format!(
+                "no room for firmware that loaded drivers name: {}; their devices may not work in RAM",
+                files.join(", ")
+            ),
+        )),
+    }
+}
+
 fn parse_lock(blob: &[u8]) -> Result<Lock> {
     let text = String::from_utf8(unpack("base.lock", blob)?).doing(|| "reading base.lock".into())?;
     Lock::parse("base.lock", &text).doing(|| "reading base.lock".into())
@@ -221,6 +280,43 @@ fn unpack(what: &str, blob: &[u8]) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_that_would_be_lost_is_refused() {
+        use anemos_proto::net::{Address, Link};
+        let address = Address {
+            ip: "192.0.2.10".parse().unwrap(),
+            prefix: 24,
+            peer: None,
+            scope: 0,
+            valid_s: None,
+            preferred_s: None,
+            autoconf: false,
+        };
+        let mut bridge = Link {
+            name: "br0".into(),
+            mac: [1; 6],
+            mtu: 1500,
+            up: true,
+            kind: "bridge".into(),
+            driver: String::new(),
+            addresses: vec![address],
+        };
+        let network = |link: &Link| NetworkState { links: vec![link.clone()], ..NetworkState::default() };
+        let refused = can_be_restored(&network(&bridge), Some("192.0.2.10")).unwrap_err().to_string();
+        for said in ["br0 (bridge)", "Nothing was changed", "to the network card itself"] {
+            assert!(refused.contains(said), "{refused}");
+        }
+        assert!(can_be_restored(&network(&bridge), Some("192.0.2.11")).is_ok());
+        bridge.kind.clear();
+        assert!(can_be_restored(&network(&bridge), Some("192.0.2.10")).is_ok());
+    }
+
+    #[test]
+    fn the_words_about_names_say_which_servers() {
+        let text = no_names(&["127.0.0.1".into(), "::1".into()]);
+        assert!(text.contains("names only 127.0.0.1 and ::1, which"), "{text}");
+    }
 
     #[test]
     fn blobs_may_be_patches_to_the_running_program() -> std::io::Result<()> {

@@ -4,11 +4,12 @@
 //! Links are told apart by hardware address, because names depend on who gave them: without udev, `enp1s0` is `eth0`.
 //!
 //! What is not restored is never silently lost: [`Restored::problems`] says so. VLANs, bonds and bridges are captured
-//! with their kind and reported; policy routing (tables other than main) is left out.
+//! with their kind and reported, and [`lost_ways`] tells beforehand if the host is reached through one; policy routing (tables other than main) is left out.
 
 mod apply;
 mod capture;
 mod links;
+mod reach;
 pub mod render;
 mod resolv;
 mod socket;
@@ -16,7 +17,8 @@ mod wire;
 
 pub use apply::{Deadlines, Restored, apply, is_needed};
 pub use capture::capture;
-pub use resolv::{Resolver, parse_resolv_conf, write_resolv_conf};
+pub use reach::lost_ways;
+pub use resolv::{Resolver, lost_servers, parse_resolv_conf, write_resolv_conf};
 
 /// Why the network could not be read or restored at all.
 #[derive(Debug, thiserror::Error)]

@@ -78,12 +78,14 @@ pub fn find<'a>(present: &'a [Present], wanted: &Link) -> Option<&'a Present> {
 }
 
 /// The captured link that a route goes through. Where several share the address, it is the one in whose networks the
-/// route's gateway, source or destination is.
+/// route's gateway, source or destination is; else one with an address of the route's family, since a bridge's port and a
+/// bond's member have none.
 pub fn link_of<'a>(state: &'a NetworkState, route: &Route) -> Option<&'a Link> {
     let near = route.gateway.or(route.source).or(route.destination.map(|(ip, _)| ip));
     let covers = |link: &&Link| near.is_some_and(|ip| link.addresses.iter().any(|a| covers(a.ip, a.prefix, ip)));
+    let speaks = |link: &&Link| link.addresses.iter().any(|address| address.ip.is_ipv6() == route.v6);
     let mut same = state.links.iter().filter(|link| link.mac == route.mac);
-    same.clone().find(covers).or_else(|| same.next())
+    same.clone().find(covers).or_else(|| same.clone().find(speaks)).or_else(|| same.next())
 }
 
 /// Whether `ip` is in the network of `of`.

@@ -54,6 +54,22 @@ pub(crate) fn read() -> Resolver {
     choose("/etc/resolv.conf", &BEHIND_STUBS, |path| std::fs::read_to_string(path).ok())
 }
 
+/// The name servers of a host whose names will not resolve in another system: all that its resolv.conf names, if `state` has
+/// none that would answer there. Such are the host's own, and link-local ones, whose zone another system doesn't know.
+pub fn lost_servers(state: &NetworkState) -> Vec<String> {
+    lost(state, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+}
+
+fn lost(state: &NetworkState, text: &str) -> Vec<String> {
+    let own: Vec<_> = state.links.iter().flat_map(|link| &link.addresses).map(|address| address.ip).collect();
+    if state.dns.iter().any(|server| !own.contains(server)) {
+        return Vec::new();
+    }
+    let server =
+        |line: &str| line.trim_start().strip_prefix("nameserver")?.split_whitespace().next().map(str::to_owned);
+    text.lines().filter_map(server).collect()
+}
+
 fn choose(first: &str, others: &[&str], read: impl Fn(&str) -> Option<String>) -> Resolver {
     let parse = |path: &str| read(path).map(|text| parse_resolv_conf(&text));
     let mut resolver = parse(first).unwrap_or_default();
@@ -120,6 +136,43 @@ mod tests {
         assert_eq!(choose("etc", &["none", "empty", "upstream"], files), resolver(&["192.0.2.1"], &["example.net"]));
         assert_eq!(choose("etc", &["none"], files), resolver(&[], &["example.net"]));
         assert_eq!(choose("none", &["upstream"], files), resolver(&["192.0.2.1"], &["upstream.example"]));
+    }
+
+    #[test]
+    fn a_resolver_that_is_left_behind() {
+        use anemos_proto::net::{Address, Link};
+        let address = Address {
+            ip: "192.0.2.10".parse().unwrap(),
+            prefix: 24,
+            peer: None,
+            scope: 0,
+            valid_s: None,
+            preferred_s: None,
+            autoconf: false,
+        };
+        let link = Link {
+            name: "eth0".into(),
+            mac: [1; 6],
+            mtu: 1500,
+            up: true,
+            kind: String::new(),
+            driver: String::new(),
+            addresses: vec![address],
+        };
+        for (text, dns, want) in [
+            ("nameserver 127.0.0.1\n", vec![], vec!["127.0.0.1"]),
+            ("nameserver 127.0.0.53\nnameserver ::1\n", vec![], vec!["127.0.0.53", "::1"]),
+            (STUB, vec!["192.0.2.1"], vec![]),
+            ("nameserver 192.0.2.10\n", vec!["192.0.2.10"], vec!["192.0.2.10"]),
+            ("nameserver 192.0.2.10\nnameserver 192.0.2.1\n", vec!["192.0.2.10", "192.0.2.1"], vec![]),
+            ("nameserver\tfe80::1%eth0\n", vec![], vec!["fe80::1%eth0"]),
+            ("# nameserver 127.0.0.1\n", vec![], vec![]),
+            ("", vec![], vec![]),
+        ] {
+            let dns = resolver(&dns, &[]).servers;
+            let state = NetworkState { dns, links: vec![link.clone()], ..NetworkState::default() };
+            assert_eq!(lost(&state, text), want, "{text:?}");
+        }
     }
 
     proptest! {

@@ -121,6 +121,11 @@ pub fn ssh_port(connection: Option<&str>) -> u16 {
     connection.and_then(|text| text.split_whitespace().nth(3)?.parse().ok()).unwrap_or(22)
 }
 
+/// The address in `SSH_CONNECTION` at which the host was reached.
+pub fn ssh_address(connection: &str) -> Option<&str> {
+    connection.split_whitespace().nth(2)
+}
+
 fn host_keys(root: &Root) -> Vec<String> {
     identity_names(root)
         .filter(|name| name.strip_suffix(".pub").is_some())
@@ -186,6 +191,9 @@ mod tests {
         assert_eq!(ssh_port(Some("fe80::1%eth0 51024 fe80::2%eth0 22")), 22);
         assert_eq!(ssh_port(Some("nonsense")), 22);
         assert_eq!(ssh_port(None), 22);
+        assert_eq!(ssh_address("10.0.2.2 51024 10.0.2.15 2222"), Some("10.0.2.15"));
+        assert_eq!(ssh_address("fe80::1%eth0 51024 fe80::2%eth0 22"), Some("fe80::2%eth0"));
+        assert_eq!(ssh_address("nonsense"), None);
     }
 
     #[test]

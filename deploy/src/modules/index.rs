@@ -171,6 +171,7 @@ mod tests {
             depends: vec!["drm".into()],
             aliases: vec!["pci:v00001A03d*".into()],
             softdeps: vec!["pre: a-b post: c".into()],
+            firmware: Vec::new(),
         };
         index.add("kernel/drivers/gpu/drm/ast/ast.ko.xz", info);
         assert_eq!(index.missing(), ["drm".to_owned()].into());

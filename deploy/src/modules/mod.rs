@@ -1,5 +1,6 @@
 //! Kernel modules for the initramfs: chosen on the host, uncompressed. The index for modprobe is made in RAM, by depmod.
 
+pub mod firmware;
 pub mod index;
 pub mod modinfo;
 pub mod select;
@@ -87,18 +88,25 @@ fn find_modaliases(dir: &Path, depth: usize, found: &mut BTreeSet<String>) {
 
 /// Unpacks a module by its file name (`.ko`, `.ko.xz`, `.ko.zst`, `.ko.gz`).
 pub fn unpack(path: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    let unpacking = || format!("unpacking module {path}");
+    match path.rsplit('.').next().unwrap_or_default() {
+        "ko" => Ok(bytes),
+        extension => decompress(extension, &bytes, LIMIT)
+            .ok_or_else(|| Fault::new(unpacking(), "its compression is not known"))?
+            .doing(unpacking),
+    }
+}
+
+/// Decompresses the first `limit` bytes, by the file name's extension; `None` if it names no known compression.
+fn decompress(extension: &str, packed: &[u8], limit: u64) -> Option<std::io::Result<Vec<u8>>> {
     let mut out = Vec::new();
-    let packed = bytes.as_slice();
-    let extension = path.rsplit('.').next().unwrap_or_default();
     let unpacked = match extension {
-        "ko" => return Ok(bytes),
-        "xz" => liblzma::read::XzDecoder::new(packed).take(LIMIT).read_to_end(&mut out),
-        "zst" => zstd::stream::read::Decoder::new(packed).and_then(|d| d.take(LIMIT).read_to_end(&mut out)),
-        "gz" => flate2::read::GzDecoder::new(packed).take(LIMIT).read_to_end(&mut out),
-        _ => return Err(Fault::new(format!("unpacking module {path}"), "its compression is not known")),
+        "xz" => liblzma::read::XzDecoder::new(packed).take(limit).read_to_end(&mut out),
+        "zst" => zstd::stream::read::Decoder::new(packed).and_then(|d| d.take(limit).read_to_end(&mut out)),
+        "gz" => flate2::read::GzDecoder::new(packed).take(limit).read_to_end(&mut out),
+        _ => return None,
     };
-    unpacked.doing(|| format!("unpacking module {path}"))?;
-    Ok(out)
+    Some(unpacked.map(|_| out))
 }
 
 /// The path of a module once it is uncompressed.

@@ -9,6 +9,8 @@ pub struct ModInfo {
     pub aliases: Vec<String>,
     /// What should be there before or after it.
     pub softdeps: Vec<String>,
+    /// Files that it has the kernel load, by their paths in `/lib/firmware`.
+    pub firmware: Vec<String>,
 }
 
 fn number<const N: usize>(bytes: &[u8], offset: usize) -> Option<u64> {
@@ -50,6 +52,7 @@ pub fn parse(elf: &[u8]) -> Option<ModInfo> {
             }
             Some(("alias", pattern)) => info.aliases.push(pattern.into()),
             Some(("softdep", words)) => info.softdeps.push(words.into()),
+            Some(("firmware", path)) => info.firmware.push(path.into()),
             _ => {}
         }
     }
@@ -84,14 +87,15 @@ pub(crate) mod tests {
 
     #[test]
     fn modinfo() {
-        // As in Debian's ext4.ko, shortened.
+        // As in Debian's ext4.ko, shortened; the firmware is of bnx2x.ko.
         let info = parse(&elf(
-            b"softdep=pre: crc32c\0license=GPL\0alias=fs-ext4\0alias=ext3\0depends=mbcache,jbd2,crc16\0name=ext4\0",
+            b"softdep=pre: crc32c\0license=GPL\0alias=fs-ext4\0alias=ext3\0firmware=bnx2x/bnx2x-e2-7.13.21.0.fw\0depends=mbcache,jbd2,crc16\0name=ext4\0",
         ));
         let expected = ModInfo {
             depends: vec!["mbcache".into(), "jbd2".into(), "crc16".into()],
             aliases: vec!["fs-ext4".into(), "ext3".into()],
             softdeps: vec!["pre: crc32c".into()],
+            firmware: vec!["bnx2x/bnx2x-e2-7.13.21.0.fw".into()],
         };
         assert_eq!(info, Some(expected));
         assert_eq!(parse(b"\x7fELF\x01\x01 32 bit"), None);

@@ -1,0 +1,143 @@
+//! Files that drivers have the kernel load into their devices. Without them many a network card is dead after the kexec.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+
+use super::{decompress, modinfo};
+use crate::root::Root;
+
+/// All of it together is no larger than this when unpacked.
+const LIMIT: u64 = 64 << 20;
+
+/// The host's firmware files for the drivers that it has loaded now: for others it would be hundreds of megabytes.
+pub struct Firmware<'a> {
+    root: &'a Root,
+    /// Where the kernel looks, in this order.
+    directories: Vec<String>,
+    loaded: &'a BTreeSet<String>,
+    /// Bytes that may still be taken.
+    left: u64,
+    seen: BTreeSet<String>,
+    missing: usize,
+    too_much: Vec<String>,
+}
+
+impl<'a> Firmware<'a> {
+    /// For the kernel `release`, with these modules loaded on a host with so many bytes of memory.
+    pub fn new(root: &'a Root, release: &str, loaded: &'a BTreeSet<String>, memory: u64) -> Self {
+        let usual = ["/lib/firmware/updates", "/lib/firmware"];
+        let directories = usual.iter().flat_map(|dir| [format!("{dir}/{release}"), (*dir).to_owned()]).collect();
+        let left = LIMIT.min(memory / 16);
+        Self { root, directories, loaded, left, seen: BTreeSet::new(), missing: 0, too_much: Vec::new() }
+    }
+
+    /// What the uncompressed module `name` wants and none before it did: paths in the new system, and contents.
+    pub fn of(&mut self, name: &str, module: &[u8]) -> Vec<(String, Vec<u8>)> {
+        if !self.loaded.contains(name) {
+            return Vec::new();
+        }
+        let wanted = modinfo::parse(module).map(|info| info.firmware).unwrap_or_default();
+        wanted.into_iter().filter_map(|path| self.take(&path)).collect()
+    }
+
+    fn take(&mut self, path: &str) -> Option<(String, Vec<u8>)> {
+        // Some drivers name patterns; what they stand for isn't known here.
+        let plain = path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.contains(['*', '?', '[']);
+        if !plain || !self.seen.insert(path.to_owned()) {
+            return None;
+        }
+        let Some(bytes) = self.find(path) else {
+            self.missing += 1;
+            return None;
+        };
+        if bytes.len() as u64 > self.left {
+            self.too_much.push(path.to_owned());
+            return None;
+        }
+        self.left -= bytes.len() as u64;
+        Some((format!("usr/lib/firmware/{path}"), bytes))
+    }
+
+    /// The contents, or their beginning if they are too long.
+    fn find(&self, path: &str) -> Option<Vec<u8>> {
+        let endings = ["", ".zst", ".xz"];
+        let places =
+            self.directories.iter().flat_map(|dir| endings.map(|ending| (format!("{dir}/{path}{ending}"), ending)));
+        places.into_iter().find_map(|(place, ending)| {
+            let file = std::fs::File::open(self.root.at(&place)).ok()?;
+            let mut packed = Vec::new();
+            file.take(self.left + 1).read_to_end(&mut packed).ok()?;
+            if ending.is_empty() || packed.len() as u64 > self.left {
+                Some(packed)
+            } else {
+                decompress(&ending[1..], &packed, self.left + 1)?.ok()
+            }
+        })
+    }
+
+    /// How many files the loaded drivers name that the host hasn't got: most name some for older devices, too.
+    pub fn missing(&self) -> usize {
+        self.missing
+    }
+
+    /// Files that would have been too much.
+    pub fn too_much(&self) -> &[String] {
+        &self.too_much
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::modules::modinfo::tests::elf;
+
+    fn host(files: &[(&str, &[u8])]) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, bytes) in files {
+            let path = dir.path().join("lib/firmware").join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        let root = Root::new(dir.path());
+        (dir, root)
+    }
+
+    fn names(loaded: &[&str]) -> BTreeSet<String> {
+        loaded.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn of_loaded_drivers() {
+        let mut xz = Vec::new();
+        liblzma::read::XzEncoder::new(&b"packed"[..], 6).read_to_end(&mut xz).unwrap();
+        let zst = zstd::stream::encode_all(&b"packed too"[..], 3).unwrap();
+        let (_dir, root) = host(&[
+            ("bnx2x/e2.fw", b"plain"),
+            ("qed/a.bin.xz", &xz),
+            ("qed/b.bin.zst", &zst),
+            ("bnx2/new.fw", b"old"),
+            ("updates/6.1/bnx2/new.fw", b"new"),
+            ("damaged.fw.xz", b"no xz"),
+        ]);
+        let loaded = names(&["bnx2x", "qed"]);
+        let mut firmware = Firmware::new(&root, "6.1", &loaded, u64::MAX);
+        let bnx2x = elf(b"firmware=bnx2x/e2.fw\0firmware=bnx2x/e1.fw\0firmware=bnx2/new.fw\0firmware=damaged.fw\0");
+        let file = |path: &str, bytes: &[u8]| (format!("usr/lib/firmware/{path}"), bytes.to_vec());
+        assert_eq!(firmware.of("bnx2x", &bnx2x), [file("bnx2x/e2.fw", b"plain"), file("bnx2/new.fw", b"new")]);
+        let qed = elf(b"firmware=qed/a.bin\0firmware=qed/b.bin\0firmware=bnx2/new.fw\0firmware=../../etc/shadow\0");
+        assert_eq!(firmware.of("qed", &qed), [file("qed/a.bin", b"packed"), file("qed/b.bin", b"packed too")]);
+        assert_eq!(firmware.of("ast", &bnx2x), []);
+        assert_eq!((firmware.missing(), firmware.too_much().len()), (2, 0));
+    }
+
+    #[test]
+    fn not_too_much() {
+        let zeros = zstd::stream::encode_all(&[0; 10_000][..], 3).unwrap();
+        let (_dir, root) = host(&[("large.zst", &zeros), ("larger", &[1; 200]), ("a", &[2; 60]), ("b", &[3; 60])]);
+        let loaded = names(&["x"]);
+        let mut firmware = Firmware::new(&root, "6.1", &loaded, 100 * 16);
+        let taken = firmware.of("x", &elf(b"firmware=large\0firmware=larger\0firmware=a\0firmware=b\0"));
+        assert_eq!(taken.iter().map(|(path, _)| &**path).collect::<Vec<_>>(), ["usr/lib/firmware/a"]);
+        assert_eq!(firmware.too_much(), ["large", "larger", "b"]);
+    }
+}
