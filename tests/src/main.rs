@@ -47,7 +47,7 @@ enum Command {
         #[arg(long, default_value_t = 1024)]
         memory: u32,
         /// Its processors.
-        #[arg(long, default_value_t = 2)]
+        #[arg(long, default_value_t = 1)]
         cpus: u32,
         /// Add a second disk of so many MiB, full of a pattern.
         #[arg(long)]
