@@ -51,14 +51,14 @@ fn debian(lab: &Lab, firmware: Firmware) -> Result<Outcome> {
 
     let new = machine.boot_id()?;
     assert_ne!(old, new);
-    assert_eq!(machine.ssh(WHO)?.trim(), "debian 13");
+    assert_eq!(machine.ask(WHO)?.trim(), "debian 13");
     let afresh = machine.boot_afresh(Spec { name: format!("debian-{firmware}-afresh"), ..spec })?;
     // The client knows the keys that the old system had, and no others.
     assert_ne!(afresh.wait_boot(&new, BOOT)?, old);
-    assert_eq!(afresh.ssh(WHO)?.trim(), "debian 13");
+    assert_eq!(afresh.ask(WHO)?.trim(), "debian 13");
     let state = afresh.ssh_within("systemctl is-system-running --wait; systemctl --failed --no-legend", BOOT)?;
     assert_eq!(state.trim(), "running");
-    let facts = afresh.ssh(
+    let facts = afresh.ask(
         "hostname; ip -4 -br addr; ip -4 route show default; test -d /sys/firmware/efi && echo efi || echo bios",
     )?;
     assert!(
@@ -99,13 +99,13 @@ fn hello_static_twice(lab: &Lab) -> Result<Outcome> {
         let boot = machine.boot_id()?;
         assert!(!boots.contains(&boot));
         boots.push(boot);
-        assert_eq!(machine.ssh("cat /etc/motd")?.trim(), greeting);
-        assert_eq!(machine.ssh(NETWORK)?, network);
+        assert_eq!(machine.ask("cat /etc/motd")?.trim(), greeting);
+        assert_eq!(machine.ask(NETWORK)?, network);
     }
     let downloads = server.requests().iter().filter(|request| request.path.starts_with("/base/")).count();
     assert_eq!(downloads, 1, "the second deployment had its base in the cache");
 
     machine
-        .ssh("ping -c1 -W5 2001:db8:77::1 || curl -sf -o /dev/null http://203.0.113.1/debian/dists/trixie/Release")?;
+        .ask("ping -c1 -W5 2001:db8:77::1 || curl -sf -o /dev/null http://203.0.113.1/debian/dists/trixie/Release")?;
     Ok(Outcome::Passed)
 }

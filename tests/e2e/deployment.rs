@@ -54,14 +54,14 @@ impl Deployment {
     pub fn expect_hello(&self, before: &str) -> Result<()> {
         // A server that was asked often while it started lets nobody in for some seconds.
         self.machine.wait_boot(before, BOOT)?;
-        let release = self.machine.ssh("cat /etc/os-release")?;
+        let release = self.machine.ask("cat /etc/os-release")?;
         expect(release.contains("ID=anemos-hello"), format!("not the new system: {release}"))
     }
 
     /// The machine's system is the old one, in another boot than `before`.
     pub fn expect_old(&self, before: &str) -> Result<()> {
         self.machine.wait_boot(before, BOOT)?;
-        let release = self.machine.ssh("cat /etc/os-release")?;
+        let release = self.machine.ask("cat /etc/os-release")?;
         expect(release.contains("VERSION_CODENAME=bookworm"), format!("not the old system: {release}"))
     }
 }

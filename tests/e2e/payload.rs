@@ -66,7 +66,7 @@ fn fails_after_writing(lab: &Lab) -> Result<Outcome> {
     expect_end(&ended, "deployed", "Anemos hello")?;
     web.expect_hello(&before)?;
     // A boot loader adds what it has loaded.
-    let cmdline = web.machine.ssh("cat /proc/cmdline")?;
+    let cmdline = web.machine.ask("cat /proc/cmdline")?;
     expect(!cmdline.contains("BOOT_IMAGE="), format!("it went through the boot loader: {cmdline}"))?;
     Ok(Outcome::Passed)
 }

@@ -78,11 +78,11 @@ fn two_hosts(lab: &Lab) -> Result<Outcome> {
     assert!(outcome.is_some_and(|outcome| outcome["written"] == false), "said to be written: {outcome:?}");
     assert!(lines.iter().any(|line| is_log(line, "no luck")), "its complaint was not shown");
     assert!(bad.boot_id()? != before.0, "the failed host was not in RAM");
-    assert!(bad.ssh("cat /etc/os-release")?.contains("bookworm"), "the failed host is not what it was");
+    assert!(bad.ask("cat /etc/os-release")?.contains("bookworm"), "the failed host is not what it was");
     let deployed = complete_summary(&ended, "good", PHASES)?;
     assert_eq!(deployed["outcome"], "deployed", "{deployed}");
     assert!(good.boot_id()? != before.1, "the deployed host has its old boot id");
-    assert!(good.ssh("cat /etc/os-release")?.contains("anemos-hello"), "the host is not what was built");
+    assert!(good.ask("cat /etc/os-release")?.contains("anemos-hello"), "the host is not what was built");
     let sent = deployed["uploaded_bytes"].as_u64().unwrap_or(u64::MAX);
     assert!(sent <= FIRST, "{sent} bytes were sent for a first deployment");
     // What the socket counted is what the line carried, but for what this test itself asked.
@@ -308,6 +308,6 @@ fn abort_in_ram(anemos: &Anemos, machine: &Machine) -> Result<()> {
     let summary = aborted.summary("web")?;
     assert_eq!(summary["outcome"], "untouched", "{summary}");
     assert!(machine.boot_id()? != before, "it never was in RAM");
-    assert!(machine.ssh("cat /etc/os-release")?.contains("bookworm"), "another system came back");
+    assert!(machine.ask("cat /etc/os-release")?.contains("bookworm"), "another system came back");
     Ok(())
 }

@@ -29,6 +29,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How long a restored machine may take to answer SSH. It takes seconds; another machine may be using the processor.
 const RESTORED: Duration = Duration::from_secs(90);
 
+/// A command that prints the kernel's boot id.
+const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
+
 /// A running (or ended) machine. Dropping it ends it.
 pub struct Machine {
     lab: Lab,
@@ -205,22 +208,27 @@ impl Machine {
         }
     }
 
-    /// The kernel's boot id. It is asked for again and again, for a minute: OpenSSH lets nobody in for some seconds who
+    /// Asks with a command that may run twice, again and again for a minute: OpenSSH lets nobody in for some seconds who
     /// knocked often while it was starting.
-    pub fn boot_id(&self) -> Result<String> {
+    pub fn ask(&self, question: &str) -> Result<String> {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
-            match self.ask_boot_id() {
+            match self.ssh(question) {
                 Err(error) if Instant::now() >= end => return Err(error),
                 Err(_) => self.check()?,
-                id => return id,
+                answer => return answer,
             }
             thread::sleep(Duration::from_secs(1));
         }
     }
 
+    /// The kernel's boot id, as [`Machine::ask`] asks.
+    pub fn boot_id(&self) -> Result<String> {
+        Ok(self.ask(BOOT_ID)?.trim().to_owned())
+    }
+
     fn ask_boot_id(&self) -> Result<String> {
-        Ok(self.ssh("cat /proc/sys/kernel/random/boot_id")?.trim().to_owned())
+        Ok(self.ssh(BOOT_ID)?.trim().to_owned())
     }
 
     /// Waits until the machine answers as itself with another boot id than `old`, and gives the new one.

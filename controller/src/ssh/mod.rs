@@ -309,7 +309,7 @@ const KNOCK_SHARE: u32 = 4;
 
 /// Knocks at one address that are on their way at once. All but one are dropped when the server comes up, and OpenSSH
 /// shuts out who drops many connections without logging in (`PerSourcePenalties`, `MaxStartups`).
-const KNOCKS: usize = 3;
+const KNOCKS: usize = 2;
 
 /// A server that has begun to speak; nothing has been said to it.
 #[derive(Debug)]
