@@ -13,6 +13,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::app::App;
+use crate::clock::within;
 use crate::identity::is_host_key;
 
 /// Space that seeding the cache leaves free in the new system, in bytes.
@@ -272,13 +273,6 @@ pub fn leave(app: &App, finish: Finish) -> String {
     // Nobody can reach the machine any more, so it must not stay.
     let _ = reboot(RebootCommand::Restart);
     why
-}
-
-/// Does something that a failing disk may keep from ever ending; `None` if it did not end in time.
-fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (done, waiting) = std::sync::mpsc::channel();
-    std::thread::spawn(move || done.send(work()));
-    waiting.recv_timeout(limit).ok()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use rustix::mount::{MountFlags, mount, mount_remount};
 use rustix::process::{Pid, WaitOptions, wait};
 use rustix::system::{RebootCommand, reboot, sethostname};
 
+use crate::clock::within;
 use crate::console::say;
 use crate::paths::Paths;
 
@@ -35,15 +36,14 @@ pub fn run() -> ! {
     prepare(&paths, &mut problems);
     // Only what the network needs; the agent loads the others when it has said its first word. A driver that hangs must not
     // keep the agent, and its clock, from starting.
-    let (loaded, loading) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    let loaded = within(FIRST_MODULES, || {
         let mut problems = Vec::new();
         load_modules(&Paths::host(), "modules.first", &mut problems);
-        loaded.send(problems)
+        problems
     });
-    match loading.recv_timeout(FIRST_MODULES) {
-        Ok(more) => problems.extend(more),
-        Err(_) => problems.push(format!("a module that the network needs does not load within {FIRST_MODULES:?}")),
+    match loaded {
+        Some(more) => problems.extend(more),
+        None => problems.push(format!("a module that the network needs does not load within {FIRST_MODULES:?}")),
     }
     let _ = fs::write(paths.run.join(PROBLEMS), problems.join("\n"));
     supervise(&paths)
