@@ -74,6 +74,13 @@ impl Disks {
         Ok(found)
     }
 
+    /// Those of `known` that aren't here.
+    pub fn missing<'a>(&self, known: &'a [DiskId]) -> Vec<&'a DiskId> {
+        let seen: Vec<Seen> = self.names().iter().map(|name| self.see(name)).collect();
+        // One that is ambiguous is here: there are several of it.
+        known.iter().filter(|id| !signs(id).iter().any(|(_, matches)| seen.iter().any(matches))).collect()
+    }
+
     /// Sectors written or discarded since the boot (Documentation/block/stat.rst), by disk. The paths of a multipath NVMe
     /// disk are among them: the disk itself counts nothing before Linux 6.3.
     pub fn sectors_written(&self) -> BTreeMap<String, u64> {
@@ -171,16 +178,25 @@ pub fn written(baseline: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) ->
 /// A property that tells disks apart, and whether a disk has it.
 type Sign<'a> = (&'a str, Box<dyn Fn(&Seen) -> bool + 'a>);
 
+fn place_before(id: &DiskId) -> String {
+    place_of(&id.path, id.name.rsplit('/').next().unwrap_or(&id.name))
+}
+
+/// From the strongest to the weakest.
+fn signs(id: &DiskId) -> [Sign<'_>; 3] {
+    let place = place_before(id);
+    let same = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if !a.trim().is_empty() && a.trim() == b.trim());
+    [
+        ("world-wide id", Box::new(move |disk| same(&disk.wwid, &id.wwid))),
+        ("serial number", Box::new(move |disk| same(&disk.serial, &id.serial))),
+        ("place and size", Box::new(move |disk| !place.is_empty() && disk.place == place && disk.size == id.size)),
+    ]
+}
+
 /// The one disk that `id` names. The strongest sign that anything here bears decides.
 fn pick(seen: &[Seen], id: &DiskId) -> Result<String, String> {
-    let place = place_of(&id.path, id.name.rsplit('/').next().unwrap_or(&id.name));
-    let same = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if !a.trim().is_empty() && a.trim() == b.trim());
-    let signs: [Sign; 3] = [
-        ("world-wide id", Box::new(|disk| same(&disk.wwid, &id.wwid))),
-        ("serial number", Box::new(|disk| same(&disk.serial, &id.serial))),
-        ("place and size", Box::new(|disk| !place.is_empty() && disk.place == place && disk.size == id.size)),
-    ];
-    for (sign, matches) in signs {
+    let place = place_before(id);
+    for (sign, matches) in signs(id) {
         let found: Vec<&Seen> = seen.iter().filter(|disk| matches(disk)).collect();
         match found[..] {
             [] => {}
@@ -363,6 +379,12 @@ mod tests {
         fs::write(place.join("range"), "16\n")?;
         assert_eq!(disks.numbers_without(&[]), [Numbers { major: 254, first: 0, last: 15 }]);
         assert_eq!(disks.numbers_without(&["vda".to_owned()]), []);
+        let known = [
+            id("", "abc", "", 1),
+            id("naa.1", "other", "pci0/nowhere", 2048 * 512),
+            id("", "", "pci0/virtio3/block", 2048 * 512),
+        ];
+        assert_eq!(disks.missing(&known), [&known[1]], "by any of its signs a disk is there");
         let twice = disks.resolve(&[id("", "abc", "", 2048 * 512), id("", "abc", "", 2048 * 512)]);
         assert!(twice.unwrap_err().contains("the same one"));
         Ok(())

@@ -17,6 +17,8 @@ use crate::{cgroup, init, memory, unpack};
 const FIRST_WORD: Duration = Duration::from_secs(2);
 /// For declared disks to show up.
 const DISKS_DEADLINE: Duration = Duration::from_secs(60);
+/// For the host's other disks to show up, after the declared ones have.
+const OTHERS_DEADLINE: Duration = Duration::from_secs(15);
 /// Memory that must be left once the base is unpacked.
 const SLACK: u64 = 48 << 20;
 /// What the base must not touch.
@@ -213,6 +215,25 @@ async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
         }
     };
     if app.paths.machine {
+        // A disk that shows up later is guarded then, but the payload may see it a moment before.
+        let deadline = Instant::now() + OTHERS_DEADLINE;
+        loop {
+            let missing = disks.missing(&app.host.disks);
+            if missing.is_empty() {
+                break;
+            }
+            if Instant::now() > deadline {
+                let names: Vec<&str> = missing.iter().map(|id| &*id.name).collect();
+                let text = format!(
+                    "what was {} has not shown up in {} s; a disk that shows up later is set read-only within a second",
+                    names.join(" and "),
+                    OTHERS_DEADLINE.as_secs()
+                );
+                app.log.note(Level::Warning, text);
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
         let failed = guard(app, &found);
         if !failed.is_empty() {
             return Err(format!("these disks are not to be written and can't be set read-only: {}", failed.join(", ")));

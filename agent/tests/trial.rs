@@ -122,6 +122,7 @@ impl Trial {
             mirror: None,
             base: digest,
             base_size: base().len() as u64,
+            disks: Vec::new(),
             random_seed: Secret::default(),
             seed_cache: vec![("payload.tar.zst".into(), "blob-1".into()), ("missing".into(), "blob-2".into())],
         };

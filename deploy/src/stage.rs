@@ -204,6 +204,7 @@ impl Job {
             mirror: base::mirrors(root, plan).into_iter().next(),
             base: image,
             base_size: lock.image_size,
+            disks: facts::disk_ids(root),
             random_seed: Secret::new(random),
             seed_cache,
         };
@@ -220,15 +221,14 @@ fn network() -> Result<NetworkState> {
 }
 
 fn can_be_restored(network: &NetworkState, reached_at: Option<&str>) -> Result<()> {
-    let lost = anemos_netstate::lost_ways(network, reached_at);
+    let lost = facts::lost_ways(network, reached_at);
     if lost.is_empty() {
         return Ok(());
     }
-    let names: Vec<_> = lost.iter().map(|link| format!("{} ({})", link.name, link.kind)).collect();
     let why = format!(
         "the host is reached through {}, and only network cards themselves are restored in RAM: nobody could reach it \
          there. Nothing was changed on the host",
-        names.join(" and ")
+        lost.join(" and ")
     );
     Err(Fault::new("making sure that the host will be reached in RAM", why)
         .hint("move its address and default route to the network card itself for the deployment, then try again"))

@@ -85,6 +85,8 @@ pub struct HostConfig {
     pub base: Digest,
     /// Size in bytes of the uncompressed base image.
     pub base_size: u64,
+    /// Every disk of the old system's. The payload waits a while for those that aren't there yet, since what is there can be guarded.
+    pub disks: Vec<DiskId>,
     /// Fresh randomness for the new kernel's pool.
     pub random_seed: Secret,
     /// Blobs in `/anemos` to put in the new system's cache: file name there, file name in the cache.

@@ -34,6 +34,8 @@ pub struct HostFacts {
     pub kexec: KexecSupport,
     /// The network as it is.
     pub network: NetworkState,
+    /// The links that the host is reached through and that can't be restored in RAM, as `br0 (bridge)`.
+    pub lost_ways: Vec<String>,
     /// The port on which the host accepted the SSH connection that runs the stage.
     pub ssh_port: u16,
     /// Public SSH host keys of the old system, as `.pub` lines.

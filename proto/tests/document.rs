@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use anemos_proto::VERSION;
 use anemos_proto::agent::{AgentReply, AgentRequest, AgentState, Leaving};
 use anemos_proto::config::{Finish, HostConfig, RunConfig};
 use anemos_proto::event::{EventKind, Level, Outcome, StepOutcome, Stream, Unit};
@@ -103,6 +104,8 @@ fn the_document_lists_the_types() {
     const END: &str = "<!-- end of types -->";
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROTOCOL.md");
     let document = std::fs::read_to_string(path).unwrap();
+    let version = format!("version is {VERSION}.\n");
+    assert!(document.contains(&version), "docs/PROTOCOL.md doesn't say that the present {version}");
     let (before, rest) = document.split_once(START).expect("the start marker");
     let (types, after) = rest.split_once(END).expect("the end marker");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {

@@ -196,14 +196,20 @@ impl PlanView {
 /// Why no new kernel can be booted.
 fn refusals(facts: &HostFacts) -> Vec<String> {
     let kexec = &facts.kexec;
-    let why = if kexec.disabled {
-        "kexec is switched off until the next boot (kernel.kexec_load_disabled = 1)"
+    let mut refusals: Vec<String> = Vec::new();
+    if kexec.disabled {
+        refusals.push("kexec is switched off until the next boot (kernel.kexec_load_disabled = 1)".into());
     } else if !kexec.file_load && !kexec.load {
-        "the running kernel has no kexec"
-    } else {
-        return Vec::new();
-    };
-    vec![why.into()]
+        refusals.push("the running kernel has no kexec".into());
+    }
+    if !facts.lost_ways.is_empty() {
+        refusals.push(format!(
+            "the host is reached through {}, and only network cards themselves are restored in RAM: move its address and \
+             default route to the network card itself for the deployment",
+            facts.lost_ways.join(" and ")
+        ));
+    }
+    refusals
 }
 
 /// What may stand in the way of the boot.

@@ -33,6 +33,11 @@ pub fn disks(root: &Root, in_use: &InUse) -> Vec<Disk> {
         .collect()
 }
 
+/// What names every whole disk.
+pub fn ids(root: &Root) -> Vec<DiskId> {
+    root.names("/sys/block").iter().filter(|name| is_disk(root, name)).map(|name| id(root, name)).collect()
+}
+
 fn is_disk(root: &Root, name: &str) -> bool {
     let sys = format!("/sys/block/{name}");
     let boot_area = name.starts_with("mmcblk") && (name.contains("boot") || name.contains("rpmb"));

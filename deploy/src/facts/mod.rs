@@ -7,7 +7,8 @@ pub mod signature;
 use std::str::FromStr;
 
 use anemos_proto::Digest;
-use anemos_proto::host::{Disk, Firmware, HostFacts, KexecSupport};
+use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport};
+use anemos_proto::net::NetworkState;
 
 use crate::error::{Doing, Result};
 use crate::kernel;
@@ -40,6 +41,7 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
         memory_available: meminfo(&memory, "MemAvailable").unwrap_or(0),
         disks: all_disks(root),
         kexec: kexec_support(root),
+        lost_ways: lost_ways(&network, ssh_address(&std::env::var("SSH_CONNECTION").unwrap_or_default())),
         network,
         ssh_port: ssh_port(std::env::var("SSH_CONNECTION").ok().as_deref()),
         host_keys: host_keys(root),
@@ -47,6 +49,12 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
         cached_blobs,
         cached_bases,
     })
+}
+
+/// The links that the host is reached through and that can't be restored in RAM, as `br0 (bridge)`.
+pub fn lost_ways(network: &NetworkState, reached_at: Option<&str>) -> Vec<String> {
+    let lost = anemos_netstate::lost_ways(network, reached_at);
+    lost.iter().map(|link| format!("{} ({})", link.name, link.kind)).collect()
 }
 
 /// `uname -r`.
@@ -63,6 +71,11 @@ pub fn boot_id(root: &Root) -> String {
 /// Archives in the host's own apt sources.
 pub fn mirrors(root: &Root) -> Vec<String> {
     anemos_base::mirrors_from_apt_sources(&root.at("/etc/apt"))
+}
+
+/// What names each disk, and nothing that takes reading it.
+pub fn disk_ids(root: &Root) -> Vec<DiskId> {
+    disks::ids(root)
 }
 
 fn all_disks(root: &Root) -> Vec<Disk> {

@@ -115,6 +115,7 @@ pub fn host_config() -> HostConfig {
         mirror: None,
         base: digest(9),
         base_size: 200_000_000,
+        disks: vec![disk_id()],
         random_seed: Secret::new(vec![5; 4]),
         seed_cache: vec![("agent.zst".into(), "blob-02".into())],
     }
@@ -151,6 +152,7 @@ pub fn facts() -> HostFacts {
         }],
         kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
         network: network(),
+        lost_ways: vec!["br0 (bridge)".into()],
         ssh_port: 22,
         host_keys: vec!["ssh-ed25519 CCCC".into()],
         mirrors: vec!["http://192.0.2.5/debian".into()],

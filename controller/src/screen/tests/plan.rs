@@ -124,6 +124,8 @@ fn refusals() {
     assert_eq!(view().refusals, Vec::<String>::new());
     let disabled = with(|f| f.kexec.disabled = true);
     assert!(disabled.refusals[0].contains("kexec_load_disabled"), "{:?}", disabled.refusals);
+    let bridge = with(|f| f.lost_ways = vec!["br0 (bridge)".into()]);
+    assert!(bridge.refusals[0].contains("reached through br0 (bridge)"), "{:?}", bridge.refusals);
     let none = with(|f| (f.kexec.file_load, f.kexec.load) = (false, false));
     let both = none.with_refusals(vec!["no disk".into()]).refusals;
     assert!(both[0] == "no disk" && both[1].contains("no kexec"), "{both:?}");

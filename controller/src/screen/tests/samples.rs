@@ -152,6 +152,7 @@ pub fn facts() -> HostFacts {
             dns: vec![[192, 0, 2, 53].into()],
             search: vec!["example.org".into()],
         },
+        lost_ways: Vec::new(),
         ssh_port: 22,
         host_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvMEaYrEAoJpg0YaZD5aPahfRI1O5ZQNNGGKHzSjDzv web1".into()],
         mirrors: vec!["http://mirror.example/debian".into()],
