@@ -92,14 +92,18 @@ fn ended(host: &str, outcome: Ending) -> Record {
     Record::Told { wall_ms: 2, update: Update::Summary(Box::new(summary)) }
 }
 
-/// What the screen got: host, and text or outcome.
-fn shown(received: &mut mpsc::UnboundedReceiver<Report>) -> Vec<(String, String)> {
+/// What the screen got until nobody had more to say: host, and text or outcome.
+async fn shown(mut received: mpsc::UnboundedReceiver<Report>) -> Vec<(String, String)> {
     let text = |report: Report| match report.update {
         Update::Message(_, text) => (report.host, text),
         Update::Summary(summary) => (report.host, summary.outcome.to_string()),
         other => (report.host, format!("{other:?}")),
     };
-    std::iter::from_fn(|| received.try_recv().ok()).map(text).collect()
+    let mut shown = Vec::new();
+    while let Some(report) = received.recv().await {
+        shown.push(text(report));
+    }
+    shown
 }
 
 fn outcomes(ends: &[Option<Summary>]) -> Vec<Option<Ending>> {
@@ -111,7 +115,7 @@ async fn an_onlooker_goes_on_where_the_other_stopped() {
     let mut begun = Begun::new(&["web1", "web2"]);
     begun.write("web1", [said("one"), ended("web1", Ending::Held)]);
     begun.write("web2", [said("two")]);
-    let (reports, mut received) = mpsc::unbounded_channel();
+    let (reports, received) = mpsc::unbounded_channel();
     let (_stopping, stop) = watch::channel(false);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let (run, hosts) = (begun.run.clone(), begun.hosts.clone());
@@ -124,7 +128,7 @@ async fn an_onlooker_goes_on_where_the_other_stopped() {
     assert!(followed.lock.is_some() && followed.problems.is_empty(), "{:?}", followed.problems);
     assert_eq!(outcomes(&followed.ends), [Some(Ending::Held), Some(Ending::Untouched)]);
     // Each fact once, whoever followed the host when it happened.
-    let shown = shown(&mut received);
+    let shown = shown(received).await;
     let of =
         |name: &str| shown.iter().filter(|(host, _)| host == name).map(|(_, text)| text.as_str()).collect::<Vec<_>>();
     assert_eq!(of("web1"), ["one", "held"]);
@@ -157,7 +161,7 @@ async fn a_wish_for_all_is_for_those_in_ram() {
     begun.write("web2", [left, ended("web2", Ending::Held)]);
     begun.write("web3", [said("three")]);
     some_in_ram(&begun.run, &begun.hosts).unwrap();
-    let (reports, mut received) = mpsc::unbounded_channel();
+    let (reports, received) = mpsc::unbounded_channel();
     let (_stopping, stop) = watch::channel(false);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let lock = begun.lock.take();
@@ -166,7 +170,7 @@ async fn a_wish_for_all_is_for_those_in_ram() {
     assert_eq!(followed.problems, [""; 0]);
     let ends = [Some(Ending::Deployed), Some(Ending::Held), Some(Ending::Untouched)];
     assert_eq!(outcomes(&followed.ends), ends);
-    let shown = shown(&mut received);
+    let shown = shown(received).await;
     for (host, outcome) in [("web1", "deployed"), ("web2", "held"), ("web3", "untouched")] {
         assert!(shown.contains(&(host.into(), outcome.into())), "no summary of {host} in {shown:?}");
     }
