@@ -16,7 +16,9 @@ use super::reporter::{Reporter, now_ms};
 use super::watch::{self, Goal, Known, LeaveTo, Next, Seen};
 use crate::journal::{Digested, HostEntry, OldSystem, Record};
 use crate::report::{Ending, Phase, Speaker, Summary, Update};
-use crate::ssh::{self, Address, ConnectError, Connected, Credentials, HostKey, Policy, RunKey, Session, Tuning};
+use crate::ssh::{
+    self, Address, ConnectError, Connected, Credentials, HostKey, Knocking, Policy, RunKey, Session, Tuning,
+};
 
 /// How the following of a host ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -233,7 +235,11 @@ impl<'a> Following<'a> {
     async fn meet(&mut self) -> Result<Connected, ConnectError> {
         let mut keys = vec![self.with.entry.agent_key.clone()];
         keys.extend(self.system_keys());
-        let reached = ssh::reach(&self.addresses(), self.since, self.deadline).await?;
+        let knocking = match self.goal {
+            Goal::Boot | Goal::Run => Knocking::BRISK,
+            Goal::Leave(_) => Knocking::CALM,
+        };
+        let reached = ssh::reach(&self.addresses(), knocking, self.since, self.deadline).await?;
         let deadline = self.login_deadline();
         let counters = &self.with.reporter.counters;
         ssh::handshake(reached, &Policy::pinned(keys), counters, deadline, &Tuning::default()).await

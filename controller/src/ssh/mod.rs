@@ -298,18 +298,30 @@ pub async fn handshake(
     }
 }
 
-/// How long one knock of [`reach`] may take at least, and at most. A host that boots swallows packets, and TCP then waits
-/// longer and longer before it sends the next: knocking anew is faster than waiting. But a server that is slow to speak is
-/// made slower by each who does not wait for it.
-const KNOCK_FOR: (Duration, Duration) = (Duration::from_millis(900), Duration::from_secs(30));
+/// How long one knock of [`reach`] may take at most.
+const KNOCK_MOST: Duration = Duration::from_secs(30);
 
 /// A knock may take this part of the time that was waited so far. So a host is noticed about a tenth of that
 /// late, and one that is slow to answer gets more time the longer it takes.
 const KNOCK_SHARE: u32 = 4;
 
-/// Knocks at one address that are on their way at once. All but one are dropped when the server comes up, and OpenSSH
-/// shuts out who drops many connections without logging in (`PerSourcePenalties`, `MaxStartups`).
-const KNOCKS: usize = 2;
+/// How [`reach`] knocks. A host that boots swallows packets, and TCP then waits longer and longer before it sends the next:
+/// knocking anew is faster than waiting. But a server that is slow to speak is made slower by each who does not wait for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Knocking {
+    /// How long a knock takes at least.
+    least: Duration,
+    /// Knocks at one address that are on their way at once. All but one are dropped when the server comes up.
+    at_once: u32,
+}
+
+impl Knocking {
+    /// At the agent, which is there in seconds and minds nobody.
+    pub const BRISK: Self = Self { least: Duration::from_millis(800), at_once: 4 };
+    /// At a system that boots. OpenSSH shuts out who drops many connections without logging in (`PerSourcePenalties`,
+    /// `MaxStartups`).
+    pub const CALM: Self = Self { least: Duration::from_secs(2), at_once: 2 };
+}
 
 /// A server that has begun to speak; nothing has been said to it.
 #[derive(Debug)]
@@ -321,13 +333,18 @@ pub struct Reached {
 
 /// Knocks at `addresses` until one of them speaks. On slow links and at booting hosts several knocks are on their way at
 /// once; a knock sends nothing. `since` is when the waiting began: a call may be one of many.
-pub async fn reach(addresses: &[Address], since: Instant, deadline: Instant) -> Result<Reached, ConnectError> {
+pub async fn reach(
+    addresses: &[Address],
+    knocking: Knocking,
+    since: Instant,
+    deadline: Instant,
+) -> Result<Reached, ConnectError> {
     let mut knocks = tokio::task::JoinSet::new();
     let mut last = None;
     loop {
-        let patience = (since.elapsed() / KNOCK_SHARE).clamp(KNOCK_FOR.0, KNOCK_FOR.1);
+        let patience = (since.elapsed() / KNOCK_SHARE).clamp(knocking.least, KNOCK_MOST);
         for address in addresses {
-            if knocks.len() >= KNOCKS * addresses.len() {
+            if knocks.len() >= knocking.at_once as usize * addresses.len() {
                 break;
             }
             let address = address.clone();
@@ -337,7 +354,7 @@ pub async fn reach(addresses: &[Address], since: Instant, deadline: Instant) -> 
             });
         }
         // Evenly, so that there is always one that was sent a moment ago.
-        let next = Instant::now() + patience / KNOCKS as u32;
+        let next = Instant::now() + patience / knocking.at_once;
         loop {
             match timeout_at(next.min(deadline), knocks.join_next()).await {
                 Ok(Some(Ok(Ok(reached)))) => return Ok(reached),

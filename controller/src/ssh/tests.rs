@@ -96,7 +96,7 @@ impl Server {
     async fn connect(&self, policy: &Policy, tuning: &Tuning) -> (Result<Connected, ConnectError>, Arc<Counters>) {
         let counters = Arc::new(Counters::default());
         let deadline = Instant::now() + Duration::from_secs(20);
-        let result = match reach(&[self.address()], Instant::now(), deadline).await {
+        let result = match reach(&[self.address()], Knocking::CALM, Instant::now(), deadline).await {
             Ok(reached) => handshake(reached, policy, &counters, deadline, tuning).await,
             Err(error) => Err(error),
         };
@@ -333,7 +333,9 @@ async fn nobody_there_ends_with_the_deadline() {
     let address = Address { host: "127.0.0.1".into(), port };
     let started = Instant::now();
     // It takes connections and says nothing.
-    let error = reach(std::slice::from_ref(&address), started, started + Duration::from_secs(1)).await.unwrap_err();
+    let error = reach(std::slice::from_ref(&address), Knocking::BRISK, started, started + Duration::from_secs(1))
+        .await
+        .unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(3), "{error}");
     drop(listener);
     let error = connect(&address, &Policy::pinned(Vec::new()), &Arc::default(), soon(), &Tuning::default()).await;
@@ -352,7 +354,7 @@ async fn a_busy_server_is_asked_again() {
         }
         listener
     });
-    let reached = reach(std::slice::from_ref(&address), Instant::now(), soon()).await.unwrap();
+    let reached = reach(std::slice::from_ref(&address), Knocking::BRISK, Instant::now(), soon()).await.unwrap();
     let _listener = server.join().unwrap();
     let mut said = [0; 64];
     let length = reached.stream.peek(&mut said).await.unwrap();
