@@ -1,0 +1,176 @@
+//! A project's IMGBUILD: read, understood, and everything that is wrong with it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::problem::Problem;
+use crate::settings::{self, FUNCTIONS, Settings, VARIABLES};
+use crate::shell;
+
+/// Name of the file.
+pub const FILE: &str = "IMGBUILD";
+
+/// An IMGBUILD that can be built.
+#[derive(Debug, Clone)]
+pub struct Imgbuild {
+    /// The file, absolute.
+    pub path: PathBuf,
+    /// What its variables mean.
+    pub settings: Settings,
+    /// Those of [`FUNCTIONS`] that it defines.
+    pub functions: BTreeSet<String>,
+}
+
+/// What reading an IMGBUILD leads to.
+#[derive(Debug)]
+pub struct Reading {
+    /// The IMGBUILD, or all that keeps it from being built.
+    pub result: Result<Imgbuild, Vec<Problem>>,
+    /// What is allowed, and hardly meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads the IMGBUILD of a project's directory. This runs its top level; see [`shell::evaluate`].
+pub fn read(project: &Path) -> Reading {
+    let path = project.join(FILE);
+    let failed = |problem| Reading { result: Err(vec![problem]), warnings: Vec::new() };
+    let path = match path.canonicalize() {
+        Ok(path) => path,
+        Err(e) => {
+            let hint = "makeimg is run in the directory of an IMGBUILD, or given it";
+            return failed(Problem::new(&path, None, format!("can't be read: {e}")).hint(hint));
+        }
+    };
+    let text = match std::fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(e) => return failed(Problem::new(&path, None, format!("can't be read: {e}"))),
+    };
+    let told = match shell::evaluate(&path, VARIABLES, FUNCTIONS) {
+        Ok(told) => told,
+        Err(problem) => return failed(problem),
+    };
+    let project = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    let result = Settings::from_variables(&told.variables, &project)
+        .map_err(|wrong| wrong.into_iter().map(|wrong| problem(&path, &text, wrong)).collect());
+    let result = result.map(|settings| Imgbuild { path: path.clone(), settings, functions: told.functions });
+    Reading { result, warnings: slips(&path, &text, &told.names) }
+}
+
+fn problem(path: &Path, text: &str, wrong: settings::Wrong) -> Problem {
+    let line = assignment(text, wrong.variable).map(|line| line + wrong.line as u32);
+    Problem { path: path.to_owned(), line, what: format!("{}: {}", wrong.variable, wrong.what), hint: wrong.hint }
+}
+
+/// Names that the author of an IMGBUILD made up, and that are almost ours. Those that begin with `_` are private, as in a
+/// PKGBUILD (PKGBUILD(5)).
+fn slips(path: &Path, text: &str, names: &BTreeSet<String>) -> Vec<Problem> {
+    let variables = names.iter().filter_map(|name| {
+        // What the shell has of its own or from the environment is no slip of the author's.
+        let line = assignment(text, name)?;
+        let private = name.starts_with('_') || VARIABLES.contains(&name.as_str());
+        let meant = (!private).then(|| settings::nearest(name, VARIABLES))??;
+        Some((line, format!("`{name}` means nothing to makeimg"), meant.to_owned()))
+    });
+    let functions = defined(text).filter_map(|(line, name)| {
+        let private = name.starts_with('_') || FUNCTIONS.contains(&name);
+        let meant = (!private).then(|| settings::nearest(name, FUNCTIONS))??;
+        Some((line, format!("nothing calls `{name}()`"), format!("{meant}()")))
+    });
+    let mut found: Vec<_> = variables.chain(functions).collect();
+    found.sort();
+    let warn = |(line, what, meant)| Problem::new(path, Some(line), what).hint(format!("did you mean `{meant}`?"));
+    found.into_iter().map(warn).collect()
+}
+
+/// The line, from 1, of the last assignment to a variable that stands at a line's beginning.
+fn assignment(text: &str, name: &str) -> Option<u32> {
+    let assigns = |line: &str| {
+        let line = line.trim_start();
+        let line = ["export ", "readonly "].iter().find_map(|word| line.strip_prefix(word)).unwrap_or(line);
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with('='))
+    };
+    let last = text.lines().enumerate().filter(|(_, line)| assigns(line)).last();
+    last.map(|(at, _)| at as u32 + 1)
+}
+
+/// Functions that are defined at a line's beginning, with their lines from 1.
+fn defined(text: &str) -> impl Iterator<Item = (u32, &str)> {
+    text.lines().enumerate().filter_map(|(at, line)| {
+        let (name, rest) = line.split_once('(')?;
+        let name = name.trim();
+        let is_name = !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
+        (is_name && rest.trim_start().starts_with(')')).then_some((at as u32 + 1, name))
+    })
+}
+
+impl Imgbuild {
+    /// The line, from 1, on which a function is defined.
+    pub fn line_of(&self, function: &str) -> Option<u32> {
+        let text = std::fs::read(&self.path).ok()?;
+        defined(&String::from_utf8_lossy(&text)).find(|(_, name)| *name == function).map(|(line, _)| line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> (Reading, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let project = dir.path().canonicalize().unwrap().join("web");
+        std::fs::create_dir(&project).unwrap();
+        std::fs::write(project.join(FILE), text).unwrap();
+        let reading = read(&project);
+        let prefix = format!("{}/", project.display());
+        let problems = reading.result.as_ref().err().into_iter().flatten().chain(&reading.warnings);
+        let said = problems.map(|problem| problem.to_string().replace(&prefix, "")).collect::<Vec<_>>().join("\n");
+        (reading, said)
+    }
+
+    #[test]
+    fn a_good_one() {
+        let text = "# A web server.\nimgname=web\ntarget=debian\ndebian_suite=trixie\nformat='raw 4G gpt'\n\
+                    mirror_hint=mine\npackages='\n  nginx\n  curl\n'\n\nprovision() {\n  systemctl enable nginx\n}\n";
+        let (reading, said) = read_text(text);
+        assert_eq!(said, "");
+        let imgbuild = reading.result.unwrap();
+        assert_eq!(imgbuild.settings.packages, ["nginx", "curl"]);
+        assert_eq!(imgbuild.functions.iter().collect::<Vec<_>>(), ["provision"]);
+    }
+
+    #[test]
+    fn everything_wrong_has_its_line() {
+        let (_, said) = read_text("target=debain\n\nformat='raw 8G gtp'\npackages='\nvim\ncurl wget\n'\n");
+        assert_eq!(
+            said,
+            "IMGBUILD:1: target: \"debain\" is no target; did you mean \"debian\"?\n\
+             IMGBUILD:3: format: \"gtp\" is no partition table; did you mean \"gpt\"?\n\
+             IMGBUILD:6: packages: \"curl wget\" is no package's name; each package has a line of its own"
+        );
+        let (_, said) = read_text("imgname=x\n");
+        assert_eq!(said, "IMGBUILD: target: `target` is not set; there are arch, alpine, debian");
+        let (_, said) = read_text("target=debian\nprovision() {\n");
+        assert!(said.starts_with("IMGBUILD:") && said.contains("yntax error"), "{said}");
+    }
+
+    #[test]
+    fn slips_are_told_and_private_names_are_not() {
+        let (reading, said) = read_text(
+            "target=debian\npakages=vim\nFormat=dir\nversion=1\n_packages=x\nTMPDIR=/tmp\nprovison() {\n:\n}\nhelper() { :; }\n",
+        );
+        assert!(reading.result.is_ok());
+        assert_eq!(
+            said,
+            "IMGBUILD:2: `pakages` means nothing to makeimg; did you mean `packages`?\n\
+             IMGBUILD:3: `Format` means nothing to makeimg; did you mean `format`?\n\
+             IMGBUILD:7: nothing calls `provison()`; did you mean `provision()`?"
+        );
+    }
+
+    #[test]
+    fn there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let problems = read(dir.path()).result.unwrap_err();
+        assert!(problems[0].to_string().contains("makeimg is run in the directory of an IMGBUILD"), "{}", problems[0]);
+    }
+}

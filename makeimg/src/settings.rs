@@ -1,0 +1,361 @@
+//! What the variables of an IMGBUILD mean. docs/IMGBUILD.md is the manual, with the source of each rule.
+
+use std::collections::BTreeMap;
+
+/// What is bootstrapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// By mmdebstrap or debootstrap: a suite.
+    Debian {
+        /// A release's name or class, such as `trixie` or `stable`.
+        suite: String,
+    },
+    /// By pacstrap.
+    Arch,
+    /// By apk.
+    Alpine,
+}
+
+/// What comes out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// A disk image with one file system.
+    Raw {
+        /// Bytes.
+        size: u64,
+        /// Its partition table.
+        table: Table,
+        /// Of the root.
+        filesystem: Filesystem,
+    },
+    /// An archive.
+    Tar(Compression),
+    /// A directory.
+    Dir,
+    /// What `setup` prepares and `cleanup` finishes.
+    Custom,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$item_doc])* $item,)*
+        }
+
+        impl $name {
+            /// All words, in the order of the manual.
+            pub const WORDS: &'static [&'static str] = &[$($word),*];
+
+            /// As an IMGBUILD has it.
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some(Self::$item),)*
+                    _ => None,
+                }
+            }
+
+            /// As an IMGBUILD has it.
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Self::$item => $word,)*
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// Kind of partition table.
+    Table {
+        /// The PC's old one.
+        Msdos = "msdos",
+        /// GUID partition table.
+        Gpt = "gpt",
+    }
+}
+
+words! {
+    /// Kind of file system.
+    Filesystem {
+        /// ext4.
+        Ext4 = "ext4",
+        /// XFS.
+        Xfs = "xfs",
+        /// Btrfs.
+        Btrfs = "btrfs",
+    }
+}
+
+words! {
+    /// How an archive is compressed.
+    Compression {
+        /// Not at all.
+        None = "none",
+        /// gzip.
+        Gzip = "gzip",
+        /// xz.
+        Xz = "xz",
+        /// zstd.
+        Zstd = "zstd",
+    }
+}
+
+/// Where a rule was broken: the variable, and what is wrong with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// The variable.
+    pub variable: &'static str,
+    /// The line of its value, from 0.
+    pub line: usize,
+    /// What is wrong.
+    pub what: String,
+    /// What would be right.
+    pub hint: Option<String>,
+}
+
+/// Every variable's value, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of what comes out, without an ending.
+    pub imgname: String,
+    /// What is bootstrapped.
+    pub target: Target,
+    /// What comes out.
+    pub format: Format,
+    /// What the image has from the machine that builds it.
+    pub hostconf: Vec<String>,
+    /// To install.
+    pub packages: Vec<String>,
+}
+
+/// Variables that mean something.
+pub const VARIABLES: &[&str] = &["imgname", "target", "debian_suite", "format", "hostconf", "packages"];
+
+/// Functions that are called.
+pub const FUNCTIONS: &[&str] = &["setup", "provision", "cleanup"];
+
+const TARGETS: &[&str] = &["arch", "alpine", "debian"];
+const FORMATS: &[&str] = &["raw", "tar", "dir", "custom"];
+/// makeimg's own default: `raw 8G msdos ext4`.
+const SIZE: u64 = 8 << 30;
+
+impl Settings {
+    /// Understands the variables. `default_name` is the image's where the IMGBUILD gives none. Everything that is wrong is
+    /// told, not only the first.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn from_variables(variables: &BTreeMap<String, String>, default_name: &str) -> Result<Self, Vec<Wrong>> {
+        let mut wrong = Vec::new();
+        let value = |name: &str| variables.get(name).map(String::as_str);
+        let imgname = keep(&mut wrong, imgname(value("imgname").unwrap_or(default_name)));
+        let target = keep(&mut wrong, target(value("target"), value("debian_suite")));
+        let format = keep(&mut wrong, format(value("format").unwrap_or_default()));
+        let packages = keep(&mut wrong, packages(value("packages").unwrap_or_default()));
+        let hostconf = list(value("hostconf").unwrap_or_default()).map(|(_, item)| item.to_owned()).collect();
+        match (imgname, target, format, packages) {
+            (Some(imgname), Some(target), Some(format), Some(packages)) => {
+                Ok(Self { imgname, target, format, hostconf, packages })
+            }
+            _ => Err(wrong),
+        }
+    }
+}
+
+fn keep<T>(wrong: &mut Vec<Wrong>, result: Result<T, Wrong>) -> Option<T> {
+    result.map_err(|what| wrong.push(what)).ok()
+}
+
+fn wrong<T>(variable: &'static str, what: String, hint: impl Into<Option<String>>) -> Result<T, Wrong> {
+    Err(Wrong { variable, line: 0, what, hint: hint.into() })
+}
+
+/// The items of a list, one a line, with their lines from 0. Blank lines are none.
+fn list(value: &str) -> impl Iterator<Item = (usize, &str)> {
+    value.lines().map(str::trim).enumerate().filter(|(_, item)| !item.is_empty())
+}
+
+fn imgname(value: &str) -> Result<String, Wrong> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._+-@".contains(c);
+    if value.is_empty() || value.starts_with(['.', '-']) || !value.chars().all(good) {
+        return wrong(
+            "imgname",
+            format!("{value:?} can't be a file's name here"),
+            "letters, digits and . _ + - @ can, not beginning with . or -".to_owned(),
+        );
+    }
+    Ok(value.to_owned())
+}
+
+fn target(value: Option<&str>, suite: Option<&str>) -> Result<Target, Wrong> {
+    let suite = suite.map(str::trim).filter(|suite| !suite.is_empty()).unwrap_or("stable");
+    match value.map(str::trim) {
+        Some("debian") => {
+            // It becomes part of a URL and of commands.
+            if !suite.chars().all(|c| c.is_ascii_alphanumeric() || "._/-".contains(c)) || suite.starts_with('-') {
+                return wrong("debian_suite", format!("{suite:?} is no suite"), "such as stable or trixie".to_owned());
+            }
+            Ok(Target::Debian { suite: suite.to_owned() })
+        }
+        Some("arch") => Ok(Target::Arch),
+        Some("alpine") => Ok(Target::Alpine),
+        Some(other) => wrong("target", format!("{other:?} is no target"), choices(other, TARGETS)),
+        None => wrong("target", "`target` is not set".into(), choices("", TARGETS)),
+    }
+}
+
+fn format(value: &str) -> Result<Format, Wrong> {
+    let words: Vec<&str> = value.split_whitespace().collect();
+    let (kind, rest) = words.split_first().map_or(("raw", &[][..]), |(kind, rest)| (*kind, rest));
+    let most = match kind {
+        "raw" => 3,
+        "tar" => 1,
+        _ => 0,
+    };
+    if !FORMATS.contains(&kind) {
+        return wrong("format", format!("{kind:?} is no format"), choices(kind, FORMATS));
+    }
+    if let Some(extra) = rest.get(most) {
+        return wrong("format", format!("{extra:?} is too much: `{kind}` takes {most} words at most"), None);
+    }
+    let word = |at: usize| rest.get(at).copied();
+    match kind {
+        "raw" => Ok(Format::Raw {
+            size: word(0).map_or(Ok(SIZE), size)?,
+            table: word(1)
+                .map_or(Ok(Table::Msdos), |w| choose(w, "partition table", Table::from_word, Table::WORDS))?,
+            filesystem: word(2)
+                .map_or(Ok(Filesystem::Ext4), |w| choose(w, "file system", Filesystem::from_word, Filesystem::WORDS))?,
+        }),
+        "tar" => {
+            let compression = word(0).map_or(Ok(Compression::None), |w| {
+                choose(w, "compression", Compression::from_word, Compression::WORDS)
+            });
+            Ok(Format::Tar(compression?))
+        }
+        "dir" => Ok(Format::Dir),
+        _ => Ok(Format::Custom),
+    }
+}
+
+fn choose<T>(word: &str, kind: &str, from: impl Fn(&str) -> Option<T>, words: &[&str]) -> Result<T, Wrong> {
+    from(word).map_or_else(|| wrong("format", format!("{word:?} is no {kind}"), choices(word, words)), Ok)
+}
+
+/// A size as truncate(1) and parted's binary units have it: `8G` and `8GiB` are 8 x 2^30, `8GB` is 8 x 10^9 bytes.
+fn size(text: &str) -> Result<u64, Wrong> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let step = |base: u64| {
+        let at = "KMGT".find(unit.chars().next()?.to_ascii_uppercase())?;
+        base.checked_pow(at as u32 + 1)
+    };
+    let unit = match unit.get(1..) {
+        None => Some(1),
+        Some("" | "iB") => step(1024),
+        Some("B") => step(1000),
+        Some(_) => None,
+    };
+    let bytes = number.parse().ok().zip(unit).and_then(|(number, unit): (u64, u64)| number.checked_mul(unit));
+    match bytes {
+        Some(bytes) if bytes >= 1 << 20 => Ok(bytes),
+        Some(bytes) => wrong("format", format!("{bytes} bytes are no disk"), "say the unit, such as 8G".to_owned()),
+        None => wrong("format", format!("{text:?} is no size"), "such as 8G, 900M or 20GB".to_owned()),
+    }
+}
+
+fn packages(value: &str) -> Result<Vec<String>, Wrong> {
+    let mut names = Vec::new();
+    for (line, name) in list(value) {
+        let good = |c: char| c.is_ascii_alphanumeric() || "+-._:=~@/<>^*".contains(c);
+        if name.starts_with('-') || !name.chars().all(good) {
+            let hint = name.contains(char::is_whitespace).then(|| "each package has a line of its own".to_owned());
+            return Err(Wrong { variable: "packages", line, what: format!("{name:?} is no package's name"), hint });
+        }
+        names.push(name.to_owned());
+    }
+    Ok(names)
+}
+
+/// The word that was meant, or all that there are.
+fn choices(word: &str, words: &[&str]) -> String {
+    nearest(word, words)
+        .map_or_else(|| format!("there are {}", words.join(", ")), |near| format!("did you mean {near:?}?"))
+}
+
+/// The word that this is most likely a slip of.
+pub fn nearest<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
+    let lower = word.to_ascii_lowercase();
+    let distance = |other: &str| strsim::osa_distance(&lower, other);
+    let near = words.iter().copied().min_by_key(|other| distance(other))?;
+    // One slip in a short word, two in a long one.
+    (distance(near) <= if near.len() > 5 { 2 } else { 1 }).then_some(near)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(assignments: &[(&str, &str)]) -> Result<Settings, Vec<Wrong>> {
+        let set = assignments.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Settings::from_variables(&set, "machine")
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_the_manual_says() {
+        let found = settings(&[("target", "debian")]).unwrap();
+        assert_eq!(found.imgname, "machine");
+        assert_eq!(found.target, Target::Debian { suite: "stable".into() });
+        let raw = Format::Raw { size: 8 << 30, table: Table::Msdos, filesystem: Filesystem::Ext4 };
+        assert_eq!(found.format, raw);
+        assert!(found.packages.is_empty() && found.hostconf.is_empty());
+    }
+
+    #[test]
+    fn formats() {
+        let found = |text| format(text).map_err(|wrong| wrong.what);
+        let raw = |size, table, filesystem| Ok(Format::Raw { size, table, filesystem });
+        assert_eq!(found("raw 2G"), raw(2 << 30, Table::Msdos, Filesystem::Ext4));
+        assert_eq!(found("raw 900M gpt"), raw(900 << 20, Table::Gpt, Filesystem::Ext4));
+        assert_eq!(found(" raw  20GB\tgpt btrfs\n"), raw(20_000_000_000, Table::Gpt, Filesystem::Btrfs));
+        assert_eq!(found("tar"), Ok(Format::Tar(Compression::None)));
+        assert_eq!(found("tar zstd"), Ok(Format::Tar(Compression::Zstd)));
+        assert_eq!(found("dir"), Ok(Format::Dir));
+        assert_eq!(found("custom"), Ok(Format::Custom));
+        for (text, what) in [
+            ("row", "\"row\" is no format"),
+            ("raw 8", "8 bytes are no disk"),
+            ("raw 8Gb", "\"8Gb\" is no size"),
+            ("raw 99999999999T", "\"99999999999T\" is no size"),
+            ("raw 8G dos", "\"dos\" is no partition table"),
+            ("raw 8G gpt ext5", "\"ext5\" is no file system"),
+            ("raw 8G gpt ext4 xfs", "\"xfs\" is too much: `raw` takes 3 words at most"),
+            ("dir x", "\"x\" is too much: `dir` takes 0 words at most"),
+            ("tar rar", "\"rar\" is no compression"),
+        ] {
+            assert_eq!(found(text), Err(what.into()));
+        }
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once() {
+        let all = [("imgname", "../x"), ("target", "debain"), ("format", "rwa"), ("packages", "\nvim\ncurl wget\n")];
+        let told = settings(&all).unwrap_err();
+        let hints: Vec<_> = told.iter().map(|wrong| (wrong.variable, wrong.line, wrong.hint.as_deref())).collect();
+        assert_eq!(hints[1], ("target", 0, Some("did you mean \"debian\"?")));
+        assert_eq!(hints[2], ("format", 0, Some("did you mean \"raw\"?")));
+        assert_eq!(hints[3], ("packages", 2, Some("each package has a line of its own")));
+        assert_eq!(told.len(), 4);
+    }
+
+    #[test]
+    fn slips() {
+        assert_eq!(nearest("pakcages", VARIABLES), Some("packages"));
+        assert_eq!(nearest("Target", VARIABLES), Some("target"));
+        assert_eq!(nearest("formats", VARIABLES), Some("format"));
+        assert_eq!(nearest("release", VARIABLES), None);
+        assert_eq!(nearest("dir", VARIABLES), None);
+    }
+}
