@@ -10,7 +10,7 @@ help: ## this text
 
 build: remote ## one self-contained executable: target/release/anemos
 	ANEMOS_STAGE_GZ=$(CURDIR)/$(REMOTE)/stage.gz ANEMOS_AGENT_ZST=$(CURDIR)/$(REMOTE)/agent.zst ANEMOS_BUILD=$(BUILD) \
-		cargo build --locked --release -p anemos
+		cargo build --locked --release -p anemos -p makeimg
 
 remote: ## stage and agent: static, small, compressed for the wire
 	deploy/build-remote.sh $(TARGET) $(REMOTE)

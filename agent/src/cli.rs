@@ -8,7 +8,7 @@ use anemos_netstate::render;
 
 use crate::helper::{self, Call};
 use crate::paths::Paths;
-use crate::{identity, init, serve};
+use crate::{identity, imgbuild, init, serve};
 
 const USAGE: &str = "\
 anemos-agent: the payload's line to the agent that runs it
@@ -42,6 +42,8 @@ pub fn run(words: &[String]) -> ExitCode {
             let rest: Vec<String> = rest.iter().map(|&w| w.into()).collect();
             Call::parse(word, &rest).and_then(|call| helper::tell(&socket(), &call))
         }
+        // For the agent itself, where a payload is an IMGBUILD.
+        ["imgbuild"] => init::read_host(&here()).and_then(|host| imgbuild::run(&socket(), &host)),
         ["nosync", program, ref arguments @ ..] => Err(nosync(program, arguments)),
         ["network", "render", format, dir] => network(format, Path::new(dir)),
         ["identity", "install", dir] => install(Path::new(dir)),

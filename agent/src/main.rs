@@ -13,6 +13,7 @@ mod disks;
 mod finish;
 mod helper;
 mod identity;
+mod imgbuild;
 mod init;
 mod kmsg;
 mod lines;

@@ -82,8 +82,9 @@ impl Runner {
             .and_then(|done| done.map_err(|e| e.to_string()))
             .map_err(|e| format!("the payload could not be unpacked: {e}"))?;
         let environment = environment(&app, &self.disks).map_err(|e| format!("the payload's files: {e}"))?;
-        let program = program(&dir)?;
+        let (program, arguments) = program(&dir)?;
         let mut command = Command::new(&program);
+        command.args(arguments);
         command.env_clear().envs(environment).current_dir(&dir).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mortal = app.paths.machine;
@@ -255,17 +256,18 @@ fn judge(ended: io::Result<ExitStatus>) -> Result<(), String> {
 }
 
 /// What is to be run in a payload directory.
-fn program(dir: &Path) -> Result<PathBuf, String> {
+fn program(dir: &Path) -> Result<(PathBuf, &'static [&'static str]), String> {
     let deploy = dir.join("deploy");
     if let Ok(found) = fs::metadata(&deploy) {
         if found.permissions().mode() & 0o111 == 0 {
             return Err("the payload's `deploy` is not executable: chmod +x it".into());
         }
-        return Ok(deploy);
+        return Ok((deploy, &[]));
     }
     if dir.join("IMGBUILD").exists() {
-        let makeimg = PATH.split(':').map(|dir| Path::new(dir).join("makeimg")).find(|path| path.exists());
-        return makeimg.ok_or_else(|| "the payload is an IMGBUILD, and the base has no makeimg".into());
+        let agent = std::env::current_exe().map_err(|e| format!("the agent's own program can't be found: {e}"))?;
+        // All is flushed to the disk at the end.
+        return Ok((agent, &["nosync", "/proc/self/exe", "imgbuild"]));
     }
     Err("the payload has neither `deploy` nor `IMGBUILD`".into())
 }
@@ -361,7 +363,11 @@ mod tests {
         fs::set_permissions(&deploy, fs::Permissions::from_mode(0o644))?;
         assert!(program(dir.path()).unwrap_err().contains("chmod +x"));
         fs::set_permissions(&deploy, fs::Permissions::from_mode(0o755))?;
-        assert_eq!(program(dir.path()), Ok(deploy));
+        assert_eq!(program(dir.path()), Ok((deploy.clone(), &[][..])));
+        fs::write(dir.path().join("IMGBUILD"), "target=debian\n")?;
+        assert_eq!(program(dir.path()), Ok((deploy.clone(), &[][..])), "a script of one's own comes first");
+        fs::remove_file(deploy)?;
+        assert_eq!(program(dir.path()).unwrap().1.last(), Some(&"imgbuild"));
         Ok(())
     }
 }

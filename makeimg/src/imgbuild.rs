@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::problem::Problem;
 use crate::settings::{self, FUNCTIONS, Settings, VARIABLES};
 use crate::shell;
@@ -11,7 +13,7 @@ use crate::shell;
 pub const FILE: &str = "IMGBUILD";
 
 /// An IMGBUILD that can be built.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Imgbuild {
     /// The file, absolute.
     pub path: PathBuf,
@@ -45,7 +47,7 @@ pub fn read(project: &Path) -> Reading {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(e) => return failed(Problem::new(&path, None, format!("can't be read: {e}"))),
     };
-    let told = match shell::evaluate(&path, VARIABLES, FUNCTIONS) {
+    let told = match shell::evaluate(&path, VARIABLES, VARIABLES, FUNCTIONS) {
         Ok(told) => told,
         Err(problem) => return failed(problem),
     };
@@ -58,7 +60,7 @@ pub fn read(project: &Path) -> Reading {
 
 fn problem(path: &Path, text: &str, wrong: settings::Wrong) -> Problem {
     let line = assignment(text, wrong.variable).map(|line| line + wrong.line as u32);
-    Problem { path: path.to_owned(), line, what: format!("{}: {}", wrong.variable, wrong.what), hint: wrong.hint }
+    Problem { path: Some(path.to_owned()), line, what: format!("{}: {}", wrong.variable, wrong.what), hint: wrong.hint }
 }
 
 /// Names that the author of an IMGBUILD made up, and that are almost ours. Those that begin with `_` are private, as in a

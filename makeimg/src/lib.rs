@@ -1,7 +1,21 @@
 //! Builds system images from an IMGBUILD, a POSIX shell script that says what is in them. docs/IMGBUILD.md is the format's
 //! manual.
 
+pub mod build;
+pub mod chroot;
+pub mod command;
+pub mod debian;
+pub mod declare;
+pub mod disk;
+pub mod functions;
 pub mod imgbuild;
+pub mod inputs;
+pub mod inside;
+pub mod output;
 pub mod problem;
+pub mod project;
+pub mod report;
 pub mod settings;
 pub mod shell;
+pub mod supervise;
+pub mod template;

@@ -1,2 +1,173 @@
-//! The command.
-fn main() {}
+//! The command `makeimg`.
+
+mod cli;
+mod screen;
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+use makeimg::problem::Problem;
+use makeimg::project::{self, Request};
+use makeimg::report::Event;
+use makeimg::settings::Format;
+use makeimg::{command, supervise};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::screen::Screen;
+
+/// The exit status when the input is wrong, as opposed to the build.
+const BAD_INPUT: u8 = 2;
+
+fn main() -> ExitCode {
+    // Parts of a build, which only this program starts.
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    match &args[..] {
+        [word] if word == "worker" => return supervise::work(),
+        [word, path] if word == "keeper" => return supervise::keep(Path::new(path)),
+        _ => {}
+    }
+    let cli = cli::Cli::parse();
+    match cli.command {
+        Some(cli::Command::Check(args)) => check(args.inputs),
+        Some(cli::Command::Build(args)) => build(args),
+        Some(cli::Command::Run(args)) => run(&args),
+        None => build(cli.build),
+    }
+}
+
+fn request(inputs: &cli::Inputs, output_dir: PathBuf, reveal: Option<String>, mirror: Option<String>) -> Request {
+    Request { project: inputs.directory.clone(), dirs: inputs.dirs.clone(), reveal, mirror, output_dir }
+}
+
+fn check(inputs: cli::Inputs) -> ExitCode {
+    let read = project::read(&request(&inputs, PathBuf::from("."), None, None));
+    let mut screen = Screen::new(inputs.json, false);
+    let warnings = read.warnings.len();
+    read.warnings.iter().for_each(|warning| screen.problem(warning, true));
+    match read.job {
+        Ok(job) => {
+            if !inputs.json {
+                let settings = &job.imgbuild.settings;
+                let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+                println!(
+                    "{}: {}, {}{}",
+                    settings.imgname,
+                    count(settings.packages.len(), "package"),
+                    count(job.inputs.len(), "input"),
+                    if warnings == 0 { String::new() } else { format!(", {}", count(warnings, "warning")) }
+                );
+            }
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            problems.iter().for_each(|problem| screen.problem(problem, false));
+            ExitCode::from(BAD_INPUT)
+        }
+    }
+}
+
+fn build(args: cli::Build) -> ExitCode {
+    let mut screen = Screen::new(args.inputs.json, args.verbose);
+    let given = |option: Option<String>, name: &str| {
+        option.or_else(|| std::env::var(name).ok()).filter(|text| !text.is_empty())
+    };
+    let reveal = given(args.reveal, "MAKEIMG_REVEAL");
+    let mirror = given(args.mirror, "MAKEIMG_MIRROR");
+    let output_dir = args.output.unwrap_or_else(|| PathBuf::from("."));
+    let read = project::read(&request(&args.inputs, output_dir, reveal, mirror));
+    read.warnings.iter().for_each(|warning| screen.problem(warning, true));
+    let job = match read.job {
+        Ok(job) => job,
+        Err(problems) => {
+            problems.iter().for_each(|problem| screen.problem(problem, false));
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    let mut problems = job.missing_tools();
+    if !rustix::process::geteuid().is_root() {
+        problems.push(
+            Problem::build("building an image takes root, for the owners of its files and for mounting")
+                .hint("use sudo"),
+        );
+    }
+    if let Some(output) = job.output()
+        && job.imgbuild.settings.format == Format::Dir
+        && output.exists()
+    {
+        let what = format!("{} is there already, and a directory is not replaced", output.display());
+        problems.push(Problem::build(what).hint("remove it, or say another --output"));
+    }
+    if !problems.is_empty() {
+        problems.iter().for_each(|problem| screen.problem(problem, false));
+        return ExitCode::from(BAD_INPUT);
+    }
+    let failed = |screen: &mut Screen, problem: Problem| {
+        screen.problem(&problem, false);
+        ExitCode::FAILURE
+    };
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(e) => return failed(&mut screen, Problem::build(format!("finding this program failed: {e}"))),
+    };
+    let mut signals = match Signals::new([SIGINT, SIGTERM, SIGHUP]) {
+        Ok(signals) => signals,
+        Err(e) => return failed(&mut screen, Problem::build(format!("waiting for signals failed: {e}"))),
+    };
+    let mut building = match supervise::start(&job, &program) {
+        Ok(building) => building,
+        Err(problem) => return failed(&mut screen, problem),
+    };
+    let mut stop = building.stopper();
+    std::thread::spawn(move || signals.forever().for_each(|_| stop.stop()));
+    if building.follow(|event| screen.show(&event)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(args: &cli::Run) -> ExitCode {
+    let say = |problem: Problem| {
+        let _ = writeln!(std::io::stderr(), "makeimg: {problem}");
+        ExitCode::from(BAD_INPUT)
+    };
+    if !args.image.is_file() {
+        return say(
+            Problem::build(format!("there is no image {}", args.image.display())).hint("`makeimg build` makes one")
+        );
+    }
+    let Some(qemu) = command::find("qemu-system-x86_64") else {
+        return say(
+            Problem::build("this machine has no qemu-system-x86_64").hint("install it (qemu-system-x86 on Debian)")
+        );
+    };
+    let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+    let accel = args.accel.clone().unwrap_or_else(|| if kvm { "kvm" } else { "tcg" }.into());
+    let mut qemu = Command::new(qemu);
+    qemu.args(["-accel", &accel, "-cpu", "max", "-m", &args.memory, "-nographic", "-no-reboot"]);
+    let cache = if args.keep { "off" } else { "on" };
+    // A comma in an option's value is written twice.
+    let file = args.image.display().to_string().replace(',', ",,");
+    qemu.arg("-drive").arg(format!("file={file},format=raw,if=virtio,snapshot={cache}"));
+    if args.uefi {
+        let firmware =
+            ["/usr/share/ovmf/OVMF.fd", "/usr/share/edk2/x64/OVMF.4m.fd", "/usr/share/edk2/ovmf/OVMF_CODE.fd"];
+        let Some(firmware) = firmware.iter().find(|path| Path::new(path).exists()) else {
+            return say(
+                Problem::build("this machine has no UEFI firmware for QEMU").hint("install it (ovmf on Debian)")
+            );
+        };
+        qemu.args(["-bios", firmware]);
+    }
+    let forward = args.ssh.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-:22")).unwrap_or_default();
+    qemu.args(["-nic", &format!("user,model=virtio-net-pci{forward}")]);
+    if std::io::stdout().is_terminal() {
+        eprintln!("makeimg: Ctrl-A X ends the machine");
+    }
+    let error = std::os::unix::process::CommandExt::exec(&mut qemu);
+    say(Problem::build(format!("starting QEMU failed: {error}")))
+}
+
+/// One problem as an event: with `--json` everything is.
+fn event_of(problem: &Problem, warning: bool) -> Event {
+    if warning { Event::Warning { text: problem.to_string() } } else { Event::from(problem) }
+}

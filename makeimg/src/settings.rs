@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// What is bootstrapped.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// By mmdebstrap or debootstrap: a suite.
     Debian {
@@ -17,7 +19,7 @@ pub enum Target {
 }
 
 /// What comes out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
     /// A disk image with one file system.
     Raw {
@@ -39,7 +41,7 @@ pub enum Format {
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $word:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         pub enum $name {
             $($(#[$item_doc])* $item,)*
         }
@@ -102,6 +104,25 @@ words! {
     }
 }
 
+words! {
+    /// What starts the kernel of a raw image.
+    Bootloader {
+        /// GRUB, for BIOS and UEFI.
+        Grub = "grub",
+        /// Nothing, or what `provision` installs.
+        None = "none",
+    }
+}
+
+/// Somebody who can log in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The login name.
+    pub name: String,
+    /// Further groups.
+    pub groups: Vec<String>,
+}
+
 /// Where a rule was broken: the variable, and what is wrong with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong {
@@ -116,7 +137,7 @@ pub struct Wrong {
 }
 
 /// Every variable's value, understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Name of what comes out, without an ending.
     pub imgname: String,
@@ -128,14 +149,53 @@ pub struct Settings {
     pub hostconf: Vec<String>,
     /// To install.
     pub packages: Vec<String>,
+    /// For /etc/hostname.
+    pub hostname: Option<String>,
+    /// `LANG`.
+    pub locale: Option<String>,
+    /// As in /usr/share/zoneinfo.
+    pub timezone: Option<String>,
+    /// The console's, as in vconsole.conf(5).
+    pub keymap: Option<String>,
+    /// systemd units or OpenRC services to start at boot.
+    pub services: Vec<String>,
+    /// To add.
+    pub users: Vec<User>,
+    /// Who may log in with which SSH key: user, and a line for authorized_keys.
+    pub authorized_keys: Vec<(String, String)>,
+    /// Further words for the kernel.
+    pub cmdline: String,
+    /// What starts the kernel; if nothing is said, GRUB where there is a kernel.
+    pub bootloader: Option<Bootloader>,
+    /// Which of Debian's packages are there without being named.
+    pub debian_variant: String,
 }
 
 /// Variables that mean something.
-pub const VARIABLES: &[&str] = &["imgname", "target", "debian_suite", "format", "hostconf", "packages"];
+pub const VARIABLES: &[&str] = &[
+    "imgname",
+    "target",
+    "debian_suite",
+    "debian_variant",
+    "format",
+    "hostconf",
+    "packages",
+    "hostname",
+    "locale",
+    "timezone",
+    "keymap",
+    "services",
+    "users",
+    "authorized_keys",
+    "cmdline",
+    "bootloader",
+];
 
 /// Functions that are called.
 pub const FUNCTIONS: &[&str] = &["setup", "provision", "cleanup"];
 
+/// debootstrap(8)'s own choice, and what apt cannot do without.
+const VARIANTS: &[&str] = &["important", "minbase"];
 const TARGETS: &[&str] = &["arch", "alpine", "debian"];
 const FORMATS: &[&str] = &["raw", "tar", "dir", "custom"];
 /// makeimg's own default: `raw 8G msdos ext4`.
@@ -155,13 +215,133 @@ impl Settings {
         let format = keep(&mut wrong, format(value("format").unwrap_or_default()));
         let packages = keep(&mut wrong, packages(value("packages").unwrap_or_default()));
         let hostconf = list(value("hostconf").unwrap_or_default()).map(|(_, item)| item.to_owned()).collect();
-        match (imgname, target, format, packages) {
-            (Some(imgname), Some(target), Some(format), Some(packages)) => {
-                Ok(Self { imgname, target, format, hostconf, packages })
+        let mut one = |variable: &'static str, is_good: fn(&str) -> bool, such_as: &str| {
+            let value = value(variable).map(str::trim).filter(|value| !value.is_empty())?;
+            if is_good(value) {
+                return Some(value.to_owned());
             }
-            _ => Err(wrong),
+            let hint = Some(format!("such as {such_as}"));
+            wrong.push(Wrong { variable, line: 0, what: format!("{value:?} is no {variable}"), hint });
+            None
+        };
+        let hostname = one("hostname", is_hostname, "web1");
+        let locale = one("locale", is_word, "en_GB.UTF-8");
+        let timezone = one("timezone", is_zone, "Europe/Lisbon");
+        let keymap = one("keymap", is_word, "uk");
+        let bootloader = one("bootloader", |value| Bootloader::from_word(value).is_some(), "grub or none");
+        let variant = one("debian_variant", |value| VARIANTS.contains(&value), &VARIANTS.join(" or "));
+        let services = keep(&mut wrong, items("services", value("services"), service));
+        let users = keep(&mut wrong, items("users", value("users"), user));
+        let authorized_keys = keep(&mut wrong, items("authorized_keys", value("authorized_keys"), authorized_key));
+        let cmdline = value("cmdline").unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        if cmdline.contains(['"', '\'', '\\', '$', '`']) {
+            let hint = Some("quotes and what a shell expands can't be passed on".to_owned());
+            wrong.push(Wrong { variable: "cmdline", line: 0, what: format!("{cmdline:?} can't be passed on"), hint });
         }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let required = (imgname, target, format, packages, services, users, authorized_keys);
+        let (Some(imgname), Some(target), Some(format), Some(packages), Some(services), Some(users), Some(keys)) =
+            required
+        else {
+            return Err(wrong);
+        };
+        Ok(Self {
+            imgname,
+            target,
+            format,
+            hostconf,
+            packages,
+            hostname,
+            locale,
+            timezone,
+            keymap,
+            services,
+            users,
+            authorized_keys: keys,
+            cmdline,
+            bootloader: bootloader.and_then(|word| Bootloader::from_word(&word)),
+            debian_variant: variant.unwrap_or_else(|| VARIANTS[0].to_owned()),
+        })
     }
+}
+
+/// A list whose items are understood each by itself.
+fn items<T>(
+    variable: &'static str,
+    value: Option<&str>,
+    understand: fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, Wrong> {
+    let understood = |(line, item)| {
+        let hint = match variable {
+            "users" => "such as `alice` or `alice:sudo,adm`; each has a line of its own",
+            "authorized_keys" => "such as `root ssh-ed25519 AAAA… comment`; each has a line of its own",
+            _ => "each has a line of its own",
+        };
+        understand(item).map_err(|what| Wrong { variable, line, what, hint: Some(hint.to_owned()) })
+    };
+    list(value.unwrap_or_default()).map(understood).collect()
+}
+
+/// RFC 1123: labels of letters, digits and hyphens.
+fn is_hostname(value: &str) -> bool {
+    let label = |label: &str| {
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        (1..=63).contains(&label.len()) && label.chars().all(good) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    value.len() <= 64 && value.split('.').all(label)
+}
+
+fn is_word(value: &str) -> bool {
+    value.chars().all(|c| c.is_ascii_alphanumeric() || "._@-".contains(c)) && !value.starts_with(['-', '.'])
+}
+
+fn is_zone(value: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c))
+    };
+    value.split('/').all(part)
+}
+
+fn service(item: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    if item.starts_with('-') || !item.chars().all(good) {
+        return Err(format!("{item:?} is no service"));
+    }
+    Ok(item.to_owned())
+}
+
+/// What useradd(8) takes on Debian, but for capitals.
+fn is_user(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
+    (1..=32).contains(&name.len())
+        && name.chars().all(good)
+        && name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+}
+
+fn user(item: &str) -> Result<User, String> {
+    let (name, groups) = item.split_once(':').unwrap_or((item, ""));
+    let groups: Vec<&str> = groups.split(',').filter(|group| !group.is_empty()).collect();
+    match std::iter::once(&name).chain(&groups).find(|name| !is_user(name)) {
+        Some(bad) => Err(format!("{bad:?} is no user's or group's name")),
+        None => Ok(User { name: name.to_owned(), groups: groups.into_iter().map(str::to_owned).collect() }),
+    }
+}
+
+fn authorized_key(item: &str) -> Result<(String, String), String> {
+    let (user, key) = item.split_once(char::is_whitespace).unwrap_or((item, ""));
+    if !is_user(user) {
+        return Err(format!("{user:?} is no user's name"));
+    }
+    // Options may stand before the key's type (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+    let kinds = ["ssh-", "ecdsa-", "sk-"];
+    if !key.split_whitespace().any(|word| kinds.iter().any(|kind| word.starts_with(kind))) {
+        return Err(format!("there is no SSH public key after {user:?}"));
+    }
+    Ok((user.to_owned(), key.trim().to_owned()))
 }
 
 fn keep<T>(wrong: &mut Vec<Wrong>, result: Result<T, Wrong>) -> Option<T> {

@@ -23,13 +23,13 @@ pub struct Evaluated {
 }
 
 /// Reads an IMGBUILD, and asks for variables and functions by name. The working directory is the IMGBUILD's, standard
-/// input is empty, and of what the caller's environment has, only the wanted variables are hidden from it.
+/// input is empty, and of what the caller's environment has, only `hidden` is hidden from it.
 ///
 /// The script is checked as a whole before its first command runs, and runs under `set -e`.
 ///
 /// # Errors
 /// It is no script, a command of it failed, or it ended the shell.
-pub fn evaluate(path: &Path, variables: &[&str], functions: &[&str]) -> Result<Evaluated, Problem> {
+pub fn evaluate(path: &Path, hidden: &[&str], variables: &[&str], functions: &[&str]) -> Result<Evaluated, Problem> {
     // Where `.` does not search PATH for it.
     let path = &path.canonicalize().map_err(|e| Problem::new(path, None, format!("can't be read: {e}")))?;
     let checked = run(path, sh(path).arg("-n").arg(path))?;
@@ -38,7 +38,7 @@ pub fn evaluate(path: &Path, variables: &[&str], functions: &[&str]) -> Result<E
     }
     let mut command = sh(path);
     command.args(["-c", include_str!("read.sh")]).arg(path);
-    for name in variables {
+    for name in hidden {
         command.env_remove(name);
     }
     command.env("MAKEIMG_VARIABLES", variables.join(" ")).env("MAKEIMG_FUNCTIONS", functions.join(" "));
@@ -80,7 +80,7 @@ fn complaint(path: &Path, output: &Output, failed: &str) -> Problem {
 }
 
 /// `PATH: 12: what` (dash), `PATH: line 12: what` (bash, BusyBox).
-fn located(path: &Path, line: &str) -> Option<(u32, String)> {
+pub(crate) fn located(path: &Path, line: &str) -> Option<(u32, String)> {
     let rest = line.strip_prefix(&*path.to_string_lossy())?.strip_prefix(": ")?;
     let rest = rest.strip_prefix("line ").unwrap_or(rest);
     let (number, what) = rest.split_once(": ")?;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Evaluated, Problem> {
-        evaluate(&script(text).1, &["packages", "format", "target"], &["setup", "provision"])
+        evaluate(&script(text).1, &["packages"], &["packages", "format", "target"], &["setup", "provision"])
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
         let told = read("IFS=,\nformat=a,b\nPATH=/\n").unwrap();
         assert_eq!(told.variables["format"], "a,b");
         let (_dir, path) = script(":\n");
-        assert!(evaluate(&path, &[], &["ls", "sh"]).unwrap().functions.is_empty());
+        assert!(evaluate(&path, &[], &[], &["ls", "sh"]).unwrap().functions.is_empty());
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn nothing_runs_before_all_of_it_is_a_script() {
         let (dir, path) = script("touch ran\nif then\n");
-        evaluate(&path, &[], &[]).unwrap_err();
+        evaluate(&path, &[], &[], &[]).unwrap_err();
         assert!(!dir.path().join("ran").exists());
     }
 

@@ -11,6 +11,7 @@ mod deployment;
 mod identity;
 mod lock;
 mod machines;
+mod makeimg;
 mod payload;
 mod runs;
 mod safety;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         identity::SCENARIOS,
         lock::SCENARIOS,
         machines::SCENARIOS,
+        makeimg::SCENARIOS,
         payload::SCENARIOS,
         runs::SCENARIOS,
         safety::SCENARIOS,

@@ -156,17 +156,14 @@ impl Disks {
     pub(crate) fn from_image(image: &Image, firmware: Firmware, dir: &Path) -> Result<Self> {
         let root = dir.join("disk.qcow2");
         overlay(&image.disk(), &root)?;
-        let vars = match firmware {
-            Firmware::Bios => None,
-            Firmware::Uefi => {
-                let vars = dir.join("vars.qcow2");
-                run(Command::new("qemu-img")
-                    .args(["convert", "-f", "raw", "-O", "qcow2", tools::OVMF_VARS])
-                    .arg(&vars))?;
-                Some(vars)
-            }
-        };
-        Ok(Self { root, vars })
+        Ok(Self { root, vars: new_vars(firmware, dir)? })
+    }
+
+    /// New disks in `dir` with what a raw image holds.
+    pub fn from_raw(raw: &Path, firmware: Firmware, dir: &Path) -> Result<Self> {
+        let root = dir.join("disk.qcow2");
+        run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(&root))?;
+        Ok(Self { root, vars: new_vars(firmware, dir)? })
     }
 
     /// New disks in `dir` over these, which must not change any more.
@@ -190,6 +187,18 @@ impl Disks {
         let _ = fs::remove_file(self.root);
         if let Some(vars) = self.vars {
             let _ = fs::remove_file(vars);
+        }
+    }
+}
+
+/// Firmware variables as a new machine has them.
+fn new_vars(firmware: Firmware, dir: &Path) -> Result<Option<PathBuf>> {
+    match firmware {
+        Firmware::Bios => Ok(None),
+        Firmware::Uefi => {
+            let vars = dir.join("vars.qcow2");
+            run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2", tools::OVMF_VARS]).arg(&vars))?;
+            Ok(Some(vars))
         }
     }
 }

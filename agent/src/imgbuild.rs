@@ -1,0 +1,137 @@
+//! Payloads that are an IMGBUILD: makeimg builds the system on the host's disk. docs/IMGBUILD.md says what is different
+//! from an image.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anemos_netstate::render;
+use anemos_proto::config::HostConfig;
+use makeimg::build::{self, Job, Machine};
+use makeimg::chroot::{Chroot, environment};
+use makeimg::command::{Cancel, Context};
+use makeimg::inside::Inside;
+use makeimg::problem::{Doing, Problem};
+use makeimg::project::{self, Request};
+use makeimg::report::{Event, Report};
+
+use crate::helper::{self, Call};
+use crate::identity;
+
+/// Between two words about progress: each is a connection.
+const OFTEN: Duration = Duration::from_millis(500);
+
+/// Builds what the payload describes. The environment is a payload's.
+pub fn run(socket: &Path, host: &HostConfig) -> Result<(), String> {
+    let context = Context { report: Arc::new(report(socket.to_owned())), cancel: Cancel::default() };
+    let job = read(&context)?;
+    let disk = PathBuf::from(variable("ANEMOS_DISK"));
+    let root = PathBuf::from(variable("ANEMOS_TARGET"));
+    let console = variable("ANEMOS_CONSOLE");
+    let has_console = job.imgbuild.settings.cmdline.contains("console=");
+    let offer = |chroot: &Chroot<'_>| offer(&context, &job, host, chroot);
+    let cmdline = if has_console { "" } else { &console };
+    // An attempt before this one may have left it mounted.
+    while rustix::mount::unmount(&root, rustix::mount::UnmountFlags::NOFOLLOW).is_ok() {}
+    let machine = Machine { disk: &disk, root: &root, cmdline, offer: &offer };
+    let built = build::deploy(&job, &context, &machine);
+    let _ = fs::remove_dir_all(&job.work);
+    built.map_err(|problem| problem.to_string())
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
+fn report(socket: PathBuf) -> Report {
+    let mut last: Option<Instant> = None;
+    Report::new(move |event| {
+        let call = match event {
+            Event::Output { line } => return println!("{line}"),
+            Event::Step { name } => {
+                last = None;
+                Call::Step(name.clone())
+            }
+            Event::Progress { done, total, what } => {
+                if last.is_some_and(|last| last.elapsed() < OFTEN) && done != total {
+                    return;
+                }
+                last = Some(Instant::now());
+                let (total, what) = ((*total > 0).then_some(*total), (!what.is_empty()).then(|| what.clone()));
+                Call::Progress { done: *done, total, what }
+            }
+            Event::Warning { text } => Call::Note(text.clone()),
+            Event::Failed { .. } | Event::Built { .. } => return,
+        };
+        if let Err(error) = helper::tell(&socket, &call) {
+            eprintln!("{error}");
+        }
+    })
+}
+
+/// Reads and checks all of it, before anything is written.
+fn read(context: &Context) -> Result<Job, String> {
+    let project = PathBuf::from(variable("ANEMOS_PAYLOAD"));
+    let work = std::env::temp_dir().join("makeimg");
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir_all(&work).map_err(|e| format!("{}: {e}", work.display()))?;
+    let some = |name: &str| Some(variable(name)).filter(|value| !value.is_empty());
+    let request = Request {
+        project,
+        dirs: Vec::new(),
+        reveal: some("ANEMOS_VAR_REVEAL"),
+        mirror: some("ANEMOS_MIRROR"),
+        output_dir: work.clone(),
+    };
+    let read = project::read(&request);
+    for warning in &read.warnings {
+        context.report.warn(warning.to_string());
+    }
+    let all = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let mut job = read.job.map_err(all)?;
+    job.work = work;
+    let missing = job.missing_tools();
+    if missing.is_empty() { Ok(job) } else { Err(all(missing)) }
+}
+
+/// What of this host the new system gets, so that it is found where the old one was.
+fn offer(context: &Context, job: &Job, host: &HostConfig, chroot: &Chroot<'_>) -> Result<(), Problem> {
+    let (image, settings) = (chroot.image(), &job.imgbuild.settings);
+    context.report.step("identity and network");
+    identity::install(&host.ssh_identity, image.path()).doing(|| "installing the host's SSH keys".into())?;
+    let networkd =
+        !image.exists("usr/sbin/ifup") || settings.services.iter().any(|name| name.starts_with("systemd-networkd"));
+    let files = if networkd { render::networkd(&host.network) } else { render::ifupdown(&host.network) };
+    render::write_files(image.path(), &files).doing(|| "writing the host's network configuration".into())?;
+    for line in render::left_out(&host.network) {
+        context.report.warn(line);
+    }
+    if networkd && image.exists("bin/systemctl") {
+        environment(chroot.command("systemctl").args(["enable", "--", "systemd-networkd.service"])).run(context)?;
+    }
+    if settings.hostname.is_none() {
+        let name = format!("{}\n", variable("ANEMOS_HOST"));
+        let written = image.write(Path::new("etc/hostname"), name.as_bytes(), 0o644);
+        written.doing(|| "writing /etc/hostname in the image".into())?;
+    }
+    if host.ssh_port != 22 && image.exists("etc/ssh/sshd_config.d") {
+        let text = format!("Port {}\n", host.ssh_port);
+        let written = image.write(Path::new("etc/ssh/sshd_config.d/anemos.conf"), text.as_bytes(), 0o644);
+        written.doing(|| "writing the port of the SSH server in the image".into())?;
+    }
+    admit(image).doing(|| "writing /root/.ssh/authorized_keys in the image".into())
+}
+
+/// Lets in who hosts.toml admits, besides those that the IMGBUILD does.
+fn admit(image: &Inside) -> std::io::Result<()> {
+    let path = Path::new("root/.ssh/authorized_keys");
+    let mut keys = image.read(path).unwrap_or_default();
+    if !keys.is_empty() && !keys.ends_with(b"\n") {
+        keys.push(b'\n');
+    }
+    keys.extend(fs::read(variable("ANEMOS_AUTHORIZED_KEYS"))?);
+    image.dir(Path::new("root/.ssh"))?;
+    image.give(Path::new("root/.ssh"), 0o700, 0, 0)?;
+    image.write(path, &keys[..], 0o600)
+}

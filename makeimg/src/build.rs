@@ -1,0 +1,300 @@
+//! A build, step by step. It runs in mount and PID namespaces of its own, which `supervise` makes, so that nothing that it
+//! mounts or starts can outlive it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::chroot::Chroot;
+use crate::command::{self, Context};
+use crate::debian::{self, Debian};
+use crate::disk::{self, Disk, Wanted};
+use crate::imgbuild::Imgbuild;
+use crate::inputs::{self, Input, Putting};
+use crate::inside::Inside;
+use crate::problem::{Doing, Problem};
+use crate::settings::{Bootloader, Filesystem, Format, Table, Target};
+use crate::{declare, functions, output};
+
+/// What is to be built.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// The IMGBUILD.
+    pub imgbuild: Imgbuild,
+    /// What goes into the image.
+    pub inputs: Vec<Input>,
+    /// For templates.
+    pub variables: BTreeMap<String, String>,
+    /// The command that reveals secrets.
+    pub reveal: Option<String>,
+    /// A package archive's URL.
+    pub mirror: Option<String>,
+    /// Where the result goes.
+    pub output_dir: PathBuf,
+    /// A directory for this build alone, on the same file system.
+    pub work: PathBuf,
+}
+
+/// A disk that becomes what an IMGBUILD describes, in place of a file: its `format` counts only for its partition table and file system.
+pub struct Machine<'a> {
+    /// Its device.
+    pub disk: &'a Path,
+    /// An empty directory, where the new system's root stays mounted.
+    pub root: &'a Path,
+    /// Further words for the kernel.
+    pub cmdline: &'a str,
+    /// Called when packages, files and settings are in the image, before `provision`.
+    pub offer: &'a dyn Fn(&Chroot<'_>) -> Result<(), Problem>,
+}
+
+impl Job {
+    fn wanted(&self) -> Option<Wanted> {
+        let settings = &self.imgbuild.settings;
+        match settings.format {
+            Format::Raw { size, table, filesystem } => {
+                Some(Wanted { size, table, filesystem, grub: settings.bootloader != Some(Bootloader::None) })
+            }
+            _ => None,
+        }
+    }
+
+    /// A disk for what says nothing of disks: GPT and ext4, as large as the device.
+    fn default_wanted(&self) -> Wanted {
+        let grub = self.imgbuild.settings.bootloader != Some(Bootloader::None);
+        Wanted { size: 0, table: Table::Gpt, filesystem: Filesystem::Ext4, grub }
+    }
+
+    /// Where the result will be.
+    pub fn output(&self) -> Option<PathBuf> {
+        let settings = &self.imgbuild.settings;
+        output::name(&settings.imgname, &settings.format).map(|name| self.output_dir.join(name))
+    }
+
+    /// The packages, with those that other variables ask for.
+    fn packages(&self, on_disk: bool) -> Vec<String> {
+        let settings = &self.imgbuild.settings;
+        let mut packages = settings.packages.clone();
+        packages.extend(declare::packages(settings).into_iter().map(str::to_owned));
+        let grub = on_disk && settings.bootloader != Some(Bootloader::None);
+        if grub && matches!(settings.target, Target::Debian { .. }) {
+            packages.extend(["grub-pc-bin", "grub-efi-amd64-bin", "grub2-common"].map(str::to_owned));
+        }
+        let mut seen = BTreeSet::new();
+        packages.retain(|name| seen.insert(name.clone()));
+        packages
+    }
+
+    /// Programs that this machine lacks, each with what to do.
+    pub fn missing_tools(&self) -> Vec<Problem> {
+        let mut tools = vec!["unshare", "setpriv", "mount"];
+        tools.extend(self.wanted().iter().flat_map(Wanted::tools));
+        tools.extend(output::tools(&self.imgbuild.settings.format));
+        if self.inputs.iter().any(|input| input.kind == inputs::Kind::Patch) {
+            tools.push("patch");
+        }
+        let mut problems: Vec<Problem> = tools
+            .into_iter()
+            .filter(|tool| command::find(tool).is_none())
+            .map(|tool| {
+                Problem::build(format!("this machine has no `{tool}`, which the build needs")).hint("install it")
+            })
+            .collect();
+        let bootstrap: &[&str] = match self.imgbuild.settings.target {
+            Target::Debian { .. } => &["mmdebstrap", "debootstrap"],
+            Target::Arch => &["pacstrap"],
+            Target::Alpine => &["apk"],
+        };
+        if !bootstrap.iter().any(|tool| command::find(tool).is_some()) {
+            let what = format!("this machine has no {}, which the target needs", bootstrap.join(" or "));
+            problems.push(Problem::build(what).hint(format!("install {}", bootstrap[0])));
+        }
+        problems
+    }
+}
+
+/// Builds it. Returns where the result is.
+///
+/// # Errors
+/// The first thing that went wrong. `cleanup` has run, whatever happened.
+pub fn run(job: &Job, context: &Context) -> Result<Option<PathBuf>, Problem> {
+    let root = job.work.join("root");
+    fs::create_dir(&root).doing(|| format!("making {}", root.display()))?;
+    perform(job, context, None, &root)
+}
+
+/// Builds it on a disk. Nothing is unmounted: this is for a system that exists for nothing else.
+///
+/// # Errors
+/// As with [`run`].
+pub fn deploy(job: &Job, context: &Context, machine: &Machine<'_>) -> Result<(), Problem> {
+    perform(job, context, Some(machine), machine.root).map(drop)
+}
+
+fn perform(
+    job: &Job,
+    context: &Context,
+    machine: Option<&Machine<'_>>,
+    root: &Path,
+) -> Result<Option<PathBuf>, Problem> {
+    let variables = [("imgdir", root), ("outdir", &*job.output_dir)];
+    let filled = fill(job, context, machine, root, &variables);
+    let mut cleaned = Ok(());
+    if job.imgbuild.functions.contains("cleanup") {
+        // Also when the build was stopped.
+        context.cancel.forgive();
+        context.report.step("cleanup()");
+        cleaned = functions::here(context, &job.imgbuild, "cleanup", &variables);
+    }
+    match (filled, cleaned) {
+        (Ok(disk), Ok(())) => finish(job, context, machine, disk, root),
+        (Ok(_), Err(problem)) => Err(problem),
+        (Err(problem), cleaned) => {
+            if let Err(also) = cleaned {
+                context.report.warn(format!("after the failure {also}"));
+            }
+            Err(problem)
+        }
+    }
+}
+
+fn fill(
+    job: &Job,
+    context: &Context,
+    machine: Option<&Machine<'_>>,
+    root: &Path,
+    variables: &[(&str, &Path)],
+) -> Result<Option<Disk>, Problem> {
+    let report = &context.report;
+    let settings = &job.imgbuild.settings;
+    if job.imgbuild.functions.contains("setup") {
+        report.step("setup()");
+        functions::here(context, &job.imgbuild, "setup", variables)?;
+    }
+    let disk = match (machine, job.wanted()) {
+        (Some(machine), wanted) => {
+            report.step("partitions and file systems");
+            let wanted = wanted.unwrap_or_else(|| job.default_wanted());
+            Some(Disk::device(context, wanted, machine.disk, &job.work, root)?)
+        }
+        (None, Some(wanted)) => {
+            report.step("partitions and file systems");
+            Some(Disk::image(context, wanted, &job.work, root)?)
+        }
+        (None, None) => None,
+    };
+    match &settings.target {
+        Target::Debian { suite } => {
+            report.step(format!("bootstrap Debian {suite}"));
+            let packages = job.packages(disk.is_some());
+            let variant = &settings.debian_variant;
+            let debian = Debian { suite, variant, packages: &packages, mirror: job.mirror.as_deref() };
+            debian::bootstrap(context, &debian, root)?;
+        }
+        Target::Arch | Target::Alpine => {
+            return Err(Problem::build("this target can't be built yet: only debian can"));
+        }
+    }
+    let image = Inside::open(root).doing(|| format!("opening {}", root.display()))?;
+    if let Some(disk) = &disk {
+        fstab(&image, disk)?;
+    }
+    if !job.inputs.is_empty() {
+        report.step("files");
+        let (variables, reveal) = (&job.variables, job.reveal.as_deref());
+        let putting = Putting { context, image: &image, variables, reveal, work: &job.work };
+        for (done, input) in job.inputs.iter().enumerate() {
+            report.progress(done as u64, job.inputs.len() as u64, format!("/{}", input.path.display()));
+            putting.put(input)?;
+        }
+    }
+    let chroot = Chroot::new(&image)?;
+    report.step("settings");
+    declare::apply(context, settings, &chroot)?;
+    if let Some(machine) = machine {
+        (machine.offer)(&chroot)?;
+    }
+    if job.imgbuild.functions.contains("provision") {
+        report.step("provision()");
+        functions::provision(context, &job.imgbuild, &chroot)?;
+    }
+    if let Some(disk) = &disk
+        && settings.bootloader != Some(Bootloader::None)
+    {
+        if settings.bootloader.is_some() || disk::has_kernel(&image) {
+            report.step("boot loader");
+            let more = machine.map_or("", |machine| machine.cmdline);
+            disk.grub(context, &chroot, format!("{} {more}", settings.cmdline).trim())?;
+        } else {
+            report.warn(
+                "there is no kernel in /boot, so no boot loader is installed; bootloader=none says that this is meant",
+            );
+        }
+    }
+    drop(chroot);
+    tidy(&image);
+    Ok(disk)
+}
+
+fn fstab(image: &Inside, disk: &Disk) -> Result<(), Problem> {
+    let path = Path::new("etc/fstab");
+    let old = image.read(path).unwrap_or_default();
+    // Debian's says `UNCONFIGURED FSTAB FOR BASE SYSTEM` in a comment.
+    if String::from_utf8_lossy(&old).lines().any(|line| !line.trim().is_empty() && !line.trim().starts_with('#')) {
+        return Ok(());
+    }
+    image.write(path, disk.fstab().as_bytes(), 0o644).doing(|| "writing /etc/fstab in the image".into())
+}
+
+/// Takes out what tells of the build and not of the system: it would differ each time.
+fn tidy(image: &Inside) {
+    let logs = [
+        "alternatives.log",
+        "bootstrap.log",
+        "dpkg.log",
+        "apt/history.log",
+        "apt/term.log",
+        "apt/eipp.log.xz",
+        "pacman.log",
+    ];
+    for path in
+        logs.map(|name| format!("var/log/{name}")).iter().map(String::as_str).chain(["var/cache/ldconfig/aux-cache"])
+    {
+        let _ = image.remove(Path::new(path));
+    }
+}
+
+fn finish(
+    job: &Job,
+    context: &Context,
+    machine: Option<&Machine<'_>>,
+    disk: Option<Disk>,
+    root: &Path,
+) -> Result<Option<PathBuf>, Problem> {
+    if machine.is_some() {
+        context.report.step("partition table");
+        return disk.map_or(Ok(()), |disk| disk.finish(context)).map(|()| None);
+    }
+    let Some(output) = job.output() else { return Ok(None) };
+    context.report.step(format!("write {}", output.display()));
+    let made = match (&job.imgbuild.settings.format, disk) {
+        (Format::Tar(compression), _) => {
+            let archive = job.work.join("archive");
+            output::tar(context, root, &archive, *compression)?;
+            archive
+        }
+        (Format::Raw { .. }, Some(disk)) => {
+            disk.finish(context)?;
+            job.work.join("image")
+        }
+        _ => {
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(root, mode).doing(|| format!("opening {} to all", root.display()))?;
+            root.to_owned()
+        }
+    };
+    fs::rename(&made, &output).doing(|| format!("moving the result to {}", output.display()))?;
+    Ok(Some(output))
+}

@@ -1,0 +1,193 @@
+//! Running programs in an image, with /proc, /sys, /dev, /run and name resolution as they expect them. All of it is mounted
+//! for this mount namespace only, and gone with the value.
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, makedev, mknodat, symlinkat};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+
+use crate::command::Tool;
+use crate::inside::Inside;
+use crate::problem::{Doing, Problem};
+
+/// Device nodes that programs may rely on: name, numbers (Documentation/admin-guide/devices.txt).
+const NODES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Keeps Debian's packages from starting services (invoke-rc.d(8)).
+const POLICY: &str = "usr/sbin/policy-rc.d";
+
+/// An image in which programs can run.
+#[derive(Debug)]
+pub struct Chroot<'a> {
+    image: &'a Inside,
+    /// Mount points in the order of mounting.
+    mounted: Vec<OwnedFd>,
+    /// Files that were made for the time being.
+    made: Vec<PathBuf>,
+}
+
+impl<'a> Chroot<'a> {
+    /// Mounts what is needed.
+    ///
+    /// # Errors
+    /// Something can't be mounted.
+    pub fn new(image: &'a Inside) -> Result<Self, Problem> {
+        let mut chroot = Self { image, mounted: Vec::new(), made: Vec::new() };
+        let quiet = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        chroot.mount("sys", "sysfs", quiet | MountFlags::RDONLY, c"")?;
+        chroot.mount("run", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=755")?;
+        chroot.mount("dev", "tmpfs", MountFlags::NOSUID, c"mode=755,size=4M")?;
+        chroot.devices().doing(|| "making the image's /dev".into())?;
+        chroot.mount(
+            "dev/pts",
+            "devpts",
+            MountFlags::NOSUID | MountFlags::NOEXEC,
+            c"newinstance,ptmxmode=0666,mode=620,gid=5",
+        )?;
+        chroot.mount("dev/shm", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777")?;
+        // unshare(1) mounts /proc, once it is in the namespace that it will be about.
+        image.dir(Path::new("proc")).doing(|| "making the image's /proc".into())?;
+        chroot.resolver()?;
+        chroot.policy()?;
+        Ok(chroot)
+    }
+
+    /// The image.
+    pub fn image(&self) -> &Inside {
+        self.image
+    }
+
+    /// A program of the image's, with a PID namespace of its own: what it leaves running ends with it.
+    pub fn command(&self, program: &str) -> Tool {
+        let root = self.image.path();
+        Tool::new("unshare")
+            .args(["--mount", "--pid", "--fork", "--kill-child=SIGKILL"])
+            .arg(format!("--mount-proc={}", root.join("proc").display()))
+            .arg(format!("--root={}", root.display()))
+            .args(["--wd=/", "--", program])
+    }
+
+    fn mount(&mut self, path: &str, kind: &str, flags: MountFlags, data: &std::ffi::CStr) -> Result<(), Problem> {
+        let doing = || format!("mounting {kind} on the image's /{path}");
+        let at = self.image.dir(Path::new(path)).doing(doing)?;
+        mount(kind, place(&at), kind, flags, data).doing(doing)?;
+        // What is on top now.
+        self.mounted.push(self.image.dir(Path::new(path)).doing(doing)?);
+        Ok(())
+    }
+
+    fn devices(&self) -> std::io::Result<()> {
+        let dev = self.image.dir(Path::new("dev"))?;
+        let mode = Mode::from_raw_mode(0o666);
+        for (name, major, minor) in NODES {
+            mknodat(&dev, name, FileType::CharacterDevice, mode, makedev(major, minor))?;
+            rustix::fs::chmodat(&dev, name, mode, rustix::fs::AtFlags::empty())?;
+        }
+        for (name, target) in LINKS {
+            symlinkat(target, &dev, name)?;
+        }
+        Ok(())
+    }
+
+    /// Names are resolved as the building machine does.
+    fn resolver(&mut self) -> Result<(), Problem> {
+        let doing = || "giving the image the building machine's /etc/resolv.conf".to_owned();
+        let Ok(theirs) = fs::read("/etc/resolv.conf") else { return Ok(()) };
+        let file = Path::new("run/makeimg/resolv.conf");
+        self.image.write(file, &theirs[..], 0o644).doing(doing)?;
+        let conf = Path::new("etc/resolv.conf");
+        let found = self.image.look(conf).doing(doing)?.map(|found| FileType::from_raw_mode(found.st_mode));
+        match found {
+            // Where a link leads to is made for the time being, in /run, or, if it leads elsewhere, is left alone.
+            Some(FileType::Symlink) => {
+                if !self.image.exists("etc/resolv.conf")
+                    && let Ok(link) = rustix::fs::readlinkat(
+                        self.image.dir(Path::new("etc")).doing(doing)?,
+                        "resolv.conf",
+                        Vec::new(),
+                    )
+                {
+                    let link = PathBuf::from(link.to_string_lossy().into_owned());
+                    let to = lexical(&Path::new("/etc").join(link));
+                    if to.starts_with("run") {
+                        self.image.write(&to, &theirs[..], 0o644).doing(doing)?;
+                    }
+                }
+                return Ok(());
+            }
+            None => {
+                self.image.write(conf, &b""[..], 0o644).doing(doing)?;
+                self.made.push(conf.to_owned());
+            }
+            Some(_) => {}
+        }
+        let from = self.image.open_path(file).doing(doing)?;
+        let at = self.image.open_path(conf).doing(doing)?;
+        mount_bind(place(&from), place(&at)).doing(doing)?;
+        self.mounted.push(self.image.open_path(conf).doing(doing)?);
+        Ok(())
+    }
+
+    fn policy(&mut self) -> Result<(), Problem> {
+        if self.image.exists("usr/sbin/invoke-rc.d") && !self.image.exists(POLICY) {
+            let script = &b"#!/bin/sh\nexit 101\n"[..];
+            self.image.write(Path::new(POLICY), script, 0o755).doing(|| format!("writing the image's /{POLICY}"))?;
+            self.made.push(POLICY.into());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Chroot<'_> {
+    fn drop(&mut self) {
+        // Detached at least: nothing that runs here has them open, and the namespace ends with the build.
+        while let Some(at) = self.mounted.pop() {
+            let _ = unmount(place(&at), UnmountFlags::DETACH);
+        }
+        for path in &self.made {
+            // Unless it has become something of the author's.
+            if path.starts_with("etc") && self.image.read(path).is_ok_and(|bytes| !bytes.is_empty()) {
+                continue;
+            }
+            let _ = self.image.remove(path);
+        }
+    }
+}
+
+/// The variables that programs in an image have.
+pub fn environment(tool: Tool) -> Tool {
+    let tool = tool.clean().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    let tool = tool.env("HOME", "/root").env("LANG", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
+    match std::env::var_os("SOURCE_DATE_EPOCH") {
+        Some(epoch) => tool.env("SOURCE_DATE_EPOCH", epoch),
+        None => tool,
+    }
+}
+
+fn place(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Without `.` and `..`, relative to the root.
+fn lexical(path: &Path) -> PathBuf {
+    let mut parts = Vec::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::Normal(name) => parts.push(name),
+            std::path::Component::ParentDir => drop(parts.pop()),
+            _ => {}
+        }
+    }
+    parts.iter().collect()
+}

@@ -1,0 +1,106 @@
+//! From a project's directory to what is to be built: everything is read and checked before anything is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::build::Job;
+use crate::imgbuild::{self, FILE};
+use crate::inputs::{self, Input};
+use crate::output;
+use crate::problem::{Doing, Problem};
+use crate::settings::VARIABLES;
+use crate::shell;
+
+/// What somebody asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Where the IMGBUILD is.
+    pub project: PathBuf,
+    /// Input directories, in order; the project's `files` if there are none.
+    pub dirs: Vec<PathBuf>,
+    /// The command that reveals secrets.
+    pub reveal: Option<String>,
+    /// A package archive's URL.
+    pub mirror: Option<String>,
+    /// Where the result goes.
+    pub output_dir: PathBuf,
+}
+
+/// What reading a project leads to.
+#[derive(Debug)]
+pub struct Read {
+    /// What is to be built, or everything that keeps it from being built.
+    pub job: Result<Job, Vec<Problem>>,
+    /// What is allowed, and hardly meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads a project.
+pub fn read(request: &Request) -> Read {
+    let reading = imgbuild::read(&request.project);
+    let warnings = reading.warnings;
+    let mut problems = Vec::new();
+    let (inputs, mut wrong) = scan(request);
+    problems.append(&mut wrong);
+    let imgbuild = match reading.result {
+        Ok(imgbuild) => imgbuild,
+        Err(mut wrong) => {
+            wrong.append(&mut problems);
+            return Read { job: Err(wrong), warnings };
+        }
+    };
+    let mut variables = BTreeMap::new();
+    match template_variables(&imgbuild.path, &inputs) {
+        Ok(values) => variables = values,
+        Err(problem) => problems.push(problem),
+    }
+    problems.extend(inputs::check_templates(&inputs, &variables).err().into_iter().flatten());
+    let output_dir =
+        match request.output_dir.canonicalize().doing(|| format!("finding {}", request.output_dir.display())) {
+            Ok(dir) => dir,
+            Err(problem) => {
+                problems.push(problem);
+                PathBuf::new()
+            }
+        };
+    if !problems.is_empty() {
+        return Read { job: Err(problems), warnings };
+    }
+    let work = output::work_dir(&output_dir, &imgbuild.settings.imgname);
+    let (reveal, mirror) = (request.reveal.clone(), request.mirror.clone());
+    Read { job: Ok(Job { imgbuild, inputs, variables, reveal, mirror, output_dir, work }), warnings }
+}
+
+fn scan(request: &Request) -> (Vec<Input>, Vec<Problem>) {
+    let (mut inputs, mut problems) = (Vec::new(), Vec::new());
+    let default = request.project.join("files");
+    let dirs = if request.dirs.is_empty() && default.exists() { vec![default] } else { request.dirs.clone() };
+    let secrets = request.project.join("secrets");
+    let secrets = secrets.exists().then_some((secrets, true));
+    for (dir, secret) in dirs.into_iter().map(|dir| (dir, false)).chain(secrets) {
+        let listed = match dir.canonicalize() {
+            Ok(dir) => inputs::scan(&dir, secret),
+            Err(e) => Err(vec![Problem::new(&dir, None, format!("can't be read: {e}"))]),
+        };
+        match listed {
+            Ok(mut found) => inputs.append(&mut found),
+            Err(mut wrong) => problems.append(&mut wrong),
+        }
+    }
+    (inputs, problems)
+}
+
+/// The values of what templates ask for, as the IMGBUILD leaves them.
+fn template_variables(path: &Path, inputs: &[Input]) -> Result<BTreeMap<String, String>, Problem> {
+    let names: BTreeSet<String> = inputs::asked_for(inputs)?;
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    Ok(shell::evaluate(path, VARIABLES, &names, &[])?.variables)
+}
+
+/// Whether a directory is a project's.
+pub fn is_project(dir: &Path) -> bool {
+    dir.join(FILE).exists()
+}

@@ -1,0 +1,220 @@
+//! Running a build so that nothing of it outlives this process, however it ends.
+//!
+//! The build is a process with mount and PID namespaces of its own: what it mounts is seen by nobody else, and the kernel ends
+//! all of it with its first process, which ends with this one. What namespaces don't hold (files, loop devices) is
+//! taken away by a keeper: a process in a group of its own that waits until this one is gone.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::build::{self, Job};
+use crate::command::{Cancel, Context, find};
+use crate::output;
+use crate::problem::{Doing, Problem};
+use crate::report::{Event, Report};
+
+/// For what a killed build has left to be let go of by the kernel.
+const LET_GO: Duration = Duration::from_secs(30);
+
+/// A build that goes on.
+#[derive(Debug)]
+pub struct Building {
+    build: Child,
+    control: Option<ChildStdin>,
+    keeper: Child,
+}
+
+/// What stops a build.
+#[derive(Debug)]
+pub struct Stop {
+    control: Option<ChildStdin>,
+    build: rustix::process::Pid,
+}
+
+impl Stop {
+    /// The first time, the build ends what runs, calls `cleanup` and says its last word; the second time it is killed.
+    pub fn stop(&mut self) {
+        if self.control.take().is_none() {
+            let _ = rustix::process::kill_process(self.build, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// Starts a build. `program` is one that calls [`work`] if its only argument is `worker`, and [`keep`] if its arguments are `keeper` and a
+/// path.
+///
+/// # Errors
+/// It can't be started.
+pub fn start(job: &Job, program: &Path) -> Result<Building, Problem> {
+    remove_stale(&job.output_dir, &job.imgbuild.settings.imgname);
+    let work = &job.work;
+    fs::DirBuilder::new().mode(0o700).create(work).doing(|| format!("making {}", work.display()))?;
+    let mut keeper = Command::new(program);
+    keeper.arg("keeper").arg(work).stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
+    let keeper = match keeper.spawn() {
+        Ok(keeper) => keeper,
+        Err(e) => {
+            let _ = fs::remove_dir(work);
+            return Err(Problem::build(format!("starting {} failed: {e}", program.display())));
+        }
+    };
+    let mut command = Command::new(find("setpriv").unwrap_or_else(|| "setpriv".into()));
+    command.args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private", "--pid", "--fork"]);
+    command.args(["--kill-child=SIGKILL", "--mount-proc", "--"]).arg(program).arg("worker");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+    let mut build = match command.spawn() {
+        Ok(build) => build,
+        Err(e) => {
+            finish_keeper(keeper);
+            return Err(Problem::build(format!("starting setpriv failed: {e}")));
+        }
+    };
+    let mut control = build.stdin.take();
+    let mut text = serde_json::to_vec(job).doing(|| "describing the build".into())?;
+    text.push(b'\n');
+    if let Some(control) = &mut control {
+        // If it fails, the build's last word, or its lack, says why.
+        let _ = control.write_all(&text);
+    }
+    Ok(Building { build, control, keeper })
+}
+
+impl Building {
+    /// What stops it.
+    pub fn stopper(&mut self) -> Stop {
+        Stop { control: self.control.take(), build: rustix::process::Pid::from_child(&self.build) }
+    }
+
+    /// Follows it to its end. Returns whether it was built; the last event says what or why not.
+    pub fn follow(mut self, mut each: impl FnMut(Event)) -> bool {
+        let mut ended = None;
+        if let Some(output) = self.build.stdout.take() {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                let Ok(event) = serde_json::from_slice(&line) else { continue };
+                match event {
+                    Event::Built { .. } | Event::Failed { .. } => ended = Some(event),
+                    event => each(event),
+                }
+            }
+        }
+        let status = self.build.wait();
+        finish_keeper(self.keeper);
+        let last = ended.unwrap_or_else(|| {
+            let status = status.map_or_else(|e| e.to_string(), |status| status.to_string());
+            Event::from(&Problem::build(format!("the build ended without a word ({status})")))
+        });
+        let built = matches!(last, Event::Built { .. });
+        each(last);
+        built
+    }
+}
+
+fn finish_keeper(mut keeper: Child) {
+    drop(keeper.stdin.take());
+    let _ = keeper.wait();
+}
+
+/// The build's own process. Reads a [`Job`] from standard input, and stops when that ends; events go to standard output.
+pub fn work() -> ExitCode {
+    let context = Context { report: Arc::new(Report::json(io::stdout())), cancel: Cancel::default() };
+    let mut input = BufReader::new(io::stdin());
+    let mut text = String::new();
+    let job = input.read_line(&mut text).map_err(|e| e.to_string());
+    let job: Result<Job, String> = job.and_then(|_| serde_json::from_str(&text).map_err(|e| e.to_string()));
+    let cancel = context.cancel.clone();
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut input, &mut io::sink());
+        cancel.cancel();
+    });
+    let built = job.doing(|| "reading what to build".into()).and_then(|job| build::run(&job, &context));
+    match built {
+        Ok(output) => {
+            context.report.tell(&Event::Built { output: output.map(|path| path.display().to_string()) });
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            context.report.tell(&Event::from(&problem));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The keeper's own process: waits for the end of standard input, then takes away what the build in `work` has left.
+pub fn keep(work: &Path) -> ExitCode {
+    let lock = lock(work);
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
+    let until = Instant::now() + LET_GO;
+    loop {
+        // The kernel ends the build with whoever started it, but not at once.
+        let gone = remove(work);
+        if gone.is_ok() {
+            return ExitCode::SUCCESS;
+        }
+        if Instant::now() > until {
+            eprintln!(
+                "makeimg: {} can't be removed: {}",
+                work.display(),
+                gone.err().map_or_else(String::new, |e| e.to_string())
+            );
+            drop(lock);
+            return ExitCode::FAILURE;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Says that somebody looks after a working directory.
+fn lock(work: &Path) -> Option<File> {
+    let file = File::create(work.join("lock")).ok()?;
+    file.try_lock().ok().map(|()| file)
+}
+
+/// Detaches loop devices of files in a directory, and removes it.
+fn remove(work: &Path) -> io::Result<()> {
+    for device in loops_in(work) {
+        let losetup = find("losetup").unwrap_or_else(|| "losetup".into());
+        Command::new(losetup).arg("--detach").arg(device).stderr(Stdio::null()).status()?;
+    }
+    match fs::remove_dir_all(work) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        removed => removed?,
+    }
+    let left = loops_in(work);
+    if left.is_empty() { Ok(()) } else { Err(io::Error::other(format!("{} is still attached to it", left.join(", ")))) }
+}
+
+/// Loop devices that are backed by files in a directory (Documentation/ABI/testing/sysfs-block-loop).
+fn loops_in(work: &Path) -> Vec<String> {
+    let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let of_work = |entry: &fs::DirEntry| {
+        let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+        Path::new(file.trim_end().trim_end_matches(" (deleted)")).starts_with(work)
+    };
+    entries.filter(of_work).map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy())).collect()
+}
+
+/// Removes what builds of this name left when the machine lost its power.
+fn remove_stale(output_dir: &Path, imgname: &str) {
+    let prefix = output::work_prefix(imgname);
+    let entries = fs::read_dir(output_dir).into_iter().flatten().flatten();
+    let stale: Vec<PathBuf> = entries
+        .filter(|entry| {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix(&prefix));
+            number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+        })
+        .map(|entry| entry.path())
+        .collect();
+    for work in stale {
+        let file = File::open(work.join("lock"));
+        if !matches!(file.as_ref().map(File::try_lock), Ok(Err(TryLockError::WouldBlock))) {
+            let _ = remove(&work);
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! Builds by the real command, with real file systems, mounts and namespaces. Only the bootstrap is a stand-in, called
+//! `mmdebstrap`: a directory with busybox, made in an instant. tests/e2e/makeimg.rs builds with the real one.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Makes a root file system of busybox, or does what `$STANDIN` says instead.
+const STANDIN: &str = r#"#!/bin/sh
+set -e
+for root in "$@"; do case $root in /*) break ;; esac; done
+case ${STANDIN-} in
+    block) echo blocked; exec sleep 1000 ;;
+    missing) echo "E: Unable to locate package nosuch" >&2; echo "E: more" >&2; exit 100 ;;
+    full) head -c 200000000 /dev/zero >"$root/big" ;;
+esac
+mkdir -p "$root/bin" "$root/etc" "$root/root" "$root/tmp" "$root/usr/lib"
+for file in $(ldd /bin/busybox | grep -o '/[^ ]*'); do
+    mkdir -p "$root${file%/*}"
+    cp "$file" "$root$file"
+done
+cp /bin/busybox "$root/bin/"
+for name in $(/bin/busybox --list); do ln -sf busybox "$root/bin/$name"; done
+printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
+printf 'root:x:0:\nadm:x:4:\n' >"$root/etc/group"
+printf 'one\ntwo\nthree\n' >"$root/etc/old.conf"
+echo "0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded."
+echo "Setting up busybox (1.0) ..."
+"#;
+
+/// A project, and a place for what is built.
+struct Project(tempfile::TempDir);
+
+impl Project {
+    fn new(imgbuild: &str) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "building an image takes root, so this test must run as root");
+        let project = Self(tempfile::tempdir().unwrap());
+        for dir in ["web", "out", "bin"] {
+            fs::create_dir(project.path(dir)).unwrap();
+        }
+        project.write("web/IMGBUILD", imgbuild);
+        project.write("bin/mmdebstrap", STANDIN);
+        fs::set_permissions(project.path("bin/mmdebstrap"), fs::Permissions::from_mode(0o755)).unwrap();
+        project
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_makeimg"));
+        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        command.arg("build").arg("-C").arg(self.path("web")).arg("-o").arg(self.path("out")).args(args);
+        command.env("PATH", path).env_remove("SOURCE_DATE_EPOCH").stdin(Stdio::null());
+        command
+    }
+
+    fn build(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Builds, and insists that it works.
+    fn built(&self, args: &[&str]) -> String {
+        let output = self.build(args);
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        self.assert_nothing_left();
+        said
+    }
+
+    /// Builds, and insists that it fails; returns what it says, without this project's place.
+    fn fails(&self, args: &[&str]) -> String {
+        let output = self.build(args);
+        assert!(!output.status.success(), "{}", text(&output.stderr));
+        self.assert_nothing_left();
+        assert_eq!(fs::read_dir(self.path("out")).unwrap().count(), 0, "there is a result");
+        text(&output.stderr).replace(&format!("{}/", self.0.path().canonicalize().unwrap().display()), "")
+    }
+
+    /// What of a build is still there, besides results.
+    fn left(&self) -> Vec<String> {
+        let here = self.0.path().to_str().unwrap();
+        let mut left = Vec::new();
+        for entry in fs::read_dir(self.path("out")).unwrap().flatten() {
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                left.push(format!("{}", entry.path().display()));
+            }
+        }
+        for (what, text) in [("mount", fs::read_to_string("/proc/mounts").unwrap())] {
+            left.extend(text.lines().filter(|line| line.contains(here)).map(|line| format!("{what} {line}")));
+        }
+        for entry in fs::read_dir("/sys/block").unwrap().flatten() {
+            let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+            if file.contains(here) {
+                left.push(format!("loop device of {file}"));
+            }
+        }
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            // By the environment, which what a build starts inherits, or the working directory.
+            let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
+            let root = fs::read_link(entry.path().join("root")).unwrap_or_default();
+            if text(&environ).contains(here) || root.starts_with(here) {
+                let line = text(&fs::read(entry.path().join("cmdline")).unwrap_or_default()).replace('\0', " ");
+                left.push(format!("process {}", line.trim()));
+            }
+        }
+        left
+    }
+
+    fn assert_nothing_left(&self) {
+        assert_eq!(self.left(), [""; 0]);
+    }
+
+    /// Starts a build and waits until it prints `blocked`.
+    fn blocked(&self, standin: &str) -> Child {
+        let mut command = self.command(&["--json", "--reveal", "tr a-z n-za-m"]);
+        command.env("STANDIN", standin).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut seen = Vec::new();
+        let found = lines.by_ref().any(|line| {
+            let is = line.contains("\"output\"") && line.contains("blocked");
+            seen.push(line);
+            is
+        });
+        assert!(found, "{seen:#?}");
+        // What comes later must not break its pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        child
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> Result<(), String>) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while let Err(why) = holds() {
+        assert!(Instant::now() < until, "{what}: {why}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+const ALL: &str = "
+target=debian
+imgname=web
+greeting='hello there'
+hostname=web1.example.org
+users='
+    alice:adm
+'
+authorized_keys='
+    alice ssh-ed25519 AAAA alice@home
+    root ssh-ed25519 BBBB root@home
+'
+setup() {
+    [ -d \"$imgdir\" ] && echo setting up
+}
+provision() {
+    echo \"pid $$\" >/etc/provisioned
+    [ -c /dev/null ] && [ -e /proc/self/status ] && [ -d /sys/class ] && [ -s /etc/resolv.conf ]
+    ls /dev >/etc/devices
+    cat /etc/secret >/etc/secret.seen
+    rm /etc/secret.seen
+    sleep 1000 &
+    echo \"home $HOME, project ${imgdir-none}\"
+}
+cleanup() {
+    touch cleaned
+}
+";
+
+/// A project with an input of every kind.
+fn everything(format: &str) -> Project {
+    let project = Project::new(&format!("format='{format}'\n{ALL}"));
+    project.write("web/files/etc/motd.makeimg.template", "$greeting\n");
+    project.write("web/files/etc/old.conf.makeimg.patch", "--- a\n+++ b\n@@ -1,3 +1,3 @@\n one\n-two\n+zwei\n three\n");
+    project.write("web/files/usr/bin/tool", "#!/bin/sh\n");
+    project.write("web/secrets/etc/secret.age", "uhfu\n");
+    symlink("old.conf", project.path("web/files/etc/new.conf")).unwrap();
+    project
+}
+
+fn check_image(root: &Path) {
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert_eq!(read("etc/motd"), "hello there\n");
+    assert_eq!(read("etc/new.conf"), "one\nzwei\nthree\n");
+    assert_eq!(read("etc/secret"), "hush\n");
+    assert_eq!(fs::metadata(root.join("etc/secret")).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(read("etc/hostname"), "web1.example.org\n");
+    assert!(read("etc/hosts").contains("127.0.1.1 web1.example.org web1\n"));
+    assert_eq!(read("etc/provisioned"), "pid 1\n");
+    let devices = read("etc/devices");
+    assert!(devices.contains("urandom") && !devices.contains("sda") && !devices.contains("loop"), "{devices}");
+    assert!(read("etc/group").contains("adm:x:4:alice"), "{}", read("etc/group"));
+    let alice = fs::metadata(root.join("home/alice/.ssh/authorized_keys")).unwrap();
+    assert_eq!((alice.mode() & 0o7777, alice.uid()), (0o600, 1000));
+    assert_eq!(read("home/alice/.ssh/authorized_keys"), "ssh-ed25519 AAAA alice@home\n");
+    assert_eq!(fs::metadata(root.join("root/.ssh")).unwrap().mode() & 0o7777, 0o700);
+    for empty in ["dev", "proc", "sys", "run"] {
+        assert_eq!(fs::read_dir(root.join(empty)).unwrap().count(), 0, "/{empty} is as it was");
+    }
+    assert!(!root.join("etc/resolv.conf").exists(), "it was lent");
+}
+
+#[test]
+fn directory() {
+    let project = everything("dir");
+    let said = project.built(&["--verbose", "--reveal", "tr a-z n-za-m"]);
+    assert!(said.contains("setting up") && said.contains("home /root, project none"), "{said}");
+    assert!(!said.contains("hush"), "a secret is in the log");
+    check_image(&project.path("out/web"));
+    assert!(project.path("web/cleaned").exists());
+    let said = project.build(&[]);
+    assert_eq!(said.status.code(), Some(2));
+    assert!(text(&said.stderr).contains("is there already"), "{}", text(&said.stderr));
+}
+
+#[test]
+fn archives_are_the_same_each_time() {
+    let project = everything("tar zstd");
+    let mut archives = Vec::new();
+    for _ in 0..2 {
+        let mut command = project.command(&["--reveal", "tr a-z n-za-m"]);
+        let output = command.env("SOURCE_DATE_EPOCH", "1700000000").output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        project.assert_nothing_left();
+        archives.push(fs::read(project.path("out/web.tar.zst")).unwrap());
+    }
+    assert!(archives[0] == archives[1], "two builds differ");
+    let root = project.path("unpacked");
+    fs::create_dir(&root).unwrap();
+    let tar =
+        Command::new("tar").arg("-xpf").arg(project.path("out/web.tar.zst")).arg("-C").arg(&root).status().unwrap();
+    assert!(tar.success());
+    check_image(&root);
+    assert!(fs::metadata(root.join("etc/motd")).unwrap().mtime() <= 1_700_000_000);
+}
+
+#[test]
+fn disk_images() {
+    for (format, table) in [("raw 100M", "dos"), ("raw 100M gpt", "gpt")] {
+        let project = everything(format);
+        project.write("web/IMGBUILD", &format!("format='{format}'\nbootloader=none\n{ALL}"));
+        project.built(&["--reveal", "tr a-z n-za-m"]);
+        let image = project.path("out/web.img");
+        assert_eq!(fs::metadata(&image).unwrap().len(), 100 << 20);
+        let shown = Command::new("sfdisk").arg("--json").arg(&image).output().unwrap();
+        assert!(text(&shown.stdout).contains(&format!("\"label\": \"{table}\"")), "{}", text(&shown.stdout));
+        // The root, looked at by the file system's own tools.
+        let debugfs = |request: &str| {
+            let file = format!("{}?offset=1048576", image.display());
+            let output = Command::new("/sbin/debugfs").args(["-R", request, &file]).output().unwrap();
+            text(&output.stdout)
+        };
+        assert_eq!(debugfs("cat /etc/motd"), "hello there\n");
+        assert!(debugfs("cat /etc/fstab").contains(" / ext4 "), "{}", debugfs("cat /etc/fstab"));
+        assert!(debugfs("stat /etc/secret").contains("Mode:  0600"));
+    }
+}
+
+#[test]
+fn killed_at_any_step() {
+    let block = "echo blocked; sleep 1000";
+    for format in ["raw 100M", "dir"] {
+        for step in ["setup", "bootstrap", "reveal", "provision", "cleanup"] {
+            let project = everything(format);
+            let imgbuild = project.path("web/IMGBUILD");
+            let whole = format!("bootloader=none\n{}", fs::read_to_string(&imgbuild).unwrap());
+            let blocking = match step {
+                "bootstrap" | "reveal" => whole.clone(),
+                step => whole.replace(&format!("{step}() {{\n"), &format!("{step}() {{\n    {block}\n")),
+            };
+            fs::write(&imgbuild, &blocking).unwrap();
+            let mut child = if step == "reveal" {
+                let marker = project.path("revealing");
+                let mut command = project.command(&["--reveal", &format!("touch {}; sleep 1000", marker.display())]);
+                let child = command.process_group(0).stderr(Stdio::null()).spawn().unwrap();
+                wait_until("revealing", || if marker.exists() { Ok(()) } else { Err("it does not begin".into()) });
+                child
+            } else {
+                project.blocked(if step == "bootstrap" { "block" } else { "" })
+            };
+            child.kill().unwrap();
+            child.wait().unwrap();
+            wait_until(&format!("{format}, killed in {step}"), || match project.left() {
+                left if left.is_empty() => Ok(()),
+                left => Err(left.join(", ")),
+            });
+            assert_eq!(fs::read_dir(project.path("out")).unwrap().count(), 0, "{format}, {step}: there is a result");
+            fs::write(&imgbuild, &whole).unwrap();
+            project.built(&["--reveal", "tr a-z n-za-m"]);
+        }
+    }
+}
+
+#[test]
+fn interrupted() {
+    let project = everything("raw 100M");
+    let whole = fs::read_to_string(project.path("web/IMGBUILD")).unwrap();
+    let blocking = whole.replace("provision() {\n", "provision() {\n    echo blocked; sleep 1000\n");
+    project.write("web/IMGBUILD", &format!("bootloader=none\n{blocking}"));
+    let mut child = project.blocked("");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    project.assert_nothing_left();
+    assert!(project.path("web/cleaned").exists(), "cleanup was called");
+    assert_eq!(fs::read_dir(project.path("out")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_a_power_failure_left_is_removed() {
+    let project = everything("dir");
+    project.write("out/.web.makeimg-1/root/etc/secret", "hush\n");
+    project.write("out/.web.makeimg-1/lock", "");
+    project.write("out/.web.makeimg-x/mine", "");
+    let output = project.build(&["--reveal", "tr a-z n-za-m"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let left = fs::read_dir(project.path("out")).unwrap().flatten().map(|entry| entry.file_name());
+    let mut left: Vec<_> = left.collect();
+    left.sort();
+    assert_eq!(left, [".web.makeimg-x", "web"]);
+}
+
+#[test]
+fn functions_that_fail_are_told_with_their_place() {
+    let project = Project::new("target=debian\nformat=dir\nprovision() {\n    true\n    nosuchcommand here\n}\n");
+    let said = project.fails(&[]);
+    assert!(said.contains("web/IMGBUILD:5: provision() failed (exit status: 127): nosuchcommand"), "{said}");
+    let project = Project::new(
+        "target=debian\nformat=dir\n\nsetup() {\n    echo no luck\n    false\n    touch never\n}\ncleanup() {\n    touch cleaned\n}\n",
+    );
+    let said = project.fails(&[]);
+    assert!(said.contains("web/IMGBUILD:4: setup() failed (exit status: 1): no luck"), "{said}");
+    assert!(project.path("web/cleaned").exists() && !project.path("web/never").exists());
+}
+
+#[test]
+fn bad_input_is_told_before_anything_is_built() {
+    let project = Project::new("target=debain\nformat='raw 8'\n");
+    project.write("web/files/a.makeimg.template", "$nobody\n");
+    symlink("../../..", project.path("web/files/out")).unwrap();
+    let output = project.build(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    for part in ["IMGBUILD:1: target: \"debain\"", "IMGBUILD:2: format:", "files/out: the symbolic link leads out"] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    let project = Project::new("target=debian\nformat=dir\nif\n");
+    assert!(project.fails(&[]).contains("web/IMGBUILD:"), "a syntax error has its line");
+    let project = Project::new("target=debian\nformat=dir\n");
+    project.write("web/files/a.makeimg.template", "\n$nobody\n");
+    assert!(project.fails(&[]).contains("web/files/a.makeimg.template:2: `nobody` is not set"));
+}
+
+#[test]
+fn what_a_tool_says_is_the_reason() {
+    let project = Project::new("target=debian\nformat=dir\npackages=nosuch\n");
+    let output = project.command(&[]).env("STANDIN", "missing").output().unwrap();
+    let said = text(&output.stderr);
+    assert!(said.contains("mmdebstrap: Unable to locate package nosuch"), "{said}");
+    let project = Project::new("target=debian\nformat='raw 64M'\nbootloader=none\n");
+    let output = project.command(&[]).env("STANDIN", "full").output().unwrap();
+    let said = text(&output.stderr);
+    assert!(said.contains("No space left on device"), "{said}");
+    project.assert_nothing_left();
+    let project = everything("dir");
+    project.write("web/files/etc/old.conf.makeimg.patch", "--- a\n+++ b\n@@ -1,3 +1,3 @@\n one\n-2\n+zwei\n three\n");
+    let said = project.fails(&["--reveal", "cat"]);
+    assert!(
+        said.contains("web/files/etc/old.conf.makeimg.patch:3: this hunk does not apply to /etc/old.conf"),
+        "{said}"
+    );
+    let project = everything("dir");
+    let said = project.fails(&["--reveal", "echo wrong key >&2; exit 1"]);
+    assert!(said.contains("web/secrets/etc/secret.age: can't be revealed") && said.contains("wrong key"), "{said}");
+}
+
+#[test]
+fn events_are_lines_of_json() {
+    let project = everything("dir");
+    let output = project.build(&["--json", "--reveal", "tr a-z n-za-m"]);
+    let events: Vec<serde_json::Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let steps: Vec<&str> = events.iter().filter(|e| e["type"] == "step").filter_map(|e| e["name"].as_str()).collect();
+    assert_eq!(steps[..4], ["setup()", "bootstrap Debian stable", "files", "settings"], "{steps:?}");
+    let progress = events.iter().find(|event| event["type"] == "progress").unwrap();
+    assert_eq!((&progress["done"], &progress["total"]), (&1.into(), &4.into()), "{progress}");
+    assert_eq!(events.last().unwrap()["type"], "built");
+    let mut rest = Vec::new();
+    let _ = (&output.stderr[..]).read_to_end(&mut rest);
+    assert!(rest.is_empty(), "{}", text(&rest));
+}
