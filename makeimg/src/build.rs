@@ -140,7 +140,10 @@ fn perform(
     root: &Path,
 ) -> Result<Option<PathBuf>, Problem> {
     let variables = [("imgdir", root), ("outdir", &*job.output_dir)];
-    let filled = fill(job, context, machine, root, &variables);
+    let mut filled = fill(job, context, machine, root, &variables);
+    if let Err(problem) = &mut filled {
+        problem.step = context.report.current();
+    }
     let mut cleaned = Ok(());
     if job.imgbuild.functions.contains("cleanup") {
         // Also when the build was stopped.
@@ -149,7 +152,8 @@ fn perform(
         cleaned = functions::here(context, &job.imgbuild, "cleanup", &variables);
     }
     match (filled, cleaned) {
-        (Ok(disk), Ok(())) => finish(job, context, machine, disk, root),
+        (Ok(disk), Ok(())) => finish(job, context, machine, disk, root)
+            .map_err(|problem| Problem { step: context.report.current(), ..problem }),
         (Ok(_), Err(problem)) => Err(problem),
         (Err(problem), cleaned) => {
             if let Err(also) = cleaned {

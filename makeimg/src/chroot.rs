@@ -72,8 +72,8 @@ impl<'a> Chroot<'a> {
     pub fn command(&self, program: &str) -> Tool {
         let root = self.image.path();
         Tool::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child=SIGKILL"])
-            .arg(format!("--mount-proc={}", root.join("proc").display()))
+            // In the new root: that is changed to first.
+            .args(["--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"])
             .arg(format!("--root={}", root.display()))
             .args(["--wd=/", "--", program])
     }

@@ -60,7 +60,13 @@ pub fn read(project: &Path) -> Reading {
 
 fn problem(path: &Path, text: &str, wrong: settings::Wrong) -> Problem {
     let line = assignment(text, wrong.variable).map(|line| line + wrong.line as u32);
-    Problem { path: Some(path.to_owned()), line, what: format!("{}: {}", wrong.variable, wrong.what), hint: wrong.hint }
+    Problem {
+        path: Some(path.to_owned()),
+        line,
+        what: format!("{}: {}", wrong.variable, wrong.what),
+        hint: wrong.hint,
+        step: None,
+    }
 }
 
 /// Names that the author of an IMGBUILD made up, and that are almost ours. Those that begin with `_` are private, as in a

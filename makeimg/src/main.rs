@@ -10,7 +10,6 @@ use std::process::{Command, ExitCode};
 use clap::Parser;
 use makeimg::problem::Problem;
 use makeimg::project::{self, Request};
-use makeimg::report::Event;
 use makeimg::settings::Format;
 use makeimg::{command, supervise};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -31,7 +30,7 @@ fn main() -> ExitCode {
     }
     let cli = cli::Cli::parse();
     match cli.command {
-        Some(cli::Command::Check(args)) => check(args.inputs),
+        Some(cli::Command::Check(args)) => check(&args.inputs),
         Some(cli::Command::Build(args)) => build(args),
         Some(cli::Command::Run(args)) => run(&args),
         None => build(cli.build),
@@ -42,11 +41,11 @@ fn request(inputs: &cli::Inputs, output_dir: PathBuf, reveal: Option<String>, mi
     Request { project: inputs.directory.clone(), dirs: inputs.dirs.clone(), reveal, mirror, output_dir }
 }
 
-fn check(inputs: cli::Inputs) -> ExitCode {
-    let read = project::read(&request(&inputs, PathBuf::from("."), None, None));
+fn check(inputs: &cli::Inputs) -> ExitCode {
+    let read = project::read(&request(inputs, PathBuf::from("."), None, None));
     let mut screen = Screen::new(inputs.json, false);
     let warnings = read.warnings.len();
-    read.warnings.iter().for_each(|warning| screen.problem(warning, true));
+    screen.warnings(&read.warnings);
     match read.job {
         Ok(job) => {
             if !inputs.json {
@@ -63,7 +62,7 @@ fn check(inputs: cli::Inputs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(problems) => {
-            problems.iter().for_each(|problem| screen.problem(problem, false));
+            screen.problems(&problems);
             ExitCode::from(BAD_INPUT)
         }
     }
@@ -78,11 +77,11 @@ fn build(args: cli::Build) -> ExitCode {
     let mirror = given(args.mirror, "MAKEIMG_MIRROR");
     let output_dir = args.output.unwrap_or_else(|| PathBuf::from("."));
     let read = project::read(&request(&args.inputs, output_dir, reveal, mirror));
-    read.warnings.iter().for_each(|warning| screen.problem(warning, true));
+    screen.warnings(&read.warnings);
     let job = match read.job {
         Ok(job) => job,
         Err(problems) => {
-            problems.iter().for_each(|problem| screen.problem(problem, false));
+            screen.problems(&problems);
             return ExitCode::from(BAD_INPUT);
         }
     };
@@ -101,11 +100,11 @@ fn build(args: cli::Build) -> ExitCode {
         problems.push(Problem::build(what).hint("remove it, or say another --output"));
     }
     if !problems.is_empty() {
-        problems.iter().for_each(|problem| screen.problem(problem, false));
+        screen.problems(&problems);
         return ExitCode::from(BAD_INPUT);
     }
     let failed = |screen: &mut Screen, problem: Problem| {
-        screen.problem(&problem, false);
+        screen.problems(&[problem]);
         ExitCode::FAILURE
     };
     let program = match std::env::current_exe() {
@@ -165,9 +164,4 @@ fn run(args: &cli::Run) -> ExitCode {
     }
     let error = std::os::unix::process::CommandExt::exec(&mut qemu);
     say(Problem::build(format!("starting QEMU failed: {error}")))
-}
-
-/// One problem as an event: with `--json` everything is.
-fn event_of(problem: &Problem, warning: bool) -> Event {
-    if warning { Event::Warning { text: problem.to_string() } } else { Event::from(problem) }
 }

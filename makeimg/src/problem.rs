@@ -14,17 +14,19 @@ pub struct Problem {
     pub what: String,
     /// What to do.
     pub hint: Option<String>,
+    /// What the build was doing.
+    pub step: Option<String>,
 }
 
 impl Problem {
     /// A problem of a file, without a hint.
     pub fn new(path: &Path, line: Option<u32>, what: impl Into<String>) -> Self {
-        Self { path: Some(path.to_owned()), line, what: what.into(), hint: None }
+        Self { path: Some(path.to_owned()), line, what: what.into(), hint: None, step: None }
     }
 
     /// A problem of no file.
     pub fn build(what: impl Into<String>) -> Self {
-        Self { path: None, line: None, what: what.into(), hint: None }
+        Self { path: None, line: None, what: what.into(), hint: None, step: None }
     }
 
     /// With what to do.

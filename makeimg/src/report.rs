@@ -1,7 +1,7 @@
 //! What a build tells while it goes on.
 
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,8 @@ pub enum Event {
         text: String,
         /// What to do.
         hint: Option<String>,
+        /// The step that failed, if one had begun.
+        step: Option<String>,
     },
     /// The end: it is there.
     Built {
@@ -60,19 +62,23 @@ impl From<&Problem> for Event {
             line: problem.line,
             text: problem.what.clone(),
             hint: problem.hint.clone(),
+            step: problem.step.clone(),
         }
     }
 }
 
+type Each = Box<dyn FnMut(&Event) + Send>;
+
 /// Where events go.
 pub struct Report {
-    each: Mutex<Box<dyn FnMut(&Event) + Send>>,
+    each: Mutex<Each>,
+    step: Mutex<Option<String>>,
 }
 
 impl Report {
     /// To a function.
     pub fn new(each: impl FnMut(&Event) + Send + 'static) -> Self {
-        Self { each: Mutex::new(Box::new(each)) }
+        Self { each: Mutex::new(Box::new(each)), step: Mutex::new(None) }
     }
 
     /// To a stream, as lines of JSON. That nobody listens is no reason to fail.
@@ -86,12 +92,19 @@ impl Report {
 
     /// Tells it.
     pub fn tell(&self, event: &Event) {
-        self.each.lock().unwrap_or_else(std::sync::PoisonError::into_inner)(event);
+        self.each.lock().unwrap_or_else(PoisonError::into_inner)(event);
     }
 
     /// Begins a step.
     pub fn step(&self, name: impl Into<String>) {
-        self.tell(&Event::Step { name: name.into() });
+        let name = name.into();
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.clone());
+        self.tell(&Event::Step { name });
+    }
+
+    /// The step that goes on.
+    pub fn current(&self) -> Option<String> {
+        self.step.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Says how far it is.

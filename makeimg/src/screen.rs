@@ -8,8 +8,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use makeimg::problem::Problem;
 use makeimg::report::Event;
 
-use crate::event_of;
-
 /// Lines of a failed step that are shown where not all are.
 const LAST: usize = 15;
 
@@ -33,9 +31,14 @@ impl Screen {
         Self { json, verbose, bar, begun: Instant::now(), step: None, last: VecDeque::new() }
     }
 
-    /// Shows a problem that is known before the build begins.
-    pub fn problem(&mut self, problem: &Problem, warning: bool) {
-        self.show(&event_of(problem, warning));
+    /// Shows what keeps the build from beginning.
+    pub fn problems(&mut self, problems: &[Problem]) {
+        problems.iter().map(Event::from).for_each(|event| self.show(&event));
+    }
+
+    /// Shows what is hardly meant.
+    pub fn warnings(&mut self, warnings: &[Problem]) {
+        warnings.iter().map(|warning| Event::Warning { text: warning.to_string() }).for_each(|event| self.show(&event));
     }
 
     /// Shows what happened.
@@ -74,8 +77,8 @@ impl Screen {
                 }
             }
             Event::Warning { text } => self.line(&format!("warning: {}", harmless(text))),
-            Event::Failed { path, line, text, hint } => {
-                let name = self.step.take().map(|(name, _)| format!(" ({name})")).unwrap_or_default();
+            Event::Failed { path, line, text, hint, step } => {
+                let name = step.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
                 for line in std::mem::take(&mut self.last) {
                     self.line(&format!("    {line}"));
                 }

@@ -30,6 +30,19 @@ for name in $(/bin/busybox --list); do ln -sf busybox "$root/bin/$name"; done
 printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
 printf 'root:x:0:\nadm:x:4:\n' >"$root/etc/group"
 printf 'one\ntwo\nthree\n' >"$root/etc/old.conf"
+mkdir -p "$root/usr/sbin"
+cat >"$root/usr/sbin/useradd" <<'END'
+#!/bin/sh
+for name in "$@"; do :; done
+echo "$name:x:1000:1000::/home/$name:/bin/sh" >>/etc/passwd
+echo "$name:x:1000:" >>/etc/group
+mkdir -p "/home/$name" && chown 1000:1000 "/home/$name"
+END
+cat >"$root/usr/sbin/usermod" <<'END'
+#!/bin/sh
+sed -i "s/^$3:.*/&$4/" /etc/group
+END
+chmod 755 "$root/usr/sbin/useradd" "$root/usr/sbin/usermod"
 echo "0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded."
 echo "Setting up busybox (1.0) ..."
 "#;
@@ -98,9 +111,8 @@ impl Project {
                 left.push(format!("{}", entry.path().display()));
             }
         }
-        for (what, text) in [("mount", fs::read_to_string("/proc/mounts").unwrap())] {
-            left.extend(text.lines().filter(|line| line.contains(here)).map(|line| format!("{what} {line}")));
-        }
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        left.extend(mounts.lines().filter(|line| line.contains(here)).map(|line| format!("mount {line}")));
         for entry in fs::read_dir("/sys/block").unwrap().flatten() {
             let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
             if file.contains(here) {
