@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::chroot::{Chroot, environment};
-use crate::command::{Context, Tool};
+use crate::command::{self, Context, Tool};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::settings::{Filesystem, Table};
@@ -245,13 +245,26 @@ impl Disk {
         let room = self.wanted.layout().bios_boot.map_or(FIRST - SECTOR, |(_, size)| size);
         install_bios(&self.image, &boot, core, start, room)?;
         let efi = self.grub_image(context, chroot, "x86_64-efi", &["efi_gop", "all_video"])?;
+        self.fill_esp(context, &efi)
+    }
+
+    /// Puts GRUB where firmware looks by itself (UEFI specification 2.10, 3.5.1.1).
+    fn fill_esp(&self, context: &Context, efi: &[u8]) -> Result<(), Problem> {
+        let device = self.loops.get(1).map(String::as_str).unwrap_or_default();
+        let file = self.work.join("BOOTX64.EFI");
+        fs::write(&file, efi).doing(|| format!("writing {}", file.display()))?;
+        // Not every kernel that builds images knows FAT.
+        if command::find("mcopy").is_some() {
+            Tool::new("mmd").args(["-i", device, "::/EFI", "::/EFI/BOOT"]).run(context)?;
+            return Tool::new("mcopy").args(["-i", device]).arg(&file).arg("::/EFI/BOOT/BOOTX64.EFI").run(context);
+        }
         let at = self.work.join("esp");
         fs::create_dir(&at).doing(|| format!("making {}", at.display()))?;
-        let device = self.loops.get(1).map(String::as_str).unwrap_or_default();
-        Tool::new("mount").args(["-t", "vfat", device]).arg(&at).run(context)?;
-        // The path that firmware tries by itself (UEFI specification 2.10, 3.5.1.1).
-        let put =
-            fs::create_dir_all(at.join("EFI/BOOT")).and_then(|()| fs::write(at.join("EFI/BOOT/BOOTX64.EFI"), efi));
+        Tool::new("mount").args(["-t", "vfat", device]).arg(&at).run(context).map_err(|problem| {
+            problem.hint("if this machine's kernel does not know FAT, install mtools, which does without it")
+        })?;
+        let put = fs::create_dir_all(at.join("EFI/BOOT"));
+        let put = put.and_then(|()| fs::copy(&file, at.join("EFI/BOOT/BOOTX64.EFI")));
         let unmounted = unmount(&at, UnmountFlags::empty());
         put.doing(|| "writing GRUB into the EFI system partition".into())?;
         unmounted.doing(|| format!("unmounting {}", at.display()))

@@ -3,7 +3,8 @@
 use crate::{Outcome, Scenario};
 use lab::archive::Server;
 use lab::command::{run, run_with_input};
-use lab::{Boot, Context, Disks, Firmware, Lab, Machine, Result, Spec, bail, checkout};
+use lab::machine::{Boot, Disks};
+use lab::{Context, Firmware, Lab, Machine, Result, Spec, bail, checkout};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,17 +35,23 @@ fn debian_boots(lab: &Lab) -> Result<Outcome> {
     let keys = ["root", "admin"].map(|user| format!("{user} {}", lab_key.trim())).join("\n");
 
     let begin = Instant::now();
-    let built = run(Command::new(makeimg()?)
+    let built = Command::new(makeimg()?)
         .args(["build", "--json", "--reveal", "tr A-Za-z N-ZA-Mn-za-m"])
         .arg("-C")
         .arg(&project)
         .arg("-o")
         .arg(&work)
         .arg("--mirror")
-        .arg(server.url("debian"))
-        .env("MAKEIMG_EXAMPLE_KEYS", keys))?;
+        .arg(server.url())
+        .env("MAKEIMG_EXAMPLE_KEYS", keys)
+        .output()
+        .context("makeimg")?;
+    let (status, built) = (built.status, String::from_utf8_lossy(&built.stdout).into_owned());
+    if !status.success() {
+        let last: Vec<&str> = built.lines().rev().take(12).collect();
+        bail!("makeimg failed ({status}):\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+    }
     println!("makeimg::debian_boots: built in {:.0} s", begin.elapsed().as_secs_f32());
-    let built = String::from_utf8_lossy(&built);
     assert!(built.contains(r#""type":"progress""#) && !built.contains("OPENSSH PRIVATE KEY"), "{built}");
     let image = work.join("debian.img");
 
