@@ -210,7 +210,12 @@ impl Settings {
     pub fn from_variables(variables: &BTreeMap<String, String>, default_name: &str) -> Result<Self, Vec<Wrong>> {
         let mut wrong = Vec::new();
         let value = |name: &str| variables.get(name).map(String::as_str);
-        let imgname = keep(&mut wrong, imgname(value("imgname").unwrap_or(default_name)));
+        let name = value("imgname").map_or_else(
+            // A directory may have a name that nobody would choose for a file.
+            || Ok(imgname(default_name).unwrap_or_else(|_| "image".to_owned())),
+            imgname,
+        );
+        let imgname = keep(&mut wrong, name);
         let target = keep(&mut wrong, target(value("target"), value("debian_suite")));
         let format = keep(&mut wrong, format(value("format").unwrap_or_default()));
         let packages = keep(&mut wrong, packages(value("packages").unwrap_or_default()));

@@ -1,18 +1,24 @@
 //! makeimg builds a real Debian, and machines boot it.
 
 use crate::{Outcome, Scenario};
+use lab::anemos::{Anemos, host_table};
 use lab::archive::Server;
+use lab::base;
 use lab::command::{run, run_with_input};
-use lab::machine::{Boot, Disks};
+use lab::machine::{Boot, DataDisk, Disks, file_sha256};
 use lab::{Context, Firmware, Lab, Machine, Result, Spec, bail, checkout};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-pub const SCENARIOS: &[Scenario] = &[Scenario { name: "makeimg::debian_boots", run: debian_boots }];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "makeimg::debian_boots", run: debian_boots },
+    Scenario { name: "makeimg::debian_deployed", run: debian_deployed },
+];
 
 const BOOT: Duration = Duration::from_secs(300);
+const DEPLOYMENT: Duration = Duration::from_secs(2400);
 
 /// examples/imgbuild-debian with a secret becomes a disk image that starts by itself with both kinds of firmware.
 fn debian_boots(lab: &Lab) -> Result<Outcome> {
@@ -87,6 +93,50 @@ fn debian_boots(lab: &Lab) -> Result<Outcome> {
         disks.remove();
     }
     fs::remove_file(&image).context("the image")?;
+    Ok(Outcome::Passed)
+}
+
+/// The same IMGBUILD as a payload: the host builds it on its own disk, and is found where it was. Another disk stays as it is.
+fn debian_deployed(lab: &Lab) -> Result<Outcome> {
+    if std::env::var_os("ANEMOS_E2E_LONG").is_none() {
+        return Ok(Outcome::Skipped("an emulated host builds this for ten minutes; ANEMOS_E2E_LONG=1 runs it".into()));
+    }
+    let server = Server::start(lab)?;
+    let spec = Spec {
+        archive: Some(server.port()),
+        data_disk: Some(DataDisk::Pattern { mib: 16 }),
+        ..Spec::new("imgbuild-deployed")
+    };
+    let machine = Machine::start(lab, spec.clone())?;
+    let old = machine.boot_id()?;
+    let data = machine.data_disk().map(file_sha256).transpose()?;
+    let anemos = Anemos::new(lab, "imgbuild-deployed")?;
+    let table = format!(
+        "{}payload = {:?}\nmirror = {:?}\nauthorized_keys = [{:?}]\n{}",
+        host_table(lab, "web", &machine),
+        checkout().join("examples/imgbuild-debian/payload"),
+        machine.archive_url(),
+        lab.key().with_extension("pub"),
+        base::from_url(lab, &machine)?,
+    );
+    anemos.write("hosts.toml", &table)?;
+    let ended = anemos.run(["up", "--yes", "--json", "hosts.toml"], DEPLOYMENT)?;
+    let summary = ended.summary("web")?;
+    assert_eq!(summary["outcome"], "deployed", "{summary:#}\n{}", ended.stderr);
+    println!("makeimg::debian_deployed: {}", summary["seconds"]);
+    let counted = |line: &str| line.contains(r#""type":"progress""#) && line.contains("Setting up");
+    assert!(ended.stdout.lines().any(counted), "no progress by packages");
+
+    let new = machine.boot_id()?;
+    assert_ne!(old, new);
+    let facts = machine.ask("cat /etc/motd; hostname; ip -4 -br addr; cat /proc/cmdline")?;
+    assert!(facts.starts_with("Made by makeimg: debian, Debian trixie.\ndebian\n"), "{facts}");
+    assert!(facts.contains("10.0.2.15/24") && facts.contains("console=ttyS0"), "{facts}");
+    assert_eq!(machine.data_disk().map(file_sha256).transpose()?, data, "the undeclared disk has changed");
+    let afresh = machine.boot_afresh(Spec { name: "imgbuild-afresh".into(), data_disk: None, ..spec })?;
+    assert_ne!(afresh.wait_boot(&new, BOOT)?, old);
+    let state = afresh.ssh_within("systemctl is-system-running --wait; systemctl --failed --no-legend", BOOT)?;
+    assert_eq!(state.trim(), "running");
     Ok(Outcome::Passed)
 }
 

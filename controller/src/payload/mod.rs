@@ -62,11 +62,11 @@ pub enum PayloadError {
     #[error("payload {} is not a directory", .0.display())]
     NotADirectory(PathBuf),
     /// No script.
-    #[error("payload {} has no file `deploy`: put the script that builds the new system there", .0.display())]
+    #[error("payload {} has no file `deploy` and no IMGBUILD: put the script that builds the new system there, or the description of it", .0.display())]
     NoScript(PathBuf),
-    /// What makeimg would build.
-    #[error("payload {} has an IMGBUILD and no `deploy`: an IMGBUILD alone needs makeimg, which this version does not have; write a `deploy` script beside it", .0.display())]
-    ImgBuild(PathBuf),
+    /// What makeimg could not build.
+    #[error("{}", .0.join("\n"))]
+    ImgBuild(Vec<String>),
     /// The script is no file.
     #[error("{} is not a file: it must be the script that builds the new system", .0.display())]
     ScriptNotAFile(PathBuf),
@@ -168,9 +168,10 @@ fn check_script(dir: &Path) -> Result<(), PayloadError> {
     let meta = match fs::metadata(&path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let imgbuild = dir.join("IMGBUILD").exists();
-            let dir = dir.to_owned();
-            return Err(if imgbuild { PayloadError::ImgBuild(dir) } else { PayloadError::NoScript(dir) });
+            if makeimg::project::is_project(dir) {
+                return check_imgbuild(dir);
+            }
+            return Err(PayloadError::NoScript(dir.to_owned()));
         }
         Err(why) => return Err(PayloadError::Read { path, why }),
     };
@@ -189,6 +190,21 @@ fn check_script(dir: &Path) -> Result<(), PayloadError> {
         [b'#', b'!', ..] | [0x7f, b'E', b'L', b'F', ..] => Ok(()),
         _ => Err(PayloadError::NoInterpreter(path)),
     }
+}
+
+/// What can be known of an IMGBUILD here. Its templates may ask for variables that only the host has.
+fn check_imgbuild(dir: &Path) -> Result<(), PayloadError> {
+    let mut problems = makeimg::imgbuild::read(dir).result.err().unwrap_or_default();
+    for (name, secret) in [("files", false), ("secrets", true)] {
+        let inputs = dir.join(name);
+        if inputs.is_dir() {
+            problems.extend(makeimg::inputs::scan(&inputs, secret).err().into_iter().flatten());
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(PayloadError::ImgBuild(problems.iter().map(ToString::to_string).collect()))
 }
 
 fn walk(root: &Path, below: &Path, entries: &mut Vec<Entry>) -> Result<(), PayloadError> {

@@ -122,14 +122,18 @@ fn a_payload_needs_a_script_that_runs() {
     let deploy = dir.path().join("deploy");
     assert_eq!(
         refusal(dir.path()),
-        "payload DIR has no file `deploy`: put the script that builds the new system there"
+        "payload DIR has no file `deploy` and no IMGBUILD: put the script that builds the new system there, or the \
+         description of it"
     );
-    write(&dir.path().join("IMGBUILD"), b"imgname=x\n", 0o644);
+    let imgbuild = dir.path().join("IMGBUILD");
+    write(&imgbuild, b"\ntarget=debain\nformat='raw 8G dos'\n", 0o644);
     assert_eq!(
         refusal(dir.path()),
-        "payload DIR has an IMGBUILD and no `deploy`: an IMGBUILD alone needs makeimg, which this version does not have; \
-         write a `deploy` script beside it"
+        "DIR/IMGBUILD:2: target: \"debain\" is no target; did you mean \"debian\"?\n\
+         DIR/IMGBUILD:3: format: \"dos\" is no partition table; there are msdos, gpt"
     );
+    write(&imgbuild, b"target=debian\n", 0o644);
+    check_script(dir.path()).unwrap();
     fs::create_dir(&deploy).unwrap();
     assert_eq!(refusal(dir.path()), "DIR/deploy is not a file: it must be the script that builds the new system");
     fs::remove_dir(&deploy).unwrap();
