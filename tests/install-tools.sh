@@ -20,6 +20,8 @@ gcc gcc
 readelf binutils
 zstd zstd
 cpio cpio
+patch patch
+busybox busybox
 "
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

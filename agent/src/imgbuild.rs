@@ -15,6 +15,7 @@ use makeimg::inside::Inside;
 use makeimg::problem::{Doing, Problem};
 use makeimg::project::{self, Request};
 use makeimg::report::{Event, Report};
+use rustix::mount::UnmountFlags;
 
 use crate::helper::{self, Call};
 use crate::identity;
@@ -32,8 +33,8 @@ pub fn run(socket: &Path, host: &HostConfig) -> Result<(), String> {
     let has_console = job.imgbuild.settings.cmdline.contains("console=");
     let offer = |chroot: &Chroot<'_>| offer(&context, &job, host, chroot);
     let cmdline = if has_console { "" } else { &console };
-    // An attempt before this one may have left it mounted.
-    while rustix::mount::unmount(&root, rustix::mount::UnmountFlags::NOFOLLOW).is_ok() {}
+    // An attempt before this one may have left it mounted, with more below it.
+    while rustix::mount::unmount(&root, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH).is_ok() {}
     let machine = Machine { disk: &disk, root: &root, cmdline, offer: &offer };
     let built = build::deploy(&job, &context, &machine);
     let _ = fs::remove_dir_all(&job.work);
