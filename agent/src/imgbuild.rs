@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anemos_netstate::render;
 use anemos_proto::config::HostConfig;
 use makeimg::build::{self, Job, Machine};
-use makeimg::chroot::{Chroot, environment};
 use makeimg::command::{Cancel, Context};
 use makeimg::inside::Inside;
 use makeimg::problem::{Doing, Problem};
@@ -31,7 +30,7 @@ pub fn run(socket: &Path, host: &HostConfig) -> Result<(), String> {
     let root = PathBuf::from(variable("ANEMOS_TARGET"));
     let console = variable("ANEMOS_CONSOLE");
     let has_console = job.imgbuild.settings.cmdline.contains("console=");
-    let offer = |chroot: &Chroot<'_>| offer(&context, &job, host, chroot);
+    let offer = |image: &Inside| offer(&context, &job, host, image);
     let cmdline = if has_console { "" } else { &console };
     // An attempt before this one may have left it mounted, with more below it.
     while rustix::mount::unmount(&root, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH).is_ok() {}
@@ -92,47 +91,32 @@ fn read(context: &Context) -> Result<Job, String> {
     let all = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let mut job = read.job.map_err(all)?;
     job.work = work;
+    let settings = &mut job.imgbuild.settings;
+    settings.hostname.get_or_insert_with(|| variable("ANEMOS_HOST"));
+    // Besides those that the IMGBUILD lets in.
+    let keys = fs::read_to_string(variable("ANEMOS_AUTHORIZED_KEYS")).unwrap_or_default();
+    let keys = keys.lines().filter(|key| !key.is_empty());
+    settings.authorized_keys.extend(keys.map(|key| ("root".to_owned(), key.to_owned())));
     let missing = job.missing_tools();
     if missing.is_empty() { Ok(job) } else { Err(all(missing)) }
 }
 
 /// What of this host the new system gets, so that it is found where the old one was.
-fn offer(context: &Context, job: &Job, host: &HostConfig, chroot: &Chroot<'_>) -> Result<(), Problem> {
-    let (image, settings) = (chroot.image(), &job.imgbuild.settings);
+fn offer(context: &Context, job: &Job, host: &HostConfig, image: &Inside) -> Result<Vec<String>, Problem> {
     context.report.step("identity and network");
     identity::install(&host.ssh_identity, image.path()).doing(|| "installing the host's SSH keys".into())?;
-    let networkd =
-        !image.exists("usr/sbin/ifup") || settings.services.iter().any(|name| name.starts_with("systemd-networkd"));
+    let services = &job.imgbuild.settings.services;
+    let networkd = !image.exists("usr/sbin/ifup") || services.iter().any(|name| name.starts_with("systemd-networkd"));
     let files = if networkd { render::networkd(&host.network) } else { render::ifupdown(&host.network) };
     render::write_files(image.path(), &files).doing(|| "writing the host's network configuration".into())?;
     for line in render::left_out(&host.network) {
         context.report.warn(line);
-    }
-    if networkd && image.exists("bin/systemctl") {
-        environment(chroot.command("systemctl").args(["enable", "--", "systemd-networkd.service"])).run(context)?;
-    }
-    if settings.hostname.is_none() {
-        let name = format!("{}\n", variable("ANEMOS_HOST"));
-        let written = image.write(Path::new("etc/hostname"), name.as_bytes(), 0o644);
-        written.doing(|| "writing /etc/hostname in the image".into())?;
     }
     if host.ssh_port != 22 && image.exists("etc/ssh/sshd_config.d") {
         let text = format!("Port {}\n", host.ssh_port);
         let written = image.write(Path::new("etc/ssh/sshd_config.d/anemos.conf"), text.as_bytes(), 0o644);
         written.doing(|| "writing the port of the SSH server in the image".into())?;
     }
-    admit(image).doing(|| "writing /root/.ssh/authorized_keys in the image".into())
-}
-
-/// Lets in who hosts.toml admits, besides those that the IMGBUILD does.
-fn admit(image: &Inside) -> std::io::Result<()> {
-    let path = Path::new("root/.ssh/authorized_keys");
-    let mut keys = image.read(path).unwrap_or_default();
-    if !keys.is_empty() && !keys.ends_with(b"\n") {
-        keys.push(b'\n');
-    }
-    keys.extend(fs::read(variable("ANEMOS_AUTHORIZED_KEYS"))?);
-    image.dir(Path::new("root/.ssh"))?;
-    image.give(Path::new("root/.ssh"), 0o700, 0, 0)?;
-    image.write(path, &keys[..], 0o600)
+    let enable = networkd && image.exists("bin/systemctl");
+    Ok(if enable { vec!["systemd-networkd.service".into()] } else { Vec::new() })
 }

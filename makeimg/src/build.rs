@@ -46,8 +46,8 @@ pub struct Machine<'a> {
     pub root: &'a Path,
     /// Further words for the kernel.
     pub cmdline: &'a str,
-    /// Called when packages, files and settings are in the image, before `provision`.
-    pub offer: &'a dyn Fn(&Chroot<'_>) -> Result<(), Problem>,
+    /// Called when packages and files are in the image. Returns further services to enable.
+    pub offer: &'a dyn Fn(&Inside) -> Result<Vec<String>, Problem>,
 }
 
 impl Job {
@@ -214,12 +214,13 @@ fn fill(
             putting.put(input)?;
         }
     }
+    let mut declared = settings.clone();
+    if let Some(machine) = machine {
+        declared.services.extend((machine.offer)(&image)?);
+    }
     let chroot = Chroot::new(&image)?;
     report.step("settings");
-    declare::apply(context, settings, &chroot)?;
-    if let Some(machine) = machine {
-        (machine.offer)(&chroot)?;
-    }
+    declare::apply(context, &declared, &chroot)?;
     if job.imgbuild.functions.contains("provision") {
         report.step("provision()");
         functions::provision(context, &job.imgbuild, &chroot)?;
