@@ -22,6 +22,8 @@ zstd zstd
 cpio cpio
 patch patch
 busybox busybox
+pacstrap arch-install-scripts
+pacman pacman-package-manager
 "
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

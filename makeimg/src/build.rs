@@ -17,7 +17,7 @@ use crate::inputs::{self, Input, Putting};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::settings::{Bootloader, Filesystem, Format, Table, Target};
-use crate::{declare, functions, output};
+use crate::{alpine, arch, declare, functions, output};
 
 /// What is to be built.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -67,6 +67,11 @@ impl Job {
         Wanted { size: 0, table: Table::Gpt, filesystem: Filesystem::Ext4, grub }
     }
 
+    /// The directory of the IMGBUILD.
+    fn project(&self) -> &Path {
+        self.imgbuild.path.parent().unwrap_or_else(|| Path::new("/"))
+    }
+
     /// Where the result will be.
     pub fn output(&self) -> Option<PathBuf> {
         let settings = &self.imgbuild.settings;
@@ -79,8 +84,13 @@ impl Job {
         let mut packages = settings.packages.clone();
         packages.extend(declare::packages(settings).into_iter().map(str::to_owned));
         let grub = on_disk && settings.bootloader != Some(Bootloader::None);
-        if grub && matches!(settings.target, Target::Debian { .. }) {
-            packages.extend(["grub-pc-bin", "grub-efi-amd64-bin", "grub2-common"].map(str::to_owned));
+        if grub {
+            let loaders: &[&str] = match settings.target {
+                Target::Debian { .. } => &["grub-pc-bin", "grub-efi-amd64-bin", "grub2-common"],
+                Target::Arch => &["grub"],
+                Target::Alpine => &["grub-bios", "grub-efi"],
+            };
+            packages.extend(loaders.iter().map(|name| (*name).to_owned()));
         }
         let mut seen = BTreeSet::new();
         packages.retain(|name| seen.insert(name.clone()));
@@ -197,8 +207,15 @@ fn fill(
             let debian = Debian { suite, variant, packages: &packages, mirror: job.mirror.as_deref() };
             debian::bootstrap(context, &debian, root)?;
         }
-        Target::Arch | Target::Alpine => {
-            return Err(Problem::build("this target can't be built yet: only debian can"));
+        Target::Arch => {
+            report.step("bootstrap Arch");
+            let packages = job.packages(disk.is_some());
+            arch::bootstrap(context, job.project(), &settings.hostconf, &packages, root)?;
+        }
+        Target::Alpine => {
+            report.step("bootstrap Alpine");
+            let packages = job.packages(disk.is_some());
+            alpine::bootstrap(context, job.project(), &settings.hostconf, &packages, root)?;
         }
     }
     let image = Inside::open(root).doing(|| format!("opening {}", root.display()))?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::command::{self, Context, Tool};
 use crate::problem::Problem;
+use crate::progress;
 
 /// What is bootstrapped.
 #[derive(Debug, Clone)]
@@ -24,24 +25,6 @@ pub struct Debian<'a> {
 /// What the tool said.
 pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<(), Problem> {
     let mut progress = Progress::default();
-    let mut error = None;
-    let each = |line: &str| {
-        // A line for each package that comes first, as long as a page.
-        if line.starts_with("/usr/bin/dpkg --admindir ") {
-            return;
-        }
-        context.report.output(line);
-        if let Some((done, total, what)) = progress.line(line) {
-            context.report.progress(done, total, what);
-        }
-        // apt's first error says what is wrong, those after it that something is.
-        let said = ["E: ", "W: Couldn't download package "].iter().find_map(|head| line.strip_prefix(head));
-        if let Some(said) = said
-            && error.is_none()
-        {
-            error = Some(said.to_owned());
-        }
-    };
     let packages = debian.packages.join(",");
     let (name, tool) = if command::find("mmdebstrap").is_some() {
         let mut tool = Tool::new("mmdebstrap").args(["--verbose", "--mode=root", "--format=directory"]);
@@ -62,10 +45,8 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
     };
     // Hooks and maintainer scripts are not the place for what this shell happens to have.
     let tool = tool.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8").env("TMPDIR", "/tmp");
-    tool.watch(context, each)?.map_err(|ended| match error {
-        Some(said) => Problem::build(format!("{name}: {said}")),
-        None => ended.problem(name),
-    })
+    let errors = ["E: ", "W: Couldn't download package "];
+    progress::watch(context, name, tool, |line| progress.line(line), &errors)
 }
 
 /// Counts packages: each is unpacked and then set up.

@@ -396,8 +396,12 @@ const BLOCKLIST: usize = SECTOR as usize - 12;
 /// The boot sector's end of code: after it come the disk's signature and the partitions.
 const CODE: usize = 0x1b8;
 
-/// Puts GRUB's first stage into the boot sector and the rest where `start` (a sector) and `room` (bytes) say.
-fn install_bios(disk: &Path, boot: &[u8], mut core: Vec<u8>, start: u64, room: u64) -> Result<(), Problem> {
+/// Puts GRUB's boot.img into a disk's boot sector, and its core.img where `start` (a sector) and `room` (bytes) say. What else the
+/// boot sector holds stays.
+///
+/// # Errors
+/// They are no such images, don't fit, or can't be written.
+pub fn install_bios(disk: &Path, boot: &[u8], mut core: Vec<u8>, start: u64, room: u64) -> Result<(), Problem> {
     let sector = SECTOR as usize;
     core.resize(core.len().next_multiple_of(sector), 0);
     if boot.len() != sector || core.len() <= sector || core.len() as u64 > room {

@@ -1,6 +1,8 @@
 //! Builds system images from an IMGBUILD, a POSIX shell script that says what is in them. docs/IMGBUILD.md is the format's
 //! manual.
 
+pub mod alpine;
+pub mod arch;
 pub mod build;
 pub mod chroot;
 pub mod command;
@@ -13,6 +15,7 @@ pub mod inputs;
 pub mod inside;
 pub mod output;
 pub mod problem;
+pub mod progress;
 pub mod project;
 pub mod report;
 pub mod settings;

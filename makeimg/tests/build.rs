@@ -416,3 +416,104 @@ fn events_are_lines_of_json() {
     let _ = (&output.stderr[..]).read_to_end(&mut rest);
     assert!(rest.is_empty(), "{}", text(&rest));
 }
+
+/// Whether a program is there. A test that does without says so.
+fn has(program: &str) -> bool {
+    let found = makeimg::command::find(program).is_some();
+    if !found {
+        println!("skipped: this machine has no {program} (tests/install-tools.sh installs it)");
+    }
+    found
+}
+
+/// Makes an Arch package of a directory, with its entry for the repository's index (alpm-package(7), alpm-repo-db(7)).
+fn pack(dir: &Path, name: &str, repository: &Path) {
+    let info = format!(
+        "pkgname = {name}\npkgver = 1-1\npkgdesc = {name}\nbuilddate = 1700000000\npackager = tests\nsize = 1\narch = any\n"
+    );
+    fs::write(dir.join(".PKGINFO"), info).unwrap();
+    let file = format!("{name}-1-1-any.pkg.tar.zst");
+    tar("--zstd", &repository.join(&file), dir, ".PKGINFO $(ls)");
+    let size = fs::metadata(repository.join(&file)).unwrap().len();
+    let entry = repository.join(format!("db/{name}-1-1"));
+    fs::create_dir_all(&entry).unwrap();
+    let desc = format!(
+        "%FILENAME%\n{file}\n\n%NAME%\n{name}\n\n%VERSION%\n1-1\n\n%CSIZE%\n{size}\n\n%ISIZE%\n{size}\n\n%ARCH%\nany\n\n"
+    );
+    fs::write(entry.join("desc"), desc).unwrap();
+    tar("--gzip", &repository.join("here.db"), &repository.join("db"), "$(ls)");
+}
+
+fn tar(compression: &str, archive: &Path, dir: &Path, what: &str) {
+    let script = format!("tar {compression} -cf \"$0\" {what}");
+    assert!(Command::new("sh").args(["-c", &script]).arg(archive).current_dir(dir).status().unwrap().success());
+}
+
+/// The real pacman, with a repository of two packages.
+#[test]
+fn arch() {
+    if !has("pacstrap") {
+        return;
+    }
+    let project = Project::new(
+        "target=arch\nformat=dir\nimgname=web\npackages='\n  greeting\n'\nprovision() {\n    greeting >/etc/greeted\n}\n",
+    );
+    let repository = project.path("repository");
+    let (base, greeting) = (project.path("base"), project.path("greeting"));
+    for dir in [&repository, &base, &greeting] {
+        fs::create_dir(dir).unwrap();
+    }
+    let standin = Command::new(project.path("bin/mmdebstrap")).arg(&base).env_remove("STANDIN").output().unwrap();
+    assert!(standin.status.success(), "{}", text(&standin.stderr));
+    project.write("greeting/usr/bin/greeting", "#!/bin/sh\necho good day\n");
+    fs::set_permissions(greeting.join("usr/bin/greeting"), fs::Permissions::from_mode(0o755)).unwrap();
+    pack(&base, "base", &repository);
+    pack(&greeting, "greeting", &repository);
+    let conf =
+        format!("[options]\nArchitecture = auto\nSigLevel = Never\n[here]\nServer = file://{}\n", repository.display());
+    project.write("web/pacman.conf", &conf);
+    let output = project.build(&["--json"]);
+    assert!(output.status.success(), "{}", text(&output.stdout));
+    project.assert_nothing_left();
+    assert_eq!(fs::read_to_string(project.path("out/web/etc/greeted")).unwrap(), "good day\n");
+    assert!(project.path("out/web/var/lib/pacman/local/greeting-1-1/desc").exists());
+    let counted = r#"{"type":"progress","done":2,"total":2,"what":"installing greeting"}"#;
+    assert!(text(&output.stdout).contains(counted), "{}", text(&output.stdout));
+
+    fs::remove_dir_all(project.path("out/web")).unwrap();
+    let imgbuild = fs::read_to_string(project.path("web/IMGBUILD")).unwrap();
+    project.write("web/IMGBUILD", &imgbuild.replace("  greeting", "  nosuch"));
+    let said = project.fails(&[]);
+    assert!(said.contains("(bootstrap Arch): pacstrap: target not found: nosuch"), "{said}");
+}
+
+/// A recorded stand-in for apk, which Debian does not have: the exact call, and no more, is shown.
+#[test]
+fn alpine_by_a_recorded_stand_in() {
+    let project = Project::new("target=alpine\nformat=dir\nimgname=web\npackages=nginx\n");
+    project.write("web/repositories", "http://192.0.2.1/alpine/v3.20/main\n");
+    project.write("web/keys/builder.rsa.pub", "a key\n");
+    let apk = "#!/bin/sh\necho \"$*\" >\"${0%/*}/called\"\n[ -s \"$2/etc/apk/repositories\" ] || exit 9\n\
+               ${0%/*}/mmdebstrap \"$2\"\necho '(1/2) Installing alpine-base (3.20.0-r0)'\n\
+               [ -z \"$STANDIN\" ] || { echo 'ERROR: unable to select packages:'; echo '  nosuch (no such package):'; exit 1; }\n";
+    project.write("bin/apk", apk);
+    fs::set_permissions(project.path("bin/apk"), fs::Permissions::from_mode(0o755)).unwrap();
+    let output = project.build(&["--json"]);
+    assert!(output.status.success(), "{}", text(&output.stdout));
+    let called = fs::read_to_string(project.path("bin/called")).unwrap();
+    let root = called.split(' ').nth(1).unwrap();
+    assert!(root.contains("/out/.web.makeimg-") && root.ends_with("/root"), "{called}");
+    let called = called.replace(root, "ROOT");
+    assert_eq!(called, "--root ROOT --initdb --no-cache --no-progress add alpine-base nginx\n");
+    let read = |name: &str| fs::read_to_string(project.path("out/web").join(name)).unwrap();
+    assert_eq!(read("etc/apk/repositories"), "http://192.0.2.1/alpine/v3.20/main\n");
+    assert_eq!(read("etc/apk/keys/builder.rsa.pub"), "a key\n");
+    assert!(text(&output.stdout).contains(r#""done":1,"total":2,"what":"Installing alpine-base""#));
+
+    fs::remove_dir_all(project.path("out/web")).unwrap();
+    let output = project.command(&[]).env("STANDIN", "none").output().unwrap();
+    let said = text(&output.stderr);
+    assert!(said.contains("apk: unable to select packages: nosuch (no such package):"), "{said}");
+    fs::remove_file(project.path("web/repositories")).unwrap();
+    assert!(project.fails(&[]).contains("web/repositories: can't be read"));
+}

@@ -1,18 +1,12 @@
 //! GRUB put on a disk image without installing it through a mounted system.
 
 use crate::command::{program, run};
-use crate::{Context, Result, bail};
+use crate::{Context, Result};
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-const SECTOR: usize = 512;
-/// Where boot.img keeps the sector that it loads first.
-const KERNEL_SECTOR: usize = 0x5c;
-/// Where core.img's first sector keeps the list of the rest: start (8 bytes), length (2) and segment (2).
-const BLOCKLIST: usize = SECTOR - 12;
-/// The partition table's place in the first sector, which GRUB's code leaves alone.
-const TABLE: usize = 0x1b8;
+/// Bytes between where core.img begins and the first partition.
+const ROOM: u64 = 1 << 20;
 
 const MODULES: &[&str] = &[
     "part_gpt",
@@ -61,20 +55,8 @@ pub fn efi_image(root: &Path, work: &Path, root_id: &str) -> Result<PathBuf> {
 /// Puts GRUB's first stage in the disk's first sector and the rest in the BIOS boot partition at `start`.
 pub fn install_bios(root: &Path, disk: &Path, work: &Path, root_id: &str, start: u64) -> Result<()> {
     let core_file = make_image(root, work, root_id, "i386-pc", &["biosdisk"])?;
-    let mut core = fs::read(&core_file).context("cannot read core.img")?;
+    let core = fs::read(&core_file).context("cannot read core.img")?;
     fs::remove_file(&core_file).context("cannot remove core.img")?;
     let boot = fs::read(root.join("usr/lib/grub/i386-pc/boot.img")).context("cannot read boot.img")?;
-    if boot.len() != SECTOR || core.len() <= SECTOR {
-        bail!("GRUB's images are not of the expected size: {} and {} bytes", boot.len(), core.len());
-    }
-    core.resize(core.len().next_multiple_of(SECTOR), 0);
-    let rest = u16::try_from(core.len() / SECTOR - 1).context("core.img is too large")?;
-    core[BLOCKLIST..BLOCKLIST + 8].copy_from_slice(&(start + 1).to_le_bytes());
-    core[BLOCKLIST + 8..BLOCKLIST + 10].copy_from_slice(&rest.to_le_bytes());
-    let file = fs::OpenOptions::new().write(true).open(disk).context("cannot open the disk")?;
-    let mut first = boot;
-    first[KERNEL_SECTOR..KERNEL_SECTOR + 8].copy_from_slice(&start.to_le_bytes());
-    file.write_all_at(&first[..TABLE], 0).context("cannot write the boot sector")?;
-    file.write_all_at(&core, start * SECTOR as u64).context("cannot write core.img")?;
-    Ok(())
+    makeimg::disk::install_bios(disk, &boot, core, start, ROOM).context("cannot install GRUB")
 }

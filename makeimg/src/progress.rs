@@ -1,0 +1,68 @@
+//! How far a package manager is, from what it prints.
+
+use crate::command::{Context, Tool};
+use crate::problem::Problem;
+
+/// Done, total (0 if nobody knows) and what, if a line tells it.
+pub type Step<'a> = Option<(u64, u64, &'a str)>;
+
+/// Runs a package manager to its good end. `read` finds progress in its lines; the first line with one of `errors` at its beginning is
+/// the reason if it fails: those after it only say that something did.
+///
+/// # Errors
+/// What it said.
+pub fn watch(
+    context: &Context,
+    name: &str,
+    tool: Tool,
+    mut read: impl FnMut(&str) -> Step<'_>,
+    errors: &[&str],
+) -> Result<(), Problem> {
+    let mut error: Option<String> = None;
+    let mut more = false;
+    let ended = tool.watch(context, |line| {
+        context.report.output(line);
+        if let Some((done, total, what)) = read(line) {
+            context.report.progress(done, total, what);
+        }
+        let said = errors.iter().find_map(|head| line.strip_prefix(head));
+        match (&mut error, said) {
+            (None, Some(said)) => {
+                more = said.ends_with(':');
+                error = Some(said.to_owned());
+            }
+            // `unable to select packages:`, and then which.
+            (Some(error), None) if more => {
+                more = false;
+                error.push(' ');
+                error.push_str(line.trim());
+            }
+            _ => {}
+        }
+    })?;
+    ended.map_err(|ended| match error {
+        Some(said) => Problem::build(format!("{name}: {said}")),
+        None => ended.problem(name),
+    })
+}
+
+/// `(3/12) Installing foo (1.2-r0)`, as apk(8) has it.
+pub fn counted(line: &str) -> Step<'_> {
+    let (numbers, what) = line.strip_prefix('(')?.split_once(')')?;
+    let (done, total) = numbers.split_once('/')?;
+    let what = what.trim().split(" (").next().unwrap_or_default();
+    Some((done.trim().parse().ok()?, total.trim().parse().ok()?, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_counted() {
+        assert_eq!(counted("( 3/12) Installing musl (1.2.5-r0)"), Some((3, 12, "Installing musl")));
+        assert_eq!(counted("(12/12) Installing busybox (1.36.1-r2)"), Some((12, 12, "Installing busybox")));
+        assert_eq!(counted("(a/b) c"), None);
+        assert_eq!(counted("OK: 8 MiB in 15 packages"), None);
+    }
+}
