@@ -9,6 +9,9 @@ qemu-img qemu-utils
 /usr/share/OVMF/OVMF_CODE_4M.fd ovmf
 /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 mmdebstrap mmdebstrap
+debootstrap debootstrap
+mkfs.btrfs btrfs-progs
+mkfs.xfs xfsprogs
 mke2fs e2fsprogs
 sfdisk fdisk
 mformat mtools

@@ -51,20 +51,16 @@ pub struct Machine<'a> {
 }
 
 impl Job {
+    /// What `format` says of a disk.
     fn wanted(&self) -> Option<Wanted> {
-        let settings = &self.imgbuild.settings;
-        match settings.format {
-            Format::Raw { size, table, filesystem } => {
-                Some(Wanted { size, table, filesystem, grub: settings.bootloader != Some(Bootloader::None) })
-            }
-            _ => None,
-        }
+        let Format::Raw { size, table, filesystem } = self.imgbuild.settings.format else { return None };
+        Some(self.disk(size, table, filesystem))
     }
 
-    /// A disk for what says nothing of disks: GPT and ext4, as large as the device.
-    fn default_wanted(&self) -> Wanted {
-        let grub = self.imgbuild.settings.bootloader != Some(Bootloader::None);
-        Wanted { size: 0, table: Table::Gpt, filesystem: Filesystem::Ext4, grub }
+    fn disk(&self, size: u64, table: Table, filesystem: Filesystem) -> Wanted {
+        let settings = &self.imgbuild.settings;
+        let grub = settings.bootloader != Some(Bootloader::None);
+        Wanted { size, table, filesystem, grub, volumes: settings.filesystems.clone() }
     }
 
     /// The directory of the IMGBUILD.
@@ -190,7 +186,8 @@ fn fill(
     let disk = match (machine, job.wanted()) {
         (Some(machine), wanted) => {
             report.step("partitions and file systems");
-            let wanted = wanted.unwrap_or_else(|| job.default_wanted());
+            // GPT and ext4 where the IMGBUILD says nothing of disks.
+            let wanted = wanted.unwrap_or_else(|| job.disk(0, Table::Gpt, Filesystem::Ext4));
             Some(Disk::device(context, wanted, machine.disk, &job.work, root)?)
         }
         (None, Some(wanted)) => {
@@ -267,7 +264,11 @@ fn fstab(image: &Inside, disk: &Disk) -> Result<(), Problem> {
     if String::from_utf8_lossy(&old).lines().any(|line| !line.trim().is_empty() && !line.trim().starts_with('#')) {
         return Ok(());
     }
-    image.write(path, disk.fstab().as_bytes(), 0o644).doing(|| "writing /etc/fstab in the image".into())
+    image.write(path, disk.fstab().as_bytes(), 0o644).doing(|| "writing /etc/fstab in the image".into())?;
+    for path in disk.kept_paths() {
+        image.dir(Path::new(path.trim_start_matches('/'))).doing(|| format!("making {path} in the image"))?;
+    }
+    Ok(())
 }
 
 /// Takes out what tells of the build and not of the system: it would differ each time.

@@ -28,6 +28,8 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
     let packages = debian.packages.join(",");
     let (name, tool) = if command::find("mmdebstrap").is_some() {
         let mut tool = Tool::new("mmdebstrap").args(["--verbose", "--mode=root", "--format=directory"]);
+        // Other file systems are mounted there already.
+        tool = tool.arg("--skip=check/empty");
         tool = tool.arg(format!("--variant={}", debian.variant));
         if !packages.is_empty() {
             tool = tool.arg(format!("--include={packages}"));

@@ -22,3 +22,4 @@ pub mod settings;
 pub mod shell;
 pub mod supervise;
 pub mod template;
+pub mod volumes;

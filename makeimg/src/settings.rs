@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::volumes::{self, Volume};
+
 /// What is bootstrapped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
@@ -83,6 +85,10 @@ words! {
     Filesystem {
         /// ext4.
         Ext4 = "ext4",
+        /// ext3.
+        Ext3 = "ext3",
+        /// ext2.
+        Ext2 = "ext2",
         /// XFS.
         Xfs = "xfs",
         /// Btrfs.
@@ -169,6 +175,8 @@ pub struct Settings {
     pub bootloader: Option<Bootloader>,
     /// Which of Debian's packages are there without being named.
     pub debian_variant: String,
+    /// What a disk is divided into; mount points come after those above them.
+    pub filesystems: Vec<Volume>,
 }
 
 /// Variables that mean something.
@@ -189,6 +197,7 @@ pub const VARIABLES: &[&str] = &[
     "authorized_keys",
     "cmdline",
     "bootloader",
+    "filesystems",
 ];
 
 /// Functions that are called.
@@ -238,6 +247,7 @@ impl Settings {
         let services = keep(&mut wrong, items("services", value("services"), service));
         let users = keep(&mut wrong, items("users", value("users"), user));
         let authorized_keys = keep(&mut wrong, items("authorized_keys", value("authorized_keys"), authorized_key));
+        let filesystems = keep(&mut wrong, filesystems(value("filesystems")));
         let cmdline = value("cmdline").unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
         if cmdline.contains(['"', '\'', '\\', '$', '`']) {
             let hint = Some("quotes and what a shell expands can't be passed on".to_owned());
@@ -246,9 +256,17 @@ impl Settings {
         if !wrong.is_empty() {
             return Err(wrong);
         }
-        let required = (imgname, target, format, packages, services, users, authorized_keys);
-        let (Some(imgname), Some(target), Some(format), Some(packages), Some(services), Some(users), Some(keys)) =
-            required
+        let required = (imgname, target, format, packages, services, users, authorized_keys, filesystems);
+        let (
+            Some(imgname),
+            Some(target),
+            Some(format),
+            Some(packages),
+            Some(services),
+            Some(users),
+            Some(keys),
+            Some(filesystems),
+        ) = required
         else {
             return Err(wrong);
         };
@@ -268,6 +286,7 @@ impl Settings {
             cmdline,
             bootloader: bootloader.and_then(|word| Bootloader::from_word(&word)),
             debian_variant: variant.unwrap_or_else(|| VARIANTS[0].to_owned()),
+            filesystems,
         })
     }
 }
@@ -281,12 +300,23 @@ fn items<T>(
     let understood = |(line, item)| {
         let hint = match variable {
             "users" => "such as `alice` or `alice:sudo,adm`; each has a line of its own",
+            "filesystems" => "such as `/var 4G`, `swap 1G` or `/srv 20G ext4 keep`; each has a line of its own",
             "authorized_keys" => "such as `root ssh-ed25519 AAAA… comment`; each has a line of its own",
             _ => "each has a line of its own",
         };
         understand(item).map_err(|what| Wrong { variable, line, what, hint: Some(hint.to_owned()) })
     };
     list(value.unwrap_or_default()).map(understood).collect()
+}
+
+fn filesystems(value: Option<&str>) -> Result<Vec<Volume>, Wrong> {
+    let lines: Vec<usize> = list(value.unwrap_or_default()).map(|(line, _)| line).collect();
+    volumes::together(items("filesystems", value, Volume::parse)?).map_err(|(index, what)| Wrong {
+        variable: "filesystems",
+        line: lines.get(index).copied().unwrap_or(0),
+        what,
+        hint: None,
+    })
 }
 
 /// RFC 1123: labels of letters, digits and hyphens.
@@ -430,7 +460,7 @@ fn choose<T>(word: &str, kind: &str, from: impl Fn(&str) -> Option<T>, words: &[
 }
 
 /// A size as truncate(1) and parted's binary units have it: `8G` and `8GiB` are 8 x 2^30, `8GB` is 8 x 10^9 bytes.
-fn size(text: &str) -> Result<u64, Wrong> {
+pub fn size(text: &str) -> Result<u64, Wrong> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let step = |base: u64| {

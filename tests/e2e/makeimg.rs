@@ -14,66 +14,118 @@ use std::time::{Duration, Instant};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "makeimg::debian_boots", run: debian_boots },
+    Scenario { name: "makeimg::debian_other_disks", run: debian_other_disks },
+    Scenario { name: "makeimg::debian_archives", run: debian_archives },
     Scenario { name: "makeimg::debian_deployed", run: debian_deployed },
 ];
 
 const BOOT: Duration = Duration::from_secs(300);
 const DEPLOYMENT: Duration = Duration::from_secs(2400);
 
-/// examples/imgbuild-debian with a secret becomes a disk image that starts by itself with both kinds of firmware.
-fn debian_boots(lab: &Lab) -> Result<Outcome> {
-    let server = Server::start(lab)?;
-    let work = lab.path("runs").join(format!("makeimg-{}", std::process::id()));
-    let project = work.join("project");
-    fs::create_dir_all(&work).context("the run's directory")?;
-    run(Command::new("cp").arg("-r").arg(checkout().join("examples/imgbuild-debian/payload")).arg(&project))?;
-    // The machine's SSH host key is its secret.
-    let secret = project.join("secrets/etc/ssh");
-    fs::create_dir_all(&secret).context("the secrets")?;
-    let host_key = work.join("host_key");
-    run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]).arg(&host_key))?;
-    let hidden = run_with_input(
-        Command::new("tr").args(["A-Za-z", "N-ZA-Mn-za-m"]),
-        &fs::read(&host_key).context("the host key")?,
-    )?;
-    fs::write(secret.join("ssh_host_ed25519_key.age"), hidden).context("the secret")?;
-    let lab_key = fs::read_to_string(lab.key().with_extension("pub")).context("the lab's key")?;
-    let keys = ["root", "admin"].map(|user| format!("{user} {}", lab_key.trim())).join("\n");
+/// examples/imgbuild-debian with a secret, which is its machine's SSH host key.
+struct Project {
+    work: PathBuf,
+    server: Server,
+    /// As in known_hosts, without the host.
+    host_key: String,
+    /// For the example's IMGBUILD.
+    keys: String,
+}
 
-    let begin = Instant::now();
-    let built = Command::new(makeimg()?)
-        .args(["build", "--json", "--reveal", "tr A-Za-z N-ZA-Mn-za-m"])
-        .arg("-C")
-        .arg(&project)
-        .arg("-o")
-        .arg(&work)
-        .arg("--mirror")
-        .arg(server.url())
-        .env("MAKEIMG_EXAMPLE_KEYS", keys)
-        .output()
-        .context("makeimg")?;
-    let (status, built) = (built.status, String::from_utf8_lossy(&built.stdout).into_owned());
-    if !status.success() {
-        let last: Vec<&str> = built.lines().rev().take(12).collect();
-        bail!("makeimg failed ({status}):\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+impl Project {
+    fn new(lab: &Lab, name: &str) -> Result<Self> {
+        let server = Server::start(lab)?;
+        let work = lab.path("runs").join(format!("makeimg-{name}-{}", std::process::id()));
+        let project = work.join("project");
+        fs::create_dir_all(&work).context("the run's directory")?;
+        run(Command::new("cp").arg("-r").arg(checkout().join("examples/imgbuild-debian/payload")).arg(&project))?;
+        let secret = project.join("secrets/etc/ssh");
+        fs::create_dir_all(&secret).context("the secrets")?;
+        let host_key = work.join("host_key");
+        run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]).arg(&host_key))?;
+        let hidden = run_with_input(
+            Command::new("tr").args(["A-Za-z", "N-ZA-Mn-za-m"]),
+            &fs::read(&host_key).context("the host key")?,
+        )?;
+        fs::write(secret.join("ssh_host_ed25519_key.age"), hidden).context("the secret")?;
+        let host_key = fs::read_to_string(host_key.with_extension("pub")).context("the public key")?;
+        let lab_key = fs::read_to_string(lab.key().with_extension("pub")).context("the lab's key")?;
+        let keys = ["root", "admin"].map(|user| format!("{user} {}", lab_key.trim())).join("\n");
+        Ok(Self { work, server, host_key, keys })
     }
-    println!("makeimg::debian_boots: built in {:.0} s", begin.elapsed().as_secs_f32());
-    assert!(built.contains(r#""type":"progress""#) && !built.contains("OPENSSH PRIVATE KEY"), "{built}");
-    let image = work.join("debian.img");
 
-    let public = fs::read_to_string(host_key.with_extension("pub")).context("the public key")?;
-    for firmware in [Firmware::Bios, Firmware::Uefi] {
-        let dir = work.join(firmware.to_string());
+    /// More lines for the IMGBUILD.
+    fn add(&self, text: &str) -> Result<()> {
+        let path = self.work.join("project/IMGBUILD");
+        let imgbuild = fs::read_to_string(&path).context("the IMGBUILD")?;
+        fs::write(&path, format!("{imgbuild}\n{text}\n")).context("the IMGBUILD")
+    }
+
+    /// Builds it into a directory below `work`; returns what it said. `change` may do something to the command.
+    fn build(&self, output: &str, change: impl FnOnce(&mut Command)) -> Result<String> {
+        let output = self.work.join(output);
+        fs::create_dir_all(&output).context("the directory for the result")?;
+        let mut command = Command::new(makeimg()?);
+        command.args(["build", "--json", "--reveal", "tr A-Za-z N-ZA-Mn-za-m", "--mirror"]).arg(self.server.url());
+        command.arg("-C").arg(self.work.join("project")).arg("-o").arg(output);
+        command.env("MAKEIMG_EXAMPLE_KEYS", &self.keys);
+        change(&mut command);
+        let built = command.output().context("makeimg")?;
+        let (status, said) = (built.status, String::from_utf8_lossy(&built.stdout).into_owned());
+        if !status.success() {
+            let last: Vec<&str> = said.lines().rev().take(12).collect();
+            bail!("makeimg failed ({status}):\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+        Ok(said)
+    }
+
+    /// Boots an image, and waits until all of its services are there.
+    fn boot(&self, lab: &Lab, image: &Path, firmware: Firmware) -> Result<Running> {
+        let dir = image.with_extension(firmware.to_string());
         fs::create_dir_all(&dir).context("the disk's directory")?;
-        let disks = Disks::from_raw(&image, firmware, &dir)?;
+        let disks = Disks::from_raw(image, firmware, &dir)?;
         let spec = Spec { firmware, boot: Boot::Disks(disks.clone()), ..Spec::new(format!("makeimg-{firmware}")) };
         let machine = Machine::start(lab, spec)?;
-        fs::write(machine.known_hosts_file()?, format!("[127.0.0.1]:{} {public}", machine.port()))
+        fs::write(machine.known_hosts_file()?, format!("[127.0.0.1]:{} {}", machine.port(), self.host_key))
             .context("known_hosts")?;
         machine.wait_ssh(BOOT)?;
         let state = machine.ssh_within("systemctl is-system-running --wait; systemctl --failed --no-legend", BOOT)?;
         assert_eq!(state.trim(), "running");
-        let facts = machine.ask(
+        Ok(Running { machine, disks })
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.work);
+        }
+    }
+}
+
+/// A machine that runs what was built.
+struct Running {
+    machine: Machine,
+    disks: Disks,
+}
+
+impl Running {
+    fn end(self) {
+        drop(self.machine);
+        self.disks.remove();
+    }
+}
+
+/// examples/imgbuild-debian becomes a disk image that starts by itself with both kinds of firmware.
+fn debian_boots(lab: &Lab) -> Result<Outcome> {
+    let project = Project::new(lab, "boots")?;
+    let begin = Instant::now();
+    let said = project.build("out", |_| {})?;
+    println!("makeimg::debian_boots: built in {:.0} s", begin.elapsed().as_secs_f32());
+    assert!(said.contains(r#""type":"progress""#) && !said.contains("OPENSSH PRIVATE KEY"), "{said}");
+    for firmware in [Firmware::Bios, Firmware::Uefi] {
+        let running = project.boot(lab, &project.work.join("out/debian.img"), firmware)?;
+        let facts = running.machine.ask(
             "cat /etc/motd; hostname; id -nG admin; stat -c %a:%U /etc/ssh/ssh_host_ed25519_key ~admin/.ssh/authorized_keys
              tail -1 /etc/default/ssh; test -d /sys/firmware/efi && echo uefi || echo bios; cat /proc/cmdline; findmnt -no FSTYPE /",
         )?;
@@ -89,20 +141,86 @@ fn debian_boots(lab: &Lab) -> Result<Outcome> {
         ];
         assert_eq!(lines[..expected.len()], expected, "{facts}");
         assert!(lines[7].ends_with("console=tty0 console=ttyS0,115200") && lines[8] == "ext4", "{facts}");
-        drop(machine);
-        disks.remove();
+        running.end();
     }
-    fs::remove_file(&image).context("the image")?;
     Ok(Outcome::Passed)
 }
 
-/// The same IMGBUILD as a payload: the host builds it on its own disk, and is found where it was. Another disk stays as it is.
-fn debian_deployed(lab: &Lab) -> Result<Outcome> {
-    if std::env::var_os("ANEMOS_E2E_LONG").is_none() {
-        return Ok(Outcome::Skipped("an emulated host builds this for ten minutes; ANEMOS_E2E_LONG=1 runs it".into()));
+/// Other partition tables, file systems, and more than one of them.
+fn debian_other_disks(lab: &Lab) -> Result<Outcome> {
+    let known = fs::read_to_string("/proc/filesystems").context("/proc/filesystems")?;
+    if let Some(unknown) = ["btrfs", "xfs"].into_iter().find(|name| !known.contains(name)) {
+        return Ok(Outcome::Skipped(format!("this machine's kernel has no {unknown}")));
     }
+    let lines = "filesystems='\n/boot 300M ext4\nswap 64M\n/var/lib 600M ext4\n'";
+    for (format, more, firmware, mounted) in [
+        ("raw 2G msdos btrfs", "", Firmware::Bios, "/ btrfs"),
+        ("raw 3G gpt xfs", lines, Firmware::Uefi, "/ xfs\n/boot ext4\n/var/lib ext4\n[SWAP]"),
+    ] {
+        let project = Project::new(lab, "disks")?;
+        project.add(&format!("format='{format}'\n{more}"))?;
+        project.build("out", |_| {})?;
+        let running = project.boot(lab, &project.work.join("out/debian.img"), firmware)?;
+        let facts = running.machine.ask(
+            "findmnt -rno TARGET,FSTYPE --real -t ext4,xfs,btrfs | sort; swapon --noheadings --show=NAME | sed 's/.*/[SWAP]/'",
+        )?;
+        assert_eq!(facts.trim(), mounted, "{format}");
+        running.end();
+    }
+    Ok(Outcome::Passed)
+}
+
+/// The same project as a tarball, twice the same bytes, and as a directory, by debootstrap.
+fn debian_archives(lab: &Lab) -> Result<Outcome> {
+    let project = Project::new(lab, "archives")?;
+    let epoch = |command: &mut Command| {
+        command.args(["--format", "tar zst"]).env("SOURCE_DATE_EPOCH", "1700000000");
+    };
+    for output in ["one", "two"] {
+        project.build(output, epoch)?;
+    }
+    let [one, two] = ["one", "two"].map(|output| project.work.join(output).join("debian.tar.zst"));
+    let listed =
+        |archive: &Path| run(Command::new("tar").args(["--list", "--verbose", "--full-time", "-f"]).arg(archive));
+    if file_sha256(&one)? != file_sha256(&two)? {
+        let (one, two) = (listed(&one)?, listed(&two)?);
+        let (one, two) = (String::from_utf8_lossy(&one), String::from_utf8_lossy(&two));
+        let differing = one.lines().zip(two.lines()).find(|(one, two)| one != two);
+        bail!("two builds of the same differ, in their lists {differing:?}");
+    }
+    let names = run(Command::new("tar").args(["--list", "-f"]).arg(&one))?;
+    let names = String::from_utf8_lossy(&names);
+    assert!(names.contains("./etc/motd\n") && !names.contains("boot/grub/"), "a tarball is not what was described");
+
+    // A machine without mmdebstrap.
+    let tools = project.work.join("bin");
+    fs::create_dir_all(&tools).context("the directory of tools")?;
+    for dir in ["/usr/bin", "/usr/sbin"] {
+        for entry in fs::read_dir(dir).context(dir)?.flatten() {
+            if entry.file_name() != "mmdebstrap" {
+                let _ = std::os::unix::fs::symlink(entry.path(), tools.join(entry.file_name()));
+            }
+        }
+    }
+    let said = project.build("three", |command| {
+        command.args(["--format", "dir"]).env("PATH", &tools);
+    })?;
+    assert!(said.contains("debootstrap"), "something else made it: {said}");
+    let root = project.work.join("three/debian");
+    let read = |name: &str| fs::read_to_string(root.join(name)).context(name);
+    assert_eq!(read("etc/motd")?, "Made by makeimg: debian, Debian trixie.\n");
+    assert_eq!(read("etc/hostname")?, "debian\n");
+    assert!(read("etc/ssh/ssh_host_ed25519_key")?.contains("OPENSSH PRIVATE KEY"));
+    assert!(root.join("etc/systemd/system/multi-user.target.wants/ssh.service").is_symlink());
+    Ok(Outcome::Passed)
+}
+
+/// The same IMGBUILD as a payload: the host builds it on its own disk, and is found where it was. Another disk and a partition that is
+/// kept stay as they are.
+fn debian_deployed(lab: &Lab) -> Result<Outcome> {
     let server = Server::start(lab)?;
     let spec = Spec {
+        firmware: Firmware::Uefi,
         archive: Some(server.port()),
         data_disk: Some(DataDisk::Pattern { mib: 16 }),
         ..Spec::new("imgbuild-deployed")
@@ -110,16 +228,28 @@ fn debian_deployed(lab: &Lab) -> Result<Outcome> {
     let machine = Machine::start(lab, spec.clone())?;
     let old = machine.boot_id()?;
     let data = machine.data_disk().map(file_sha256).transpose()?;
+    // By what nobody gives to another partition.
+    let look = "part=$(blkid -t LABEL=data -o device); blkid -s UUID -s PARTUUID -o value $part; sha256sum <$part";
+    let kept = machine.ask(look)?;
     let anemos = Anemos::new(lab, "imgbuild-deployed")?;
+    let payload = anemos.dir().join("payload");
+    run(Command::new("cp").arg("-r").arg(checkout().join("examples/imgbuild-debian/payload")).arg(&payload))?;
+    let imgbuild = fs::read_to_string(payload.join("IMGBUILD")).context("the IMGBUILD")?;
+    let keeping = |label: &str| format!("{imgbuild}\nfilesystems='none keep LABEL={label}'\n");
+    fs::write(payload.join("IMGBUILD"), keeping("date")).context("the IMGBUILD")?;
     let table = format!(
-        "{}payload = {:?}\nmirror = {:?}\nauthorized_keys = [{:?}]\n{}",
+        "{}payload = {payload:?}\nmirror = {:?}\nauthorized_keys = [{:?}]\n{}",
         host_table(lab, "web", &machine),
-        checkout().join("examples/imgbuild-debian/payload"),
         machine.archive_url(),
         lab.key().with_extension("pub"),
         base::from_url(lab, &machine)?,
     );
     anemos.write("hosts.toml", &table)?;
+    let refused = anemos.run(["up", "--yes", "hosts.toml"], BOOT)?;
+    assert!(refused.stderr.contains("no partition labelled “date”"), "{}", refused.stderr);
+    assert_eq!(machine.boot_id()?, old, "refused, and yet it was booted");
+
+    fs::write(payload.join("IMGBUILD"), keeping("data")).context("the IMGBUILD")?;
     let ended = anemos.run(["up", "--yes", "--json", "hosts.toml"], DEPLOYMENT)?;
     let summary = ended.summary("web")?;
     assert_eq!(summary["outcome"], "deployed", "{summary:#}\n{}", ended.stderr);
@@ -132,6 +262,7 @@ fn debian_deployed(lab: &Lab) -> Result<Outcome> {
     let facts = machine.ask("cat /etc/motd; hostname; ip -4 -br addr; cat /proc/cmdline")?;
     assert!(facts.starts_with("Made by makeimg: debian, Debian trixie.\ndebian\n"), "{facts}");
     assert!(facts.contains("10.0.2.15/24") && facts.contains("console=ttyS0"), "{facts}");
+    assert_eq!(machine.ask(look)?, kept, "the partition that is kept has changed");
     assert_eq!(machine.data_disk().map(file_sha256).transpose()?, data, "the undeclared disk has changed");
     let afresh = machine.boot_afresh(Spec { name: "imgbuild-afresh".into(), data_disk: None, ..spec })?;
     assert_ne!(afresh.wait_boot(&new, BOOT)?, old);

@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::Instant;
 
 /// Changed whenever an image made by older code would no longer do.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 const SECTOR: u64 = 512;
 const DISK_SIZE: u64 = 6 << 30;
@@ -22,8 +22,11 @@ const BIOS_START: u64 = 2048;
 const ESP_START: u64 = 4096;
 const ESP_SECTORS: u64 = 131_072;
 const ROOT_START: u64 = ESP_START + ESP_SECTORS;
+/// A small file system with data, labelled `data`, which nothing mounts.
+const DATA_SECTORS: u64 = 32_768;
 /// The end of the disk holds GPT's second copy.
-const ROOT_SECTORS: u64 = DISK_SIZE / SECTOR - ROOT_START - 2048;
+const DATA_START: u64 = DISK_SIZE / SECTOR - 2048 - DATA_SECTORS;
+const ROOT_SECTORS: u64 = DATA_START - ROOT_START;
 
 /// A finished host image.
 #[derive(Debug, Clone)]
@@ -130,18 +133,24 @@ fn build_disk(root: &Path, work: &Path, ids: &Ids, net: Net) -> Result<()> {
         "label: gpt\nfirst-lba: {BIOS_START}\n\
          start={BIOS_START}, size={}, type=21686148-6449-6E6F-744E-656564454649\n\
          start={ESP_START}, size={ESP_SECTORS}, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n\
-         start={ROOT_START}, size={ROOT_SECTORS}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n",
+         start={ROOT_START}, size={ROOT_SECTORS}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n\
+         start={DATA_START}, size={DATA_SECTORS}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n",
         ESP_START - BIOS_START,
     );
     run_with_input(program("sfdisk").args(["--quiet", "--no-reread", "--no-tell-kernel"]).arg(&raw), table.as_bytes())?;
     grub::install_bios(root, &raw, work, &ids.root, BIOS_START)?;
     build_esp(root, work, &raw, ids)?;
-    run(program("mke2fs")
-        .args(["-q", "-F", "-t", "ext4", "-L", "host", "-U", &ids.root, "-d"])
-        .arg(root)
-        .args(["-E", &format!("offset={},root_owner=0:0", ROOT_START * SECTOR)])
-        .arg(&raw)
-        .arg(format!("{}k", ROOT_SECTORS / 2)))?;
+    let ext4 = |label: &str, contents: &Path, start: u64, sectors: u64, uuid: &str| {
+        run(program("mke2fs")
+            .args(["-q", "-F", "-t", "ext4", "-L", label, "-U", uuid, "-d"])
+            .arg(contents)
+            .args(["-E", &format!("offset={},root_owner=0:0", start * SECTOR)])
+            .arg(&raw)
+            .arg(format!("{}k", sectors / 2)))
+    };
+    ext4("host", root, ROOT_START, ROOT_SECTORS, &ids.root)?;
+    // Any files will do.
+    ext4("data", &root.join("etc"), DATA_START, DATA_SECTORS, &new_uuid()?)?;
     let disk = work.join(format!("{net}.qcow2"));
     run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&disk))?;
     fs::remove_file(&raw).context("cannot remove the raw disk")?;

@@ -13,7 +13,7 @@ use crate::config::{self, Host};
 use crate::embed;
 use crate::engine::{Artifacts, BasePlan, Blob, Job, Trust, sha256};
 use crate::journal::HostEntry;
-use crate::payload;
+use crate::payload::{self, Keep};
 use crate::ssh::{self, Address, Credentials, Passphrases, RunKey, UserCredentials};
 use crate::ssh_config::{self, Agent, Effective, Overrides};
 
@@ -42,7 +42,7 @@ pub(super) async fn prepare(
     asks: &Arc<dyn Passphrases>,
 ) -> Result<Jobs, CommandError> {
     let mut notes = Vec::new();
-    let mut payloads: HashMap<PathBuf, Blob> = HashMap::new();
+    let mut payloads: HashMap<PathBuf, (Blob, Vec<Keep>)> = HashMap::new();
     let mut bases: Vec<((Option<PathBuf>, config::BaseSource), BasePlan)> = Vec::new();
     let mut jobs = Vec::new();
     let fallback_mirror = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter().next();
@@ -63,14 +63,14 @@ pub(super) async fn prepare(
                 notes.push(note.clone());
             }
         }
-        let payload = if let Some(blob) = payloads.get(&host.payload) {
-            blob.clone()
+        let (payload, keeps) = if let Some(known) = payloads.get(&host.payload) {
+            known.clone()
         } else {
             let packed = payload::pack(&host.payload).map_err(|e| named(e.to_string()))?;
             notes.extend(packed.warnings);
-            let blob = Blob::new(packed.bytes);
-            payloads.insert(host.payload.clone(), blob.clone());
-            blob
+            let new = (Blob::new(packed.bytes), packed.keeps);
+            payloads.insert(host.payload.clone(), new.clone());
+            new
         };
         let lock_file = host.base.lock.clone().or_else(|| lock.map(Path::to_owned));
         let wanted = (lock_file, host.base.source.clone());
@@ -109,6 +109,7 @@ pub(super) async fn prepare(
             agent_seed,
             authorized_keys,
             payload,
+            keeps,
             secrets,
             artifacts: Arc::clone(artifacts),
             base,

@@ -16,6 +16,7 @@ use crate::config::{self, Host, Kernel};
 use crate::embed;
 use crate::engine::{Decision, End, Gate, Job, Prepared, Reporter, drive, now_ms};
 use crate::journal::{Appender, HostEntry, RunDir, RunFile, RunStore};
+use crate::payload::Keep;
 use crate::report::{Ending, Report};
 use crate::screen::plan::{Choices, PlanView, Upload, confirm};
 use crate::screen::text::{Paint, bytes};
@@ -64,6 +65,7 @@ struct Viewed {
     base: anemos_proto::ids::Digest,
     sources: Vec<BaseSource>,
     payload: String,
+    keeps: Vec<Keep>,
     finish: config::Finish,
     check: Option<String>,
 }
@@ -81,6 +83,7 @@ impl Viewed {
             base: job.base.image,
             sources: job.base.sources.clone(),
             payload: job.host.payload.display().to_string(),
+            keeps: job.keeps.clone(),
             finish: job.host.finish,
             check: job.host.check.clone(),
         }
@@ -115,6 +118,7 @@ impl Viewed {
                 base: self.base,
                 base_source: sources.join("; should that fail, "),
                 payload: self.payload,
+                keeps: self.keeps,
                 finish: self.finish,
                 check: self.check,
             },

@@ -36,6 +36,7 @@ pub use unbooted::unbooted;
 
 use crate::config;
 use crate::journal::HostEntry;
+use crate::payload::Keep;
 use crate::report::Ending;
 use crate::ssh::{Credentials, RunKey};
 
@@ -110,6 +111,8 @@ pub struct Job {
     pub authorized_keys: Vec<String>,
     /// The payload.
     pub payload: Blob,
+    /// What it leaves as it is.
+    pub keeps: Vec<Keep>,
     /// For `$ANEMOS_SECRETS`.
     pub secrets: Vec<(String, Secret)>,
     /// Stage and agent.

@@ -42,6 +42,17 @@ pub struct Packed {
     pub entries: usize,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// Partitions of `ANEMOS_DISK` that it leaves as they are.
+    pub keeps: Vec<Keep>,
+}
+
+/// A partition that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// Its file system's label.
+    pub label: String,
+    /// Whether it is made where there is none.
+    pub or_made: bool,
 }
 
 impl std::fmt::Debug for Packed {
@@ -126,7 +137,7 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
     if !fs::metadata(dir).is_ok_and(|meta| meta.is_dir()) {
         return Err(PayloadError::NotADirectory(dir.to_owned()));
     }
-    check_script(dir)?;
+    let keeps = check_script(dir)?;
     let mut entries = Vec::new();
     walk(dir, Path::new(""), &mut entries)?;
     entries.sort_by(|a, b| a.name.as_os_str().as_bytes().cmp(b.name.as_os_str().as_bytes()));
@@ -144,7 +155,7 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
             bytes.len() >> 20
         ));
     }
-    Ok(Packed { bytes, digest: Digest(digest), unpacked, entries: entries.len(), warnings })
+    Ok(Packed { bytes, digest: Digest(digest), unpacked, entries: entries.len(), warnings, keeps })
 }
 
 /// Something in the payload, by its name below it.
@@ -163,7 +174,7 @@ fn reading<T>(path: &Path, result: io::Result<T>) -> Result<T, PayloadError> {
     result.map_err(|why| PayloadError::Read { path: path.to_owned(), why })
 }
 
-fn check_script(dir: &Path) -> Result<(), PayloadError> {
+fn check_script(dir: &Path) -> Result<Vec<Keep>, PayloadError> {
     let path = dir.join(SCRIPT);
     let meta = match fs::metadata(&path) {
         Ok(meta) => meta,
@@ -187,24 +198,27 @@ fn check_script(dir: &Path) -> Result<(), PayloadError> {
     let first_line = start.split(|&b| b == b'\n').next().unwrap_or_default();
     match first_line {
         [b'#', b'!', .., b'\r'] => Err(PayloadError::DosLines(path)),
-        [b'#', b'!', ..] | [0x7f, b'E', b'L', b'F', ..] => Ok(()),
+        [b'#', b'!', ..] | [0x7f, b'E', b'L', b'F', ..] => Ok(Vec::new()),
         _ => Err(PayloadError::NoInterpreter(path)),
     }
 }
 
 /// What can be known of an IMGBUILD here. Its templates may ask for variables that only the host has.
-fn check_imgbuild(dir: &Path) -> Result<(), PayloadError> {
-    let mut problems = makeimg::imgbuild::read(dir).result.err().unwrap_or_default();
+fn check_imgbuild(dir: &Path) -> Result<Vec<Keep>, PayloadError> {
+    let read = makeimg::imgbuild::read(dir).result;
+    let (imgbuild, mut problems) = read.map_or_else(|problems| (None, problems), |found| (Some(found), Vec::new()));
     for (name, secret) in [("files", false), ("secrets", true)] {
         let inputs = dir.join(name);
         if inputs.is_dir() {
             problems.extend(makeimg::inputs::scan(&inputs, secret).err().into_iter().flatten());
         }
     }
-    if problems.is_empty() {
-        return Ok(());
+    if !problems.is_empty() {
+        return Err(PayloadError::ImgBuild(problems.iter().map(ToString::to_string).collect()));
     }
-    Err(PayloadError::ImgBuild(problems.iter().map(ToString::to_string).collect()))
+    let volumes = imgbuild.into_iter().flat_map(|imgbuild| imgbuild.settings.filesystems);
+    let kept = volumes.filter(|volume| volume.keep);
+    Ok(kept.map(|volume| Keep { label: volume.label, or_made: volume.size.is_some() }).collect())
 }
 
 fn walk(root: &Path, below: &Path, entries: &mut Vec<Entry>) -> Result<(), PayloadError> {

@@ -9,6 +9,8 @@ use anemos_proto::ids::Digest;
 use anemos_proto::stage::KernelSource;
 use serde::{Serialize, Serializer};
 
+use crate::payload::Keep;
+
 use super::text::{Paint, bytes, fit, sanitise_str, width, wrap};
 
 /// Less usable memory than this is worth a warning: a machine sold as 1 GiB has more.
@@ -35,6 +37,8 @@ pub struct Choices {
     pub base_source: String,
     /// The payload: its directory, for people.
     pub payload: String,
+    /// What it leaves as it is on the first of `disks`.
+    pub keeps: Vec<Keep>,
     /// How the agent leaves.
     pub finish: Finish,
     /// The command that must succeed on the new system.
@@ -71,7 +75,7 @@ pub struct PlanView {
     pub firmware: &'static str,
     /// Bytes of memory.
     pub memory_total: u64,
-    /// Disks whose contents will be lost.
+    /// Disks whose contents will be lost, but for what is kept.
     pub wipe: Vec<PlanDisk>,
     /// Disks that are set read-only.
     pub untouched: Vec<PlanDisk>,
@@ -128,6 +132,8 @@ pub struct PlanContent {
     pub label: Option<String>,
     /// Where it, or something on top of it, is mounted.
     pub mounts: Vec<String>,
+    /// Whether the payload says that it stays as it is.
+    pub kept: bool,
 }
 
 fn digest_text<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
@@ -143,7 +149,16 @@ impl PlanView {
         let locked = choices.kernel == KernelSource::Locked || facts.kernel_image.is_none();
         let kernel = if locked { choices.locked_kernel.unwrap_or_default() } else { facts.kernel_release.clone() };
         let mut warnings = system_warnings(facts, choices.kernel);
-        warnings.extend(wipe.iter().flat_map(|disk| disk_warnings(disk)));
+        let kept = Kept::find(wipe.first().copied(), &choices.keeps);
+        warnings.extend(wipe.iter().flat_map(|disk| disk_warnings(disk, &kept)));
+        warnings.extend(kept.made);
+        let mut refusals = refusals(facts);
+        refusals.extend(kept.refusals);
+        let plan_disk = |disk: &Disk| {
+            let mut shown = PlanDisk::from(disk);
+            shown.contents.iter_mut().for_each(|content| content.kept = kept.names.contains(&content.name));
+            shown
+        };
         let mut seen = HashSet::new();
         warnings.retain(|warning| seen.insert(warning.clone()));
         Self {
@@ -158,7 +173,7 @@ impl PlanView {
                 Firmware::Uefi { .. } => "uefi",
             },
             memory_total: facts.memory_total,
-            wipe: wipe.into_iter().map(PlanDisk::from).collect(),
+            wipe: wipe.into_iter().map(plan_disk).collect(),
             untouched: facts.disks.iter().filter(|disk| !chosen(disk)).map(PlanDisk::from).collect(),
             upload_bytes: choices.uploads.iter().filter(|upload| !upload.cached).map(|upload| upload.bytes).sum(),
             uploads: choices.uploads,
@@ -175,7 +190,7 @@ impl PlanView {
             },
             check: choices.check,
             warnings,
-            refusals: refusals(facts),
+            refusals,
         }
     }
 
@@ -236,11 +251,46 @@ fn system_warnings(facts: &HostFacts, kernel: KernelSource) -> Vec<String> {
     warnings
 }
 
+/// What stays on the disk that is overwritten.
+#[derive(Default)]
+struct Kept {
+    /// Partitions, `/dev/…`.
+    names: Vec<String>,
+    /// What is not there, and will be.
+    made: Vec<String>,
+    refusals: Vec<String>,
+}
+
+impl Kept {
+    fn find(disk: Option<&Disk>, keeps: &[Keep]) -> Self {
+        let mut kept = Self::default();
+        let Some(disk) = disk else { return kept };
+        let on = &disk.id.name;
+        for Keep { label, or_made } in keeps {
+            let parts = disk.partitions.iter().filter(|part| part.label.as_ref() == Some(label));
+            match &parts.map(|part| part.name.clone()).collect::<Vec<_>>()[..] {
+                [one] => kept.names.push(one.clone()),
+                [] if *or_made => kept.made.push(format!("{on} has no partition labelled “{label}” to keep: it is made")),
+                [] => kept.refusals.push(format!(
+                    "{on} has no partition labelled “{label}”, which the IMGBUILD's `filesystems` says to keep: label it, or give a size \
+                     with which it is made"
+                )),
+                several => kept.refusals.push(format!(
+                    "{} are both labelled “{label}”, and the IMGBUILD's `filesystems` says to keep one: give the other another label",
+                    several.join(" and ")
+                )),
+            }
+        }
+        kept
+    }
+}
+
 /// What would be missed on a disk that will be wiped. Where a system keeps itself is not worth a warning.
-fn disk_warnings(disk: &Disk) -> Vec<String> {
+fn disk_warnings(disk: &Disk, kept: &Kept) -> Vec<String> {
     let name = &disk.id.name;
     let mut warnings = Vec::new();
-    let parts = disk.partitions.iter().map(|part| (&part.name, &part.content, &part.mounts));
+    let lost = disk.partitions.iter().filter(|part| !kept.names.contains(&part.name));
+    let parts = lost.map(|part| (&part.name, &part.content, &part.mounts));
     for (part, content, mounts) in parts.chain([(name, &disk.content, &disk.mounts)]) {
         for mount in mounts.iter().filter(|mount| !is_system(mount)) {
             warnings.push(format!("{part} is mounted on {mount}: what is there will be lost"));
@@ -278,6 +328,7 @@ impl From<&Disk> for PlanDisk {
                 content: disk.content.clone(),
                 label: None,
                 mounts: disk.mounts.clone(),
+                kept: false,
             })
             .into_iter()
             .filter(|content| content.content.is_some() || !content.mounts.is_empty())
@@ -301,6 +352,7 @@ impl From<&Partition> for PlanContent {
             content: partition.content.clone(),
             label: partition.label.clone(),
             mounts: partition.mounts.clone(),
+            kept: false,
         }
     }
 }
@@ -361,8 +413,8 @@ fn host_text(plan: &PlanView, paint: Paint, columns: Option<usize>) -> String {
     );
     for disk in &plan.wipe {
         rows.styled("WIPED", &disk_text(disk), |line| paint.red(line));
-        for line in contents_text(&disk.contents) {
-            rows.row("", &line);
+        for (line, content) in contents_text(&disk.contents).iter().zip(&disk.contents) {
+            rows.styled("", line, |line| if content.kept { paint.green(line) } else { line.to_owned() });
         }
     }
     if plan.wipe.is_empty() {
@@ -424,7 +476,7 @@ fn disk_text(disk: &PlanDisk) -> String {
 }
 
 fn contents_text(contents: &[PlanContent]) -> Vec<String> {
-    let cells: Vec<[String; 4]> = contents
+    let cells: Vec<[String; 5]> = contents
         .iter()
         .map(|content| {
             let label = content.label.as_deref().filter(|label| !label.is_empty());
@@ -438,10 +490,11 @@ fn contents_text(contents: &[PlanContent]) -> Vec<String> {
                 } else {
                     format!("on {}", sanitise_str(&content.mounts.join(", ")))
                 },
+                if content.kept { "is kept".to_owned() } else { String::new() },
             ]
         })
         .collect();
-    let columns: [usize; 4] = std::array::from_fn(|i| cells.iter().map(|row| width(&row[i])).max().unwrap_or(0));
+    let columns: [usize; 5] = std::array::from_fn(|i| cells.iter().map(|row| width(&row[i])).max().unwrap_or(0));
     cells
         .iter()
         .map(|row| {

@@ -4,6 +4,7 @@ use anemos_proto::ids::Digest;
 use anemos_proto::stage::KernelSource;
 
 use super::samples::{disk, facts, partition};
+use crate::payload::Keep;
 use crate::screen::plan::{Choices, PlanView, Upload, confirm, render};
 use crate::screen::text::Paint;
 
@@ -24,6 +25,7 @@ fn choices() -> Choices {
         base: Digest([0xab; 32]),
         base_source: "built on the host from its mirror".into(),
         payload: "examples/debian".into(),
+        keeps: Vec::new(),
         finish: Finish::Reboot,
         check: Some("systemctl is-system-running --wait".into()),
     }
@@ -117,6 +119,29 @@ fn warnings() {
     has(with(|f| f.disks[0].partitions.push(partition("vda4", 1, "LVM2_member", &[]))), "part of something larger");
     has(with(|f| f.disks[0].removable = true), "removable");
     has(with(|f| f.disks[0].read_only = true), "read-only");
+}
+
+#[test]
+fn what_is_kept_is_said() {
+    let keep = |label: &str, or_made| Keep { label: label.into(), or_made };
+    let view = |keeps: Vec<Keep>| {
+        let mut facts = facts();
+        facts.disks[0].partitions[1].mounts = vec!["/home".into()];
+        PlanView::new(&facts, Choices { keeps, ..choices() })
+    };
+    let kept = view(vec![keep("root", false)]);
+    assert_eq!((&kept.warnings, &kept.refusals), (&vec![], &vec![]));
+    let text = render(std::slice::from_ref(&kept), Paint(false), None);
+    assert!(text.contains("/dev/vda2  19.0 GiB  ext4 “root”  on /home      is kept\n"), "{text}");
+    assert_eq!(text.matches("is kept").count(), 1);
+    let made = view(vec![keep("srv", true)]);
+    assert!(made.warnings.iter().any(|w| w.contains("no partition labelled “srv” to keep: it is made")));
+    assert!(made.warnings.iter().any(|w| w.contains("/home: what is there will be lost")), "{:?}", made.warnings);
+    assert!(view(vec![keep("srv", false)]).refusals[0].starts_with("/dev/vda has no partition labelled “srv”"));
+    let mut facts = facts();
+    facts.disks[0].partitions[0].label = Some("root".into());
+    let twice = PlanView::new(&facts, Choices { keeps: vec![keep("root", true)], ..choices() });
+    assert!(twice.refusals[0].starts_with("/dev/vda1 and /dev/vda2 are both labelled"), "{:?}", twice.refusals);
 }
 
 #[test]

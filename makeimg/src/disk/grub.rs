@@ -1,0 +1,238 @@
+//! GRUB for BIOS and UEFI, and a menu of the kernels in /boot.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::Disk;
+use super::layout::{FIRST, Role, SECTOR};
+use crate::chroot::{Chroot, environment};
+use crate::command::{self, Context, Tool};
+use crate::inside::Inside;
+use crate::problem::{Doing, Problem};
+use crate::settings::Filesystem;
+
+impl Disk {
+    /// Installs GRUB for BIOS and UEFI, and a menu of the kernels in /boot.
+    ///
+    /// # Errors
+    /// There is no kernel, GRUB is not in the image, or a file can't be written.
+    pub fn grub(&self, context: &Context, chroot: &Chroot<'_>, cmdline: &str) -> Result<(), Problem> {
+        let image = chroot.image();
+        let names = image.names(Path::new("boot"));
+        let entries = kernels(&names);
+        if entries.is_empty() {
+            return Err(Problem::build("the image has no kernel in /boot (vmlinuz-…)")
+                .hint("add one to packages, such as linux-image-amd64, or say bootloader=none"));
+        }
+        let place = self.boot_place();
+        let menu = menu(&entries, &place, self.root_uuid(), cmdline);
+        let made = image.dir(Path::new("boot/grub")).map(drop);
+        let made = made.and_then(|()| image.write(Path::new("boot/grub/grub.cfg"), menu.as_bytes(), 0o644));
+        made.doing(|| "writing /boot/grub/grub.cfg in the image".into())?;
+        let boot = image.read(Path::new("usr/lib/grub/i386-pc/boot.img"));
+        let boot = boot.map_err(|e| grub_missing(&format!("/usr/lib/grub/i386-pc/boot.img: {e}"), "grub-pc-bin"))?;
+        let core = self.grub_image(context, chroot, "i386-pc", &["biosdisk"])?;
+        let bios_boot = self.parts.iter().find(|part| part.role == Role::BiosBoot);
+        let (start, room) = bios_boot.map_or((SECTOR, FIRST - SECTOR), |part| (part.start, part.size));
+        install_bios(&self.image, &boot, core, start / SECTOR, room)?;
+        let efi = self.grub_image(context, chroot, "x86_64-efi", &["efi_gop", "all_video"])?;
+        self.fill_esp(context, &efi)
+    }
+
+    /// Puts GRUB where firmware looks by itself (UEFI specification 2.10, 3.5.1.1).
+    fn fill_esp(&self, context: &Context, efi: &[u8]) -> Result<(), Problem> {
+        let device = self.made(Role::Esp).map_or("", |esp| &esp.device);
+        let file = self.work.join("BOOTX64.EFI");
+        fs::write(&file, efi).doing(|| format!("writing {}", file.display()))?;
+        // Not every kernel that builds images knows FAT.
+        if command::find("mcopy").is_some() {
+            Tool::new("mmd").args(["-i", device, "::/EFI", "::/EFI/BOOT"]).run(context)?;
+            return Tool::new("mcopy").args(["-i", device]).arg(&file).arg("::/EFI/BOOT/BOOTX64.EFI").run(context);
+        }
+        let at = self.work.join("esp");
+        fs::create_dir(&at).doing(|| format!("making {}", at.display()))?;
+        Tool::new("mount").args(["-t", "vfat", device]).arg(&at).run(context).map_err(|problem| {
+            problem.hint("if this machine's kernel does not know FAT, install mtools, which does without it")
+        })?;
+        let put = fs::create_dir_all(at.join("EFI/BOOT"));
+        let put = put.and_then(|()| fs::copy(&file, at.join("EFI/BOOT/BOOTX64.EFI")));
+        let unmounted = unmount(&at, UnmountFlags::empty());
+        put.doing(|| "writing GRUB into the EFI system partition".into())?;
+        unmounted.doing(|| format!("unmounting {}", at.display()))
+    }
+
+    /// Where /boot is: on a file system of its own, or on the root's.
+    fn boot_place(&self) -> BootPlace<'_> {
+        let own = self.wanted.volumes.iter().position(|volume| volume.path() == Some("/boot"));
+        let volume = own.unwrap_or(0);
+        let uuid = self.made(Role::Volume(volume)).map_or("", |made| &made.uuid);
+        BootPlace { volume, uuid, dir: if own.is_some() { "" } else { "/boot" } }
+    }
+
+    /// GRUB with what it needs to find /boot by its file system's UUID.
+    fn grub_image(
+        &self,
+        context: &Context,
+        chroot: &Chroot<'_>,
+        format: &str,
+        modules: &[&str],
+    ) -> Result<Vec<u8>, Problem> {
+        let image = chroot.image();
+        if !image.exists(&format!("usr/lib/grub/{format}/modinfo.sh")) {
+            let package = if format == "i386-pc" { "grub-pc-bin" } else { "grub-efi-amd64-bin" };
+            return Err(grub_missing(&format!("there is no /usr/lib/grub/{format}"), package));
+        }
+        let BootPlace { volume, uuid, dir } = self.boot_place();
+        let early = format!("search.fs_uuid {uuid} root\nset prefix=($root){dir}/grub\n");
+        let (early_at, made_at) = ("run/makeimg/grub.cfg", "run/makeimg/grub.img");
+        let written = image.write(Path::new(early_at), early.as_bytes(), 0o644);
+        written.doing(|| "writing GRUB's first configuration".into())?;
+        let filesystem = match self.filesystem(volume) {
+            Filesystem::Ext4 | Filesystem::Ext3 | Filesystem::Ext2 => "ext2",
+            Filesystem::Xfs => "xfs",
+            Filesystem::Btrfs => "btrfs",
+        };
+        let tool = chroot.command("grub-mkimage").args(["-O", format, "-p", &format!("{dir}/grub")]);
+        let tool = tool.args(["-c", &format!("/{early_at}"), "-o", &format!("/{made_at}"), filesystem]);
+        environment(tool.args(GRUB_MODULES).args(modules)).run(context)?;
+        image.read(Path::new(made_at)).doing(|| "reading GRUB's image".into())
+    }
+}
+
+/// Where GRUB finds /boot.
+struct BootPlace<'a> {
+    volume: usize,
+    /// Its file system's.
+    uuid: &'a str,
+    /// On that file system.
+    dir: &'static str,
+}
+
+const GRUB_MODULES: &[&str] = &[
+    "part_gpt",
+    "part_msdos",
+    "fat",
+    "normal",
+    "linux",
+    "search",
+    "search_fs_uuid",
+    "configfile",
+    "serial",
+    "terminal",
+    "echo",
+    "test",
+    "gzio",
+    "xzio",
+    "zstd",
+    "boot",
+    "reboot",
+    "halt",
+    "ls",
+    "cat",
+];
+
+fn grub_missing(what: &str, package: &str) -> Problem {
+    Problem::build(format!("GRUB is not in the image: {what}")).hint(format!("add {package} to packages"))
+}
+
+/// Kernels in /boot, the newest first, each with its initramfs if it has one.
+fn kernels(names: &[String]) -> Vec<(&str, Option<&str>)> {
+    let mut kernels: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix("vmlinuz-")).collect();
+    kernels.sort_by_key(|version| std::cmp::Reverse(numbers(version)));
+    let initramfs = |version: &str| {
+        let known =
+            [format!("initrd.img-{version}"), format!("initramfs-{version}"), format!("initramfs-{version}.img")];
+        names.iter().map(String::as_str).find(|name| known.iter().any(|known| known == name))
+    };
+    kernels.into_iter().map(|version| (version, initramfs(version))).collect()
+}
+
+/// 6.12 is newer than 6.9.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
+fn menu(kernels: &[(&str, Option<&str>)], place: &BootPlace<'_>, root: &str, cmdline: &str) -> String {
+    let BootPlace { uuid, dir, .. } = place;
+    let mut menu = String::from("set timeout=2\nset default=0\n");
+    // `console=ttyS0,115200n8`: the menu is where the kernel's console is.
+    let serial = cmdline.split(' ').rev().find_map(|word| word.strip_prefix("console=ttyS"));
+    if let Some(serial) = serial {
+        let (unit, speed) = serial.split_once(',').unwrap_or((serial, ""));
+        let speed: String = speed.chars().take_while(char::is_ascii_digit).collect();
+        let speed = if speed.is_empty() { "9600" } else { &speed };
+        let _ = write!(
+            menu,
+            "serial --unit={unit} --speed={speed}\nterminal_input serial console\nterminal_output serial console\n"
+        );
+    }
+    for (version, initramfs) in kernels {
+        let _ = write!(menu, "menuentry 'Linux {version}' {{\n    search --no-floppy --fs-uuid --set=root {uuid}\n");
+        let _ = writeln!(menu, "    linux {dir}/vmlinuz-{version} root=UUID={root} ro {cmdline}");
+        if let Some(initramfs) = initramfs {
+            let _ = writeln!(menu, "    initrd {dir}/{initramfs}");
+        }
+        menu += "}\n";
+    }
+    menu
+}
+
+/// Where boot.img keeps the sector that it loads first (GRUB's grub-core/boot/i386/pc/boot.S).
+const KERNEL_SECTOR: usize = 0x5c;
+/// Where core.img's first sector keeps the list of the rest: start (8 bytes), length in sectors (2) and segment (2)
+/// (grub-core/boot/i386/pc/diskboot.S).
+const BLOCKLIST: usize = SECTOR as usize - 12;
+/// The boot sector's end of code: after it come the disk's signature and the partitions.
+pub(super) const CODE: usize = 0x1b8;
+
+/// Puts GRUB's boot.img into a disk's boot sector, and its core.img where `start` (a sector) and `room` (bytes) say. What else the
+/// boot sector holds stays.
+///
+/// # Errors
+/// They are no such images, don't fit, or can't be written.
+pub fn install_bios(disk: &Path, boot: &[u8], mut core: Vec<u8>, start: u64, room: u64) -> Result<(), Problem> {
+    let sector = SECTOR as usize;
+    core.resize(core.len().next_multiple_of(sector), 0);
+    if boot.len() != sector || core.len() <= sector || core.len() as u64 > room {
+        let sizes = format!("{} and {} bytes, for {room}", boot.len(), core.len());
+        return Err(Problem::build(format!("GRUB's images are not of the expected size: {sizes}")));
+    }
+    let rest = u16::try_from(core.len() / sector - 1).doing(|| "fitting GRUB's image".into())?;
+    core[BLOCKLIST..BLOCKLIST + 8].copy_from_slice(&(start + 1).to_le_bytes());
+    core[BLOCKLIST + 8..BLOCKLIST + 10].copy_from_slice(&rest.to_le_bytes());
+    let mut first = boot.to_vec();
+    first[KERNEL_SECTOR..KERNEL_SECTOR + 8].copy_from_slice(&start.to_le_bytes());
+    let file = OpenOptions::new().write(true).open(disk);
+    let written = file.and_then(|file| {
+        file.write_all_at(&first[..CODE], 0)?;
+        file.write_all_at(&core, start * SECTOR)
+    });
+    written.doing(|| format!("writing GRUB to {}", disk.display()))
+}
+
+/// Whether an image has a kernel in /boot.
+pub fn has_kernel(image: &Inside) -> bool {
+    image.names(Path::new("boot")).iter().any(|name| name.starts_with("vmlinuz-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn menus() {
+        let names =
+            ["initrd.img-6.9.1-1", "vmlinuz-6.12.3-1", "vmlinuz-6.9.1-1", "grub", "config-6.9.1-1"].map(str::to_owned);
+        let kernels = kernels(&names);
+        assert_eq!(kernels, [("6.12.3-1", None), ("6.9.1-1", Some("initrd.img-6.9.1-1"))]);
+        let place = BootPlace { volume: 0, uuid: "ABCD", dir: "/boot" };
+        let menu = super::menu(&kernels, &place, "ABCD", "console=tty0 console=ttyS1,115200n8 quiet");
+        assert!(menu.contains("serial --unit=1 --speed=115200\n"), "{menu}");
+        assert!(menu.contains("linux /boot/vmlinuz-6.9.1-1 root=UUID=ABCD ro console=tty0"), "{menu}");
+        assert_eq!(menu.matches("initrd").count(), 2, "{menu}");
+    }
+}

@@ -1,0 +1,214 @@
+//! Disks that keep some of their partitions: a file as the disk, with real partitions, file systems and mounts.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use makeimg::command::{Cancel, Context};
+use makeimg::disk::{Disk, Wanted};
+use makeimg::report::Report;
+use makeimg::settings::{Filesystem, Table};
+use makeimg::volumes::{self, Volume};
+use rustix::mount::{UnmountFlags, unmount};
+
+const MIB: u64 = 1 << 20;
+
+/// A disk, and what is to be undone.
+struct Lab {
+    dir: tempfile::TempDir,
+    roots: Vec<PathBuf>,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.roots.iter().for_each(|root| unmount_all(root));
+        let file = self.disk();
+        let loops = run(Command::new("/sbin/losetup").args(["--noheadings", "--output=NAME", "-j"]).arg(&file));
+        for device in loops.lines() {
+            run(Command::new("/sbin/losetup").args(["-d", device.trim()]));
+        }
+    }
+}
+
+impl Lab {
+    fn new(table: &str) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "making file systems takes root, so this test must run as root");
+        let lab = Self { dir: tempfile::tempdir().unwrap(), roots: Vec::new() };
+        File::create(lab.disk()).unwrap().set_len(600 * MIB).unwrap();
+        lab.partition(table);
+        lab
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.dir.path().join("disk")
+    }
+
+    fn partition(&self, script: &str) {
+        let mut sfdisk = Command::new("/sbin/sfdisk");
+        let mut child = sfdisk.args(["--quiet", "--no-reread"]).arg(self.disk()).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    fn ext4(&self, label: &str, start: u64, mib: u64) {
+        let offset = format!("offset={}", start * MIB);
+        let mut mkfs = Command::new("/sbin/mkfs.ext4");
+        run(mkfs.args(["-q", "-F", "-L", label, "-E", &offset]).arg(self.disk()).arg(format!("{mib}M")));
+    }
+
+    fn read(&self, start: u64, bytes: u64) -> Vec<u8> {
+        let mut file = File::open(self.disk()).unwrap();
+        file.seek(SeekFrom::Start(start)).unwrap();
+        let mut read = Vec::new();
+        file.take(bytes).read_to_end(&mut read).unwrap();
+        read
+    }
+
+    fn dump(&self) -> String {
+        run(Command::new("/sbin/sfdisk").arg("--dump").arg(self.disk()))
+    }
+
+    /// The partitions, as `number start size`, in MiB.
+    fn parts(&self) -> Vec<String> {
+        let prefix = self.disk().display().to_string();
+        let field = |line: &str, name: &str| {
+            let value = line.split(',').find_map(|field| field.trim().strip_prefix(name).map(str::to_owned));
+            value.unwrap().trim().parse::<u64>().unwrap() / 2048
+        };
+        let dump = self.dump();
+        let parts = dump.lines().filter_map(|line| line.strip_prefix(&prefix)?.split_once(" : "));
+        parts
+            .map(|(number, line)| format!("{} {} {}", number.trim(), field(line, "start="), field(line, "size=")))
+            .collect()
+    }
+
+    /// Begins a new system on it.
+    fn begin(&mut self, table: Table, lines: &[&str]) -> Result<Disk, String> {
+        let volumes = volumes::together(lines.iter().map(|line| Volume::parse(line).unwrap()).collect()).unwrap();
+        let wanted = Wanted { size: 0, table, filesystem: Filesystem::Ext4, grub: true, volumes };
+        let root = self.dir.path().join(format!("root{}", self.roots.len()));
+        fs::create_dir(&root).unwrap();
+        self.roots.push(root.clone());
+        Disk::device(&context(), wanted, &self.disk(), self.dir.path(), &root).map_err(|problem| {
+            format!("{}\n{}", problem.what, problem.hint.unwrap_or_default()).replace(&self.place(), "")
+        })
+    }
+
+    fn place(&self) -> String {
+        format!("{}/", self.dir.path().display())
+    }
+}
+
+/// What may be mounted there.
+fn unmount_all(root: &Path) {
+    for below in ["new", "var", ""] {
+        let _ = unmount(root.join(below), UnmountFlags::empty());
+    }
+}
+
+fn context() -> Context {
+    Context { report: Arc::new(Report::new(|_| {})), cancel: Cancel::default() }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn written(path: &Path) {
+    fs::write(path, "new\n").unwrap();
+}
+
+const GPT: &str = "label: gpt\nlabel-id: 11111111-2222-3333-4444-555555555555\n1 : start=2MiB, size=90MiB\n\
+                   3 : start=100MiB, size=50MiB, uuid=AAAAAAAA-2222-3333-4444-555555555555, name=\"kept one\"\n4 : start=300MiB, size=20MiB\n";
+
+#[test]
+fn kept_partitions() {
+    let mut lab = Lab::new(GPT);
+    lab.ext4("old", 2, 90);
+    lab.ext4("srv", 100, 50);
+    let before = lab.read(100 * MIB, 50 * MIB);
+    let lines = ["/ 200M", "/var 40M", "/srv 30M keep", "/new 35M keep"];
+    // The second time finds what the first has made.
+    for first in [true, false] {
+        let disk = lab.begin(Table::Msdos, &lines).unwrap();
+        // While it is built, nothing else is in the table.
+        assert_eq!(lab.parts(), if first { vec!["3 100 50"] } else { vec!["3 100 50", "6 190 35"] });
+        assert!(lab.read(0, 440).iter().all(|byte| *byte == 0), "the old boot code is still there");
+        let root = lab.roots.last().unwrap();
+        written(&root.join("etc"));
+        written(&root.join("var/log"));
+        let fstab = disk.fstab();
+        assert!(
+            fstab.contains(" /srv ext4 defaults,nofail 0 2\n") && fstab.contains(" /var ext4 defaults 0 2\n"),
+            "{fstab}"
+        );
+        assert_eq!(disk.kept_paths().collect::<Vec<_>>(), if first { vec!["/srv"] } else { vec!["/srv", "/new"] });
+        disk.finish(&context()).unwrap();
+        let dump = lab.dump();
+        assert!(
+            dump.contains("label: gpt") && dump.contains("label-id: 11111111-2222"),
+            "the table's kind stays: {dump}"
+        );
+        assert!(dump.contains("uuid=AAAAAAAA-2222-3333-4444-555555555555, name=\"kept one\""), "{dump}");
+        assert_eq!(lab.parts().len(), 6, "{dump}");
+        assert!(lab.read(100 * MIB, 50 * MIB) == before, "what is kept has changed");
+        unmount_all(root);
+    }
+}
+
+#[test]
+fn what_cannot_be_kept_leaves_the_disk_as_it_is() {
+    let mut lab = Lab::new(GPT);
+    lab.ext4("one", 2, 90);
+    lab.ext4("twice", 100, 50);
+    lab.ext4("twice", 300, 20);
+    let before = lab.read(0, 600 * MIB);
+    for (line, expected) in [
+        (
+            "/srv keep",
+            "filesystems: /srv: disk has no partition labelled \"srv\" to keep\n\
+             labels on it are: one, twice, twice; with a size, the partition is made where it is not there",
+        ),
+        (
+            "/srv keep LABEL=twice",
+            "filesystems: /srv: partitions 3 and 4 of disk are both labelled \"twice\"\ngive one of them another label",
+        ),
+        (
+            "/srv 700M",
+            "a disk of 600 MiB is too small: there is no room for /srv: 700 MiB are needed, and 533 MiB are free in one piece\n",
+        ),
+    ] {
+        assert_eq!(lab.begin(Table::Gpt, &[line]).map(|_| ()).unwrap_err(), expected);
+        assert!(lab.read(0, 600 * MIB) == before, "{line}: something was written");
+    }
+    let mut lab = Lab::new("label: gpt\n1 : start=2MiB, size=20MiB\n");
+    let swap = lab.dir.path().join("swap");
+    File::create(&swap).unwrap().set_len(20 * MIB).unwrap();
+    run(Command::new("/sbin/mkswap").args(["-q", "-L", "data"]).arg(&swap));
+    let mut file = File::options().write(true).open(lab.disk()).unwrap();
+    file.seek(SeekFrom::Start(2 * MIB)).unwrap();
+    file.write_all(&fs::read(&swap).unwrap()).unwrap();
+    assert_eq!(
+        lab.begin(Table::Gpt, &["/srv keep LABEL=data"]).map(|_| ()).unwrap_err(),
+        "filesystems: /srv: \"data\" is swap, which can't be mounted\n`none keep LABEL=data` keeps it and does not mount it"
+    );
+}
+
+#[test]
+fn an_old_table_with_a_boot_loader() {
+    let mut lab = Lab::new(
+        "label: dos\nlabel-id: 0x12345678\n1 : start=1MiB, size=90MiB, bootable\n2 : start=100MiB, size=50MiB, bootable\n",
+    );
+    lab.ext4("data", 100, 50);
+    let before = lab.read(100 * MIB, 50 * MIB);
+    let disk = lab.begin(Table::Gpt, &["/srv keep LABEL=data"]).unwrap();
+    disk.finish(&context()).unwrap();
+    assert_eq!(lab.parts(), ["1 150 449", "2 100 50", "3 1 64"]);
+    let dump = lab.dump();
+    assert!(dump.contains("label-id: 0x12345678") && dump.matches("bootable").count() == 1, "{dump}");
+    assert!(lab.read(100 * MIB, 50 * MIB) == before, "what is kept has changed");
+}
