@@ -10,18 +10,10 @@ use crate::settings::{Compression, Format};
 pub fn name(imgname: &str, format: &Format) -> Option<String> {
     match format {
         Format::Raw { .. } => Some(format!("{imgname}.img")),
-        Format::Tar(compression) => Some(format!("{imgname}.tar{}", ending(*compression))),
+        Format::Tar(Compression::None) => Some(format!("{imgname}.tar")),
+        Format::Tar(compression) => Some(format!("{imgname}.tar.{}", compression.word())),
         Format::Dir => Some(imgname.to_owned()),
         Format::Custom => None,
-    }
-}
-
-fn ending(compression: Compression) -> &'static str {
-    match compression {
-        Compression::None => "",
-        Compression::Gzip => ".gz",
-        Compression::Xz => ".xz",
-        Compression::Zstd => ".zst",
     }
 }
 
@@ -33,6 +25,7 @@ fn compressor(compression: Compression) -> Option<&'static str> {
         Compression::Gzip => Some("gzip -n"),
         Compression::Xz => Some("xz"),
         Compression::Zstd => Some("zstd -q"),
+        Compression::Bzip2 => Some("bzip2"),
     }
 }
 
@@ -85,7 +78,15 @@ mod tests {
 
     #[test]
     fn names() {
-        assert_eq!(name("web", &Format::Tar(Compression::Zstd)).as_deref(), Some("web.tar.zst"));
+        for (compression, file) in [
+            (Compression::None, "web.tar"),
+            (Compression::Gzip, "web.tar.gz"),
+            (Compression::Xz, "web.tar.xz"),
+            (Compression::Zstd, "web.tar.zst"),
+            (Compression::Bzip2, "web.tar.bz2"),
+        ] {
+            assert_eq!(name("web", &Format::Tar(compression)).as_deref(), Some(file));
+        }
         assert_eq!(name("web", &Format::Dir).as_deref(), Some("web"));
         assert_eq!(name("web", &Format::Custom), None);
         assert_eq!(tools(&Format::Tar(Compression::Zstd)), ["tar", "zstd"]);

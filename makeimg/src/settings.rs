@@ -41,7 +41,7 @@ pub enum Format {
 }
 
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $word:literal,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $word:literal $(| $also:literal)*,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         pub enum $name {
@@ -49,13 +49,13 @@ macro_rules! words {
         }
 
         impl $name {
-            /// All words, in the order of the manual.
+            /// The words, in the order of the manual, without other words for the same.
             pub const WORDS: &'static [&'static str] = &[$($word),*];
 
             /// As an IMGBUILD has it.
             pub fn from_word(word: &str) -> Option<Self> {
                 match word {
-                    $($word => Some(Self::$item),)*
+                    $($word $(| $also)* => Some(Self::$item),)*
                     _ => None,
                 }
             }
@@ -97,16 +97,18 @@ words! {
 }
 
 words! {
-    /// How an archive is compressed.
+    /// How an archive is compressed: the ending of its name.
     Compression {
         /// Not at all.
         None = "none",
         /// gzip.
-        Gzip = "gzip",
+        Gzip = "gz" | "gzip",
         /// xz.
         Xz = "xz",
         /// zstd.
-        Zstd = "zstd",
+        Zstd = "zst" | "zstd",
+        /// bzip2.
+        Bzip2 = "bz2" | "bzip2",
     }
 }
 
@@ -536,7 +538,15 @@ mod tests {
         assert_eq!(found("raw 900M gpt"), raw(900 << 20, Table::Gpt, Filesystem::Ext4));
         assert_eq!(found(" raw  20GB\tgpt btrfs\n"), raw(20_000_000_000, Table::Gpt, Filesystem::Btrfs));
         assert_eq!(found("tar"), Ok(Format::Tar(Compression::None)));
-        assert_eq!(found("tar zstd"), Ok(Format::Tar(Compression::Zstd)));
+        for (words, compression) in [
+            ("tar none", Compression::None),
+            ("tar gz|tar gzip", Compression::Gzip),
+            ("tar xz", Compression::Xz),
+            ("tar zst|tar zstd", Compression::Zstd),
+            ("tar bz2|tar bzip2", Compression::Bzip2),
+        ] {
+            words.split('|').for_each(|word| assert_eq!(found(word), Ok(Format::Tar(compression)), "{word}"));
+        }
         assert_eq!(found("dir"), Ok(Format::Dir));
         assert_eq!(found("custom"), Ok(Format::Custom));
         for (text, what) in [
