@@ -1,7 +1,7 @@
 //! Alpine Linux, by apk(8).
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::command::{Context, Tool};
 use crate::inside::Inside;
@@ -12,10 +12,13 @@ use crate::progress;
 const BASE: &str = "alpine-base";
 
 /// What the image may take from the building machine.
-pub const HOSTCONF: [&str; 2] = ["keys", "repositories"];
+pub const HOSTCONF: [&str; 2] = ["keyring", "repositories"];
 
-/// Fills an empty directory. The project's `repositories` and `keys` say where packages come from and who signs them;
-/// what is not there, and named in `hostconf`, is the building machine's. The image has them too.
+/// Where the building machine has them.
+const THEIRS: &str = "/etc/apk";
+
+/// Fills an empty directory. The project's `repositories` says where packages come from, and the image does not get it; its
+/// `keys` say who signs them, and the image gets them. It gets all that is the building machine's.
 ///
 /// # Errors
 /// There is no list of repositories, or what the tool said.
@@ -26,29 +29,32 @@ pub fn bootstrap(
     packages: &[String],
     root: &Path,
 ) -> Result<(), Problem> {
-    let find = |name: &str| -> Option<PathBuf> {
-        let theirs = hostconf.iter().any(|wanted| wanted == name).then(|| Path::new("/etc/apk").join(name));
-        [Some(project.join(name)), theirs].into_iter().flatten().find(|path| path.exists())
-    };
-    let repositories = find("repositories").ok_or_else(|| {
-        Problem::new(&project.join("repositories"), None, "can't be read: there is no such file")
-            .hint("list the repositories' URLs there, one a line, or say hostconf=repositories on Alpine itself")
-    })?;
+    let theirs = |item: &str| hostconf.iter().any(|wanted| wanted == item);
     let image = Inside::open(root).doing(|| format!("opening {}", root.display()))?;
     let copy = |from: &Path, to: &str| {
         let put = fs::File::open(from).and_then(|file| image.write(Path::new(to), file, 0o644));
         put.doing(|| format!("copying {} into the image", from.display()))
     };
-    copy(&repositories, "etc/apk/repositories")?;
-    if let Some(keys) = find("keys") {
+    let mut tool = Tool::new("apk").arg("--root").arg(root);
+    let repositories = project.join("repositories");
+    if repositories.exists() {
+        tool = tool.arg("--repositories-file").arg(repositories);
+    } else if theirs("repositories") {
+        // apk looks for it in the root that it is given.
+        copy(&Path::new(THEIRS).join("repositories"), "etc/apk/repositories")?;
+    } else {
+        return Err(Problem::new(&repositories, None, "can't be read: there is no such file")
+            .hint("list the repositories' URLs there, one a line, or say hostconf=repositories on Alpine itself"));
+    }
+    let keys = theirs("keyring").then(|| Path::new(THEIRS).join("keys"));
+    for keys in keys.into_iter().chain(Some(project.join("keys")).filter(|keys| keys.exists())) {
         let doing = || format!("reading {}", keys.display());
         for entry in fs::read_dir(&keys).doing(doing)? {
             let entry = entry.doing(doing)?;
             copy(&entry.path(), &format!("etc/apk/keys/{}", entry.file_name().to_string_lossy()))?;
         }
     }
-    // apk finds both in the root that it is given.
-    let tool = Tool::new("apk").arg("--root").arg(root).args(["--initdb", "--no-cache", "--no-progress", "add", BASE]);
+    let tool = tool.args(["--initdb", "--no-cache", "--no-progress", "add", BASE]);
     let tool = tool.args(packages.iter().filter(|name| *name != BASE));
     progress::watch(context, "apk", tool, progress::counted, &["ERROR: "])
 }

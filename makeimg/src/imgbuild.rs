@@ -54,8 +54,12 @@ pub fn read(project: &Path) -> Reading {
     let project = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     let result = Settings::from_variables(&told.variables, &project)
         .map_err(|wrong| wrong.into_iter().map(|wrong| problem(&path, &text, wrong)).collect());
+    let mut warnings = slips(&path, &text, &told.names);
+    if let Ok(settings) = &result {
+        warnings.extend(settings.doubts(&told.variables).into_iter().map(|doubt| problem(&path, &text, doubt)));
+    }
     let result = result.map(|settings| Imgbuild { path: path.clone(), settings, functions: told.functions });
-    Reading { result, warnings: slips(&path, &text, &told.names) }
+    Reading { result, warnings }
 }
 
 fn problem(path: &Path, text: &str, wrong: settings::Wrong) -> Problem {
@@ -173,6 +177,28 @@ mod tests {
              IMGBUILD:3: `Format` means nothing to makeimg; did you mean `format`?\n\
              IMGBUILD:7: nothing calls `provison()`; did you mean `provision()`?"
         );
+    }
+
+    #[test]
+    fn hostconf_depends_on_the_target() {
+        for (text, told) in [
+            (
+                "target=alpine\nhostconf='\n keyring\n repositorys\n'\n",
+                "4: hostconf: \"repositorys\" means nothing with target=alpine; did you mean \"repositories\"?",
+            ),
+            (
+                "target=arch\nhostconf='keyring\n mirrorlist\n keys'\n",
+                "4: hostconf: \"keys\" means nothing with target=arch; there are keyring, mirrorlist",
+            ),
+            (
+                "hostconf=keyring\ntarget=debian\n",
+                "1: hostconf: \"keyring\" means nothing with target=debian; nothing does there",
+            ),
+        ] {
+            let (reading, said) = read_text(text);
+            assert!(reading.result.is_ok());
+            assert_eq!(said, format!("IMGBUILD:{told}"));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::volumes::{self, Volume};
+use crate::{alpine, arch};
 
 /// What is bootstrapped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +19,17 @@ pub enum Target {
     Arch,
     /// By apk.
     Alpine,
+}
+
+impl Target {
+    /// Words of `hostconf` that mean something for it.
+    fn hostconf(&self) -> &'static [&'static str] {
+        match self {
+            Self::Debian { .. } => &[],
+            Self::Arch => &arch::HOSTCONF,
+            Self::Alpine => &alpine::HOSTCONF,
+        }
+    }
 }
 
 /// What comes out.
@@ -290,6 +302,18 @@ impl Settings {
             debian_variant: variant.unwrap_or_else(|| VARIANTS[0].to_owned()),
             filesystems,
         })
+    }
+
+    /// What is allowed in the variables that these come from, and hardly meant.
+    pub fn doubts(&self, variables: &BTreeMap<String, String>) -> Vec<Wrong> {
+        let value = |name: &str| variables.get(name).map_or("", |value| value.trim_end());
+        let known = self.target.hostconf();
+        let doubt = |(line, item): (usize, &str)| {
+            let what = format!("{item:?} means nothing with target={}", value("target").trim_start());
+            let hint = if known.is_empty() { "nothing does there".to_owned() } else { choices(item, known) };
+            Wrong { variable: "hostconf", line, what, hint: Some(hint) }
+        };
+        list(value("hostconf")).filter(|(_, item)| !known.contains(item)).map(doubt).collect()
     }
 }
 

@@ -490,10 +490,11 @@ fn arch() {
 /// A recorded stand-in for apk, which Debian does not have: the exact call, and no more, is shown.
 #[test]
 fn alpine_by_a_recorded_stand_in() {
-    let project = Project::new("target=alpine\nformat=dir\nimgname=web\npackages=nginx\n");
+    let imgbuild = "target=alpine\nformat=dir\nimgname=web\npackages=nginx\n";
+    let project = Project::new(imgbuild);
     project.write("web/repositories", "http://192.0.2.1/alpine/v3.20/main\n");
     project.write("web/keys/builder.rsa.pub", "a key\n");
-    let apk = "#!/bin/sh\necho \"$*\" >\"${0%/*}/called\"\n[ -s \"$2/etc/apk/repositories\" ] || exit 9\n\
+    let apk = "#!/bin/sh\necho \"$*\" >\"${0%/*}/called\"\n[ -s \"$2/etc/apk/keys/builder.rsa.pub\" ] || exit 9\n\
                ${0%/*}/mmdebstrap \"$2\"\necho '(1/2) Installing alpine-base (3.20.0-r0)'\n\
                [ -z \"$STANDIN\" ] || { echo 'ERROR: unable to select packages:'; echo '  nosuch (no such package):'; exit 1; }\n";
     project.write("bin/apk", apk);
@@ -504,16 +505,36 @@ fn alpine_by_a_recorded_stand_in() {
     let root = called.split(' ').nth(1).unwrap();
     assert!(root.contains("/out/.web.makeimg-") && root.ends_with("/root"), "{called}");
     let called = called.replace(root, "ROOT");
-    assert_eq!(called, "--root ROOT --initdb --no-cache --no-progress add alpine-base nginx\n");
+    let repositories = project.path("web/repositories").canonicalize().unwrap();
+    let rest = "--initdb --no-cache --no-progress add alpine-base nginx\n";
+    assert_eq!(called, format!("--root ROOT --repositories-file {} {rest}", repositories.display()));
     let read = |name: &str| fs::read_to_string(project.path("out/web").join(name)).unwrap();
-    assert_eq!(read("etc/apk/repositories"), "http://192.0.2.1/alpine/v3.20/main\n");
     assert_eq!(read("etc/apk/keys/builder.rsa.pub"), "a key\n");
+    assert!(!project.path("out/web/etc/apk/repositories").exists(), "the project's are for the build");
     assert!(text(&output.stdout).contains(r#""done":1,"total":2,"what":"Installing alpine-base""#));
 
     fs::remove_dir_all(project.path("out/web")).unwrap();
     let output = project.command(&[]).env("STANDIN", "none").output().unwrap();
     let said = text(&output.stderr);
     assert!(said.contains("apk: unable to select packages: nosuch (no such package):"), "{said}");
-    fs::remove_file(project.path("web/repositories")).unwrap();
+    fs::remove_file(repositories).unwrap();
     assert!(project.fails(&[]).contains("web/repositories: can't be read"));
+
+    // A building machine with an apk of its own, whose /etc is seen by this build alone.
+    project.write("web/IMGBUILD", &format!("{imgbuild}hostconf='keyring\n repositories'\n"));
+    project.write("etc/apk/repositories", "http://192.0.2.2/alpine/edge/main\n");
+    project.write("etc/apk/keys/theirs.rsa.pub", "their key\n");
+    let build = project.command(&[]);
+    let mut command = Command::new("unshare");
+    let script = "mount -t overlay overlay -o \"lowerdir=$0:/etc\" /etc && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", script]).arg(project.path("etc")).arg(build.get_program());
+    command.args(build.get_args()).envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(fs::read_to_string(project.path("bin/called")).unwrap().ends_with(&format!("/root {rest}")));
+    assert_eq!(read("etc/apk/repositories"), "http://192.0.2.2/alpine/edge/main\n");
+    assert_eq!(
+        (read("etc/apk/keys/theirs.rsa.pub"), read("etc/apk/keys/builder.rsa.pub")),
+        ("their key\n".into(), "a key\n".into())
+    );
 }
