@@ -7,11 +7,11 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use makeimg::problem::Problem;
 use makeimg::project::{self, Request};
 use makeimg::settings::Format;
-use makeimg::{command, supervise};
+use makeimg::{command, settings, supervise};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -80,7 +80,8 @@ fn build(args: cli::Build) -> ExitCode {
     screen.warnings(&read.warnings);
     let job = match read.job {
         Ok(job) => job,
-        Err(problems) => {
+        Err(mut problems) => {
+            mistyped(&args.inputs.dirs, &mut problems);
             screen.problems(&problems);
             return ExitCode::from(BAD_INPUT);
         }
@@ -122,6 +123,18 @@ fn build(args: cli::Build) -> ExitCode {
     let mut stop = building.stopper();
     std::thread::spawn(move || signals.forever().for_each(|_| stop.stop()));
     if building.follow(|event| screen.show(&event)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A command that is mistyped is taken for an input directory.
+fn mistyped(dirs: &[PathBuf], problems: &mut [Problem]) {
+    let cli = cli::Cli::command();
+    let commands: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
+    for problem in problems {
+        let missing = problem.path.as_ref().filter(|path| dirs.contains(path) && !path.exists());
+        if let Some(near) = missing.and_then(|path| settings::nearest(path.to_str()?, &commands)) {
+            problem.hint = Some(format!("did you mean makeimg {near}?"));
+        }
+    }
 }
 
 fn run(args: &cli::Run) -> ExitCode {

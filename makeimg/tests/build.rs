@@ -379,6 +379,20 @@ fn bad_input_is_told_before_anything_is_built() {
 }
 
 #[test]
+fn a_mistyped_command_is_no_directory() {
+    let project = Project::new("target=debian\nformat=dir\n");
+    let said = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_makeimg"));
+        let output = command.args(args).current_dir(project.path("web")).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        text(&output.stderr)
+    };
+    let unread = "can't be read: No such file or directory (os error 2)";
+    assert_eq!(said(&["buidl"]), format!("makeimg: error: buidl: {unread}; did you mean makeimg build?\n"));
+    assert_eq!(said(&["elsewhere"]), format!("makeimg: error: elsewhere: {unread}\n"));
+}
+
+#[test]
 fn what_a_tool_says_is_the_reason() {
     let project = Project::new("target=debian\nformat=dir\npackages=nosuch\n");
     let output = project.command(&[]).env("STANDIN", "missing").output().unwrap();
