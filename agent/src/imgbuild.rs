@@ -79,6 +79,7 @@ fn read(context: &Context) -> Result<Job, String> {
     let some = |name: &str| Some(variable(name)).filter(|value| !value.is_empty());
     let request = Request {
         project,
+        format: None,
         dirs: Vec::new(),
         reveal: some("ANEMOS_VAR_REVEAL"),
         mirror: some("ANEMOS_MIRROR"),

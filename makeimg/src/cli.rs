@@ -53,6 +53,9 @@ pub struct Build {
     /// Directory for the result [default: the current one]
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// What comes out, such as `dir` or `tar zst`, instead of what the IMGBUILD says
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
     /// Package archive to bootstrap from [environment: MAKEIMG_MIRROR]
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,

@@ -28,7 +28,7 @@ pub fn here(
     for (name, value) in variables {
         tool = tool.env(name, value);
     }
-    run(context, imgbuild, function, tool.env("MAKEIMG_FUNCTION", function), &imgbuild.path.to_string_lossy())
+    run(context, imgbuild, function, tool, &imgbuild.path.to_string_lossy())
 }
 
 /// Runs `provision` in the image. The IMGBUILD is read anew there, so what stands outside of functions runs there too.
@@ -40,12 +40,13 @@ pub fn provision(context: &Context, imgbuild: &Imgbuild, chroot: &Chroot<'_>) ->
     let inside = chroot.image();
     inside.write(Path::new(IN_IMAGE), &text[..], 0o644).doing(|| format!("writing {IN_IMAGE} in the image"))?;
     let tool = chroot.command(shell::SHELL).args(["-c", SCRIPT, IN_IMAGE]);
-    let tool = chroot::environment(tool).env("MAKEIMG_FUNCTION", "provision");
-    run(context, imgbuild, "provision", tool, IN_IMAGE)
+    run(context, imgbuild, "provision", chroot::environment(tool), IN_IMAGE)
 }
 
 /// Runs a shell that says `shown` for the IMGBUILD's path.
 fn run(context: &Context, imgbuild: &Imgbuild, function: &'static str, tool: Tool, shown: &str) -> Result<(), Problem> {
+    let format = imgbuild.other_format.as_deref().unwrap_or_default();
+    let tool = tool.env("MAKEIMG_FUNCTION", function).env("MAKEIMG_FORMAT", format);
     let mut place = None;
     let ended = tool.watch(context, |line| {
         let located = shell::located(Path::new(shown), line);

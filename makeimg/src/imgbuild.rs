@@ -19,6 +19,8 @@ pub struct Imgbuild {
     pub path: PathBuf,
     /// What its variables mean.
     pub settings: Settings,
+    /// What somebody wants instead of its `format`, in the same words. The settings have it already.
+    pub other_format: Option<String>,
     /// Those of [`FUNCTIONS`] that it defines.
     pub functions: BTreeSet<String>,
 }
@@ -34,6 +36,11 @@ pub struct Reading {
 
 /// Reads the IMGBUILD of a project's directory. This runs its top level; see [`shell::evaluate`].
 pub fn read(project: &Path) -> Reading {
+    read_for(project, None)
+}
+
+/// The same, with another `format` instead of its own.
+pub fn read_for(project: &Path, other_format: Option<&str>) -> Reading {
     let path = project.join(FILE);
     let failed = |problem| Reading { result: Err(vec![problem]), warnings: Vec::new() };
     let path = match path.canonicalize() {
@@ -47,18 +54,28 @@ pub fn read(project: &Path) -> Reading {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(e) => return failed(Problem::new(&path, None, format!("can't be read: {e}"))),
     };
-    let told = match shell::evaluate(&path, VARIABLES, VARIABLES, FUNCTIONS) {
+    let mut told = match shell::evaluate(&path, VARIABLES, VARIABLES, FUNCTIONS) {
         Ok(told) => told,
         Err(problem) => return failed(problem),
     };
+    if let Some(format) = other_format {
+        told.variables.insert("format".into(), format.into());
+    }
+    let understood = |wrong: settings::Wrong| match wrong.variable {
+        "format" if other_format.is_some() => {
+            Problem { hint: wrong.hint, ..Problem::build(format!("--format: {}", wrong.what)) }
+        }
+        _ => problem(&path, &text, wrong),
+    };
     let project = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     let result = Settings::from_variables(&told.variables, &project)
-        .map_err(|wrong| wrong.into_iter().map(|wrong| problem(&path, &text, wrong)).collect());
+        .map_err(|wrong| wrong.into_iter().map(understood).collect::<Vec<_>>());
     let mut warnings = slips(&path, &text, &told.names);
     if let Ok(settings) = &result {
         warnings.extend(settings.doubts(&told.variables).into_iter().map(|doubt| problem(&path, &text, doubt)));
     }
-    let result = result.map(|settings| Imgbuild { path: path.clone(), settings, functions: told.functions });
+    let (functions, other_format) = (told.functions, other_format.map(str::to_owned));
+    let result = result.map(|settings| Imgbuild { path: path.clone(), settings, other_format, functions });
     Reading { result, warnings }
 }
 

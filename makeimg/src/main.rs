@@ -37,12 +37,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn request(inputs: &cli::Inputs, output_dir: PathBuf, reveal: Option<String>, mirror: Option<String>) -> Request {
-    Request { project: inputs.directory.clone(), dirs: inputs.dirs.clone(), reveal, mirror, output_dir }
+fn request(inputs: &cli::Inputs) -> Request {
+    let (project, dirs) = (inputs.directory.clone(), inputs.dirs.clone());
+    Request { project, dirs, output_dir: PathBuf::from("."), ..Request::default() }
 }
 
 fn check(inputs: &cli::Inputs) -> ExitCode {
-    let read = project::read(&request(inputs, PathBuf::from("."), None, None));
+    let read = project::read(&request(inputs));
     let mut screen = Screen::new(inputs.json, false);
     let warnings = read.warnings.len();
     screen.warnings(&read.warnings);
@@ -75,8 +76,12 @@ fn build(args: cli::Build) -> ExitCode {
     };
     let reveal = given(args.reveal, "MAKEIMG_REVEAL");
     let mirror = given(args.mirror, "MAKEIMG_MIRROR");
-    let output_dir = args.output.unwrap_or_else(|| PathBuf::from("."));
-    let read = project::read(&request(&args.inputs, output_dir, reveal, mirror));
+    let format = args.format.filter(|format| !format.trim().is_empty());
+    let mut request = Request { format, reveal, mirror, ..request(&args.inputs) };
+    if let Some(output) = args.output {
+        request.output_dir = output;
+    }
+    let read = project::read(&request);
     screen.warnings(&read.warnings);
     let job = match read.job {
         Ok(job) => job,

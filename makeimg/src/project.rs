@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::build::Job;
-use crate::imgbuild::{self, FILE};
+use crate::imgbuild::{self, FILE, Imgbuild};
 use crate::inputs::{self, Input};
 use crate::output;
 use crate::problem::{Doing, Problem};
@@ -16,6 +16,8 @@ use crate::shell;
 pub struct Request {
     /// Where the IMGBUILD is.
     pub project: PathBuf,
+    /// What comes out, instead of what the IMGBUILD says, in the same words.
+    pub format: Option<String>,
     /// Input directories, in order; the project's `files` if there are none.
     pub dirs: Vec<PathBuf>,
     /// The command that reveals secrets.
@@ -37,7 +39,7 @@ pub struct Read {
 
 /// Reads a project.
 pub fn read(request: &Request) -> Read {
-    let reading = imgbuild::read(&request.project);
+    let reading = imgbuild::read_for(&request.project, request.format.as_deref());
     let warnings = reading.warnings;
     let mut problems = Vec::new();
     let (inputs, mut wrong) = scan(request);
@@ -50,7 +52,7 @@ pub fn read(request: &Request) -> Read {
         }
     };
     let mut variables = BTreeMap::new();
-    match template_variables(&imgbuild.path, &inputs) {
+    match template_variables(&imgbuild, &inputs) {
         Ok(values) => variables = values,
         Err(problem) => problems.push(problem),
     }
@@ -91,13 +93,17 @@ fn scan(request: &Request) -> (Vec<Input>, Vec<Problem>) {
 }
 
 /// The values of what templates ask for, as the IMGBUILD leaves them.
-fn template_variables(path: &Path, inputs: &[Input]) -> Result<BTreeMap<String, String>, Problem> {
+fn template_variables(imgbuild: &Imgbuild, inputs: &[Input]) -> Result<BTreeMap<String, String>, Problem> {
     let names: BTreeSet<String> = inputs::asked_for(inputs)?;
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    Ok(shell::evaluate(path, VARIABLES, &names, &[])?.variables)
+    let mut variables = shell::evaluate(&imgbuild.path, VARIABLES, &names, &[])?.variables;
+    if let Some(format) = &imgbuild.other_format {
+        variables.insert("format".into(), format.clone());
+    }
+    Ok(variables)
 }
 
 /// Whether a directory is a project's.

@@ -348,6 +348,34 @@ fn what_a_power_failure_left_is_removed() {
 }
 
 #[test]
+fn another_format_than_the_imgbuild_says() {
+    let note = |function: &str| format!("{function}() {{\n    echo \"{function} $format\"\n}}\n");
+    let project = Project::new(&format!(
+        "target=debian\nimgname=web\nformat='raw 8'\nprovision() {{\n    echo \"$format\" >/etc/format\n}}\n{}{}",
+        note("setup"),
+        note("cleanup")
+    ));
+    project.write("web/files/etc/motd.makeimg.template", "for $format\n");
+    let said = project.built(&["--verbose", "--format", "dir"]);
+    assert!(said.contains("setup dir\n") && said.contains("cleanup dir\n"), "{said}");
+    assert_eq!(fs::read_to_string(project.path("out/web/etc/format")).unwrap(), "dir\n");
+    assert_eq!(fs::read_to_string(project.path("out/web/etc/motd")).unwrap(), "for dir\n");
+
+    let said = project.built(&["--verbose", "--format", "tar zst"]);
+    assert!(said.contains("setup tar zst\n") && said.contains("cleanup tar zst\n"), "{said}");
+    let archive = project.path("out/web.tar.zst");
+    let tar = Command::new("tar").arg("-xOf").arg(archive).arg("./etc/format").output().unwrap();
+    assert_eq!(text(&tar.stdout), "tar zst\n");
+
+    let said = text(&project.build(&["--format", "tar zts"]).stderr);
+    assert_eq!(said, "makeimg: error: --format: \"zts\" is no compression; did you mean \"zst\"?\n");
+    let bare =
+        Command::new(env!("CARGO_BIN_EXE_makeimg")).args(["--format", "rwa"]).current_dir(project.path("web")).output();
+    let said = text(&bare.unwrap().stderr);
+    assert_eq!(said, "makeimg: error: --format: \"rwa\" is no format; did you mean \"raw\"?\n");
+}
+
+#[test]
 fn functions_that_fail_are_told_with_their_place() {
     let project = Project::new("target=debian\nformat=dir\nprovision() {\n    true\n    nosuchcommand here\n}\n");
     let said = project.fails(&[]);
