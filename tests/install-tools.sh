@@ -15,6 +15,7 @@ mkfs.xfs xfsprogs
 mke2fs e2fsprogs
 sfdisk fdisk
 mformat mtools
+mkfs.vfat dosfstools
 ip iproute2
 ssh openssh-client
 sshd openssh-server

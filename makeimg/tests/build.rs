@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,7 +17,6 @@ const STANDIN: &str = r#"#!/bin/sh
 set -e
 for root in "$@"; do case $root in /*) break ;; esac; done
 case ${STANDIN-} in
-    block) echo blocked; exec sleep 1000 ;;
     missing) echo "E: Unable to locate package nosuch" >&2; echo "E: more" >&2; exit 100 ;;
     full) head -c 200000000 /dev/zero >"$root/big" ;;
 esac
@@ -47,6 +47,18 @@ echo "0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded."
 echo "Setting up busybox (1.0) ..."
 "#;
 
+/// Blocks the first time it is called (but for `losetup --find`), and otherwise is the next program of its name.
+const BLOCK: &str = r#"#!/bin/sh
+if [ "$1" != --find ] && mkdir "${0%/*}/blocked" 2>/dev/null; then
+    echo blocked
+    exec sleep 1000
+fi
+PATH=${PATH#*:}:/usr/sbin:/sbin
+exec "${0##*/}" "$@"
+"#;
+
+const REVEAL: &str = "tr a-z n-za-m";
+
 /// A project, and a place for what is built.
 struct Project(tempfile::TempDir);
 
@@ -58,8 +70,7 @@ impl Project {
             fs::create_dir(project.path(dir)).unwrap();
         }
         project.write("web/IMGBUILD", imgbuild);
-        project.write("bin/mmdebstrap", STANDIN);
-        fs::set_permissions(project.path("bin/mmdebstrap"), fs::Permissions::from_mode(0o755)).unwrap();
+        project.program("bin/mmdebstrap", STANDIN);
         project
     }
 
@@ -72,9 +83,15 @@ impl Project {
         fs::write(self.path(name), text).unwrap();
     }
 
+    fn program(&self, name: &str, text: &str) {
+        self.write(name, text);
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_makeimg"));
-        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        let [block, bin] = ["block", "bin"].map(|dir| self.path(dir).display().to_string());
+        let path = format!("{block}:{bin}:{}", std::env::var("PATH").unwrap());
         command.arg("build").arg("-C").arg(self.path("web")).arg("-o").arg(self.path("out")).args(args);
         command.env("PATH", path).env_remove("SOURCE_DATE_EPOCH").stdin(Stdio::null());
         command
@@ -135,21 +152,42 @@ impl Project {
         assert_eq!(self.left(), [""; 0]);
     }
 
-    /// Starts a build and waits until it prints `blocked`.
-    fn blocked(&self, standin: &str) -> Child {
-        let mut command = self.command(&["--json", "--reveal", "tr a-z n-za-m"]);
-        command.env("STANDIN", standin).stdout(Stdio::piped()).process_group(0);
+    /// Makes a build block once: in a function of the IMGBUILD, in a program that it finds first in PATH (`block/`), or in a
+    /// program of the image (`image/`).
+    fn block(&self, at: &str) {
+        if at.contains('/') {
+            self.program(at, BLOCK);
+        } else {
+            let whole = fs::read_to_string(self.path("web/IMGBUILD")).unwrap();
+            let begin = format!("{at}() {{\n");
+            self.write("web/IMGBUILD", &whole.replace(&begin, &format!("{begin}    echo blocked; sleep 1000\n")));
+        }
+        if at.ends_with("/grub-mkimage") {
+            for file in ["boot/vmlinuz-1", "usr/lib/grub/i386-pc/boot.img", "usr/lib/grub/i386-pc/modinfo.sh"] {
+                self.write(&format!("image/{file}"), "a stand-in\n");
+            }
+        }
+    }
+
+    /// Starts a build, with `image/` as another input, and waits until it blocks.
+    fn blocked(&self) -> Child {
+        fs::create_dir_all(self.path("image")).unwrap();
+        let mut command = self.command(&["--json", "--reveal", REVEAL]);
+        command.args(["web/files", "image"].map(|dir| self.path(dir))).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let mut seen = Vec::new();
-        let found = lines.by_ref().any(|line| {
-            let is = line.contains("\"output\"") && line.contains("blocked");
-            seen.push(line);
-            is
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (output, hears) = (child.stdout.take().unwrap(), said.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                hears.lock().unwrap().push(line);
+            }
         });
-        assert!(found, "{seen:#?}");
-        // What comes later must not break its pipe.
-        std::thread::spawn(move || lines.for_each(drop));
+        wait_until("blocking", || {
+            let said = said.lock().unwrap();
+            // What reveals secrets is not quoted.
+            let is = said.iter().any(|line: &String| line.contains("\"output\"") && line.contains("blocked"));
+            if is || self.path("block/blocked").exists() { Ok(()) } else { Err(said.join("\n")) }
+        });
         child
     }
 }
@@ -231,7 +269,7 @@ fn check_image(root: &Path) {
 #[test]
 fn directory() {
     let project = everything("dir");
-    let said = project.built(&["--verbose", "--reveal", "tr a-z n-za-m"]);
+    let said = project.built(&["--verbose", "--reveal", REVEAL]);
     assert!(said.contains("setting up") && said.contains("home /root, project none"), "{said}");
     assert!(!said.contains("hush"), "a secret is in the log");
     check_image(&project.path("out/web"));
@@ -246,7 +284,7 @@ fn archives_are_the_same_each_time() {
     let project = everything("tar zstd");
     let mut archives = Vec::new();
     for _ in 0..2 {
-        let mut command = project.command(&["--reveal", "tr a-z n-za-m"]);
+        let mut command = project.command(&["--reveal", REVEAL]);
         let output = command.env("SOURCE_DATE_EPOCH", "1700000000").output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
         project.assert_nothing_left();
@@ -267,7 +305,7 @@ fn disk_images() {
     for (format, table) in [("raw 100M", "dos"), ("raw 100M gpt", "gpt")] {
         let project = everything(format);
         project.write("web/IMGBUILD", &format!("format='{format}'\nbootloader=none\n{ALL}"));
-        project.built(&["--reveal", "tr a-z n-za-m"]);
+        project.built(&["--reveal", REVEAL]);
         let image = project.path("out/web.img");
         assert_eq!(fs::metadata(&image).unwrap().len(), 100 << 20);
         let shown = Command::new("sfdisk").arg("--json").arg(&image).output().unwrap();
@@ -286,26 +324,25 @@ fn disk_images() {
 
 #[test]
 fn killed_at_any_step() {
-    let block = "echo blocked; sleep 1000";
-    for format in ["raw 100M", "dir"] {
-        for step in ["setup", "bootstrap", "reveal", "provision", "cleanup"] {
+    // Those of docs/IMGBUILD.md, "Order", by what blocks there. No program writes /etc/fstab.
+    let raw = [
+        "setup",
+        "block/mkfs.ext4",
+        "block/mmdebstrap",
+        "block/tr",
+        "image/usr/sbin/useradd",
+        "provision",
+        "image/usr/bin/grub-mkimage",
+        "cleanup",
+        "block/losetup",
+    ];
+    let dir = ["setup", "block/mmdebstrap", "block/tr", "image/usr/sbin/useradd", "provision", "cleanup"];
+    for (format, steps) in [("raw 200M", &raw[..]), ("dir", &dir), ("tar", &["block/tar"])] {
+        for step in steps {
             let project = everything(format);
-            let imgbuild = project.path("web/IMGBUILD");
-            let whole = format!("bootloader=none\n{}", fs::read_to_string(&imgbuild).unwrap());
-            let blocking = match step {
-                "bootstrap" | "reveal" => whole.clone(),
-                step => whole.replace(&format!("{step}() {{\n"), &format!("{step}() {{\n    {block}\n")),
-            };
-            fs::write(&imgbuild, &blocking).unwrap();
-            let mut child = if step == "reveal" {
-                let marker = project.path("revealing");
-                let mut command = project.command(&["--reveal", &format!("touch {}; sleep 1000", marker.display())]);
-                let child = command.process_group(0).stderr(Stdio::null()).spawn().unwrap();
-                wait_until("revealing", || if marker.exists() { Ok(()) } else { Err("it does not begin".into()) });
-                child
-            } else {
-                project.blocked(if step == "bootstrap" { "block" } else { "" })
-            };
+            let whole = fs::read_to_string(project.path("web/IMGBUILD")).unwrap();
+            project.block(step);
+            let mut child = project.blocked();
             child.kill().unwrap();
             child.wait().unwrap();
             wait_until(&format!("{format}, killed in {step}"), || match project.left() {
@@ -313,19 +350,17 @@ fn killed_at_any_step() {
                 left => Err(left.join(", ")),
             });
             assert_eq!(fs::read_dir(project.path("out")).unwrap().count(), 0, "{format}, {step}: there is a result");
-            fs::write(&imgbuild, &whole).unwrap();
-            project.built(&["--reveal", "tr a-z n-za-m"]);
+            project.write("web/IMGBUILD", &whole);
+            project.built(&["--reveal", REVEAL]);
         }
     }
 }
 
 #[test]
 fn interrupted() {
-    let project = everything("raw 100M");
-    let whole = fs::read_to_string(project.path("web/IMGBUILD")).unwrap();
-    let blocking = whole.replace("provision() {\n", "provision() {\n    echo blocked; sleep 1000\n");
-    project.write("web/IMGBUILD", &format!("bootloader=none\n{blocking}"));
-    let mut child = project.blocked("");
+    let project = everything("raw 200M");
+    project.block("provision");
+    let mut child = project.blocked();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1));
     project.assert_nothing_left();
@@ -339,7 +374,7 @@ fn what_a_power_failure_left_is_removed() {
     project.write("out/.web.makeimg-1/root/etc/secret", "hush\n");
     project.write("out/.web.makeimg-1/lock", "");
     project.write("out/.web.makeimg-x/mine", "");
-    let output = project.build(&["--reveal", "tr a-z n-za-m"]);
+    let output = project.build(&["--reveal", REVEAL]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let left = fs::read_dir(project.path("out")).unwrap().flatten().map(|entry| entry.file_name());
     let mut left: Vec<_> = left.collect();
@@ -446,7 +481,7 @@ fn what_a_tool_says_is_the_reason() {
 #[test]
 fn events_are_lines_of_json() {
     let project = everything("dir");
-    let output = project.build(&["--json", "--reveal", "tr a-z n-za-m"]);
+    let output = project.build(&["--json", "--reveal", REVEAL]);
     let events: Vec<serde_json::Value> =
         text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let steps: Vec<&str> = events.iter().filter(|e| e["type"] == "step").filter_map(|e| e["name"].as_str()).collect();
@@ -507,8 +542,7 @@ fn arch() {
     }
     let standin = Command::new(project.path("bin/mmdebstrap")).arg(&base).env_remove("STANDIN").output().unwrap();
     assert!(standin.status.success(), "{}", text(&standin.stderr));
-    project.write("greeting/usr/bin/greeting", "#!/bin/sh\necho good day\n");
-    fs::set_permissions(greeting.join("usr/bin/greeting"), fs::Permissions::from_mode(0o755)).unwrap();
+    project.program("greeting/usr/bin/greeting", "#!/bin/sh\necho good day\n");
     pack(&base, "base", &repository);
     pack(&greeting, "greeting", &repository);
     let conf =
@@ -539,8 +573,7 @@ fn alpine_by_a_recorded_stand_in() {
     let apk = "#!/bin/sh\necho \"$*\" >\"${0%/*}/called\"\n[ -s \"$2/etc/apk/keys/builder.rsa.pub\" ] || exit 9\n\
                ${0%/*}/mmdebstrap \"$2\"\necho '(1/2) Installing alpine-base (3.20.0-r0)'\n\
                [ -z \"$STANDIN\" ] || { echo 'ERROR: unable to select packages:'; echo '  nosuch (no such package):'; exit 1; }\n";
-    project.write("bin/apk", apk);
-    fs::set_permissions(project.path("bin/apk"), fs::Permissions::from_mode(0o755)).unwrap();
+    project.program("bin/apk", apk);
     let output = project.build(&["--json"]);
     assert!(output.status.success(), "{}", text(&output.stdout));
     let called = fs::read_to_string(project.path("bin/called")).unwrap();
