@@ -26,7 +26,7 @@ for file in $(ldd /bin/busybox | grep -o '/[^ ]*'); do
     cp "$file" "$root$file"
 done
 cp /bin/busybox "$root/bin/"
-for name in $(/bin/busybox --list); do ln -sf busybox "$root/bin/$name"; done
+PATH=$PATH:/usr/sbin:/sbin chroot "$root" /bin/busybox --install -s /bin
 printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
 printf 'root:x:0:\nadm:x:4:\n' >"$root/etc/group"
 printf 'one\ntwo\nthree\n' >"$root/etc/old.conf"
