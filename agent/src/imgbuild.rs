@@ -2,7 +2,8 @@
 //! from an image.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ use makeimg::problem::{Doing, Problem};
 use makeimg::project::{self, Request};
 use makeimg::report::{Event, Report};
 use rustix::mount::UnmountFlags;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::helper::{self, Call};
 use crate::identity;
@@ -25,6 +28,7 @@ const OFTEN: Duration = Duration::from_millis(500);
 /// Builds what the payload describes. The environment is a payload's.
 pub fn run(socket: &Path, host: &HostConfig) -> Result<(), String> {
     let context = Context { report: Arc::new(report(socket.to_owned())), cancel: Cancel::default() };
+    stop_when_told(context.cancel.clone()).map_err(|e| format!("waiting for signals failed: {e}"))?;
     let job = read(&context)?;
     let disk = PathBuf::from(variable("ANEMOS_DISK"));
     let root = PathBuf::from(variable("ANEMOS_TARGET"));
@@ -38,6 +42,20 @@ pub fn run(socket: &Path, host: &HostConfig) -> Result<(), String> {
     let built = build::deploy(&job, &context, &machine);
     let _ = fs::remove_dir_all(&job.work);
     built.map_err(|problem| problem.to_string())
+}
+
+/// The agent ends payloads with SIGTERM: what runs is stopped then, and `cleanup` is called.
+fn stop_when_told(cancel: Cancel) -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut told = {
+        let _inside = runtime.enter();
+        signal(SignalKind::terminate())?
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(told.recv());
+        cancel.cancel();
+    });
+    Ok(())
 }
 
 fn variable(name: &str) -> String {
@@ -76,11 +94,12 @@ fn read(context: &Context) -> Result<Job, String> {
     let work = std::env::temp_dir().join("makeimg");
     let _ = fs::remove_dir_all(&work);
     fs::create_dir_all(&work).map_err(|e| format!("{}: {e}", work.display()))?;
+    let dirs = inputs(&project, &variable("ANEMOS_VAR_INPUTS"))?;
     let some = |name: &str| Some(variable(name)).filter(|value| !value.is_empty());
     let request = Request {
         project,
         format: None,
-        dirs: Vec::new(),
+        dirs,
         reveal: some("ANEMOS_VAR_REVEAL"),
         mirror: some("ANEMOS_MIRROR"),
         output_dir: work.clone(),
@@ -102,6 +121,19 @@ fn read(context: &Context) -> Result<Job, String> {
     if missing.is_empty() { Ok(job) } else { Err(all(missing)) }
 }
 
+/// Directories of the payload, as `vars` names them.
+fn inputs(project: &Path, names: &str) -> Result<Vec<PathBuf>, String> {
+    let below = |name: &str| {
+        let is_below = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        let dir = project.join(name);
+        if is_below && dir.is_dir() {
+            return Ok(dir);
+        }
+        Err(format!("vars.inputs: the payload has no directory {name:?}: name directories of it, separated by spaces"))
+    };
+    names.split_whitespace().map(below).collect()
+}
+
 /// What of this host the new system gets, so that it is found where the old one was.
 fn offer(context: &Context, job: &Job, host: &HostConfig, image: &Inside) -> Result<Vec<String>, Problem> {
     context.report.step("identity and network");
@@ -120,4 +152,34 @@ fn offer(context: &Context, job: &Job, host: &HostConfig, image: &Inside) -> Res
     }
     let enable = networkd && image.exists("bin/systemctl");
     Ok(if enable { vec!["systemd-networkd.service".into()] } else { Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_are_directories_of_the_payload() {
+        let dir = tempfile::tempdir().unwrap();
+        let payload = dir.path().join("payload");
+        fs::create_dir_all(payload.join("web/one")).unwrap();
+        fs::write(payload.join("deploy"), "").unwrap();
+        assert_eq!(inputs(&payload, " web/one\tweb ").unwrap(), [payload.join("web/one"), payload.join("web")]);
+        assert!(inputs(&payload, "").unwrap().is_empty());
+        for wrong in ["..", "/etc", "web/../web", "deploy", "none"] {
+            assert!(inputs(&payload, wrong).unwrap_err().contains(&format!("no directory {wrong:?}")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sigterm_stops_the_build() {
+        let cancel = Cancel::default();
+        stop_when_told(cancel.clone()).unwrap();
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while !cancel.is_cancelled() {
+            assert!(Instant::now() < until, "nobody heard it");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }

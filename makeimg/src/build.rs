@@ -245,7 +245,9 @@ fn fill(
         if settings.bootloader.is_some() || disk::has_kernel(&image) {
             report.step("boot loader");
             let more = machine.map_or("", |machine| machine.cmdline);
-            disk.grub(context, &chroot, format!("{} {more}", settings.cmdline).trim())?;
+            let cmdline =
+                format!("{} {} {more}", disk.kernel_words(&settings.target, &settings.cmdline), settings.cmdline);
+            disk.grub(context, &chroot, cmdline.trim())?;
         } else {
             report.warn(
                 "there is no kernel in /boot, so no boot loader is installed; bootloader=none says that this is meant",

@@ -13,9 +13,21 @@ use crate::chroot::{Chroot, environment};
 use crate::command::{self, Context, Tool};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
-use crate::settings::Filesystem;
+use crate::settings::{Filesystem, Target};
 
 impl Disk {
+    /// What the distribution's initramfs must be told to find the root, unless it is told already.
+    pub fn kernel_words(&self, target: &Target, cmdline: &str) -> String {
+        match target {
+            // It loads no driver that is not named (mkinitfs-bootparam(7)).
+            Target::Alpine if !cmdline.contains("modules=") => {
+                let filesystem = self.filesystem(0).word();
+                format!("modules=sd-mod,usb-storage,{filesystem} rootfstype={filesystem}")
+            }
+            _ => String::new(),
+        }
+    }
+
     /// Installs GRUB for BIOS and UEFI, and a menu of the kernels in /boot.
     ///
     /// # Errors
