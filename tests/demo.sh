@@ -8,7 +8,7 @@ build_then_root "$@"
 example=${1:-examples/debian}
 payload=$example
 [ ! -d "$example/payload" ] || payload=$example/payload
-[ -x "$payload/deploy" ] || { echo "demo: there is no $payload/deploy" >&2; exit 1; }
+[ -x "$payload/deploy" ] || [ -f "$payload/IMGBUILD" ] || { echo "demo: there is no $payload/deploy and no $payload/IMGBUILD" >&2; exit 1; }
 anemos=$PWD/target/release/anemos
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
