@@ -32,6 +32,8 @@ const PACKAGES: &[&str] = &[
     "isc-dhcp-client",
     "kmod",
     "linux-image-cloud-amd64",
+    // debootstrap takes the first of several alternatives.
+    "lsb-base",
     "mmdebstrap",
     "netbase",
     "openssh-server",
