@@ -4,10 +4,11 @@
 //! or apt-helper is used. Names are resolved by `getent`, since a statically linked program must not load the host's
 //! name service modules.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -231,22 +232,20 @@ impl Fetcher {
             .args(["--", url]);
         tools.push(wget);
         let mut helper = Command::new(APT_HELPER);
-        helper.arg(format!("Acquire::https::Timeout={stall}")).arg(url);
+        helper.args(["-qq", "-o", "APT::Sandbox::User=root", "-o", &format!("Acquire::https::Timeout={stall}")]);
+        helper.args(["download-file", url]);
         tools.push(helper);
         for tool in tools {
             if !on_path(tool.get_program().as_ref()) {
                 continue;
             }
-            let tool = if tool.get_program() == APT_HELPER { through_file(&tool) } else { tool };
-            let output = Output::start(tool, self.limits.total)?;
-            return Ok(Body {
-                fetcher: self,
-                inner: Box::new(output),
-                remote: true,
-                received: 0,
-                limit,
-                promised: None,
-            });
+            let total = self.limits.total;
+            let inner: Box<dyn Read + Send> = if tool.get_program() == APT_HELPER {
+                Box::new(ThroughFile::start(tool, Path::new("/run"), total)?)
+            } else {
+                Box::new(Output::start(tool, total)?)
+            };
+            return Ok(Body { fetcher: self, inner, remote: true, received: 0, limit, promised: None });
         }
         Err(Failure::Connection("https:// needs curl, wget or apt-helper, and none is installed".to_owned()))
     }
@@ -285,19 +284,48 @@ impl Sink for &File {
     }
 }
 
-/// apt-helper only writes to files that it names itself, so it gets a directory of its own in memory.
-fn through_file(helper: &Command) -> Command {
-    let mut shell = Command::new("/bin/sh");
-    shell.args([
-        "-c",
-        r#"
-        directory=$(mktemp -d /run/anemos-fetch.XXXXXX) || exit
-        trap 'rm -rf "$directory"' EXIT
-        "$0" -qq -o APT::Sandbox::User=root -o "$1" download-file "$2" "$directory/file" >&2 && cat "$directory/file"
-    "#,
-    ]);
-    shell.arg(helper.get_program()).args(helper.get_args());
-    shell
+/// What a command downloads that only writes to a file named by its last argument, as apt-helper does. The file is in a directory of
+/// its own, which is gone with this.
+struct ThroughFile {
+    /// Until it has succeeded. It ends before its directory does.
+    helper: Option<Output>,
+    file: Option<File>,
+    dir: PathBuf,
+}
+
+impl ThroughFile {
+    fn start(mut helper: Command, parent: &Path, deadline: Duration) -> Result<Self, Failure> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = parent.join(format!("anemos-fetch-{}-{number}", std::process::id()));
+        let made = DirBuilder::new().mode(0o700).create(&dir);
+        made.map_err(|error| Failure::Connection(format!("making {}: {error}", dir.display())))?;
+        helper.arg(dir.join("file"));
+        let mut through = Self { helper: None, file: None, dir };
+        through.helper = Some(Output::start(helper, deadline)?);
+        Ok(through)
+    }
+}
+
+impl Read for ThroughFile {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(helper) = &mut self.helper {
+            io::copy(helper, &mut io::sink())?;
+            self.helper = None;
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(File::open(self.dir.join("file"))?),
+        };
+        file.read(buf)
+    }
+}
+
+impl Drop for ThroughFile {
+    fn drop(&mut self) {
+        self.helper = None;
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
 }
 
 enum Answer<'a> {
@@ -435,6 +463,30 @@ fn getent(host: &str, timeout: Duration) -> Result<Vec<IpAddr>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_that_writes_a_file_leaves_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let start = |script: &str, deadline| {
+            let mut shell = Command::new("/bin/sh");
+            // The file's name is what the script finds in $0.
+            shell.args(["-c", script]);
+            ThroughFile::start(shell, parent.path(), deadline).unwrap()
+        };
+        let long = Duration::from_secs(60);
+        let mut text = String::new();
+        start("printf hello >\"$0\"", long).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+        for (script, deadline, why) in [
+            ("printf hello >\"$0\"; echo E: no route >&2; exit 100", long, "no route"),
+            ("printf hello >\"$0\"; exec sleep 1000", Duration::from_millis(200), "took more than"),
+        ] {
+            let error = failure_of(start(script, deadline).read_to_end(&mut Vec::new()).unwrap_err()).to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        drop(start("printf hello >\"$0\"; exec sleep 1000", long));
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
 
     #[test]
     fn redirects_join() {
