@@ -10,20 +10,26 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anemos_proto::codec::from_bytes;
-use anemos_proto::config::HostConfig;
+use anemos_proto::config::{HostConfig, RunConfig};
 use rustix::mount::{MountFlags, mount, mount_remount};
 use rustix::process::{Pid, WaitOptions, wait};
 use rustix::system::{RebootCommand, reboot, sethostname};
+use serde::de::DeserializeOwned;
 
 use crate::clock::within;
 use crate::console::say;
+use crate::disks::{self, Disks};
 use crate::paths::Paths;
+use crate::serve::baseline;
 
 /// Where the boot's problems are kept for the agent to report.
 pub const PROBLEMS: &str = "problems";
 
 /// How long drivers of network cards may take.
 const FIRST_MODULES: Duration = Duration::from_secs(30);
+
+/// For an agent that breaks again and again, if nobody says how long (deadline `dead_man`).
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How much of the memory the root file system may take.
 const ROOT_SIZE: &CStr = c"size=85%";
@@ -131,10 +137,18 @@ fn prepare(paths: &Paths, problems: &mut Vec<String>) {
     }
 }
 
-/// Reads what the stage left.
+/// Reads what the stage left of the host.
 pub fn read_host(paths: &Paths) -> Result<HostConfig, String> {
-    let path = paths.anemos.join("host.bin");
-    let bytes = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    read(&paths.anemos.join("host.bin"))
+}
+
+/// Reads what the controller wants, as the stage left it.
+pub fn read_run(paths: &Paths) -> Result<RunConfig, String> {
+    read(&paths.anemos.join("run.bin"))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let bytes = fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
     from_bytes(&bytes).map_err(|e| format!("{}: {e}", path.display()))
 }
 
@@ -153,6 +167,8 @@ pub fn load_modules(paths: &Paths, list: &str, problems: &mut Vec<String>) {
 fn supervise(paths: &Paths) -> ! {
     let mut reason: Option<String> = None;
     let mut pause = Duration::from_secs(1);
+    let mut breaking = Instant::now();
+    let patience = read_run(paths).map_or(PATIENCE, |run| Duration::from_secs(run.deadlines.dead_man_s.into()));
     loop {
         let started = Instant::now();
         let _ = fs::remove_file(paths.last_words());
@@ -173,12 +189,24 @@ fn supervise(paths: &Paths) -> ! {
         say(&text);
         // Each restart shows the reason of the first failure, unless it went well for long.
         if reason.is_none() || started.elapsed() > Duration::from_secs(600) {
-            (reason, pause) = (Some(text), Duration::from_secs(1));
+            (reason, pause, breaking) = (Some(text), Duration::from_secs(1), Instant::now());
+        }
+        // Its own clock starts anew each time.
+        if breaking.elapsed() >= patience && is_untouched(paths) {
+            say("the agent breaks again and again, and nothing was written: going back to the old system");
+            rustix::fs::sync();
+            let _ = reboot(RebootCommand::Restart);
         }
         // An agent that breaks at once each time must not keep the machine too busy for a person to see why.
         std::thread::sleep(pause);
         pause = (2 * pause).min(Duration::from_secs(30));
     }
+}
+
+/// Whether it is known that no disk was written.
+fn is_untouched(paths: &Paths) -> bool {
+    let now = Disks::new(&paths.sys).sectors_written();
+    baseline(paths).is_ok_and(|before| disks::written(&before, &now).is_empty())
 }
 
 /// Reaps everything until the agent ends.

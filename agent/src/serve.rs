@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anemos_proto::agent::{AgentState, Leaving};
-use anemos_proto::codec::from_bytes;
-use anemos_proto::config::{Finish, RunConfig};
+use anemos_proto::config::Finish;
 use anemos_proto::event::{EventKind, Level, Outcome};
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,9 +48,7 @@ pub fn run(paths: &Paths, held: Option<String>) -> Result<(), String> {
 
 async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
     fs::create_dir_all(&paths.run).map_err(|e| format!("{}: {e}", paths.run.display()))?;
-    let run_path = paths.anemos.join("run.bin");
-    let bytes = fs::read(&run_path).map_err(|e| format!("{}: {e}", run_path.display()))?;
-    let run: RunConfig = from_bytes(&bytes).map_err(|e| format!("{}: {e}", run_path.display()))?;
+    let run = init::read_run(&paths)?;
     let host = init::read_host(&paths)?;
     let cap = LOG_CAP.min(memory::total() / 16).max(1 << 20);
     let log = Log::open(&paths.run.join("log"), cap).map_err(|e| format!("the event log: {e}"))?;
@@ -104,7 +101,7 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
 }
 
 /// The disks' counters when the agent first looked. It looks before anything could be written.
-fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
+pub fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
     let path = paths.run.join("baseline");
     if let Ok(text) = fs::read_to_string(&path) {
         let entry = |line: &str| line.split_once(' ').and_then(|(name, n)| Some((name.to_owned(), n.parse().ok()?)));

@@ -8,6 +8,7 @@ use lab::{Error, Lab, Result, Spec};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "safety::dead_mans_clock", run: dead_mans_clock },
+    Scenario { name: "safety::agent_that_breaks", run: agent_that_breaks },
     Scenario { name: "safety::undeclared_disk", run: undeclared_disk },
 ];
 
@@ -29,6 +30,27 @@ fn dead_mans_clock(lab: &Lab) -> Result<Outcome> {
     web.machine
         .wait_serial("anemos: going back to the old system: nobody attached within deadline `dead_man` (20 s)", BOOT)?;
     web.machine.link().refuse(false);
+    web.expect_old(&before)?;
+    let ended = web.anemos.run(["attach", "--json"], LONG)?;
+    expect_end(&ended, "untouched", "")?;
+    Ok(Outcome::Passed)
+}
+
+/// The agent breaks again and again, so its clock never runs out, and nothing was written: the host goes back all the same.
+fn agent_that_breaks(lab: &Lab) -> Result<Outcome> {
+    let web = Deployment::new(lab, Spec::new("breaks"))?;
+    web.describe(
+        "#!/bin/sh
+        # Out of the payload's cgroup, which ends with the agent.
+        echo $$ >/sys/fs/cgroup/cgroup.procs
+        while sleep 1; do pkill -KILL -f '^/init serve'; done",
+        "deadlines = { dead_man = \"20s\" }",
+    )?;
+    let before = web.machine.boot_id()?;
+    let up = web.anemos.spawn(UP)?;
+    web.machine.wait_serial("anemos: the agent broke (signal: 9 (SIGKILL))", BOOT)?;
+    web.machine.wait_serial("anemos: the agent breaks again and again, and nothing was written", BOOT)?;
+    up.kill()?;
     web.expect_old(&before)?;
     let ended = web.anemos.run(["attach", "--json"], LONG)?;
     expect_end(&ended, "untouched", "")?;
