@@ -147,15 +147,15 @@ fn perform(
 ) -> Result<Option<PathBuf>, Problem> {
     let variables = [("imgdir", root), ("outdir", &*job.output_dir)];
     let mut filled = fill(job, context, machine, root, &variables);
+    filled = filled.and_then(|disk| context.cancel.check().map(|()| disk));
     if let Err(problem) = &mut filled {
         problem.step = context.report.current();
     }
     let mut cleaned = Ok(());
     if job.imgbuild.functions.contains("cleanup") {
-        // Also when the build was stopped.
-        context.cancel.forgive();
         context.report.step("cleanup()");
-        cleaned = functions::here(context, &job.imgbuild, "cleanup", &variables);
+        let cleanup = || functions::here(context, &job.imgbuild, "cleanup", &variables);
+        cleaned = context.cancel.shield(cleanup);
     }
     match (filled, cleaned) {
         (Ok(disk), Ok(())) => finish(job, context, machine, disk, root)
@@ -224,6 +224,7 @@ fn fill(
         let (variables, reveal) = (&job.variables, job.reveal.as_deref());
         let putting = Putting { context, image: &image, variables, reveal, work: &job.work };
         for (done, input) in job.inputs.iter().enumerate() {
+            context.cancel.check()?;
             report.progress(done as u64, job.inputs.len() as u64, format!("/{}", input.path.display()));
             putting.put(input)?;
         }
@@ -232,6 +233,7 @@ fn fill(
     if let Some(machine) = machine {
         declared.services.extend((machine.offer)(&image)?);
     }
+    context.cancel.check()?;
     let chroot = Chroot::new(&image)?;
     report.step("settings");
     declare::apply(context, &declared, &chroot)?;
@@ -298,6 +300,7 @@ fn finish(
     disk: Option<Disk>,
     root: &Path,
 ) -> Result<Option<PathBuf>, Problem> {
+    context.cancel.check()?;
     if machine.is_some() {
         context.report.step("partition table");
         return disk.map_or(Ok(()), |disk| disk.finish(context)).map(|()| None);
@@ -320,6 +323,7 @@ fn finish(
             root.to_owned()
         }
     };
+    context.cancel.check()?;
     fs::rename(&made, &output).doing(|| format!("moving the result to {}", output.display()))?;
     Ok(Some(output))
 }

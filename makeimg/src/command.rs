@@ -26,47 +26,86 @@ const MERCY: Duration = Duration::from_secs(5);
 
 /// Stops a build: the program that runs is ended, and no other begins.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<Mutex<(bool, Option<Pid>)>>);
+pub struct Cancel(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    stopped: bool,
+    /// What must be done whether or not the build was stopped is being done.
+    shielded: bool,
+    running: Option<Pid>,
+}
 
 impl Cancel {
     /// Stops it, and waits until what runs has had time to end by itself.
     pub fn cancel(&self) {
         let running = {
             let mut state = self.state();
-            state.0 = true;
-            state.1
+            state.stopped = true;
+            state.running.filter(|_| !state.shielded)
         };
         if let Some(group) = running {
             let _ = kill_process_group(group, Signal::TERM);
             std::thread::sleep(MERCY);
-            if self.state().1 == Some(group) {
+            if self.state().running == Some(group) {
                 let _ = kill_process_group(group, Signal::KILL);
             }
         }
     }
 
-    /// Whether it was stopped.
+    /// Whether it was stopped, and nothing more is to be done.
     pub fn is_cancelled(&self) -> bool {
-        self.state().0
+        let state = self.state();
+        state.stopped && !state.shielded
     }
 
-    /// What still has to be done may be done.
-    pub fn forgive(&self) {
-        self.state().0 = false;
+    /// To be asked before what can't be undone, and in whatever takes long.
+    ///
+    /// # Errors
+    /// It was stopped.
+    pub fn check(&self) -> Result<(), Problem> {
+        if self.is_cancelled() { Err(Problem::build("cancelled")) } else { Ok(()) }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, (bool, Option<Pid>)> {
+    /// Does what must be done, whether or not the build was or is stopped.
+    pub fn shield<T>(&self, what: impl FnOnce() -> T) -> T {
+        self.state().shielded = true;
+        let done = what();
+        self.state().shielded = false;
+        done
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(&self, command: &mut Command) -> Result<io::Result<Child>, Problem> {
         let mut state = self.state();
-        if state.0 {
+        if state.stopped && !state.shielded {
             return Err(Problem::build("cancelled"));
         }
         let child = command.process_group(0).spawn();
-        state.1 = child.as_ref().ok().map(Pid::from_child);
+        state.running = child.as_ref().ok().map(Pid::from_child);
         Ok(child)
+    }
+
+    fn ended(&self) {
+        self.state().running = None;
+    }
+}
+
+/// What is read until the build is stopped.
+pub struct Stoppable<'a, R> {
+    /// What is read.
+    pub inner: R,
+    /// What stops it.
+    pub cancel: &'a Cancel,
+}
+
+impl<R: io::Read> io::Read for Stoppable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.cancel.check().map_err(io::Error::other)?;
+        self.inner.read(buffer)
     }
 }
 
@@ -211,11 +250,9 @@ impl Tool {
             }
         }
         let status = waiting.join().map_err(|_| Problem::build(format!("waiting for {name} failed")))?;
-        context.cancel.state().1 = None;
+        context.cancel.ended();
         let status = status.doing(|| format!("waiting for {name}"))?;
-        if context.cancel.is_cancelled() {
-            return Err(Problem::build("cancelled"));
-        }
+        context.cancel.check()?;
         Ok(if status.success() { Ok(()) } else { Err(Ended { status, last: last.into() }) })
     }
 
@@ -232,7 +269,16 @@ impl Tool {
     ///
     /// # Errors
     /// It can't be started, it fails, or the build was cancelled.
-    pub fn output(mut self, context: &Context) -> Result<Vec<u8>, Problem> {
+    pub fn output(self, context: &Context) -> Result<Vec<u8>, Problem> {
+        let name = self.name.clone();
+        self.try_output(context)?.map_err(|ended| ended.problem(&name))
+    }
+
+    /// The same, for a program that may fail.
+    ///
+    /// # Errors
+    /// It can't be started, or the build was cancelled.
+    pub fn try_output(mut self, context: &Context) -> Result<Result<Vec<u8>, Ended>, Problem> {
         self.command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = context.cancel.start(&mut self.command)?.doing(|| format!("starting {}", self.name))?;
@@ -240,15 +286,16 @@ impl Tool {
             std::thread::spawn(move || drop(stdin.write_all(&bytes)));
         }
         let output = child.wait_with_output();
-        context.cancel.state().1 = None;
+        context.cancel.ended();
         let output = output.doing(|| format!("waiting for {}", self.name))?;
+        context.cancel.check()?;
         let said = String::from_utf8_lossy(&output.stderr);
         if output.status.success() {
             said.lines().for_each(|line| context.report.output(line));
-            return Ok(output.stdout);
+            return Ok(Ok(output.stdout));
         }
         let last = said.lines().rev().take(LAST).map(str::to_owned).collect::<Vec<_>>();
-        Err(Ended { status: output.status, last: last.into_iter().rev().collect() }.problem(&self.name))
+        Ok(Err(Ended { status: output.status, last: last.into_iter().rev().collect() }))
     }
 }
 

@@ -172,6 +172,9 @@ pub fn together(mut volumes: Vec<Volume>) -> Result<Vec<Volume>, (usize, String)
         if before.iter().any(|other| other.label == volume.label) {
             return Err((index, format!("the label {:?} is there twice: say another with LABEL=…", volume.label)));
         }
+        if volume.label.eq_ignore_ascii_case("EFI") {
+            return Err((index, "the label \"EFI\" is the EFI system partition's: say another with LABEL=…".into()));
+        }
         let is_rest = |volume: &Volume| volume.size == Some(Size::Rest);
         if is_rest(volume)
             && let Some(other) = before.iter().find(|other| is_rest(other))

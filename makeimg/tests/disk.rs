@@ -66,6 +66,12 @@ impl Lab {
         read
     }
 
+    fn write(&self, start: u64, bytes: &[u8]) {
+        let mut file = File::options().write(true).open(self.disk()).unwrap();
+        file.seek(SeekFrom::Start(start)).unwrap();
+        file.write_all(bytes).unwrap();
+    }
+
     fn dump(&self) -> String {
         run(Command::new("/sbin/sfdisk").arg("--dump").arg(self.disk()))
     }
@@ -86,12 +92,16 @@ impl Lab {
 
     /// Begins a new system on it.
     fn begin(&mut self, table: Table, lines: &[&str]) -> Result<Disk, String> {
+        self.begin_with(&context(), table, lines)
+    }
+
+    fn begin_with(&mut self, context: &Context, table: Table, lines: &[&str]) -> Result<Disk, String> {
         let volumes = volumes::together(lines.iter().map(|line| Volume::parse(line).unwrap()).collect()).unwrap();
         let wanted = Wanted { size: 0, table, filesystem: Filesystem::Ext4, grub: true, volumes };
         let root = self.dir.path().join(format!("root{}", self.roots.len()));
         fs::create_dir(&root).unwrap();
         self.roots.push(root.clone());
-        Disk::device(&context(), wanted, &self.disk(), self.dir.path(), &root).map_err(|problem| {
+        Disk::device(context, wanted, &self.disk(), self.dir.path(), &root).map_err(|problem| {
             format!("{}\n{}", problem.what, problem.hint.unwrap_or_default()).replace(&self.place(), "")
         })
     }
@@ -123,7 +133,7 @@ fn written(path: &Path) {
 }
 
 const GPT: &str = "label: gpt\nlabel-id: 11111111-2222-3333-4444-555555555555\n1 : start=2MiB, size=90MiB\n\
-                   3 : start=100MiB, size=50MiB, uuid=AAAAAAAA-2222-3333-4444-555555555555, name=\"kept one\"\n4 : start=300MiB, size=20MiB\n";
+                   3 : start=100MiB, size=50MiB, uuid=AAAAAAAA-2222-3333-4444-555555555555, name=\"kept, bootable,one\"\n4 : start=300MiB, size=20MiB\n";
 
 #[test]
 fn kept_partitions() {
@@ -153,7 +163,7 @@ fn kept_partitions() {
             dump.contains("label: gpt") && dump.contains("label-id: 11111111-2222"),
             "the table's kind stays: {dump}"
         );
-        assert!(dump.contains("uuid=AAAAAAAA-2222-3333-4444-555555555555, name=\"kept one\""), "{dump}");
+        assert!(dump.contains("uuid=AAAAAAAA-2222-3333-4444-555555555555, name=\"kept, bootable,one\""), "{dump}");
         assert_eq!(lab.parts().len(), 6, "{dump}");
         assert!(lab.read(100 * MIB, 50 * MIB) == before, "what is kept has changed");
         unmount_all(root);
@@ -179,19 +189,39 @@ fn what_cannot_be_kept_leaves_the_disk_as_it_is() {
         ),
         (
             "/srv 700M",
-            "a disk of 600 MiB is too small: there is no room for /srv: 700 MiB are needed, and 533 MiB are free in one piece\n",
+            "a disk of 600 MiB has no room for /srv: 700 MiB are needed, and 533 MiB are free in one piece\n",
         ),
     ] {
         assert_eq!(lab.begin(Table::Gpt, &[line]).map(|_| ()).unwrap_err(), expected);
         assert!(lab.read(0, 600 * MIB) == before, "{line}: something was written");
     }
+    // Told to stop before anything was written.
+    let cancelled = context();
+    cancelled.cancel.cancel();
+    for line in ["/srv 20M keep LABEL=one", "/srv 20M"] {
+        assert_eq!(lab.begin_with(&cancelled, Table::Gpt, &[line]).map(|_| ()).unwrap_err(), "cancelled\n");
+        assert!(lab.read(0, 600 * MIB) == before, "{line}: something was written");
+    }
+    let mut lab = Lab::new("label: sun\n1 : start=0, size=100MiB\n");
+    assert_eq!(
+        lab.begin(Table::Gpt, &["/srv 20M keep"]).map(|_| ()).unwrap_err(),
+        "nothing on disk can be kept: its partition table is of the kind `sun`\n"
+    );
+    // Two kinds of contents in one place: what would blkid say?
+    let mut lab = Lab::new(GPT);
+    lab.ext4("srv", 100, 50);
+    lab.write(100 * MIB, b"hsqs");
+    lab.write(100 * MIB + 28, &[4, 0, 0, 0]);
+    let refused = lab.begin(Table::Gpt, &["/srv 20M keep"]).map(|_| ()).unwrap_err();
+    assert!(
+        refused.starts_with("filesystems: /srv: what partition 3 of disk holds can't be told (blkid failed"),
+        "{refused}"
+    );
     let mut lab = Lab::new("label: gpt\n1 : start=2MiB, size=20MiB\n");
     let swap = lab.dir.path().join("swap");
     File::create(&swap).unwrap().set_len(20 * MIB).unwrap();
     run(Command::new("/sbin/mkswap").args(["-q", "-L", "data"]).arg(&swap));
-    let mut file = File::options().write(true).open(lab.disk()).unwrap();
-    file.seek(SeekFrom::Start(2 * MIB)).unwrap();
-    file.write_all(&fs::read(&swap).unwrap()).unwrap();
+    lab.write(2 * MIB, &fs::read(&swap).unwrap());
     assert_eq!(
         lab.begin(Table::Gpt, &["/srv keep LABEL=data"]).map(|_| ()).unwrap_err(),
         "filesystems: /srv: \"data\" is swap, which can't be mounted\n`none keep LABEL=data` keeps it and does not mount it"

@@ -22,6 +22,8 @@ const ESP: u64 = 64 * MIB;
 pub const END: u64 = MIB;
 /// Less than this in bytes is no file system's room.
 const LEAST: u64 = 32 * MIB;
+/// An MBR's numbers have 32 bits.
+const MSDOS_END: u64 = SECTOR << 32;
 
 /// A raw image, and what is wanted of it.
 #[derive(Debug, Clone)]
@@ -88,9 +90,14 @@ impl Wanted {
     /// Finds a place for everything that is to be made.
     ///
     /// # Errors
-    /// There is no room, or the table has no entry left.
+    /// There is no room, or the table has no entry left, or is of a kind that ends before the disk does.
     pub fn place(&self, kept: &[Kept]) -> Result<Vec<Part>, Problem> {
+        if self.table == Table::Msdos && self.size > MSDOS_END {
+            let what = "a partition table of the kind `msdos` ends at 2 TiB, and the disk does not";
+            return Err(Problem::build(what).hint("say gpt in `format`"));
+        }
         let mut gaps = self.gaps(kept);
+        let no_room = |what: &str, size, free| no_room(self.size, what, size, free);
         let mut parts: Vec<Part> = Vec::new();
         let mut put = |role, (start, size)| parts.push(Part { number: 0, start, size, role });
         if self.grub && self.table == Table::Gpt {
@@ -209,9 +216,10 @@ fn take(gaps: &mut [(u64, u64)], size: u64) -> Result<(u64, u64), u64> {
     Ok((gap.0 - size, size))
 }
 
-fn no_room(what: &str, size: u64, free: u64) -> Problem {
-    let (size, free) = (size.div_ceil(MIB), free / MIB);
-    Problem::build(format!("there is no room for {what}: {size} MiB are needed, and {free} MiB are free in one piece"))
+fn no_room(disk: u64, what: &str, size: u64, free: u64) -> Problem {
+    let (disk, size, free) = (disk / MIB, size.div_ceil(MIB), free / MIB);
+    let room = format!("{size} MiB are needed, and {free} MiB are free in one piece");
+    Problem::build(format!("a disk of {disk} MiB has no room for {what}: {room}"))
 }
 
 #[cfg(test)]
@@ -287,19 +295,23 @@ mod tests {
         let problem = |wanted: Wanted, kept: &[Kept]| wanted.place(kept).unwrap_err().what;
         assert_eq!(
             problem(wanted(60, Table::Gpt, true, &[]), &[]),
-            "there is no room for the EFI system partition: 64 MiB are needed, and 57 MiB are free in one piece"
+            "a disk of 60 MiB has no room for the EFI system partition: 64 MiB are needed, and 57 MiB are free in one piece"
         );
         assert_eq!(
             problem(wanted(1024, Table::Gpt, true, &["/var 2G"]), &[]),
-            "there is no room for /var: 2048 MiB are needed, and 957 MiB are free in one piece"
+            "a disk of 1024 MiB has no room for /var: 2048 MiB are needed, and 957 MiB are free in one piece"
         );
         assert_eq!(
             problem(wanted(80, Table::Gpt, true, &["/srv keep"]), &[kept(1, 1, 67 * MIB, MIB)]),
-            "there is no room for /: 32 MiB are needed, and 11 MiB are free in one piece"
+            "a disk of 80 MiB has no room for /: 32 MiB are needed, and 11 MiB are free in one piece"
         );
         assert_eq!(
             problem(wanted(1024, Table::Msdos, true, &["/a 33M", "/b 33M", "/c 33M"]), &[]),
             "a partition table of the kind `msdos` has 4 entries at most"
+        );
+        assert_eq!(
+            problem(wanted(3 << 20, Table::Msdos, true, &[]), &[]),
+            "a partition table of the kind `msdos` ends at 2 TiB, and the disk does not"
         );
     }
 

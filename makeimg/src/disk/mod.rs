@@ -5,7 +5,7 @@ mod layout;
 mod old;
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ pub use self::layout::Wanted;
 use self::layout::{END, FIRST, Part, Role, SECTOR};
 use self::old::{Kept, Old};
 use crate::command::{Context, Tool};
+use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::settings::Filesystem;
 use crate::volumes::At;
@@ -27,6 +28,8 @@ struct Made {
     role: Role,
     /// A loop device.
     device: String,
+    /// The same, opened before anything was written: it is told of errors.
+    opened: File,
     uuid: String,
 }
 
@@ -45,8 +48,8 @@ pub struct Disk {
     old: Option<Old>,
     kept: Vec<Kept>,
     made: Vec<Made>,
-    /// In the order of mounting.
-    mounted: Vec<PathBuf>,
+    /// In the order of mounting: mount points, and their directories, opened before anything was written.
+    mounted: Vec<(PathBuf, File)>,
 }
 
 impl Disk {
@@ -82,13 +85,15 @@ impl Disk {
         let size = io::Seek::seek(&mut file, io::SeekFrom::End(0)).doing(doing)?;
         let (mut old, mut kept) = (None, Vec::new());
         if wanted.volumes.iter().any(|volume| volume.keep) {
-            old = old::read(context, device);
+            old = old::read(context, device)?;
             kept = old::find(context, device, old.as_ref(), &wanted.volumes)?;
         }
         let old = old.filter(|_| !kept.is_empty());
         let table = old.as_ref().map_or(wanted.table, |old| old.table);
         let wanted = Wanted { size, table, ..wanted };
         let mut disk = Self { is_device: true, ..Self::new(wanted, device.to_owned(), work, root, old, kept)? };
+        // What follows can't be undone.
+        context.cancel.check()?;
         let wipe = |from: u64, to: u64| file.write_all_at(&vec![0; (to - from) as usize], from);
         if disk.kept.is_empty() {
             // The tables at both ends, and whatever signature the space before the first partition has.
@@ -111,10 +116,7 @@ impl Disk {
         old: Option<Old>,
         kept: Vec<Kept>,
     ) -> Result<Self, Problem> {
-        let parts = wanted.place(&kept).map_err(|problem| {
-            let what = format!("a disk of {} MiB is too small: {}", wanted.size >> 20, problem.what);
-            Problem { what, ..problem }
-        })?;
+        let parts = wanted.place(&kept)?;
         let (work, root) = (work.to_owned(), root.to_owned());
         let (made, mounted) = (Vec::new(), Vec::new());
         Ok(Self { wanted, image, work, is_device: false, root, parts, old, kept, made, mounted })
@@ -135,17 +137,21 @@ impl Disk {
                 Role::Volume(index) => self.mkfs(index),
             };
             let device = self.attach(context, &part)?;
+            let opened = File::open(&device).doing(|| format!("opening {device}"))?;
             mkfs.arg(&device).run(context)?;
             let uuid = self.id(context, &device)?;
-            self.made.push(Made { role: part.role, device, uuid });
+            self.made.push(Made { role: part.role, device, opened, uuid });
         }
         for index in 0..self.wanted.volumes.len() {
             let Some(made) = self.made(Role::Volume(index)) else { continue };
             let Some(path) = self.wanted.volumes[index].path() else { continue };
-            let at = self.root.join(path.trim_start_matches('/'));
-            fs::create_dir_all(&at).doing(|| format!("making {}", at.display()))?;
+            let below = Path::new(path.trim_start_matches('/'));
+            let at = self.root.join(below);
+            let made_at = Inside::open(&self.root).and_then(|image| image.dir(below).map(drop));
+            made_at.doing(|| format!("making {}", at.display()))?;
             Tool::new("mount").args(["-t", self.filesystem(index).word(), &made.device]).arg(&at).run(context)?;
-            self.mounted.push(at);
+            let root = File::open(&at).doing(|| format!("opening {}", at.display()))?;
+            self.mounted.push((at, root));
         }
         Ok(())
     }
@@ -236,19 +242,35 @@ impl Disk {
         self.kept.iter().filter_map(|kept| self.wanted.volumes[kept.volume].path())
     }
 
+    /// Everything is written, or an error: what went wrong in the background is told here, or never.
+    fn flush(&self) -> Result<(), Problem> {
+        for (at, root) in &self.mounted {
+            rustix::fs::syncfs(root).doing(|| format!("writing the file system of {}", at.display()))?;
+        }
+        for made in &self.made {
+            made.opened.sync_all().doing(|| format!("writing {}", self.image.display()))?;
+        }
+        Ok(())
+    }
+
     /// Makes it whole. An image's file systems are unmounted; a disk's stay mounted, for whoever ordered it.
     ///
     /// # Errors
     /// Something still uses it, or it can't be written.
     pub fn finish(mut self, context: &Context) -> Result<(), Problem> {
+        self.flush()?;
         if self.is_device {
             return self.write_table(context, &self.parts);
         }
-        while let Some(at) = self.mounted.pop() {
+        while let Some((at, root)) = self.mounted.pop() {
+            drop(root);
             unmount(&at, UnmountFlags::empty()).doing(|| format!("unmounting {}", at.display()))?;
         }
-        for made in &self.made {
-            Tool::new("losetup").args(["--detach", &made.device]).run(context)?;
+        for Made { device, opened, .. } in self.made.drain(..) {
+            // What unmounting has written, too.
+            opened.sync_all().doing(|| format!("writing {}", self.image.display()))?;
+            drop(opened);
+            Tool::new("losetup").args(["--detach", &device]).run(context)?;
         }
         let file = File::open(&self.image).doing(|| format!("opening {}", self.image.display()))?;
         file.sync_all().doing(|| format!("writing {}", self.image.display()))

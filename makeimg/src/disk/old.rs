@@ -50,10 +50,24 @@ pub struct Kept {
     pub kind: String,
 }
 
-/// The table of a disk, if it has one that can keep anything.
-pub fn read(context: &Context, device: &Path) -> Option<Old> {
-    let dump = Tool::new("sfdisk").arg("--dump").arg(device).output(context).ok()?;
-    parse(&String::from_utf8_lossy(&dump), &device.display().to_string())
+/// The table of a disk, if it has one.
+///
+/// # Errors
+/// It can't be read, or is of a kind that can't keep anything.
+pub fn read(context: &Context, device: &Path) -> Result<Option<Old>, Problem> {
+    let dump = Tool::new("sfdisk").arg("--dump").arg(device).env("LC_ALL", "C").try_output(context)?;
+    let dump = match dump {
+        Ok(dump) => String::from_utf8_lossy(&dump).into_owned(),
+        Err(ended) if ended.last.iter().any(|line| line.contains("does not contain a recognized partition table")) => {
+            return Ok(None);
+        }
+        Err(ended) => return Err(ended.problem("sfdisk")),
+    };
+    let device = device.display().to_string();
+    parse(&dump, &device).map(Some).ok_or_else(|| {
+        let kind = dump.lines().find_map(|line| line.strip_prefix("label:")).map_or("?", str::trim);
+        Problem::build(format!("nothing on {device} can be kept: its partition table is of the kind `{kind}`"))
+    })
 }
 
 fn parse(dump: &str, device: &str) -> Option<Old> {
@@ -71,34 +85,44 @@ fn parse(dump: &str, device: &str) -> Option<Old> {
             let value = rest.split(',').find_map(|field| field.trim().strip_prefix(name))?;
             value.trim().parse::<u64>().ok()?.checked_mul(sector)
         };
-        // What is kept is not what starts.
-        let words = rest.split(',').map(str::trim).filter(|word| *word != "bootable");
-        let line = words.collect::<Vec<_>>().join(", ");
+        let line = match table {
+            Table::Gpt => rest.to_owned(),
+            // What is kept is not what starts.
+            Table::Msdos => rest.replace(", bootable", ""),
+        };
         Some(OldPart { number, start: field("start=")?, size: field("size=")?, line })
     };
     Some(Old { table, id: header("label-id:")?.into(), parts: dump.lines().filter_map(part).collect() })
 }
 
 /// What blkid(8) sees there.
+#[derive(Default)]
 struct Content {
     label: Option<String>,
     uuid: String,
     kind: String,
+    /// Why nobody can tell.
+    unclear: Option<String>,
 }
 
-fn look(context: &Context, device: &Path, part: &OldPart) -> Content {
+fn look(context: &Context, device: &Path, part: &OldPart) -> Result<Content, Problem> {
     // By place: the kernel may not know of these partitions.
     let place = [format!("--offset={}", part.start), format!("--size={}", part.size)];
-    let found = Tool::new("blkid").args(["--probe", "--output=export"]).args(place).arg(device).output(context);
-    // It fails where there is nothing.
-    let found = found.unwrap_or_default();
+    let found = Tool::new("blkid").args(["--probe", "--output=export"]).args(place).arg(device).try_output(context)?;
+    let found = match found {
+        Ok(found) => found,
+        // Nothing.
+        Err(ended) if ended.status.code() == Some(2) => return Ok(Content::default()),
+        Err(ended) => return Ok(Content { unclear: Some(ended.problem("blkid").what), ..Content::default() }),
+    };
     let found = String::from_utf8_lossy(&found);
     let field = |name: &str| found.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
-    Content {
+    Ok(Content {
         label: field("LABEL="),
         uuid: field("UUID=").unwrap_or_default(),
         kind: field("TYPE=").unwrap_or_default(),
-    }
+        unclear: None,
+    })
 }
 
 /// Finds what `volumes` say is kept. What is not there, but has a size, will be made.
@@ -107,13 +131,23 @@ fn look(context: &Context, device: &Path, part: &OldPart) -> Content {
 /// It isn't there and has no size, there are two, or it can't be kept.
 pub fn find(context: &Context, device: &Path, old: Option<&Old>, volumes: &[Volume]) -> Result<Vec<Kept>, Problem> {
     let parts = old.map_or(&[][..], |old| &old.parts);
-    let seen: Vec<(&OldPart, Content)> = parts.iter().map(|part| (part, look(context, device, part))).collect();
+    let mut seen: Vec<(&OldPart, Content)> = Vec::new();
+    for part in parts {
+        seen.push((part, look(context, device, part)?));
+    }
     let mut kept = Vec::new();
     for (volume, wanted) in volumes.iter().enumerate().filter(|(_, volume)| volume.keep) {
         let problem = |what: String| Problem::build(format!("filesystems: {}: {what}", wanted.name()));
         let label = &wanted.label;
         let mut found = seen.iter().filter(|(_, content)| content.label.as_ref() == Some(label));
         let Some((part, content)) = found.next() else {
+            if let Some((part, why)) = seen.iter().find_map(|(part, content)| Some((part, content.unclear.as_ref()?))) {
+                let what =
+                    format!("what partition {} of {} holds can't be told ({why})", part.number, device.display());
+                return Err(
+                    problem(what).hint("wipefs shows the signatures on it, and removes what does not belong there")
+                );
+            }
             if wanted.size.is_some() {
                 continue;
             }
