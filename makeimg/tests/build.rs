@@ -280,6 +280,30 @@ fn directory() {
 }
 
 #[test]
+fn what_is_lent_is_taken_back_and_what_provision_made_of_it_stays() {
+    let lent = "grep -qv 192.0.2.1 /etc/resolv.conf\n    [ -x /usr/sbin/policy-rc.d ]\n";
+    let made =
+        "    ln -sf /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf\n    echo mine >/usr/sbin/policy-rc.d\n";
+    for provision in [lent.to_owned(), format!("{lent}{made}")] {
+        let imgbuild = format!("target=debian\nformat=dir\nimgname=web\nprovision() {{\n    {provision}}}\n");
+        let project = Project::new(&imgbuild);
+        project.write("web/files/etc/resolv.conf", "nameserver 192.0.2.1\n");
+        fs::set_permissions(project.path("web/files/etc/resolv.conf"), fs::Permissions::from_mode(0o600)).unwrap();
+        project.program("web/files/usr/sbin/invoke-rc.d", "#!/bin/sh\n");
+        project.built(&[]);
+        let [conf, policy] = ["etc/resolv.conf", "usr/sbin/policy-rc.d"].map(|name| project.path("out/web").join(name));
+        if provision == lent {
+            assert_eq!(fs::read_to_string(&conf).unwrap(), "nameserver 192.0.2.1\n");
+            assert_eq!(fs::metadata(&conf).unwrap().mode() & 0o7777, 0o600);
+            assert!(!policy.exists());
+        } else {
+            assert_eq!(fs::read_link(&conf).unwrap(), Path::new("/run/systemd/resolve/stub-resolv.conf"));
+            assert_eq!(fs::read_to_string(&policy).unwrap(), "mine\n");
+        }
+    }
+}
+
+#[test]
 fn archives_are_the_same_each_time() {
     let project = everything("tar zstd");
     let mut archives = Vec::new();
