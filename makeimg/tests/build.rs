@@ -304,6 +304,22 @@ fn what_is_lent_is_taken_back_and_what_provision_made_of_it_stays() {
 }
 
 #[test]
+fn what_is_declared_is_added_to_the_files_of_the_author() {
+    let project = Project::new(
+        "target=debian\nformat=dir\nimgname=web\nhostname=host\nlocale=en_GB.UTF-8\nauthorized_keys='\n root ssh-rsa A a\n root ssh-rsa B b'\n",
+    );
+    project.write("web/files/etc/hosts", "127.0.0.1 localhost\n192.0.2.1 db\n");
+    project.write("web/files/etc/locale.gen", "de_DE.UTF-8 UTF-8\n");
+    project.write("web/files/root/.ssh/authorized_keys", "ssh-rsa B b\nssh-rsa C c");
+    project.program("web/files/usr/sbin/locale-gen", "#!/bin/sh\n");
+    project.built(&[]);
+    let read = |name: &str| fs::read_to_string(project.path("out/web").join(name)).unwrap();
+    assert_eq!(read("etc/hosts"), "127.0.0.1 localhost\n192.0.2.1 db\n127.0.1.1 host\n");
+    assert_eq!(read("etc/locale.gen"), "de_DE.UTF-8 UTF-8\nen_GB.UTF-8 UTF-8\n");
+    assert_eq!(read("root/.ssh/authorized_keys"), "ssh-rsa B b\nssh-rsa C c\nssh-rsa A a\n");
+}
+
+#[test]
 fn archives_are_the_same_each_time() {
     let project = everything("tar zstd");
     let mut archives = Vec::new();
