@@ -6,7 +6,10 @@ use crate::chroot::{Chroot, environment};
 use crate::command::Context;
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
-use crate::settings::{Settings, Target};
+use crate::settings::{Settings, Target, nearest};
+
+/// What can be generated, where the image has such a list: a locale and its character set on each line.
+const LOCALES: &str = "usr/share/i18n/SUPPORTED";
 
 /// Packages that must be there for what is said.
 pub fn packages(settings: &Settings) -> Vec<&'static str> {
@@ -27,7 +30,25 @@ pub fn packages(settings: &Settings) -> Vec<&'static str> {
 
 /// glibc has these in itself.
 fn needs_generating(locale: &str) -> bool {
-    !["C", "POSIX", "C.UTF-8", "C.utf8"].contains(&locale)
+    !["C", "POSIX", "C.UTF-8"].contains(&&*in_full(locale))
+}
+
+/// A locale with UTF-8 as locale.gen has it.
+fn in_full(locale: &str) -> String {
+    let Some((language, rest)) = locale.split_once('.') else { return locale.to_owned() };
+    let charset = rest.split('@').next().unwrap_or(rest);
+    if !charset.eq_ignore_ascii_case("utf8") && !charset.eq_ignore_ascii_case("UTF-8") {
+        return locale.to_owned();
+    }
+    format!("{language}.UTF-8{}", &rest[charset.len()..])
+}
+
+/// A locale's line in a list of those that can be generated.
+fn supported(list: &str, locale: &str) -> Option<String> {
+    let locale = in_full(locale);
+    let mut words = list.lines().filter_map(|line| line.split_once(' '));
+    let (name, charset) = words.find(|(name, _)| *name == locale)?;
+    Some(format!("{name} {}", charset.trim()))
 }
 
 /// Makes it so.
@@ -111,11 +132,11 @@ impl Declaring<'_> {
 
     fn language(&self) -> Result<(), Problem> {
         if let Some(locale) = &self.settings.locale {
+            let line = self.locale_line(locale)?;
             let file = if self.is("debian") { "etc/default/locale" } else { "etc/locale.conf" };
             self.write(file, &format!("LANG={locale}\n"))?;
-            if needs_generating(locale) && !self.is("alpine") {
-                let charset = locale.rsplit_once('.').map_or("ISO-8859-1", |(_, charset)| charset);
-                self.add("etc/locale.gen", &format!("{locale} {charset}"))?;
+            if let Some(line) = line {
+                self.add("etc/locale.gen", &line)?;
                 self.run(&format!("locale={locale}"), "locale-gen", &[])?;
             }
         }
@@ -141,6 +162,27 @@ impl Declaring<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What locale.gen has for it, if it is to be generated. locale-gen itself says nothing of what it does not know.
+    fn locale_line(&self, locale: &str) -> Result<Option<String>, Problem> {
+        if !needs_generating(locale) || self.is("alpine") {
+            return Ok(None);
+        }
+        let list = self.old(LOCALES)?;
+        if list.is_empty() {
+            let (_, rest) = locale.split_once('.').unwrap_or(("", "ISO-8859-1"));
+            let charset = rest.split('@').next().unwrap_or(rest);
+            return Ok(Some(format!("{locale} {charset}")));
+        }
+        let list = String::from_utf8_lossy(&list);
+        if let Some(line) = supported(&list, locale) {
+            return Ok(Some(line));
+        }
+        let names: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        let hint = nearest(&in_full(locale), &names)
+            .map_or_else(|| format!("/{LOCALES} in the image lists them"), |near| format!("did you mean {near:?}?"));
+        Err(Problem::build(format!("locale={locale}: the image can't generate it")).hint(hint))
     }
 
     fn users(&self) -> Result<(), Problem> {
@@ -264,6 +306,24 @@ mod tests {
         let hosts = b"127.0.0.1\tlocalhost\n# 127.0.1.1 web\n192.0.2.1 db.test Db # host\n";
         let named = ["localhost", "db", "db.test", "host", "web", "192.0.2.1"].map(|name| is_named(hosts, name));
         assert_eq!(named, [true, true, true, false, false, false]);
+    }
+
+    #[test]
+    fn locales_have_their_character_sets() {
+        let list =
+            "C.UTF-8 UTF-8\nde_DE.UTF-8 UTF-8\nde_DE ISO-8859-1\nde_DE@euro ISO-8859-15\nca_ES.UTF-8@valencia UTF-8\n";
+        for (locale, line) in [
+            ("de_DE", Some("de_DE ISO-8859-1")),
+            ("de_DE.utf8", Some("de_DE.UTF-8 UTF-8")),
+            ("de_DE.Utf8", Some("de_DE.UTF-8 UTF-8")),
+            ("de_DE@euro", Some("de_DE@euro ISO-8859-15")),
+            ("ca_ES.utf8@valencia", Some("ca_ES.UTF-8@valencia UTF-8")),
+            ("de_DE.ISO-8859-1", None),
+            ("de", None),
+        ] {
+            assert_eq!(supported(list, locale).as_deref(), line, "{locale}");
+        }
+        assert!(!needs_generating("C.utf8") && needs_generating("de_DE.utf8"));
     }
 
     #[test]

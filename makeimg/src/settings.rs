@@ -529,7 +529,7 @@ fn choices(word: &str, words: &[&str]) -> String {
 /// The word that this is most likely a slip of.
 pub fn nearest<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
     let lower = word.to_ascii_lowercase();
-    let distance = |other: &str| strsim::osa_distance(&lower, other);
+    let distance = |other: &str| strsim::osa_distance(&lower, &other.to_ascii_lowercase());
     let near = words.iter().copied().min_by_key(|other| distance(other))?;
     // One slip in a short word, two in a long one.
     (distance(near) <= if near.len() > 5 { 2 } else { 1 }).then_some(near)
