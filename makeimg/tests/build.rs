@@ -465,6 +465,14 @@ fn another_format_than_the_imgbuild_says() {
 }
 
 #[test]
+fn functions_do_not_see_the_callers_variables_of_names_that_mean_something() {
+    let say = "{ echo \"${hostname-none} ${mine-none}\"; }";
+    let project = Project::new(&format!("target=debian\nformat=dir\nsetup() {say}\ncleanup() {say}\n"));
+    let output = project.command(&["--verbose"]).env("hostname", "caller").env("mine", "seen").output().unwrap();
+    assert_eq!(text(&output.stderr).matches("none seen\n").count(), 2, "{}", text(&output.stderr));
+}
+
+#[test]
 fn functions_that_fail_are_told_with_their_place() {
     let project = Project::new("target=debian\nformat=dir\nprovision() {\n    true\n    nosuchcommand here\n}\n");
     let said = project.fails(&[]);
