@@ -54,6 +54,10 @@ pub fn read_for(project: &Path, other_format: Option<&str>) -> Reading {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(e) => return failed(Problem::new(&path, None, format!("can't be read: {e}"))),
     };
+    if let Some(line) = text.split('\n').position(|line| line.ends_with('\r')) {
+        let problem = Problem::new(&path, Some(line as u32 + 1), "ends with a carriage return");
+        return failed(problem.hint("save it with Unix line ends"));
+    }
     let mut told = match shell::evaluate(&path, VARIABLES, VARIABLES, FUNCTIONS) {
         Ok(told) => told,
         Err(problem) => return failed(problem),
@@ -180,6 +184,12 @@ mod tests {
         assert_eq!(said, "IMGBUILD: target: `target` is not set; there are arch, alpine, debian");
         let (_, said) = read_text("target=debian\nprovision() {\n");
         assert!(said.starts_with("IMGBUILD:") && said.contains("yntax error"), "{said}");
+    }
+
+    #[test]
+    fn carriage_returns() {
+        let (_, said) = read_text("# a\rb\ntarget=debian\r\nformat=dir\r\n");
+        assert_eq!(said, "IMGBUILD:2: ends with a carriage return; save it with Unix line ends");
     }
 
     #[test]
