@@ -52,13 +52,13 @@ fn check(inputs: &cli::Inputs) -> ExitCode {
             if !inputs.json {
                 let settings = &job.imgbuild.settings;
                 let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-                println!(
+                screen::say(&format!(
                     "{}: {}, {}{}",
                     settings.imgname,
                     count(settings.packages.len(), "package"),
                     count(job.inputs.len(), "input"),
                     if warnings == 0 { String::new() } else { format!(", {}", count(warnings, "warning")) }
-                );
+                ));
             }
             ExitCode::SUCCESS
         }
@@ -178,7 +178,7 @@ fn run(args: &cli::Run) -> ExitCode {
     let forward = args.ssh.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-:22")).unwrap_or_default();
     qemu.args(["-nic", &format!("user,model=virtio-net-pci{forward}")]);
     if std::io::stdout().is_terminal() {
-        eprintln!("makeimg: Ctrl-A X ends the machine");
+        let _ = writeln!(std::io::stderr(), "makeimg: Ctrl-A X ends the machine");
     }
     let error = std::os::unix::process::CommandExt::exec(&mut qemu);
     say(Problem::build(format!("starting QEMU failed: {error}")))

@@ -556,6 +556,20 @@ fn events_are_lines_of_json() {
     assert!(rest.is_empty(), "{}", text(&rest));
 }
 
+#[test]
+fn a_reader_that_has_gone_is_no_reason_to_stop() {
+    let project = Project::new("target=debian\nformat=dir\n");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_makeimg"));
+    check.arg("check").arg("-C").arg(project.path("web"));
+    for mut command in [check, project.command(&[])] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    project.assert_nothing_left();
+}
+
 /// Whether a program is there. A test that does without says so.
 fn has(program: &str) -> bool {
     let found = makeimg::command::find(program).is_some();
