@@ -92,6 +92,7 @@ fn build(args: cli::Build) -> ExitCode {
         }
     };
     let mut problems = job.missing_tools();
+    problems.extend(bad_epoch());
     if !rustix::process::geteuid().is_root() {
         problems.push(
             Problem::build("building an image takes root, for the owners of its files and for mounting")
@@ -128,6 +129,14 @@ fn build(args: cli::Build) -> ExitCode {
     let mut stop = building.stopper();
     std::thread::spawn(move || signals.forever().for_each(|_| stop.stop()));
     if building.follow(|event| screen.show(&event)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What is wrong with `SOURCE_DATE_EPOCH`, which programs in the image would take as they like.
+fn bad_epoch() -> Option<Problem> {
+    let epoch = std::env::var_os("SOURCE_DATE_EPOCH")?.to_string_lossy().into_owned();
+    let is_number = epoch.parse::<u64>().is_ok();
+    let hint = "seconds since 1970, as `git log -1 --format=%ct` prints them; or unset it";
+    (!is_number).then(|| Problem::build(format!("SOURCE_DATE_EPOCH: {epoch:?} is no number")).hint(hint))
 }
 
 /// A command that is mistyped is taken for an input directory.

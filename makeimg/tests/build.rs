@@ -504,6 +504,16 @@ fn bad_input_is_told_before_anything_is_built() {
 }
 
 #[test]
+fn a_time_that_is_none_is_told_before_anything_is_built() {
+    let project = Project::new("target=debian\nformat=dir\nsetup() {\n    touch began\n}\n");
+    let output = project.command(&[]).env("SOURCE_DATE_EPOCH", "yesterday").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.starts_with("makeimg: error: SOURCE_DATE_EPOCH: \"yesterday\" is no number; "), "{said}");
+    assert!(!project.path("web/began").exists());
+}
+
+#[test]
 fn a_mistyped_command_is_no_directory() {
     let project = Project::new("target=debian\nformat=dir\n");
     let said = |args: &[&str]| {
