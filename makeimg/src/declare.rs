@@ -180,7 +180,10 @@ impl Declaring<'_> {
             return Ok(Some(line));
         }
         let names: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
-        let hint = nearest(&in_full(locale), &names)
+        // Some languages have UTF-8 alone, and don't say so in the name.
+        let bare = in_full(locale).replace(".UTF-8", "");
+        let near = names.iter().copied().find(|name| *name == bare).or_else(|| nearest(&in_full(locale), &names));
+        let hint = near
             .map_or_else(|| format!("/{LOCALES} in the image lists them"), |near| format!("did you mean {near:?}?"));
         Err(Problem::build(format!("locale={locale}: the image can't generate it")).hint(hint))
     }

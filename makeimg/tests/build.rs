@@ -323,10 +323,11 @@ fn what_is_declared_is_added_to_the_files_of_the_author() {
 fn locales_that_the_image_does_not_have_are_told() {
     for (locale, hint) in [
         ("xx_XX.UTF-8", "/usr/share/i18n/SUPPORTED in the image lists them"),
+        ("hi_IN.UTF-8", "did you mean \"hi_IN\"?"),
         ("en_gb.utf-8", "did you mean \"en_GB.UTF-8\"?"),
     ] {
         let project = Project::new(&format!("target=debian\nformat=dir\nlocale={locale}\n"));
-        project.write("web/files/usr/share/i18n/SUPPORTED", "en_GB.UTF-8 UTF-8\n");
+        project.write("web/files/usr/share/i18n/SUPPORTED", "en_GB.UTF-8 UTF-8\nhi_IN UTF-8\n");
         project.program("web/files/usr/sbin/locale-gen", "#!/bin/sh\n");
         let said = project.fails(&[]);
         assert!(said.contains(&format!("locale={locale}: the image can't generate it; {hint}")), "{said}");
