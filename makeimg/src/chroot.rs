@@ -1,12 +1,13 @@
-//! Running programs in an image, with /proc, /sys, /dev, /run and name resolution as they expect them. All of it is mounted
-//! for this mount namespace only, and gone with the value.
+//! Running programs in an image, with /proc, /sys, /dev, /run and name resolution as they expect them. What is mounted is so
+//! for this mount namespace only, and all of it is gone with the value.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, makedev, mknodat, symlinkat};
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::command::Tool;
 use crate::inside::Inside;
@@ -33,9 +34,21 @@ pub struct Chroot<'a> {
     image: &'a Inside,
     /// Mount points in the order of mounting.
     mounted: Vec<OwnedFd>,
-    /// Files that were made for the time being.
-    made: Vec<PathBuf>,
+    lent: Vec<Lent>,
 }
+
+/// A file that is there for the time being. It is not mounted, since what is mounted on can't be replaced by a link.
+#[derive(Debug)]
+struct Lent {
+    path: &'static Path,
+    text: Vec<u8>,
+    /// What was there.
+    before: Option<File>,
+}
+
+/// Contents, mode, user and group.
+#[derive(Debug)]
+struct File(Vec<u8>, u32, u32, u32);
 
 impl<'a> Chroot<'a> {
     /// Mounts what is needed.
@@ -43,7 +56,7 @@ impl<'a> Chroot<'a> {
     /// # Errors
     /// Something can't be mounted.
     pub fn new(image: &'a Inside) -> Result<Self, Problem> {
-        let mut chroot = Self { image, mounted: Vec::new(), made: Vec::new() };
+        let mut chroot = Self { image, mounted: Vec::new(), lent: Vec::new() };
         let quiet = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         chroot.mount("sys", "sysfs", quiet | MountFlags::RDONLY, c"")?;
         chroot.mount("run", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=755")?;
@@ -104,48 +117,52 @@ impl<'a> Chroot<'a> {
     fn resolver(&mut self) -> Result<(), Problem> {
         let doing = || "giving the image the building machine's /etc/resolv.conf".to_owned();
         let Ok(theirs) = fs::read("/etc/resolv.conf") else { return Ok(()) };
-        let file = Path::new("run/makeimg/resolv.conf");
-        self.image.write(file, &theirs[..], 0o644).doing(doing)?;
         let conf = Path::new("etc/resolv.conf");
         let found = self.image.look(conf).doing(doing)?.map(|found| FileType::from_raw_mode(found.st_mode));
-        match found {
-            // Where a link leads to is made for the time being, in /run, or, if it leads elsewhere, is left alone.
-            Some(FileType::Symlink) => {
-                if !self.image.exists("etc/resolv.conf")
-                    && let Ok(link) = rustix::fs::readlinkat(
-                        self.image.dir(Path::new("etc")).doing(doing)?,
-                        "resolv.conf",
-                        Vec::new(),
-                    )
-                {
-                    let link = PathBuf::from(link.to_string_lossy().into_owned());
-                    let to = lexical(&Path::new("/etc").join(link));
-                    if to.starts_with("run") {
-                        self.image.write(&to, &theirs[..], 0o644).doing(doing)?;
-                    }
-                }
-                return Ok(());
-            }
-            None => {
-                self.image.write(conf, &b""[..], 0o644).doing(doing)?;
-                self.made.push(conf.to_owned());
-            }
-            Some(_) => {}
+        if found != Some(FileType::Symlink) {
+            return self.lend(conf, theirs, 0o644).doing(doing);
         }
-        let from = self.image.open_path(file).doing(doing)?;
-        let at = self.image.open_path(conf).doing(doing)?;
-        mount_bind(place(&from), place(&at)).doing(doing)?;
-        self.mounted.push(self.image.open_path(conf).doing(doing)?);
+        // Where a link leads to is made for the time being, in /run, or, if it leads elsewhere, is left alone.
+        if !self.image.exists("etc/resolv.conf")
+            && let Ok(link) =
+                rustix::fs::readlinkat(self.image.dir(Path::new("etc")).doing(doing)?, "resolv.conf", Vec::new())
+        {
+            let link = PathBuf::from(link.to_string_lossy().into_owned());
+            let to = lexical(&Path::new("/etc").join(link));
+            if to.starts_with("run") {
+                self.image.write(&to, &theirs[..], 0o644).doing(doing)?;
+            }
+        }
         Ok(())
     }
 
     fn policy(&mut self) -> Result<(), Problem> {
         if self.image.exists("usr/sbin/invoke-rc.d") && !self.image.exists(POLICY) {
-            let script = &b"#!/bin/sh\nexit 101\n"[..];
-            self.image.write(Path::new(POLICY), script, 0o755).doing(|| format!("writing the image's /{POLICY}"))?;
-            self.made.push(POLICY.into());
+            let lent = self.lend(Path::new(POLICY), b"#!/bin/sh\nexit 101\n".to_vec(), 0o755);
+            lent.doing(|| format!("writing the image's /{POLICY}"))?;
         }
         Ok(())
+    }
+
+    fn lend(&mut self, path: &'static Path, text: Vec<u8>, mode: u32) -> io::Result<()> {
+        let before = match self.image.look(path)? {
+            Some(found) => Some(File(self.image.read(path)?, found.st_mode & 0o7777, found.st_uid, found.st_gid)),
+            None => None,
+        };
+        self.image.write(path, &text[..], mode)?;
+        self.lent.push(Lent { path, text, before });
+        Ok(())
+    }
+
+    /// Puts back what was there, unless the file has become something of the author's.
+    fn take_back(&self, lent: &Lent) -> io::Result<()> {
+        let found = self.image.look(lent.path)?.map(|found| FileType::from_raw_mode(found.st_mode));
+        if found != Some(FileType::RegularFile) || self.image.read(lent.path)? != lent.text {
+            return Ok(());
+        }
+        let Some(File(text, mode, user, group)) = &lent.before else { return self.image.remove(lent.path) };
+        self.image.write(lent.path, &text[..], *mode)?;
+        self.image.give(lent.path, *mode, *user, *group)
     }
 }
 
@@ -155,12 +172,8 @@ impl Drop for Chroot<'_> {
         while let Some(at) = self.mounted.pop() {
             let _ = unmount(place(&at), UnmountFlags::DETACH);
         }
-        for path in &self.made {
-            // Unless it has become something of the author's.
-            if path.starts_with("etc") && self.image.read(path).is_ok_and(|bytes| !bytes.is_empty()) {
-                continue;
-            }
-            let _ = self.image.remove(path);
+        for lent in &self.lent {
+            let _ = self.take_back(lent);
         }
     }
 }

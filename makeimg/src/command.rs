@@ -177,6 +177,13 @@ impl Tool {
         self
     }
 
+    /// Without a variable of the caller's.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
     /// No variables of the caller's.
     #[must_use]
     pub fn clean(mut self) -> Self {

@@ -6,7 +6,10 @@ use crate::chroot::{Chroot, environment};
 use crate::command::Context;
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
-use crate::settings::{Settings, Target};
+use crate::settings::{Settings, Target, nearest};
+
+/// What can be generated, where the image has such a list: a locale and its character set on each line.
+const LOCALES: &str = "usr/share/i18n/SUPPORTED";
 
 /// Packages that must be there for what is said.
 pub fn packages(settings: &Settings) -> Vec<&'static str> {
@@ -27,7 +30,25 @@ pub fn packages(settings: &Settings) -> Vec<&'static str> {
 
 /// glibc has these in itself.
 fn needs_generating(locale: &str) -> bool {
-    !["C", "POSIX", "C.UTF-8", "C.utf8"].contains(&locale)
+    !["C", "POSIX", "C.UTF-8"].contains(&&*in_full(locale))
+}
+
+/// A locale with UTF-8 as locale.gen has it.
+fn in_full(locale: &str) -> String {
+    let Some((language, rest)) = locale.split_once('.') else { return locale.to_owned() };
+    let charset = rest.split('@').next().unwrap_or(rest);
+    if !charset.eq_ignore_ascii_case("utf8") && !charset.eq_ignore_ascii_case("UTF-8") {
+        return locale.to_owned();
+    }
+    format!("{language}.UTF-8{}", &rest[charset.len()..])
+}
+
+/// A locale's line in a list of those that can be generated.
+fn supported(list: &str, locale: &str) -> Option<String> {
+    let locale = in_full(locale);
+    let mut words = list.lines().filter_map(|line| line.split_once(' '));
+    let (name, charset) = words.find(|(name, _)| *name == locale)?;
+    Some(format!("{name} {}", charset.trim()))
 }
 
 /// Makes it so.
@@ -56,6 +77,26 @@ impl Declaring<'_> {
         written.doing(|| format!("writing /{path} in the image"))
     }
 
+    /// What the author or a package has written.
+    fn old(&self, path: &str) -> Result<Vec<u8>, Problem> {
+        if !self.image.exists(path) {
+            return Ok(Vec::new());
+        }
+        self.image.read(Path::new(path)).doing(|| format!("reading /{path} in the image"))
+    }
+
+    /// Adds a line to a file, which keeps owner and mode.
+    fn add(&self, path: &str, line: &str) -> Result<(), Problem> {
+        let text = with_line(self.old(path)?, line);
+        let file = Path::new(path);
+        let written = if self.image.exists(path) {
+            self.image.rewrite(file, &text[..])
+        } else {
+            self.image.write(file, &text[..], 0o644)
+        };
+        written.doing(|| format!("writing /{path} in the image"))
+    }
+
     fn run(&self, what: &str, program: &str, args: &[&str]) -> Result<(), Problem> {
         let ran = environment(self.chroot.command(program).args(args)).run(self.context);
         ran.map_err(|problem| Problem { what: format!("{what}: {}", problem.what), ..problem })
@@ -73,25 +114,29 @@ impl Declaring<'_> {
     fn name(&self) -> Result<(), Problem> {
         let Some(hostname) = &self.settings.hostname else { return Ok(()) };
         self.write("etc/hostname", &format!("{hostname}\n"))?;
-        if self.image.read(Path::new("etc/hosts")).is_ok_and(|hosts| String::from_utf8_lossy(&hosts).contains(hostname))
-        {
-            return Ok(());
-        }
         let short = hostname.split('.').next().filter(|short| short != hostname);
         let names = short.map_or_else(|| hostname.clone(), |short| format!("{hostname} {short}"));
-        self.write(
-            "etc/hosts",
-            &format!("127.0.0.1 localhost\n127.0.1.1 {names}\n::1 localhost ip6-localhost ip6-loopback\n"),
-        )
+        let line = format!("127.0.1.1 {names}");
+        let hosts = self.old("etc/hosts")?;
+        if hosts.is_empty() {
+            return self.write(
+                "etc/hosts",
+                &format!("127.0.0.1 localhost\n{line}\n::1 localhost ip6-localhost ip6-loopback\n"),
+            );
+        }
+        if is_named(&hosts, hostname) {
+            return Ok(());
+        }
+        self.add("etc/hosts", &line)
     }
 
     fn language(&self) -> Result<(), Problem> {
         if let Some(locale) = &self.settings.locale {
+            let line = self.locale_line(locale)?;
             let file = if self.is("debian") { "etc/default/locale" } else { "etc/locale.conf" };
             self.write(file, &format!("LANG={locale}\n"))?;
-            if needs_generating(locale) && !self.is("alpine") {
-                let charset = locale.rsplit_once('.').map_or("ISO-8859-1", |(_, charset)| charset);
-                self.write("etc/locale.gen", &format!("{locale} {charset}\n"))?;
+            if let Some(line) = line {
+                self.add("etc/locale.gen", &line)?;
                 self.run(&format!("locale={locale}"), "locale-gen", &[])?;
             }
         }
@@ -117,6 +162,30 @@ impl Declaring<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What locale.gen has for it, if it is to be generated. locale-gen itself says nothing of what it does not know.
+    fn locale_line(&self, locale: &str) -> Result<Option<String>, Problem> {
+        if !needs_generating(locale) || self.is("alpine") {
+            return Ok(None);
+        }
+        let list = self.old(LOCALES)?;
+        if list.is_empty() {
+            let (_, rest) = locale.split_once('.').unwrap_or(("", "ISO-8859-1"));
+            let charset = rest.split('@').next().unwrap_or(rest);
+            return Ok(Some(format!("{locale} {charset}")));
+        }
+        let list = String::from_utf8_lossy(&list);
+        if let Some(line) = supported(&list, locale) {
+            return Ok(Some(line));
+        }
+        let names: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        // Some languages have UTF-8 alone, and don't say so in the name.
+        let bare = in_full(locale).replace(".UTF-8", "");
+        let near = names.iter().copied().find(|name| *name == bare).or_else(|| nearest(&in_full(locale), &names));
+        let hint = near
+            .map_or_else(|| format!("/{LOCALES} in the image lists them"), |near| format!("did you mean {near:?}?"));
+        Err(Problem::build(format!("locale={locale}: the image can't generate it")).hint(hint))
     }
 
     fn users(&self) -> Result<(), Problem> {
@@ -153,14 +222,14 @@ impl Declaring<'_> {
                 return Err(Problem::build(format!("authorized_keys: the image has no user {name}")).hint(hint));
             };
             let keys = self.settings.authorized_keys.iter().filter(|(user, _)| user == name);
-            let text = keys.flat_map(|(_, key)| [key, "\n"]).collect::<String>();
             let dir = Path::new(account.home.trim_start_matches('/')).join(".ssh");
             let file = dir.join("authorized_keys");
+            let text = keys.fold(self.old(&file.to_string_lossy())?, |text, (_, key)| with_line(text, key));
             let made = self
                 .image
                 .dir(&dir)
                 .and_then(|_| self.image.give(&dir, 0o700, account.uid, account.gid))
-                .and_then(|()| self.image.write(&file, text.as_bytes(), 0o600))
+                .and_then(|()| self.image.write(&file, &text[..], 0o600))
                 .and_then(|()| self.image.give(&file, 0o600, account.uid, account.gid));
             made.doing(|| format!("writing /{} in the image", file.display()))?;
         }
@@ -188,6 +257,25 @@ impl Declaring<'_> {
     }
 }
 
+/// A text with this line at its end, unless it is in there.
+fn with_line(mut text: Vec<u8>, line: &str) -> Vec<u8> {
+    if text.split(|&byte| byte == b'\n').any(|old| old.trim_ascii() == line.as_bytes()) {
+        return text;
+    }
+    if text.last().is_some_and(|&byte| byte != b'\n') {
+        text.push(b'\n');
+    }
+    text.extend([line.as_bytes(), b"\n"].concat());
+    text
+}
+
+/// Whether hosts(5) has a host of that name.
+fn is_named(hosts: &[u8], name: &str) -> bool {
+    let hosts = String::from_utf8_lossy(hosts);
+    let names = |line| str::split(line, '#').next().unwrap_or_default().split_whitespace().skip(1);
+    hosts.lines().flat_map(names).any(|word| word.eq_ignore_ascii_case(name))
+}
+
 /// A line of passwd(5).
 #[derive(Debug, PartialEq, Eq)]
 struct Account {
@@ -206,6 +294,40 @@ fn account(line: &str) -> Option<Account> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_added_once() {
+        let added = |text: &str| String::from_utf8(with_line(text.into(), "b c")).unwrap();
+        for (text, with) in [("", "b c\n"), ("a", "a\nb c\n"), ("a\n", "a\nb c\n"), ("b c d\n", "b c d\nb c\n")] {
+            assert_eq!(added(text), with);
+        }
+        assert_eq!(added(" b c\r\na"), " b c\r\na");
+    }
+
+    #[test]
+    fn hosts_are_whole_words() {
+        let hosts = b"127.0.0.1\tlocalhost\n# 127.0.1.1 web\n192.0.2.1 db.test Db # host\n";
+        let named = ["localhost", "db", "db.test", "host", "web", "192.0.2.1"].map(|name| is_named(hosts, name));
+        assert_eq!(named, [true, true, true, false, false, false]);
+    }
+
+    #[test]
+    fn locales_have_their_character_sets() {
+        let list =
+            "C.UTF-8 UTF-8\nde_DE.UTF-8 UTF-8\nde_DE ISO-8859-1\nde_DE@euro ISO-8859-15\nca_ES.UTF-8@valencia UTF-8\n";
+        for (locale, line) in [
+            ("de_DE", Some("de_DE ISO-8859-1")),
+            ("de_DE.utf8", Some("de_DE.UTF-8 UTF-8")),
+            ("de_DE.Utf8", Some("de_DE.UTF-8 UTF-8")),
+            ("de_DE@euro", Some("de_DE@euro ISO-8859-15")),
+            ("ca_ES.utf8@valencia", Some("ca_ES.UTF-8@valencia UTF-8")),
+            ("de_DE.ISO-8859-1", None),
+            ("de", None),
+        ] {
+            assert_eq!(supported(list, locale).as_deref(), line, "{locale}");
+        }
+        assert!(!needs_generating("C.utf8") && needs_generating("de_DE.utf8"));
+    }
 
     #[test]
     fn accounts_are_read() {

@@ -6,6 +6,7 @@ use crate::chroot::{self, Chroot};
 use crate::command::{Context, Ended, Tool};
 use crate::imgbuild::Imgbuild;
 use crate::problem::{Doing, Problem};
+use crate::settings::VARIABLES;
 use crate::shell;
 
 /// Where an image has the IMGBUILD while `provision` runs.
@@ -13,7 +14,8 @@ const IN_IMAGE: &str = "/run/makeimg/IMGBUILD";
 
 const SCRIPT: &str = include_str!("function.sh");
 
-/// Runs a function on the building machine, in the project's directory, with these variables besides the caller's own.
+/// Runs a function on the building machine, in the project's directory, with these variables besides those of the caller's own
+/// that mean nothing here.
 ///
 /// # Errors
 /// It failed, or the build was cancelled.
@@ -25,6 +27,7 @@ pub fn here(
 ) -> Result<(), Problem> {
     let dir = imgbuild.path.parent().unwrap_or_else(|| Path::new("/"));
     let mut tool = Tool::new(shell::SHELL).dir(dir).args(["-c", SCRIPT]).arg(&imgbuild.path);
+    tool = VARIABLES.iter().fold(tool, |tool, name| tool.without(name));
     for (name, value) in variables {
         tool = tool.env(name, value);
     }

@@ -1,6 +1,7 @@
 //! A project's IMGBUILD: read, understood, and everything that is wrong with it.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -41,19 +42,21 @@ pub fn read(project: &Path) -> Reading {
 
 /// The same, with another `format` instead of its own.
 pub fn read_for(project: &Path, other_format: Option<&str>) -> Reading {
-    let path = project.join(FILE);
     let failed = |problem| Reading { result: Err(vec![problem]), warnings: Vec::new() };
-    let path = match path.canonicalize() {
-        Ok(path) => path,
+    // Where the IMGBUILD is a link, the project is still where that is.
+    let found = project.canonicalize().map(|dir| dir.join(FILE));
+    let (path, text) = match found.and_then(|path| std::fs::read(&path).map(|text| (path, text))) {
+        Ok((path, bytes)) => (path, String::from_utf8_lossy(&bytes).into_owned()),
         Err(e) => {
+            let problem = Problem::new(&project.join(FILE), None, format!("can't be read: {e}"));
             let hint = "makeimg is run in the directory of an IMGBUILD, or given it";
-            return failed(Problem::new(&path, None, format!("can't be read: {e}")).hint(hint));
+            return failed(if e.kind() == ErrorKind::NotFound { problem.hint(hint) } else { problem });
         }
     };
-    let text = match std::fs::read(&path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(e) => return failed(Problem::new(&path, None, format!("can't be read: {e}"))),
-    };
+    if let Some(line) = text.split('\n').position(|line| line.ends_with('\r')) {
+        let problem = Problem::new(&path, Some(line as u32 + 1), "ends with a carriage return");
+        return failed(problem.hint("save it with Unix line ends"));
+    }
     let mut told = match shell::evaluate(&path, VARIABLES, VARIABLES, FUNCTIONS) {
         Ok(told) => told,
         Err(problem) => return failed(problem),
@@ -180,6 +183,26 @@ mod tests {
         assert_eq!(said, "IMGBUILD: target: `target` is not set; there are arch, alpine, debian");
         let (_, said) = read_text("target=debian\nprovision() {\n");
         assert!(said.starts_with("IMGBUILD:") && said.contains("yntax error"), "{said}");
+    }
+
+    #[test]
+    fn carriage_returns() {
+        let (_, said) = read_text("# a\rb\ntarget=debian\r\nformat=dir\r\n");
+        assert_eq!(said, "IMGBUILD:2: ends with a carriage return; save it with Unix line ends");
+    }
+
+    #[test]
+    fn the_project_is_where_a_link_to_an_imgbuild_is() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["web", "shared"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let text = "target=debian\ncmdline=${PWD##*/}\n";
+        std::fs::write(dir.path().join("shared/web.imgbuild"), text).unwrap();
+        std::os::unix::fs::symlink("../shared/web.imgbuild", dir.path().join("web").join(FILE)).unwrap();
+        let imgbuild = read(&dir.path().join("web")).result.unwrap();
+        assert_eq!((&*imgbuild.settings.imgname, &*imgbuild.settings.cmdline), ("web", "web"));
+        assert!(imgbuild.path.ends_with("web/IMGBUILD"), "functions run there");
     }
 
     #[test]

@@ -52,13 +52,13 @@ fn check(inputs: &cli::Inputs) -> ExitCode {
             if !inputs.json {
                 let settings = &job.imgbuild.settings;
                 let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-                println!(
+                screen::say(&format!(
                     "{}: {}, {}{}",
                     settings.imgname,
                     count(settings.packages.len(), "package"),
                     count(job.inputs.len(), "input"),
                     if warnings == 0 { String::new() } else { format!(", {}", count(warnings, "warning")) }
-                );
+                ));
             }
             ExitCode::SUCCESS
         }
@@ -92,6 +92,7 @@ fn build(args: cli::Build) -> ExitCode {
         }
     };
     let mut problems = job.missing_tools();
+    problems.extend(bad_epoch());
     if !rustix::process::geteuid().is_root() {
         problems.push(
             Problem::build("building an image takes root, for the owners of its files and for mounting")
@@ -128,6 +129,14 @@ fn build(args: cli::Build) -> ExitCode {
     let mut stop = building.stopper();
     std::thread::spawn(move || signals.forever().for_each(|_| stop.stop()));
     if building.follow(|event| screen.show(&event)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What is wrong with `SOURCE_DATE_EPOCH`, which programs in the image would take as they like.
+fn bad_epoch() -> Option<Problem> {
+    let epoch = std::env::var_os("SOURCE_DATE_EPOCH")?.to_string_lossy().into_owned();
+    let is_number = epoch.parse::<u64>().is_ok();
+    let hint = "seconds since 1970, as `git log -1 --format=%ct` prints them; or unset it";
+    (!is_number).then(|| Problem::build(format!("SOURCE_DATE_EPOCH: {epoch:?} is no number")).hint(hint))
 }
 
 /// A command that is mistyped is taken for an input directory.
@@ -178,7 +187,7 @@ fn run(args: &cli::Run) -> ExitCode {
     let forward = args.ssh.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-:22")).unwrap_or_default();
     qemu.args(["-nic", &format!("user,model=virtio-net-pci{forward}")]);
     if std::io::stdout().is_terminal() {
-        eprintln!("makeimg: Ctrl-A X ends the machine");
+        let _ = writeln!(std::io::stderr(), "makeimg: Ctrl-A X ends the machine");
     }
     let error = std::os::unix::process::CommandExt::exec(&mut qemu);
     say(Problem::build(format!("starting QEMU failed: {error}")))

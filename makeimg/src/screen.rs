@@ -45,8 +45,7 @@ impl Screen {
     pub fn show(&mut self, event: &Event) {
         if self.json {
             if let Ok(line) = serde_json::to_string(event) {
-                // A reader that has gone is no reason to stop.
-                let _ = writeln!(std::io::stdout(), "{line}");
+                say(&line);
             }
             return;
         }
@@ -97,7 +96,7 @@ impl Screen {
                 self.end_bar();
                 let seconds = self.begun.elapsed().as_secs_f32();
                 match output {
-                    Some(output) => println!("{output}"),
+                    Some(output) => say(output),
                     None => self.line("built"),
                 }
                 self.line(&format!("built in {seconds:.1} s"));
@@ -141,6 +140,11 @@ impl Screen {
             None => drop(writeln!(std::io::stderr(), "{text}")),
         }
     }
+}
+
+/// Tells a line to who reads the output. A reader that has gone is no reason to stop.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Without what moves a terminal's cursor or changes its colours.

@@ -233,7 +233,7 @@ impl Settings {
     pub fn from_variables(variables: &BTreeMap<String, String>, default_name: &str) -> Result<Self, Vec<Wrong>> {
         let mut wrong = Vec::new();
         let value = |name: &str| variables.get(name).map(String::as_str);
-        let name = value("imgname").map_or_else(
+        let name = value("imgname").filter(|name| !name.is_empty()).map_or_else(
             // A directory may have a name that nobody would choose for a file.
             || Ok(imgname(default_name).unwrap_or_else(|_| "image".to_owned())),
             imgname,
@@ -263,8 +263,11 @@ impl Settings {
         let authorized_keys = keep(&mut wrong, items("authorized_keys", value("authorized_keys"), authorized_key));
         let filesystems = keep(&mut wrong, filesystems(value("filesystems")));
         let cmdline = value("cmdline").unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-        if cmdline.contains(['"', '\'', '\\', '$', '`']) {
-            let hint = Some("quotes and what a shell expands can't be passed on".to_owned());
+        // Those of GRUB's own parser are among them.
+        if cmdline.contains(['"', '\'', '\\', '$', '`', ';', '&', '|', '<', '>', '{', '}'])
+            || cmdline.split(' ').any(|word| word.starts_with('#'))
+        {
+            let hint = Some("quotes and what means something to a shell can't be passed on".to_owned());
             wrong.push(Wrong { variable: "cmdline", line: 0, what: format!("{cmdline:?} can't be passed on"), hint });
         }
         if !wrong.is_empty() {
@@ -529,7 +532,7 @@ fn choices(word: &str, words: &[&str]) -> String {
 /// The word that this is most likely a slip of.
 pub fn nearest<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
     let lower = word.to_ascii_lowercase();
-    let distance = |other: &str| strsim::osa_distance(&lower, other);
+    let distance = |other: &str| strsim::osa_distance(&lower, &other.to_ascii_lowercase());
     let near = words.iter().copied().min_by_key(|other| distance(other))?;
     // One slip in a short word, two in a long one.
     (distance(near) <= if near.len() > 5 { 2 } else { 1 }).then_some(near)
@@ -552,6 +555,16 @@ mod tests {
         let raw = Format::Raw { size: 8 << 30, table: Table::Msdos, filesystem: Filesystem::Ext4 };
         assert_eq!(found.format, raw);
         assert!(found.packages.is_empty() && found.hostconf.is_empty());
+        assert_eq!(settings(&[("target", "debian"), ("imgname", "")]), Ok(found), "empty is as unset");
+    }
+
+    #[test]
+    fn words_for_the_kernel_are_not_taken_for_commands() {
+        let found = |cmdline| settings(&[("target", "debian"), ("cmdline", cmdline)]).map(|found| found.cmdline);
+        assert_eq!(found(" quiet\n a=1,b#2 ").as_deref(), Ok("quiet a=1,b#2"));
+        for cmdline in ["a;b", "a &", "a|b", "<a", "a>b", "{a}", "a #b", "#a", "a'b", "$a"] {
+            assert_eq!(found(cmdline).unwrap_err()[0].what, format!("{cmdline:?} can't be passed on"));
+        }
     }
 
     #[test]

@@ -22,8 +22,8 @@ pub struct Evaluated {
     pub printed: String,
 }
 
-/// Reads an IMGBUILD, and asks for variables and functions by name. The working directory is the IMGBUILD's, standard
-/// input is empty, and of what the caller's environment has, only `hidden` is hidden from it.
+/// Reads an IMGBUILD, and asks for variables and functions by name. The working directory is the IMGBUILD's (not that of
+/// what it is a link to), standard input is empty, and of what the caller's environment has, only `hidden` is hidden from it.
 ///
 /// The script is checked as a whole before its first command runs, and runs under `set -e`.
 ///
@@ -31,7 +31,7 @@ pub struct Evaluated {
 /// It is no script, a command of it failed, or it ended the shell.
 pub fn evaluate(path: &Path, hidden: &[&str], variables: &[&str], functions: &[&str]) -> Result<Evaluated, Problem> {
     // Where `.` does not search PATH for it.
-    let path = &path.canonicalize().map_err(|e| Problem::new(path, None, format!("can't be read: {e}")))?;
+    let path = &std::path::absolute(path).map_err(|e| Problem::new(path, None, format!("can't be read: {e}")))?;
     let checked = run(path, sh(path).arg("-n").arg(path))?;
     if !checked.status.success() {
         return Err(complaint(path, &checked, "is no shell script"));

@@ -280,6 +280,61 @@ fn directory() {
 }
 
 #[test]
+fn what_is_lent_is_taken_back_and_what_provision_made_of_it_stays() {
+    let lent = "grep -qv 192.0.2.1 /etc/resolv.conf\n    [ -x /usr/sbin/policy-rc.d ]\n";
+    let made =
+        "    ln -sf /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf\n    echo mine >/usr/sbin/policy-rc.d\n";
+    for provision in [lent.to_owned(), format!("{lent}{made}")] {
+        let imgbuild = format!("target=debian\nformat=dir\nimgname=web\nprovision() {{\n    {provision}}}\n");
+        let project = Project::new(&imgbuild);
+        project.write("web/files/etc/resolv.conf", "nameserver 192.0.2.1\n");
+        fs::set_permissions(project.path("web/files/etc/resolv.conf"), fs::Permissions::from_mode(0o600)).unwrap();
+        project.program("web/files/usr/sbin/invoke-rc.d", "#!/bin/sh\n");
+        project.built(&[]);
+        let [conf, policy] = ["etc/resolv.conf", "usr/sbin/policy-rc.d"].map(|name| project.path("out/web").join(name));
+        if provision == lent {
+            assert_eq!(fs::read_to_string(&conf).unwrap(), "nameserver 192.0.2.1\n");
+            assert_eq!(fs::metadata(&conf).unwrap().mode() & 0o7777, 0o600);
+            assert!(!policy.exists());
+        } else {
+            assert_eq!(fs::read_link(&conf).unwrap(), Path::new("/run/systemd/resolve/stub-resolv.conf"));
+            assert_eq!(fs::read_to_string(&policy).unwrap(), "mine\n");
+        }
+    }
+}
+
+#[test]
+fn what_is_declared_is_added_to_the_files_of_the_author() {
+    let project = Project::new(
+        "target=debian\nformat=dir\nimgname=web\nhostname=host\nlocale=en_GB.UTF-8\nauthorized_keys='\n root ssh-rsa A a\n root ssh-rsa B b'\n",
+    );
+    project.write("web/files/etc/hosts", "127.0.0.1 localhost\n192.0.2.1 db\n");
+    project.write("web/files/etc/locale.gen", "de_DE.UTF-8 UTF-8\n");
+    project.write("web/files/root/.ssh/authorized_keys", "ssh-rsa B b\nssh-rsa C c");
+    project.program("web/files/usr/sbin/locale-gen", "#!/bin/sh\n");
+    project.built(&[]);
+    let read = |name: &str| fs::read_to_string(project.path("out/web").join(name)).unwrap();
+    assert_eq!(read("etc/hosts"), "127.0.0.1 localhost\n192.0.2.1 db\n127.0.1.1 host\n");
+    assert_eq!(read("etc/locale.gen"), "de_DE.UTF-8 UTF-8\nen_GB.UTF-8 UTF-8\n");
+    assert_eq!(read("root/.ssh/authorized_keys"), "ssh-rsa B b\nssh-rsa C c\nssh-rsa A a\n");
+}
+
+#[test]
+fn locales_that_the_image_does_not_have_are_told() {
+    for (locale, hint) in [
+        ("xx_XX.UTF-8", "/usr/share/i18n/SUPPORTED in the image lists them"),
+        ("hi_IN.UTF-8", "did you mean \"hi_IN\"?"),
+        ("en_gb.utf-8", "did you mean \"en_GB.UTF-8\"?"),
+    ] {
+        let project = Project::new(&format!("target=debian\nformat=dir\nlocale={locale}\n"));
+        project.write("web/files/usr/share/i18n/SUPPORTED", "en_GB.UTF-8 UTF-8\nhi_IN UTF-8\n");
+        project.program("web/files/usr/sbin/locale-gen", "#!/bin/sh\n");
+        let said = project.fails(&[]);
+        assert!(said.contains(&format!("locale={locale}: the image can't generate it; {hint}")), "{said}");
+    }
+}
+
+#[test]
 fn archives_are_the_same_each_time() {
     let project = everything("tar zstd");
     let mut archives = Vec::new();
@@ -411,6 +466,14 @@ fn another_format_than_the_imgbuild_says() {
 }
 
 #[test]
+fn functions_do_not_see_the_callers_variables_of_names_that_mean_something() {
+    let say = "{ echo \"${hostname-none} ${mine-none}\"; }";
+    let project = Project::new(&format!("target=debian\nformat=dir\nsetup() {say}\ncleanup() {say}\n"));
+    let output = project.command(&["--verbose"]).env("hostname", "caller").env("mine", "seen").output().unwrap();
+    assert_eq!(text(&output.stderr).matches("none seen\n").count(), 2, "{}", text(&output.stderr));
+}
+
+#[test]
 fn functions_that_fail_are_told_with_their_place() {
     let project = Project::new("target=debian\nformat=dir\nprovision() {\n    true\n    nosuchcommand here\n}\n");
     let said = project.fails(&[]);
@@ -439,6 +502,16 @@ fn bad_input_is_told_before_anything_is_built() {
     let project = Project::new("target=debian\nformat=dir\n");
     project.write("web/files/a.makeimg.template", "\n$nobody\n");
     assert!(project.fails(&[]).contains("web/files/a.makeimg.template:2: `nobody` is not set"));
+}
+
+#[test]
+fn a_time_that_is_none_is_told_before_anything_is_built() {
+    let project = Project::new("target=debian\nformat=dir\nsetup() {\n    touch began\n}\n");
+    let output = project.command(&[]).env("SOURCE_DATE_EPOCH", "yesterday").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.starts_with("makeimg: error: SOURCE_DATE_EPOCH: \"yesterday\" is no number; "), "{said}");
+    assert!(!project.path("web/began").exists());
 }
 
 #[test]
@@ -492,6 +565,20 @@ fn events_are_lines_of_json() {
     let mut rest = Vec::new();
     let _ = (&output.stderr[..]).read_to_end(&mut rest);
     assert!(rest.is_empty(), "{}", text(&rest));
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_reason_to_stop() {
+    let project = Project::new("target=debian\nformat=dir\n");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_makeimg"));
+    check.arg("check").arg("-C").arg(project.path("web"));
+    for mut command in [check, project.command(&[])] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    project.assert_nothing_left();
 }
 
 /// Whether a program is there. A test that does without says so.
