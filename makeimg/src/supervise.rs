@@ -28,6 +28,9 @@ pub struct Building {
     build: Child,
     control: Option<ChildStdin>,
     keeper: Child,
+    work: PathBuf,
+    /// Says that somebody looks after the working directory.
+    lock: File,
 }
 
 /// What stops a build.
@@ -54,13 +57,13 @@ impl Stop {
 pub fn start(job: &Job, program: &Path) -> Result<Building, Problem> {
     remove_stale(&job.output_dir, &job.imgbuild.settings.imgname);
     let work = &job.work;
-    fs::DirBuilder::new().mode(0o700).create(work).doing(|| format!("making {}", work.display()))?;
+    let lock = make_work(work).doing(|| format!("making {}", work.display()))?;
     let mut keeper = Command::new(program);
     keeper.arg("keeper").arg(work).stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
     let keeper = match keeper.spawn() {
         Ok(keeper) => keeper,
         Err(e) => {
-            let _ = fs::remove_dir(work);
+            let _ = fs::remove_dir_all(work);
             return Err(Problem::build(format!("starting {} failed: {e}", program.display())));
         }
     };
@@ -82,7 +85,7 @@ pub fn start(job: &Job, program: &Path) -> Result<Building, Problem> {
         // If it fails, the build's last word, or its lack, says why.
         let _ = control.write_all(&text);
     }
-    Ok(Building { build, control, keeper })
+    Ok(Building { build, control, keeper, work: work.clone(), lock })
 }
 
 impl Building {
@@ -105,6 +108,9 @@ impl Building {
         }
         let status = self.build.wait();
         finish_keeper(self.keeper);
+        // Whatever happened to the keeper.
+        let _ = remove(&self.work);
+        drop(self.lock);
         let last = ended.unwrap_or_else(|| {
             let status = status.map_or_else(|e| e.to_string(), |status| status.to_string());
             Event::from(&Problem::build(format!("the build ended without a word ({status})")))
@@ -147,7 +153,11 @@ pub fn work() -> ExitCode {
 
 /// The keeper's own process: waits for the end of standard input, then takes away what the build in `work` has left.
 pub fn keep(work: &Path) -> ExitCode {
-    let lock = lock(work);
+    // It ends when its work is done, also where all processes are told to end.
+    #[cfg(feature = "cli")]
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
+        let _ = signal_hook::flag::register(signal, Arc::default());
+    }
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
     let until = Instant::now() + LET_GO;
     loop {
@@ -162,17 +172,24 @@ pub fn keep(work: &Path) -> ExitCode {
                 work.display(),
                 gone.err().map_or_else(String::new, |e| e.to_string())
             );
-            drop(lock);
             return ExitCode::FAILURE;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// Says that somebody looks after a working directory.
-fn lock(work: &Path) -> Option<File> {
-    let file = File::create(work.join("lock")).ok()?;
-    file.try_lock().ok().map(|()| file)
+/// Makes a working directory, locked before it has the name by which [`remove_stale`] knows it.
+fn make_work(work: &Path) -> io::Result<File> {
+    let mut new = work.to_owned().into_os_string();
+    new.push(".new");
+    fs::DirBuilder::new().mode(0o700).create(&new)?;
+    let made = File::create(Path::new(&new).join("lock"))
+        .and_then(|file| Ok(file.try_lock().map(|()| file)?))
+        .and_then(|file| fs::rename(&new, work).map(|()| file));
+    if made.is_err() {
+        let _ = fs::remove_dir_all(&new);
+    }
+    made
 }
 
 /// Detaches loop devices of files in a directory, and removes it.

@@ -700,3 +700,83 @@ fn alpine_by_a_recorded_stand_in() {
         ("their key\n".into(), "a key\n".into())
     );
 }
+
+/// Every process of a build that has this program's name.
+fn processes(of: &Project) -> Vec<Pid> {
+    let here = of.0.path().to_str().unwrap();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let ours = entries.filter(|entry| {
+        let read = |name: &str| text(&fs::read(entry.path().join(name)).unwrap_or_default());
+        read("comm").trim() == "makeimg" && read("environ").contains(here)
+    });
+    ours.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+#[test]
+fn all_processes_told_to_end_at_once() {
+    let project = everything("raw 100M");
+    let whole = fs::read_to_string(project.path("web/IMGBUILD")).unwrap();
+    let blocking = whole.replace("provision() {\n", "provision() {\n    echo blocked; sleep 1000\n");
+    project.write("web/IMGBUILD", &format!("bootloader=none\n{blocking}"));
+    let mut child = project.blocked();
+    let all = processes(&project);
+    assert!(all.len() >= 3, "makeimg itself, its keeper and its worker, and not {all:?}");
+    for process in all {
+        let _ = kill_process(process, Signal::TERM);
+    }
+    child.wait().unwrap();
+    wait_until("the end", || match project.left() {
+        left if left.is_empty() => Ok(()),
+        left => Err(left.join(", ")),
+    });
+}
+
+#[test]
+fn several_at_once() {
+    let project = everything("tar");
+    let builds: Vec<Child> = (0..6)
+        .map(|_| project.command(&["--reveal", "tr a-z n-za-m"]).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    for build in builds {
+        let output = build.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_full_disk_spoils_no_image() {
+    let project = everything("raw 200M");
+    let whole = fs::read_to_string(project.path("web/IMGBUILD")).unwrap();
+    project.write("web/IMGBUILD", &format!("bootloader=none\n{whole}"));
+    // More than the file system of the result holds, though not more than the image's.
+    let big: Vec<u8> = (0..60 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    fs::write(project.path("web/files/big"), big).unwrap();
+    let out = project.path("out");
+    rustix::mount::mount("tmpfs", &out, "tmpfs", rustix::mount::MountFlags::empty(), c"size=40M").unwrap();
+    let output = project.build(&["--reveal", "tr a-z n-za-m"]);
+    let results = fs::read_dir(&out).unwrap().count();
+    rustix::mount::unmount(&out, rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert!(!output.status.success() && results == 0, "{}", text(&output.stderr));
+    project.assert_nothing_left();
+}
+
+#[test]
+fn cleanup_is_not_interrupted() {
+    let project = everything("dir");
+    let whole = fs::read_to_string(project.path("web/IMGBUILD")).unwrap();
+    let marker = project.path("go");
+    let waiting = format!("cleanup() {{\n    echo blocked; until [ -e {} ]; do sleep 0.05; done\n", marker.display());
+    project.write("web/IMGBUILD", &whole.replace("cleanup() {\n", &waiting));
+    let mut child = project.blocked();
+    let open = || fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap().count();
+    let before = open();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    // The build is told by the end of its input.
+    wait_until("the signal", || if open() < before { Ok(()) } else { Err("it was not heard".into()) });
+    fs::write(&marker, "").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "it was stopped");
+    project.assert_nothing_left();
+    assert!(project.path("web/cleaned").exists(), "cleanup came to its end");
+    assert_eq!(fs::read_dir(project.path("out")).unwrap().count(), 0);
+}
