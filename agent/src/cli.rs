@@ -43,7 +43,9 @@ pub fn run(words: &[String]) -> ExitCode {
             Call::parse(word, &rest).and_then(|call| helper::tell(&socket(), &call))
         }
         // For the agent itself, where a payload is an IMGBUILD.
-        ["imgbuild"] => init::read_host(&here()).and_then(|host| imgbuild::run(&socket(), &host)),
+        ["imgbuild"] => {
+            init::read_host(&here()).and_then(|host| imgbuild::run(&socket(), &host, &init::read_run(&here())?.keeps))
+        }
         ["nosync", program, ref arguments @ ..] => Err(nosync(program, arguments)),
         ["network", "render", format, dir] => network(format, Path::new(dir)),
         ["identity", "install", dir] => install(Path::new(dir)),

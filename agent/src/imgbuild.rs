@@ -15,6 +15,7 @@ use makeimg::inside::Inside;
 use makeimg::problem::{Doing, Problem};
 use makeimg::project::{self, Request};
 use makeimg::report::{Event, Report};
+use makeimg::volumes::Volume;
 use rustix::mount::UnmountFlags;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,10 +27,13 @@ use crate::identity;
 const OFTEN: Duration = Duration::from_millis(500);
 
 /// Builds what the payload describes. The environment is a payload's.
-pub fn run(socket: &Path, host: &HostConfig) -> Result<(), String> {
+///
+/// `keeps` are the labels of what the plan showed as kept.
+pub fn run(socket: &Path, host: &HostConfig, keeps: &[String]) -> Result<(), String> {
     let context = Context { report: Arc::new(report(socket.to_owned())), cancel: Cancel::default() };
     stop_when_told(context.cancel.clone()).map_err(|e| format!("waiting for signals failed: {e}"))?;
-    let job = read(&context)?;
+    let mut job = read(&context)?;
+    keep(&mut job.imgbuild.settings.filesystems, keeps)?;
     let disk = PathBuf::from(variable("ANEMOS_DISK"));
     let root = PathBuf::from(variable("ANEMOS_TARGET"));
     let console = variable("ANEMOS_CONSOLE");
@@ -121,6 +125,22 @@ fn read(context: &Context) -> Result<Job, String> {
     if missing.is_empty() { Ok(job) } else { Err(all(missing)) }
 }
 
+/// What the plan showed as kept must be found and kept, whatever this IMGBUILD makes of this host.
+fn keep(volumes: &mut [Volume], labels: &[String]) -> Result<(), String> {
+    for label in labels {
+        let volume = volumes.iter_mut().find(|volume| volume.keep && volume.label == *label);
+        let volume = volume.ok_or_else(|| {
+            format!(
+                "filesystems: the plan showed that the partition labelled {label:?} is kept, and as this host reads the IMGBUILD it is \
+                 not; nothing was written: have `filesystems` say the same everywhere"
+            )
+        })?;
+        // It is not made anew.
+        volume.size = None;
+    }
+    Ok(())
+}
+
 /// Directories of the payload, as `vars` names them.
 fn inputs(project: &Path, names: &str) -> Result<Vec<PathBuf>, String> {
     let below = |name: &str| {
@@ -157,6 +177,16 @@ fn offer(context: &Context, job: &Job, host: &HostConfig, image: &Inside) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_plan_showed_as_kept_is_kept_or_nothing_is_done() {
+        let volume = |line: &str| Volume::parse(line).unwrap();
+        let mut volumes = vec![volume("/"), volume("/srv 1G keep"), volume("/new 1G keep"), volume("/old 1G")];
+        keep(&mut volumes, &["srv".into()]).unwrap();
+        assert!(volumes[1].size.is_none() && volumes[2].size.is_some());
+        let refused = keep(&mut volumes, &["srv".into(), "old".into()]).unwrap_err();
+        assert!(refused.contains("labelled \"old\" is kept"), "{refused}");
+    }
 
     #[test]
     fn inputs_are_directories_of_the_payload() {

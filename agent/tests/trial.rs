@@ -103,6 +103,7 @@ impl Trial {
             authorized_keys: vec![public.trim().into()],
             target_keys: vec!["ssh-ed25519 AAAA target".into()],
             disks: vec![disk],
+            keeps: Vec::new(),
             vars: vec![("COLOUR".into(), "blue".into())],
             secrets: vec![("token".into(), Secret::new(b"hush".to_vec()))],
             mirror: None,

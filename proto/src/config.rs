@@ -22,6 +22,8 @@ pub struct RunConfig {
     pub target_keys: Vec<String>,
     /// Disks that the payload may write, `ANEMOS_DISK` first. All others are set read-only.
     pub disks: Vec<DiskId>,
+    /// Labels of the partitions of the first disk that the plan showed as kept: an IMGBUILD that would not keep one is refused.
+    pub keeps: Vec<String>,
     /// `ANEMOS_VAR_<NAME>`.
     pub vars: Vec<(String, String)>,
     /// Files for `$ANEMOS_SECRETS`.

@@ -196,7 +196,7 @@ pub(super) async fn boot(
         Ok(disks) => disks,
         Err(why) => return Err(undo(stage, Trouble::before(Phase::Probe, "choosing the disk", why)).await.into()),
     };
-    let plan = stage_plan(job, &session, disks);
+    let plan = stage_plan(job, &session, disks, &facts);
     let blobs = [&job.artifacts.agent, &job.base.lock, &job.payload].into_iter().chain(&job.base.upload);
     let blobs: BTreeMap<_, _> = blobs.map(|blob| (blob.id.digest, Arc::clone(&blob.bytes))).collect();
     let deadline = Instant::now() + allowed;
@@ -351,7 +351,7 @@ fn prepare(job: &Job, met: &Met) -> Prepared {
     }
 }
 
-fn stage_plan(job: &Job, session: &Session, disks: Vec<DiskId>) -> StagePlan {
+fn stage_plan(job: &Job, session: &Session, disks: Vec<DiskId>, facts: &HostFacts) -> StagePlan {
     let host = &job.host;
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     let run_key = job.run_key.public().line().to_owned();
@@ -361,6 +361,10 @@ fn stage_plan(job: &Job, session: &Session, disks: Vec<DiskId>) -> StagePlan {
     if !target_keys.contains(&ours) {
         target_keys.push(ours);
     }
+    let first = facts.disks.iter().find(|disk| disks.first() == Some(&disk.id));
+    let there =
+        |label: &String| first.is_some_and(|disk| disk.partitions.iter().any(|p| p.label.as_ref() == Some(label)));
+    let keeps = job.keeps.iter().map(|keep| keep.label.clone()).filter(there).collect();
     StagePlan {
         lock: job.base.lock.id,
         agent: job.artifacts.agent.id,
@@ -383,6 +387,7 @@ fn stage_plan(job: &Job, session: &Session, disks: Vec<DiskId>) -> StagePlan {
             authorized_keys: std::iter::once(run_key).chain(job.authorized_keys.iter().cloned()).collect(),
             target_keys,
             disks,
+            keeps,
             vars: host.vars.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             secrets: job.secrets.clone(),
             mirror: host.mirror.clone(),

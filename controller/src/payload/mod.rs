@@ -137,7 +137,7 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
     if !fs::metadata(dir).is_ok_and(|meta| meta.is_dir()) {
         return Err(PayloadError::NotADirectory(dir.to_owned()));
     }
-    let keeps = check_script(dir)?;
+    let (keeps, mut warnings) = check_script(dir)?;
     let mut entries = Vec::new();
     walk(dir, Path::new(""), &mut entries)?;
     entries.sort_by(|a, b| a.name.as_os_str().as_bytes().cmp(b.name.as_os_str().as_bytes()));
@@ -147,7 +147,6 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
     let hash = digest::digest(&digest::SHA256, &bytes);
     let mut digest = [0; 32];
     digest.copy_from_slice(hash.as_ref());
-    let mut warnings = Vec::new();
     if bytes.len() as u64 > WARN_SIZE {
         warnings.push(format!(
             "payload {} is {} MiB when packed, all of which goes over this machine's link to each host",
@@ -174,7 +173,8 @@ fn reading<T>(path: &Path, result: io::Result<T>) -> Result<T, PayloadError> {
     result.map_err(|why| PayloadError::Read { path: path.to_owned(), why })
 }
 
-fn check_script(dir: &Path) -> Result<Vec<Keep>, PayloadError> {
+/// What an IMGBUILD keeps, and what the user should know of it.
+fn check_script(dir: &Path) -> Result<(Vec<Keep>, Vec<String>), PayloadError> {
     let path = dir.join(SCRIPT);
     let meta = match fs::metadata(&path) {
         Ok(meta) => meta,
@@ -198,15 +198,17 @@ fn check_script(dir: &Path) -> Result<Vec<Keep>, PayloadError> {
     let first_line = start.split(|&b| b == b'\n').next().unwrap_or_default();
     match first_line {
         [b'#', b'!', .., b'\r'] => Err(PayloadError::DosLines(path)),
-        [b'#', b'!', ..] | [0x7f, b'E', b'L', b'F', ..] => Ok(Vec::new()),
+        [b'#', b'!', ..] | [0x7f, b'E', b'L', b'F', ..] => Ok(Default::default()),
         _ => Err(PayloadError::NoInterpreter(path)),
     }
 }
 
 /// What can be known of an IMGBUILD here. Its templates may ask for variables that only the host has.
-fn check_imgbuild(dir: &Path) -> Result<Vec<Keep>, PayloadError> {
-    let read = makeimg::imgbuild::read(dir).result;
-    let (imgbuild, mut problems) = read.map_or_else(|problems| (None, problems), |found| (Some(found), Vec::new()));
+fn check_imgbuild(dir: &Path) -> Result<(Vec<Keep>, Vec<String>), PayloadError> {
+    let read = makeimg::imgbuild::read(dir);
+    let warnings = read.warnings.iter().map(ToString::to_string).collect();
+    let (imgbuild, mut problems) =
+        read.result.map_or_else(|problems| (None, problems), |found| (Some(found), Vec::new()));
     for (name, secret) in [("files", false), ("secrets", true)] {
         let inputs = dir.join(name);
         if inputs.is_dir() {
@@ -218,7 +220,8 @@ fn check_imgbuild(dir: &Path) -> Result<Vec<Keep>, PayloadError> {
     }
     let volumes = imgbuild.into_iter().flat_map(|imgbuild| imgbuild.settings.filesystems);
     let kept = volumes.filter(|volume| volume.keep);
-    Ok(kept.map(|volume| Keep { label: volume.label, or_made: volume.size.is_some() }).collect())
+    let keeps = kept.map(|volume| Keep { label: volume.label, or_made: volume.size.is_some() });
+    Ok((keeps.collect(), warnings))
 }
 
 fn walk(root: &Path, below: &Path, entries: &mut Vec<Entry>) -> Result<(), PayloadError> {

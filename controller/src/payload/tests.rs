@@ -132,9 +132,11 @@ fn a_payload_needs_a_script_that_runs() {
         "DIR/IMGBUILD:2: target: \"debain\" is no target; did you mean \"debian\"?\n\
          DIR/IMGBUILD:3: format: \"dos\" is no partition table; there are msdos, gpt"
     );
-    write(&imgbuild, b"target=debian\nfilesystems='\n/srv 1G keep\nnone keep LABEL=old\n'\n", 0o644);
+    write(&imgbuild, b"target=debian\npakages=x\nfilesystems='\n/srv 1G keep\nnone keep LABEL=old\n'\n", 0o644);
     let keep = |label: &str, or_made| Keep { label: label.into(), or_made };
-    assert_eq!(check_script(dir.path()).unwrap(), [keep("srv", true), keep("old", false)]);
+    let (keeps, warnings) = check_script(dir.path()).unwrap();
+    assert_eq!(keeps, [keep("srv", true), keep("old", false)]);
+    assert!(warnings.len() == 1 && warnings[0].contains("IMGBUILD:2: "), "{warnings:?}");
     fs::create_dir(&deploy).unwrap();
     assert_eq!(refusal(dir.path()), "DIR/deploy is not a file: it must be the script that builds the new system");
     fs::remove_dir(&deploy).unwrap();

@@ -535,6 +535,8 @@ pub fn confirm(
         [_] => "Everything on these disks will be lost.".to_owned(),
         _ => format!("Everything on these disks of {} hosts will be lost.", plans.len()),
     };
+    let keeps = plans.iter().flat_map(|plan| &plan.wipe).any(|disk| disk.contents.iter().any(|content| content.kept));
+    let what = if keeps { what.replace(" will", ", but for what is kept, will") } else { what };
     write!(output, "{what} Type `yes` to go on: ")?;
     output.flush()?;
     let mut answer = String::new();

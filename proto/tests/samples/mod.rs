@@ -93,6 +93,7 @@ pub fn run_config() -> RunConfig {
         authorized_keys: vec!["ssh-ed25519 AAAA run".into()],
         target_keys: vec!["ssh-ed25519 BBBB me".into()],
         disks: vec![disk_id()],
+        keeps: vec!["srv".into()],
         vars: vec![("GREETING".into(), "hello".into())],
         secrets: vec![("token".into(), Secret::new(b"s3cret".to_vec()))],
         mirror: Some("http://192.0.2.5/debian".into()),
