@@ -93,6 +93,12 @@ impl Job {
         packages
     }
 
+    /// What can't be put on a disk image of the size that `format` says.
+    pub fn disk_problem(&self) -> Option<Problem> {
+        let problem = self.wanted()?.place(&[]).err()?;
+        Some(Problem { path: Some(self.imgbuild.path.clone()), ..problem })
+    }
+
     /// Programs that this machine lacks, each with what to do.
     pub fn missing_tools(&self) -> Vec<Problem> {
         let mut tools = vec!["unshare", "setpriv", "mount"];

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{CommandFactory, Parser};
+use makeimg::build::Job;
 use makeimg::problem::Problem;
 use makeimg::project::{self, Request};
 use makeimg::settings::Format;
@@ -47,7 +48,11 @@ fn check(inputs: &cli::Inputs) -> ExitCode {
     let mut screen = Screen::new(inputs.json, false);
     let warnings = read.warnings.len();
     screen.warnings(&read.warnings);
-    match read.job {
+    let fits = |job: Job| match job.disk_problem() {
+        Some(problem) => Err(vec![problem]),
+        None => Ok(job),
+    };
+    match read.job.and_then(fits) {
         Ok(job) => {
             if !inputs.json {
                 let settings = &job.imgbuild.settings;
@@ -92,6 +97,7 @@ fn build(args: cli::Build) -> ExitCode {
         }
     };
     let mut problems = job.missing_tools();
+    problems.extend(job.disk_problem());
     problems.extend(bad_epoch());
     if !rustix::process::geteuid().is_root() {
         problems.push(

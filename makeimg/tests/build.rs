@@ -780,3 +780,14 @@ fn cleanup_is_not_interrupted() {
     assert!(project.path("web/cleaned").exists(), "cleanup came to its end");
     assert_eq!(fs::read_dir(project.path("out")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_disk_that_is_too_small_is_seen_by_check() {
+    let project = Project::new("target=debian\nimgname=web\nformat='raw 1G gpt'\nfilesystems='/var 20G'\n");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_makeimg"));
+    let output = check.arg("check").arg("-C").arg(project.path("web")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("IMGBUILD: a disk of 1024 MiB has no room for /var: 20480 MiB are needed"), "{said}");
+    assert!(project.fails(&[]).contains("web/IMGBUILD: a disk of 1024 MiB has no room for /var"));
+}
