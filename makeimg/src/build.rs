@@ -17,7 +17,9 @@ use crate::inputs::{self, Input, Putting};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::settings::{Bootloader, Filesystem, Format, Table, Target};
-use crate::{alpine, arch, declare, functions, output};
+use crate::{declare, functions, output};
+#[cfg(feature = "all-targets")]
+use crate::{alpine, arch};
 
 /// What is to be built.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -210,11 +212,17 @@ fn fill(
             let debian = Debian { suite, variant, packages: &packages, mirror: job.mirror.as_deref() };
             debian::bootstrap(context, &debian, root)?;
         }
+        #[cfg(not(feature = "all-targets"))]
+        Target::Arch | Target::Alpine => {
+            return Err(Problem::build("this makeimg builds nothing but target=debian"));
+        }
+        #[cfg(feature = "all-targets")]
         Target::Arch => {
             report.step("bootstrap Arch");
             let packages = job.packages(disk.is_some());
             arch::bootstrap(context, job.project(), &settings.hostconf, &packages, root)?;
         }
+        #[cfg(feature = "all-targets")]
         Target::Alpine => {
             report.step("bootstrap Alpine");
             let packages = job.packages(disk.is_some());
