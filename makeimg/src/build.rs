@@ -17,9 +17,9 @@ use crate::inputs::{self, Input, Putting};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::settings::{Bootloader, Filesystem, Format, Table, Target};
-use crate::{declare, functions, output};
 #[cfg(feature = "all-targets")]
 use crate::{alpine, arch};
+use crate::{declare, functions, output};
 
 /// What is to be built.
 #[derive(Debug, Clone, Serialize, Deserialize)]
