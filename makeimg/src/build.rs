@@ -66,6 +66,7 @@ impl Job {
     }
 
     /// The directory of the IMGBUILD.
+    #[cfg(feature = "all-targets")]
     fn project(&self) -> &Path {
         self.imgbuild.path.parent().unwrap_or_else(|| Path::new("/"))
     }
