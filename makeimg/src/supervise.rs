@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
@@ -198,22 +198,31 @@ fn remove(work: &Path) -> io::Result<()> {
         let losetup = find("losetup").unwrap_or_else(|| "losetup".into());
         Command::new(losetup).arg("--detach").arg(device).stderr(Stdio::null()).status()?;
     }
-    match fs::remove_dir_all(work) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        removed => removed?,
-    }
+    // Where it was is not known any more once its file is gone.
     let left = loops_in(work);
-    if left.is_empty() { Ok(()) } else { Err(io::Error::other(format!("{} is still attached to it", left.join(", ")))) }
+    if !left.is_empty() {
+        return Err(io::Error::other(format!("{} is still attached to it", left.join(", "))));
+    }
+    match fs::remove_dir_all(work) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
-/// Loop devices that are backed by files in a directory (Documentation/ABI/testing/sysfs-block-loop).
+/// Loop devices of the image in a directory. By its inode: the path that the kernel tells is that in the mount namespace of the
+/// build, which may be gone.
 fn loops_in(work: &Path) -> Vec<String> {
-    let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let of_work = |entry: &fs::DirEntry| {
-        let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
-        Path::new(file.trim_end().trim_end_matches(" (deleted)")).starts_with(work)
+    let Ok(image) = fs::metadata(work.join("image")) else { return Vec::new() };
+    let (major, minor) = (rustix::fs::major(image.dev()), rustix::fs::minor(image.dev()));
+    let losetup = find("losetup").unwrap_or_else(|| "losetup".into());
+    let list = Command::new(losetup).args(["--list", "--noheadings", "--output=BACK-MAJ:MIN,BACK-INO,NAME"]).output();
+    let list = list.map(|list| String::from_utf8_lossy(&list.stdout).into_owned()).unwrap_or_default();
+    let ours = |line: &str| {
+        let mut words = line.split_whitespace();
+        let of = words.next()? == format!("{major}:{minor}") && words.next()? == image.ino().to_string();
+        of.then(|| words.next().map(str::to_owned)).flatten()
     };
-    entries.filter(of_work).map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy())).collect()
+    list.lines().filter_map(ours).collect()
 }
 
 /// Removes what builds of this name left when the machine lost its power.
