@@ -17,6 +17,7 @@ use super::stage::{Stage, StageError};
 use super::{Decision, Gate, Job, Prepared};
 use crate::config::{Kernel, format_duration, select_disks};
 use crate::journal::{OldSystem, Record};
+use crate::payload::Keep;
 use crate::report::{Phase, Update};
 use crate::ssh::{self, ConnectError, HostKey, Judgement, Session, Tuning};
 
@@ -362,9 +363,8 @@ fn stage_plan(job: &Job, session: &Session, disks: Vec<DiskId>, facts: &HostFact
         target_keys.push(ours);
     }
     let first = facts.disks.iter().find(|disk| disks.first() == Some(&disk.id));
-    let there =
-        |label: &String| first.is_some_and(|disk| disk.partitions.iter().any(|p| p.label.as_ref() == Some(label)));
-    let keeps = job.keeps.iter().map(|keep| keep.label.clone()).filter(there).collect();
+    let there = |keep: &&Keep| first.is_some_and(|disk| keep.on(disk).next().is_some());
+    let keeps = job.keeps.iter().filter(there).map(|keep| keep.label.clone()).collect();
     StagePlan {
         lock: job.base.lock.id,
         agent: job.artifacts.agent.id,

@@ -266,9 +266,9 @@ impl Kept {
         let mut kept = Self::default();
         let Some(disk) = disk else { return kept };
         let on = &disk.id.name;
-        for Keep { label, or_made } in keeps {
-            let parts = disk.partitions.iter().filter(|part| part.label.as_ref() == Some(label));
-            match &parts.map(|part| part.name.clone()).collect::<Vec<_>>()[..] {
+        for keep in keeps {
+            let Keep { label, or_made } = keep;
+            match &keep.on(disk).map(|part| part.name.clone()).collect::<Vec<_>>()[..] {
                 [one] => kept.names.push(one.clone()),
                 [] if *or_made => kept.made.push(format!("{on} has no partition labelled “{label}” to keep: it is made")),
                 [] => kept.refusals.push(format!(
