@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anemos_proto::host::DiskId;
 
 use crate::cgroup::Numbers;
+use crate::paths::Paths;
 
 /// A disk as the kernel of this boot shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +165,19 @@ fn set_read_only(device: &str) -> io::Result<()> {
     // A floppy drive without a disk can be opened only so.
     let device = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     crate::sys::set_read_only(&device)
+}
+
+/// The disks' counters when the agent first looked. It looks before anything could be written.
+pub fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
+    let path = paths.run.join("baseline");
+    if let Ok(text) = fs::read_to_string(&path) {
+        let entry = |line: &str| line.split_once(' ').and_then(|(name, n)| Some((name.to_owned(), n.parse().ok()?)));
+        return Ok(text.lines().filter_map(entry).collect());
+    }
+    let found = Disks::new(&paths.sys).sectors_written();
+    let text: Vec<String> = found.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    fs::write(&path, text.join("\n")).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(found)
 }
 
 /// Disks written since `baseline`, with the sectors.

@@ -20,7 +20,6 @@ use crate::clock::within;
 use crate::console::say;
 use crate::disks::{self, Disks};
 use crate::paths::Paths;
-use crate::serve::baseline;
 
 /// Where the boot's problems are kept for the agent to report.
 pub const PROBLEMS: &str = "problems";
@@ -206,7 +205,7 @@ fn supervise(paths: &Paths) -> ! {
 /// Whether it is known that no disk was written.
 fn is_untouched(paths: &Paths) -> bool {
     let now = Disks::new(&paths.sys).sectors_written();
-    baseline(paths).is_ok_and(|before| disks::written(&before, &now).is_empty())
+    disks::baseline(paths).is_ok_and(|before| disks::written(&before, &now).is_empty())
 }
 
 /// Reaps everything until the agent ends.

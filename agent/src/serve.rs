@@ -53,7 +53,7 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
     let cap = LOG_CAP.min(memory::total() / 16).max(1 << 20);
     let log = Log::open(&paths.run.join("log"), cap).map_err(|e| format!("the event log: {e}"))?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-    let baseline = baseline(&paths)?;
+    let baseline = disks::baseline(&paths)?;
     let port = run.ssh_port.unwrap_or(host.ssh_port);
     let (app, messages) = App::new(paths, run, host, log, boot_id);
 
@@ -98,19 +98,6 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
         port,
     };
     driver.run(messages, server).await
-}
-
-/// The disks' counters when the agent first looked. It looks before anything could be written.
-pub fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
-    let path = paths.run.join("baseline");
-    if let Ok(text) = fs::read_to_string(&path) {
-        let entry = |line: &str| line.split_once(' ').and_then(|(name, n)| Some((name.to_owned(), n.parse().ok()?)));
-        return Ok(text.lines().filter_map(entry).collect());
-    }
-    let found = Disks::new(&paths.sys).sectors_written();
-    let text: Vec<String> = found.iter().map(|(name, n)| format!("{name} {n}")).collect();
-    fs::write(&path, text.join("\n")).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(found)
 }
 
 fn last_attempt(log: &Log) -> u32 {

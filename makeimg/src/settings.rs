@@ -108,6 +108,19 @@ words! {
     }
 }
 
+impl Filesystem {
+    /// The program that makes it.
+    pub fn mkfs(self) -> &'static str {
+        match self {
+            Self::Ext4 => "mkfs.ext4",
+            Self::Ext3 => "mkfs.ext3",
+            Self::Ext2 => "mkfs.ext2",
+            Self::Xfs => "mkfs.xfs",
+            Self::Btrfs => "mkfs.btrfs",
+        }
+    }
+}
+
 words! {
     /// How an archive is compressed: the ending of its name.
     Compression {

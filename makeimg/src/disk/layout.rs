@@ -65,6 +65,11 @@ pub struct Part {
 }
 
 impl Wanted {
+    /// What a volume is made as.
+    pub fn filesystem_of(&self, volume: &Volume) -> Filesystem {
+        volume.filesystem.unwrap_or(self.filesystem)
+    }
+
     /// Programs that are needed.
     pub fn tools(&self) -> Vec<&'static str> {
         let mut tools = vec!["sfdisk", "losetup", "mount", "blkid"];
@@ -72,13 +77,7 @@ impl Wanted {
             tools.push(match (&volume.at, volume.size) {
                 (_, None) => continue,
                 (At::Swap, _) => "mkswap",
-                _ => match volume.filesystem.unwrap_or(self.filesystem) {
-                    Filesystem::Ext4 => "mkfs.ext4",
-                    Filesystem::Ext3 => "mkfs.ext3",
-                    Filesystem::Ext2 => "mkfs.ext2",
-                    Filesystem::Xfs => "mkfs.xfs",
-                    Filesystem::Btrfs => "mkfs.btrfs",
-                },
+                _ => self.filesystem_of(volume).mkfs(),
             });
         }
         if self.grub {

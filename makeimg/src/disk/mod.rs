@@ -157,7 +157,7 @@ impl Disk {
     }
 
     fn filesystem(&self, volume: usize) -> Filesystem {
-        self.wanted.volumes[volume].filesystem.unwrap_or(self.wanted.filesystem)
+        self.wanted.filesystem_of(&self.wanted.volumes[volume])
     }
 
     fn mkfs(&self, index: usize) -> Tool {
@@ -166,7 +166,7 @@ impl Disk {
             return Tool::new("mkswap").args(["-q", "-L", &volume.label]);
         }
         let filesystem = self.filesystem(index);
-        let tool = Tool::new(&format!("mkfs.{}", filesystem.word()));
+        let tool = Tool::new(filesystem.mkfs());
         match filesystem {
             Filesystem::Ext4 | Filesystem::Ext3 | Filesystem::Ext2 => {
                 tool.args(["-q", "-F", "-L", &volume.label, "-E", "lazy_itable_init=1"])
