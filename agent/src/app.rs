@@ -1,5 +1,6 @@
 //! What all parts of the agent share.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anemos_proto::agent::{AgentState, Leaving};
@@ -27,6 +28,8 @@ pub struct App {
     pub state: watch::Sender<AgentState>,
     /// Whether anybody has attached yet.
     pub met: watch::Sender<bool>,
+    /// Whether nobody may start a process any more: see [`crate::machine::Machine::is_closing`].
+    pub closing: AtomicBool,
     /// Set once the agent leaves.
     pub leaving: watch::Sender<Option<Leaving>>,
     /// Digest of the payload to run: the run's own, or that of a retry.
@@ -55,7 +58,8 @@ impl App {
         let payload = Mutex::new(run.payload);
         let state = watch::Sender::new(AgentState::Starting);
         let (met, leaving) = (watch::Sender::new(false), watch::Sender::new(None));
-        let app = Self { paths, run, host, log, boot_id, state, met, leaving, payload, messages };
+        let closing = AtomicBool::new(false);
+        let app = Self { paths, run, host, log, boot_id, state, met, closing, leaving, payload, messages };
         (Arc::new(app), receiver)
     }
 

@@ -142,7 +142,7 @@ impl Disks {
                 if self.is_read_only(&device) {
                     continue;
                 }
-                match set_read_only(&device) {
+                match set_read_only(&device, true) {
                     Ok(()) => done.push(device),
                     // A drive without a medium can't be written either.
                     Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEDIUM | libc::ENXIO)) => {}
@@ -152,6 +152,13 @@ impl Disks {
         }
         (done, failed)
     }
+
+    /// Takes back that these disks and their partitions were set read-only; returns failures.
+    pub fn release(&self, allowed: &[String]) -> Vec<String> {
+        let devices = allowed.iter().flat_map(|disk| self.with_partitions(disk));
+        let locked = devices.filter(|device| self.is_read_only(device));
+        locked.filter_map(|device| Some(format!("{device}: {}", set_read_only(&device, false).err()?))).collect()
+    }
 }
 
 /// Whether it is a loop, RAM, mapper or RAID device.
@@ -159,12 +166,12 @@ fn is_virtual(dir: &Path) -> bool {
     fs::canonicalize(dir).unwrap_or_default().to_string_lossy().contains("/virtual/block/")
 }
 
-fn set_read_only(device: &str) -> io::Result<()> {
+fn set_read_only(device: &str, on: bool) -> io::Result<()> {
     // Names with a slash have it as `!` in sysfs.
     let path = Path::new("/dev").join(device.replace('!', "/"));
     // A floppy drive without a disk can be opened only so.
     let device = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    crate::sys::set_read_only(&device)
+    crate::sys::set_read_only(&device, on)
 }
 
 /// The disks' counters when the agent first looked. It looks before anything could be written.

@@ -14,10 +14,14 @@ use rustix::system::{RebootCommand, reboot};
 
 use crate::app::App;
 use crate::clock::within;
+use crate::disks::Disks;
 use crate::identity::is_host_key;
 
 /// Space that seeding the cache leaves free in the new system, in bytes.
 const SPARE: u64 = 64 << 20;
+
+/// For processes that were killed to be gone.
+const ENDING: Duration = Duration::from_secs(20);
 
 /// Whatever the disks do, the machine leaves after this.
 const LEAVING: Duration = Duration::from_secs(60);
@@ -244,6 +248,60 @@ fn unmount_disks() -> Result<(), String> {
     unmount_all(|path| on_disk.iter().any(|p| p == path))
 }
 
+/// Sees to it that whatever was to be written has been, and that nothing more can be: every process but init and this one
+/// is ended, nothing of the disks is mounted, no data is on its way to them, and all are read-only. The counters tell the
+/// truth then. An error says why they may not.
+pub fn judge(app: &App) -> Result<(), String> {
+    if !app.paths.machine {
+        return Err("this agent runs on a machine that does other things as well".into());
+    }
+    end_all()?;
+    unmount_disks()?;
+    rustix::fs::sync();
+    let (_, failed) = Disks::new(&app.paths.sys).guard(&[]);
+    if !failed.is_empty() {
+        return Err(format!("can't be set read-only: {}", failed.join(", ")));
+    }
+    rustix::fs::sync();
+    Ok(())
+}
+
+/// Kills every process but init and this one, until there are none.
+fn end_all() -> Result<(), String> {
+    let deadline = Instant::now() + ENDING;
+    loop {
+        crate::sys::kill_all_others();
+        let left = processes();
+        match left[..] {
+            [] => return Ok(()),
+            _ if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+            _ => return Err(format!("can't be killed: {}", left.join(", "))),
+        }
+    }
+}
+
+/// Processes besides init and this one that may still write, as `name (pid)`: no threads of the kernel, and none that are
+/// only waiting to be reaped.
+fn processes() -> Vec<String> {
+    let own = std::process::id();
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let stat = |pid: u32| running(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?);
+    pids.filter(|pid| *pid != 1 && *pid != own).filter_map(stat).collect()
+}
+
+/// `name (pid)` from /proc/PID/stat (proc_pid_stat(5)), unless it is a thread of the kernel or a zombie.
+fn running(stat: &str) -> Option<String> {
+    /// PF_KTHREAD, from include/linux/sched.h.
+    const KERNEL_THREAD: u64 = 0x0020_0000;
+    let (pid, rest) = stat.split_once(" (")?;
+    let (name, rest) = rest.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let flags: u64 = fields.get(6)?.parse().ok()?;
+    let gone = matches!(fields[0], "Z" | "X");
+    (!gone && flags & KERNEL_THREAD == 0).then(|| format!("{name} ({pid})"))
+}
+
 /// Leaves. Returns only if that fails.
 pub fn leave(app: &App, finish: Finish) -> String {
     if !app.paths.machine {
@@ -298,6 +356,18 @@ mod tests {
     const MOUNTINFO: &str = "23 28 0:22 / /proc rw,relatime shared:13 - proc proc rw\n\
         28 1 254:1 / / rw shared:1 - ext4 /dev/vda1 rw,errors=remount-ro\n\
         99 28 0:50 / /tmp/a\\040b rw - tmpfs tmpfs rw\n";
+
+    #[test]
+    fn only_what_may_write_is_running() {
+        let stat = |pid: u32, name: &str, state: char, flags: u32| {
+            format!("{pid} ({name}) {state} 2 0 0 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 36 0 0\n")
+        };
+        assert_eq!(running(&stat(7, "sh) R (x", 'D', 4_194_560)).as_deref(), Some("sh) R (x (7)"));
+        assert_eq!(running(&stat(8, "kworker/0:1", 'I', 69_238_880)), None);
+        assert_eq!(running(&stat(9, "sh", 'Z', 4_194_560)), None);
+        let own = running(&fs::read_to_string("/proc/self/stat").unwrap()).unwrap();
+        assert!(own.ends_with(&format!(" ({})", std::process::id())), "{own}");
+    }
 
     #[test]
     fn mounts_are_parsed() {

@@ -3,7 +3,7 @@
 
 use anemos_proto::agent::{AgentState, Leaving};
 use anemos_proto::config::{Deadlines, Finish};
-use anemos_proto::event::{EventKind, Outcome};
+use anemos_proto::event::{EventKind, Level, Outcome};
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +40,11 @@ pub enum Input {
     Ended(Result<(), String>),
     /// What follows a payload's success is done.
     Sealed,
-    /// The terminal event has this seq.
+    /// What [`Action::Announce`] or [`Action::Conclude`] appended has this seq.
     Recorded(u64),
+    /// All processes are ended, every disk is read-only, and the counters were read again. If a disk was written,
+    /// [`Input::Written`] came before. An error says why writes may have gone uncounted.
+    Judged(Result<(), String>),
     /// Something of the agent's own broke.
     Broken(String),
     /// Time passed.
@@ -53,8 +56,12 @@ pub enum Input {
 pub enum Action {
     /// Append to the log.
     Record(EventKind),
+    /// Append that this attempt is about to start, and say so with [`Input::Recorded`].
+    Announce(u32),
     /// Append the terminal event, and say so with [`Input::Recorded`].
     Conclude(Outcome),
+    /// End every process, set every disk read-only, and answer with [`Input::Judged`].
+    Judge,
     /// Start the payload.
     Start(u32),
     /// End the payload, because …
@@ -69,15 +76,39 @@ pub enum Action {
 enum Phase {
     Starting,
     Waiting,
+    /// An attempt was announced. It starts when the controller has its announcement in its journal, so that nobody can
+    /// ever take a host whose payload ran for one whose payload did not.
+    Arming {
+        /// Seq of the announcement.
+        announced: Option<u64>,
+        /// Until when it must be acknowledged.
+        until: u64,
+    },
     Running,
     /// The payload is done and what follows its success is going on.
     Sealing,
     Held(String),
+    /// No write has been counted so far; whether that is all is being made sure of, before …
+    Judging {
+        reason: String,
+        then: Then,
+    },
     /// Succeeded; leaves once acknowledged.
     Succeeded,
     /// Leaves for the old system once acknowledged.
     Returning(String),
     Gone,
+}
+
+/// What follows once it is known whether anything was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// Back to the old system, once that is acknowledged.
+    Return,
+    /// The same at once: nobody is there.
+    ReturnAtOnce,
+    /// Leave as told.
+    Leave(Finish),
 }
 
 /// The machine.
@@ -137,25 +168,42 @@ impl Machine {
     pub fn state(&self) -> AgentState {
         match &self.phase {
             Phase::Starting => AgentState::Starting,
-            Phase::Waiting => AgentState::Waiting,
+            Phase::Waiting | Phase::Arming { .. } => AgentState::Waiting,
             Phase::Running | Phase::Sealing => AgentState::Running,
             Phase::Held(reason) => AgentState::Held(reason.clone()),
             Phase::Succeeded => AgentState::Succeeded,
             Phase::Returning(reason) => AgentState::Returning(reason.clone()),
-            Phase::Gone => self.shown.clone(),
+            Phase::Judging { .. } | Phase::Gone => self.shown.clone(),
         }
+    }
+
+    /// Whether nobody may start a process any more: the agent is making sure that nothing was written, or has said so.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Judging { .. } | Phase::Returning(_) | Phase::Gone)
     }
 
     /// When to [`Input::Tick`] next.
     pub fn deadline(&self) -> Option<u64> {
-        [self.dead_man(), self.payload_until, self.unacknowledged()].into_iter().flatten().min()
+        [self.dead_man(), self.payload_until, self.unannounced(), self.unacknowledged()].into_iter().flatten().min()
+    }
+
+    /// When the agent stops waiting for the acknowledgement that lets an attempt start.
+    fn unannounced(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Arming { until, .. } => Some(until),
+            _ => None,
+        }
     }
 
     /// When the dead-man's clock strikes.
     fn dead_man(&self) -> Option<u64> {
-        let waits = matches!(self.phase, Phase::Starting | Phase::Waiting | Phase::Held(_));
+        let waits = matches!(self.phase, Phase::Starting | Phase::Waiting | Phase::Arming { .. } | Phase::Held(_));
         let runs = waits && !self.written && self.attached == 0 && self.people == 0;
-        runs.then(|| self.alone_since + u64::from(self.deadlines.dead_man_s) * 1000)
+        runs.then(|| self.alone_since + self.dead_man_ms())
+    }
+
+    fn dead_man_ms(&self) -> u64 {
+        u64::from(self.deadlines.dead_man_s) * 1000
     }
 
     /// When the agent leaves though nobody has acknowledged the terminal event.
@@ -198,13 +246,13 @@ impl Machine {
                 if self.phase == Phase::Starting {
                     self.phase = Phase::Waiting;
                     if self.ever_attached {
-                        self.start(now, actions);
+                        self.announce(now, actions);
                     }
                 }
             }
             Input::NotReady(reason) => {
                 if self.phase == Phase::Starting {
-                    self.fail(reason, actions);
+                    self.fail(reason, Then::Return, actions);
                 }
             }
             Input::Attached { watch: true } | Input::Detached { watch: true } => {}
@@ -212,7 +260,7 @@ impl Machine {
                 self.attached += 1;
                 self.ever_attached = true;
                 if self.phase == Phase::Waiting {
-                    self.start(now, actions);
+                    self.announce(now, actions);
                 }
             }
             Input::Detached { watch: false } => {
@@ -225,11 +273,19 @@ impl Machine {
                 self.alone_from(now);
             }
             Input::Acked(seq) => {
-                if self.terminal.is_some_and(|(terminal, _)| seq >= terminal) {
+                if let Phase::Arming { announced: Some(announced), .. } = self.phase
+                    && seq >= announced
+                {
+                    self.start(now, actions);
+                } else if self.terminal.is_some_and(|(terminal, _)| seq >= terminal) {
                     self.leave(actions);
                 }
             }
-            Input::Recorded(seq) => self.terminal = Some((seq, now)),
+            Input::Recorded(seq) => match &mut self.phase {
+                Phase::Arming { announced, .. } => *announced = Some(seq),
+                _ => self.terminal = Some((seq, now)),
+            },
+            Input::Judged(result) => self.judged(result, now, actions),
             Input::Ended(result) => {
                 self.payload_until = None;
                 if self.phase == Phase::Running {
@@ -240,7 +296,7 @@ impl Machine {
                         }
                         Err(reason) => {
                             self.alone_from(now);
-                            self.fail(reason, actions);
+                            self.fail(reason, Then::Return, actions);
                         }
                     }
                 }
@@ -263,7 +319,7 @@ impl Machine {
             Input::Abort => self.abort(actions)?,
             Input::Retry => {
                 self.check_retry()?;
-                self.start(now, actions);
+                self.announce(now, actions);
             }
             Input::Finish(finish) => self.finish(finish, now, actions)?,
             Input::Tick => self.tick(now, actions),
@@ -280,18 +336,66 @@ impl Machine {
         }
     }
 
-    fn start(&mut self, now: u64, actions: &mut Vec<Action>) {
+    fn announce(&mut self, now: u64, actions: &mut Vec<Action>) {
         self.attempt += 1;
-        self.phase = Phase::Running;
         self.terminal = None;
+        self.phase = Phase::Arming { announced: None, until: now + self.dead_man_ms() };
+        actions.push(Action::Announce(self.attempt));
+    }
+
+    fn start(&mut self, now: u64, actions: &mut Vec<Action>) {
+        self.phase = Phase::Running;
         self.payload_until = Some(now + u64::from(self.deadlines.payload_s) * 1000);
-        actions.push(Action::Record(EventKind::Attempt(self.attempt)));
         actions.push(Action::Start(self.attempt));
     }
 
-    fn fail(&mut self, reason: String, actions: &mut Vec<Action>) {
-        actions.push(Action::Conclude(Outcome::Failed { reason: reason.clone(), written: self.written }));
-        self.phase = if self.written { Phase::Held(reason) } else { Phase::Returning(reason) };
+    fn fail(&mut self, reason: String, then: Then, actions: &mut Vec<Action>) {
+        if self.written {
+            self.hold_failed(reason, actions);
+        } else {
+            self.judge(reason, then, actions);
+        }
+    }
+
+    fn hold_failed(&mut self, reason: String, actions: &mut Vec<Action>) {
+        actions.push(Action::Conclude(Outcome::Failed { reason: reason.clone(), written: true }));
+        self.phase = Phase::Held(reason);
+    }
+
+    fn judge(&mut self, reason: String, then: Then, actions: &mut Vec<Action>) {
+        self.phase = Phase::Judging { reason, then };
+        actions.push(Action::Judge);
+    }
+
+    fn judged(&mut self, result: Result<(), String>, now: u64, actions: &mut Vec<Action>) {
+        let Phase::Judging { reason, then } = &self.phase else { return };
+        let (reason, then) = (reason.clone(), *then);
+        if !self.written {
+            actions.push(Action::Record(match result {
+                Ok(()) => EventKind::NothingWritten { attempt: self.attempt },
+                Err(why) => EventKind::Note {
+                    level: Level::Warning,
+                    text: format!("no write was counted, but whether a disk was written is not certain: {why}"),
+                },
+            }));
+        }
+        match then {
+            Then::Leave(finish) => {
+                self.phase = Phase::Gone;
+                actions.push(Action::Leave(Leaving::Finish(finish)));
+            }
+            Then::Return | Then::ReturnAtOnce if self.written => {
+                self.alone_from(now);
+                self.hold_failed(reason, actions);
+            }
+            Then::Return | Then::ReturnAtOnce => {
+                actions.push(Action::Conclude(Outcome::Failed { reason: reason.clone(), written: false }));
+                self.phase = Phase::Returning(reason);
+                if then == Then::ReturnAtOnce && self.attached == 0 {
+                    self.leave(actions);
+                }
+            }
+        }
     }
 
     fn alone_from(&mut self, now: u64) {
@@ -303,8 +407,10 @@ impl Machine {
     fn abort(&mut self, actions: &mut Vec<Action>) -> Result<(), String> {
         match self.phase {
             Phase::Running => actions.push(Action::Stop("aborted by the controller".into())),
-            Phase::Starting | Phase::Waiting => self.fail("aborted by the controller".into(), actions),
-            Phase::Held(_) if !self.written => self.fail("aborted by the controller".into(), actions),
+            Phase::Starting | Phase::Waiting | Phase::Arming { .. } => {
+                self.fail("aborted by the controller".into(), Then::Return, actions);
+            }
+            Phase::Held(_) if !self.written => self.fail("aborted by the controller".into(), Then::Return, actions),
             Phase::Held(_) => {
                 return Err("a disk has been written, so there is no old system to go back to: retry with a mended \
                             payload, or finish"
@@ -318,7 +424,7 @@ impl Machine {
     fn finish(&mut self, finish: Finish, now: u64, actions: &mut Vec<Action>) -> Result<(), String> {
         match self.phase {
             Phase::Running | Phase::Sealing => Err("the payload is running: abort it first".into()),
-            Phase::Gone => Err("the agent is leaving already".into()),
+            Phase::Gone | Phase::Judging { .. } => Err("the agent is leaving already".into()),
             _ if finish == Finish::Hold => {
                 self.alone_from(now);
                 if !matches!(self.phase, Phase::Held(_)) {
@@ -327,10 +433,19 @@ impl Machine {
                 Ok(())
             }
             _ => {
-                self.phase = Phase::Gone;
-                actions.push(Action::Leave(Leaving::Finish(finish)));
+                self.leave_as(finish, actions);
                 Ok(())
             }
+        }
+    }
+
+    /// Leaves as told. Where no write was counted, the old system may come up, so first it is made sure of.
+    fn leave_as(&mut self, finish: Finish, actions: &mut Vec<Action>) {
+        if self.written {
+            self.phase = Phase::Gone;
+            actions.push(Action::Leave(Leaving::Finish(finish)));
+        } else {
+            self.judge(String::new(), Then::Leave(finish), actions);
         }
     }
 
@@ -341,15 +456,20 @@ impl Machine {
             let limit = self.deadlines.payload_s;
             actions.push(Action::Stop(format!("the payload did not end within deadline `build` ({limit} s)")));
         }
-        if passed(self.dead_man()) {
+        if passed(self.unannounced()) {
+            let (attempt, limit) = (self.attempt, self.deadlines.dead_man_s);
+            let reason = format!(
+                "no controller acknowledged attempt {attempt} within deadline `dead_man` ({limit} s), so it was not started"
+            );
+            self.alone_from(now);
+            self.fail(reason, Then::ReturnAtOnce, actions);
+        } else if passed(self.dead_man()) {
             let limit = self.deadlines.dead_man_s;
-            let mut reason = format!("nobody attached within deadline `dead_man` ({limit} s), and nothing was written");
+            let mut reason = format!("nobody attached within deadline `dead_man` ({limit} s)");
             if let Phase::Held(held) = &self.phase {
                 reason = format!("{held}; {reason}");
             }
-            actions.push(Action::Conclude(Outcome::Failed { reason: reason.clone(), written: false }));
-            self.phase = Phase::Returning(reason);
-            self.leave(actions);
+            self.fail(reason, Then::ReturnAtOnce, actions);
         } else if passed(self.unacknowledged()) {
             self.leave(actions);
         }
@@ -370,10 +490,7 @@ impl Machine {
             Phase::Succeeded if self.finish == Finish::Hold => {
                 self.phase = Phase::Held("the payload succeeded, and the agent was told to hold".into());
             }
-            Phase::Succeeded => {
-                self.phase = Phase::Gone;
-                actions.push(Action::Leave(Leaving::Finish(self.finish)));
-            }
+            Phase::Succeeded => self.leave_as(self.finish, actions),
             _ => {}
         }
     }
@@ -391,6 +508,8 @@ impl Machine {
         match self.phase {
             Phase::Starting => "starting",
             Phase::Waiting => "waiting for the first attach",
+            Phase::Arming { .. } => "waiting for a controller to acknowledge the attempt",
+            Phase::Judging { .. } => "making sure that nothing was written",
             Phase::Running | Phase::Sealing => "running the payload",
             Phase::Held(_) => "held",
             Phase::Succeeded => "about to leave for the new system",

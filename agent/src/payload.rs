@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::app::App;
 use crate::cgroup::Cgroup;
+use crate::disks::Disks;
 use crate::helper::{Call, Plea};
 use crate::lines::Lines;
 use crate::shell::PATH;
@@ -56,6 +57,11 @@ impl Runner {
     ) -> Result<(), String> {
         let cgroup = Cgroup::new(&self.app);
         crate::prepare::fence(&self.app, &self.disks);
+        if self.app.paths.machine {
+            for failed in Disks::new(&self.app.paths.sys).release(&self.disks) {
+                self.app.log.note(Level::Warning, format!("can't be made writable again: {failed}"));
+            }
+        }
         let result = match self.start(&cgroup).await {
             Ok(child) => self.attend(child, &cgroup, calls, stop).await,
             Err(reason) => Err(reason),

@@ -234,9 +234,11 @@ async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        let failed = guard(app, &found);
+        let mut failed = guard(app, &found);
+        // The declared disks too, until an attempt is told to start: what nobody was told of must not be able to write.
+        failed.extend(disks.guard(&[]).1);
         if !failed.is_empty() {
-            return Err(format!("these disks are not to be written and can't be set read-only: {}", failed.join(", ")));
+            return Err(format!("these disks can't be set read-only: {}", failed.join(", ")));
         }
     }
     Ok(found)

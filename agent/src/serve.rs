@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anemos_proto::agent::{AgentState, Leaving};
@@ -27,6 +28,8 @@ const LOG_CAP: u64 = 64 << 20;
 const LOOK: Duration = Duration::from_secs(1);
 /// For controllers to be told that the agent leaves.
 const GOODBYE: Duration = Duration::from_secs(8);
+/// How long it may take to make sure that nothing was written.
+const JUDGE: Duration = Duration::from_secs(60);
 /// How long it may take until all that a payload wrote is on the disks.
 const SEAL: Duration = Duration::from_secs(1800);
 
@@ -92,6 +95,7 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
         app: app.clone(),
         machine,
         baseline,
+        told_written: false,
         calls: Some(calls),
         returned_calls: None,
         stop: None,
@@ -119,6 +123,8 @@ struct Driver {
     app: Arc<App>,
     machine: Machine,
     baseline: BTreeMap<String, u64>,
+    /// Whether the log of this agent says that a disk was written.
+    told_written: bool,
     /// Declared disks, by name.
     disks: Vec<String>,
     /// The payload's calls, while no payload has them.
@@ -170,9 +176,7 @@ impl Driver {
                 () = until(deadline) => Message::Happened(Input::Tick),
                 _ = look.tick() => {
                     // While it is known: a disk that fails takes its counters with it.
-                    if !self.written().is_empty() {
-                        self.step(Input::Written, None, &mut server).await;
-                    }
+                    self.look_for_writes(&mut server).await;
                     if self.machine.state() == AgentState::Running && self.app.paths.machine {
                         let failed = prepare::guard(&self.app, &self.disks);
                         if failed != unguarded && !failed.is_empty() {
@@ -188,14 +192,25 @@ impl Driver {
                 self.disks = disks;
             }
             // Whether anything was written decides where the machine may go, so it is known before each step.
-            if !self.written().is_empty() {
-                self.step(Input::Written, None, &mut server).await;
-            }
+            self.look_for_writes(&mut server).await;
             match message {
                 Message::Happened(input) => self.step(input, None, &mut server).await,
                 Message::Wanted(input, answer) => self.step(input, Some(answer), &mut server).await,
             }
         }
+    }
+
+    /// Tells the machine of writes, and at the first of them everybody: a machine that dies can't say so any more.
+    async fn look_for_writes(&mut self, server: &mut tokio::task::JoinHandle<()>) {
+        let written = self.written();
+        if written.is_empty() {
+            return;
+        }
+        if !self.told_written {
+            self.told_written = true;
+            self.app.log.append(EventKind::Written(written));
+        }
+        self.step(Input::Written, None, server).await;
     }
 
     fn written(&self) -> Vec<(String, u64)> {
@@ -215,6 +230,7 @@ impl Driver {
                 Ok(actions) => (actions, Ok(())),
                 Err(reason) => (Vec::new(), Err(reason)),
             };
+            self.app.closing.store(self.machine.is_closing(), Relaxed);
             if let Some(answer) = answer.take() {
                 let _ = answer.send(result);
                 // The answer goes to its channel before what is done may end that channel.
@@ -237,6 +253,22 @@ impl Driver {
         let app = &self.app;
         match action {
             Action::Record(kind) => drop(app.log.append(kind)),
+            Action::Announce(attempt) => {
+                let seq = app.log.append(EventKind::Attempt(attempt));
+                return Some(Input::Recorded(seq));
+            }
+            Action::Judge => {
+                let app = app.clone();
+                tokio::spawn(async move {
+                    let here = app.clone();
+                    let judged = tokio::task::spawn_blocking(move || finish::judge(&here));
+                    let judged = match tokio::time::timeout(JUDGE, judged).await {
+                        Ok(judged) => judged.map_err(|e| e.to_string()).and_then(|done| done),
+                        Err(_) => Err(format!("deadline `judge` ({} s) passed", JUDGE.as_secs())),
+                    };
+                    app.tell(Input::Judged(judged));
+                });
+            }
             Action::Conclude(outcome) => {
                 app.log.append(EventKind::Written(self.written()));
                 if let Outcome::Failed { reason, .. } = &outcome {

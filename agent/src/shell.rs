@@ -10,6 +10,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use anemos_proto::event::EventKind;
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -58,6 +59,11 @@ impl Drop for Person<'_> {
 
 /// Runs a command or a shell, and closes the channel.
 pub async fn run(app: &App, request: Request, input: ChannelIn, out: ChannelOut) {
+    if app.closing.load(Relaxed) {
+        out.fail(255, "anemos-agent: the host is about to leave RAM, so nothing is started any more").await;
+        return out.close().await;
+    }
+    app.log.append(EventKind::Shell);
     let _person = request.terminal.is_some().then(|| Person::came(app));
     match start(app, &request) {
         Ok((child, Plumbing::Pipes)) => pipes(child, input, &out).await,

@@ -38,11 +38,17 @@ pub fn add_entropy(random: &File, bytes: &[u8]) -> io::Result<()> {
     check(c_long::from(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY as _, pool.as_ptr()) }))
 }
 
-/// Sets a block device read-only in the kernel.
-pub fn set_read_only(device: &File) -> io::Result<()> {
-    let on: c_int = 1;
+/// Sets a block device read-only in the kernel, or takes that back.
+pub fn set_read_only(device: &File, on: bool) -> io::Result<()> {
+    let on = c_int::from(on);
     // SAFETY: BLKROSET reads one int from the pointer.
     check(c_long::from(unsafe { libc::ioctl(device.as_raw_fd(), BLKROSET as _, &raw const on) }))
+}
+
+/// Sends SIGKILL to every process but init and the caller (kill(2)).
+pub fn kill_all_others() {
+    // SAFETY: kill takes no pointers. It fails only where there is nobody else.
+    let _ = unsafe { libc::kill(-1, libc::SIGKILL) };
 }
 
 /// `BPF_PROG_LOAD` and `BPF_PROG_ATTACH` of `<linux/bpf.h>`.

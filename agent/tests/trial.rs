@@ -272,11 +272,19 @@ impl Controller {
         }
         loop {
             match self.replies.recv_timeout(WAIT).unwrap() {
-                AgentReply::Event(event) => self.events.push(event),
+                AgentReply::Event(event) => self.keep(event),
                 AgentReply::Progress(_) => {}
                 other => return other,
             }
         }
+    }
+
+    /// As a controller does with an attempt: what it has safe it acknowledges, and only then the payload starts.
+    fn keep(&mut self, event: Event) {
+        if matches!(event.kind, EventKind::Attempt(_)) {
+            self.ask(&AgentRequest::Ack { seq: event.seq });
+        }
+        self.events.push(event);
     }
 
     fn until(&mut self, wanted: impl Fn(&EventKind) -> bool) -> Event {
@@ -287,7 +295,7 @@ impl Controller {
         loop {
             match self.replies.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(AgentReply::Event(event)) => {
-                    self.events.push(event.clone());
+                    self.keep(event.clone());
                     if wanted(&event.kind) {
                         return event;
                     }

@@ -61,9 +61,10 @@ pub enum EventKind {
         /// Uncompressed bytes dropped.
         bytes: u64,
     },
-    /// A payload attempt starts, 1 for the first.
+    /// A payload attempt is about to start, 1 for the first. It starts once this fact is acknowledged, and not before.
     Attempt(u32),
-    /// Disks that have been written since the boot, by name, with 512-byte sectors written.
+    /// Disks that have been written since the boot, by name, with 512-byte sectors written. Said at the first write that
+    /// is noticed, and with each outcome. That it was not said proves nothing.
     Written(Vec<(String, u64)>),
     /// The SSH host keys of the new system, as `.pub` lines.
     HostKeys(Vec<String>),
@@ -71,6 +72,14 @@ pub enum EventKind {
     Seeded(u64),
     /// The payload attempt ended. This is the terminal event: the agent finishes only after it is acknowledged.
     Outcome(Outcome),
+    /// No disk has been written since the boot: every process but init and the agent was ended, every disk set
+    /// read-only, and then the counters were read. A later attempt or shell makes this void.
+    NothingWritten {
+        /// The newest attempt; 0 if there was none.
+        attempt: u32,
+    },
+    /// Somebody logged in and got a shell or ran a command, who may do anything.
+    Shell,
 }
 
 /// How a step ended.

@@ -20,4 +20,4 @@ pub use ids::{Digest, RunId};
 pub use secret::Secret;
 
 /// Version of everything in this crate. Both sides of a conversation must have the same one.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;

@@ -7,14 +7,16 @@ struct Story {
     machine: Machine,
     now: u64,
     done: Vec<Action>,
+    /// What looking for writes comes to; `None`: it takes its time.
+    verdict: Option<Result<(), String>>,
 }
 
 impl Story {
     fn new(finish: Finish) -> Self {
-        Self { machine: Machine::new(DEADLINES, finish, 0), now: 0, done: Vec::new() }
+        Self { machine: Machine::new(DEADLINES, finish, 0), now: 0, done: Vec::new(), verdict: Some(Ok(())) }
     }
 
-    /// Feeds an input; terminal events get a seq, as the driver has it.
+    /// Feeds an input; what is wanted done is answered as the driver answers it.
     fn tell(&mut self, input: Input) -> &mut Self {
         let refused = self.try_tell(input).err();
         assert_eq!(refused, None);
@@ -23,10 +25,16 @@ impl Story {
 
     fn try_tell(&mut self, input: Input) -> Result<(), String> {
         let actions = self.machine.handle(self.now, input)?;
-        let concluded = actions.iter().any(|action| matches!(action, Action::Conclude(_)));
+        let follows = |action: &Action| match action {
+            Action::Announce(_) => Some(Input::Recorded(50)),
+            Action::Conclude(_) => Some(Input::Recorded(77)),
+            Action::Judge => self.verdict.clone().map(Input::Judged),
+            _ => None,
+        };
+        let inputs: Vec<Input> = actions.iter().filter_map(follows).collect();
         self.done.extend(actions);
-        if concluded {
-            self.tell(Input::Recorded(77));
+        for input in inputs {
+            self.tell(input);
         }
         Ok(())
     }
@@ -52,9 +60,13 @@ impl Story {
 
     fn running() -> Self {
         let mut story = Self::new(Finish::Reboot);
-        story.tell(Input::Ready).attach();
+        story.tell(Input::Ready).attach().tell(Input::Acked(50));
         assert!(story.done.contains(&Action::Start(1)));
         story
+    }
+
+    fn said_nothing_written(&self) -> bool {
+        self.done.iter().any(|action| matches!(action, Action::Record(EventKind::NothingWritten { .. })))
     }
 
     fn left(&self) -> Option<&Leaving> {
@@ -85,13 +97,77 @@ fn the_payload_waits_for_readiness_and_for_somebody() {
     story.tell(Input::Attached { watch: true });
     assert_eq!(story.machine.state(), AgentState::Waiting, "looking starts nothing");
     story.attach();
+    assert!(story.done.contains(&Action::Announce(1)));
+    story.tell(Input::Acked(49));
+    assert_eq!(story.machine.state(), AgentState::Waiting, "the announcement itself must be safe");
+    story.tell(Input::Acked(50));
     assert_eq!(story.machine.state(), AgentState::Running);
 
     let mut early = Story::new(Finish::Reboot);
     early.attach().detach();
     assert_eq!(early.machine.state(), AgentState::Starting);
     early.tell(Input::Ready);
-    assert_eq!(early.machine.state(), AgentState::Running, "an attach before the base is ready counts");
+    assert!(early.done.contains(&Action::Announce(1)), "an attach before the base is ready counts");
+    assert!(!early.done.contains(&Action::Start(1)), "but starts nothing");
+}
+
+#[test]
+fn an_attempt_that_nobody_acknowledges_is_never_started() {
+    let mut lost = Story::new(Finish::Reboot);
+    lost.tell(Input::Ready).attach().detach().pass(99);
+    assert!(lost.left().is_none());
+    lost.pass(2);
+    assert!(lost.returned() && lost.said_nothing_written());
+
+    let mut mute = Story::new(Finish::Reboot);
+    mute.tell(Input::Ready).attach().pass(101);
+    assert!(matches!(mute.machine.state(), AgentState::Returning(why) if why.contains("deadline `dead_man`")));
+    assert!(mute.left().is_none(), "whoever is there may hear of it");
+    mute.tell(Input::Acked(77));
+    assert!(mute.returned());
+
+    // The same for a retry, which has a written disk to hold for.
+    let mut again = Story::running();
+    again.tell(Input::Written).tell(failed()).tell(Input::Retry).pass(101);
+    assert!(again.is_held() && !again.done.contains(&Action::Start(2)));
+    again.tell(Input::Retry).tell(Input::Acked(50));
+    assert!(again.done.contains(&Action::Start(3)), "numbers are never used again");
+}
+
+#[test]
+fn that_nothing_was_written_is_said_only_once_it_is_certain() {
+    let mut story = Story::running();
+    story.verdict = None;
+    story.tell(failed());
+    assert!(story.machine.is_closing() && story.machine.state() == AgentState::Running);
+    assert!(!story.said_nothing_written() && story.left().is_none());
+    story.tell(Input::Judged(Ok(())));
+    let verdict = story.done.iter().position(|a| *a == Action::Record(EventKind::NothingWritten { attempt: 1 }));
+    let end = story.done.iter().position(|action| matches!(action, Action::Conclude(_)));
+    assert!(verdict.is_some() && verdict < end, "whoever acknowledges the end has the verdict");
+
+    // What was on its way to the disk has arrived meanwhile.
+    let mut late = Story::running();
+    late.verdict = None;
+    late.tell(failed()).tell(Input::Written).tell(Input::Judged(Ok(())));
+    assert!(late.is_held() && !late.said_nothing_written() && !late.machine.is_closing());
+
+    let mut unsure = Story::running();
+    unsure.verdict = Some(Err("a process can't be killed".into()));
+    unsure.tell(failed()).tell(Input::Acked(77));
+    assert!(unsure.returned() && !unsure.said_nothing_written(), "it goes back, and claims nothing");
+
+    // Also where a person, or a payload that succeeded without writing, has the host leave.
+    let mut told = Story::new(Finish::Reboot);
+    told.tell(Input::Ready).tell(Input::Finish(Finish::Reboot));
+    assert_eq!(told.left(), Some(&Leaving::Finish(Finish::Reboot)));
+    assert!(told.done.contains(&Action::Record(EventKind::NothingWritten { attempt: 0 })));
+    let mut idle = Story::running();
+    idle.tell(Input::Ended(Ok(()))).tell(Input::Sealed).tell(Input::Acked(77));
+    assert!(idle.left().is_some() && idle.said_nothing_written());
+    let mut wrote = Story::running();
+    wrote.tell(Input::Written).tell(Input::Ended(Ok(()))).tell(Input::Sealed).tell(Input::Acked(77));
+    assert!(wrote.left().is_some() && !wrote.said_nothing_written());
 }
 
 #[test]
@@ -120,7 +196,8 @@ fn success_leaves_once_acknowledged_or_when_nobody_is_there_to_do_so() {
 #[test]
 fn holding_is_a_way_to_finish() {
     let mut story = Story::new(Finish::Hold);
-    story.tell(Input::Ready).attach().tell(Input::Written).tell(Input::Ended(Ok(()))).tell(Input::Sealed);
+    story.tell(Input::Ready).attach().tell(Input::Acked(50));
+    story.tell(Input::Written).tell(Input::Ended(Ok(()))).tell(Input::Sealed);
     story.tell(Input::Acked(77)).detach().pass(10_000);
     assert!(story.is_held() && story.left().is_none());
     story.tell(Input::Finish(Finish::Kexec));
@@ -205,7 +282,7 @@ fn abort_and_retry_and_finish_only_where_they_make_sense() {
     let mut held = Story::running();
     held.tell(Input::Written).tell(failed());
     assert!(held.try_tell(Input::Abort).unwrap_err().contains("written"));
-    held.tell(Input::Retry);
+    held.tell(Input::Retry).tell(Input::Acked(50));
     assert!(held.done.contains(&Action::Start(2)));
     held.tell(Input::Acked(77));
     assert!(held.left().is_none(), "the terminal event of the first attempt means nothing now");

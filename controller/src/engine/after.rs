@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anemos_proto::agent::Leaving;
 use anemos_proto::config::Finish;
-use anemos_proto::event::{Level, Outcome};
+use anemos_proto::event::Level;
 use anemos_proto::ids::RunId;
 use tokio::sync::watch as signal;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::agent::{Attachment, Link, Parting, Wish, learn};
+use super::agent::{Attachment, Link, Parting, Wish};
 use super::before::TYPING;
 use super::look::{exit_text, look};
 use super::reporter::{Reporter, now_ms};
@@ -74,8 +74,6 @@ struct Following<'a> {
     since: Instant,
     deadline: Instant,
     last: u64,
-    new_keys: Vec<String>,
-    outcome: Option<Outcome>,
     last_word: Option<Instant>,
     strangers: Vec<HostKey>,
     link_lost: bool,
@@ -100,7 +98,7 @@ pub async fn follow_again(with: Follow<'_>, journal: &Digested) -> End {
     following.known.ram_boot_id.clone_from(&journal.ram_boot_id);
     for (_, update) in &journal.told {
         if let Update::Event(Speaker::Agent, event) = update {
-            learn(&event.kind, &mut following.known, &mut following.new_keys, &mut following.outcome);
+            following.known.learn(&event.kind);
         }
     }
     let first = journal.told.iter().find(|(_, update)| matches!(update, Update::Event(Speaker::Agent, _)));
@@ -132,8 +130,6 @@ impl<'a> Following<'a> {
             since: now,
             deadline: now,
             last: 0,
-            new_keys: Vec::new(),
-            outcome: None,
             last_word: None,
             strangers: Vec::new(),
             link_lost: false,
@@ -181,7 +177,7 @@ impl<'a> Following<'a> {
     /// The keys of the systems, old and new; not the agent's.
     fn system_keys(&self) -> Vec<HostKey> {
         let mut keys = vec![self.with.old.proved.clone()];
-        let reported = self.new_keys.iter().filter_map(|line| HostKey::parse(line));
+        let reported = self.known.new_keys.iter().filter_map(|line| HostKey::parse(line));
         for key in self.with.old.host_keys.iter().cloned().chain(reported) {
             if !keys.contains(&key) {
                 keys.push(key);
@@ -329,9 +325,7 @@ impl<'a> Following<'a> {
             reporter,
             known: &mut self.known,
             last: &mut self.last,
-            new_keys: &mut self.new_keys,
             last_word: &mut self.last_word,
-            outcome: &mut self.outcome,
             silence,
         };
         let parting = attachment.follow(link, wish).await;
@@ -404,7 +398,7 @@ impl<'a> Following<'a> {
         self.with.reporter.phase(Phase::Verify);
         let Seen::System(look) = seen else { return Some(self.over(Ending::Held, "nothing to verify")) };
         let os = if look.os.is_empty() { "a system without a name".to_owned() } else { look.os.clone() };
-        let reported: Vec<HostKey> = self.new_keys.iter().filter_map(|line| HostKey::parse(line)).collect();
+        let reported: Vec<HostKey> = self.known.new_keys.iter().filter_map(|line| HostKey::parse(line)).collect();
         if !reported.is_empty() && !reported.contains(host_key) {
             let reason = format!(
                 "{os} came up with the old system's host key {host_key}, and not with one of those that the payload left: \

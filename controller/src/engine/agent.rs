@@ -5,7 +5,7 @@ use std::time::Duration;
 use anemos_proto::agent::{AgentReply, AgentRequest, AgentState, Leaving, SUBSYSTEM};
 use anemos_proto::codec::{self, Decompressor, FrameReader};
 use anemos_proto::config::Finish;
-use anemos_proto::event::{EventKind, Outcome};
+use anemos_proto::event::EventKind;
 use anemos_proto::hello::{Hello, Role};
 use anemos_proto::stage::{BLOB_CHUNK, BlobRef};
 use tokio::time::{Instant, sleep_until};
@@ -129,12 +129,8 @@ pub struct Attachment<'a> {
     pub known: &'a mut Known,
     /// Seq of the newest fact in the journal.
     pub last: &'a mut u64,
-    /// Public host keys of the new system, as they become known.
-    pub new_keys: &'a mut Vec<String>,
     /// When the stage said its last word, until the first event has come.
     pub last_word: &'a mut Option<Instant>,
-    /// The latest outcome.
-    pub outcome: &'a mut Option<Outcome>,
     /// Without a word for so long, the agent itself has failed: by then its own clock should have ended the payload.
     pub silence: Duration,
 }
@@ -146,7 +142,7 @@ impl Attachment<'_> {
             Ok(never) => match never {},
             Err(parting) => {
                 // What came before the link was lost is kept, though the agent will not hear of it now.
-                if self.reporter.sync() && !matches!(parting, Parting::Lost(_) | Parting::Broken(_)) {
+                if self.is_safe() && !matches!(parting, Parting::Lost(_) | Parting::Broken(_)) {
                     let _ = send(link.exec.writer(), &AgentRequest::Ack { seq: *self.last }).await;
                 }
                 parting
@@ -157,7 +153,8 @@ impl Attachment<'_> {
     async fn talk(&mut self, link: &mut Link, wish: &mut Wish) -> Result<std::convert::Infallible, Parting> {
         let writer = link.exec.writer().clone();
         send(&writer, &AgentRequest::Attach { after: *self.last, watch: false }).await?;
-        let mut acked = *self.last;
+        // What the journal has of an earlier link may not have been acknowledged on that.
+        let mut acked = 0;
         let mut ack_due: Option<Instant> = None;
         // Until the agent has answered a wish, that it is held is no news.
         let mut wished = !matches!(wish, Wish::Follow);
@@ -189,6 +186,7 @@ impl Attachment<'_> {
                     self.reporter.record(&Record::Ram { boot_id });
                     replay_until = last;
                     state = Some(now);
+                    ack_now = true;
                     make(&writer, wish).await?;
                 }
                 Some(AgentReply::Event(event)) => {
@@ -198,9 +196,10 @@ impl Attachment<'_> {
                     *self.last = last_seq(&event);
                     self.learn(&event.kind);
                     match &event.kind {
-                        // Of what is replayed, the agent has told the sum: its state at `replay_until`.
+                        // `Attached` carried the state after the replay; older ones must not overwrite it.
                         EventKind::State(now) if event.seq > replay_until => state = Some(now.clone()),
-                        EventKind::Outcome(_) => ack_now = true,
+                        // The agent waits for these.
+                        EventKind::Attempt(_) | EventKind::Outcome(_) => ack_now = true,
                         _ => {}
                     }
                     self.reporter.tell(Update::Event(Speaker::Agent, event));
@@ -209,7 +208,7 @@ impl Attachment<'_> {
                 }
                 Some(AgentReply::Progress(progress)) => self.reporter.tell(Update::Progress(Speaker::Agent, progress)),
                 Some(AgentReply::Accepted) => {
-                    // It says no more about a state in which it stays.
+                    // The agent sends no `State` event where the state does not change.
                     if !matches!(wish, Wish::Finish(Finish::Hold)) {
                         state = None;
                     }
@@ -226,7 +225,7 @@ impl Attachment<'_> {
             if ack_now && *self.last > acked {
                 ack_due = None;
                 // Without a journal there is nothing to acknowledge: the agent keeps its facts.
-                if self.reporter.sync() {
+                if self.is_safe() {
                     send(&writer, &AgentRequest::Ack { seq: *self.last }).await?;
                     acked = *self.last;
                 }
@@ -247,27 +246,12 @@ impl Attachment<'_> {
         if self.reporter.now() != Some(Phase::Build) {
             self.reporter.phase(Phase::Build);
         }
-        learn(kind, self.known, self.new_keys, self.outcome);
+        self.known.learn(kind);
     }
-}
 
-/// What a fact says about the host.
-pub fn learn(kind: &EventKind, known: &mut Known, new_keys: &mut Vec<String>, outcome: &mut Option<Outcome>) {
-    match kind {
-        EventKind::Written(disks) => known.written |= disks.iter().any(|(_, sectors)| *sectors > 0),
-        EventKind::HostKeys(keys) => new_keys.clone_from(keys),
-        EventKind::Attempt(_) => {
-            *outcome = None;
-            known.succeeded = false;
-        }
-        EventKind::Outcome(how) => {
-            match how {
-                Outcome::Succeeded => known.succeeded = true,
-                Outcome::Failed { written, .. } => known.written |= written,
-            }
-            *outcome = Some(how.clone());
-        }
-        _ => {}
+    /// Makes what was told safe. Only then may it be acknowledged: that lets a payload start, and the host leave.
+    fn is_safe(&mut self) -> bool {
+        self.reporter.sync()
     }
 }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anemos_proto::config::Finish;
+use anemos_proto::event::{EventKind, Outcome};
 
 use super::look::Look;
 use crate::report::Ending;
@@ -46,10 +47,72 @@ pub struct Known {
     pub old_identity: String,
     /// Boot id of the RAM system, once met.
     pub ram_boot_id: Option<String>,
+    /// Newest attempt at a payload that the agent announced; 0 if none. What was not announced, and acknowledged from
+    /// here, was not started.
+    pub attempt: u32,
     /// The agent reported that a disk was written.
     pub written: bool,
+    /// The agent made sure that nothing was written, and nothing has been started since.
+    pub nothing_written: bool,
+    /// What else may have written since that was last said, or since the boot.
+    pub doubt: Option<&'static str>,
+    /// Why what is known may not be all that was: the journal is damaged, how.
+    pub damaged: Option<String>,
     /// The agent reported that the payload succeeded.
     pub succeeded: bool,
+    /// Public host keys of the new system, once the agent has reported them.
+    pub new_keys: Vec<String>,
+}
+
+impl Known {
+    /// Takes in a fact of the agent's.
+    pub fn learn(&mut self, fact: &EventKind) {
+        match fact {
+            EventKind::Written(disks) => self.written |= disks.iter().any(|(_, sectors)| *sectors > 0),
+            EventKind::HostKeys(keys) => self.new_keys.clone_from(keys),
+            EventKind::Attempt(attempt) => {
+                self.attempt = *attempt;
+                (self.succeeded, self.nothing_written) = (false, false);
+            }
+            EventKind::Outcome(Outcome::Succeeded) => self.succeeded = true,
+            EventKind::Outcome(Outcome::Failed { written, .. }) => self.written |= written,
+            EventKind::NothingWritten { attempt } => {
+                // What is said of an earlier attempt says nothing about this one.
+                if *attempt >= self.attempt {
+                    (self.nothing_written, self.doubt) = (true, None);
+                }
+            }
+            EventKind::Shell => {
+                (self.nothing_written, self.doubt) = (false, Some("somebody had a shell in RAM"));
+            }
+            EventKind::Gap { .. } => {
+                (self.nothing_written, self.doubt) = (false, Some("the agent had to drop some of its log"));
+            }
+            EventKind::StepStarted { .. }
+            | EventKind::StepFinished { .. }
+            | EventKind::Log { .. }
+            | EventKind::Note { .. }
+            | EventKind::State(_)
+            | EventKind::Seeded(_) => {}
+        }
+    }
+
+    /// Whether the disks are as they were: proof of it, or why that is not known. That no write was heard of is no proof:
+    /// a machine that dies says nothing.
+    fn proof(&self) -> Result<&'static str, String> {
+        let unknown = |why: &str| Err(format!("whether a disk was written is not known: {why}"));
+        match (&self.damaged, self.doubt) {
+            (Some(damage), _) => unknown(damage),
+            _ if self.written => Err("a disk had been written".into()),
+            _ if self.nothing_written => Ok("nothing had been written to a disk"),
+            (_, Some(doubt)) => unknown(doubt),
+            _ if self.attempt == 0 => Ok("no payload had been started"),
+            _ => unknown(&format!(
+                "attempt {} at the payload was under way when the agent was last heard of",
+                self.attempt
+            )),
+        }
+    }
 }
 
 /// Who answers.
@@ -104,15 +167,16 @@ pub fn decide(goal: &Goal, known: &Known, seen: &Seen, waited: Duration) -> Next
 
 fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
     let is_old = !known.old_identity.is_empty() && look.identity == known.old_identity;
-    let same_boot = look.boot_id == known.old_boot_id;
-    let untouched = |reason: String| Next::End(Ending::Untouched, reason);
     let held = |reason: String| Next::End(Ending::Held, reason);
-    if same_boot {
+    if look.boot_id == known.old_boot_id {
         return match goal {
-            Goal::Boot if waited >= GRACE => untouched(format!(
-                "the boot into RAM never happened: the old system still runs {}s after it should have ended",
-                waited.as_secs()
-            )),
+            Goal::Boot if waited >= GRACE => Next::End(
+                Ending::Untouched,
+                format!(
+                    "the boot into RAM never happened: the old system still runs {}s after it should have ended",
+                    waited.as_secs()
+                ),
+            ),
             // It is still going down, or the network shows us the past. Either ends with the deadline.
             _ => Next::Wait,
         };
@@ -120,16 +184,25 @@ fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
     if known.ram_boot_id.as_deref() == Some(&look.boot_id) {
         return Next::Wait;
     }
+    // The old system is back: untouched only if it is known that nothing was written.
+    let back = |story: &str| match known.proof() {
+        Ok(proof) => Next::End(Ending::Untouched, format!("{story}; {proof}")),
+        Err(why) => held(format!("{story}; {why}. Look at it before you use it, or deploy it again")),
+    };
     match goal {
-        Goal::Boot if is_old || known.old_identity.is_empty() => untouched(
-            "the RAM system did not come up, and the machine went back to its old system; its console may tell why"
-                .into(),
+        Goal::Boot if is_old => back(
+            "the RAM system did not come up, and the machine went back to its old system; its console may tell why",
         ),
-        Goal::Boot => held(format!("an unknown system came up instead of the RAM system: {}", name(look))),
-        Goal::Leave(LeaveTo::Old(reason)) if is_old || known.old_identity.is_empty() => untouched(reason.clone()),
+        Goal::Boot => held(format!("instead of the RAM system came up {}", unrecognised(known, look))),
+        Goal::Leave(LeaveTo::Old(reason)) if is_old => back(reason),
         Goal::Leave(LeaveTo::Old(reason)) => {
-            held(format!("{reason}; the host should have gone back to its old system, but {} came up", name(look)))
+            held(format!("{reason}; the host should have gone back to its old system, and {} came up", unrecognised(known, look)))
         }
+        Goal::Run if !is_old && known.attempt == 0 && known.proof().is_ok() => held(format!(
+            "the machine left RAM before a payload was started, and not for its old system, as far as can be told: \
+             {} came up",
+            unrecognised(known, look)
+        )),
         Goal::Leave(LeaveTo::New(_)) | Goal::Run if !is_old => Next::Verify,
         // A payload that changed the old system in place looks the same as a firmware that still starts the old disk.
         Goal::Leave(LeaveTo::New(_)) | Goal::Run if known.written && known.succeeded => held(
@@ -142,18 +215,22 @@ fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
              came up: look at what was overwritten"
                 .into(),
         ),
-        Goal::Leave(LeaveTo::New(_)) => {
-            untouched("nothing had been written to a disk, so the old system came back".into())
-        }
+        Goal::Leave(LeaveTo::New(_)) => back("the host left RAM as told, and the old system came back"),
         Goal::Run if known.written => held(
             "the machine left RAM while the payload was running, after it had written to a disk; the old system still \
              boots"
                 .into(),
         ),
-        Goal::Run => untouched(
-            "the host went back to its old system on its own, with nothing written; `anemos logs` shows how far it came"
-                .into(),
-        ),
+        Goal::Run => back("the host went back to its old system on its own; `anemos logs` shows how far it came"),
+    }
+}
+
+fn unrecognised(known: &Known, look: &Look) -> String {
+    let name = name(look);
+    if known.old_identity.is_empty() {
+        format!("{name}, and nothing had told what the old system's root file system is")
+    } else {
+        format!("{name}, which is not the old system")
     }
 }
 
@@ -194,13 +271,7 @@ mod tests {
     use super::*;
 
     fn known() -> Known {
-        Known {
-            old_boot_id: "old-boot".into(),
-            old_identity: "old-root".into(),
-            ram_boot_id: None,
-            written: false,
-            succeeded: false,
-        }
+        Known { old_boot_id: "old-boot".into(), old_identity: "old-root".into(), ..Known::default() }
     }
 
     fn look(boot_id: &str, identity: &str) -> Seen {
@@ -234,10 +305,14 @@ mod tests {
         let run = || Goal::Run;
         let new = || Goal::Leave(LeaveTo::New(Finish::Reboot));
         let old = || Goal::Leave(LeaveTo::Old("nobody attached".into()));
-        let wrote = || Known { written: true, ..known() };
-        let done = || Known { written: true, succeeded: true, ..known() };
+        let begun = || Known { attempt: 1, ..known() };
+        let clean = || Known { attempt: 1, nothing_written: true, ..known() };
+        let wrote = || Known { attempt: 1, written: true, ..known() };
+        let done = || Known { succeeded: true, ..wrote() };
         let ram = || Known { ram_boot_id: Some("ram-boot".into()), ..wrote() };
         let nameless = || Known { old_identity: String::new(), ..known() };
+        let damaged = |known: Known| Known { damaged: Some("byte 7".into()), ..known };
+        let visited = || Known { doubt: Some("shell"), ..known() };
         let table = [
             ("agent comes up", boot(), known(), Seen::Agent, 3, Short::Attach),
             ("agent is back", run(), known(), Seen::Agent, 3, Short::Attach),
@@ -246,7 +321,8 @@ mod tests {
             ("old system going down", boot(), known(), look("old-boot", "old-root"), 10, Short::Wait),
             ("kexec never fired", boot(), known(), look("old-boot", "old-root"), 90, Short::Untouched),
             ("fell back", boot(), known(), look("b", "old-root"), 40, Short::Untouched),
-            ("fell back, no identity", boot(), nameless(), look("b", "-"), 40, Short::Untouched),
+            ("fell back, no identity", boot(), nameless(), look("b", "-"), 40, Short::Held),
+            ("fell back, journal damaged", boot(), damaged(known()), look("b", "old-root"), 40, Short::Held),
             ("something else booted", boot(), known(), look("b", "other"), 40, Short::Held),
             ("stranger during boot", boot(), known(), Seen::Stranger("k".into()), 1000, Short::Wait),
             ("stranger after leaving", new(), known(), Seen::Stranger("k".into()), 1000, Short::Wait),
@@ -257,17 +333,61 @@ mod tests {
             ("the old disk, though all went well", new(), done(), look("b", "old-root"), 40, Short::Held),
             ("left after a failure", new(), wrote(), look("b", "old-root"), 40, Short::Held),
             ("left after a failure, mended", new(), wrote(), look("b", "new-root"), 40, Short::Verify),
-            ("nothing was written", new(), known(), look("b", "old-root"), 40, Short::Untouched),
-            ("went back as told", old(), known(), look("b", "old-root"), 40, Short::Untouched),
-            ("went elsewhere", old(), known(), look("b", "other"), 40, Short::Held),
-            ("finished alone", run(), known(), look("b", "new-root"), 40, Short::Verify),
-            ("went back alone", run(), known(), look("b", "old-root"), 40, Short::Untouched),
+            ("left, nothing written", new(), clean(), look("b", "old-root"), 40, Short::Untouched),
+            ("left, nothing said", new(), begun(), look("b", "old-root"), 40, Short::Held),
+            ("left before a payload", new(), known(), look("b", "old-root"), 40, Short::Untouched),
+            ("went back as told", old(), clean(), look("b", "old-root"), 40, Short::Untouched),
+            ("went back before a payload", old(), known(), look("b", "old-root"), 40, Short::Untouched),
+            ("a bare last word", old(), begun(), look("b", "old-root"), 40, Short::Held),
+            ("went back as told, journal damaged", old(), damaged(clean()), look("b", "old-root"), 40, Short::Held),
+            ("went back as told, no identity", old(), nameless(), look("b", "-"), 40, Short::Held),
+            ("went elsewhere", old(), clean(), look("b", "other"), 40, Short::Held),
+            ("finished alone", run(), begun(), look("b", "new-root"), 40, Short::Verify),
+            ("another system before a payload", run(), known(), look("b", "new-root"), 40, Short::Held),
+            ("a person's system", run(), visited(), look("b", "new-root"), 40, Short::Verify),
+            ("went back alone before a payload", run(), known(), look("b", "old-root"), 40, Short::Untouched),
+            ("went back alone after a shell", run(), visited(), look("b", "old-root"), 40, Short::Held),
+            ("went back alone", run(), clean(), look("b", "old-root"), 40, Short::Untouched),
+            ("died in the middle, nothing heard", run(), begun(), look("b", "old-root"), 40, Short::Held),
             ("reset in the middle", run(), wrote(), look("b", "old-root"), 40, Short::Held),
             ("finished alone, the old disk", run(), done(), look("b", "old-root"), 40, Short::Held),
         ];
         for (what, goal, known, seen, seconds, expected) in table {
             let next = decide(&goal, &known, &seen, Duration::from_secs(seconds));
             assert_eq!(short(&next), expected, "{what}: {next:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_writes() {
+        let attempt = EventKind::Attempt;
+        let clean = |attempt| EventKind::NothingWritten { attempt };
+        let wrote = || EventKind::Written(vec![("vda".into(), 8)]);
+        let failed = |written| EventKind::Outcome(Outcome::Failed { reason: "x".into(), written });
+        let gap = || EventKind::Gap { first: 1, last: 2, bytes: 3 };
+        let table = [
+            ("nothing began", vec![], true),
+            ("begun", vec![attempt(1)], false),
+            ("failed without a verdict", vec![attempt(1), failed(false)], false),
+            ("verdict", vec![attempt(1), clean(1), failed(false)], true),
+            ("verdict before any attempt", vec![clean(0)], true),
+            ("begun again", vec![attempt(1), clean(1), attempt(2)], false),
+            ("an old verdict", vec![attempt(2), clean(1)], false),
+            ("a shell after it", vec![attempt(1), clean(1), EventKind::Shell], false),
+            ("a shell before it", vec![attempt(1), EventKind::Shell, clean(1)], true),
+            ("only a shell", vec![EventKind::Shell], false),
+            ("facts are missing", vec![gap()], false),
+            ("facts are missing, then a verdict", vec![gap(), clean(3)], true),
+            ("written", vec![attempt(1), wrote()], false),
+            ("written before what can't be a verdict", vec![attempt(1), wrote(), clean(1)], false),
+            ("written, by the outcome", vec![attempt(1), failed(true)], false),
+        ];
+        for (what, facts, proved) in table {
+            let mut known = known();
+            for fact in &facts {
+                known.learn(fact);
+            }
+            assert_eq!(known.proof().is_ok(), proved, "{what}: {:?}", known.proof());
         }
     }
 

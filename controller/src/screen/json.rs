@@ -228,6 +228,10 @@ enum KindJson<'a> {
         reason: Option<&'a str>,
         written: Option<bool>,
     },
+    NothingWritten {
+        attempt: u32,
+    },
+    Shell,
 }
 
 #[derive(Serialize)]
@@ -282,6 +286,8 @@ impl<'a> From<&'a EventKind> for KindJson<'a> {
             EventKind::Outcome(Outcome::Failed { reason, written }) => {
                 Self::Outcome { outcome: "failed", reason: Some(reason), written: Some(*written) }
             }
+            EventKind::NothingWritten { attempt } => Self::NothingWritten { attempt: *attempt },
+            EventKind::Shell => Self::Shell,
         }
     }
 }

@@ -220,9 +220,11 @@ pub(super) fn event_text(host: &HostState, speaker: Speaker, kind: &EventKind, n
         EventKind::Seeded(count) => format!("{} put in the new system's cache", bytes(*count)),
         EventKind::Outcome(Outcome::Succeeded) => "the payload ended well".to_owned(),
         EventKind::Outcome(Outcome::Failed { reason, written }) => {
-            let disks = if *written { "disks were written" } else { "nothing was written" };
+            let disks = if *written { "disks were written" } else { "no write was counted" };
             format!("the payload FAILED: {} ({disks})", sanitise_str(reason))
         }
+        EventKind::NothingWritten { .. } => "all disks are read-only, and nothing was written to any".to_owned(),
+        EventKind::Shell => "somebody got a shell or ran a command in RAM".to_owned(),
     }
 }
 

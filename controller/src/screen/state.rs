@@ -153,7 +153,9 @@ impl HostState {
             | EventKind::Gap { .. }
             | EventKind::Written(_)
             | EventKind::HostKeys(_)
-            | EventKind::Seeded(_) => {}
+            | EventKind::Seeded(_)
+            | EventKind::NothingWritten { .. }
+            | EventKind::Shell => {}
         }
     }
 }

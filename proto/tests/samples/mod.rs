@@ -204,6 +204,8 @@ pub fn events() -> Vec<Event> {
         EventKind::Seeded(50_000_000),
         EventKind::Outcome(Outcome::Succeeded),
         EventKind::Outcome(Outcome::Failed { reason: "exit status 3".into(), written: true }),
+        EventKind::NothingWritten { attempt: 2 },
+        EventKind::Shell,
     ]
     .map(event)
     .into()

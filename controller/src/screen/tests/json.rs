@@ -94,6 +94,8 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
             current = Some(section.clone()).filter(|name| !name.is_empty());
         } else if let Some(title) = line.strip_prefix("### ") {
             current = quoted(title).map(|kind| format!("{section} {kind}"));
+            // A kind may have no fields.
+            all.extend(current.clone().map(|kind| (kind, BTreeSet::new())));
         } else if line.starts_with("| `")
             && let Some(current) = &current
         {

@@ -191,6 +191,8 @@ pub fn event_kinds() -> Vec<EventKind> {
         E::Seeded(41_000_000),
         E::Outcome(Outcome::Succeeded),
         E::Outcome(Outcome::Failed { reason: "deploy ended with 1".into(), written: true }),
+        E::NothingWritten { attempt: 1 },
+        E::Shell,
     ];
     // A new kind fails to compile here until somebody gives it a sample above and a line below.
     let known = |kind: &EventKind| match kind {
@@ -205,8 +207,10 @@ pub fn event_kinds() -> Vec<EventKind> {
         E::HostKeys(_) => 8,
         E::Seeded(_) => 9,
         E::Outcome(_) => 10,
+        E::NothingWritten { .. } => 11,
+        E::Shell => 12,
     };
-    for number in 0..=10 {
+    for number in 0..=12 {
         assert!(kinds.iter().any(|kind| known(kind) == number), "no sample of kind {number}");
     }
     kinds
