@@ -67,13 +67,7 @@ fn rows(run: &RunDir, file: &RunFile) -> Vec<StatusRow> {
 
 /// The journal of a host; one that was never begun is empty.
 pub(super) fn read(run: &RunDir, host: &str) -> Result<Digested, JournalError> {
-    match journal::read(&run.journal(host)) {
-        Ok(contents) => Ok(Digested::of(contents.records)),
-        Err(JournalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Ok(Digested::default())
-        }
-        Err(error) => Err(error),
-    }
+    journal::digest(&run.journal(host))
 }
 
 pub(super) fn logs(args: &cli::Logs) -> Result<Status, CommandError> {

@@ -200,8 +200,7 @@ async fn follow(
         }
     }
     let mut tasks = Vec::new();
-    for (entry, shown, (journal, contents)) in taken {
-        let digested = Digested::of(contents.records);
+    for (entry, shown, (journal, digested)) in taken {
         let reporter = Reporter::new(&entry.name, all_but(shown, reports.clone()), journal);
         let (run, key, wish, stop) = (run.id.clone(), key.clone(), wish(), stop.clone());
         let name = entry.name.clone();

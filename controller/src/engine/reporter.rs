@@ -129,6 +129,21 @@ impl Reporter {
         }
     }
 
+    /// Makes what was written safe, and then that the agent may begin payload attempt `number`. Only after `true` may it
+    /// be told so.
+    pub fn attempt(&mut self, number: u32) -> bool {
+        if !self.sync() {
+            return false;
+        }
+        match tokio::task::block_in_place(|| self.journal.attempt(number)) {
+            Ok(()) => true,
+            Err(error) => {
+                self.journal_failed(&error);
+                false
+            }
+        }
+    }
+
     /// Why the journal can't be trusted any more, if that is so.
     pub fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
@@ -205,5 +220,30 @@ impl Reporter {
         self.tell(Update::Summary(Box::new(summary.clone())));
         self.sync();
         summary
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::digest;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_attempt_is_let_begin_only_once_it_is_safe() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web1.journal");
+        let (journal, _) = Appender::open(&path).unwrap();
+        let (screens, mut shown) = tokio::sync::mpsc::unbounded_channel();
+        let mut reporter = Reporter::new("web1", screens, journal);
+        reporter.record(&Record::BootSent { wall_ms: 1 });
+        assert!(reporter.attempt(1));
+        // The agent has not told of the attempt, so the journal alone would know less.
+        assert!(digest(&path).unwrap().damaged.unwrap().contains("disagree"));
+
+        std::fs::create_dir(dir.path().join("web1.attempt.new")).unwrap();
+        assert!(!reporter.attempt(2));
+        assert!(!reporter.sync(), "after a failure nothing is safe");
+        let Update::Message(Level::Error, text) = shown.try_recv().unwrap().update else { panic!("no word of it") };
+        assert!(text.contains("web1.attempt.new"), "{text}");
     }
 }

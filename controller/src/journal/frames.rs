@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anemos_proto::codec;
 
-use super::{JournalError, Record};
+use super::attempt;
+use super::{Digested, JournalError, Record};
 
 /// Magic, and the version of [`Record`] and everything in it.
 const HEADER: [u8; 8] = [b'A', b'N', b'J', b'R', b'N', b'L', 0, anemos_proto::VERSION as u8];
@@ -152,12 +153,14 @@ pub struct Appender {
     file: File,
     path: PathBuf,
     dirty: bool,
+    /// The boot was written down, and `<host>.attempt` does not say so yet.
+    booting: bool,
 }
 
 impl Appender {
     /// Opens the file, makes it (0600) if need be, cuts off an unfinished end, and returns what is in it. A damaged end
     /// is kept beside it as `….damaged`.
-    pub fn open(path: &Path) -> Result<(Self, Contents), JournalError> {
+    pub fn open(path: &Path) -> Result<(Self, Digested), JournalError> {
         let io = |doing: &'static str| move |source: io::Error| JournalError::io(doing, path, source);
         let mut file = OpenOptions::new()
             .read(true)
@@ -169,7 +172,7 @@ impl Appender {
             .map_err(io("opening"))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io("reading"))?;
-        let mut contents = parse(&bytes, path)?;
+        let contents = parse(&bytes, path)?;
         if let Tail::Damaged(_) = contents.tail {
             let mut beside = path.as_os_str().to_owned();
             beside.push(".damaged");
@@ -179,13 +182,12 @@ impl Appender {
             file.set_len(contents.good).map_err(io("cutting off the unfinished end of"))?;
         }
         file.seek(SeekFrom::Start(contents.good)).map_err(io("writing to"))?;
-        let mut appender = Self { file, path: path.into(), dirty: true };
+        let mut appender = Self { file, path: path.into(), dirty: true, booting: false };
         if contents.good == 0 {
             appender.file.write_all(&HEADER).map_err(io("writing to"))?;
-            contents.good = HEADER.len() as u64;
         }
         appender.sync()?;
-        Ok((appender, contents))
+        Ok((appender, Digested::of_contents(contents, path)))
     }
 
     /// Appends a record. It is safe after the next [`Appender::sync`].
@@ -202,6 +204,7 @@ impl Appender {
         frame.extend(body);
         self.file.write_all(&frame).map_err(io)?;
         self.dirty = true;
+        self.booting |= matches!(record, Record::BootSent { .. });
         Ok(())
     }
 
@@ -211,6 +214,17 @@ impl Appender {
             self.file.sync_data().map_err(|source| JournalError::io("syncing", &self.path, source))?;
             self.dirty = false;
         }
+        if self.booting {
+            attempt::write(&self.path, 0)?;
+            self.booting = false;
+        }
         Ok(())
+    }
+
+    /// Syncs, then writes that the agent may begin payload attempt `number` into the second file, and syncs that. Only
+    /// after it may the agent be told.
+    pub fn attempt(&mut self, number: u32) -> Result<(), JournalError> {
+        self.sync()?;
+        attempt::write(&self.path, number)
     }
 }

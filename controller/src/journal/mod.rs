@@ -1,9 +1,10 @@
 //! What is kept of every run, so that another process can take it up where this one stopped.
 //!
 //! `$XDG_STATE_HOME/anemos/runs/<run>/` (0700) holds `run.json` (what attach needs to know), `keys/` (the run's client
-//! key, 0600, deleted when the run is over) and one append-only `<host>.journal` for each host. `lock` is held by the
-//! process that writes.
+//! key, 0600, deleted when the run is over) and one append-only `<host>.journal` for each host, with `<host>.attempt`
+//! beside it once the host was told to boot. `lock` is held by the process that writes.
 
+mod attempt;
 mod frames;
 mod store;
 
@@ -14,12 +15,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anemos_proto::config::Finish;
+use anemos_proto::event::EventKind;
 use anemos_proto::ids::RunId;
 use serde::{Deserialize, Serialize};
 
 use crate::report::{Summary, Update};
 use crate::ssh::{Address, HostKey};
 
+pub use attempt::Attempted;
 pub use frames::{Appender, Contents, Follower, Tail, parse, read};
 pub use store::{Lock, RunDir, RunStore};
 
@@ -225,9 +228,46 @@ pub struct Digested {
     pub counted: (u64, u64),
     /// The end, unless the host was taken up again since.
     pub summary: Option<Summary>,
+    /// The newest payload attempt that the agent told of; 0 if none.
+    pub attempt: u32,
+    /// Why nothing may be concluded from this journal, if that is so: it is damaged, or knows less than its second file.
+    pub damaged: Option<String>,
 }
 
 impl Digested {
+    /// What the contents of a file amount to, held against the second file beside it.
+    pub(in crate::journal) fn of_contents(contents: Contents, path: &Path) -> Self {
+        let mut digested = Self::of(contents.records);
+        if let Tail::Damaged(_) = contents.tail {
+            let name = path.file_name().unwrap_or_default().display();
+            digested.damaged =
+                Some(format!("the journal is damaged at byte {}, kept as {name}.damaged", contents.good));
+        }
+        digested.hold_against(&attempt::read(path), path);
+        digested
+    }
+
+    /// Nothing may be concluded from a journal that knows less than the second file.
+    fn hold_against(&mut self, attempted: &Attempted, path: &Path) {
+        let (journal, second) = (path.to_owned(), attempt::path(path));
+        let names = [&journal, &second].map(|path| path.file_name().unwrap_or_default().display().to_string());
+        let [journal, second] = names;
+        let why = match attempted {
+            Attempted::Number(_) if self.boot_sent_ms.is_none() => {
+                format!("{journal} and {second} disagree: only the second knows that the host was told to boot")
+            }
+            Attempted::Number(number) if *number > self.attempt => format!(
+                "{journal} and {second} disagree: the first knows of {} payload attempts, the second of {number}",
+                self.attempt
+            ),
+            Attempted::Never | Attempted::Number(_) => return,
+            Attempted::Unreadable(why) => {
+                format!("{journal} and {second} disagree: the second can't be read: {why}")
+            }
+        };
+        self.damaged.get_or_insert(why);
+    }
+
     /// Goes through records.
     pub fn of(records: Vec<Record>) -> Self {
         let mut digested = Self::default();
@@ -244,6 +284,9 @@ impl Digested {
                     Update::Summary(summary) => self.summary = Some((**summary).clone()),
                     Update::Event(crate::report::Speaker::Agent, event) => {
                         self.last_agent_seq = self.last_agent_seq.max(last_seq(event));
+                        if let EventKind::Attempt(number) = event.kind {
+                            self.attempt = self.attempt.max(number);
+                        }
                     }
                     _ => {}
                 }
@@ -257,6 +300,19 @@ impl Digested {
             Record::Reopened { .. } => self.summary = None,
             Record::Met { host_key } => self.met = Some(host_key),
         }
+    }
+}
+
+/// What the journal of a host amounts to. One that was never begun is empty.
+pub fn digest(path: &Path) -> Result<Digested, JournalError> {
+    match read(path) {
+        Ok(contents) => Ok(Digested::of_contents(contents, path)),
+        Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            let mut digested = Digested::default();
+            digested.hold_against(&attempt::read(path), path);
+            Ok(digested)
+        }
+        Err(error) => Err(error),
     }
 }
 

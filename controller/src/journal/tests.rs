@@ -89,8 +89,11 @@ fn a_damaged_end_is_kept_beside() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    let (_, contents) = Appender::open(&path).unwrap();
+    let contents = read(&path).unwrap();
     assert!(matches!(contents.tail, Tail::Damaged(_)), "{:?}", contents.tail);
+    let (_, digested) = Appender::open(&path).unwrap();
+    let told = digested.damaged.unwrap();
+    assert!(told.contains(&format!("byte {}, kept as host.journal.damaged", contents.good)), "{told}");
     let beside = std::fs::read(dir.path().join("host.journal.damaged")).unwrap();
     assert_eq!(beside, bytes[contents.good as usize..]);
 }
@@ -180,4 +183,39 @@ fn the_lock_is_worth_a_moment() {
     run.lock().unwrap();
     asking.join().unwrap();
     assert_eq!(run.follower(), None);
+}
+
+fn attempt(seq: u64, number: u32) -> Record {
+    let event = Event { seq, uptime_ms: 0, wall_ms: 0, kind: EventKind::Attempt(number) };
+    Record::Told { wall_ms: 1, update: Update::Event(Speaker::Agent, event) }
+}
+
+/// A journal that lost its end is told by the second file.
+#[test]
+fn the_second_file_tells_what_the_journal_has_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("host.journal");
+    let damaged = || digest(&path).unwrap().damaged;
+    write(&path, &[log(1, b"staging".to_vec())]);
+    let before_boot = std::fs::read(&path).unwrap();
+    assert!(!dir.path().join("host.attempt").exists());
+    write(&path, &[Record::BootSent { wall_ms: 7 }]);
+    let booted = std::fs::read(&path).unwrap();
+    assert_eq!((attempt::read(&path), damaged()), (Attempted::Number(0), None));
+
+    let (mut appender, _) = Appender::open(&path).unwrap();
+    appender.append(&attempt(1, 1)).unwrap();
+    appender.attempt(1).unwrap();
+    let digested = digest(&path).unwrap();
+    assert_eq!((digested.attempt, digested.damaged), (1, None));
+
+    std::fs::write(&path, &booted).unwrap();
+    let why = damaged().unwrap();
+    assert!(why.contains("knows of 0 payload attempts, the second of 1"), "{why}");
+    std::fs::write(&path, &before_boot).unwrap();
+    assert!(damaged().unwrap().contains("was told to boot"));
+    std::fs::remove_file(&path).unwrap();
+    assert!(damaged().unwrap().contains("was told to boot"));
+    std::fs::write(dir.path().join("host.attempt"), b"").unwrap();
+    assert!(damaged().unwrap().contains("can't be read"));
 }
