@@ -95,6 +95,7 @@ pub async fn follow_boot(with: Follow<'_>, last_word: Instant) -> End {
 pub async fn follow_again(with: Follow<'_>, journal: &Digested) -> End {
     let mut following = Following::new(with);
     following.last = journal.last_agent_seq;
+    following.known.damaged.clone_from(&journal.damaged);
     following.known.ram_boot_id.clone_from(&journal.ram_boot_id);
     for (_, update) in &journal.told {
         if let Update::Event(Speaker::Agent, event) = update {
@@ -326,6 +327,7 @@ impl<'a> Following<'a> {
             known: &mut self.known,
             last: &mut self.last,
             last_word: &mut self.last_word,
+            noted: 0,
             silence,
         };
         let parting = attachment.follow(link, wish).await;

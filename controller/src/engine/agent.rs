@@ -131,6 +131,8 @@ pub struct Attachment<'a> {
     pub last: &'a mut u64,
     /// When the stage said its last word, until the first event has come.
     pub last_word: &'a mut Option<Instant>,
+    /// The attempt that the journal's second file is known to name.
+    pub noted: u32,
     /// Without a word for so long, the agent itself has failed: by then its own clock should have ended the payload.
     pub silence: Duration,
 }
@@ -251,7 +253,14 @@ impl Attachment<'_> {
 
     /// Makes what was told safe. Only then may it be acknowledged: that lets a payload start, and the host leave.
     fn is_safe(&mut self) -> bool {
-        self.reporter.sync()
+        if self.known.attempt == self.noted {
+            return self.reporter.sync();
+        }
+        let safe = self.reporter.attempt(self.known.attempt);
+        if safe {
+            self.noted = self.known.attempt;
+        }
+        safe
     }
 }
 

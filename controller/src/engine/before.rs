@@ -222,7 +222,7 @@ pub(super) async fn boot(
     let old = remember(job, reporter, &session, &facts, &stage.identity, &staged);
     reporter.phase(Phase::Boot);
     reporter.record(&Record::BootSent { wall_ms: now_ms() });
-    if !reporter.sync() {
+    if !reporter.attempt(0) {
         let why = reporter.broken().unwrap_or_default().to_owned();
         return Err(undo(stage, Trouble::before(Phase::Boot, "keeping the journal", why)).await.into());
     }
