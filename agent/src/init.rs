@@ -191,8 +191,8 @@ fn supervise(paths: &Paths) -> ! {
             (reason, pause, breaking) = (Some(text), Duration::from_secs(1), Instant::now());
         }
         // Its own clock starts anew each time.
-        if breaking.elapsed() >= patience && is_untouched(paths) {
-            say("the agent breaks again and again, and nothing was written: going back to the old system");
+        if breaking.elapsed() >= patience && is_unwritten(paths) {
+            say("the agent breaks again and again, and no write was counted: going back to the old system");
             rustix::fs::sync();
             let _ = reboot(RebootCommand::Restart);
         }
@@ -202,8 +202,8 @@ fn supervise(paths: &Paths) -> ! {
     }
 }
 
-/// Whether it is known that no disk was written.
-fn is_untouched(paths: &Paths) -> bool {
+/// Whether no write to a disk was counted. That alone is no proof, and nobody is told that it is.
+fn is_unwritten(paths: &Paths) -> bool {
     let now = Disks::new(&paths.sys).sectors_written();
     disks::baseline(paths).is_ok_and(|before| disks::written(&before, &now).is_empty())
 }

@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// into the host's memory, runs your payload there, and watches until the new system has proved itself.
 ///
 /// Every deployment ends in one of three ways. Deployed: the new system is up, and is the one that was built. Untouched: the
-/// old system is up, as it was. Held: the host waits in RAM for you, and says why.
+/// old system is up, and known to be as it was. Held: you have to look; the host waits in RAM for you and says why, or the
+/// reason says what is not known of it.
 #[derive(Debug, Parser)]
 #[command(
     version = crate::embed::BUILD,

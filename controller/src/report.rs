@@ -70,9 +70,9 @@ pub enum Speaker {
 pub enum Ending {
     /// The new system is up, and it is the one that was built.
     Deployed,
-    /// The old system is up, or was never left, and its disks are as they were.
+    /// The old system is up, or was never left, and it is known that its disks are as they were.
     Untouched,
-    /// Waiting for a person; the reason says where.
+    /// A person has to look; the reason says where the host is, or what is not known about it.
     Held,
 }
 

@@ -15,6 +15,7 @@ mod makeimg;
 mod payload;
 mod runs;
 mod safety;
+mod writes;
 
 use lab::{Lab, Result, evidence};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         payload::SCENARIOS,
         runs::SCENARIOS,
         safety::SCENARIOS,
+        writes::SCENARIOS,
     ];
     let trials = groups.into_iter().flatten().map(|scenario| {
         let lab = Arc::clone(&lab);
