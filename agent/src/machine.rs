@@ -128,6 +128,8 @@ pub struct Machine {
     ever_attached: bool,
     /// Since when nobody is there and something might be waiting for them.
     alone_since: u64,
+    /// The attempt of which nobody has acknowledged yet that nothing was written.
+    unheard: Option<u32>,
     /// When the payload is ended.
     payload_until: Option<u64>,
     /// Seq of the terminal event, and when it was recorded.
@@ -149,6 +151,7 @@ impl Machine {
             people: 0,
             ever_attached: false,
             alone_since: now,
+            unheard: None,
             payload_until: None,
             terminal: None,
             shown: AgentState::Starting,
@@ -180,6 +183,11 @@ impl Machine {
     /// Whether nobody may start a process any more: the agent is making sure that nothing was written, or has said so.
     pub fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Judging { .. } | Phase::Returning(_) | Phase::Gone)
+    }
+
+    /// The attempt of which it is certain that nothing was written, while nobody has acknowledged that.
+    pub fn unheard(&self) -> Option<u32> {
+        self.unheard
     }
 
     /// When to [`Input::Tick`] next.
@@ -278,6 +286,7 @@ impl Machine {
                 {
                     self.start(now, actions);
                 } else if self.terminal.is_some_and(|(terminal, _)| seq >= terminal) {
+                    self.unheard = None;
                     self.leave(actions);
                 }
             }
@@ -371,6 +380,7 @@ impl Machine {
         let Phase::Judging { reason, then } = &self.phase else { return };
         let (reason, then) = (reason.clone(), *then);
         if !self.written {
+            self.unheard = result.is_ok().then_some(self.attempt);
             actions.push(Action::Record(match result {
                 Ok(()) => EventKind::NothingWritten { attempt: self.attempt },
                 Err(why) => EventKind::Note {

@@ -20,6 +20,7 @@ mod lines;
 mod log;
 mod machine;
 mod memory;
+mod note;
 mod paths;
 mod payload;
 mod prepare;

@@ -20,7 +20,7 @@ use crate::machine::{Action, Input, Machine};
 use crate::paths::Paths;
 use crate::payload::{self, Runner};
 use crate::ssh::{Keys, Server};
-use crate::{clock, console, finish, init, kmsg, memory, prepare};
+use crate::{clock, console, finish, init, kmsg, memory, note, prepare};
 
 /// Compressed bytes of log that are kept at most.
 const LOG_CAP: u64 = 64 << 20;
@@ -337,8 +337,18 @@ impl Driver {
         console::say_if(app.paths.machine, &text);
         app.leaving.send_replace(Some(leaving));
         let _ = tokio::time::timeout(GOODBYE, server).await;
+        let note = self.machine.unheard().filter(|_| app.paths.machine);
         let app = app.clone();
-        let left = tokio::task::spawn_blocking(move || finish::leave(&app, finish)).await;
+        let left = tokio::task::spawn_blocking(move || {
+            if let Some(attempt) = note {
+                note::write(&app.run.run, attempt);
+            }
+            let why = finish::leave(&app, finish);
+            // It is still here, and what is started from now on may write.
+            note::remove();
+            why
+        })
+        .await;
         left.unwrap_or_else(|e| e.to_string())
     }
 

@@ -2,7 +2,7 @@
 
 use crate::deployment::{BOOT, Deployment, LONG, UP, expect, expect_end, is_event, is_log};
 use crate::{Outcome, Scenario};
-use lab::machine::OnPanic;
+use lab::machine::{Firmware, OnPanic};
 use lab::{Lab, Result, Spec};
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -10,6 +10,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "writes::reset_unheard", run: reset_unheard },
     Scenario { name: "writes::reset_after_the_verdict", run: reset_after_the_verdict },
     Scenario { name: "writes::killed_before_the_release", run: killed_before_the_release },
+    Scenario { name: "writes::went_back_alone", run: went_back_alone },
 ];
 
 /// Writes one sector between the partition table and the first partition, which nothing reads.
@@ -96,5 +97,23 @@ fn killed_before_the_release(lab: &Lab) -> Result<Outcome> {
     expect(!web.machine.serial().contains("the payload runs"), "the payload was started")?;
     let ended = web.anemos.run(["attach", "--json"], LONG)?;
     expect_end(&ended, "untouched", "no payload had been started")?;
+    Ok(Outcome::Passed)
+}
+
+/// The payload fails before it has written, and nobody is there to hear of it. The firmware keeps a note.
+fn went_back_alone(lab: &Lab) -> Result<Outcome> {
+    let web = Deployment::new(lab, Spec { firmware: Firmware::Uefi, ..Spec::new("alone") })?;
+    web.describe(
+        "#!/bin/sh\necho 'about to fail'\nuntil [ -e /dev/vdb ]; do sleep 0.1; done\nexit 1\n",
+        "deadlines = { ack = \"10s\" }",
+    )?;
+    let before = web.machine.boot_id()?;
+    let mut up = web.anemos.spawn(UP)?;
+    up.wait_json("the payload's line", LONG, |line| is_log(line, "about to fail"))?;
+    up.kill()?;
+    web.machine.plug_disk("anemos-late", 16)?;
+    web.expect_old(&before)?;
+    let ended = web.anemos.run(["attach", "--json"], LONG)?;
+    expect_end(&ended, "untouched", "as the RAM system noted in the firmware")?;
     Ok(Outcome::Passed)
 }

@@ -152,6 +152,16 @@ fn that_nothing_was_written_is_said_only_once_it_is_certain() {
     late.tell(failed()).tell(Input::Written).tell(Input::Judged(Ok(())));
     assert!(late.is_held() && !late.said_nothing_written() && !late.machine.is_closing());
 
+    // Whoever went back unheard has something to leave a note of.
+    let mut heard = Story::running();
+    heard.tell(failed());
+    assert_eq!(heard.machine.unheard(), Some(1));
+    heard.tell(Input::Acked(77));
+    assert_eq!((heard.returned(), heard.machine.unheard()), (true, None));
+    let mut unheard = Story::running();
+    unheard.detach().tell(failed()).pass(11);
+    assert_eq!((unheard.returned(), unheard.machine.unheard()), (true, Some(1)));
+
     let mut unsure = Story::running();
     unsure.verdict = Some(Err("a process can't be killed".into()));
     unsure.tell(failed()).tell(Input::Acked(77));

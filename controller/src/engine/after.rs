@@ -119,6 +119,7 @@ pub async fn follow_again(with: Follow<'_>, journal: &Digested) -> End {
 impl<'a> Following<'a> {
     fn new(with: Follow<'a>) -> Self {
         let known = Known {
+            run: with.run.to_string(),
             old_boot_id: with.old.boot_id.clone(),
             old_identity: with.old.identity.clone(),
             ..Known::default()

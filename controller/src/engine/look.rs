@@ -14,6 +14,8 @@ pub struct Look {
     pub identity: String,
     /// `PRETTY_NAME` of its os-release, or empty.
     pub os: String,
+    /// What the last RAM system that noted something in this machine's firmware noted: see [`anemos_proto::agent::NOTE`].
+    pub note: String,
 }
 
 /// Bytes of an answer that are read at most.
@@ -38,6 +40,7 @@ fn parse(text: &str) -> Look {
             ("boot", id) => look.boot_id = id.trim().into(),
             ("root", id) => look.identity = id.trim().into(),
             ("os", name) => look.os = name.trim().into(),
+            ("note", note) => look.note = note.trim().into(),
             _ => {}
         }
     }
@@ -60,11 +63,17 @@ mod tests {
     #[test]
     fn answers_among_noise() {
         let look = parse(
-            "Welcome!\n\x1b[0manemos: boot 1234\nanemos: root abc-def\r\nanemos: os Debian GNU/Linux 13 (trixie)\n",
+            "Welcome!\n\x1b[0manemos: boot 1234\nanemos: root abc-def\r\nanemos: os Debian GNU/Linux 13 (trixie)\n\
+             anemos: note run 1\n",
         );
         assert_eq!(
             look,
-            Look { boot_id: "1234".into(), identity: "abc-def".into(), os: "Debian GNU/Linux 13 (trixie)".into() }
+            Look {
+                boot_id: "1234".into(),
+                identity: "abc-def".into(),
+                os: "Debian GNU/Linux 13 (trixie)".into(),
+                note: "run 1".into()
+            }
         );
         assert_eq!(parse("nothing"), Look::default());
     }

@@ -1,5 +1,6 @@
 //! The two shell scripts that run on hosts. POSIX sh; both are tested under dash and busybox.
 
+use anemos_proto::agent::NOTE;
 use anemos_proto::ids::Digest;
 
 /// What marks our lines among whatever else a login shell prints.
@@ -44,13 +45,15 @@ exec "$f" serve --dir "$d""#
     quoted(&script)
 }
 
-/// A command that says which system this is: boot id, root file system, name.
+/// A command that says which system this is: boot id, root file system, name, and what a RAM system noted in the firmware.
 pub fn look() -> String {
     let script = format!(
         r#"LC_ALL=C; export LC_ALL
 printf '{MARK}boot %s\n' "$(cat /proc/sys/kernel/random/boot_id)"
 printf '{MARK}root %s\n' "{IDENTITY}"
-printf '{MARK}os %s\n' "$(. /etc/os-release 2>/dev/null; printf %s "${{PRETTY_NAME-}}")""#
+printf '{MARK}os %s\n' "$(. /etc/os-release 2>/dev/null; printf %s "${{PRETTY_NAME-}}")"
+n=/sys/firmware/efi/efivars/{NOTE}
+[ ! -r $n ] || printf '{MARK}note %s\n' "$(tail -c +5 $n)""#
     );
     quoted(&script)
 }

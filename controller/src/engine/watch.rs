@@ -41,6 +41,8 @@ pub enum LeaveTo {
 /// What is known about the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
+    /// The run.
+    pub run: String,
     /// Boot id of the old system before the boot.
     pub old_boot_id: String,
     /// The old root file system; empty if it could not be told.
@@ -97,9 +99,18 @@ impl Known {
         }
     }
 
+    /// Whether a RAM system of this run noted in the firmware that it left with nothing written, in the newest attempt.
+    fn is_noted(&self, look: &Look) -> bool {
+        let noted = look.note.strip_prefix(&self.run).and_then(|rest| rest.strip_prefix(' ')?.parse::<u32>().ok());
+        !self.run.is_empty() && noted.is_some_and(|attempt| attempt >= self.attempt)
+    }
+
     /// Whether the disks are as they were: proof of it, or why that is not known. That no write was heard of is no proof:
     /// a machine that dies says nothing.
-    fn proof(&self) -> Result<&'static str, String> {
+    fn proof(&self, look: &Look) -> Result<&'static str, String> {
+        if self.is_noted(look) && !self.written {
+            return Ok("nothing had been written to a disk, as the RAM system noted in the firmware");
+        }
         let unknown = |why: &str| Err(format!("whether a disk was written is not known: {why}"));
         match (&self.damaged, self.doubt) {
             (Some(damage), _) => unknown(damage),
@@ -185,7 +196,7 @@ fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
         return Next::Wait;
     }
     // The old system is back: untouched only if it is known that nothing was written.
-    let back = |story: &str| match known.proof() {
+    let back = |story: &str| match known.proof(look) {
         Ok(proof) => Next::End(Ending::Untouched, format!("{story}; {proof}")),
         Err(why) => held(format!("{story}; {why}. Look at it before you use it, or deploy it again")),
     };
@@ -198,7 +209,7 @@ fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
         Goal::Leave(LeaveTo::Old(reason)) => {
             held(format!("{reason}; the host should have gone back to its old system, and {} came up", unrecognised(known, look)))
         }
-        Goal::Run if !is_old && known.attempt == 0 && known.proof().is_ok() => held(format!(
+        Goal::Run if !is_old && known.attempt == 0 && known.proof(look).is_ok() => held(format!(
             "the machine left RAM before a payload was started, and not for its old system, as far as can be told: \
              {} came up",
             unrecognised(known, look)
@@ -275,7 +286,12 @@ mod tests {
     }
 
     fn look(boot_id: &str, identity: &str) -> Seen {
-        Seen::System(Look { boot_id: boot_id.into(), identity: identity.into(), os: "Some OS".into() })
+        Seen::System(Look {
+            boot_id: boot_id.into(),
+            identity: identity.into(),
+            os: "Some OS".into(),
+            note: String::new(),
+        })
     }
 
     #[derive(Debug, PartialEq)]
@@ -387,8 +403,24 @@ mod tests {
             for fact in &facts {
                 known.learn(fact);
             }
-            assert_eq!(known.proof().is_ok(), proved, "{what}: {:?}", known.proof());
+            let proof = known.proof(&Look::default());
+            assert_eq!(proof.is_ok(), proved, "{what}: {proof:?}");
         }
+    }
+
+    #[test]
+    fn a_note_in_the_firmware_counts_for_its_run_and_attempt() {
+        let noted = |note: &str| Look { note: note.into(), ..Look::default() };
+        let known = Known { run: "run-a".into(), attempt: 2, ..known() };
+        assert!(known.proof(&noted("run-a 2")).is_ok() && known.proof(&noted("run-a 3")).is_ok());
+        for other in ["run-a 1", "run-b 2", "run-a", "run-a x", "run-a2 2", " 2", ""] {
+            assert!(known.proof(&noted(other)).is_err(), "{other}");
+        }
+        let damaged = Known { damaged: Some("byte 7".into()), ..known.clone() };
+        assert!(damaged.proof(&noted("run-a 2")).is_ok(), "it stands by itself");
+        assert!(Known { written: true, ..known }.proof(&noted("run-a 2")).is_err());
+        let nameless = Known { attempt: 2, ..Known::default() };
+        assert!(nameless.proof(&noted(" 2")).is_err());
     }
 
     #[test]
