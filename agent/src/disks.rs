@@ -11,18 +11,6 @@ use anemos_proto::host::DiskId;
 use crate::cgroup::Numbers;
 use crate::paths::Paths;
 
-/// A disk as the kernel of this boot shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    /// `sda`.
-    pub name: String,
-    wwid: Option<String>,
-    serial: Option<String>,
-    /// Place in the device tree, with the numbers that change between boots taken out.
-    place: String,
-    size: u64,
-}
-
 /// The disks of this machine.
 #[derive(Debug, Clone)]
 pub struct Disks {
@@ -35,7 +23,7 @@ impl Disks {
         Self { sys: sys.into() }
     }
 
-    /// Names of all disks that are hardware: no loop, RAM, mapper or RAID devices, whose backing disks count instead.
+    /// Names in `/sys` of all disks that are hardware: no loop, RAM, mapper or RAID devices, whose backing disks count instead.
     pub fn names(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.sys.join("block")) else { return Vec::new() };
         let mut names: Vec<String> = entries
@@ -48,26 +36,23 @@ impl Disks {
         names
     }
 
-    fn see(&self, name: &str) -> Seen {
-        let dir = self.sys.join("block").join(name);
-        let place = fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone());
-        let place = place.strip_prefix(fs::canonicalize(&self.sys).unwrap_or_default()).unwrap_or(&place);
-        let size = text(&dir.join("size")).and_then(|s| s.parse::<u64>().ok()).unwrap_or(0) * 512;
-        Seen {
-            name: name.into(),
-            wwid: text(&dir.join("wwid")).or_else(|| text(&dir.join("device/wwid"))),
-            serial: text(&dir.join("serial"))
-                .or_else(|| text(&dir.join("device/serial")))
-                .or_else(|| page_80(&dir.join("device/vpd_pg80"))),
-            place: place_of(&place.to_string_lossy(), name),
-            size,
-        }
+    /// Every disk, with its name in `/sys`.
+    fn here(&self) -> Vec<(String, DiskId)> {
+        let sys = fs::canonicalize(&self.sys).unwrap_or_default();
+        let see = |name: String| {
+            let dir = fs::canonicalize(self.sys.join("block").join(&name)).unwrap_or_default();
+            let path = format!("/sys/{}", dir.strip_prefix(&sys).unwrap_or(&dir).display());
+            let id = DiskId::from_sysfs(&name, &path, |file| fs::read(dir.join(file)).ok());
+            (name, id)
+        };
+        self.names().into_iter().map(see).collect()
     }
 
-    /// Which of the disks here is each of `wanted`, by name; an error says what is missing or ambiguous.
-    pub fn resolve(&self, wanted: &[DiskId]) -> Result<Vec<String>, String> {
-        let seen: Vec<Seen> = self.names().iter().map(|name| self.see(name)).collect();
-        let found: Vec<String> = wanted.iter().map(|id| pick(&seen, id)).collect::<Result<_, _>>()?;
+    /// Which of the disks here is each of `wanted`, by its name in `/sys`; an error says what is missing or can't be told
+    /// apart. `known` are all disks of the old system's: an id that two of them had tells nothing.
+    pub fn resolve(&self, wanted: &[DiskId], known: &[DiskId]) -> Result<Vec<String>, String> {
+        let here = self.here();
+        let found: Vec<String> = wanted.iter().map(|id| pick(&here, id, known)).collect::<Result<_, _>>()?;
         let distinct: BTreeSet<&String> = found.iter().collect();
         if distinct.len() != found.len() {
             return Err(format!("two of the disks named for this host are the same one ({})", found.join(", ")));
@@ -75,11 +60,10 @@ impl Disks {
         Ok(found)
     }
 
-    /// Those of `known` that aren't here.
+    /// Those of `known` that aren't here, but for what nothing could tell from another disk.
     pub fn missing<'a>(&self, known: &'a [DiskId]) -> Vec<&'a DiskId> {
-        let seen: Vec<Seen> = self.names().iter().map(|name| self.see(name)).collect();
-        // One that is ambiguous is here: there are several of it.
-        known.iter().filter(|id| !signs(id).iter().any(|(_, matches)| seen.iter().any(matches))).collect()
+        let here = self.here();
+        known.iter().filter(|id| id.is(id) && !here.iter().any(|(_, disk)| id.is(disk))).collect()
     }
 
     /// Sectors written or discarded since the boot (Documentation/block/stat.rst), by disk. The paths of a multipath NVMe
@@ -196,93 +180,37 @@ pub fn written(baseline: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) ->
     now.iter().filter_map(grown).collect()
 }
 
-/// A property that tells disks apart, and whether a disk has it.
-type Sign<'a> = (&'a str, Box<dyn Fn(&Seen) -> bool + 'a>);
-
-fn place_before(id: &DiskId) -> String {
-    place_of(&id.path, id.name.rsplit('/').next().unwrap_or(&id.name))
+/// What tells a disk from others, in words.
+fn ids(id: &DiskId) -> String {
+    let or = |id: &Option<String>| id.clone().unwrap_or_else(|| "unknown".into());
+    let place = if id.has_id() { String::new() } else { format!(", at {}", id.path) };
+    format!("serial {}, world-wide id {}, {} bytes{place}", or(&id.serial), or(&id.wwid), id.size)
 }
 
-/// From the strongest to the weakest.
-fn signs(id: &DiskId) -> [Sign<'_>; 3] {
-    let place = place_before(id);
-    let same = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if !a.trim().is_empty() && a.trim() == b.trim());
-    [
-        ("world-wide id", Box::new(move |disk| same(&disk.wwid, &id.wwid))),
-        ("serial number", Box::new(move |disk| same(&disk.serial, &id.serial))),
-        ("place and size", Box::new(move |disk| !place.is_empty() && disk.place == place && disk.size == id.size)),
-    ]
-}
-
-/// The one disk that `id` names. The strongest sign that anything here bears decides.
-fn pick(seen: &[Seen], id: &DiskId) -> Result<String, String> {
-    let place = place_before(id);
-    for (sign, matches) in signs(id) {
-        let found: Vec<&Seen> = seen.iter().filter(|disk| matches(disk)).collect();
-        match found[..] {
-            [] => {}
-            [disk] if disk.size == id.size => return Ok(disk.name.clone()),
-            [disk] => {
-                return Err(format!(
-                    "{} has the {sign} of what was {}, but {} bytes instead of {}",
-                    disk.name, id.name, disk.size, id.size
-                ));
-            }
-            _ => {
-                // Several paths to one medium, or a clone's copied id: the size and place must decide.
-                let exact: Vec<&&Seen> = found.iter().filter(|d| d.place == place && d.size == id.size).collect();
-                if let [disk] = exact[..] {
-                    return Ok(disk.name.clone());
-                }
-                let names: Vec<&str> = found.iter().map(|disk| disk.name.as_str()).collect();
-                return Err(format!("{} all have the {sign} of what was {}", names.join(", "), id.name));
-            }
-        }
+/// The one disk here that is `id`. One that is known to be another is never taken, and neither is one of several.
+fn pick(here: &[(String, DiskId)], id: &DiskId, known: &[DiskId]) -> Result<String, String> {
+    let alike: Vec<&str> = known.iter().filter(|other| id.is(other)).map(|other| &*other.name).collect();
+    if alike.len() > 1 {
+        return Err(format!("the old system's {} can't be told apart ({})", alike.join(" and "), ids(id)));
     }
-    let here: Vec<String> = seen.iter().map(|disk| format!("{} ({} bytes)", disk.name, disk.size)).collect();
-    let here = if here.is_empty() { "none".into() } else { here.join(", ") };
-    Err(format!(
-        "the disk that was {} (serial {}, {} bytes) is not here; disks here: {here}",
-        id.name,
-        id.serial.as_deref().unwrap_or("unknown"),
-        id.size
-    ))
-}
-
-/// A place in the device tree in a form that is the same in each boot: without the disk's own name, and without the
-/// numbers that the kernel gives in the order of probing.
-fn place_of(path: &str, name: &str) -> String {
-    let path = path.strip_prefix("/sys").unwrap_or(path).trim_start_matches('/');
-    let path = path.strip_prefix("devices").unwrap_or(path);
-    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    if parts.last() == Some(&name) {
-        parts.pop();
+    let found: Vec<&(String, DiskId)> = here.iter().filter(|(_, disk)| id.is(disk)).collect();
+    if let [(name, _)] = found[..] {
+        return Ok(name.clone());
     }
-    if parts.last() == Some(&"block") {
-        parts.pop();
-    }
-    let parts: Vec<String> = parts.into_iter().map(stable).collect();
-    parts.join("/")
-}
-
-fn stable(part: &str) -> String {
-    for prefix in ["host", "ata", "virtio", "nvme", "usb", "session", "vmbus_"] {
-        if let Some(rest) = part.strip_prefix(prefix)
-            && !rest.is_empty()
-            && rest.bytes().all(|b| b.is_ascii_digit())
-        {
-            return format!("{prefix}*");
-        }
-    }
-    // target2:0:1 and 2:0:1:0 begin with the host's number.
-    let (word, numbers) = part.strip_prefix("target").map_or(("", part), |rest| ("target", rest));
-    let scsi = numbers.split(':').count() == if word.is_empty() { 4 } else { 3 };
-    match numbers.split_once(':') {
-        Some((host, rest)) if scsi && !host.is_empty() && host.bytes().all(|b| b.is_ascii_digit()) => {
-            format!("{word}*:{rest}")
-        }
-        _ => part.into(),
-    }
+    let (what, listed) = if found.is_empty() {
+        let why = |(name, disk): &(String, DiskId)| {
+            let why = id
+                .contradiction(disk)
+                .unwrap_or_else(|| if id.has_id() { "shows none of these ids" } else { "is at another place" }.into());
+            format!("{name} {why}")
+        };
+        ("is not here", here.iter().map(why).collect::<Vec<_>>())
+    } else {
+        let at = |(name, disk): &&(String, DiskId)| format!("{name} is one, at {}", disk.path);
+        ("can't be told from others", found.iter().map(at).collect())
+    };
+    let listed = if listed.is_empty() { "no disk is".into() } else { listed.join("; ") };
+    Err(format!("the disk that was {} ({}) {what}: {listed}", id.name, ids(id)))
 }
 
 fn text(path: &Path) -> Option<String> {
@@ -291,123 +219,6 @@ fn text(path: &Path) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// The serial number in a SCSI vital product data page 0x80.
-fn page_80(path: &Path) -> Option<String> {
-    let page = fs::read(path).ok()?;
-    let serial = String::from_utf8_lossy(page.get(4..)?).trim_matches(['\0', ' ']).to_owned();
-    (!serial.is_empty()).then_some(serial)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seen(name: &str, wwid: &str, serial: &str, place: &str, size: u64) -> Seen {
-        let some = |s: &str| (!s.is_empty()).then(|| s.to_owned());
-        Seen { name: name.into(), wwid: some(wwid), serial: some(serial), place: place_of(place, name), size }
-    }
-
-    fn id(wwid: &str, serial: &str, path: &str, size: u64) -> DiskId {
-        let some = |s: &str| (!s.is_empty()).then(|| s.to_owned());
-        DiskId { name: "/dev/sda".into(), serial: some(serial), wwid: some(wwid), path: path.into(), size }
-    }
-
-    #[test]
-    fn the_strongest_sign_decides() {
-        let disks = [
-            seen("sda", "naa.1", "S1", "devices/pci0/ata3/host2/target2:0:0/2:0:0:0/block/sda", 100),
-            seen("sdb", "naa.2", "S2", "devices/pci0/ata4/host3/target3:0:0/3:0:0:0/block/sdb", 100),
-            seen("vda", "", "", "devices/pci0/0000:00:04.0/virtio1/block/vda", 50),
-            seen("vdb", "", "same", "devices/pci0/0000:00:05.0/virtio2/block/vdb", 60),
-            seen("vdc", "", "same", "devices/pci0/0000:00:06.0/virtio3/block/vdc", 60),
-        ];
-        let ok: [(&str, DiskId, &str); 6] = [
-            ("wwid before place", id("naa.2", "", "pci0/ata3/host2/target2:0:0/2:0:0:0/block", 100), "sdb"),
-            ("serial", id("", "S1", "", 100), "sda"),
-            ("serial where the wwid is unknown here", id("naa.9", "S2", "", 100), "sdb"),
-            ("place with other numbers", id("", "", "pci0/0000:00:04.0/virtio7/block", 50), "vda"),
-            ("place without block", id("", "", "/sys/devices/pci0/0000:00:04.0/virtio7", 50), "vda"),
-            ("place decides between equals", id("", "same", "pci0/0000:00:06.0/virtio0/block", 60), "vdc"),
-        ];
-        for (what, id, name) in ok {
-            assert_eq!(pick(&disks, &id).as_deref(), Ok(name), "{what}");
-        }
-        let wrong: [(&str, DiskId, &str); 4] = [
-            ("gone", id("naa.7", "S7", "pci0/nowhere", 100), "is not here"),
-            ("other size", id("naa.1", "", "", 101), "instead of 101"),
-            ("ambiguous", id("", "same", "", 60), "all have the serial number"),
-            ("nothing to go by", id("", "", "", 50), "is not here"),
-        ];
-        for (what, id, text) in wrong {
-            let error = pick(&disks, &id).unwrap_err();
-            assert!(error.contains(text), "{what}: {error}");
-        }
-    }
-
-    #[test]
-    fn places_keep_what_is_stable() {
-        let cases = [
-            ("/sys/devices/pci0000:00/0000:00:04.0/virtio1/block/vda", "vda", "pci0000:00/0000:00:04.0/virtio*"),
-            (
-                "pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block",
-                "sda",
-                "pci0000:00/0000:00:1f.2/ata*/host*/target*:0:0/*:0:0:0",
-            ),
-            ("pci0000:00/0000:00:03.0/nvme/nvme0/nvme0n1", "nvme0n1", "pci0000:00/0000:00:03.0/nvme/nvme*"),
-        ];
-        for (path, name, expected) in cases {
-            assert_eq!(place_of(path, name), expected);
-        }
-    }
-
-    #[test]
-    fn written_is_what_grew() {
-        let counts = |pairs: &[(&str, u64)]| pairs.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect();
-        let before: BTreeMap<String, u64> = counts(&[("sda", 8), ("sdb", 0)]);
-        assert_eq!(written(&before, &before), []);
-        let now = counts(&[("sda", 8), ("sdb", 3), ("sdc", 1)]);
-        assert_eq!(written(&before, &now), [("sdb".to_owned(), 3), ("sdc".to_owned(), 1)]);
-    }
-
-    #[test]
-    fn sysfs_is_read() -> io::Result<()> {
-        let dir = tempfile::tempdir()?;
-        let place = dir.path().join("devices/pci0/virtio0/block/vda");
-        let part = place.join("vda1");
-        let loops = dir.path().join("devices/virtual/block/loop0");
-        fs::create_dir_all(&part)?;
-        fs::create_dir_all(&loops)?;
-        fs::create_dir_all(dir.path().join("block"))?;
-        for (file, text) in
-            [("size", "2048\n"), ("serial", "abc\n"), ("dev", "254:0\n"), ("stat", "1 2 3 4 5 6 77 8 9\n")]
-        {
-            fs::write(place.join(file), text)?;
-            fs::write(loops.join(file), text)?;
-        }
-        fs::write(part.join("partition"), "1\n")?;
-        std::os::unix::fs::symlink("../devices/pci0/virtio0/block/vda", dir.path().join("block/vda"))?;
-        std::os::unix::fs::symlink("../devices/virtual/block/loop0", dir.path().join("block/loop0"))?;
-        let disks = Disks::new(dir.path());
-        assert_eq!(disks.names(), ["vda"]);
-        assert_eq!(disks.sectors_written(), BTreeMap::from([("vda".to_owned(), 77)]));
-        // As later kernels have it: discards, and what a flush took, after these.
-        fs::write(place.join("stat"), "1 2 3 4 5 6 77 8 9 10 11 12 13 1000 15 16 17\n")?;
-        assert_eq!(disks.sectors_written()["vda"], 1077, "what is discarded is gone");
-        assert_eq!(disks.with_partitions("vda"), ["vda", "vda1"]);
-        assert_eq!(disks.resolve(&[id("", "abc", "", 2048 * 512)]), Ok(vec!["vda".to_owned()]));
-        fs::create_dir_all(dir.path().join("class"))?;
-        std::os::unix::fs::symlink("../block", dir.path().join("class/block"))?;
-        fs::write(place.join("range"), "16\n")?;
-        assert_eq!(disks.numbers_without(&[]), [Numbers { major: 254, first: 0, last: 15 }]);
-        assert_eq!(disks.numbers_without(&["vda".to_owned()]), []);
-        let known = [
-            id("", "abc", "", 1),
-            id("naa.1", "other", "pci0/nowhere", 2048 * 512),
-            id("", "", "pci0/virtio3/block", 2048 * 512),
-        ];
-        assert_eq!(disks.missing(&known), [&known[1]], "by any of its signs a disk is there");
-        let twice = disks.resolve(&[id("", "abc", "", 2048 * 512), id("", "abc", "", 2048 * 512)]);
-        assert!(twice.unwrap_err().contains("the same one"));
-        Ok(())
-    }
-}
+#[path = "disks_tests.rs"]
+mod tests;

@@ -205,7 +205,7 @@ async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
     let disks = Disks::new(&app.paths.sys);
     let deadline = Instant::now() + DISKS_DEADLINE;
     let found = loop {
-        match disks.resolve(&app.run.disks) {
+        match disks.resolve(&app.run.disks, &app.host.disks) {
             Ok(found) => break found,
             Err(why) if Instant::now() > deadline => {
                 return Err(format!("{why} (waited {} s for it)", DISKS_DEADLINE.as_secs()));

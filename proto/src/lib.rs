@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod codec;
 pub mod config;
+mod disk;
 pub mod event;
 pub mod hello;
 pub mod host;

@@ -30,17 +30,12 @@ impl DiskSelector {
     /// The one disk that is meant. None or more than one is an error that lists what there is.
     pub fn select<'d>(&self, disks: &'d [Disk]) -> Result<&'d Disk, SelectError> {
         let matching: Vec<&Disk> = disks.iter().filter(|disk| self.matches(disk)).collect();
-        let (candidates, found) = match matching[..] {
+        let (candidates, why) = match matching[..] {
             [disk] => return Ok(disk),
-            [] => (disks.iter().collect(), 0),
-            _ => (matching.clone(), matching.len()),
+            [] => (disks.iter().collect(), Why::NoDisk),
+            _ => (matching.clone(), Why::Several(matching.len())),
         };
-        Err(SelectError {
-            selector: self.to_string(),
-            found,
-            candidates: candidates.into_iter().map(describe).collect(),
-            same_as: None,
-        })
+        Err(SelectError::new(self, why, candidates))
     }
 
     fn matches(&self, disk: &Disk) -> bool {
@@ -81,7 +76,8 @@ impl fmt::Display for DiskSelector {
     }
 }
 
-/// Resolves a host's disks, `ANEMOS_DISK` first. Two selectors that mean the same disk are an error.
+/// Resolves a host's disks, `ANEMOS_DISK` first. Two selectors that mean the same disk are an error, and so is a disk that
+/// could not be told from another after the boot.
 pub fn select_disks<'d, 's>(
     selectors: impl IntoIterator<Item = &'s DiskSelector>,
     disks: &'d [Disk],
@@ -90,12 +86,13 @@ pub fn select_disks<'d, 's>(
     for selector in selectors {
         let disk = selector.select(disks)?;
         if let Some((first, _)) = chosen.iter().find(|(_, other)| std::ptr::eq(*other, disk)) {
-            return Err(SelectError {
-                selector: selector.to_string(),
-                found: 1,
-                candidates: vec![describe(disk)],
-                same_as: Some(first.to_string()),
-            });
+            return Err(SelectError::new(selector, Why::SameAs(first.to_string()), vec![disk]));
+        }
+        let alike: Vec<&Disk> = disks.iter().filter(|other| disk.id.is(&other.id)).collect();
+        match alike[..] {
+            [_] => {}
+            [] => return Err(SelectError::new(selector, Why::Nameless, vec![disk])),
+            _ => return Err(SelectError::new(selector, Why::Alike, alike)),
         }
         chosen.push((selector, disk));
     }
@@ -119,19 +116,45 @@ fn describe(disk: &Disk) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelectError {
     selector: String,
-    found: usize,
+    why: Why,
     candidates: Vec<String>,
-    same_as: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Why {
+    NoDisk,
+    Several(usize),
+    /// An earlier selector means the same disk.
+    SameAs(String),
+    /// Several disks have the same ids.
+    Alike,
+    /// It has neither an id nor a place that stays.
+    Nameless,
+}
+
+impl SelectError {
+    fn new(selector: &DiskSelector, why: Why, candidates: Vec<&Disk>) -> Self {
+        let candidates = candidates.into_iter().map(describe).collect();
+        Self { selector: selector.to_string(), why, candidates }
+    }
 }
 
 impl fmt::Display for SelectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { selector, found, candidates, same_as } = self;
-        let why = match (same_as, found) {
-            (Some(first), _) => format!("disk ({selector}) is the same as ({first}): each disk may be named once"),
-            (None, 0) if candidates.is_empty() => format!("no disk is ({selector}): the host has no disks"),
-            (None, 0) => format!("no disk is ({selector}): name one of these in hosts.toml"),
-            (None, _) => format!("{found} disks are ({selector}): say more, so that only one is, such as its serial"),
+        let Self { selector, why, candidates } = self;
+        let why = match why {
+            Why::SameAs(first) => format!("disk ({selector}) is the same as ({first}): each disk may be named once"),
+            Why::NoDisk if candidates.is_empty() => format!("no disk is ({selector}): the host has no disks"),
+            Why::NoDisk => format!("no disk is ({selector}): name one of these in hosts.toml"),
+            Why::Several(found) => {
+                format!("{found} disks are ({selector}): say more, so that only one is, such as its serial")
+            }
+            Why::Alike => format!(
+                "disk ({selector}) could not be told from another after the boot, since these have the same ids and size: they                  are paths to one disk, or clones; unplug all but one, or give them serial numbers of their own"
+            ),
+            Why::Nameless => format!(
+                "disk ({selector}) could not be found again after the boot: it has no serial number, no world-wide id, and no                  place that stays the same"
+            ),
         };
         f.write_str(&why)?;
         candidates.iter().try_for_each(|candidate| write!(f, "\n  {candidate}"))

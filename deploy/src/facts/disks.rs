@@ -76,20 +76,8 @@ fn disk(root: &Root, name: &str, in_use: &InUse) -> Disk {
 
 fn id(root: &Root, name: &str) -> DiskId {
     let sys = format!("/sys/block/{name}");
-    // SCSI keeps the serial number in a page of its own: four bytes of header, then text.
-    let page = || {
-        let page = root.read(&format!("{sys}/device/vpd_pg80")).ok()?;
-        Some(String::from_utf8_lossy(page.get(4..)?).trim_matches(['\0', ' ']).to_owned())
-    };
-    let text = |file: &str| root.text(&format!("{sys}/{file}")).filter(|text| !text.is_empty());
-    let canonical = root.resolve(&sys).unwrap_or_else(|| sys.clone());
-    DiskId {
-        name: dev_path(name),
-        serial: text("serial").or_else(|| text("device/serial")).or_else(page).filter(|text| !text.is_empty()),
-        wwid: text("wwid").or_else(|| text("device/wwid")),
-        path: canonical.rsplit_once('/').map_or(canonical.clone(), |(parent, _)| parent.to_owned()),
-        size: root.number(&format!("{sys}/size")).unwrap_or(0) * SECTOR,
-    }
+    let dir = root.resolve(&sys).unwrap_or_else(|| sys.clone());
+    DiskId::from_sysfs(name, &dir, |file| root.read(&format!("{dir}/{file}")).ok())
 }
 
 fn model(root: &Root, sys: &str) -> String {

@@ -24,6 +24,7 @@ fn tree(lines: &str) -> (tempfile::TempDir, Root) {
 // A server: a SATA disk with an encrypted LVM on its second partition, an NVMe disk, a CD drive, and what is no disk.
 const SERVER: &str = "
     sys/block/sda -> ../devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda
+    sys/devices/pci0000:00/0000:00:1f.2/ata1/ata_port/ata1/port_no = 3
     sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda/size = 2097152
     sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda/dev = 8:0
     sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda/removable = 0
@@ -85,7 +86,7 @@ fn a_server() {
     assert_eq!(sda.model, "ST1000NM0033");
     assert_eq!(sda.id.serial.as_deref(), Some("Z1W4ABCD"));
     assert_eq!(sda.id.wwid.as_deref(), Some("naa.5000c5007a8b2c31"));
-    assert_eq!(sda.id.path, "/sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block");
+    assert_eq!(sda.id.path, "/sys/devices/pci0000:00/0000:00:1f.2/ata1.3/host0/target0:0:0/0:0:0:0/block");
     assert_eq!(sda.id.size, 1 << 30);
     assert!(sda.rotational && !sda.removable && sda.mounts.is_empty());
     assert_eq!(sda.partitions[0].mounts, ["/boot"]);

@@ -75,3 +75,35 @@ fn a_disk_may_be_meant_once() {
         "disk (serial `S1`) is the same as (/dev/sda): each disk may be named once\n  /dev/sda: 1.0 kB, serial `S1`, wwid `wwid-of-/dev/sda`"
     );
 }
+
+/// What the agent could not find again for certain is refused before anything happens.
+#[test]
+fn a_disk_must_be_told_from_others_after_the_boot() {
+    let with = |name: &str, wwid: Option<&str>, serial: Option<&str>, path: &str, size: u64| {
+        let mut disk = disk(name, "", serial, size);
+        disk.id.wwid = wwid.map(Into::into);
+        disk.id.path = path.into();
+        disk
+    };
+    let disks = [
+        with("/dev/sda", Some("naa.5"), Some("S"), "/sys/devices/pci0/0000:02:00.0/host1", 1000),
+        with("/dev/sdb", Some("naa.5"), Some("S"), "/sys/devices/pci0/0000:03:00.0/host2", 1000),
+        with("/dev/sdc", None, Some("S"), "/sys/devices/pci0/0000:04:00.0/host3", 2000),
+        with("/dev/vda", None, None, "/sys/devices/pci0/0000:05:00.0/virtio0", 1000),
+        with("/dev/vdb", None, None, "/sys/devices/pci0/0000:06:00.0/virtio1", 1000),
+        with("/dev/nbd", None, None, "/sys/devices/virtual/block", 1000),
+    ];
+    let select = |path: &str| {
+        let found = select_disks([&DiskSelector::Path(path.into())], &disks);
+        found.map(|found| found[0].id.name.clone()).map_err(|error| error.to_string())
+    };
+    for fine in ["/dev/sdc", "/dev/vda", "/dev/vdb"] {
+        assert_eq!(select(fine).as_deref(), Ok(fine));
+    }
+    let alike = select("/dev/sda").unwrap_err();
+    for part in ["could not be told from another", "\n  /dev/sda: 1.0 kB, serial `S`", "\n  /dev/sdb: "] {
+        assert!(alike.contains(part), "{alike}");
+    }
+    assert!(!alike.contains("/dev/sdc"), "{alike}");
+    assert!(select("/dev/nbd").unwrap_err().contains("could not be found again"), "a disk without anything to go by");
+}
