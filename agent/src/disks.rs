@@ -173,11 +173,22 @@ pub fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
 
 /// Disks written since `baseline`, with the sectors.
 pub fn written(baseline: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
-    let grown = |(name, count): (&String, &u64)| {
+    let mut grown: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for (name, count) in now {
         let sectors = count.saturating_sub(baseline.get(name).copied().unwrap_or(0));
-        (sectors > 0).then(|| (name.clone(), sectors))
-    };
-    now.iter().filter_map(grown).collect()
+        let head = head(name);
+        let (own, paths) = grown.entry(head.clone().unwrap_or_else(|| name.clone())).or_default();
+        *if head.is_some() { paths } else { own } += sectors;
+    }
+    // Since Linux 6.3 the disk counts what its paths count as well.
+    grown.into_iter().map(|(name, (own, paths))| (name, own.max(paths))).filter(|(_, sectors)| *sectors > 0).collect()
+}
+
+/// The disk that a hidden path of a multipath NVMe disk leads to: `nvme0n1` for `nvme0c3n1`.
+fn head(path: &str) -> Option<String> {
+    let (subsystem, rest) = path.strip_prefix("nvme")?.split_once('c')?;
+    let (_, namespace) = rest.split_once('n')?;
+    Some(format!("nvme{subsystem}n{namespace}"))
 }
 
 /// What tells a disk from others, in words.

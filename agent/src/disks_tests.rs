@@ -234,6 +234,20 @@ fn written_is_what_grew() {
     assert_eq!(written(&before, &now), [("sdb".to_owned(), 3), ("sdc".to_owned(), 1)]);
 }
 
+#[test]
+fn what_a_hidden_path_wrote_is_its_disks() {
+    let counts = |pairs: &[(&str, u64)]| pairs.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect();
+    let before: BTreeMap<String, u64> = counts(&[("nvme1c4n2", 10), ("nvme1c5n2", 0), ("nvme1n2", 0)]);
+    let disk = |sectors| vec![("nvme1n2".to_owned(), sectors)];
+    assert_eq!(written(&before, &before), []);
+    let old_kernel = counts(&[("nvme1c4n2", 15), ("nvme1c5n2", 2), ("nvme1n2", 0)]);
+    assert_eq!(written(&before, &old_kernel), disk(7));
+    let new_kernel = counts(&[("nvme1c4n2", 15), ("nvme1c5n2", 2), ("nvme1n2", 7)]);
+    assert_eq!(written(&before, &new_kernel), disk(7));
+    let path_gone = counts(&[("nvme1c5n2", 2), ("nvme1n2", 7)]);
+    assert_eq!(written(&before, &path_gone), disk(7));
+}
+
 /// Makes files below `dir`.
 fn files(dir: &Path, texts: &[(&str, &str)]) -> io::Result<()> {
     for (file, text) in texts {
