@@ -1,5 +1,6 @@
 //! Puts stage, agent and base.lock into the executable, where there are any: `make build` names them.
 
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -9,21 +10,38 @@ fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     println!("cargo::rerun-if-env-changed=ANEMOS_BUILD");
     let mut code = String::new();
-    for (name, what) in [("ANEMOS_STAGE_GZ", "The stage, gzip."), ("ANEMOS_AGENT_ZST", "The agent, zstd.")] {
-        println!("cargo::rerun-if-env-changed={name}");
-        let value = match env::var_os(name).filter(|path| !path.is_empty()) {
-            Some(path) => format!("Some(include_bytes!({:?}))", found(Path::new(&path))),
-            None => "None".into(),
-        };
-        writeln!(code, "/// {what}\npub(super) const {name}: Option<&[u8]> = {value};")
-            .expect("text can be written to memory");
+    let mut packed = Vec::new();
+    if let Some(stage) = named("ANEMOS_STAGE") {
+        for name in ["x86.xz", "xz", "zst", "gz"] {
+            let mut path = stage.clone();
+            path.push(format!(".{name}"));
+            packed.push(format!("({name:?}, include_bytes!({:?}))", found(Path::new(&path))));
+        }
     }
+    let packed = packed.join(", ");
+    writeln!(
+        code,
+        "/// The stage, by how it is packed.\npub(super) const ANEMOS_STAGE: &[(&str, &[u8])] = &[{packed}];"
+    )
+    .expect("text can be written to memory");
+    let agent = match named("ANEMOS_AGENT_ZST") {
+        Some(path) => format!("Some(include_bytes!({:?}))", found(Path::new(&path))),
+        None => "None".into(),
+    };
+    writeln!(code, "/// The agent, zstd.\npub(super) const ANEMOS_AGENT_ZST: Option<&[u8]> = {agent};")
+        .expect("text can be written to memory");
     let lock = manifest.join("../base-initramfs/base.lock");
     println!("cargo::rerun-if-changed={}", lock.display());
     let value = if lock.exists() { format!("Some(include_str!({:?}))", found(&lock)) } else { "None".into() };
     writeln!(code, "/// base.lock.\npub(super) const BASE_LOCK: Option<&str> = {value};")
         .expect("text can be written to memory");
     fs::write(out, code).expect("OUT_DIR can be written");
+}
+
+/// What the variable says, if anything.
+fn named(variable: &str) -> Option<OsString> {
+    println!("cargo::rerun-if-env-changed={variable}");
+    env::var_os(variable).filter(|path| !path.is_empty())
 }
 
 /// The absolute path, for `include_bytes!`.

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Builds what crosses the slow link (stage and agent, static and small) and packs it: gzip for the stage, because every
-# host can unpack that; zstd for the agent, because the stage can, and as a patch to the stage, which is half as large.
+# Builds what crosses the slow link (stage and agent, static and small) and packs it: the stage in each way that a host may
+# be able to unpack; the agent with zstd, because the stage can, and as a patch to the stage, which is half as large.
 set -eu
 target=$1 out=$2
 cd "$(dirname "$0")/.."
-for tool in readelf:binutils objcopy:binutils gzip:gzip zstd:zstd; do
+for tool in readelf:binutils objcopy:binutils gzip:gzip xz:xz-utils zstd:zstd; do
     command -v "${tool%:*}" >/dev/null || { echo "build-remote: ${tool%:*} is missing: apt-get install ${tool#*:}" >&2; exit 1; }
 done
 # Static, so that they run under any distribution's userland and under none. The flags go by `--config`, so that a
@@ -30,10 +30,17 @@ for file in "$built/anemos-stage" "$built/anemos-agent"; do
     "$file" --version >/dev/null
 done
 rm -f "$out/blank"
-# -n: no name and no time, so that equal binaries give equal bytes, and hosts that have them cached keep them.
+# The controller sends the smallest that the host can unpack (controller/src/engine/stage.rs has a sample of each, made with
+# these options). No larger dictionary than the executable, since that is what unpacking takes of the host's memory; CRC32,
+# since not every xz has CRC64; lc and pb as suits x86 code, whose instructions are not aligned.
+xz="--threads=1 --check=crc32 --lzma2=preset=9e,dict=4MiB,lc=4,lp=0,pb=0"
+xz -c --x86 $xz "$built/anemos-stage" >"$out/stage.x86.xz.new"
+xz -c $xz "$built/anemos-stage" >"$out/stage.xz.new"
+zstd -qq --ultra -22 -c "$built/anemos-stage" >"$out/stage.zst.new"
+# -n: no name and no time, so that equal binaries give equal bytes.
 gzip -9 -n -c "$built/anemos-stage" >"$out/stage.gz.new"
 zstd -qq -19 -f --patch-from="$built/anemos-stage" "$built/anemos-agent" -o "$out/agent.zst.new"
-for file in stage.gz agent.zst; do
+for file in stage.x86.xz stage.xz stage.zst stage.gz agent.zst; do
     if cmp -s "$out/$file" "$out/$file.new"; then rm "$out/$file.new"; else mv "$out/$file.new" "$out/$file"; fi
 done
-wc -c "$out/stage.gz" "$out/agent.zst"
+wc -c "$out"/stage.* "$out/agent.zst"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anemos_base::Lock;
 
-use crate::engine::{Artifacts, Blob, StageBinary, sha256};
+use crate::engine::{Artifacts, Blob, PACKINGS, StageBinary};
 
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
@@ -39,21 +39,31 @@ pub enum EmbedError {
     NoLock,
 }
 
-/// The bytes that were built in; in a plain build, those of the file that the variable names.
-fn carried(built_in: Option<&[u8]>, variable: &str) -> Result<Arc<[u8]>, EmbedError> {
+/// The bytes that were built in; in a plain build, those of the file that the variable names, with this at the end of its name.
+fn carried(built_in: Option<&[u8]>, variable: &str, ending: &str) -> Result<Arc<[u8]>, EmbedError> {
     if let Some(bytes) = built_in {
         return Ok(bytes.into());
     }
-    let path = std::env::var_os(variable).ok_or(EmbedError::Lacking)?;
+    let mut path = std::env::var_os(variable).ok_or(EmbedError::Lacking)?;
+    path.push(ending);
     let shown = Path::new(&path).display().to_string();
     std::fs::read(&path).map(Into::into).map_err(|e| EmbedError::File { path: shown, why: e.to_string() })
 }
 
 /// Stage and agent.
 pub fn artifacts() -> Result<Artifacts, EmbedError> {
-    let gz = carried(embedded::ANEMOS_STAGE_GZ, "ANEMOS_STAGE_GZ")?;
-    let agent = carried(embedded::ANEMOS_AGENT_ZST, "ANEMOS_AGENT_ZST")?;
-    let stage = StageBinary { digest: sha256(&gz), gz, arch: ARCH };
+    let agent = carried(embedded::ANEMOS_AGENT_ZST, "ANEMOS_AGENT_ZST", "")?;
+    let (mut executable, mut packed) = (Vec::new(), Vec::new());
+    for packing in &PACKINGS {
+        let built_in = embedded::ANEMOS_STAGE.iter().find(|(name, _)| *name == packing.name).map(|(_, bytes)| *bytes);
+        let bytes = carried(built_in, "ANEMOS_STAGE", &format!(".{}", packing.name))?;
+        if packing.name == "zst" {
+            let damaged = |e: std::io::Error| EmbedError::File { path: "the stage".into(), why: e.to_string() };
+            executable = zstd::decode_all(&bytes[..]).map_err(damaged)?;
+        }
+        packed.push((packing, bytes));
+    }
+    let stage = StageBinary::new(&executable, packed, ARCH);
     Ok(Artifacts { stage, agent: Blob::new(agent), build: BUILD.into() })
 }
 

@@ -17,7 +17,7 @@ use crate::boot;
 use crate::cmdline;
 use crate::compose::{self, Initramfs, ModuleFiles, RunFiles};
 use crate::error::{Doing, Fault, Result};
-use crate::facts::{self, CACHE};
+use crate::facts;
 use crate::gate::Gate;
 use crate::kernel_set::KernelSet;
 use crate::kexec::{self, Boot};
@@ -99,18 +99,18 @@ impl Job {
         let agent_blob = blobs.take(plan.agent.digest);
         let agent = unpack("the agent", &agent_blob)?;
         let payload = blobs.take(plan.payload.digest);
-        let stage = self.own_archive();
-        let host = self.host_config(&lock, &kernel, network, stage.is_some())?;
+        let stage = own()?;
+        let host = self.host_config(&lock, &kernel, network)?;
         let run = codec::to_bytes(&plan.run).doing(|| "encoding the run's configuration".into())?;
-        let mut files = vec![
+        let files = [
             ("run.bin", &run[..]),
             ("host.bin", &host[..]),
             ("payload.tar.zst", &payload[..]),
             ("kernel", &kernel.image[..]),
             ("agent.zst", &agent_blob[..]),
             ("base.lock", &lock_blob[..]),
+            ("stage", &stage[..]),
         ];
-        files.extend(stage.as_deref().map(|stage| ("stage.gz", stage)));
         initramfs.run(&RunFiles { agent: &agent, files: &files })?;
         step.finish();
 
@@ -171,22 +171,16 @@ impl Job {
         Ok(kernel)
     }
 
-    /// The stage as it was sent, for the new system's cache.
-    fn own_archive(&self) -> Option<Vec<u8>> {
-        std::fs::read(self.dir.join("stage.gz")).or_else(|_| self.root.read(&format!("{CACHE}/stage.gz"))).ok()
-    }
-
-    fn host_config(&self, lock: &Lock, kernel: &KernelSet, network: NetworkState, with_stage: bool) -> Result<Vec<u8>> {
+    fn host_config(&self, lock: &Lock, kernel: &KernelSet, network: NetworkState) -> Result<Vec<u8>> {
         let (root, plan) = (&self.root, &self.plan);
         let image = Digest(*lock.image.as_bytes());
-        let mut seed_cache = vec![
+        let seed_cache = vec![
             ("base.cpio.zst".to_owned(), format!("base-{image}.cpio.zst")),
             ("agent.zst".to_owned(), format!("blob-{}", plan.agent.digest)),
             ("base.lock".to_owned(), format!("blob-{}", plan.lock.digest)),
+            // Unpacked, since the new system may lack what unpacks it, and wants it for nothing but the next deployment.
+            ("stage".to_owned(), "stage".to_owned()),
         ];
-        if with_stage {
-            seed_cache.push(("stage.gz".into(), "stage.gz".into()));
-        }
         let mut random = vec![0; SEED];
         getrandom(&mut random[..], GetRandomFlags::empty()).doing(|| "getting random bytes".into())?;
         let identity = facts::identity_names(root).filter_map(|name| {
@@ -263,12 +257,17 @@ fn parse_lock(blob: &[u8]) -> Result<Lock> {
     Lock::parse("base.lock", &text).doing(|| "reading base.lock".into())
 }
 
+/// The stage's own executable.
+fn own() -> Result<Vec<u8>> {
+    std::fs::read("/proc/self/exe").doing(|| "reading the stage's own executable".into())
+}
+
 /// Unpacks a blob, which may be compressed against the stage's own executable: the agent has much in common with it.
 fn unpack(what: &str, blob: &[u8]) -> Result<Vec<u8>> {
     use std::io::Read;
     let unpacking = || format!("unpacking {what}");
     let mut bytes = Vec::new();
-    let own = std::fs::read("/proc/self/exe").doing(unpacking)?;
+    let own = own()?;
     let decoder = zstd::stream::read::Decoder::with_ref_prefix(blob, &own).doing(unpacking)?;
     decoder.take(BLOB_LIMIT as u64 + 1).read_to_end(&mut bytes).doing(unpacking)?;
     if bytes.len() > BLOB_LIMIT {

@@ -82,7 +82,7 @@ fn private_dir() -> (tempfile::TempDir, std::path::PathBuf) {
 #[test]
 fn probe_then_abort_leaves_nothing_behind() {
     let (_parent, dir) = private_dir();
-    std::fs::write(dir.join("stage.gz"), "x").unwrap();
+    std::fs::write(dir.join("stage-1.packed"), "x").unwrap();
     let mut stage = Stage::start(&dir, &[]);
     stage.say(&StageRequest::Probe);
     let Some(StageReply::Facts(facts)) = stage.hear() else { panic!("no facts") };

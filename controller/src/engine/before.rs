@@ -330,7 +330,7 @@ fn reason(error: StageError, allowed: Duration) -> String {
 
 fn prepare(job: &Job, met: &Met) -> Prepared {
     let facts = &met.facts;
-    let mut uploads = vec![("stage", job.artifacts.stage.gz.len() as u64, met.stage.cached)];
+    let mut uploads = vec![("stage", met.stage.size, met.stage.cached)];
     for (what, blob) in [("agent", &job.artifacts.agent), ("base.lock", &job.base.lock), ("payload", &job.payload)] {
         uploads.push((what, blob.id.size, facts.cached_blobs.contains(&blob.id.digest)));
     }

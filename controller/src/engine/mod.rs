@@ -30,7 +30,7 @@ pub use after::{End, Follow, follow_again};
 pub use error::Trouble;
 pub use look::{Look, look};
 pub use reporter::{Reporter, now_ms};
-pub use stage::StageBinary;
+pub use stage::{PACKINGS, StageBinary};
 pub use trust::Trust;
 pub use unbooted::unbooted;
 

@@ -1,46 +1,64 @@
-//! The two shell scripts that run on hosts. POSIX sh; both are tested under dash and busybox.
+//! The two shell scripts that run on hosts. POSIX sh; both are tested under dash and busybox, and handed over by each login
+//! shell that is installed.
 
 use anemos_proto::agent::NOTE;
-use anemos_proto::ids::Digest;
+
+use super::stage::StageBinary;
 
 /// What marks our lines among whatever else a login shell prints.
 pub const MARK: &str = "anemos: ";
 
+/// Where an earlier deployment left the stage, as the executable that it is: a system may lack what it once was packed for.
+const CACHED: &str = "/var/cache/anemos/stage";
+
 /// Says what a root file system is: the number of the file system, which mkfs makes anew, and the machine id.
 const IDENTITY: &str = "$(stat -f -c %i / 2>/dev/null)-$(cat /etc/machine-id 2>/dev/null)";
 
-/// A command that finds a place for the stage, gets it (from the host's cache, or `size` bytes of gzip from standard
-/// input), and becomes it.
+/// A command that finds a place for the stage, gets it (from the host's cache, or packed from standard input), and becomes
+/// it.
 ///
-/// It says `anemos: need ID` or `anemos: have ID`, or `anemos: error …`. The stage's hello follows.
-pub fn bootstrap(stage: &Digest, size: usize, arch: &str) -> String {
+/// It says `anemos: need PACKING ID` or `anemos: have ID`, or `anemos: error …`. The stage's hello follows. The packing is the
+/// first of the stage's that the host's own tools can unpack, as a tiny sample of each shows: that a tool is there is not
+/// enough, since busybox's `xz` lacks the filters, and a host may lack the memory.
+pub fn bootstrap(stage: &StageBinary) -> String {
+    let StageBinary { digest, arch, .. } = stage;
+    let choices: Vec<String> = stage
+        .packed
+        .iter()
+        .map(|(how, bytes)| format!(r#"try {} {} "{}" "{}""#, how.name, bytes.len(), how.unpack, how.sample))
+        .collect();
+    let choose = choices.join(" || ");
     // `head -c` may read further than it writes, so nothing may be sent after the stage until that has spoken.
     let script = format!(
-        r#"set -u; umask 077; LC_ALL=C; export LC_ALL
-say() {{ printf '{MARK}%s\n' "$*"; }}
-die() {{ say "error $*"; exit 1; }}
-[ "$(id -u)" = 0 ] || die "the user $(id -un) is not root"
-[ "$(uname -m)" = {arch} ] || die "this anemos carries a stage for {arch}, and the host is $(uname -m)"
-f=
+        r##"set -u; umask 077; LC_ALL=C; export LC_ALL;
+say() {{ printf "{MARK}%s\n" "$*"; }};
+die() {{ say "error $*"; exit 1; }};
+[ "$(id -u)" = 0 ] || die "the user $(id -un) is not root";
+[ "$(uname -m)" = {arch} ] || die "this anemos carries a stage for {arch}, and the host is $(uname -m)";
+f=;
 for d in /var/lib/anemos /root/.anemos /run/anemos; do
-mkdir -p "$d" 2>/dev/null && chmod 700 "$d" || continue
-f=$d/stage-$$
-{{ printf '#!/bin/sh\nexit 0\n' >"$f" && chmod 700 "$f" && "$f"; }} 2>/dev/null && break
-rm -f "$f"; rmdir "$d" 2>/dev/null; f=
-done
-[ -n "$f" ] || die "none of /var/lib/anemos, /root/.anemos, /run/anemos can be written and hold programs"
-trap 'rm -f "$f" "$f.gz"; rmdir "$d" 2>/dev/null' EXIT
-trap 'exit 1' HUP INT TERM
-sum() {{ sha256sum | cut -c1-64; }}
-g=/var/cache/anemos/stage.gz
-if [ -f $g ] && [ "$(sum <$g)" = {stage} ]; then say "have {IDENTITY}"
-else g=$f.gz; say "need {IDENTITY}"
-head -c {size} >"$g" || die "$d can't be written"
-[ "$(sum <"$g")" = {stage} ] || die "the stage arrived damaged: $(wc -c <"$g") of {size} bytes"
-fi
-gzip -dc <"$g" >"$f" || die "the stage can't be unpacked into $d"
-[ "$g" != "$f.gz" ] || mv -f "$g" "$d/stage.gz"
-exec "$f" serve --dir "$d""#
+mkdir -p "$d" 2>/dev/null && chmod 700 "$d" || continue;
+f=$d/stage-$$;
+{{ printf "#\041/bin/sh\nexit 0\n" >"$f" && chmod 700 "$f" && "$f"; }} 2>/dev/null && break;
+rm -f "$f"; rmdir "$d" 2>/dev/null; f=;
+done;
+[ -n "$f" ] || die "none of /var/lib/anemos, /root/.anemos, /run/anemos can be written and hold programs";
+trap "rm -f $f $f.packed; rmdir $d 2>/dev/null" EXIT;
+trap "exit 1" HUP INT TERM;
+good() {{ [ "$(sha256sum <"$f" | cut -c1-64)" = {digest} ]; }};
+try() {{ [ "$(printf "$4" | $3 2>/dev/null)" = x ] && how=$1 size=$2 unpack=$3; }};
+if cat {CACHED} >"$f" 2>/dev/null && good; then say "have {IDENTITY}";
+else
+{choose} ||
+die "the host has nothing that unpacks the stage; install one of xz, zstd and gzip";
+say "need $how {IDENTITY}";
+head -c $size >"$f.packed" || die "$d can not be written";
+n=$(wc -c <"$f.packed"); [ $n = $size ] || die "the stage arrived damaged: $n of $size bytes";
+$unpack <"$f.packed" >"$f" || die "the stage, which came as $how, can not be unpacked into $d: it is full, or $unpack failed";
+good || die "the stage arrived damaged: the SHA-256 of what $unpack made of it is another";
+rm -f "$f.packed";
+fi;
+exec "$f" serve --dir "$d""##
     );
     quoted(&script)
 }
@@ -48,19 +66,25 @@ exec "$f" serve --dir "$d""#
 /// A command that says which system this is: boot id, root file system, name, and what a RAM system noted in the firmware.
 pub fn look() -> String {
     let script = format!(
-        r#"LC_ALL=C; export LC_ALL
-printf '{MARK}boot %s\n' "$(cat /proc/sys/kernel/random/boot_id)"
-printf '{MARK}root %s\n' "{IDENTITY}"
-printf '{MARK}os %s\n' "$(. /etc/os-release 2>/dev/null; printf %s "${{PRETTY_NAME-}}")"
-n=/sys/firmware/efi/efivars/{NOTE}
-[ ! -r $n ] || printf '{MARK}note %s\n' "$(tail -c +5 $n)""#
+        r#"LC_ALL=C; export LC_ALL;
+printf "{MARK}boot %s\n" "$(cat /proc/sys/kernel/random/boot_id)";
+printf "{MARK}root %s\n" "{IDENTITY}";
+printf "{MARK}os %s\n" "$(. /etc/os-release 2>/dev/null; printf %s "${{PRETTY_NAME-}}")";
+n=/sys/firmware/efi/efivars/{NOTE};
+if [ -r $n ]; then printf "{MARK}note %s\n" "$(tail -c +5 $n)"; fi"#
     );
     quoted(&script)
 }
 
 /// `sh -c` with the script as one word, for whatever shell the user has.
+///
+/// csh takes a newline for the end of a quoted word and `!` for history even there, fish takes the backslash before another
+/// or before a quote away, and a quote within quotes is spelt in one way that all understand but is long: so a script has
+/// none of them. The newlines in its source are for its reader, and each follows a `;` or a word after which the shell goes
+/// on reading.
 fn quoted(script: &str) -> String {
-    format!("exec sh -c '{}'", script.replace('\'', r"'\''"))
+    debug_assert!(!script.contains(['!', '\'']) && !script.contains(r"\\"), "{script}");
+    format!("exec sh -c '{}'", script.replace('\n', " "))
 }
 
 /// The rest of a line that we marked.

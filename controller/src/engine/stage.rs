@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::look::exit_text;
 use super::reporter::Reporter;
-use super::script;
+use super::{script, sha256};
 use crate::report::{Phase, Speaker, Update};
 use crate::ssh::{Exec, ExecError, Output, Session, Writer};
 
@@ -27,15 +27,55 @@ const STDERR_KEPT: usize = 4 * 1024;
 /// How long the stage may take to undo everything.
 const UNDO: Duration = Duration::from_secs(20);
 
+/// A way in which the stage is packed for the wire.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Packing {
+    /// The end of the name of the file that `deploy/build-remote.sh` makes.
+    pub name: &'static str,
+    /// The command that unpacks it from standard input to standard output.
+    pub unpack: &'static str,
+    /// The letter `x`, packed with the same filters and the same need of memory, in words that `printf` takes.
+    pub sample: &'static str,
+}
+
+/// All ways. gzip is on every host; the others are smaller. The samples are from `printf x | TOOL …` with the options of
+/// `deploy/build-remote.sh`.
+pub const PACKINGS: [Packing; 4] = [
+    Packing {
+        name: "x86.xz",
+        unpack: "xz -dc",
+        sample: r"\3757zXZ\000\000\001i\042\3366\002\001\004\000\041\001\024\000\217\344\003\055\001\000\000x\000\000\000\000\203\026\334\214\000\001\025\001\251c4\140\220B\231\015\001\000\000\000\000\001YZ",
+    },
+    Packing {
+        name: "xz",
+        unpack: "xz -dc",
+        sample: r"\3757zXZ\000\000\001i\042\3366\002\000\041\001\024\000\000\000\377\347\354\011\001\000\000x\000\000\000\000\203\026\334\214\000\001\025\001\251c4\140\220B\231\015\001\000\000\000\000\001YZ",
+    },
+    Packing { name: "zst", unpack: "zstd -dc", sample: r"\050\265\057\375\004X\011\000\000x\043\021\004\203" },
+    Packing {
+        name: "gz",
+        unpack: "gzip -dc",
+        sample: r"\037\213\010\000\000\000\000\000\000\003\253\000\000\203\026\334\214\001\000\000\000",
+    },
+];
+
 /// The stage binary, as it is sent.
 #[derive(Debug, Clone)]
 pub struct StageBinary {
-    /// gzip.
-    pub gz: Arc<[u8]>,
-    /// SHA-256 of `gz`.
+    /// Packed in each way, the smallest first.
+    pub packed: Vec<(&'static Packing, Arc<[u8]>)>,
+    /// SHA-256 of the executable itself.
     pub digest: Digest,
     /// `uname -m` of the machines that it runs on.
     pub arch: &'static str,
+}
+
+impl StageBinary {
+    /// An executable, and what it was packed into.
+    pub fn new(executable: &[u8], mut packed: Vec<(&'static Packing, Arc<[u8]>)>, arch: &'static str) -> Self {
+        packed.sort_by_key(|(_, bytes)| bytes.len());
+        Self { packed, digest: sha256(executable), arch }
+    }
 }
 
 /// What went wrong in the conversation. In each case the stage has undone everything or is doing it.
@@ -62,6 +102,8 @@ pub struct Stage {
     stderr: Vec<u8>,
     /// What the root file system of the old system is.
     pub identity: String,
+    /// Bytes that the stage was sent as, or would be if it were not in the host's cache.
+    pub size: u64,
     /// The stage was in the host's cache.
     pub cached: bool,
     uploading: bool,
@@ -70,20 +112,32 @@ pub struct Stage {
 impl Stage {
     /// Starts the stage, sending it if the host doesn't have it, and shakes hands.
     pub async fn start(session: &Session, binary: &StageBinary, build: &str) -> Result<Self, StageError> {
-        let command = script::bootstrap(&binary.digest, binary.gz.len(), binary.arch);
+        let command = script::bootstrap(binary);
         let exec = session.exec(&command).await.map_err(|e| StageError::Lost(e.to_string()))?;
         let mut stage = Self {
             exec,
             frames: FrameReader::new(),
             stderr: Vec::new(),
             identity: String::new(),
+            size: 0,
             cached: false,
             uploading: false,
         };
         let mut buffer = Vec::new();
-        stage.read_answer(&mut buffer).await?;
+        let needed = stage.read_answer(&mut buffer).await?;
+        stage.cached = needed.is_none();
+        let packed = match needed {
+            // What it would be matters little where it is not sent: the most usual.
+            None => binary.packed.first(),
+            Some(how) => {
+                let packed = binary.packed.iter().find(|(packing, _)| packing.name == how);
+                Some(packed.ok_or_else(|| StageError::Protocol(format!("the host wants the stage as `{how}`")))?)
+            }
+        };
+        let bytes = packed.map_or(&[][..], |(_, bytes)| bytes);
+        stage.size = bytes.len() as u64;
         if !stage.cached {
-            for chunk in binary.gz.chunks(BLOB_CHUNK) {
+            for chunk in bytes.chunks(BLOB_CHUNK) {
                 let sent = stage.exec.writer().send(chunk.to_vec()).await;
                 if sent.is_err() {
                     break;
@@ -114,18 +168,23 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Reads up to the script's `need` or `have`, and leaves what follows in `buffer`.
-    async fn read_answer(&mut self, buffer: &mut Vec<u8>) -> Result<(), StageError> {
+    /// Reads up to the script's `need` or `have`, and leaves what follows in `buffer`. Returns how the stage is to be packed,
+    /// unless the host has it.
+    async fn read_answer(&mut self, buffer: &mut Vec<u8>) -> Result<Option<String>, StageError> {
         loop {
             while let Some(end) = buffer.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = buffer.drain(..=end).collect();
                 let line = String::from_utf8_lossy(&line).into_owned();
                 let Some(said) = script::marked(&line) else { continue };
                 match said.split_once(' ').unwrap_or((said, "")) {
-                    (word @ ("need" | "have"), identity) => {
-                        self.cached = word == "have";
+                    ("need", rest) => {
+                        let (how, identity) = rest.split_once(' ').unwrap_or((rest, ""));
                         self.identity = identity.into();
-                        return Ok(());
+                        return Ok(Some(how.into()));
+                    }
+                    ("have", identity) => {
+                        self.identity = identity.into();
+                        return Ok(None);
                     }
                     ("error", why) => return Err(StageError::Bootstrap(why.into())),
                     _ => {}

@@ -1,79 +1,222 @@
 //! The bootstrap script, under the shells that hosts have.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use super::script;
+use super::stage::{PACKINGS, Packing, StageBinary};
 
-use super::{script, sha256};
+/// Held by whoever runs the script to its end: the directory that it makes has one place.
+static DIRECTORY: Mutex<()> = Mutex::new(());
 
 /// Stands in for the stage: says how it was called, and what it reads.
 const FAKE: &[u8] = b"#!/bin/sh\necho \"fake $*\"\ncat\nrm -rf \"$3\"\n";
 
+fn there(path: &&str) -> bool {
+    Path::new(path).exists()
+}
+
 fn shells() -> Vec<Vec<&'static str>> {
-    let there = |path: &str| std::path::Path::new(path).exists();
     let mut shells = vec![vec!["/bin/sh"]];
-    shells.extend(["/bin/dash", "/bin/bash"].into_iter().filter(|path| there(path)).map(|path| vec![path]));
-    if there("/bin/busybox") {
+    shells.extend(["/bin/dash", "/bin/bash"].into_iter().filter(there).map(|path| vec![path]));
+    if there(&"/bin/busybox") {
         shells.push(vec!["/bin/busybox", "sh"]);
     }
     shells
 }
 
-fn gz() -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(FAKE).unwrap();
-    encoder.finish().unwrap()
+/// Shells that somebody may have for a login shell, as they are found on PATH.
+fn login_shells() -> Vec<Vec<String>> {
+    let path = std::env::var("PATH").unwrap();
+    let found = |name: &str| path.split(':').map(|dir| format!("{dir}/{name}")).find(|path| there(&&**path));
+    let others = ["fish", "tcsh", "csh", "zsh", "ksh", "mksh"].into_iter().filter_map(found).map(|path| vec![path]);
+    shells().iter().map(|shell| shell.iter().map(|&word| word.to_owned()).collect()).chain(others).collect()
+}
+
+/// What a tool makes of its input.
+fn filtered(command: &str, input: &[u8]) -> Option<Vec<u8>> {
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", command])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // A tool that is not there, or does not like its input, reads none.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    output.status.success().then_some(output.stdout)
+}
+
+/// The stage as `deploy/build-remote.sh` packs it, from the commands that it has.
+fn packed(arch: &'static str) -> StageBinary {
+    let build = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/build-remote.sh")).unwrap();
+    let options = build.lines().find_map(|line| line.strip_prefix("xz=\"")?.strip_suffix('"')).unwrap();
+    let packed = |packing: &'static Packing| {
+        let end = format!(" \"$built/anemos-stage\" >\"$out/stage.{}.new\"", packing.name);
+        let command = build.lines().find_map(|line| line.strip_suffix(&*end)).unwrap().replace("$xz", options);
+        let bytes: Arc<[u8]> = filtered(&command, FAKE).unwrap().into();
+        (packing, bytes)
+    };
+    StageBinary::new(FAKE, PACKINGS.iter().map(packed).collect(), arch)
+}
+
+/// A PATH with the programs that the script needs, and of those that unpack only the ones named: as they are, or busybox's.
+fn path_with(names: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let on_path = |name: &str| {
+        let path = std::env::var("PATH").unwrap();
+        path.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.exists()).unwrap()
+    };
+    let needed =
+        ["sh", "id", "uname", "mkdir", "chmod", "rm", "rmdir", "sha256sum", "cut", "cat", "stat", "head", "wc"];
+    for name in needed.iter().chain(names) {
+        let (name, real) = match name.strip_prefix("busybox:") {
+            Some(applet) => (applet, on_path("busybox")),
+            None => (*name, on_path(name)),
+        };
+        std::os::unix::fs::symlink(real, dir.path().join(name)).unwrap();
+    }
+    dir
 }
 
 /// Runs the script and feeds it `input`; returns what it wrote.
-fn run(shell: &[&str], command: &str, input: &[u8]) -> String {
+fn run(shell: &[impl AsRef<str>], command: &str, input: &[u8]) -> String {
+    run_on(&std::env::var("PATH").unwrap(), shell, command, |_| Some(input))
+}
+
+/// Runs the script on a PATH; what it is fed is chosen by its first line.
+fn run_on<'a>(
+    path: &str,
+    shell: &[impl AsRef<str>],
+    command: &str,
+    choose: impl FnOnce(&str) -> Option<&'a [u8]>,
+) -> String {
+    use std::io::{BufRead, Read};
     assert!(rustix::process::getuid().is_root(), "the script insists on root, so this test must run as root");
-    let mut child = Command::new(shell[0])
-        .args(&shell[1..])
+    let mut child = Command::new(shell[0].as_ref())
+        .args(shell[1..].iter().map(AsRef::as_ref))
         .args(["-c", command])
+        .env("PATH", path)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(input).unwrap();
-    String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
+    let mut output = String::new();
+    let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut output).unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    if let Some(input) = choose(&output) {
+        stdin.write_all(input).unwrap();
+    }
+    drop(stdin);
+    stdout.read_to_string(&mut output).unwrap();
+    child.wait().unwrap();
+    output
+}
+
+fn bytes<'a>(stage: &'a StageBinary, name: &str) -> &'a [u8] {
+    &stage.packed.iter().find(|(packing, _)| packing.name == name).unwrap().1
 }
 
 #[test]
 fn the_stage_arrives_or_nothing_stays() {
-    let gz = gz();
-    let command = script::bootstrap(&sha256(&gz), gz.len(), std::env::consts::ARCH);
-    for shell in shells() {
-        let output = run(&shell, &command, &gz);
-        let mut lines = output.lines();
-        let first = lines.next().and_then(script::marked).unwrap_or_default();
-        assert!(first.starts_with("need ") && first.len() > 10, "{shell:?}: {output}");
-        let called = lines.next().unwrap_or_default();
+    let _held = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
+    let stage = packed(std::env::consts::ARCH);
+    let command = script::bootstrap(&stage);
+    for shell in login_shells() {
+        let mut wanted = String::new();
+        let output = run_on(&std::env::var("PATH").unwrap(), &shell, &command, |first| {
+            let said = script::marked(first).and_then(|said| said.strip_prefix("need ")).expect(first);
+            let (how, identity) = said.split_once(' ').unwrap();
+            assert!(identity.len() > 5, "{shell:?}: {first}");
+            how.clone_into(&mut wanted);
+            Some(bytes(&stage, how))
+        });
+        let called = output.lines().nth(1).unwrap_or_default();
         assert!(called.starts_with("fake serve --dir /"), "{shell:?}: {output}");
 
-        let mut damaged = gz.clone();
-        damaged[15] ^= 1;
+        let whole = bytes(&stage, &wanted);
+        let mut damaged = whole.to_vec();
+        damaged[whole.len() / 2] ^= 1;
         let output = run(&shell, &command, &damaged);
-        assert!(output.contains("anemos: error the stage arrived damaged"), "{shell:?}: {output}");
-        let output = run(&shell, &command, &gz[..10]);
-        assert!(output.contains("10 of"), "{shell:?}: {output}");
-        assert!(!std::path::Path::new("/var/lib/anemos").exists(), "{shell:?} left its directory");
+        assert!(output.contains("anemos: error the stage"), "{shell:?}: {output}");
+        let output = run(&shell, &command, &whole[..10]);
+        let said = format!("anemos: error the stage arrived damaged: 10 of {} bytes", whole.len());
+        assert!(output.contains(&said), "{shell:?}: {output}");
+        assert!(!Path::new("/var/lib/anemos").exists(), "{shell:?} left its directory");
     }
+}
+
+/// Each sample unpacks by the tool that it is a sample for, and the one with a filter does not by a tool without filters.
+#[test]
+fn samples() {
+    for Packing { name, unpack, sample } in &PACKINGS {
+        let tried = |tool: &str| filtered(&format!("printf '{sample}' | {tool}{unpack}"), b"");
+        assert_eq!(tried("").as_deref(), Some(&b"x"[..]), "{name}");
+        if ["xz", "gz"].contains(name) {
+            assert_eq!(tried("busybox ").as_deref(), Some(&b"x"[..]), "{name}");
+        } else {
+            assert_eq!(tried("busybox "), None, "{name}");
+        }
+        assert!(!sample.contains(['%', '!', '\'', '"', '$', '`']) && !sample.contains(r"\\"), "{name}: {sample}");
+    }
+}
+
+/// The first of the stage's packings that a host can unpack is asked for, and unpacked.
+#[test]
+fn the_smallest_that_the_host_can_unpack() {
+    let _held = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stage = packed(std::env::consts::ARCH);
+    // So small a file is not packed as the stage is: in the stage's order.
+    stage.packed.sort_by_key(|(packing, _)| PACKINGS.iter().position(|other| other == *packing));
+    let command = script::bootstrap(&stage);
+    for (tools, wanted) in [
+        (&["xz", "zstd", "gzip"][..], "x86.xz"),
+        (&["busybox:xz", "zstd", "gzip"], "xz"),
+        (&["busybox:xz", "busybox:gzip"], "xz"),
+        (&["zstd", "gzip"], "zst"),
+        (&["gzip"], "gz"),
+        (&["busybox:gzip"], "gz"),
+    ] {
+        let path = path_with(tools);
+        let output = run_on(&path.path().display().to_string(), &["/bin/sh"], &command, |first| {
+            assert!(first.starts_with(&format!("anemos: need {wanted} ")), "{tools:?}: {first}");
+            Some(bytes(&stage, wanted))
+        });
+        assert!(output.contains("\nfake serve --dir /"), "{tools:?}: {output}");
+    }
+    let path = path_with(&[]);
+    let output = run_on(&path.path().display().to_string(), &["/bin/sh"], &command, |_| None);
+    assert!(output.contains("error the host has nothing that unpacks the stage; install one of"), "{output}");
+    assert!(!Path::new("/var/lib/anemos").exists());
+}
+
+/// The smallest comes first, whichever that is.
+#[test]
+fn packings_in_order() {
+    let sized = |n: usize, name: &str| {
+        let packing = PACKINGS.iter().find(|packing| packing.name == name).unwrap();
+        (packing, Arc::from(vec![0; n]))
+    };
+    let stage =
+        StageBinary::new(FAKE, vec![sized(3, "xz"), sized(9, "gz"), sized(2, "zst"), sized(1, "x86.xz")], "any");
+    let order: Vec<&str> = stage.packed.iter().map(|(packing, _)| packing.name).collect();
+    assert_eq!(order, ["x86.xz", "zst", "xz", "gz"]);
 }
 
 #[test]
 fn another_architecture_is_refused() {
-    let gz = gz();
-    let command = script::bootstrap(&sha256(&gz), gz.len(), "s390x");
+    let command = script::bootstrap(&packed("s390x"));
     let output = run(&["/bin/sh"], &command, &[]);
     assert!(output.contains("anemos: error this anemos carries a stage for s390x"), "{output}");
 }
 
 #[test]
 fn a_system_tells_what_it_is() {
-    for shell in shells() {
+    for shell in login_shells() {
         let output = run(&shell, &script::look(), &[]);
         let said: Vec<&str> = output.lines().filter_map(script::marked).collect();
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();

@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn cache_names() {
         let hex = "ab".repeat(32);
-        let names = [format!("blob-{hex}"), format!("base-{hex}.cpio.zst"), "stage.gz".into(), "blob-xyz".into()];
+        let names = [format!("blob-{hex}"), format!("base-{hex}.cpio.zst"), "stage".into(), "blob-xyz".into()];
         let (blobs, bases) = parse_cache(&names);
         assert_eq!(blobs, [Digest([0xab; 32])]);
         assert_eq!(bases, [Digest([0xab; 32])]);
