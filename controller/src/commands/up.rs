@@ -33,13 +33,6 @@ enum Ask {
 
 pub(super) async fn up(args: Up) -> Result<Status, CommandError> {
     let ask = if args.yes { Ask::Yes } else { Ask::Terminal };
-    if ask == Ask::Terminal && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
-        return Err(CommandError {
-            status: Status::Refused,
-            message: "there is no terminal to ask on what may be overwritten; look with `anemos plan`, then give --yes"
-                .into(),
-        });
-    }
     let finish = args.finish.map(Into::into);
     deploy(args.which, ask, finish).await
 }
@@ -129,19 +122,15 @@ impl Viewed {
 }
 
 async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Result<Status, CommandError> {
+    let hosts = chosen(&args, finish)?;
+    if ask == Ask::Terminal && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Err(CommandError {
+            status: Status::Refused,
+            message: "there is no terminal to ask on what may be overwritten; look with `anemos plan`, then give --yes"
+                .into(),
+        });
+    }
     let artifacts = Arc::new(embed::artifacts().map_err(CommandError::bad_input)?);
-    let file = config::load(&args.hosts_file).map_err(CommandError::bad_input)?;
-    let hosts: Vec<Host> = file
-        .pick(&args.hosts)
-        .map_err(CommandError::bad_input)?
-        .into_iter()
-        .cloned()
-        .map(|mut host| {
-            host.accept_new |= args.accept_new;
-            host.finish = finish.unwrap_or(host.finish);
-            host
-        })
-        .collect();
     let run = new_run_id()?;
     let run_key = new_seed().and_then(|seed| RunKey::from_seed(&seed)).map_err(CommandError::internal)?;
     let (control, requests) = screen::control();
@@ -264,6 +253,18 @@ pub(super) fn forget(dir: &RunDir, hosts: &[HostEntry]) {
     }
 }
 
+/// The hosts that are meant, as the command line changes them.
+fn chosen(args: &PlanArgs, finish: Option<config::Finish>) -> Result<Vec<Host>, CommandError> {
+    let file = config::load(&args.hosts_file).map_err(CommandError::bad_input)?;
+    let hosts = file.pick(&args.hosts).map_err(CommandError::bad_input)?.into_iter().cloned();
+    let changed = hosts.map(|mut host| {
+        host.accept_new |= args.accept_new;
+        host.finish = finish.unwrap_or(host.finish);
+        host
+    });
+    Ok(changed.collect())
+}
+
 fn start(
     job: Job,
     reports: mpsc::UnboundedSender<Report>,
@@ -315,5 +316,24 @@ impl Drop for PlanDir {
     fn drop(&mut self) {
         // At worst a small directory stays among the temporary files.
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::Cli;
+    use crate::commands::{Status, run};
+
+    /// What is wrong with the command line is said before what is missing around it, such as a terminal.
+    #[tokio::test]
+    async fn a_file_that_is_not_there_is_the_first_complaint() {
+        for arguments in [&["up", "nosuch.toml"][..], &["up", "nosuch.toml", "web1"], &["plan", "nosuch.toml"]] {
+            let cli = Cli::parse_from(["anemos"].iter().chain(arguments));
+            let error = run(cli).await.unwrap_err();
+            assert_eq!(error.status, Status::BadInput, "{error}");
+            assert!(error.message.contains("nosuch.toml: No such file or directory"), "{error}");
+        }
     }
 }
