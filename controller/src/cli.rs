@@ -53,6 +53,9 @@ pub enum Command {
     /// Nothing is done to any host before all of them were looked at and you have typed `yes`. Until a host boots into RAM, Ctrl-C
     /// undoes everything on it; from then on Ctrl-C only detaches: the host goes on alone, and `anemos attach` follows it again.
     /// A second Ctrl-C ends at once.
+    ///
+    /// Of several hosts the first goes alone. Once it is deployed, the others follow. After a host that was told to boot and ended
+    /// otherwise than deployed, no other host is told to: those that are left stay as they are.
     #[command(
         after_help = "Exit status: 0 all deployed, 2 bad input, 3 plan refused, 4 some host not deployed, 130 Ctrl-C."
     )]
@@ -129,6 +132,12 @@ pub struct PlanArgs {
     /// So many hosts at once; the others wait for their turn
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub parallel: u32,
+    /// Don't have one host go alone until one is deployed
+    #[arg(long)]
+    pub no_canary: bool,
+    /// Tell further hosts to boot until more than N that were told to have ended otherwise than deployed
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_failures: u32,
     /// Take the host keys of unknown hosts on trust, and remember them. A changed or revoked key is refused all the same
     #[arg(long)]
     pub accept_new: bool,

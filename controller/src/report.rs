@@ -125,6 +125,8 @@ pub enum Update {
     Message(Level, String),
     /// The end. The last report of a host.
     Summary(Box<Summary>),
+    /// It waits: what for. Over with the next phase.
+    Waiting(String),
 }
 
 /// How one host's deployment went: the last JSON line of each host.

@@ -14,7 +14,7 @@ use super::{CommandError, Status, status_of, stop_signal};
 use crate::cli::{PlanArgs, Up};
 use crate::config::{self, Host, Kernel};
 use crate::embed;
-use crate::engine::{Decision, End, Gate, Job, Prepared, Reporter, drive, now_ms};
+use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Prepared, Reporter, Seat, drive, now_ms};
 use crate::journal::{Appender, HostEntry, RunDir, RunFile, RunStore};
 use crate::payload::Keep;
 use crate::report::{Ending, Report};
@@ -164,12 +164,15 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
     let screen = Screen::new(mode, plan_dir.is_none().then_some(run.as_str()), &names);
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
 
-    let slots = Arc::new(Semaphore::new(args.parallel as usize));
+    let limits =
+        Limits { parallel: args.parallel as usize, canary: !args.no_canary, max_failures: args.max_failures as usize };
+    let (fleet, _) = signal::channel(Fleet::new(&names, limits, &args.hosts_file.display().to_string()));
     let probes = Arc::new(Semaphore::new(args.parallel as usize));
     let mut running = Vec::new();
-    for job in jobs {
+    for (number, job) in jobs.into_iter().enumerate() {
         let (journal, _) = Appender::open(&dir.journal(&job.host.name))?;
-        running.push(start(job, reports.clone(), journal, (&slots, &probes), stop.clone()));
+        let seat = Seat::new(&fleet, number);
+        running.push(start(job, reports.clone(), journal, (seat, &probes), stop.clone()));
     }
     drop(reports);
 
@@ -185,6 +188,10 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
         }
         tasks.push((host.name, host.task));
     }
+    let able = |view: &&mut PlanView| view.refusals.is_empty();
+    let going: Vec<String> = views.iter_mut().filter(able).map(|view| view.host.clone()).collect();
+    let order = limits.order(&going);
+    views.iter_mut().filter(able).for_each(|view| view.order.clone_from(&order));
     if !views.is_empty() {
         control.plans(views.clone()).await;
     }
@@ -200,6 +207,7 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
             answer
         }
     };
+    fleet.send_modify(|fleet| fleet.begin(&going));
     let mut refused = Vec::new();
     for (host, decision, refusals) in waiting {
         if !refusals.is_empty() || (!go && ask != Ask::OnlyPlan) {
@@ -269,12 +277,12 @@ fn start(
     job: Job,
     reports: mpsc::UnboundedSender<Report>,
     journal: Appender,
-    (slots, probes): (&Arc<Semaphore>, &Arc<Semaphore>),
+    (seat, probes): (Seat, &Arc<Semaphore>),
     stop: signal::Receiver<bool>,
 ) -> Running {
     let (plan_tx, plan) = oneshot::channel();
     let (decision, decided) = signal::channel(Decision::Pending);
-    let gate = Gate { plan: plan_tx, decision: decided, slots: Arc::clone(slots), probes: Arc::clone(probes) };
+    let gate = Gate { plan: plan_tx, decision: decided, seat, probes: Arc::clone(probes) };
     let (name, view) = (job.host.name.clone(), Viewed::of(&job));
     let task = tokio::spawn(async move {
         let mut reporter = Reporter::new(&job.host.name, reports, journal);

@@ -450,6 +450,7 @@ impl<'a> Following<'a> {
     }
 
     fn over(&mut self, ending: Ending, reason: impl Into<String>) -> End {
+        self.with.reporter.succeeded = self.known.succeeded;
         End::Over(Box::new(self.with.reporter.end(ending, reason)))
     }
 }

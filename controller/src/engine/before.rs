@@ -8,13 +8,14 @@ use anemos_proto::config::{Deadlines, RunConfig};
 use anemos_proto::event::Level;
 use anemos_proto::host::{DiskId, HostFacts};
 use anemos_proto::stage::{BaseSource, KernelSource, KexecMethod, StagePlan, Staged};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as signal};
+use tokio::sync::{Semaphore, oneshot, watch as signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::error::Trouble;
+use super::fleet::{Seat, Verdict};
 use super::reporter::{Reporter, now_ms};
 use super::stage::{Stage, StageError};
-use super::{Decision, Gate, Job, Prepared};
+use super::{Decision, Job, Prepared};
 use crate::config::{Kernel, format_duration, select_disks};
 use crate::journal::{OldSystem, Record};
 use crate::payload::Keep;
@@ -31,7 +32,6 @@ const HANGING_UP: Duration = Duration::from_millis(1500);
 pub(super) struct Booted {
     pub old: OldSystem,
     pub last_word: Instant,
-    pub slot: OwnedSemaphorePermit,
 }
 
 /// The host was not booted, and is as it was.
@@ -144,54 +144,68 @@ async fn decided(
     Err(why_not)
 }
 
-/// Waits for a slot. The hosts before this one may take longer than the stage or the connection last: then the host is met
-/// again.
-async fn slot(
+/// Waits until the host may go on. The hosts before it may take longer than the stage or the connection last: then the host
+/// is met again.
+async fn turn(
     job: &Job,
     reporter: &mut Reporter,
     mut met: Met,
-    (slots, probes): (Arc<Semaphore>, &Arc<Semaphore>),
+    seat: &mut Seat,
+    probes: &Arc<Semaphore>,
     stop: &mut signal::Receiver<bool>,
-) -> Result<(Met, OwnedSemaphorePermit), NotBooted> {
+) -> Result<Met, NotBooted> {
     let mut ended = false;
-    let mut slot = std::pin::pin!(slots.acquire_owned());
-    let slot = loop {
+    let mut told = String::new();
+    let why_not = loop {
+        if *stop.borrow() {
+            break Some(STOPPED.to_owned());
+        }
+        match seat.verdict() {
+            Verdict::Go => break None,
+            Verdict::Never(why) => break Some(why),
+            Verdict::Wait(why) if why != told => {
+                told.clone_from(&why);
+                reporter.tell(Update::Waiting(why));
+            }
+            Verdict::Wait(_) => {}
+        }
         tokio::select! {
-            slot = &mut slot => break slot.ok(),
-            _ = stop.wait_for(|stop| *stop) => break None,
+            () = seat.changed() => {}
+            _ = stop.wait_for(|stop| *stop) => {}
             _ = met.stage.ended(), if !ended => ended = true,
         }
     };
-    match slot {
-        None if ended => Err(NotBooted::Decided(STOPPED.into())),
-        None => Err(undo_stopped(met.stage).await),
-        Some(slot) if !ended => Ok((met, slot)),
-        Some(slot) => {
+    match why_not {
+        None if !ended => Ok(met),
+        None => {
             let approved = met.disks;
             let met = meet(job, reporter, probes, stop).await?;
             if met.disks == approved {
-                return Ok((met, slot));
+                return Ok(met);
             }
             let why = "its disks are not those of the plan any more";
             let trouble = Trouble::before(Phase::Probe, "choosing the disk", why).hint("look at the plan again");
             Err(undo(met.stage, trouble).await.into())
         }
+        Some(why) if ended => Err(NotBooted::Decided(why)),
+        Some(why) => Err(undo_decided(met.stage, why).await),
     }
 }
 
 pub(super) async fn boot(
     job: &Job,
     reporter: &mut Reporter,
-    gate: Gate,
+    (plan, decision): (oneshot::Sender<Prepared>, signal::Receiver<Decision>),
+    seat: &mut Seat,
+    probes: &Arc<Semaphore>,
     mut stop: signal::Receiver<bool>,
 ) -> Result<Booted, NotBooted> {
-    let Gate { plan, decision, slots, probes } = gate;
     let allowed = job.host.deadlines.stage;
-    let met = meet(job, reporter, &probes, &mut stop).await?;
+    let met = meet(job, reporter, probes, &mut stop).await?;
     // Nobody waiting for the plan means that the decision is made without it.
     let _ = plan.send(prepare(job, &met));
     let met = decided(met, decision, &mut stop, allowed).await?;
-    let (met, slot) = slot(job, reporter, met, (slots, &probes), &mut stop).await?;
+    let met = turn(job, reporter, met, seat, probes, &mut stop).await?;
     let Met { session, mut stage, facts, disks } = met;
     let disks = match disks {
         Ok(disks) => disks,
@@ -219,6 +233,10 @@ pub(super) async fn boot(
         return Err(undo(stage, trouble).await.into());
     }
 
+    // Another host may have shown meanwhile what the payload does.
+    if let Err(why) = seat.boot() {
+        return Err(undo_decided(stage, why).await);
+    }
     let old = remember(job, reporter, &session, &facts, &stage.identity, &staged);
     reporter.phase(Phase::Boot);
     reporter.record(&Record::BootSent { wall_ms: now_ms() });
@@ -235,7 +253,7 @@ pub(super) async fn boot(
         Ok(Err(_)) | Err(_) => Instant::now(),
     };
     hang_up(&session, last_word).await;
-    Ok(Booted { old, last_word, slot })
+    Ok(Booted { old, last_word })
 }
 
 /// Until the old system has let go of the connection, only it would answer.
@@ -298,8 +316,13 @@ async fn undo(stage: Stage, mut trouble: Trouble) -> Trouble {
 }
 
 async fn undo_stopped(stage: Stage) -> NotBooted {
+    undo_decided(stage, STOPPED.into()).await
+}
+
+/// Has the stage undo everything, since it was decided so.
+async fn undo_decided(stage: Stage, why: String) -> NotBooted {
     match stage.abort().await {
-        Ok(()) => NotBooted::Decided(STOPPED.into()),
+        Ok(()) => NotBooted::Decided(why),
         Err(error) => trouble(Phase::Stage, "undoing what was prepared", error, Duration::ZERO).into(),
     }
 }

@@ -7,6 +7,7 @@ mod after;
 pub mod agent;
 mod before;
 mod error;
+mod fleet;
 mod look;
 mod reporter;
 mod script;
@@ -21,6 +22,7 @@ mod tests;
 use std::sync::Arc;
 
 use anemos_proto::Secret;
+use anemos_proto::config::Finish;
 use anemos_proto::host::HostFacts;
 use anemos_proto::ids::{Digest, RunId};
 use anemos_proto::stage::{BaseSource, BlobRef};
@@ -28,12 +30,14 @@ use tokio::sync::{oneshot, watch as signal};
 
 pub use after::{End, Follow, follow_again};
 pub use error::Trouble;
+pub use fleet::{Fleet, Limits, Seat};
 pub use look::{Look, look};
 pub use reporter::{Reporter, now_ms};
 pub use stage::{PACKINGS, StageBinary};
 pub use trust::Trust;
 pub use unbooted::unbooted;
 
+use self::fleet::How;
 use crate::config;
 use crate::journal::HostEntry;
 use crate::payload::Keep;
@@ -160,20 +164,19 @@ pub struct Gate {
     pub plan: oneshot::Sender<Prepared>,
     /// The decision.
     pub decision: signal::Receiver<Decision>,
-    /// Deployments at once.
-    pub slots: Arc<tokio::sync::Semaphore>,
+    /// The host's place among the others, which says when it may go on.
+    pub seat: Seat,
     /// Probes at once.
     pub probes: Arc<tokio::sync::Semaphore>,
 }
 
 /// Deploys one host. `None`: only the plan was asked for.
 pub async fn drive(job: &Job, reporter: &mut Reporter, gate: Gate, stop: signal::Receiver<bool>) -> Option<End> {
-    let result = before::boot(job, reporter, gate, stop.clone()).await;
-    let over =
-        |reporter: &mut Reporter, reason: String| Some(End::Over(Box::new(reporter.end(Ending::Untouched, reason))));
-    match result {
+    let Gate { plan, decision, mut seat, probes } = gate;
+    let booted = before::boot(job, reporter, (plan, decision), &mut seat, &probes, stop.clone()).await;
+    let over = |reporter: &mut Reporter, reason: String| End::Over(Box::new(reporter.end(Ending::Untouched, reason)));
+    let end = match booted {
         Ok(booted) => {
-            let _slot = booted.slot;
             let follow = Follow {
                 run: job.run.clone(),
                 entry: &job.entry,
@@ -185,10 +188,30 @@ pub async fn drive(job: &Job, reporter: &mut Reporter, gate: Gate, stop: signal:
                 stop,
                 build: &job.artifacts.build,
             };
-            Some(after::follow_boot(follow, booted.last_word).await)
+            after::follow_boot(follow, booted.last_word).await
         }
-        Err(before::NotBooted::OnlyPlan) => None,
+        Err(before::NotBooted::OnlyPlan) => return None,
         Err(before::NotBooted::Decided(reason)) => over(reporter, reason),
         Err(before::NotBooted::Trouble(trouble)) => over(reporter, trouble.reason()),
+    };
+    seat.ended(became(&end, job.host.finish, reporter.succeeded));
+    Some(end)
+}
+
+/// What a host's end says about the payload that the others are to get.
+fn became(end: &End, finish: Finish, succeeded: bool) -> How {
+    let as_told = succeeded && matches!(finish, Finish::Hold | Finish::PowerOff);
+    match end {
+        End::Over(summary) => match summary.outcome {
+            Ending::Deployed => How::Proved,
+            Ending::Held if as_told => How::Proved,
+            // What follows tells what to do about that host.
+            outcome => How::Failed(format!(
+                "ended {outcome}: {}",
+                summary.reason.split([';', '\n']).next().unwrap_or_default()
+            )),
+        },
+        End::Detached => How::Left,
+        End::Refused(why) => How::Failed(why.clone()),
     }
 }

@@ -32,6 +32,8 @@ pub struct Reporter {
     pub downloaded: u64,
     /// Bytes of the initramfs.
     pub initramfs: u64,
+    /// The payload succeeded, whatever became of the host.
+    pub succeeded: bool,
     broken: Option<String>,
 }
 
@@ -50,6 +52,7 @@ impl Reporter {
             first_event: None,
             downloaded: 0,
             initramfs: 0,
+            succeeded: false,
             broken: None,
         }
     }

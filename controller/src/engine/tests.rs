@@ -5,8 +5,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::script;
+use anemos_proto::config::Finish;
+
+use super::fleet::How;
 use super::stage::{PACKINGS, Packing, StageBinary};
+use super::{End, became, script};
+use crate::report::{Ending, PhaseSeconds, Summary};
 
 /// Held by whoever runs the script to its end: the directory that it makes has one place.
 static DIRECTORY: Mutex<()> = Mutex::new(());
@@ -222,5 +226,37 @@ fn a_system_tells_what_it_is() {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         assert_eq!(said[0], format!("boot {}", boot_id.trim()), "{shell:?}");
         assert!(said[1].starts_with("root ") && said[2].starts_with("os "), "{shell:?}: {output}");
+    }
+}
+
+/// What of an end counts against the payload.
+#[test]
+fn a_host_that_ends_as_it_was_told_proves_the_payload() {
+    let end = |outcome, reason: &str| {
+        End::Over(Box::new(Summary {
+            host: "web1".into(),
+            outcome,
+            reason: reason.into(),
+            uploaded_bytes: 0,
+            received_bytes: 0,
+            host_downloaded_bytes: 0,
+            initramfs_bytes: 0,
+            seconds: PhaseSeconds::default(),
+            first_event_seconds: None,
+            total_seconds: 0.0,
+        }))
+    };
+    let failed = |text: &str| How::Failed(text.into());
+    let cases = [
+        (end(Ending::Deployed, "Debian"), Finish::Reboot, true, How::Proved),
+        (end(Ending::Held, "as told"), Finish::Hold, true, How::Proved),
+        (end(Ending::Held, "off"), Finish::PowerOff, true, How::Proved),
+        (end(Ending::Held, "exit 1; look around"), Finish::Hold, false, failed("ended held: exit 1")),
+        (end(Ending::Held, "nothing answers"), Finish::Reboot, true, failed("ended held: nothing answers")),
+        (end(Ending::Untouched, "exit 3\nmore"), Finish::PowerOff, false, failed("ended untouched: exit 3")),
+        (End::Detached, Finish::Reboot, false, How::Left),
+    ];
+    for (end, finish, succeeded, expected) in cases {
+        assert_eq!(became(&end, finish, succeeded), expected, "{end:?} {finish:?}");
     }
 }

@@ -67,6 +67,7 @@ fn rank(host: &HostState) -> u8 {
         _ if host.failing() => 0,
         _ if host.link_lost.is_some() => 1,
         HostState { summary: Some(_), .. } => 4,
+        HostState { waiting: Some(_), .. } => 3,
         HostState { phase: Some(_), .. } => 2,
         _ => 3,
     }
@@ -98,6 +99,9 @@ fn doing(host: &HostState) -> (usize, &'static str) {
     if host.failing() {
         return (0, "failing");
     }
+    if host.waiting.is_some() {
+        return (19, "waiting");
+    }
     let word = match host.phase {
         None => return (19, "waiting"),
         Some(Phase::Connect) => "connecting",
@@ -119,6 +123,7 @@ fn row(host: &HostState, name: usize, now_ms: u64, view: View) -> String {
     let elapsed = host.first_ms.map_or(String::new(), |first| seconds(until.saturating_sub(first)));
     let phase = match &host.summary {
         Some(summary) => summary.outcome.to_string(),
+        None if host.waiting.is_some() => "waiting".to_owned(),
         None => host.phase.map_or("", Phase::name).to_owned(),
     };
     let fixed = 2 + name + 2 + 9 + 1 + 7 + 2;
@@ -145,7 +150,7 @@ fn mark(host: &HostState, now_ms: u64, view: View) -> String {
         Some(_) => paint.red(&pick("✘", "x")),
         None if host.failing() => paint.red("!"),
         None if host.link_lost.is_some() => paint.yellow("?"),
-        None if host.phase.is_none() => paint.dim(&pick("·", ".")),
+        None if host.phase.is_none() || host.waiting.is_some() => paint.dim(&pick("·", ".")),
         None => {
             let frames: &[&str] =
                 if view.unicode { &["⠋", "⠙", "⠸", "⠴", "⠦", "⠇"] } else { &["|", "/", "-", "\\"] };
@@ -174,6 +179,9 @@ fn doing_text(host: &HostState, room: usize, now_ms: u64, view: View) -> String 
     }
     if let Some(trouble) = &host.trouble {
         return paint.red(&clip(trouble, room));
+    }
+    if let Some(what) = &host.waiting {
+        return paint.dim(&clip(what, room));
     }
     let step = host.current_step();
     let progress = match (step.and_then(|step| step.progress.as_ref()), host.uploaded) {

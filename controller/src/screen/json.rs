@@ -81,6 +81,7 @@ pub fn report_line(report: &Report) -> String {
         Update::LinkLost(why) => Body::Link { host, state: "lost", reason: Some(why) },
         Update::LinkBack => Body::Link { host, state: "back", reason: None },
         Update::Message(level, text) => Body::Message { host, level: level_name(*level), text },
+        Update::Waiting(reason) => Body::Waiting { host, reason },
         Update::Summary(summary) => Body::Summary(summary),
     };
     line(&Line { time: rfc3339(report.wall_ms), body })
@@ -149,6 +150,10 @@ enum Body<'a> {
         host: &'a str,
         level: &'static str,
         text: &'a str,
+    },
+    Waiting {
+        host: &'a str,
+        reason: &'a str,
     },
     Plan(&'a PlanView),
     Summary(&'a Summary),

@@ -125,6 +125,7 @@ impl PlainLines {
             Update::LinkLost(why) => Some(format!("connection lost: {}; trying again", sanitise_str(why))),
             Update::LinkBack => Some("connected again".to_owned()),
             Update::Message(level, text) => Some(level_text(*level, text)),
+            Update::Waiting(what) => Some(sanitise_str(what)),
             Update::Summary(summary) => Some(summary_text(summary)),
         }
     }

@@ -102,6 +102,8 @@ pub struct PlanView {
     pub warnings: Vec<String>,
     /// Why this host can't be deployed; empty if it can.
     pub refusals: Vec<String>,
+    /// In which order the run's hosts go, if it has several that can be deployed and this is one of them.
+    pub order: Option<String>,
 }
 
 /// A disk in a plan.
@@ -191,6 +193,7 @@ impl PlanView {
             check: choices.check,
             warnings,
             refusals,
+            order: None,
         }
     }
 
@@ -359,7 +362,18 @@ impl From<&Partition> for PlanContent {
 
 /// Plans as text; lines that would be wider than `columns` go on below.
 pub fn render(plans: &[PlanView], paint: Paint, columns: Option<usize>) -> String {
-    plans.iter().map(|plan| host_text(plan, paint, columns)).collect::<Vec<_>>().join("\n")
+    let mut texts: Vec<String> = plans.iter().map(|plan| host_text(plan, paint, columns)).collect();
+    if let Some(order) = order(plans) {
+        let mut rows = Rows::new(format!("{}\n", paint.bold("all hosts")), paint, columns);
+        rows.row("order", &order);
+        texts.push(rows.text);
+    }
+    texts.join("\n")
+}
+
+/// The order of all, which each that goes has.
+fn order(plans: &[PlanView]) -> Option<String> {
+    plans.iter().find_map(|plan| plan.order.as_deref()).map(sanitise_str)
 }
 
 /// Columns of the names on the left.
@@ -376,6 +390,11 @@ struct Rows {
 }
 
 impl Rows {
+    fn new(text: String, paint: Paint, columns: Option<usize>) -> Self {
+        let columns = columns.map_or(usize::MAX, |columns| columns.saturating_sub(LABEL + 3).max(VALUE));
+        Self { text, paint, columns }
+    }
+
     fn row(&mut self, label: &str, value: &str) {
         self.styled(label, value, str::to_owned);
     }
@@ -393,9 +412,8 @@ impl Rows {
 }
 
 fn host_text(plan: &PlanView, paint: Paint, columns: Option<usize>) -> String {
-    let columns = columns.map_or(usize::MAX, |columns| columns.saturating_sub(LABEL + 3).max(VALUE));
     let text = format!("{}  {}\n", paint.bold(&sanitise_str(&plan.host)), sanitise_str(&plan.address));
-    let mut rows = Rows { text, paint, columns };
+    let mut rows = Rows::new(text, paint, columns);
     if !plan.host_key.is_empty() {
         rows.row("host key", &sanitise_str(&plan.host_key));
     }
@@ -529,6 +547,9 @@ pub fn confirm(
             plan.wipe.iter().map(|d| format!("{} ({})", sanitise_str(&d.name), bytes(d.size))).collect();
         let disks = if disks.is_empty() { "no disk".to_owned() } else { paint.red(&disks.join(", ")) };
         writeln!(output, "  {}  {disks}", paint.bold(&fit(name, columns)))?;
+    }
+    if let Some(order) = order(plans) {
+        writeln!(output, "  {order}")?;
     }
     let what = match plans {
         [PlanView { wipe, .. }] if wipe.len() == 1 => "Everything on that disk will be lost.".to_owned(),

@@ -33,6 +33,8 @@ pub struct HostState {
     pub first_ms: Option<u64>,
     /// Time of its last one.
     pub last_ms: u64,
+    /// What it waits for, for others' sake.
+    pub waiting: Option<String>,
     /// Steps that have started and not ended, outermost first.
     pub steps: Vec<Step>,
     /// Bytes sent and in all, while uploading.
@@ -54,6 +56,7 @@ impl HostState {
             phase_since_ms: 0,
             first_ms: None,
             last_ms: 0,
+            waiting: None,
             steps: Vec::new(),
             uploaded: None,
             link_lost: None,
@@ -87,6 +90,7 @@ impl HostState {
             Update::PhaseStarted(phase) => {
                 self.phase = Some(*phase);
                 self.phase_since_ms = now;
+                self.waiting = None;
                 self.uploaded = None;
                 if *phase == Phase::Boot {
                     self.steps.clear();
@@ -109,8 +113,10 @@ impl HostState {
                     self.trouble = Some(sanitise_str(text));
                 }
             }
+            Update::Waiting(what) => self.waiting = Some(sanitise_str(what)),
             Update::Summary(summary) => {
                 self.link_lost = None;
+                self.waiting = None;
                 self.steps.clear();
                 self.summary = Some(Summary { reason: sanitise_str(&summary.reason), ..(**summary).clone() });
             }

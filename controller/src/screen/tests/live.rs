@@ -103,6 +103,20 @@ fn one_line_a_host() {
 }
 
 #[test]
+fn a_host_that_waits_says_what_for() {
+    let mut lab = Lab::new(&["web1", "web2"], 80, 10);
+    lab.show(&[
+        phase("web1", 0, Phase::Build),
+        phase("web2", 0, Phase::Probe),
+        report("web2", 10, Update::Waiting("waits for web1, which goes alone".into())),
+    ]);
+    assert_eq!(lab.tick(5000)[1], "· web2  waiting       5 s  waits for web1, which goes alone");
+    lab.show(&[phase("web2", 6000, Phase::Upload)]);
+    let row = lab.tick(7000)[1].clone();
+    assert!(row.contains("upload") && !row.contains("waits"), "{row}");
+}
+
+#[test]
 fn rows_are_replaced_not_repeated() {
     let mut lab = Lab::new(&["a", "b"], 80, 10);
     for i in 0..50 {

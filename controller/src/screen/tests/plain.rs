@@ -47,7 +47,8 @@ web1 | kernel: EXT4-fs (vda2): mounted
 09:30:31 web1 connect: the payload FAILED: deploy ended with 1 (disks were written)
 09:30:32 web1 connect: all disks are read-only, and nothing was written to any
 09:30:33 web1 connect: somebody got a shell or ran a command in RAM
-09:30:34 web1 connect: HELD: deploy ended with 1; 3m53s in all, 1.2 MiB sent, 46.9 KiB received
+09:30:34 web1 connect: waits for web0, which goes alone
+09:30:35 web1 connect: HELD: deploy ended with 1; 3m53s in all, 1.2 MiB sent, 46.9 KiB received
 ";
     assert_eq!(lines(&every_report()), expected);
 }

@@ -86,6 +86,20 @@ fn several_hosts_are_apart() {
 }
 
 #[test]
+fn the_order_is_said_once_and_asked_with() {
+    let order = "first web1 alone, then 4 at a time; no other is told to boot after one that was and is not deployed";
+    let ordered = || PlanView { order: Some(order.into()), ..view() };
+    let refused = || view().with_refusals(vec!["no disk".into()]);
+    let plans = [refused(), ordered(), ordered()];
+    let text = render(&plans, Paint(false), None);
+    assert!(text.ends_with(&format!("\n\nall hosts\n  order      {order}\n")), "{text}");
+    assert_eq!(text.matches(order).count(), 1);
+    let (_, asked) = ask(&plans[1..], "no\n");
+    assert!(asked.contains(&format!("\n  {order}\nEverything on these disks of 2 hosts")), "{asked}");
+    assert!(!render(&[view()], Paint(false), None).contains("order"));
+}
+
+#[test]
 fn colours_change_nothing_but_colour() {
     let painted = render(&[view()], Paint(true), None);
     assert!(painted.contains("\x1b[31m/dev/vda"));

@@ -230,13 +230,14 @@ pub fn every_report() -> Vec<Report> {
         Update::LinkLost("connection reset".into()),
         Update::LinkBack,
         Update::Message(Level::Warning, "the host's clock is 3 s off".into()),
+        Update::Waiting("waits for web0, which goes alone".into()),
         Update::Summary(Box::new(summary_of("web1", Ending::Held, "deploy ended with 1"))),
     ];
     let events = event_kinds()
         .into_iter()
         .enumerate()
         .map(|(i, kind)| Update::Event(Speaker::Agent, Event { seq: i as u64 + 1, uptime_ms: 900, wall_ms: T0, kind }));
-    let at = updates.len() - 1;
+    let at = updates.len() - 2;
     updates.splice(at..at, events);
     let known = |update: &Update| match update {
         Update::PhaseStarted(_) => 0,
@@ -249,8 +250,9 @@ pub fn every_report() -> Vec<Report> {
         Update::LinkBack => 7,
         Update::Message(..) => 8,
         Update::Summary(_) => 9,
+        Update::Waiting(_) => 10,
     };
-    for number in 0..=9 {
+    for number in 0..=10 {
         assert!(updates.iter().any(|update| known(update) == number), "no sample of update {number}");
     }
     updates.into_iter().enumerate().map(|(i, update)| report("web1", i as u64 * 1000, update)).collect()
