@@ -16,7 +16,7 @@ remote: ## stage and agent: static, small, compressed for the wire
 	deploy/build-remote.sh $(TARGET) $(REMOTE)
 
 tools: ## what tests and demo need from the distribution
-	tests/install-tools.sh
+	@tests/install-tools.sh
 
 demo: tools build ## a lab machine, redeployed before your eyes (PAYLOAD=examples/hello for the short one)
 	tests/demo.sh $(PAYLOAD)
