@@ -143,8 +143,11 @@ pub fn run(job: &Job, context: &Context) -> Result<Option<PathBuf>, Problem> {
 /// Builds it on a disk. Nothing is unmounted: this is for a system that exists for nothing else.
 ///
 /// # Errors
-/// As with [`run`].
+/// As with [`run`]. Where it can't be built on a disk at all, nothing was done: `cleanup` has not run either.
 pub fn deploy(job: &Job, context: &Context, machine: &Machine<'_>) -> Result<(), Problem> {
+    if let Some(problem) = job.imgbuild.machine_problem() {
+        return Err(problem);
+    }
     perform(job, context, Some(machine), machine.root).map(drop)
 }
 

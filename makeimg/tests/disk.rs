@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use makeimg::build::{self, Machine};
 use makeimg::command::{Cancel, Context};
 use makeimg::disk::{Disk, Wanted};
+use makeimg::project::{self, Request};
 use makeimg::report::Report;
 use makeimg::settings::{Filesystem, Table};
 use makeimg::volumes::{self, Volume};
@@ -241,4 +243,26 @@ fn an_old_table_with_a_boot_loader() {
     let dump = lab.dump();
     assert!(dump.contains("label-id: 0x12345678") && dump.matches("bootable").count() == 1, "{dump}");
     assert!(lab.read(100 * MIB, 50 * MIB) == before, "what is kept has changed");
+}
+
+#[test]
+fn a_custom_layout_is_refused_before_anything_is_done() {
+    let lab = Lab::new("label: gpt\nstart=1MiB, size=100MiB, name=theirs\n");
+    let [project, work, root] = ["project", "work", "root"].map(|name| lab.dir.path().join(name));
+    for dir in [&project, &work, &root] {
+        fs::create_dir(dir).unwrap();
+    }
+    let imgbuild =
+        "target=debian\n\nformat=custom\nsetup() {\n    touch setup-ran\n}\ncleanup() {\n    touch cleanup-ran\n}\n";
+    fs::write(project.join("IMGBUILD"), imgbuild).unwrap();
+    let before = lab.read(0, 4 * MIB);
+    let request = Request { project: project.clone(), output_dir: work.clone(), ..Request::default() };
+    let mut job = project::read(&request).job.unwrap();
+    job.work = work;
+    let offer = |_: &_| Ok(Vec::new());
+    let machine = Machine { disk: &lab.disk(), root: &root, cmdline: "", offer: &offer };
+    let refused = build::deploy(&job, &context(), &machine).unwrap_err().to_string();
+    assert!(refused.contains("IMGBUILD:3: format: with `custom`, setup() makes the layout of the disk"), "{refused}");
+    assert!(lab.read(0, 4 * MIB) == before, "the disk was written to");
+    assert!(!project.join("setup-ran").exists() && !project.join("cleanup-ran").exists());
 }

@@ -223,6 +223,7 @@ fn check_imgbuild(dir: &Path) -> Result<(Vec<Keep>, Vec<String>), PayloadError> 
             problems.extend(makeimg::inputs::scan(&inputs, secret).err().into_iter().flatten());
         }
     }
+    problems.extend(imgbuild.as_ref().and_then(makeimg::imgbuild::Imgbuild::machine_problem));
     if !problems.is_empty() {
         return Err(PayloadError::ImgBuild(problems.iter().map(ToString::to_string).collect()));
     }

@@ -132,6 +132,9 @@ fn a_payload_needs_a_script_that_runs() {
         "DIR/IMGBUILD:2: target: \"debain\" is no target; did you mean \"debian\"?\n\
          DIR/IMGBUILD:3: format: \"dos\" is no partition table; there are msdos, gpt"
     );
+    write(&imgbuild, b"target=debian\nformat=custom\n", 0o644);
+    let refused = pack(dir.path()).unwrap_err().to_string();
+    assert!(refused.contains("IMGBUILD:2: format: with `custom`, setup() makes the layout of the disk"), "{refused}");
     write(&imgbuild, b"target=debian\npakages=x\nfilesystems='\n/srv 1G keep\nnone keep LABEL=old\n'\n", 0o644);
     let keep = |label: &str, or_made| Keep { label: label.into(), or_made };
     let (keeps, warnings) = check_script(dir.path()).unwrap();
