@@ -106,6 +106,8 @@ fn read(context: &Context) -> Result<Job, String> {
         dirs,
         reveal: some("ANEMOS_VAR_REVEAL"),
         mirror: some("ANEMOS_MIRROR"),
+        security: some("ANEMOS_VAR_SECURITY_MIRROR"),
+        known_security: some("ANEMOS_SECURITY_MIRROR"),
         output_dir: work.clone(),
     };
     let read = project::read(&request);

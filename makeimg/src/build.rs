@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use crate::inputs::{self, Input, Putting};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::settings::{Bootloader, Filesystem, Format, Table, Target};
+use crate::sources::{self, Sources};
 #[cfg(feature = "all-targets")]
 use crate::{alpine, arch};
 use crate::{declare, functions, output};
@@ -34,6 +36,10 @@ pub struct Job {
     pub reveal: Option<String>,
     /// A package archive's URL.
     pub mirror: Option<String>,
+    /// The URL of the archive that has Debian's security updates, or `none`, in place of what the IMGBUILD says.
+    pub security: Option<String>,
+    /// Where that may be, if nobody says where it is.
+    pub known_security: Option<String>,
     /// Where the result goes.
     pub output_dir: PathBuf,
     /// A directory for this build alone, on the same file system.
@@ -69,6 +75,13 @@ impl Job {
     #[cfg(feature = "all-targets")]
     fn project(&self) -> &Path {
         self.imgbuild.path.parent().unwrap_or_else(|| Path::new("/"))
+    }
+
+    fn sources<'a>(&'a self, suite: &'a str) -> sources::Wanted<'a> {
+        let settings = &self.imgbuild.settings;
+        let security = self.security.as_deref().or(settings.debian_security.as_deref());
+        let (components, known, work) = (&settings.debian_components, self.known_security.as_deref(), &*self.work);
+        sources::Wanted { suite, components, security, known, work }
     }
 
     /// Where the result will be.
@@ -195,6 +208,8 @@ fn fill(
         report.step("setup()");
         functions::here(context, &job.imgbuild, "setup", variables)?;
     }
+    // Before anything is written.
+    let sources = sources(job, context)?;
     let disk = match (machine, job.wanted()) {
         (Some(machine), wanted) => {
             report.step("partitions and file systems");
@@ -213,7 +228,7 @@ fn fill(
             report.step(format!("bootstrap Debian {suite}"));
             let packages = job.packages(disk.is_some());
             let variant = &settings.debian_variant;
-            let debian = Debian { suite, variant, packages: &packages, mirror: job.mirror.as_deref() };
+            let debian = Debian { variant, packages: &packages, wanted: job.sources(suite), sources };
             debian::bootstrap(context, &debian, root)?;
         }
         #[cfg(not(feature = "all-targets"))]
@@ -246,6 +261,7 @@ fn fill(
             report.progress(done as u64, job.inputs.len() as u64, format!("/{}", input.path.display()));
             putting.put(input)?;
         }
+        own_sources(&image, &job.inputs).doing(|| "removing the package sources that the project replaces".into())?;
     }
     let mut declared = settings.clone();
     if let Some(machine) = machine {
@@ -277,6 +293,25 @@ fn fill(
     drop(chroot);
     tidy(&image);
     Ok(disk)
+}
+
+/// What a mirror, if one is named, and the archives that belong to it have.
+fn sources(job: &Job, context: &Context) -> Result<Option<Sources>, Problem> {
+    let (Target::Debian { suite }, Some(mirror)) = (&job.imgbuild.settings.target, &job.mirror) else {
+        return Ok(None);
+    };
+    context.report.step("package archives");
+    Sources::find(context, &job.sources(suite), mirror).map(Some)
+}
+
+/// Sources of the author's are the image's only ones: those of the same archive must not be there twice.
+fn own_sources(image: &Inside, inputs: &[Input]) -> io::Result<()> {
+    let has =
+        |path: &str| inputs.iter().any(|input| input.path == Path::new(path) && input.kind != inputs::Kind::Patch);
+    match (has(sources::OLD_FILE), has(sources::FILE)) {
+        (true, false) => image.remove(Path::new(sources::FILE)),
+        _ => Ok(()),
+    }
 }
 
 fn fstab(image: &Inside, disk: &Disk) -> Result<(), Problem> {

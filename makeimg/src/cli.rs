@@ -59,6 +59,9 @@ pub struct Build {
     /// Package archive to bootstrap from [environment: MAKEIMG_MIRROR]
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
+    /// Archive of Debian's security updates, or `none` [environment: MAKEIMG_SECURITY_MIRROR]
+    #[arg(long, value_name = "URL")]
+    pub security_mirror: Option<String>,
     /// Shell command that reads a file of secrets/ and writes what goes into the image, such as `age -d -i key.txt`
     /// [environment: MAKEIMG_REVEAL]
     #[arg(long, value_name = "COMMAND")]

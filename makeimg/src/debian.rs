@@ -2,53 +2,128 @@
 
 use std::path::Path;
 
+use crate::chroot::{Chroot, environment};
 use crate::command::{self, Context, Tool};
-use crate::problem::Problem;
+use crate::inside::Inside;
+use crate::problem::{Doing, Problem};
 use crate::progress;
+use crate::sources::{Sources, Wanted};
 
 /// What is bootstrapped.
 #[derive(Debug, Clone)]
 pub struct Debian<'a> {
-    /// A release's name or class.
-    pub suite: &'a str,
     /// As debootstrap(8) has it, or `important`.
     pub variant: &'a str,
     /// To install besides.
     pub packages: &'a [String],
-    /// An archive's URL; the tool's own otherwise.
-    pub mirror: Option<&'a str>,
+    /// Where packages come from, but for the archive itself.
+    pub wanted: Wanted<'a>,
+    /// What is known of the archive, and of what belongs to it; the tool's own archive otherwise.
+    pub sources: Option<Sources>,
 }
+
+/// What apt and debootstrap say when they fail.
+const ERRORS: [&str; 2] = ["E: ", "W: Couldn't download package "];
 
 /// Fills an empty directory.
 ///
 /// # Errors
 /// What the tool said.
 pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<(), Problem> {
+    let Debian { variant, packages, wanted, sources } = debian;
     let mut progress = Progress::default();
-    let packages = debian.packages.join(",");
-    let (name, tool) = if command::find("mmdebstrap").is_some() {
-        let mut tool = Tool::new("mmdebstrap").args(["--verbose", "--mode=root", "--format=directory"]);
+    let mmdebstrap = command::find("mmdebstrap").is_some();
+    let components = wanted.components.join(",");
+    let tool = if mmdebstrap {
+        let tool = Tool::new("mmdebstrap").args(["--verbose", "--mode=root", "--format=directory"]);
         // Other file systems are mounted there already.
-        tool = tool.arg("--skip=check/empty");
-        tool = tool.arg(format!("--variant={}", debian.variant));
-        if !packages.is_empty() {
-            tool = tool.arg(format!("--include={packages}"));
-        }
-        ("mmdebstrap", tool.arg(debian.suite).arg(root).args(debian.mirror))
+        let tool = tool.arg("--skip=check/empty").arg(format!("--variant={variant}"));
+        let tool = if packages.is_empty() { tool } else { tool.arg(format!("--include={}", packages.join(","))) };
+        let tool = tool.arg(format!("--components={components}")).arg(wanted.suite).arg(root);
+        tool.args(sources.iter().flat_map(Sources::lines))
     } else {
-        let mut tool = Tool::new("debootstrap").arg("--merged-usr");
-        if debian.variant != "important" {
-            tool = tool.arg(format!("--variant={}", debian.variant));
+        // It takes the oldest of everything, so the image's own apt has the rest to do.
+        let mut tool = Tool::new("debootstrap").args(["--merged-usr", &format!("--components={components}")]);
+        if *variant != "important" {
+            tool = tool.arg(format!("--variant={variant}"));
         }
-        if !packages.is_empty() {
-            tool = tool.arg(format!("--include={packages}"));
+        if sources.as_ref().is_some_and(Sources::by_tls) {
+            tool = tool.arg("--include=ca-certificates");
         }
-        ("debootstrap", tool.arg(debian.suite).arg(root).args(debian.mirror))
+        tool.arg(wanted.suite).arg(root).args(sources.as_ref().and_then(|sources| sources.mirror(wanted.suite)))
     };
     // Hooks and maintainer scripts are not the place for what this shell happens to have.
     let tool = tool.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8").env("TMPDIR", "/tmp");
-    let errors = ["E: ", "W: Couldn't download package "];
-    progress::watch(context, name, tool, |line| progress.line(line), &errors)
+    let name = if mmdebstrap { "mmdebstrap" } else { "debootstrap" };
+    progress::watch(context, name, tool, |line| progress.line(line), &ERRORS)?;
+
+    let image = Inside::open(root).doing(|| format!("opening {}", root.display()))?;
+    let mut whole = mmdebstrap;
+    let sources = match sources {
+        Some(sources) => sources.clone(),
+        None => match Sources::of_tool(&image, wanted.suite, wanted.components) {
+            Some(sources) if sources.is_whole(wanted.suite) && wanted.security.is_none() => sources,
+            Some(sources) => {
+                let mirror = sources.mirror(wanted.suite).unwrap_or_default();
+                let found = Sources::find(context, wanted, mirror)?;
+                whole &= found.lines().len() <= sources.lines().len();
+                found
+            }
+            None => {
+                context.report.warn(format!(
+                    "{name} has written no source of {} into /etc/apt/sources.list: what it wrote stays as it is",
+                    wanted.suite
+                ));
+                return Ok(());
+            }
+        },
+    };
+    sources.write(&image)?;
+    if !whole {
+        complete(context, &image, if mmdebstrap { &[] } else { packages }, &mut progress)?;
+    }
+    tidy(&image).doing(|| "removing what is left of the bootstrap".into())
+}
+
+/// Brings what is there up to date, and installs more, by the image's own apt.
+fn complete(context: &Context, image: &Inside, packages: &[String], progress: &mut Progress) -> Result<(), Problem> {
+    let chroot = Chroot::new(image)?;
+    let apt = |words: &[&str]| {
+        let mut tool = environment(chroot.command("apt-get").args(["-y", "-q"]).args(words));
+        for (name, value) in std::env::vars_os() {
+            // The way out is the building machine's.
+            if let Some(name) = name.to_str().filter(|name| name.to_ascii_lowercase().ends_with("_proxy")) {
+                tool = tool.env(name, value);
+            }
+        }
+        tool
+    };
+    let mut run = |words: &[&str], more: &[String]| {
+        progress::watch(context, "apt-get", apt(words).args(more), |line| progress.line(line), &ERRORS)
+    };
+    run(&["-o", "Acquire::Languages=none", "--error-on=any", "update"], &[])?;
+    run(&["--no-install-recommends", "dist-upgrade"], &[])?;
+    if !packages.is_empty() {
+        run(&["--no-install-recommends", "install", "--"], packages)?;
+    }
+    run(&["clean"], &[])
+}
+
+/// Takes out what only the bootstrap needed, and what must be another in every machine.
+fn tidy(image: &Inside) -> std::io::Result<()> {
+    for dir in ["var/lib/apt/lists", "var/cache/apt/archives", "var/cache/apt"] {
+        for name in
+            image.names(Path::new(dir)).iter().filter(|name| !["partial", "lock", "archives"].contains(&&***name))
+        {
+            // There are directories of apt's own among them.
+            let _ = image.remove(&Path::new(dir).join(name));
+        }
+    }
+    // Empty, it is made when the machine first starts (machine-id(5)).
+    if image.exists("etc/machine-id") || image.exists("bin/systemctl") {
+        image.write(Path::new("etc/machine-id"), &b""[..], 0o644)?;
+    }
+    Ok(())
 }
 
 /// Counts packages: each is unpacked and then set up.

@@ -20,6 +20,7 @@ pub mod project;
 pub mod report;
 pub mod settings;
 pub mod shell;
+pub mod sources;
 pub mod supervise;
 pub mod template;
 pub mod volumes;

@@ -81,8 +81,9 @@ fn build(args: cli::Build) -> ExitCode {
     };
     let reveal = given(args.reveal, "MAKEIMG_REVEAL");
     let mirror = given(args.mirror, "MAKEIMG_MIRROR");
+    let security = given(args.security_mirror, "MAKEIMG_SECURITY_MIRROR");
     let format = args.format.filter(|format| !format.trim().is_empty());
-    let mut request = Request { format, reveal, mirror, ..request(&args.inputs) };
+    let mut request = Request { format, reveal, mirror, security, ..request(&args.inputs) };
     if let Some(output) = args.output {
         request.output_dir = output;
     }

@@ -8,7 +8,7 @@ use crate::imgbuild::{self, FILE, Imgbuild};
 use crate::inputs::{self, Input};
 use crate::output;
 use crate::problem::{Doing, Problem};
-use crate::settings::VARIABLES;
+use crate::settings::{self, VARIABLES};
 use crate::shell;
 
 /// What somebody asks for.
@@ -24,6 +24,10 @@ pub struct Request {
     pub reveal: Option<String>,
     /// A package archive's URL.
     pub mirror: Option<String>,
+    /// The URL of the archive that has Debian's security updates, or `none`, in place of what the IMGBUILD says.
+    pub security: Option<String>,
+    /// Where that may be, if nobody says where it is.
+    pub known_security: Option<String>,
     /// Where the result goes.
     pub output_dir: PathBuf,
 }
@@ -65,12 +69,22 @@ pub fn read(request: &Request) -> Read {
                 PathBuf::new()
             }
         };
+    let urls =
+        [(&request.mirror, settings::is_archive as fn(&str) -> bool), (&request.security, settings::is_security)];
+    for (value, is_good) in urls {
+        if let Some(value) = value.as_ref().filter(|value| !is_good(value)) {
+            problems.push(
+                Problem::build(format!("{value:?} is no archive's URL")).hint("such as https://example.org/debian"),
+            );
+        }
+    }
     if !problems.is_empty() {
         return Read { job: Err(problems), warnings };
     }
     let work = output::work_dir(&output_dir, &imgbuild.settings.imgname);
-    let (reveal, mirror) = (request.reveal.clone(), request.mirror.clone());
-    Read { job: Ok(Job { imgbuild, inputs, variables, reveal, mirror, output_dir, work }), warnings }
+    let Request { reveal, mirror, security, known_security, .. } = request.clone();
+    let job = Job { imgbuild, inputs, variables, reveal, mirror, security, known_security, output_dir, work };
+    Read { job: Ok(job), warnings }
 }
 
 fn scan(request: &Request) -> (Vec<Input>, Vec<Problem>) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::volumes::{self, Volume};
-use crate::{alpine, arch};
+use crate::{alpine, arch, sources};
 
 /// What is bootstrapped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,6 +202,10 @@ pub struct Settings {
     pub bootloader: Option<Bootloader>,
     /// Which of Debian's packages are there without being named.
     pub debian_variant: String,
+    /// Which parts of Debian's archive are used.
+    pub debian_components: Vec<String>,
+    /// The URL of the archive that has Debian's security updates, or `none`.
+    pub debian_security: Option<String>,
     /// What a disk is divided into; mount points come after those above them.
     pub filesystems: Vec<Volume>,
 }
@@ -212,6 +216,8 @@ pub const VARIABLES: &[&str] = &[
     "target",
     "debian_suite",
     "debian_variant",
+    "debian_components",
+    "debian_security",
     "format",
     "hostconf",
     "packages",
@@ -271,6 +277,9 @@ impl Settings {
         let keymap = one("keymap", is_word, "uk");
         let bootloader = one("bootloader", |value| Bootloader::from_word(value).is_some(), "grub or none");
         let variant = one("debian_variant", |value| VARIANTS.contains(&value), &VARIANTS.join(" or "));
+        let security = one("debian_security", is_security, "https://archive.example.org/debian-security, or none");
+        let components =
+            one("debian_components", are_components, "main, or main non-free-firmware; main must be among them");
         let services = keep(&mut wrong, items("services", value("services"), service));
         let users = keep(&mut wrong, items("users", value("users"), user));
         let authorized_keys = keep(&mut wrong, items("authorized_keys", value("authorized_keys"), authorized_key));
@@ -316,6 +325,8 @@ impl Settings {
             cmdline,
             bootloader: bootloader.and_then(|word| Bootloader::from_word(&word)),
             debian_variant: variant.unwrap_or_else(|| VARIANTS[0].to_owned()),
+            debian_components: components.as_deref().unwrap_or("main").split_whitespace().map(str::to_owned).collect(),
+            debian_security: security,
             filesystems,
         })
     }
@@ -368,6 +379,23 @@ fn is_hostname(value: &str) -> bool {
         (1..=63).contains(&label.len()) && label.chars().all(good) && !label.starts_with('-') && !label.ends_with('-')
     };
     value.len() <= 64 && value.split('.').all(label)
+}
+
+/// An archive's URL, or what says that there is none.
+pub fn is_security(value: &str) -> bool {
+    value == sources::NONE || is_archive(value)
+}
+
+/// A URL as a word of sources.list(5).
+pub fn is_archive(value: &str) -> bool {
+    let is_url = value.split_once(':').is_some_and(|(_, rest)| rest.starts_with('/'));
+    is_url && !value.contains(|c: char| c.is_whitespace() || "[]".contains(c))
+}
+
+fn are_components(value: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let mut words = value.split_whitespace();
+    words.clone().all(|word| word.chars().all(good) && !word.starts_with('-')) && words.any(|word| word == "main")
 }
 
 fn is_word(value: &str) -> bool {
@@ -578,6 +606,23 @@ mod tests {
         for cmdline in ["a;b", "a &", "a|b", "<a", "a>b", "{a}", "a #b", "#a", "a'b", "$a"] {
             assert_eq!(found(cmdline).unwrap_err()[0].what, format!("{cmdline:?} can't be passed on"));
         }
+    }
+
+    #[test]
+    fn archives() {
+        let found = |name, value| settings(&[("target", "debian"), (name, value)]);
+        let components = |value| found("debian_components", value).map(|found| found.debian_components);
+        assert_eq!(components(" main\nnon-free-firmware ").unwrap(), ["main", "non-free-firmware"]);
+        assert_eq!(components("").unwrap(), ["main"]);
+        assert!(components("contrib").is_err() && components("main a,b").is_err());
+        let security = |value| found("debian_security", value).map(|found| found.debian_security);
+        assert_eq!(security("none").unwrap().as_deref(), Some("none"));
+        assert_eq!(security("file:/srv/security").unwrap().as_deref(), Some("file:/srv/security"));
+        assert!(
+            ["no", "example.org/debian", "http://a b", "[trusted=yes] http://a"]
+                .iter()
+                .all(|value| security(value).is_err())
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! `mmdebstrap`: a directory with busybox, made in an instant. tests/e2e/makeimg.rs builds with the real one.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,8 @@ PATH=$PATH:/usr/sbin:/sbin chroot "$root" /bin/busybox --install -s /bin
 printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
 printf 'root:x:0:\nadm:x:4:\n' >"$root/etc/group"
 printf 'one\ntwo\nthree\n' >"$root/etc/old.conf"
+mkdir "$root/etc/apt"
+printf 'deb http://m.test/debian stable%s main\n' '' -updates -security >"$root/etc/apt/sources.list"
 mkdir -p "$root/usr/sbin"
 cat >"$root/usr/sbin/useradd" <<'END'
 #!/bin/sh
@@ -45,6 +47,31 @@ END
 chmod 755 "$root/usr/sbin/useradd" "$root/usr/sbin/usermod"
 echo "0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded."
 echo "Setting up busybox (1.0) ..."
+"#;
+
+/// Writes the sources that mmdebstrap or debootstrap writes, from `$ARCHIVE` where it is given none, and an apt that tells how it was
+/// called.
+const SOURCES: &str = r#"#!/bin/sh
+set -e
+STANDIN= "${0%/*}/standin" "$@"
+echo "$@" >"${0%/*}/called"
+while [ "${1#/}" = "$1" ]; do suite=$1; shift; done
+root=$1; shift
+mkdir -p "$root/etc/apt/sources.list.d" "$root/var/lib/apt/lists/partial" "$root/usr/bin" "$root/usr/share/keyrings"
+echo ID=debian >"$root/etc/os-release"
+: >"$root/usr/share/keyrings/debian-archive-keyring.gpg"
+: >"$root/var/lib/apt/lists/left"
+for line in "$@"; do
+    case $line in deb*) ;; *) line="deb $line $suite main" ;; esac
+    echo "$line"
+done >"$root/etc/apt/sources.list"
+if [ $# = 0 ]; then
+    echo "deb $ARCHIVE $suite main" >"$root/etc/apt/sources.list"
+    [ "${0##*/}" = debootstrap ] ||
+        printf 'deb %s\n' "$ARCHIVE $suite-updates main" "$ARCHIVE-security $suite-security main" >>"$root/etc/apt/sources.list"
+fi
+printf '#!/bin/sh\necho "$@" >>/apt-was-called\n' >"$root/usr/bin/apt-get"
+chmod 755 "$root/usr/bin/apt-get"
 "#;
 
 /// Blocks the first time it is called (but for `losetup --find`), and otherwise is the next program of its name.
@@ -790,4 +817,180 @@ fn a_disk_that_is_too_small_is_seen_by_check() {
     let said = text(&output.stderr);
     assert!(said.contains("IMGBUILD: a disk of 1024 MiB has no room for /var: 20480 MiB are needed"), "{said}");
     assert!(project.fails(&[]).contains("web/IMGBUILD: a disk of 1024 MiB has no room for /var"));
+}
+
+/// A server with release files, by their paths; it is asked by what asks a mirror.
+struct Archive {
+    address: std::net::SocketAddr,
+}
+
+impl Archive {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let files: Vec<(String, String)> = files
+            .iter()
+            .map(|(suite, more)| {
+                let path = format!("/{}/InRelease", suite.replacen('/', "/dists/", 1));
+                (path, format!("Origin: Debian\n{more}\n"))
+            })
+            .collect();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut line = String::new();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let _ = reader.read_line(&mut line);
+                while matches!(reader.read_line(&mut String::new()), Ok(length) if length > 2) {}
+                let path = line.split(' ').nth(1).unwrap_or_default();
+                let found = files.iter().find(|(known, _)| known == path).map(|(_, text)| &**text);
+                let (status, text) = found.map_or(("404 Not Found", ""), |text| ("200 OK", text));
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(text.as_bytes()));
+            }
+        });
+        Self { address }
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("http://{}/{name}", self.address)
+    }
+}
+
+impl Project {
+    /// With a stand-in that writes sources, called as the bootstrap is.
+    fn with_sources(imgbuild: &str, tool: &str) -> Self {
+        let project = Self::new(&format!("target=debian\nimgname=web\nformat=dir\ndebian_suite=trixie\n{imgbuild}"));
+        fs::remove_file(project.path("bin/mmdebstrap")).unwrap();
+        project.program("bin/standin", STANDIN);
+        project.program(&format!("bin/{tool}"), SOURCES);
+        project
+    }
+
+    /// A directory of this machine's programs, but for mmdebstrap, to be all of PATH but for the stand-ins.
+    fn without_mmdebstrap(&self) -> String {
+        let tools = self.path("tools");
+        fs::create_dir_all(&tools).unwrap();
+        for entry in
+            ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].iter().flat_map(|dir| fs::read_dir(dir).unwrap().flatten())
+        {
+            if entry.file_name() != "mmdebstrap" {
+                let _ = symlink(entry.path(), tools.join(entry.file_name()));
+            }
+        }
+        format!("{}:{}", self.path("bin").display(), tools.display())
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+}
+
+#[test]
+fn the_sources_are_the_same_whatever_bootstraps() {
+    let archive = Archive::new(&[
+        ("debian/trixie", ""),
+        ("debian/trixie-updates", "Valid-Until: Fri, 04 Dec 2099 02:10:32 UTC"),
+        ("debian-security/trixie-security", ""),
+    ]);
+    let url = archive.url("debian");
+    let keyring = "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg";
+    let expected = format!(
+        "Types: deb\nURIs: {url}\nSuites: trixie trixie-updates\nComponents: main non-free-firmware\n{keyring}\n\n\
+         Types: deb\nURIs: {url}-security\nSuites: trixie-security\nComponents: main non-free-firmware\n{keyring}\n"
+    );
+    for tool in ["mmdebstrap", "debootstrap"] {
+        for mirror in [true, false] {
+            let project =
+                Project::with_sources("debian_components='main non-free-firmware'\npackages='\nvim=1.2\n'\n", tool);
+            let mut command = project.command(&[]);
+            if mirror {
+                command.args(["--mirror", &url]);
+            }
+            command.env("STANDIN", "").env("ARCHIVE", &url).env_remove("http_proxy");
+            if tool == "debootstrap" {
+                command.env("PATH", project.without_mmdebstrap());
+            }
+            let output = command.output().unwrap();
+            let said = text(&output.stderr);
+            assert!(output.status.success(), "{tool}, {mirror}: {said}");
+            assert!(!said.contains("warning"), "{tool}, {mirror}: {said}");
+            assert_eq!(project.read("out/web/etc/apt/sources.list.d/debian.sources"), expected, "{tool}, {mirror}");
+            assert_eq!(project.read("out/web/etc/apt/sources.list"), "# See /etc/apt/sources.list.d/debian.sources\n");
+            assert!(!project.path("out/web/var/lib/apt/lists/left").exists(), "{tool}: lists are left");
+            let called = project.read("bin/called");
+            assert!(called.contains("--components=main,non-free-firmware"), "{called}");
+            if tool == "mmdebstrap" {
+                assert!(called.contains("--include=vim=1.2"), "{called}");
+                assert_eq!(called.contains(&format!("{url}-security trixie-security main non-free-firmware")), mirror);
+                assert!(!project.path("out/web/apt-was-called").exists(), "there was nothing to upgrade");
+            } else {
+                let calls = project.read("out/web/apt-was-called");
+                let verbs = ["update", "dist-upgrade", "install -- vim=1.2", "clean"];
+                let calls: Vec<&str> = calls.lines().collect();
+                assert!(
+                    calls.iter().zip(verbs).all(|(call, verb)| call.ends_with(verb)) && calls.len() == 4,
+                    "{calls:?}"
+                );
+                assert!(!called.contains("vim"), "the oldest version was installed first: {called}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_system_without_security_updates_is_told_of_or_meant() {
+    let archive = Archive::new(&[
+        ("debian/trixie", ""),
+        ("debian/trixie-updates", "Valid-Until: Fri, 04 Dec 2020 02:10:32 UTC"),
+        ("debian/sid", ""),
+        ("elsewhere/trixie-security", ""),
+    ]);
+    let url = archive.url("debian");
+    let build = |imgbuild: &str, more: &[&str]| {
+        let project = Project::with_sources(imgbuild, "mmdebstrap");
+        // This machine's apt sources.
+        project.program("bin/apt-get", "#!/bin/sh\necho \"'$KNOWN/dists/bookworm-security/InRelease' m 0\"\n");
+        let mut command = project.command(&["--mirror", &url]);
+        command.env("KNOWN", archive.url(if imgbuild.contains("known") { "elsewhere" } else { "nowhere" }));
+        let output = command.args(more).env("STANDIN", "").output().unwrap();
+        (text(&output.stderr), project)
+    };
+    let sources = |project: &Project| project.read("out/web/etc/apt/sources.list.d/debian.sources");
+    let elsewhere = archive.url("elsewhere");
+    for (imgbuild, more) in
+        [("", &["--security-mirror", &*elsewhere][..]), (&*format!("debian_security={elsewhere}/\n"), &[])]
+    {
+        let (said, project) = build(imgbuild, more);
+        assert!(said.contains("no trixie-updates that can be used: it has expired (Fri, 04 Dec 2020"), "{said}");
+        assert!(!said.contains("NO SECURITY UPDATES"), "{said}");
+        assert!(sources(&project).contains(&format!("URIs: {elsewhere}\nSuites: trixie-security\n")));
+    }
+    let (said, project) = build("known=y\n", &[]);
+    assert!(!said.contains("NO SECURITY UPDATES") && sources(&project).contains(&elsewhere), "{said}");
+    let (said, project) = build("", &[]);
+    assert!(said.contains("the system has NO SECURITY UPDATES") && !sources(&project).contains("security"), "{said}");
+    let tried = format!("{}: 404 Not Found", archive.url("nowhere"));
+    assert!(said.contains(&format!("{url}-security: 404 Not Found")) && said.contains(&tried), "{said}");
+    let (said, project) = build("debian_security=none\n", &[]);
+    assert!(!said.contains("NO SECURITY UPDATES") && !sources(&project).contains("security"), "{said}");
+    let (said, _) = build("debian_suite=sid\n", &[]);
+    assert!(!said.contains("warning"), "{said}");
+    // Nothing is begun.
+    let (said, project) = build(&format!("debian_security={url}\n"), &[]);
+    assert!(said.contains(&format!("has no trixie-security that can be used: {url}: 404 Not Found")), "{said}");
+    assert!(!project.path("bin/called").exists());
+    let (said, project) = build("debian_suite=trixy\n", &[]);
+    assert!(said.contains(&format!("the archive {url} has no trixy that can be used: 404 Not Found")), "{said}");
+    assert!(!project.path("bin/called").exists());
+}
+
+#[test]
+fn sources_of_the_author_are_the_only_ones() {
+    let archive =
+        Archive::new(&[("debian/trixie", ""), ("debian/trixie-updates", ""), ("debian-security/trixie-security", "")]);
+    let project = Project::with_sources("", "mmdebstrap");
+    project.write("web/files/etc/apt/sources.list", "deb http://mine.test/debian trixie main\n");
+    project.command(&["--mirror", &archive.url("debian")]).output().unwrap();
+    assert_eq!(project.read("out/web/etc/apt/sources.list"), "deb http://mine.test/debian trixie main\n");
+    assert!(!project.path("out/web/etc/apt/sources.list.d/debian.sources").exists());
 }
