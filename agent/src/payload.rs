@@ -311,6 +311,7 @@ fn environment(app: &App, disks: &[String]) -> io::Result<Vec<(String, String)>>
         ("ANEMOS_KERNEL", show(&paths.anemos.join("kernel"))),
         ("ANEMOS_CONSOLE", console_words(&fs::read_to_string("/proc/cmdline").unwrap_or_default())),
         ("ANEMOS_MIRROR", mirror),
+        ("ANEMOS_SECURITY_MIRROR", host.security_mirror.clone().unwrap_or_default()),
         ("ANEMOS_SOCKET", show(&paths.socket())),
         ("ANEMOS_FILES", show(&paths.anemos)),
         ("PATH", PATH.into()),

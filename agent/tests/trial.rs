@@ -121,6 +121,7 @@ impl Trial {
             kernel_release: "6.1".into(),
             old_boot_id: String::new(),
             mirror: None,
+            security_mirror: None,
             base: digest,
             base_size: base().len() as u64,
             disks: Vec::new(),

@@ -9,16 +9,40 @@ use std::path::Path;
 /// Only entries that have the suites of the distribution itself and its component `main` count: no security or
 /// updates archives, no other vendors'. Files that can't be read count as empty.
 pub fn mirrors_from_apt_sources(etc_apt: &Path) -> Vec<String> {
+    archives(etc_apt, is_main)
+}
+
+/// Archives of security updates in a directory like /etc/apt, in the order of apt, without those that are files.
+pub fn security_from_apt_sources(etc_apt: &Path) -> Vec<String> {
+    archives(etc_apt, is_security)
+}
+
+/// Whether a source with this URI and these suites is meant.
+type Fits = fn(&str, &[&str]) -> bool;
+
+fn is_main(uri: &str, suites: &[&str]) -> bool {
+    // Other archives of the distribution have a dash or a slash in their suites: trixie-updates, trixie/updates.
+    let main = |suite: &&str| !suite.contains(['-', '/']);
+    let named = uri.ends_with("/debian") || uri.contains("/debian/");
+    if named { suites.iter().any(main) } else { suites.iter().any(|suite| SUITES.contains(suite)) }
+}
+
+/// Until Debian 10 they were called `buster/updates`.
+fn is_security(uri: &str, suites: &[&str]) -> bool {
+    uri.starts_with("http") && suites.iter().any(|suite| suite.ends_with("-security") || suite.ends_with("/updates"))
+}
+
+fn archives(etc_apt: &Path, fits: Fits) -> Vec<String> {
     let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-    let mut mirrors = one_line(&read(&etc_apt.join("sources.list")));
+    let mut mirrors = one_line(&read(&etc_apt.join("sources.list")), fits);
     let mut parts: Vec<_> = std::fs::read_dir(etc_apt.join("sources.list.d"))
         .map(|entries| entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect())
         .unwrap_or_default();
     parts.sort();
     for part in parts {
         match part.extension().and_then(|extension| extension.to_str()) {
-            Some("list") => mirrors.extend(one_line(&read(&part))),
-            Some("sources") => mirrors.extend(deb822(&read(&part))),
+            Some("list") => mirrors.extend(one_line(&read(&part), fits)),
+            Some("sources") => mirrors.extend(deb822(&read(&part), fits)),
             _ => {}
         }
     }
@@ -32,7 +56,7 @@ pub fn mirrors_from_apt_sources(etc_apt: &Path) -> Vec<String> {
 }
 
 /// Mirrors of a file in the one-line format: `deb [options] uri suite components`.
-fn one_line(text: &str) -> Vec<String> {
+fn one_line(text: &str, fits: Fits) -> Vec<String> {
     let mut mirrors = Vec::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -43,14 +67,14 @@ fn one_line(text: &str) -> Vec<String> {
         }
         let mut words = rest.split_whitespace();
         if let (Some(uri), Some(suite)) = (words.next(), words.next()) {
-            mirrors.extend(mirror(uri, &[suite], &words.collect::<Vec<_>>()));
+            mirrors.extend(mirror(uri, &[suite], &words.collect::<Vec<_>>(), fits));
         }
     }
     mirrors
 }
 
 /// Mirrors of a file in the deb822 format: stanzas of `Field: values`.
-fn deb822(text: &str) -> Vec<String> {
+fn deb822(text: &str, fits: Fits) -> Vec<String> {
     let mut mirrors = Vec::new();
     let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     lines.push("");
@@ -63,7 +87,7 @@ fn deb822(text: &str) -> Vec<String> {
             let enabled = !get("enabled").iter().any(|value| matches!(*value, "no" | "false" | "0" | "off"));
             if enabled && get("types").contains(&"deb") {
                 for uri in get("uris") {
-                    mirrors.extend(mirror(uri, &get("suites"), &get("components")));
+                    mirrors.extend(mirror(uri, &get("suites"), &get("components"), fits));
                 }
             }
             fields.clear();
@@ -102,8 +126,8 @@ pub(crate) fn without_credentials(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-/// The mirrors at `uri`, if it is one of the main archive that this library can use.
-fn mirror(uri: &str, suites: &[&str], components: &[&str]) -> Vec<String> {
+/// The mirrors at `uri`, if it is one that is meant and that this library can use.
+fn mirror(uri: &str, suites: &[&str], components: &[&str], fits: Fits) -> Vec<String> {
     if !components.contains(&"main") {
         return Vec::new();
     }
@@ -111,7 +135,7 @@ fn mirror(uri: &str, suites: &[&str], components: &[&str]) -> Vec<String> {
     if let Some(path) = uri.strip_prefix("mirror+file:") {
         let list = std::fs::read_to_string(path.trim_start_matches("//")).unwrap_or_default();
         let uris = list.lines().filter_map(|line| line.split('#').next()?.split_whitespace().next());
-        return uris.flat_map(|uri| mirror(uri, suites, components)).collect();
+        return uris.flat_map(|uri| mirror(uri, suites, components, fits)).collect();
     }
     let uri = match uri.strip_prefix("file:") {
         Some(path) => format!("file:///{}", path.trim_matches('/')),
@@ -119,11 +143,7 @@ fn mirror(uri: &str, suites: &[&str], components: &[&str]) -> Vec<String> {
     };
     let uri = without_credentials(&uri);
     let usable = ["http://", "https://", "file:///"].iter().any(|scheme| uri.starts_with(scheme));
-    // Other archives of the distribution have a dash or a slash in their suites: trixie-updates, trixie/updates.
-    let main = |suite: &&str| !suite.contains(['-', '/']);
-    let named = uri.ends_with("/debian") || uri.contains("/debian/");
-    let fits = if named { suites.iter().any(main) } else { suites.iter().any(|suite| SUITES.contains(suite)) };
-    if usable && fits { vec![uri] } else { Vec::new() }
+    if usable && fits(&uri, suites) { vec![uri] } else { Vec::new() }
 }
 
 #[cfg(test)]
@@ -142,12 +162,14 @@ mod tests {
             deb http://other.example/x nodistro main\n\
             deb cdrom:[Debian]/ trixie main\n\
             deb file:/srv/debian trixie main\n";
-        assert_eq!(one_line(list), ["http://a.example/debian", "http://plain.example", "file:///srv/debian"]);
+        assert_eq!(one_line(list, is_main), ["http://a.example/debian", "http://plain.example", "file:///srv/debian"]);
         let sources = "# comment\nTypes: deb deb-src\nURIs: http://a.example/debian\n http://b.example/debian\n\
             # comment between\nSuites: trixie trixie-updates\nComponents: main\n\n\
             Enabled: no\nTypes: deb\nURIs: http://off.example/debian\nSuites: trixie\nComponents: main\n\n\
             types: deb\nuris: http://sec.example/debian-security\nsuites: trixie-security\ncomponents: main\n";
-        assert_eq!(deb822(sources), ["http://a.example/debian", "http://b.example/debian"]);
+        assert_eq!(one_line(list, is_security), ["http://sec.example/debian-security"]);
+        assert_eq!(deb822(sources, is_security), ["http://sec.example/debian-security"]);
+        assert_eq!(deb822(sources, is_main), ["http://a.example/debian", "http://b.example/debian"]);
     }
 
     #[test]
@@ -160,7 +182,10 @@ mod tests {
         ] {
             assert_eq!(without_credentials(with), without);
         }
-        assert_eq!(one_line("deb http://user:secret@m.example/debian trixie main"), ["http://m.example/debian"]);
+        assert_eq!(
+            one_line("deb http://user:secret@m.example/debian trixie main", is_main),
+            ["http://m.example/debian"]
+        );
         let attempt = crate::Attempt { url: "http://u:secret@m.example/x".into(), failure: crate::Failure::NotFound };
         let error = crate::Error::Fetch { file: "x".into(), attempts: vec![attempt] }.to_string();
         assert!(error.contains("http://m.example/x") && !error.contains("secret"), "{error}");

@@ -26,7 +26,7 @@ mod store;
 mod time;
 mod tree;
 
-pub use apt_sources::mirrors_from_apt_sources;
+pub use apt_sources::{mirrors_from_apt_sources, security_from_apt_sources};
 pub use build::{Archive, Image, Packages, Progress, SNAPSHOT_ID, build, copy_verified, fetch_image, verify};
 pub use error::{Attempt, Error, Failure, ImageError};
 pub use exclude::Exclude;

@@ -196,6 +196,7 @@ impl Job {
             kernel_release: kernel.release.clone(),
             old_boot_id: facts::boot_id(root),
             mirror: base::mirrors(root, plan).into_iter().next(),
+            security_mirror: facts::security_mirror(root),
             base: image,
             base_size: lock.image_size,
             disks: facts::disk_ids(root),

@@ -83,6 +83,8 @@ pub struct HostConfig {
     pub old_boot_id: String,
     /// The mirror for `ANEMOS_MIRROR` if the user named none: the one that served the base, else the host's own.
     pub mirror: Option<String>,
+    /// The archive of security updates in the host's own apt sources, for `ANEMOS_SECURITY_MIRROR`.
+    pub security_mirror: Option<String>,
     /// SHA-256 of the uncompressed base image.
     pub base: Digest,
     /// Size in bytes of the uncompressed base image.

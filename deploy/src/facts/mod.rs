@@ -73,6 +73,11 @@ pub fn mirrors(root: &Root) -> Vec<String> {
     anemos_base::mirrors_from_apt_sources(&root.at("/etc/apt"))
 }
 
+/// The archive of security updates in the host's own apt sources.
+pub fn security_mirror(root: &Root) -> Option<String> {
+    anemos_base::security_from_apt_sources(&root.at("/etc/apt")).into_iter().next()
+}
+
 /// What names each disk, and nothing that takes reading it.
 pub fn disk_ids(root: &Root) -> Vec<DiskId> {
     disks::ids(root)

@@ -114,6 +114,7 @@ pub fn host_config() -> HostConfig {
         kernel_release: "6.1.0-40-cloud-amd64".into(),
         old_boot_id: "6a0bb3b0-0000-4000-8000-000000000001".into(),
         mirror: None,
+        security_mirror: Some("http://192.0.2.5/debian-security".into()),
         base: digest(9),
         base_size: 200_000_000,
         disks: vec![disk_id()],
