@@ -6,7 +6,9 @@ mod fill;
 mod http;
 mod serve;
 pub mod sources;
+mod updates;
 
 pub use fault::Fault;
 pub use fill::{Filled, fill, fill_if_missing, unpack};
 pub use serve::{Request, Server};
+pub use updates::kernels;

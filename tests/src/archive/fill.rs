@@ -1,6 +1,6 @@
 //! Filling the archive with the ordinary package client, from the mirror that this machine's apt uses.
 
-use super::sources;
+use super::{sources, updates};
 use crate::command::run;
 use crate::machine::file_sha256;
 use crate::{Context, Lab, Result, bail, checkout, tools};
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SUITE: &str = "trixie";
+pub(super) const SUITE: &str = "trixie";
 
 /// What a minimal Debian consists of. apt adds what these depend on.
 const MINIMAL: &[&str] = &["?essential", "?priority(required)", "?priority(important)"];
@@ -45,6 +45,16 @@ const PACKAGES: &[&str] = &[
 ];
 const LOADERS: &[&[&str]] = &[&["grub-pc", "grub-pc-bin"], &["grub-efi-amd64", "grub-efi-amd64-bin", "efibootmgr"]];
 
+impl Filled {
+    fn and(self, other: Self) -> Self {
+        Self {
+            packages: self.packages + other.packages,
+            bytes: self.bytes + other.bytes,
+            fetched: self.fetched + other.fetched,
+        }
+    }
+}
+
 /// What the archive holds.
 #[derive(Debug, Clone, Copy)]
 pub struct Filled {
@@ -58,8 +68,8 @@ pub struct Filled {
 
 /// One package file, as apt describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Deb {
-    /// Where it is in the archive, without percent escapes.
+pub(super) struct Deb {
+    /// Where it is among the archives, without percent escapes.
     path: String,
     /// What apt calls it when it stores it.
     file: String,
@@ -81,11 +91,12 @@ impl Deb {
 /// Fills the archive unless that was done for the present base.lock.
 pub fn fill_if_missing(lab: &Lab) -> Result<()> {
     let wanted = identity()?;
-    let stamp = lab.path("archive/stamp");
-    if fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) {
+    let is_filled = |stamp| fs::read_to_string(lab.path(stamp)).is_ok_and(|text| text == wanted);
+    if is_filled("archive/stamp") && updates::are_fresh(lab, &wanted) {
         return Ok(());
     }
-    let filled = fill(lab)?;
+    // What has been filled may be years old; updates expire within days.
+    let filled = if is_filled("archive/stamp") { updates::fill(lab)? } else { fill(lab)? };
     eprintln!(
         "lab: archive of {} packages, {} MB ({} fetched)",
         filled.packages,
@@ -98,22 +109,21 @@ pub fn fill_if_missing(lab: &Lab) -> Result<()> {
 /// Brings the archive up to date. What is there already is not fetched again.
 pub fn fill(lab: &Lab) -> Result<Filled> {
     let _lock = lab.lock("archive")?;
+    let main = fill_main(lab)?;
+    let updates = updates::fill_locked(lab)?;
+    Ok(main.and(updates))
+}
+
+fn fill_main(lab: &Lab) -> Result<Filled> {
     let wanted = identity()?;
-    let tree = lab.path("archive/debian");
-    let apt = Apt::new(lab, SUITE, Indexes::AsSent)?;
+    let root = lab.path("archive");
+    let main = [Source::debian(SUITE)?];
+    let apt = Apt::new(lab, SUITE, &main, Indexes::AsSent)?;
     apt.update()?;
-    apt.publish_indexes(&tree)?;
-    let apt = Apt::new(lab, SUITE, Indexes::Plain)?;
+    apt.publish_indexes(&root, &main[0])?;
+    let apt = Apt::new(lab, SUITE, &main, Indexes::Plain)?;
     apt.update()?;
-    let mut debs = BTreeMap::new();
-    for loader in LOADERS {
-        let mut names: Vec<&str> = MINIMAL.to_vec();
-        names.extend(PACKAGES);
-        names.extend(*loader);
-        for deb in apt.describe("install", &names)? {
-            debs.insert(deb.path.clone(), deb);
-        }
-    }
+    let mut debs = apt.describe_all(&[])?;
     let locked: Vec<String> =
         locked_packages()?.iter().map(|package| format!("{}={}", package.name, package.version)).collect();
     if !locked.is_empty() {
@@ -122,30 +132,28 @@ pub fn fill(lab: &Lab) -> Result<Filled> {
             debs.insert(deb.path.clone(), deb);
         }
     }
-    let missing: Vec<&Deb> = debs.values().filter(|deb| !present(&tree, deb)).collect();
-    let fetched = missing.len();
-    apt.fetch(&missing, &tree)?;
+    let filled = apt.fetch_missing(&debs, &root)?;
     fs::write(lab.path("archive/stamp"), wanted).context("cannot write the archive's stamp")?;
-    Ok(Filled { packages: debs.len(), bytes: debs.values().map(|deb| deb.size).sum(), fetched })
+    Ok(filled)
 }
 
 /// Fetches packages of a suite, unpacks them in `into`, and runs nothing of theirs.
 pub fn unpack(lab: &Lab, suite: &str, names: &[&str], into: &Path) -> Result<()> {
     let _lock = lab.lock("archive")?;
-    let apt = Apt::new(lab, suite, Indexes::Plain)?;
+    let apt = Apt::new(lab, suite, &[Source { place: "tree", ..Source::debian(suite)? }], Indexes::Plain)?;
     apt.update()?;
     let debs = apt.describe("download", names)?;
-    let tree = lab.path(format!("archive-apt/{suite}-plain/tree"));
-    let missing: Vec<&Deb> = debs.iter().filter(|deb| !present(&tree, deb)).collect();
-    apt.fetch(&missing, &tree)?;
+    let root = lab.path(format!("archive-apt/{suite}-plain"));
+    let missing: Vec<&Deb> = debs.iter().filter(|deb| !present(&root, deb)).collect();
+    apt.fetch(&missing, &root)?;
     for deb in &debs {
-        run(Command::new("dpkg-deb").arg("-x").arg(tree.join(&deb.path)).arg(into))?;
+        run(Command::new("dpkg-deb").arg("-x").arg(root.join(&deb.path)).arg(into))?;
     }
     Ok(())
 }
 
 /// What the archive is made for: another base.lock or list of packages asks for another archive.
-fn identity() -> Result<String> {
+pub(super) fn identity() -> Result<String> {
     let lock = base_lock();
     let hash = if lock.exists() { file_sha256(&lock)? } else { "no base.lock".to_owned() };
     Ok(format!("1 {SUITE} {} {hash}\n", PACKAGES.join(" ")))
@@ -181,13 +189,27 @@ fn locked_packages() -> Result<Vec<Locked>> {
     Ok(lock.packages.into_iter().chain(lock.kernel.into_iter().flat_map(|kernel| kernel.packages)).collect())
 }
 
-fn present(tree: &Path, deb: &Deb) -> bool {
-    fs::metadata(tree.join(&deb.path)).is_ok_and(|found| found.len() == deb.size)
+fn present(root: &Path, deb: &Deb) -> bool {
+    fs::metadata(root.join(&deb.path)).is_ok_and(|found| found.len() == deb.size)
+}
+
+/// A suite of an archive, and the directory that the archive has here.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub(super) uri: String,
+    pub(super) suite: String,
+    pub(super) place: &'static str,
+}
+
+impl Source {
+    pub(super) fn debian(suite: &str) -> Result<Self> {
+        Ok(Self { uri: sources::debian_mirror()?, suite: suite.to_owned(), place: "debian" })
+    }
 }
 
 /// How apt keeps package indexes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Indexes {
+pub(super) enum Indexes {
     /// Byte for byte, so that they are what the signed release file describes.
     AsSent,
     /// Uncompressed: looking a hundred packages up in a compressed one takes apt a minute.
@@ -195,29 +217,33 @@ enum Indexes {
 }
 
 /// An apt with sources, lists and caches of its own, and with the machine's other settings (proxies).
-struct Apt {
+pub(super) struct Apt {
     dir: PathBuf,
     indexes: Indexes,
-    mirror: String,
+    sources: Vec<Source>,
 }
 
 impl Apt {
-    fn new(lab: &Lab, suite: &str, indexes: Indexes) -> Result<Self> {
+    /// `name` is that of its directory.
+    pub(super) fn new(lab: &Lab, name: &str, sources: &[Source], indexes: Indexes) -> Result<Self> {
         let kept = match indexes {
             Indexes::AsSent => "as-sent",
             Indexes::Plain => "plain",
         };
-        let dir = lab.path(format!("archive-apt/{suite}-{kept}"));
+        let dir = lab.path(format!("archive-apt/{name}-{kept}"));
         for part in ["lists/partial", "cache/archives/partial", "fetched"] {
             let part = dir.join(part);
             fs::create_dir_all(&part).context(format!("cannot make {}", part.display()))?;
         }
-        let mirror = sources::debian_mirror()?;
         // An empty system: whatever is installed here must not be taken for granted.
         fs::write(dir.join("status"), "").context("cannot write apt's status")?;
-        fs::write(dir.join("sources.list"), format!("deb [signed-by={}] {mirror} {suite} main\n", tools::KEYRING))
-            .context("cannot write apt's sources")?;
-        Ok(Self { dir, indexes, mirror })
+        let line = |source: &Source| {
+            let Source { uri, suite, .. } = source;
+            format!("deb [signed-by={}] {uri} {suite} main\n", tools::KEYRING)
+        };
+        let list: String = sources.iter().map(line).collect();
+        fs::write(dir.join("sources.list"), list).context("cannot write apt's sources")?;
+        Ok(Self { dir, indexes, sources: sources.to_vec() })
     }
 
     fn command(&self, program: &str) -> Command {
@@ -248,13 +274,14 @@ impl Apt {
         command
     }
 
-    fn update(&self) -> Result<()> {
+    pub(super) fn update(&self) -> Result<()> {
         run(self.command("apt-get").args(["-q", "--error-on=any", "update"]))?;
         Ok(())
     }
 
     /// Puts the release file and the index where a mirror has them, under both of the index's names.
-    fn publish_indexes(&self, tree: &Path) -> Result<()> {
+    pub(super) fn publish_indexes(&self, root: &Path, source: &Source) -> Result<()> {
+        let Source { suite, place, .. } = source;
         let lists = self.dir.join("lists");
         let find = |end: &str| -> Result<PathBuf> {
             let entries = fs::read_dir(&lists).context("cannot read apt's lists")?;
@@ -266,12 +293,12 @@ impl Apt {
             }
             bail!("apt fetched no {end}")
         };
-        let dists = tree.join("dists").join(SUITE);
+        let dists = root.join(place).join("dists").join(suite);
         let binary = dists.join("main/binary-amd64");
         let by_hash = binary.join("by-hash/SHA256");
         fs::create_dir_all(&by_hash).context(format!("cannot make {}", by_hash.display()))?;
-        let release = find(&format!("_dists_{SUITE}_InRelease"))?;
-        let index = find(&format!("_dists_{SUITE}_main_binary-amd64_Packages.xz"))?;
+        let release = find(&format!("_dists_{suite}_InRelease"))?;
+        let index = find(&format!("_dists_{suite}_main_binary-amd64_Packages.xz"))?;
         let hash = file_sha256(&index)?;
         let text = fs::read_to_string(&release).context("cannot read the release file")?;
         if !text.contains(&hash) {
@@ -289,10 +316,37 @@ impl Apt {
     fn describe(&self, verb: &str, names: &[&str]) -> Result<Vec<Deb>> {
         let output = run(self.command("apt-get").args(["-qq", "-y", "--print-uris", verb]).args(names))?;
         let text = String::from_utf8_lossy(&output);
-        text.lines().filter(|line| line.starts_with('\'')).map(|line| parse_uri_line(line, &self.mirror)).collect()
+        text.lines().filter(|line| line.starts_with('\'')).map(|line| parse_uri_line(line, &self.sources)).collect()
     }
 
-    fn fetch(&self, debs: &[&Deb], tree: &Path) -> Result<()> {
+    /// Names of packages that begin so.
+    pub(super) fn names(&self, begin: &str) -> Result<Vec<String>> {
+        let output = run(self.command("apt-cache").args(["pkgnames", begin]))?;
+        Ok(String::from_utf8_lossy(&output).lines().map(str::to_owned).collect())
+    }
+
+    /// What apt would fetch for everything that payloads install, and for `more`.
+    pub(super) fn describe_all(&self, more: &[&str]) -> Result<BTreeMap<String, Deb>> {
+        let mut debs = BTreeMap::new();
+        for loader in LOADERS {
+            let mut names: Vec<&str> = MINIMAL.to_vec();
+            names.extend(PACKAGES);
+            names.extend(*loader);
+            names.extend(more);
+            for deb in self.describe("install", &names)? {
+                debs.insert(deb.path.clone(), deb);
+            }
+        }
+        Ok(debs)
+    }
+
+    pub(super) fn fetch_missing(&self, debs: &BTreeMap<String, Deb>, root: &Path) -> Result<Filled> {
+        let missing: Vec<&Deb> = debs.values().filter(|deb| !present(root, deb)).collect();
+        self.fetch(&missing, root)?;
+        Ok(Filled { packages: debs.len(), bytes: debs.values().map(|deb| deb.size).sum(), fetched: missing.len() })
+    }
+
+    fn fetch(&self, debs: &[&Deb], root: &Path) -> Result<()> {
         let place = self.dir.join("fetched");
         // Few enough for one command line, many enough to use the connection well.
         for batch in debs.chunks(100) {
@@ -307,7 +361,7 @@ impl Apt {
                 if file_sha256(&from)? != deb.sha256 {
                     bail!("{} is not what the index describes", deb.file);
                 }
-                let to = tree.join(&deb.path);
+                let to = root.join(&deb.path);
                 let parent = to.parent().expect("a file in a tree has a parent");
                 fs::create_dir_all(parent).context(format!("cannot make {}", parent.display()))?;
                 fs::rename(&from, &to).context(format!("cannot move {}", from.display()))?;
@@ -318,16 +372,17 @@ impl Apt {
 }
 
 /// `'URI' FILE SIZE SHA256:HASH`
-fn parse_uri_line(line: &str, mirror: &str) -> Result<Deb> {
+fn parse_uri_line(line: &str, sources: &[Source]) -> Result<Deb> {
     let fields: Vec<&str> = line.split(' ').collect();
     let [uri, file, size, hash] = fields[..] else { bail!("apt said something else than a URI: {line}") };
     let uri = uri.trim_matches('\'');
-    let Some(path) = uri.strip_prefix(mirror).map(|path| path.trim_start_matches('/')) else {
-        bail!("apt would fetch a package from elsewhere than the mirror: {uri}");
+    let below = |source: &Source| Some((source.place, uri.strip_prefix(&source.uri)?.strip_prefix('/')?));
+    let Some((place, path)) = sources.iter().find_map(below) else {
+        bail!("apt would fetch a package from elsewhere than its sources: {uri}");
     };
     let Some(sha256) = hash.strip_prefix("SHA256:") else { bail!("apt gave no SHA-256 for {file}") };
     let size = size.parse().context(format!("the size of {file}"))?;
-    Ok(Deb { path: unescape(path), file: file.to_owned(), size, sha256: sha256.to_owned() })
+    Ok(Deb { path: format!("{place}/{}", unescape(path)), file: file.to_owned(), size, sha256: sha256.to_owned() })
 }
 
 /// Undoes percent escapes.
@@ -360,11 +415,18 @@ mod tests {
     fn reads_what_apt_would_fetch() {
         let line = "'http://mirror.test/debian/pool/main/g/glibc/libc6_2.41-12%2bdeb13u4_amd64.deb' \
                     libc6_2.41-12+deb13u4_amd64.deb 2846580 SHA256:ab";
-        let deb = parse_uri_line(line, "http://mirror.test/debian").unwrap();
-        assert_eq!(deb.path, "pool/main/g/glibc/libc6_2.41-12+deb13u4_amd64.deb");
+        let source = |uri: &str, place| Source { uri: uri.to_owned(), suite: SUITE.to_owned(), place };
+        let sources = [
+            source("http://mirror.test/debian", "debian"),
+            source("http://mirror.test/debian-security", "debian-security"),
+        ];
+        let deb = parse_uri_line(line, &sources).unwrap();
+        assert_eq!(deb.path, "debian/pool/main/g/glibc/libc6_2.41-12+deb13u4_amd64.deb");
+        let line = "'http://mirror.test/debian-security/pool/updates/a_1_all.deb' a_1_all.deb 1 SHA256:ab";
+        assert_eq!(parse_uri_line(line, &sources).unwrap().path, "debian-security/pool/updates/a_1_all.deb");
         assert_eq!((deb.size, deb.sha256.as_str()), (2_846_580, "ab"));
         assert_eq!(deb.exactly().unwrap(), "libc6=2.41-12+deb13u4");
-        assert!(parse_uri_line(line, "http://other.test/debian").is_err());
+        assert!(parse_uri_line(&line.replace("mirror.test", "other.test"), &sources).is_err());
     }
 
     #[test]

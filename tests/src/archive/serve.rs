@@ -49,7 +49,7 @@ struct State {
 impl Server {
     /// Serves the lab's archive, filled first if it is not, on a free loopback port.
     ///
-    /// - `/debian/…` is the archive.
+    /// - `/debian/…` is the archive, `/debian-security/…` that of its security updates.
     /// - `/snapshot/TIME/…` is the same archive, as it was at any time.
     /// - `/base/…` are base images, see [`crate::base`].
     pub fn start(lab: &Lab) -> Result<Self> {
@@ -257,6 +257,7 @@ fn find(
 fn place(tree: &Path, path: &str) -> Option<PathBuf> {
     let (tree, inside) = match path.strip_prefix('/')?.split_once('/')? {
         ("debian", inside) => (tree.to_owned(), inside),
+        ("debian-security", inside) => (tree.with_file_name("debian-security"), inside),
         ("snapshot", inside) => (tree.to_owned(), inside.split_once('/')?.1),
         ("base", inside) => (tree.with_file_name("base"), inside),
         _ => return None,
@@ -330,12 +331,13 @@ mod tests {
     fn server() -> (tempfile::TempDir, Server) {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("debian");
-        for folder in ["debian/pool/a", "debian/dists/trixie", "base"] {
+        for folder in ["debian/pool/a", "debian/dists/trixie", "debian-security/pool", "base"] {
             fs::create_dir_all(dir.path().join(folder)).unwrap();
         }
         fs::write(tree.join("pool/a/a+b_1.deb"), b"0123456789").unwrap();
         fs::write(tree.join("dists/trixie/Release"), "Origin: Debian\nDate: today\n").unwrap();
         fs::write(dir.path().join("base/image"), b"cpio").unwrap();
+        fs::write(dir.path().join("debian-security/pool/a_2.deb"), b"newer").unwrap();
         let server = Server::over(&tree).unwrap();
         (dir, server)
     }
@@ -351,6 +353,7 @@ mod tests {
         assert_eq!(get(&server, "/debian/pool/a/a+b_1.deb", "Range: bytes=2-3\r\n").1, b"23");
         assert_eq!(get(&server, "/snapshot/20260101T000000Z/pool/a/a+b_1.deb", "").1, b"0123456789");
         assert_eq!(get(&server, "/base/image", "").1, b"cpio");
+        assert_eq!(get(&server, "/debian-security/pool/a_2.deb", "").1, b"newer");
         for missing in [
             "/debian/pool/a/c.deb",
             "/debian/pool",

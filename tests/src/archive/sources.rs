@@ -11,6 +11,22 @@ pub fn debian_mirror() -> Result<String> {
     pick(&String::from_utf8_lossy(&output))
 }
 
+/// The address of the archive of Debian's security updates, if this machine's apt sources have one.
+pub fn security_mirror() -> Result<Option<String>> {
+    let output =
+        run(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)"]))?;
+    Ok(pick_security(&String::from_utf8_lossy(&output)))
+}
+
+fn pick_security(targets: &str) -> Option<String> {
+    let security = |line: &str| {
+        let fields: Vec<&str> = line.split('|').collect();
+        let [uri, release, "main"] = fields[..] else { return None };
+        (release.ends_with("-security") && uri.starts_with("http")).then(|| uri.trim_end_matches('/').to_owned())
+    };
+    targets.lines().find_map(security)
+}
+
 fn pick(targets: &str) -> Result<String> {
     for line in targets.lines() {
         let fields: Vec<&str> = line.split('|').collect();
@@ -37,6 +53,14 @@ mod tests {
                        x|http://mirror.test/debian/|bookworm|main\n\
                        x|http://other.test/debian/|trixie|main\n";
         assert_eq!(pick(targets).unwrap(), "http://mirror.test/debian");
+    }
+
+    #[test]
+    fn security_updates_are_elsewhere() {
+        let targets =
+            "http://mirror.test/debian/|bookworm|main\nhttp://mirror.test/debian-security/|bookworm-security|main\n";
+        assert_eq!(pick_security(targets).as_deref(), Some("http://mirror.test/debian-security"));
+        assert_eq!(pick_security("http://mirror.test/debian/|bookworm|main\n"), None);
     }
 
     #[test]
