@@ -281,9 +281,9 @@ fn fill(
         if settings.bootloader.is_some() || disk::has_kernel(&image) {
             report.step("boot loader");
             let more = machine.map_or("", |machine| machine.cmdline);
-            let cmdline =
-                format!("{} {} {more}", disk.kernel_words(&settings.target, &settings.cmdline), settings.cmdline);
-            disk.grub(context, &chroot, cmdline.trim())?;
+            let words = [&*disk.kernel_words(&settings.target, &settings.cmdline), &settings.cmdline, more];
+            let cmdline: Vec<&str> = words.iter().flat_map(|words| words.split_whitespace()).collect();
+            disk.grub(context, &chroot, &settings.target, &cmdline.join(" "))?;
         } else {
             report.warn(
                 "there is no kernel in /boot, so no boot loader is installed; bootloader=none says that this is meant",

@@ -113,6 +113,23 @@ impl<'a> Chroot<'a> {
         Ok(())
     }
 
+    /// Shows a loop device of this machine's, by its name and as udev(7) does by the UUID of its file system.
+    ///
+    /// # Errors
+    /// There is no such device, or its node can't be made.
+    pub fn lend_device(&self, device: &str, uuid: &str) -> io::Result<()> {
+        let number = rustix::fs::stat(device)?.st_rdev;
+        let name =
+            device.strip_prefix("/dev/").filter(|name| !name.contains('/')).ok_or(io::ErrorKind::InvalidInput)?;
+        let dev = self.image.dir(Path::new("dev"))?;
+        // That it is a loop device is the building machine's matter: GRUB's scripts make no menu for a system that is on one.
+        let node = format!("image-{name}");
+        mknodat(&dev, &node, FileType::BlockDevice, Mode::from_raw_mode(0o600), number)?;
+        symlinkat(&node, &dev, name)?;
+        let by_uuid = self.image.dir(Path::new("dev/disk/by-uuid"))?;
+        Ok(symlinkat(format!("../../{node}"), &by_uuid, uuid)?)
+    }
+
     /// Names are resolved as the building machine does.
     fn resolver(&mut self) -> Result<(), Problem> {
         let doing = || "giving the image the building machine's /etc/resolv.conf".to_owned();

@@ -2,7 +2,7 @@
 
 use crate::{Outcome, Scenario};
 use lab::anemos::{Anemos, host_table};
-use lab::archive::Server;
+use lab::archive::{self, Server};
 use lab::base;
 use lab::command::{run, run_with_input, tail};
 use lab::machine::{Boot, DataDisk, Disks, file_sha256};
@@ -21,6 +21,8 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 const BOOT: Duration = Duration::from_secs(300);
+/// Reading a suite's index takes an emulated machine most of a minute, and an initramfs two.
+const UPDATE: Duration = Duration::from_secs(900);
 const DEPLOYMENT: Duration = Duration::from_secs(2400);
 
 /// examples/imgbuild-debian with a secret, which is its machine's SSH host key.
@@ -62,6 +64,17 @@ impl Project {
         fs::write(&path, format!("{imgbuild}\n{text}\n")).context("the IMGBUILD")
     }
 
+    /// With the older of the archive's kernels; returns both.
+    fn with_older_kernel(&self, lab: &Lab) -> Result<(String, String)> {
+        let (older, newer) = archive::kernels(lab)?;
+        let path = self.work.join("project/IMGBUILD");
+        let imgbuild = fs::read_to_string(&path).context("the IMGBUILD")?;
+        let changed = imgbuild.replace("linux-image-cloud-amd64", &format!("linux-image-{older}"));
+        assert_ne!(changed, imgbuild);
+        fs::write(&path, changed).context("the IMGBUILD")?;
+        Ok((older, newer))
+    }
+
     /// Builds it into a directory below `work`; returns what it said. `change` may do something to the command.
     fn build(&self, output: &str, change: impl FnOnce(&mut Command)) -> Result<String> {
         let output = self.work.join(output);
@@ -84,16 +97,26 @@ impl Project {
     fn boot(&self, lab: &Lab, image: &Path, firmware: Firmware) -> Result<Running> {
         let dir = image.with_extension(firmware.to_string());
         fs::create_dir_all(&dir).context("the disk's directory")?;
-        let disks = Disks::from_raw(image, firmware, &dir)?;
-        let spec = Spec { firmware, boot: Boot::Disks(disks.clone()), ..Spec::new(format!("makeimg-{firmware}")) };
+        self.boot_disks(lab, Disks::from_raw(image, firmware, &dir)?, firmware)
+    }
+
+    fn boot_disks(&self, lab: &Lab, disks: Disks, firmware: Firmware) -> Result<Running> {
+        let (boot, archive) = (Boot::Disks(disks.clone()), Some(self.server.port()));
+        let spec = Spec { firmware, boot, archive, ..Spec::new(format!("makeimg-{firmware}")) };
         let machine = Machine::start(lab, spec)?;
         fs::write(machine.known_hosts_file()?, format!("[127.0.0.1]:{} {}", machine.port(), self.host_key))
             .context("known_hosts")?;
         machine.wait_ssh(BOOT)?;
-        let state = machine.ssh_within("systemctl is-system-running --wait; systemctl --failed --no-legend", BOOT)?;
-        assert_eq!(state.trim(), "running");
+        assert_is_running(&machine)?;
         Ok(Running { machine, disks })
     }
+}
+
+/// All services of a system that has just booted are there.
+fn assert_is_running(machine: &Machine) -> Result<()> {
+    let state = machine.ssh_within("systemctl is-system-running --wait; systemctl --failed --no-legend", BOOT)?;
+    assert_eq!(state.trim(), "running");
+    Ok(())
 }
 
 impl Drop for Project {
@@ -117,28 +140,74 @@ impl Running {
     }
 }
 
-/// examples/imgbuild-debian becomes a disk image that starts by itself with both kinds of firmware.
+/// examples/imgbuild-debian becomes a disk image that starts by itself with both kinds of firmware, also after an update of its kernel.
 fn debian_boots(lab: &Lab) -> Result<Outcome> {
     let project = Project::new(lab, "boots")?;
+    let (older, newer) = project.with_older_kernel(lab)?;
     let begin = Instant::now();
     let said = project.build("out", |_| {})?;
     println!("makeimg::debian_boots: built in {:.0} s", begin.elapsed().as_secs_f32());
     assert!(said.contains(r#""type":"progress""#) && !said.contains("OPENSSH PRIVATE KEY"), "{said}");
     let image = project.work.join("out/debian.img");
     let sum = file_sha256(&image)?;
-    check_system(&run_and_ask(lab, &project, &image)?, "bios");
+    check_system(&run_and_ask(lab, &project, &image)?, "bios", &older);
     assert_eq!(file_sha256(&image)?, sum, "`makeimg run` has written to the image");
     let running = project.boot(lab, &image, Firmware::Uefi)?;
-    check_system(&running.machine.ask(ABOUT)?, "uefi");
+    check_system(&running.machine.ask(ABOUT)?, "uefi", &older);
+    update_kernel(&running.machine, &format!("s#{}#{}#", project.server.url(), running.machine.archive_url()), &newer)?;
+    check_system(&running.machine.ask(ABOUT)?, "uefi", &newer);
+    let Running { machine, disks } = running;
+    machine.into_disks()?;
+    let running = project.boot_disks(lab, Disks { vars: None, ..disks.clone() }, Firmware::Bios)?;
+    check_system(&running.machine.ask(ABOUT)?, "bios", &newer);
+    assert_no_module_is_missed(&running.machine);
     running.end();
+    disks.remove();
     Ok(Outcome::Passed)
+}
+
+/// Updates a system as its owner does, from the sources that it has once `place` (for sed) names the archive as the machine sees it, and
+/// reboots it: its menu is what the package's hooks make of it.
+fn update_kernel(machine: &Machine, place: &str, newer: &str) -> Result<()> {
+    let begin = Instant::now();
+    let script = format!(
+        "set -e
+         sed -i '{place}' /etc/apt/sources.list.d/debian.sources
+         apt-get -q update
+         DEBIAN_FRONTEND=noninteractive apt-get -q -y install linux-image-cloud-amd64
+         test -e /boot/initrd.img-{newer}
+         sync
+         grep -E '^[[:space:]]*(linux|serial|terminal_)' /boot/grub/grub.cfg"
+    );
+    let said = machine.ssh_within(&script, UPDATE)?;
+    println!("makeimg: a kernel was installed in {:.0} s", begin.elapsed().as_secs_f32());
+    let menu: Vec<&str> = said.lines().map(str::trim).collect();
+    let first = menu.iter().find(|line| line.starts_with("linux"));
+    let starts = |line: &&&str| line.contains(&format!("/vmlinuz-{newer} root=UUID=")) && line.contains(" ro ");
+    assert!(first.filter(starts).is_some_and(|line| line.contains("console=ttyS0")), "{said}");
+    assert!(menu.iter().any(|line| line.starts_with("serial --unit=0")), "{said}");
+    assert!(menu.contains(&"terminal_output serial console"), "{said}");
+    let old = machine.boot_id()?;
+    // It ends the connection that it came by.
+    let _ = machine.ssh("systemctl reboot");
+    machine.wait_boot(&old, BOOT)?;
+    assert_no_module_is_missed(machine);
+    assert_is_running(machine)
+}
+
+/// GRUB has said nothing of files that its menu needs.
+fn assert_no_module_is_missed(machine: &Machine) {
+    let serial = machine.serial();
+    let said = |line: &&str| line.contains("error:") && line.contains("not found");
+    assert_eq!(serial.lines().find(said), None);
 }
 
 const ABOUT: &str =
     "cat /etc/motd; hostname; id -nG admin; stat -c %a:%U /etc/ssh/ssh_host_ed25519_key ~admin/.ssh/authorized_keys
-     tail -1 /etc/default/ssh; test -d /sys/firmware/efi && echo uefi || echo bios; cat /proc/cmdline; findmnt -no FSTYPE /";
+     tail -1 /etc/default/ssh; test -d /sys/firmware/efi && echo uefi || echo bios; cat /proc/cmdline; findmnt -no FSTYPE /
+     uname -r; sed -n 's/^Suites: //p' /etc/apt/sources.list.d/debian.sources";
 
-fn check_system(facts: &str, firmware: &str) {
+fn check_system(facts: &str, firmware: &str, kernel: &str) {
     let lines: Vec<&str> = facts.lines().collect();
     let expected = [
         "Made by makeimg: debian, Debian trixie.",
@@ -150,7 +219,9 @@ fn check_system(facts: &str, firmware: &str) {
         firmware,
     ];
     assert_eq!(lines[..expected.len()], expected, "{facts}");
-    assert!(lines[7].ends_with("console=tty0 console=ttyS0,115200") && lines[8] == "ext4", "{facts}");
+    let cmdline = " ro console=tty0 console=ttyS0,115200";
+    assert!(lines[7].starts_with("BOOT_IMAGE=") && lines[7].ends_with(cmdline), "{facts}");
+    assert_eq!(lines[8..], ["ext4", kernel, "trixie trixie-updates", "trixie-security"], "{facts}");
 }
 
 /// Boots an image as the manual says, asks it, and has it switch itself off, which ends `makeimg run`.
@@ -313,8 +384,7 @@ fn debian_deployed(lab: &Lab) -> Result<Outcome> {
     assert_eq!(machine.data_disk().map(file_sha256).transpose()?, data, "the undeclared disk has changed");
     let afresh = machine.boot_afresh(Spec { name: "imgbuild-afresh".into(), data_disk: None, ..spec })?;
     assert_ne!(afresh.wait_boot(&new, BOOT)?, old);
-    let state = afresh.ssh_within("systemctl is-system-running --wait; systemctl --failed --no-legend", BOOT)?;
-    assert_eq!(state.trim(), "running");
+    assert_is_running(&afresh)?;
     Ok(Outcome::Passed)
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -28,31 +29,58 @@ impl Disk {
         }
     }
 
-    /// Installs GRUB for BIOS and UEFI, and a menu of the kernels in /boot.
+    /// Installs GRUB for BIOS and UEFI, and a menu of the kernels in /boot. What makes the menu anew for another kernel finds all that it
+    /// takes: the words for the kernel, the terminal, and modules for the commands that it writes.
     ///
     /// # Errors
     /// There is no kernel, GRUB is not in the image, or a file can't be written.
-    pub fn grub(&self, context: &Context, chroot: &Chroot<'_>, cmdline: &str) -> Result<(), Problem> {
+    pub fn grub(&self, context: &Context, chroot: &Chroot<'_>, target: &Target, cmdline: &str) -> Result<(), Problem> {
         let image = chroot.image();
         let names = image.names(Path::new("boot"));
         let entries = kernels(&names);
-        if entries.is_empty() {
+        let Some((newest, _)) = entries.first() else {
             return Err(Problem::build("the image has no kernel in /boot (vmlinuz-…)")
                 .hint("add one to packages, such as linux-image-amd64, or say bootloader=none"));
-        }
-        let place = self.boot_place();
-        let menu = menu(&entries, &place, self.root_uuid(), cmdline);
-        let made = image.dir(Path::new("boot/grub")).map(drop);
-        let made = made.and_then(|()| image.write(Path::new("boot/grub/grub.cfg"), menu.as_bytes(), 0o644));
-        made.doing(|| "writing /boot/grub/grub.cfg in the image".into())?;
+        };
         let boot = image.read(Path::new("usr/lib/grub/i386-pc/boot.img"));
         let boot = boot.map_err(|e| grub_missing(&format!("/usr/lib/grub/i386-pc/boot.img: {e}"), "grub-pc-bin"))?;
         let core = self.grub_image(context, chroot, "i386-pc", &["biosdisk"])?;
+        let efi = self.grub_image(context, chroot, "x86_64-efi", &["efi_gop", "all_video"])?;
+        for platform in ["i386-pc", "x86_64-efi"] {
+            copy_modules(image, platform).doing(|| format!("copying GRUB's modules for {platform} in the image"))?;
+        }
+        let is_debian = matches!(target, Target::Debian { .. });
+        write_defaults(image, is_debian, cmdline).doing(|| "writing GRUB's settings in the image".into())?;
+        if is_debian {
+            self.update_grub(context, chroot, newest, cmdline)?;
+        } else {
+            let menu = menu(&entries, &self.boot_place(), self.root_uuid(), cmdline);
+            let made = image.write(Path::new(MENU), menu.as_bytes(), 0o644);
+            made.doing(|| format!("writing /{MENU} in the image"))?;
+        }
         let bios_boot = self.parts.iter().find(|part| part.role == Role::BiosBoot);
         let (start, room) = bios_boot.map_or((SECTOR, FIRST - SECTOR), |part| (part.start, part.size));
         install_bios(&self.image, &boot, core, start / SECTOR, room)?;
-        let efi = self.grub_image(context, chroot, "x86_64-efi", &["efi_gop", "all_video"])?;
         self.fill_esp(context, &efi)
+    }
+
+    /// Has the distribution make the menu, as it does with every kernel that comes later.
+    fn update_grub(&self, context: &Context, chroot: &Chroot<'_>, newest: &str, cmdline: &str) -> Result<(), Problem> {
+        for made in &self.made {
+            let lent = chroot.lend_device(&made.device, &made.uuid);
+            lent.doing(|| format!("showing {} to programs in the image", made.device))?;
+        }
+        environment(chroot.command("update-grub")).run(context)?;
+        let text = chroot.image().read(Path::new(MENU)).doing(|| format!("reading /{MENU} in the image"))?;
+        let text = String::from_utf8_lossy(&text);
+        let (kernel, root) = (format!("/vmlinuz-{newest} "), format!(" root=UUID={} ", self.root_uuid()));
+        let starts = |line: &str| line.contains(&kernel) && line.contains(&root) && line.contains(cmdline);
+        if text.lines().map(str::trim_start).any(|line| line.starts_with("linux") && starts(line)) {
+            return Ok(());
+        }
+        let what = format!("the menu that update-grub has made does not start vmlinuz-{newest} with{root}ro {cmdline}");
+        Err(Problem::build(what)
+            .hint("look at /etc/default/grub and /etc/grub.d of the project, or say bootloader=none"))
     }
 
     /// Puts GRUB where firmware looks by itself (UEFI specification 2.10, 3.5.1.1).
@@ -168,19 +196,60 @@ fn numbers(version: &str) -> Vec<u64> {
     version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
+/// The menu's file, in the image.
+const MENU: &str = "boot/grub/grub.cfg";
+
+/// What says on which serial line GRUB is shown: `console=ttyS0,115200n8` has it where the kernel's console is.
+fn serial(cmdline: &str) -> Option<String> {
+    let serial = cmdline.split(' ').rev().find_map(|word| word.strip_prefix("console=ttyS"))?;
+    let (unit, speed) = serial.split_once(',').unwrap_or((serial, ""));
+    let speed: String = speed.chars().take_while(char::is_ascii_digit).collect();
+    Some(format!("serial --unit={unit} --speed={}", if speed.is_empty() { "9600" } else { &speed }))
+}
+
+/// What grub-mkconfig(8) reads. Debian has a directory for it.
+fn defaults(cmdline: &str) -> String {
+    let mut text = String::from(
+        "# By makeimg, from `cmdline` of the IMGBUILD. What /etc/default/grub sets stays as it is.\n\
+         : \"${GRUB_DISTRIBUTOR:=$(. /etc/os-release && echo \"$NAME\")}\" \"${GRUB_TIMEOUT:=2}\"\n",
+    );
+    let terminal = match serial(cmdline) {
+        Some(serial) => {
+            let _ = writeln!(text, ": \"${{GRUB_SERIAL_COMMAND:={serial}}}\"");
+            "serial console"
+        }
+        None => "console",
+    };
+    let _ = writeln!(text, ": \"${{GRUB_TERMINAL:={terminal}}}\"");
+    let _ = writeln!(text, "GRUB_CMDLINE_LINUX=\"${{GRUB_CMDLINE_LINUX:+$GRUB_CMDLINE_LINUX }}{cmdline}\"");
+    text
+}
+
+fn write_defaults(image: &Inside, is_debian: bool, cmdline: &str) -> io::Result<()> {
+    let text = defaults(cmdline);
+    if is_debian {
+        return image.write(Path::new("etc/default/grub.d/makeimg.cfg"), text.as_bytes(), 0o644);
+    }
+    let path = "etc/default/grub";
+    let old = if image.exists(path) { image.read(Path::new(path))? } else { Vec::new() };
+    image.write(Path::new(path), &[&old[..], b"\n", text.as_bytes()].concat()[..], 0o644)
+}
+
+/// Where GRUB looks for what its first image does not have: beside the menu.
+fn copy_modules(image: &Inside, platform: &str) -> io::Result<()> {
+    let from = Path::new("usr/lib/grub").join(platform);
+    for name in image.names(&from).iter().filter(|name| matches!(name.rsplit_once('.'), Some((_, "mod" | "lst")))) {
+        let module = image.read(&from.join(name))?;
+        image.write(&Path::new("boot/grub").join(platform).join(name), &module[..], 0o644)?;
+    }
+    Ok(())
+}
+
 fn menu(kernels: &[(&str, Option<&str>)], place: &BootPlace<'_>, root: &str, cmdline: &str) -> String {
     let BootPlace { uuid, dir, .. } = place;
     let mut menu = String::from("set timeout=2\nset default=0\n");
-    // `console=ttyS0,115200n8`: the menu is where the kernel's console is.
-    let serial = cmdline.split(' ').rev().find_map(|word| word.strip_prefix("console=ttyS"));
-    if let Some(serial) = serial {
-        let (unit, speed) = serial.split_once(',').unwrap_or((serial, ""));
-        let speed: String = speed.chars().take_while(char::is_ascii_digit).collect();
-        let speed = if speed.is_empty() { "9600" } else { &speed };
-        let _ = write!(
-            menu,
-            "serial --unit={unit} --speed={speed}\nterminal_input serial console\nterminal_output serial console\n"
-        );
+    if let Some(serial) = serial(cmdline) {
+        let _ = write!(menu, "{serial}\nterminal_input serial console\nterminal_output serial console\n");
     }
     for (version, initramfs) in kernels {
         let _ = write!(menu, "menuentry 'Linux {version}' {{\n    search --no-floppy --fs-uuid --set=root {uuid}\n");
@@ -246,5 +315,24 @@ mod tests {
         assert!(menu.contains("serial --unit=1 --speed=115200\n"), "{menu}");
         assert!(menu.contains("linux /boot/vmlinuz-6.9.1-1 root=UUID=ABCD ro console=tty0"), "{menu}");
         assert_eq!(menu.matches("initrd").count(), 2, "{menu}");
+    }
+    #[test]
+    fn settings_that_make_the_same_menu_again() {
+        let evaluate = |before: &str, cmdline: &str| {
+            let script = format!(
+                "{before}\n{}\nprintf '%s|' \"$GRUB_TIMEOUT\" \"$GRUB_TERMINAL\" \"$GRUB_SERIAL_COMMAND\" \"$GRUB_CMDLINE_LINUX\"",
+                defaults(cmdline)
+            );
+            let output = std::process::Command::new("sh").args(["-euc", &script]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        // As grub-mkconfig has them.
+        let unset = "GRUB_CMDLINE_LINUX= GRUB_SERIAL_COMMAND=";
+        let cmdline = "console=tty0 console=ttyS1,115200n8 net.ifnames=0 a=(b)*~";
+        assert_eq!(evaluate(unset, cmdline), format!("2|serial console|serial --unit=1 --speed=115200|{cmdline}|"));
+        assert_eq!(
+            evaluate(&format!("{unset} GRUB_TIMEOUT=9; GRUB_CMDLINE_LINUX=quiet"), "a=1"),
+            "9|console||quiet a=1|"
+        );
     }
 }
