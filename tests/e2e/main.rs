@@ -8,6 +8,7 @@
 mod base;
 mod deploy;
 mod deployment;
+mod disks;
 mod identity;
 mod lock;
 mod machines;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
     let groups = [
         base::SCENARIOS,
         deploy::SCENARIOS,
+        disks::SCENARIOS,
         identity::SCENARIOS,
         lock::SCENARIOS,
         machines::SCENARIOS,

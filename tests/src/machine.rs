@@ -29,6 +29,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How long a restored machine may take to answer SSH. It takes seconds; another machine may be using the processor.
 const RESTORED: Duration = Duration::from_secs(90);
 
+/// How long a guest may take to let go of a device that is to be unplugged. It takes seconds.
+const UNPLUGGED: Duration = Duration::from_secs(60);
+
+/// Size of an NVMe disk.
+const NVME_MIB: u64 = 64;
+
 /// A command that prints the kernel's boot id.
 const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
 
@@ -45,6 +51,7 @@ pub struct Machine {
     disks: Option<Disks>,
     net: Net,
     data_disk: Option<PathBuf>,
+    nvme: Vec<String>,
 }
 
 impl Machine {
@@ -55,6 +62,9 @@ impl Machine {
     }
 
     fn start_inner(lab: &Lab, spec: Spec) -> Result<Self> {
+        if !spec.nvme.is_empty() && matches!(spec.boot, Boot::Snapshot) {
+            bail!("a machine with NVMe disks has to boot: QEMU keeps no snapshot of one");
+        }
         let image = image::ensure(lab, spec.net)?;
         let snapshot = match &spec.boot {
             Boot::Snapshot => Some(snapshot::ensure(lab, &spec, &image)?),
@@ -69,6 +79,11 @@ impl Machine {
         let wiring = Wiring::new(spec.net, spec.archive)?;
         let mut command = spec::qemu(lab, &spec.name, &spec.hardware(), &dir, &disks)?;
         command.args(["-netdev", &wiring.netdev()]);
+        for serial in &spec.nvme {
+            let file = nvme_file(&dir, serial);
+            spec::write_pattern(&file, NVME_MIB)?;
+            spec::add_nvme(&mut command, serial, &file);
+        }
         if let Some(snapshot) = &snapshot {
             // The one form of migration that reads a plain file in every version of QEMU.
             command.arg("-incoming").arg(format!("exec:cat '{}'", snapshot.memory.display()));
@@ -93,6 +108,7 @@ impl Machine {
             disks: Some(disks),
             net: spec.net,
             data_disk: None,
+            nvme: spec.nvme,
         };
         machine.known_hosts_file()?;
         if snapshot.is_some() {
@@ -333,6 +349,19 @@ impl Machine {
         Ok(path)
     }
 
+    /// The file of the NVMe disk with this serial number.
+    pub fn nvme_disk(&self, serial: &str) -> PathBuf {
+        nvme_file(&self.dir, serial)
+    }
+
+    /// Pulls the NVMe disk with this serial number out; the guest has let go of it when this returns.
+    pub fn unplug_nvme(&self, serial: &str) -> Result<()> {
+        let device = format!("nvme-{serial}");
+        self.monitor.execute("device_del", &json!({"id": device}))?;
+        let id = json!(device).to_string();
+        self.monitor.wait("query-pci", UNPLUGGED, |buses| Ok(!buses.to_string().contains(&id)))
+    }
+
     pub(crate) fn monitor(&self) -> &Monitor {
         &self.monitor
     }
@@ -385,8 +414,15 @@ impl Drop for Machine {
             if let Some(path) = &self.data_disk {
                 let _ = fs::remove_file(path);
             }
+            for serial in &self.nvme {
+                let _ = fs::remove_file(self.nvme_disk(serial));
+            }
         }
     }
+}
+
+fn nvme_file(dir: &Path, serial: &str) -> PathBuf {
+    dir.join(format!("nvme-{serial}.raw"))
 }
 
 /// SHA-256 of a file, in hexadecimal.
@@ -419,9 +455,11 @@ pub(crate) fn remove_orphaned_disks(machines: &Path) {
         if std::env::var_os("ANEMOS_LAB_KEEP").is_some() || Path::new("/proc").join(owner).exists() {
             continue;
         }
-        for disk in ["disk.qcow2", "vars.qcow2", "data.raw"] {
-            // Most have none left.
-            let _ = fs::remove_file(dir.join(disk));
+        // Most have none left.
+        for file in fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if file.extension().is_some_and(|kind| kind == "qcow2" || kind == "raw") {
+                let _ = fs::remove_file(file);
+            }
         }
     }
 }

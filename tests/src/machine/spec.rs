@@ -99,6 +99,9 @@ pub struct Spec {
     pub kernel: Option<Kernel>,
     /// A second disk (vdb, serial `anemos-data`).
     pub data_disk: Option<DataDisk>,
+    /// NVMe disks of 64 MiB by their serial numbers, each in a subsystem of its own that says it may have more than one path:
+    /// Linux shows a multipath disk for it. QEMU saves no machine that has one, so it can't start from the snapshot.
+    pub nvme: Vec<String>,
     /// The loopback port of the archive that the guest sees at its fixed address.
     pub archive: Option<u16>,
     /// Fatal lines on the console.
@@ -117,6 +120,7 @@ impl Spec {
             boot: Boot::Snapshot,
             kernel: None,
             data_disk: None,
+            nvme: Vec::new(),
             archive: None,
             on_panic: OnPanic::End,
         }
@@ -236,6 +240,14 @@ pub(crate) fn qemu(lab: &Lab, name: &str, hardware: &Hardware, dir: &Path, disks
     // No romfile: nothing boots from the network here, and it would be one more thing that a snapshot depends on.
     command.args(["-device", &format!("virtio-net-pci,id=nic0,netdev=net0,mac={MAC},addr=0x3,romfile=")]);
     Ok(command)
+}
+
+/// Adds an NVMe disk to QEMU's command line.
+pub(super) fn add_nvme(command: &mut Command, serial: &str, file: &Path) {
+    command.args(["-device", &format!("nvme-subsys,id=subsys-{serial},nqn={serial}")]);
+    command.args(["-device", &format!("nvme,id=nvme-{serial},serial={serial},subsys=subsys-{serial}")]);
+    command.args(["-drive", &format!("if=none,id=drive-{serial},format=raw,file={}", escaped(file))]);
+    command.args(["-device", &format!("nvme-ns,drive=drive-{serial},bus=nvme-{serial},nsid=1")]);
 }
 
 /// A path inside one of QEMU's comma-separated options.
