@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "runs::two_hosts_one_fails", run: two_hosts },
+    Scenario { name: "runs::one_bad_payload_costs_one_host", run: bad_payload },
     Scenario { name: "runs::plan_refusals_and_ctrl_c", run: plan_and_refusals },
 ];
 
@@ -53,11 +54,12 @@ fn two_hosts(lab: &Lab) -> Result<Outcome> {
         base::from_url(lab, &good)?,
     );
     anemos.write("hosts.toml", &hosts)?;
-    // One after the other: the second waits for its turn with the stage on it.
-    let ended = anemos.run(["up", "--yes", "--json", "--parallel", "1", "hosts.toml"], 2 * LONG)?;
+    // One after the other, though the first fails: the second waits for its turn with the stage on it.
+    let ended = anemos.run(["up", "--yes", "--json", "--max-failures", "1", "hosts.toml"], 2 * LONG)?;
     assert_eq!(ended.code(), 4, "{}", ended.stderr);
 
     let lines = ended.json();
+    assert_eq!(waited_for(&lines, "good"), ["waits for bad, which goes alone until one host is deployed"]);
     assert_eq!(lines.len(), ended.stdout.lines().count(), "not every line is JSON");
     assert_eq!(lines[0]["type"], "start");
     assert_eq!(lines[0]["schema"], 1);
@@ -100,6 +102,70 @@ fn two_hosts(lab: &Lab) -> Result<Outcome> {
 
     let looks = anemos.run(["status"], SHORT)?;
     assert!(looks.stdout.contains("untouched") && looks.stdout.contains("deployed"), "{}", looks.stdout);
+    Ok(Outcome::Passed)
+}
+
+/// What a host said that it waits for.
+fn waited_for(lines: &[Value], host: &str) -> Vec<String> {
+    let waits = lines.iter().filter(|line| line["type"] == "waiting" && line["host"] == host);
+    waits.filter_map(|line| line["reason"].as_str().map(str::to_owned)).collect()
+}
+
+/// Three hosts get one payload, which fails after it has written. The first can't even be prepared, which says nothing of the
+/// payload; the second pays for it; the third is never told to boot.
+fn bad_payload(lab: &Lab) -> Result<Outcome> {
+    let server = Server::start(lab)?;
+    let machine = |name: &str| Machine::start(lab, Spec { archive: Some(server.port()), ..Spec::new(name) });
+    let (lame, bad, spared) = (machine("lame")?, machine("bad-payload")?, machine("spared")?);
+    let before = [lame.boot_id()?, bad.boot_id()?, spared.boot_id()?];
+    let clean = [traces(&lame)?, traces(&spared)?];
+    let anemos = Anemos::new(lab, "bad-payload")?;
+    anemos.payload("payload", "#!/bin/sh\nprintf spoilt | dd of=\"$ANEMOS_DISK\" conv=notrunc,fsync\nexit 1\n")?;
+    let hosts = format!(
+        "[defaults]\npayload = \"payload\"\n{}base = {{ urls = [\"{}-not\"] }}\n{}{}{}{}",
+        host_table(lab, "lame", &lame),
+        base::url(&lame)?,
+        host_table(lab, "bad", &bad),
+        base::from_url(lab, &bad)?,
+        host_table(lab, "spared", &spared),
+        base::from_url(lab, &spared)?,
+    );
+    anemos.write("hosts.toml", &hosts)?;
+
+    let plan = anemos.run(["plan", "hosts.toml"], SHORT)?;
+    assert!(plan.stdout.contains("first lame alone, then 2 at once; no other is told to boot"), "{}", plan.stdout);
+    let ended = anemos.run(["up", "--yes", "--json", "hosts.toml"], LONG)?;
+    assert_eq!(ended.code(), 4, "{}", ended.stderr);
+    let lines = ended.json();
+    let end = |host: &str| -> Result<(String, String)> {
+        let summary = ended.summary(host)?;
+        let text = |field: &str| summary[field].as_str().unwrap_or_default().to_owned();
+        Ok((text("outcome"), text("reason")))
+    };
+    let (outcome, reason) = end("lame")?;
+    assert!(outcome == "untouched" && reason.contains("404"), "lame: {outcome}: {reason}");
+    let (outcome, reason) = end("bad")?;
+    assert!(outcome == "held" && reason.contains("the payload exited with status 1"), "bad: {outcome}: {reason}");
+    let (outcome, reason) = end("spared")?;
+    assert_eq!(outcome, "untouched", "spared: {reason}");
+    for part in [
+        "bad was and ended held: the payload exited with status 1",
+        "`anemos up hosts.toml spared`",
+        "--max-failures 1",
+    ] {
+        assert!(reason.contains(part), "no {part:?} in {reason}");
+    }
+    let told: Vec<&str> =
+        lines.iter().filter(|line| started(line, "boot")).filter_map(|line| line["host"].as_str()).collect();
+    assert_eq!(told, ["bad"], "told to boot");
+    assert!(!lines.iter().any(|line| line["host"] == "spared" && started(line, "stage")), "it was prepared too early");
+    assert_eq!(
+        waited_for(&lines, "spared"),
+        ["lame", "bad"].map(|host| format!("waits for {host}, which goes alone until one host is deployed"))
+    );
+    assert_eq!([lame.boot_id()?, spared.boot_id()?], [before[0].clone(), before[2].clone()], "a host was booted");
+    assert_eq!([traces(&lame)?, traces(&spared)?], clean, "something was left on a host");
+    assert!(bad.wait_boot(&before[1], Duration::from_secs(10)).is_err(), "the host that is held is not in RAM");
     Ok(Outcome::Passed)
 }
 
