@@ -36,13 +36,18 @@ impl Disks {
         names
     }
 
+    fn see(&self, name: &str) -> DiskId {
+        let sys = fs::canonicalize(&self.sys).unwrap_or_default();
+        let dir = self.sys.join("block").join(name);
+        let dir = fs::canonicalize(&dir).unwrap_or(dir);
+        let path = format!("/sys/{}", dir.strip_prefix(&sys).unwrap_or(&dir).display());
+        DiskId::from_sysfs(name, &path, |file| fs::read(dir.join(file)).ok())
+    }
+
     /// Every disk, with its name in `/sys`.
     fn here(&self) -> Vec<(String, DiskId)> {
-        let sys = fs::canonicalize(&self.sys).unwrap_or_default();
         let see = |name: String| {
-            let dir = fs::canonicalize(self.sys.join("block").join(&name)).unwrap_or_default();
-            let path = format!("/sys/{}", dir.strip_prefix(&sys).unwrap_or(&dir).display());
-            let id = DiskId::from_sysfs(&name, &path, |file| fs::read(dir.join(file)).ok());
+            let id = self.see(&name);
             (name, id)
         };
         self.names().into_iter().map(see).collect()
@@ -58,6 +63,18 @@ impl Disks {
             return Err(format!("two of the disks named for this host are the same one ({})", found.join(", ")));
         }
         Ok(found)
+    }
+
+    /// Those of `found`, which [`Disks::resolve`] gave for `wanted`, whose names no other disk has got since.
+    pub fn still(&self, found: &[String], wanted: &[DiskId]) -> Vec<String> {
+        let is_other = |name: &str, id: &DiskId| {
+            let here = self.see(name);
+            // A payload may make its disk's namespaces anew, with other ids and sizes. The serial number stays.
+            let by_serial = id.serial.is_some() && here.serial.is_some();
+            let wwid = if by_serial { here.wwid.clone() } else { id.wwid.clone() };
+            DiskId { wwid, size: here.size, ..id.clone() }.contradiction(&here).is_some()
+        };
+        found.iter().zip(wanted).filter(|(name, id)| !is_other(name, id)).map(|(name, _)| name.clone()).collect()
     }
 
     /// Those of `known` that aren't here, but for what nothing could tell from another disk.

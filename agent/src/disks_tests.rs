@@ -329,3 +329,30 @@ fn equal_disks_are_missing_one_by_one() -> io::Result<()> {
     assert_eq!(Disks::new(dir.path()).missing(&known), [&known[1], &known[2]]);
     Ok(())
 }
+
+/// A disk is swapped while the payload runs, and the new one gets its name: the payload was not given that one.
+#[test]
+fn a_name_stays_with_its_disk() -> io::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let place = dir.path().join("devices/pci0/virtio0/block/vda");
+    fs::create_dir_all(dir.path().join("block"))?;
+    std::os::unix::fs::symlink("../devices/pci0/virtio0/block/vda", dir.path().join("block/vda"))?;
+    let disks = Disks::new(dir.path());
+    let found = ["vda".to_owned()];
+    let cases = [
+        ("the same", id("vda", "naa.1", "one", "", 4096), ("naa.1", "one", "8"), true),
+        ("made anew", id("vda", "naa.1", "one", "", 4096), ("naa.2", "one", "16"), true),
+        ("another serial number", id("vda", "", "one", "", 4096), ("", "two", "8"), false),
+        ("another world-wide id, and no serial number", id("vda", "naa.1", "", "", 4096), ("naa.2", "two", "8"), false),
+        ("nothing to tell", id("vda", "", "", "", 4096), ("naa.2", "two", "8"), true),
+    ];
+    for (what, wanted, (wwid, serial, size), still) in cases {
+        files(&place, &[("size", size), ("serial", serial), ("wwid", wwid), ("dev", "254:0")])?;
+        let expected: &[String] = if still { &found } else { &[] };
+        assert_eq!(disks.still(&found, std::slice::from_ref(&wanted)), expected, "{what}");
+    }
+    // A disk that is gone has no name that could be another's.
+    fs::remove_file(dir.path().join("block/vda"))?;
+    assert_eq!(disks.still(&found, &[id("vda", "naa.1", "one", "", 4096)]), found);
+    Ok(())
+}

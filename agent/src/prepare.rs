@@ -244,9 +244,11 @@ async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
     Ok(found)
 }
 
-/// Sets all disks but `allowed` read-only; returns those that could not be.
+/// Sets all disks but `allowed` read-only, and any that has got the name of one of these since; returns those that could not
+/// be.
 pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
-    let (done, failed) = Disks::new(&app.paths.sys).guard(allowed);
+    let disks = Disks::new(&app.paths.sys);
+    let (done, failed) = disks.guard(&disks.still(allowed, &app.run.disks));
     if !done.is_empty() {
         app.log.note(Level::Info, format!("set read-only: {}", done.join(", ")));
         fence(app, allowed);
@@ -254,12 +256,13 @@ pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
     failed
 }
 
-/// Keeps the payload's processes from opening any disk but `allowed` for writing.
+/// Keeps the payload's processes from opening any disk for writing but `allowed`, and what has got the name of one of these.
 pub fn fence(app: &App, allowed: &[String]) {
     if !app.paths.machine {
         return;
     }
-    let devices = Disks::new(&app.paths.sys).numbers_without(allowed);
+    let disks = Disks::new(&app.paths.sys);
+    let devices = disks.numbers_without(&disks.still(allowed, &app.run.disks));
     if let Err(e) = cgroup::forbid_writing(&devices) {
         let text = format!("other disks are protected from the payload only by being set read-only: {e}");
         app.log.note(Level::Warning, text);
