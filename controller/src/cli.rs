@@ -68,7 +68,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Follow a run again, from the first event to the end
     ///
-    /// Shows everything that happened since the beginning, each event once, then what happens now. While another process follows
+    /// Shows what happened since the beginning, each event once, though of the lines that were printed only the last 1000 of
+    /// each host; then what happens now. While another process follows
     /// the run, this shows what that one writes down; once it is gone, this goes on in its place.
     Attach(Attach),
     /// Show runs, or the hosts of one, as last seen
@@ -151,6 +152,9 @@ pub struct PlanArgs {
 pub struct Attach {
     /// The run; its beginning or end is enough. Default: the newest
     pub run: Option<String>,
+    /// Every line that was printed so far, and not only the last 1000 of each host
+    #[arg(long)]
+    pub all: bool,
     /// One JSON object a line on standard output
     #[arg(long)]
     pub json: bool,

@@ -5,69 +5,89 @@ use std::io::IsTerminal;
 use super::{CommandError, Status, line};
 use crate::cli;
 use crate::engine::now_ms;
-use crate::journal::{self, Digested, JournalError, RunDir, RunFile, RunStore, Tail};
+use crate::journal::{self, Digested, JournalError, Keep, Reader, Record, RunDir, RunFile, RunStore};
 use crate::report::Report;
-use crate::screen::logs::{self, Wanted};
+use crate::screen::logs::{LogWriter, Wanted};
 use crate::screen::status::{self, RunRow, StatusRow};
 use crate::screen::text::Paint;
 
 pub(super) fn status(args: &cli::Status) -> Result<Status, CommandError> {
     let store = RunStore::open()?;
-    let paint = Paint::pick(std::io::stdout().is_terminal());
-    let chosen = match &args.run {
-        Some(run) => vec![store.find(Some(run))?],
-        None => store.runs()?,
-    };
+    let Some(run) = &args.run else { return all_runs(&store, args.json) };
+    let run = store.find(Some(run))?;
+    let rows = rows(&run, &run.load()?);
     if args.json {
-        for run in &chosen {
-            let file = run.load()?;
-            for row in rows(run, &file) {
+        for row in rows {
+            line(status::status_json(run.id.as_str(), &row));
+        }
+    } else {
+        let paint = Paint::pick(std::io::stdout().is_terminal());
+        line(status::status(run.id.as_str(), &rows, paint).trim_end());
+    }
+    Ok(Status::Done)
+}
+
+fn all_runs(store: &RunStore, json: bool) -> Result<Status, CommandError> {
+    let runs = store.runs()?;
+    if json {
+        for run in &runs {
+            let rows = match run.load() {
+                Ok(file) => rows(run, &file),
+                Err(_) if run.follower().is_some() => continue,
+                Err(error) => vec![StatusRow::unreadable("", error.to_string())],
+            };
+            for row in rows {
                 line(status::status_json(run.id.as_str(), &row));
             }
         }
-    } else if args.run.is_some() {
-        for run in &chosen {
-            line(status::status(run.id.as_str(), &rows(run, &run.load()?), paint).trim_end());
-        }
-    } else if chosen.is_empty() {
+        return Ok(Status::Done);
+    }
+    let rows: Vec<RunRow> = runs.iter().filter_map(run_row).collect();
+    if rows.is_empty() {
         line("no runs yet; `anemos up hosts.toml` begins one");
     } else {
-        let runs = chosen.iter().map(run_row).collect::<Result<Vec<_>, _>>()?;
-        line(status::runs(&runs, paint).trim_end());
+        let paint = Paint::pick(std::io::stdout().is_terminal());
+        line(status::runs(&rows, paint).trim_end());
         line("\n`anemos status RUN` shows the hosts of one; its last characters are enough");
     }
     Ok(Status::Done)
 }
 
-fn run_row(run: &RunDir) -> Result<RunRow, JournalError> {
-    let file = run.load()?;
-    Ok(RunRow {
+/// A run in a list. `None` if it is being made at this moment.
+pub(super) fn run_row(run: &RunDir) -> Option<RunRow> {
+    let follower = run.follower();
+    let mut row = RunRow {
         run: run.id.to_string(),
-        age_seconds: now_ms().saturating_sub(file.started_ms) as f64 / 1000.0,
-        endings: rows(run, &file).into_iter().map(|row| row.outcome).collect(),
-        follower: run.follower(),
-        hosts_file: file.hosts_file.display().to_string(),
-    })
+        age_seconds: None,
+        endings: Vec::new(),
+        follower,
+        bytes: run.size(),
+        hosts_file: String::new(),
+        unreadable: None,
+    };
+    match run.load() {
+        Ok(file) => {
+            row.age_seconds = Some(now_ms().saturating_sub(file.started_ms) as f64 / 1000.0);
+            row.endings = rows(run, &file).into_iter().map(|row| row.outcome).collect();
+            row.hosts_file = file.hosts_file.display().to_string();
+        }
+        Err(_) if row.follower.is_some() => return None,
+        Err(error) => row.unreadable = Some(error.to_string()),
+    }
+    Some(row)
 }
 
 fn rows(run: &RunDir, file: &RunFile) -> Vec<StatusRow> {
-    let row = |name: &str| match read(run, name) {
-        Ok(journal) => StatusRow::of(name, &journal.told, journal.summary.as_ref(), now_ms()),
-        Err(error) => StatusRow {
-            host: name.into(),
-            phase: None,
-            state: "unreadable".into(),
-            outcome: None,
-            reason: Some(error.to_string()),
-            last_event_seconds: None,
-        },
+    let row = |name: &str| match journal::glance(&run.journal(name)) {
+        Ok(journal) => StatusRow::of(name, &journal, now_ms()),
+        Err(error) => StatusRow::unreadable(name, error.to_string()),
     };
     file.hosts.iter().map(|host| row(&host.name)).collect()
 }
 
-/// The journal of a host; one that was never begun is empty.
+/// The journal of a host, without what was told; one that was never begun is empty.
 pub(super) fn read(run: &RunDir, host: &str) -> Result<Digested, JournalError> {
-    journal::digest(&run.journal(host))
+    journal::digest(&run.journal(host), Keep::Nothing)
 }
 
 pub(super) fn logs(args: &cli::Logs) -> Result<Status, CommandError> {
@@ -82,19 +102,21 @@ pub(super) fn logs(args: &cli::Logs) -> Result<Status, CommandError> {
             names.join(", ")
         )));
     }
-    let contents = journal::read(&run.journal(&args.host))?;
-    match contents.tail {
-        Tail::Damaged(bytes) => eprintln!("warning: the last {bytes} bytes of the journal are damaged and left out"),
-        Tail::Clean | Tail::Torn(_) => {}
-    }
     let wanted = match (args.all, args.raw) {
         (true, _) => Wanted::Everything,
         (false, true) => Wanted::RawOutput,
         (false, false) => Wanted::Output,
     };
-    let told = Digested::of(contents.records).told.into_iter();
-    let reports = told.map(|(wall_ms, update)| Report { host: args.host.clone(), wall_ms, update });
-    // That the reader has gone is no error.
-    let _ = logs::write(&mut std::io::BufWriter::new(std::io::stdout().lock()), reports, wanted);
+    let mut reader = Reader::new(&run.journal(&args.host))?;
+    let mut log = LogWriter::new(std::io::BufWriter::new(std::io::stdout().lock()), wanted);
+    reader.read_on(&mut |_, record| {
+        if let Record::Told { wall_ms, update } = record {
+            log.write(&Report { host: args.host.clone(), wall_ms, update });
+        }
+    })?;
+    log.finish();
+    if let Some(doubt) = reader.doubt() {
+        eprintln!("warning: {doubt}; what could not be read is left out");
+    }
     Ok(Status::Done)
 }

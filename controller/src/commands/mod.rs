@@ -63,7 +63,11 @@ impl fmt::Display for CommandError {
 impl From<JournalError> for CommandError {
     fn from(error: JournalError) -> Self {
         let status = match error {
-            JournalError::NoRun(_) | JournalError::NoRuns(_) | JournalError::NoHome => Status::BadInput,
+            JournalError::NoRun(_)
+            | JournalError::NoRuns(_)
+            | JournalError::NoHome
+            | JournalError::Ambiguous { .. }
+            | JournalError::Unwritable { .. } => Status::BadInput,
             _ => Status::Internal,
         };
         Self { status, message: error.to_string() }

@@ -251,8 +251,7 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
 /// Deletes the run's key once no host of it, by the journals, can be in RAM any more.
 pub(super) fn forget(dir: &RunDir, hosts: &[HostEntry]) {
     let over = |host: &HostEntry| {
-        let summary = read(dir, &host.name).ok().and_then(|journal| journal.summary);
-        summary.is_some_and(|summary| summary.outcome != Ending::Held)
+        read(dir, &host.name).is_ok_and(|journal| journal.end().is_some_and(|end| end.outcome != Ending::Held))
     };
     if hosts.iter().all(over)
         && let Err(error) = dir.forget_key()

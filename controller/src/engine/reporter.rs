@@ -62,11 +62,12 @@ impl Reporter {
         &self.host
     }
 
-    /// Takes over the sums of an earlier process from what it told, and shows that again.
-    pub fn replay(&mut self, told: Vec<(u64, Update)>) {
+    /// Takes over the sums of an earlier process from what it told, and shows that again, but for the first `seen`, which
+    /// the screens have got already.
+    pub fn replay(&mut self, told: Vec<(u64, Update)>, seen: usize) {
         let (first, last) = (told.first().map(|(ms, _)| *ms), told.last().map(|(ms, _)| *ms));
         let mut open: Option<(Phase, u64)> = None;
-        for (wall_ms, update) in told {
+        for (at, (wall_ms, update)) in told.into_iter().enumerate() {
             match &update {
                 Update::PhaseStarted(phase) => open = Some((*phase, wall_ms)),
                 Update::PhaseFinished(phase, seconds) => {
@@ -76,7 +77,9 @@ impl Reporter {
                 Update::Summary(summary) => self.first_event = summary.first_event_seconds,
                 _ => {}
             }
-            self.send(wall_ms, update);
+            if at >= seen {
+                self.send(wall_ms, update);
+            }
         }
         if let (Some(first), Some(last)) = (first, last) {
             self.earlier_s = last.saturating_sub(first) as f64 / 1000.0;
@@ -108,9 +111,11 @@ impl Reporter {
         let _ = self.screens.send(Report { host: self.host.clone(), wall_ms, update });
     }
 
-    /// Writes to the journal only.
+    /// Writes to the journal only; not any more once that has failed.
     pub fn record(&mut self, record: &Record) {
-        if let Err(error) = self.journal.append(record) {
+        if self.broken.is_none()
+            && let Err(error) = self.journal.append(record)
+        {
             self.journal_failed(&error);
         }
     }
@@ -155,7 +160,10 @@ impl Reporter {
     fn journal_failed(&mut self, error: &JournalError) {
         if self.broken.is_none() {
             self.broken = Some(error.to_string());
-            let text = format!("the journal can't be kept, so nothing is acknowledged to the host: {error}");
+            let text = format!(
+                "the journal can't be kept from here on, so nothing that the host says now is acknowledged to it; it keeps \
+                 that, and another `anemos attach` asks for it once there is room: {error}"
+            );
             self.send(now_ms(), Update::Message(Level::Error, text));
         }
     }
@@ -229,7 +237,7 @@ impl Reporter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::digest;
+    use crate::journal::{Keep, digest};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn an_attempt_is_let_begin_only_once_it_is_safe() {
@@ -241,7 +249,7 @@ mod tests {
         reporter.record(&Record::BootSent { wall_ms: 1 });
         assert!(reporter.attempt(1));
         // The agent has not told of the attempt, so the journal alone would know less.
-        assert!(digest(&path).unwrap().damaged.unwrap().contains("disagree"));
+        assert!(digest(&path, Keep::Nothing).unwrap().damaged.unwrap().contains("disagree"));
 
         std::fs::create_dir(dir.path().join("web1.attempt.new")).unwrap();
         assert!(!reporter.attempt(2));

@@ -3,11 +3,22 @@
 //! `$XDG_STATE_HOME/anemos/runs/<run>/` (0700) holds `run.json` (what attach needs to know), `keys/` (the run's client
 //! key, 0600, deleted when the run is over) and one append-only `<host>.journal` for each host, with `<host>.attempt`
 //! beside it once the host was told to boot. `lock` is held by the process that writes.
+//!
+//! `blocks` is the form of a journal's file, `stream` its compression, `entries` what is in it. `reader` and `appender`
+//! put them together, and `digest` is what it all amounts to. From a journal that is damaged nothing is concluded.
 
+mod appender;
 mod attempt;
-mod frames;
+mod blocks;
+mod digest;
+mod entries;
+mod reader;
 mod store;
+mod stream;
+mod v3;
 
+#[cfg(test)]
+mod samples;
 #[cfg(test)]
 mod tests;
 
@@ -15,15 +26,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anemos_proto::config::Finish;
-use anemos_proto::event::EventKind;
 use anemos_proto::ids::RunId;
 use serde::{Deserialize, Serialize};
 
-use crate::report::{Summary, Update};
+use crate::report::Update;
 use crate::ssh::{Address, HostKey};
 
-pub use attempt::Attempted;
-pub use frames::{Appender, Contents, Follower, Tail, parse, read};
+pub use appender::Appender;
+pub use digest::{Digested, Keep, is_line, last_seq};
+pub use reader::{Follower, Reader, digest, glance};
 pub use store::{Lock, RunDir, RunStore};
 
 /// Why a journal can't be read or written.
@@ -56,9 +67,45 @@ pub enum JournalError {
         /// Its format.
         found: u32,
     },
+    /// It can be read, and only the Anemos that began it can go on with it.
+    #[error(
+        "the run was begun by an anemos before this one ({}, format {format}), and only that one understands the agent \
+         that it sent: use it for this run. Its journal and its key stay as they are",
+        path.display()
+    )]
+    Earlier {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        format: u8,
+    },
+    /// Writing failed before, and since then nothing is written.
+    #[error("{} ends where writing it failed: {why}", path.display())]
+    Stopped {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// No such run.
     #[error("there is no run {0}; `anemos status` lists them")]
     NoRun(String),
+    /// Several runs have that in their name.
+    #[error("`{name}` may be any of the runs {}; write more of the one that you mean", .runs.join(", "))]
+    Ambiguous {
+        /// What was given.
+        name: String,
+        /// Which have it.
+        runs: Vec<String>,
+    },
+    /// What is to be known of a run can't be written down: a path that is not UTF-8.
+    #[error("run {run} can't be written down, so it was not begun: {why}")]
+    Unwritable {
+        /// Which run.
+        run: String,
+        /// Why not.
+        why: String,
+    },
     /// No runs at all.
     #[error("there are no runs yet in {}", .0.display())]
     NoRuns(PathBuf),
@@ -81,7 +128,8 @@ impl JournalError {
     }
 }
 
-/// One entry of a host's journal.
+/// One entry of a host's journal. In the file it is JSON for the most part: names that are in it stay as they are, and a
+/// field that comes to any type in it has a `#[serde(default)]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Record {
     /// What the screens were told.
@@ -129,6 +177,13 @@ pub enum Record {
         /// The host key that it proved to have.
         host_key: HostKey,
     },
+}
+
+impl Record {
+    /// Whether it is a line of output.
+    fn is_line(&self) -> bool {
+        matches!(self, Self::Told { update, .. } if is_line(update))
+    }
 }
 
 /// What must be known of the old system to tell it from others later.
@@ -205,121 +260,4 @@ pub struct HostEntry {
     pub ack_s: u64,
     /// Seconds after which the agent goes back to the old system if nobody is attached.
     pub dead_man_s: u64,
-}
-
-/// What a host's journal amounts to.
-#[derive(Debug, Default)]
-pub struct Digested {
-    /// Host key of the old system, once it let us in.
-    pub met: Option<HostKey>,
-    /// The old system, once everything was ready for the boot.
-    pub old: Option<OldSystem>,
-    /// When Boot was sent.
-    pub boot_sent_ms: Option<u64>,
-    /// Boot id of the RAM system.
-    pub ram_boot_id: Option<String>,
-    /// The agent left: where to, and why.
-    pub left: Option<(u64, Option<Finish>, String)>,
-    /// Seq of the newest fact of the agent.
-    pub last_agent_seq: u64,
-    /// Everything that was told, in order.
-    pub told: Vec<(u64, Update)>,
-    /// Bytes on the sockets.
-    pub counted: (u64, u64),
-    /// The end, unless the host was taken up again since.
-    pub summary: Option<Summary>,
-    /// The newest payload attempt that the agent told of; 0 if none.
-    pub attempt: u32,
-    /// Why nothing may be concluded from this journal, if that is so: it is damaged, or knows less than its second file.
-    pub damaged: Option<String>,
-}
-
-impl Digested {
-    /// What the contents of a file amount to, held against the second file beside it.
-    pub(in crate::journal) fn of_contents(contents: Contents, path: &Path) -> Self {
-        let mut digested = Self::of(contents.records);
-        if let Tail::Damaged(_) = contents.tail {
-            let name = path.file_name().unwrap_or_default().display();
-            digested.damaged =
-                Some(format!("the journal is damaged at byte {}, kept as {name}.damaged", contents.good));
-        }
-        digested.hold_against(&attempt::read(path), path);
-        digested
-    }
-
-    /// Nothing may be concluded from a journal that knows less than the second file.
-    fn hold_against(&mut self, attempted: &Attempted, path: &Path) {
-        let (journal, second) = (path.to_owned(), attempt::path(path));
-        let names = [&journal, &second].map(|path| path.file_name().unwrap_or_default().display().to_string());
-        let [journal, second] = names;
-        let why = match attempted {
-            Attempted::Number(_) if self.boot_sent_ms.is_none() => {
-                format!("{journal} and {second} disagree: only the second knows that the host was told to boot")
-            }
-            Attempted::Number(number) if *number > self.attempt => format!(
-                "{journal} and {second} disagree: the first knows of {} payload attempts, the second of {number}",
-                self.attempt
-            ),
-            Attempted::Never | Attempted::Number(_) => return,
-            Attempted::Unreadable(why) => {
-                format!("{journal} and {second} disagree: the second can't be read: {why}")
-            }
-        };
-        self.damaged.get_or_insert(why);
-    }
-
-    /// Goes through records.
-    pub fn of(records: Vec<Record>) -> Self {
-        let mut digested = Self::default();
-        for record in records {
-            digested.take(record);
-        }
-        digested
-    }
-
-    fn take(&mut self, record: Record) {
-        match record {
-            Record::Told { wall_ms, update } => {
-                match &update {
-                    Update::Summary(summary) => self.summary = Some((**summary).clone()),
-                    Update::Event(crate::report::Speaker::Agent, event) => {
-                        self.last_agent_seq = self.last_agent_seq.max(last_seq(event));
-                        if let EventKind::Attempt(number) = event.kind {
-                            self.attempt = self.attempt.max(number);
-                        }
-                    }
-                    _ => {}
-                }
-                self.told.push((wall_ms, update));
-            }
-            Record::OldSystem(old) => self.old = Some(old),
-            Record::BootSent { wall_ms } => self.boot_sent_ms = Some(wall_ms),
-            Record::Ram { boot_id } => self.ram_boot_id = Some(boot_id),
-            Record::Left { wall_ms, finish, reason } => self.left = Some((wall_ms, finish, reason)),
-            Record::Counted { sent, received } => self.counted = (sent, received),
-            Record::Reopened { .. } => self.summary = None,
-            Record::Met { host_key } => self.met = Some(host_key),
-        }
-    }
-}
-
-/// What the journal of a host amounts to. One that was never begun is empty.
-pub fn digest(path: &Path) -> Result<Digested, JournalError> {
-    match read(path) {
-        Ok(contents) => Ok(Digested::of_contents(contents, path)),
-        Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            let mut digested = Digested::default();
-            digested.hold_against(&attempt::read(path), path);
-            Ok(digested)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// The last seq that an event stands for: a gap stands for many.
-pub fn last_seq(event: &anemos_proto::event::Event) -> u64 {
-    match event.kind {
-        anemos_proto::event::EventKind::Gap { last, .. } => last.max(event.seq),
-        _ => event.seq,
-    }
 }

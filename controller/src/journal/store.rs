@@ -1,7 +1,7 @@
 //! Where runs are on the disk.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -47,37 +47,35 @@ impl RunStore {
         Self { dir }
     }
 
-    /// Makes the directory of a new run and locks it.
+    /// Makes the directory of a new run and locks it. If that fails, nothing of the run is left.
     pub fn create(&self, file: &RunFile, key: &RunKey) -> Result<(RunDir, Lock), JournalError> {
         let run = RunDir { dir: self.dir.join(file.run.as_str()), id: file.run.clone() };
-        private_dir(&self.dir, true)?;
-        private_dir(&run.dir, false)?;
-        private_dir(&run.dir.join("keys"), false)?;
-        let lock = run.lock()?;
-        let key = key.to_openssh().map_err(|e| JournalError::Damaged { path: run.key_path(), what: e.to_string() })?;
-        write_new(&run.key_path(), key.as_bytes())?;
+        // Before anything is made, because this is what can be wrong with what the user gave.
         let json = serde_json::to_vec_pretty(file)
-            .map_err(|e| JournalError::io("writing", &run.dir, std::io::Error::other(e)))?;
-        write_new(&run.dir.join("run.json"), &json)?;
-        // The names of new files are safe only once their directories are.
-        for dir in [&run.dir, &self.dir] {
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| JournalError::io("syncing", dir, e))?;
+            .map_err(|e| JournalError::Unwritable { run: file.run.to_string(), why: e.to_string() })?;
+        let key = key.to_openssh().map_err(|e| JournalError::Damaged { path: run.key_path(), what: e.to_string() })?;
+        make_dirs(&self.dir)?;
+        make_dir(&run.dir)?;
+        let filled = run.fill(key.as_bytes(), &json);
+        if filled.is_err() {
+            // The error says what is wrong; that this fails too says no more.
+            let _ = fs::remove_dir_all(&run.dir);
         }
-        Ok((run, lock))
+        Ok((run, filled?))
     }
 
-    /// All runs, the newest first.
+    /// All runs, the newest first, whether they can be read or not.
     pub fn runs(&self) -> Result<Vec<RunDir>, JournalError> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(JournalError::io("reading", &self.dir, error)),
         };
         let mut runs: Vec<RunDir> = entries
             .flatten()
             .filter_map(|entry| {
                 let id = RunId::from_str(entry.file_name().to_str()?).ok()?;
-                entry.path().join("run.json").exists().then(|| RunDir { dir: entry.path(), id })
+                Some(RunDir { dir: entry.path(), id })
             })
             .collect();
         runs.sort_by(|a, b| b.id.cmp(&a.id));
@@ -88,7 +86,9 @@ impl RunStore {
     pub fn find(&self, name: Option<&str>) -> Result<RunDir, JournalError> {
         let runs = self.runs()?;
         let Some(name) = name else {
-            return runs.into_iter().next().ok_or_else(|| JournalError::NoRuns(self.dir.clone()));
+            // One that died while it was made is not what anybody means.
+            let mut begun = runs.into_iter().filter(|run| run.dir.join("run.json").exists());
+            return begun.next().ok_or_else(|| JournalError::NoRuns(self.dir.clone()));
         };
         let mut matching = runs.into_iter().filter(|run| {
             let id = run.id.as_str();
@@ -96,12 +96,52 @@ impl RunStore {
         });
         match (matching.next(), matching.next()) {
             (Some(run), None) => Ok(run),
-            _ => Err(JournalError::NoRun(name.into())),
+            (Some(one), Some(another)) => {
+                let runs = [one, another].into_iter().chain(matching).map(|run| run.id.to_string()).collect();
+                Err(JournalError::Ambiguous { name: name.into(), runs })
+            }
+            (None, _) => Err(JournalError::NoRun(name.into())),
         }
     }
 }
 
 impl RunDir {
+    /// Puts key and `run.json` into the new directory, and makes sure that all of it is on the disk: names after the
+    /// files that they name, `run.json` last, without which there is no run.
+    fn fill(&self, key: &[u8], json: &[u8]) -> Result<Lock, JournalError> {
+        let keys = self.dir.join("keys");
+        make_dir(&keys)?;
+        let lock = self.lock()?;
+        write_new(&self.key_path(), key)?;
+        sync_dir(&keys)?;
+        write_new(&self.dir.join("run.json"), json)?;
+        sync_dir(&self.dir)?;
+        sync_dir(self.dir.parent().unwrap_or(Path::new(".")))?;
+        Ok(lock)
+    }
+
+    /// Bytes of its files.
+    pub fn size(&self) -> u64 {
+        let bytes = |dir: &Path| -> u64 {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file).map(|file| file.len()).sum()
+        };
+        bytes(&self.dir) + bytes(&self.dir.join("keys"))
+    }
+
+    /// Deletes the run with all that is known of it. Whoever reads it meanwhile sees all of it or that it is gone.
+    pub fn delete(self, lock: Lock) -> Result<(), JournalError> {
+        let io = |doing: &'static str, path: &Path| {
+            let path = path.to_owned();
+            move |e| JournalError::io(doing, &path, e)
+        };
+        let gone = self.dir.with_file_name(format!(".{}.gone", self.id));
+        fs::rename(&self.dir, &gone).map_err(io("deleting", &self.dir))?;
+        drop(lock);
+        fs::remove_dir_all(&gone).map_err(io("deleting", &gone))?;
+        sync_dir(self.dir.parent().unwrap_or(Path::new(".")))
+    }
+
     /// Its directory.
     pub fn path(&self) -> &Path {
         &self.dir
@@ -138,7 +178,7 @@ impl RunDir {
             Ok(text) => {
                 RunKey::from_openssh(&text).map(Some).map_err(|e| JournalError::Damaged { path, what: e.to_string() })
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(JournalError::io("reading", &path, error)),
         }
     }
@@ -147,10 +187,9 @@ impl RunDir {
     pub fn forget_key(&self) -> Result<(), JournalError> {
         let path = self.key_path();
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(JournalError::io("deleting", &path, error))
-            }
-            _ => Ok(()),
+            Ok(()) => sync_dir(path.parent().unwrap_or(Path::new("."))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(JournalError::io("deleting", &path, error)),
         }
     }
 
@@ -204,8 +243,27 @@ impl RunDir {
     }
 }
 
-fn private_dir(path: &Path, recursive: bool) -> Result<(), JournalError> {
-    DirBuilder::new().recursive(recursive).mode(0o700).create(path).map_err(|e| JournalError::io("making", path, e))
+fn make_dir(path: &Path) -> Result<(), JournalError> {
+    DirBuilder::new().mode(0o700).create(path).map_err(|e| JournalError::io("making", path, e))
+}
+
+/// Makes a directory and those above it that are missing, each known to the one above before the next is made.
+fn make_dirs(path: &Path) -> Result<(), JournalError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    above.map_or(Ok(()), make_dirs)?;
+    match make_dir(path) {
+        // Somebody else was quicker.
+        Err(JournalError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }?;
+    sync_dir(above.unwrap_or(Path::new(".")))
+}
+
+fn sync_dir(dir: &Path) -> Result<(), JournalError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| JournalError::io("syncing", dir, e))
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), JournalError> {

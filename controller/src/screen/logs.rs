@@ -20,27 +20,51 @@ pub enum Wanted {
 }
 
 /// Writes a log. What the host had to drop is never passed over in silence.
-pub fn write(out: &mut impl Write, reports: impl IntoIterator<Item = Report>, wanted: Wanted) -> io::Result<()> {
-    let mut lines = PlainLines::new(&[]);
-    for report in reports {
-        if wanted == Wanted::Everything {
-            if let Some(line) = lines.line(&report) {
-                writeln!(out, "{line}")?;
-            }
-            continue;
-        }
-        let Update::Event(_, event) = &report.update else { continue };
-        match &event.kind {
-            EventKind::Log { line, .. } if wanted == Wanted::RawOutput => {
-                out.write_all(line)?;
-                out.write_all(b"\n")?;
-            }
-            EventKind::Log { stream, line } => writeln!(out, "{}", log_line(*stream, line))?,
-            EventKind::Gap { first, last, bytes: lost } => {
-                writeln!(out, "[{}, events {first} to {last}, were dropped on the host]", bytes(*lost))?;
-            }
-            _ => {}
+pub struct LogWriter<W> {
+    out: W,
+    wanted: Wanted,
+    lines: PlainLines,
+    /// The reader has gone, which is no error.
+    gone: bool,
+}
+
+impl<W: Write> LogWriter<W> {
+    /// Writes to `out`.
+    pub fn new(out: W, wanted: Wanted) -> Self {
+        Self { out, wanted, lines: PlainLines::new(&[]), gone: false }
+    }
+
+    /// Writes what is wanted of a report.
+    pub fn write(&mut self, report: &Report) {
+        if !self.gone {
+            self.gone = self.try_write(report).is_err();
         }
     }
-    out.flush()
+
+    fn try_write(&mut self, report: &Report) -> io::Result<()> {
+        if self.wanted == Wanted::Everything {
+            return match self.lines.line(report) {
+                Some(line) => writeln!(self.out, "{line}"),
+                None => Ok(()),
+            };
+        }
+        let Update::Event(_, event) = &report.update else { return Ok(()) };
+        match &event.kind {
+            EventKind::Log { line, .. } if self.wanted == Wanted::RawOutput => {
+                self.out.write_all(line)?;
+                self.out.write_all(b"\n")
+            }
+            EventKind::Log { stream, line } => writeln!(self.out, "{}", log_line(*stream, line)),
+            EventKind::Gap { first, last, bytes: lost } => {
+                writeln!(self.out, "[{}, events {first} to {last}, were dropped on the host]", bytes(*lost))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what is buffered.
+    pub fn finish(mut self) {
+        // That the reader has gone is no error.
+        let _ = self.out.flush();
+    }
 }

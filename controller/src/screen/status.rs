@@ -1,14 +1,13 @@
 //! `anemos status`: runs, and the hosts of one, as their journals tell.
 
 use anemos_proto::agent::AgentState;
-use anemos_proto::event::EventKind;
 use serde::Serialize;
 
 use super::json;
-use super::state::HostState;
 use super::table::{NAME, Table, paint_ending};
-use super::text::{Paint, clip, duration, sanitise_str};
-use crate::report::{Ending, Phase, Report, Speaker, Summary, Update};
+use super::text::{Paint, bytes, clip, duration, sanitise_str};
+use crate::journal::Digested;
+use crate::report::{Ending, Phase};
 
 /// Columns that a reason may take.
 const REASON: usize = 60;
@@ -34,34 +33,47 @@ pub struct StatusRow {
 }
 
 impl StatusRow {
-    /// What a journal says of a host: what it told, and how it ended unless it was taken up again since.
-    pub fn of(host: &str, told: &[(u64, Update)], summary: Option<&Summary>, now_ms: u64) -> Self {
-        let mut state = HostState::new(host);
-        let mut agent = None;
-        for (wall_ms, update) in told {
-            if let Update::Event(Speaker::Agent, event) = update
-                && let EventKind::State(now) = &event.kind
-            {
-                agent = Some(now.clone());
-            }
-            state.apply(&Report { host: host.into(), wall_ms: *wall_ms, update: update.clone() });
-        }
-        let doing = match (summary, state.current_step(), agent) {
-            (Some(summary), ..) => summary.outcome.to_string(),
-            (None, Some(step), _) => step.name.clone(),
-            (None, None, Some(agent)) => agent_word(&agent).into(),
-            (None, None, None) if told.is_empty() => "not begun".into(),
-            (None, None, None) => state.phase.map_or("begun", Phase::name).into(),
+    /// What a journal says of a host. From one that is damaged nothing is concluded: the host is held.
+    pub fn of(host: &str, journal: &Digested, now_ms: u64) -> Self {
+        let row = |state: String, outcome, reason| Self {
+            host: host.into(),
+            phase: journal.phase,
+            state,
+            outcome,
+            reason,
+            last_event_seconds: journal.last_ms.map(|last| now_ms.saturating_sub(last) as f64 / 1000.0),
         };
+        if let Some(doubt) = &journal.damaged {
+            return row("not known".into(), Some(Ending::Held), Some(not_known(doubt)));
+        }
+        if let Some(summary) = &journal.summary {
+            return row(summary.outcome.to_string(), Some(summary.outcome), Some(summary.reason.clone()));
+        }
+        let doing = match (journal.steps.last(), &journal.agent) {
+            (Some((_, _, name)), _) => name.clone(),
+            (None, Some(agent)) => agent_word(agent).into(),
+            (None, None) if journal.last_ms.is_none() => "not begun".into(),
+            (None, None) => journal.phase.map_or("begun", Phase::name).into(),
+        };
+        row(doing, None, None)
+    }
+
+    /// A host of which nothing can be read, because ….
+    pub fn unreadable(host: &str, why: String) -> Self {
         Self {
             host: host.into(),
-            phase: state.phase,
-            state: doing,
-            outcome: summary.map(|summary| summary.outcome),
-            reason: summary.map(|summary| summary.reason.clone()),
-            last_event_seconds: told.last().map(|(last, _)| now_ms.saturating_sub(*last) as f64 / 1000.0),
+            phase: None,
+            state: "unreadable".into(),
+            outcome: None,
+            reason: Some(why),
+            last_event_seconds: None,
         }
     }
+}
+
+/// What is said of a host whose journal can't be believed.
+pub fn not_known(doubt: &str) -> String {
+    format!("whether a disk was written is not known: {doubt}")
 }
 
 fn agent_word(state: &AgentState) -> &'static str {
@@ -113,24 +125,28 @@ pub fn status_json(run: &str, row: &StatusRow) -> String {
 }
 
 /// A run in a list of runs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunRow {
     /// The run.
     pub run: String,
     /// Seconds since it began.
-    pub age_seconds: f64,
+    pub age_seconds: Option<f64>,
     /// How its hosts ended; `None` for one that has not.
     pub endings: Vec<Option<Ending>>,
     /// The process that follows it now.
     pub follower: Option<String>,
+    /// Bytes of its files.
+    pub bytes: u64,
     /// The hosts.toml that it came from.
     pub hosts_file: String,
+    /// Why it can't be read, if that is so.
+    pub unreadable: Option<String>,
 }
 
 /// A table of runs.
 pub fn runs(rows: &[RunRow], paint: Paint) -> String {
     let mut table = Table::new(&["RUN"]);
-    table.right("BEGAN").left("HOSTS").left("FOLLOWED BY").left("FROM");
+    table.right("BEGAN").left("HOSTS").right("SIZE").left("FOLLOWED BY").left("FROM");
     for row in rows {
         let count = |wanted: Option<Ending>, word: &str| {
             let count = row.endings.iter().filter(|ending| **ending == wanted).count();
@@ -141,14 +157,32 @@ pub fn runs(rows: &[RunRow], paint: Paint) -> String {
             count(Some(Ending::Held), "held"),
             count(Some(Ending::Untouched), "untouched"),
             count(Some(Ending::Deployed), "deployed"),
+            row.unreadable.as_ref().map(|_| "unreadable".to_owned()),
         ];
         table.rows.push(vec![
             sanitise_str(&row.run),
-            format!("{} ago", duration(row.age_seconds)),
+            row.age_seconds.map_or("-".to_owned(), |age| format!("{} ago", duration(age))),
             hosts.into_iter().flatten().collect::<Vec<_>>().join(", "),
+            bytes(row.bytes),
             row.follower.as_deref().map_or("-".to_owned(), |pid| format!("process {pid}")),
             sanitise_str(&row.hosts_file),
         ]);
     }
-    table.render(paint, |_, _, cell| cell.to_owned())
+    let table = table.render(paint, |_, _, cell| cell.to_owned());
+    let why = rows.iter().filter_map(|row| {
+        let why = row.unreadable.as_deref()?;
+        Some(format!("\n{} can't be read: {}\n", sanitise_str(&row.run), sanitise_str(why)))
+    });
+    format!("{table}{}", why.collect::<String>())
+}
+
+/// A run of [`runs`] as one line of JSON.
+pub fn run_json(row: &RunRow) -> String {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        r#type: &'static str,
+        #[serde(flatten)]
+        row: &'a RunRow,
+    }
+    json::line(&Line { r#type: "run", row })
 }

@@ -119,7 +119,8 @@ async fn an_onlooker_goes_on_where_the_other_stopped() {
     let (_stopping, stop) = watch::channel(false);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let (run, hosts) = (begun.run.clone(), begun.hosts.clone());
-    let looking = tokio::spawn(async move { follow(&run, hosts, None, &|| Wish::Follow, &asks, reports, &stop).await });
+    let looking =
+        tokio::spawn(async move { follow(&run, hosts, None, &|| Wish::Follow, (&asks, LINES), reports, &stop).await });
     tokio::time::sleep(3 * FOLLOW_EVERY).await;
     assert!(!looking.is_finished(), "it left while somebody else followed the run");
     begun.write("web2", [said("the last word")]);
@@ -144,7 +145,8 @@ async fn an_onlooker_leaves_with_the_last_summary() {
     let (_stopping, stop) = watch::channel(false);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let (run, hosts) = (begun.run.clone(), begun.hosts.clone());
-    let looking = tokio::spawn(async move { follow(&run, hosts, None, &|| Wish::Follow, &asks, reports, &stop).await });
+    let looking =
+        tokio::spawn(async move { follow(&run, hosts, None, &|| Wish::Follow, (&asks, LINES), reports, &stop).await });
     tokio::time::sleep(3 * FOLLOW_EVERY).await;
     assert!(!looking.is_finished(), "a host was taken up again and has no end yet");
     begun.write("web2", [ended("web2", Ending::Deployed)]);
@@ -166,7 +168,7 @@ async fn a_wish_for_all_is_for_those_in_ram() {
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let lock = begun.lock.take();
     let wish = || Wish::Retry(None);
-    let followed = follow(&begun.run, begun.hosts.clone(), lock, &wish, &asks, reports, &stop).await.unwrap();
+    let followed = follow(&begun.run, begun.hosts.clone(), lock, &wish, (&asks, LINES), reports, &stop).await.unwrap();
     assert_eq!(followed.problems, [""; 0]);
     let ends = [Some(Ending::Deployed), Some(Ending::Held), Some(Ending::Untouched)];
     assert_eq!(outcomes(&followed.ends), ends);

@@ -3,7 +3,7 @@ use anemos_proto::event::{EventKind, Outcome, Unit};
 use super::samples::{Sink, event, every_report, log, progress, report, step, summary};
 use crate::report::{Ending, Phase, Report, Update};
 use crate::screen::Screen;
-use crate::screen::logs::{self, Wanted};
+use crate::screen::logs::{LogWriter, Wanted};
 use crate::screen::plain::PlainLines;
 
 fn lines(reports: &[Report]) -> String {
@@ -155,7 +155,11 @@ fn logs_are_harmless_unless_raw_and_tell_what_is_missing() {
     let reports = || vec![step("a", 0, 1, "s"), log("a", 1, b"\x1b[31mred\xff"), gap.clone(), log("a", 3, b"x")];
     let written = |wanted| {
         let mut out = Vec::new();
-        logs::write(&mut out, reports(), wanted).unwrap();
+        let mut writer = LogWriter::new(&mut out, wanted);
+        for report in reports() {
+            writer.write(&report);
+        }
+        writer.finish();
         out
     };
     let missing = "[2.0 KiB, events 3 to 5, were dropped on the host]";

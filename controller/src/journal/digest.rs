@@ -1,0 +1,216 @@
+//! What a journal amounts to: goes through records and keeps what matters.
+
+use std::path::Path;
+
+use anemos_proto::agent::AgentState;
+use anemos_proto::config::Finish;
+use anemos_proto::event::{Event, EventKind};
+use serde::{Deserialize, Serialize};
+
+use super::attempt::{self, Attempted};
+use super::{OldSystem, Record};
+use crate::report::{Phase, Speaker, Summary, Update};
+use crate::ssh::HostKey;
+
+/// How much of what was told is kept in [`Digested::told`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    Nothing,
+    /// All but lines of output, and the last so many of these.
+    Lines(usize),
+    /// All of it.
+    All,
+}
+
+/// What a host's journal amounts to. Also what stands at the beginning of each stream in a journal, in JSON, so that
+/// whoever wants only the end need not read all.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Digested {
+    /// [`Digested::FORM`] of whoever wrote it down.
+    pub(super) form: u32,
+    /// Host key of the old system, once it let us in.
+    pub met: Option<HostKey>,
+    /// Boot id of the old system, by the stage's facts.
+    pub old_boot_id: Option<String>,
+    /// The old system, once everything was ready for the boot.
+    pub old: Option<OldSystem>,
+    /// When Boot was sent.
+    pub boot_sent_ms: Option<u64>,
+    /// Boot id of the RAM system.
+    pub ram_boot_id: Option<String>,
+    /// The agent left: where to, and why.
+    pub left: Option<(u64, Option<Finish>, String)>,
+    /// Seq of the newest fact of the agent.
+    pub last_agent_seq: u64,
+    /// What was told, in order; see [`Keep`].
+    #[serde(skip)]
+    pub told: Vec<(u64, Update)>,
+    /// Lines of output that were told and are not in `told`.
+    #[serde(skip)]
+    pub left_out: u64,
+    /// How many of `told` an onlooker has seen already.
+    #[serde(skip)]
+    pub seen: usize,
+    /// Lines of output in `told`.
+    #[serde(skip)]
+    pub(super) lines: usize,
+    /// Bytes on the sockets.
+    pub counted: (u64, u64),
+    /// The end, unless the host was taken up again since.
+    pub summary: Option<Summary>,
+    /// The newest payload attempt that the agent told of; 0 if none.
+    pub attempt: u32,
+    /// Why nothing may be concluded from this journal, if that is so: it is damaged, or knows less than its second file.
+    #[serde(skip)]
+    pub damaged: Option<String>,
+    /// The format of a journal from before the present one: only the Anemos that began it can go on with it.
+    #[serde(skip)]
+    pub earlier: Option<u8>,
+    /// Time of the last that was told.
+    pub last_ms: Option<u64>,
+    /// The phase it is in, or ended in.
+    pub phase: Option<Phase>,
+    /// Steps that have started and not ended, outermost first: who calls them what, and their names.
+    pub steps: Vec<(Speaker, u32, String)>,
+    /// The agent's state.
+    pub agent: Option<AgentState>,
+}
+
+impl Digested {
+    /// Version of what [`Digested::take`] makes of records: one that another version wrote down is not believed.
+    pub(super) const FORM: u32 = 1;
+
+    /// Goes through records.
+    pub fn of(records: Vec<Record>) -> Self {
+        let mut digested = Self::default();
+        for record in records {
+            digested.take(record, Keep::All);
+        }
+        digested
+    }
+
+    /// How the host ended, if it did and that can be believed.
+    pub fn end(&self) -> Option<&Summary> {
+        self.summary.as_ref().filter(|_| self.damaged.is_none())
+    }
+
+    /// Takes in a record.
+    pub(super) fn take(&mut self, record: Record, keep: Keep) {
+        match record {
+            Record::Told { wall_ms, update } => self.told(wall_ms, update, keep),
+            Record::OldSystem(old) => self.old = Some(old),
+            Record::BootSent { wall_ms } => self.boot_sent_ms = Some(wall_ms),
+            Record::Ram { boot_id } => self.ram_boot_id = Some(boot_id),
+            Record::Left { wall_ms, finish, reason } => self.left = Some((wall_ms, finish, reason)),
+            Record::Counted { sent, received } => self.counted = (sent, received),
+            Record::Reopened { .. } => self.summary = None,
+            Record::Met { host_key } => self.met = Some(host_key),
+        }
+    }
+
+    fn told(&mut self, wall_ms: u64, update: Update, keep: Keep) {
+        self.last_ms = Some(wall_ms);
+        match &update {
+            Update::Summary(summary) => {
+                self.steps.clear();
+                self.summary = Some((**summary).clone());
+            }
+            Update::PhaseStarted(phase) => {
+                self.phase = Some(*phase);
+                if *phase == Phase::Boot {
+                    self.steps.clear();
+                }
+            }
+            Update::Facts(facts) => self.old_boot_id = Some(facts.boot_id.clone()),
+            Update::Event(speaker, event) => self.event(*speaker, event),
+            _ => {}
+        }
+        if keep != Keep::Nothing {
+            self.lines += usize::from(is_line(&update));
+            self.told.push((wall_ms, update));
+        }
+        if let Keep::Lines(lines) = keep
+            && self.lines > 2 * lines
+        {
+            self.leave_out(lines);
+        }
+    }
+
+    fn event(&mut self, speaker: Speaker, event: &Event) {
+        match &event.kind {
+            EventKind::StepStarted { step, name, .. } => self.steps.push((speaker, *step, name.clone())),
+            EventKind::StepFinished { step, .. } => self.steps.retain(|(who, id, _)| (*who, *id) != (speaker, *step)),
+            _ => {}
+        }
+        if speaker == Speaker::Agent {
+            self.last_agent_seq = self.last_agent_seq.max(last_seq(event));
+            match &event.kind {
+                EventKind::Attempt(number) => {
+                    self.attempt = self.attempt.max(*number);
+                    self.steps.retain(|(who, ..)| *who != Speaker::Agent);
+                }
+                EventKind::State(state) => self.agent = Some(state.clone()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Leaves all but the last so many lines of output out of what was told.
+    pub(super) fn leave_out(&mut self, keep: usize) {
+        let mut surplus = self.lines.saturating_sub(keep);
+        let (mut at, mut seen) = (0, self.seen);
+        self.left_out += surplus as u64;
+        self.lines -= surplus;
+        self.told.retain(|(_, update)| {
+            let goes = surplus > 0 && is_line(update);
+            surplus -= usize::from(goes);
+            seen -= usize::from(goes && at < self.seen);
+            at += 1;
+            !goes
+        });
+        self.seen = seen;
+    }
+
+    /// What was told since this was called last, and how many lines of output were left out of it.
+    pub(super) fn take_told(&mut self) -> (Vec<(u64, Update)>, u64) {
+        self.lines = 0;
+        self.seen = 0;
+        (std::mem::take(&mut self.told), std::mem::take(&mut self.left_out))
+    }
+
+    /// Nothing may be concluded from a journal that knows less than the second file beside it.
+    pub(super) fn hold_against_second(&mut self, path: &Path) {
+        let (journal, second) = (path.to_owned(), attempt::path(path));
+        let [journal, second] =
+            [&journal, &second].map(|path| path.file_name().unwrap_or_default().display().to_string());
+        let why = match attempt::read(path) {
+            Attempted::Number(_) if self.boot_sent_ms.is_none() => {
+                format!("{journal} and {second} disagree: only the second knows that the host was told to boot")
+            }
+            Attempted::Number(number) if number > self.attempt => format!(
+                "{journal} and {second} disagree: the first knows of {} payload attempts, the second of {number}",
+                self.attempt
+            ),
+            Attempted::Never | Attempted::Number(_) => return,
+            Attempted::Unreadable(why) => {
+                format!("{journal} and {second} disagree: the second can't be read: {why}")
+            }
+        };
+        self.damaged.get_or_insert(why);
+    }
+}
+
+/// Whether it is a line of output.
+pub fn is_line(update: &Update) -> bool {
+    matches!(update, Update::Event(_, event) if matches!(event.kind, EventKind::Log { .. }))
+}
+
+/// The last seq that an event stands for: a gap stands for many.
+pub fn last_seq(event: &Event) -> u64 {
+    match event.kind {
+        EventKind::Gap { last, .. } => last.max(event.seq),
+        _ => event.seq,
+    }
+}

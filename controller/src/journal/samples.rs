@@ -1,0 +1,213 @@
+//! One record of each kind, with every kind of fact in it: what the golden files hold.
+
+use anemos_proto::agent::AgentState;
+use anemos_proto::config::Finish;
+use anemos_proto::event::{Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
+use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
+use anemos_proto::ids::Digest;
+use anemos_proto::net::{Address, Link, NetworkState, Route};
+
+use super::{OldSystem, Record};
+use crate::report::{Ending, Phase, PhaseSeconds, Speaker, Summary, Update};
+use crate::ssh::HostKey;
+
+/// When all of this was.
+const NOW: u64 = 1_795_860_000_000;
+
+fn key() -> HostKey {
+    let line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIQr8xQuCc4EgyOdEyDMALuAkLUWsLkXbTJFWwT3jPW2";
+    HostKey::parse(line).unwrap()
+}
+
+fn facts() -> HostFacts {
+    HostFacts {
+        hostname: "web1".into(),
+        os: "Debian GNU/Linux 12 (bookworm)".into(),
+        boot_id: "4a5a0b4e-0b5f-4d0c-a2f5-3a6e8e0b6d11".into(),
+        arch: "x86_64".into(),
+        kernel_release: "6.1.0-40-amd64".into(),
+        kernel_image: Some("/boot/vmlinuz-6.1.0-40-amd64".into()),
+        cmdline: "root=/dev/vda1 ro".into(),
+        firmware: Firmware::Uefi { secure_boot: false },
+        memory_total: 1 << 30,
+        memory_available: 800 << 20,
+        disks: vec![Disk {
+            id: DiskId {
+                name: "/dev/vda".into(),
+                serial: Some("lab-1".into()),
+                wwid: None,
+                path: "/sys/devices/pci0000:00/0000:00:04.0/virtio1/block".into(),
+                size: 8 << 30,
+            },
+            model: "QEMU".into(),
+            removable: false,
+            rotational: true,
+            read_only: false,
+            table: Some("gpt".into()),
+            content: None,
+            partitions: vec![Partition {
+                name: "/dev/vda1".into(),
+                size: 7 << 30,
+                content: Some("ext4".into()),
+                label: Some("root".into()),
+                mounts: vec!["/".into()],
+            }],
+            mounts: Vec::new(),
+        }],
+        kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
+        network: NetworkState {
+            hostname: "web1".into(),
+            links: vec![Link {
+                name: "ens3".into(),
+                mac: [0x52, 0x54, 0, 1, 2, 3],
+                mtu: 1500,
+                up: true,
+                kind: String::new(),
+                driver: "virtio_net".into(),
+                addresses: vec![Address {
+                    ip: "192.0.2.10".parse().unwrap(),
+                    prefix: 24,
+                    peer: None,
+                    scope: 0,
+                    valid_s: Some(3600),
+                    preferred_s: None,
+                    autoconf: false,
+                }],
+            }],
+            routes: vec![Route {
+                destination: Some(("2001:db8::".parse().unwrap(), 32)),
+                v6: true,
+                gateway: Some("fe80::1".parse().unwrap()),
+                mac: [0x52, 0x54, 0, 1, 2, 3],
+                metric: 100,
+                onlink: true,
+                source: None,
+                scope: 0,
+                protocol: 3,
+                table: 254,
+                mtu: Some(1400),
+            }],
+            dns: vec!["192.0.2.1".parse().unwrap()],
+            search: vec!["example.com".into()],
+        },
+        lost_ways: vec!["br0 (bridge)".into()],
+        ssh_port: 22,
+        host_keys: vec![key().line().into()],
+        mirrors: vec!["http://mirror.example/debian".into()],
+        cached_blobs: vec![Digest([7; 32])],
+        cached_bases: vec![Digest([8; 32])],
+    }
+}
+
+/// Facts of every kind.
+pub fn events() -> Vec<EventKind> {
+    let log = |stream, line: &[u8]| EventKind::Log { stream, line: line.into() };
+    let failed = |written| Outcome::Failed { reason: "exit status 1".into(), written };
+    vec![
+        EventKind::StepStarted { step: 1, parent: None, name: "network".into() },
+        EventKind::StepStarted { step: 2, parent: Some(1), name: "ens3".into() },
+        EventKind::StepFinished { step: 2, outcome: StepOutcome::Done },
+        EventKind::StepFinished { step: 1, outcome: StepOutcome::Skipped("nothing to do".into()) },
+        EventKind::StepFinished { step: 3, outcome: StepOutcome::Failed("no disk".into()) },
+        log(Stream::Stdout, b"Unpacking base-files (12.4+deb12u12) ..."),
+        log(Stream::Stderr, b"W: \xff\xfe not UTF-8"),
+        log(Stream::Kernel, b"<6>EXT4-fs (vda1): mounted filesystem"),
+        log(Stream::Stdout, b""),
+        log(Stream::Stdout, b"two\nlines"),
+        EventKind::Note { level: Level::Info, text: "unpacking the base".into() },
+        EventKind::Note { level: Level::Warning, text: "slow".into() },
+        EventKind::Note { level: Level::Error, text: "no".into() },
+        EventKind::State(AgentState::Starting),
+        EventKind::State(AgentState::Waiting),
+        EventKind::Attempt(1),
+        EventKind::State(AgentState::Running),
+        EventKind::Gap { first: 17, last: 40, bytes: 4096 },
+        EventKind::Written(vec![("vda".into(), 2048)]),
+        EventKind::HostKeys(vec![key().line().into()]),
+        EventKind::Seeded(60_000_000),
+        EventKind::Outcome(Outcome::Succeeded),
+        EventKind::Outcome(failed(true)),
+        EventKind::State(AgentState::Held("the payload failed".into())),
+        EventKind::State(AgentState::Succeeded),
+        EventKind::State(AgentState::Returning("nobody came".into())),
+    ]
+}
+
+/// How it ended.
+pub fn summary(outcome: Ending) -> Summary {
+    Summary {
+        host: "web1".into(),
+        outcome,
+        reason: "so it went".into(),
+        uploaded_bytes: 1_234_567,
+        received_bytes: 89_012,
+        host_downloaded_bytes: 40_000_000,
+        initramfs_bytes: 265 << 20,
+        seconds: PhaseSeconds {
+            connect: Some(0.5),
+            probe: Some(0.25),
+            upload: None,
+            stage: Some(20.125),
+            boot: Some(10.0),
+            build: Some(600.0),
+            reboot: Some(30.0),
+            verify: Some(1.0),
+        },
+        first_event_seconds: Some(9.75),
+        total_seconds: 662.625,
+    }
+}
+
+/// Records of every kind.
+pub fn records() -> Vec<Record> {
+    let told = |update| Record::Told { wall_ms: NOW, update };
+    let old = OldSystem {
+        boot_id: "4a5a0b4e-0b5f-4d0c-a2f5-3a6e8e0b6d11".into(),
+        proved: key(),
+        host_keys: vec![key()],
+        identity: "ext4 0f2b root".into(),
+        agent_port: 22,
+        downloaded: 40_000_000,
+        initramfs: 265 << 20,
+    };
+    let progress = |unit, total| Progress { step: 1, done: 5, total, unit, what: Some("bash".into()) };
+    let mut records = vec![
+        told(Update::Message(Level::Info, "hello".into())),
+        told(Update::PhaseStarted(Phase::Connect)),
+        Record::Met { host_key: key() },
+        told(Update::PhaseFinished(Phase::Connect, 0.5)),
+        told(Update::Facts(Box::new(facts()))),
+        told(Update::Uploaded { sent: 10, total: 20 }),
+        told(Update::Progress(Speaker::Stage, progress(Unit::Bytes, Some(10)))),
+        told(Update::Progress(Speaker::Agent, progress(Unit::Items, None))),
+        Record::OldSystem(old),
+        told(Update::PhaseStarted(Phase::Boot)),
+        Record::BootSent { wall_ms: NOW + 1 },
+        Record::Ram { boot_id: "b-2".into() },
+        told(Update::LinkLost("reset by peer".into())),
+        told(Update::LinkBack),
+    ];
+    let firmware = Update::Facts(Box::new(HostFacts { firmware: Firmware::Bios, ..facts() }));
+    records.push(told(firmware));
+    let phases = Phase::ALL.into_iter().map(|phase| told(Update::PhaseStarted(phase)));
+    records.extend(phases);
+    for (at, kind) in events().into_iter().enumerate() {
+        let seq = at as u64 + 1;
+        let event = Event { seq, uptime_ms: 2000 + 10 * seq, wall_ms: NOW + 2 + 10 * seq, kind };
+        records.push(told(Update::Event(if seq == 7 { Speaker::Stage } else { Speaker::Agent }, event)));
+    }
+    let finishes = [Finish::Reboot, Finish::Kexec, Finish::PowerOff, Finish::Hold];
+    let left = |finish| Record::Left { wall_ms: NOW + 9, finish, reason: "told to".into() };
+    records.extend(finishes.map(|finish| left(Some(finish))));
+    records.extend([
+        left(None),
+        Record::Counted { sent: 1_234_567, received: 89_012 },
+        told(Update::Summary(Box::new(summary(Ending::Untouched)))),
+        Record::Reopened { wall_ms: NOW + 10 },
+        told(Update::Summary(Box::new(summary(Ending::Held)))),
+        Record::Reopened { wall_ms: NOW + 11 },
+        Record::Counted { sent: 1_234_568, received: 89_000 },
+        told(Update::Summary(Box::new(summary(Ending::Deployed)))),
+    ]);
+    records
+}
