@@ -1,10 +1,11 @@
 use anemos_proto::Secret;
 use anemos_proto::config::Finish;
+use anemos_proto::event::{Event, EventKind, Stream};
 use tokio::sync::watch;
 
 use super::*;
 use crate::journal::RunFile;
-use crate::report::PhaseSeconds;
+use crate::report::{PhaseSeconds, Speaker};
 
 /// A terminal with nobody at it.
 #[derive(Debug)]
@@ -199,4 +200,208 @@ fn the_key_goes_with_the_last_host() {
     assert!(!forgotten(), "web2 was taken up again");
     begun.write("web2", [ended("web2", Ending::Deployed)]);
     assert!(forgotten());
+}
+
+/// What a host comes to by its journal: how it is taken up, and whether the run may forget its key.
+fn verdict(begun: &Begun) -> (String, bool) {
+    let standing = match digest(&begun.run.journal("web1"), Keep::Nothing) {
+        Err(_) => "unreadable".to_owned(),
+        Ok(journal) => match standing(&journal, true) {
+            Standing::Over(summary) => summary.outcome.to_string(),
+            Standing::Unbooted => "unbooted".into(),
+            // The engine holds it, whatever it finds.
+            Standing::Booted(_) if journal.damaged.is_some() => "doubtful".into(),
+            Standing::Booted(_) => format!("booted, attempt {}", journal.attempt),
+            Standing::Doubtful(_) => "doubtful".into(),
+        },
+    };
+    forget(&begun.run, &begun.hosts);
+    (standing, begun.run.key().unwrap().is_none())
+}
+
+fn fact(seq: u64, kind: EventKind) -> Record {
+    let event = Event { seq, uptime_ms: 10 * seq, wall_ms: 10 * seq, kind };
+    Record::Told { wall_ms: 1000 + seq, update: Update::Event(Speaker::Agent, event) }
+}
+
+/// The journal of a deployment up to the time when its payload has written something.
+fn deployment(key: &ssh::HostKey) -> Vec<Record> {
+    let old = OldSystem {
+        boot_id: "old".into(),
+        proved: key.clone(),
+        host_keys: vec![key.clone()],
+        identity: "root".into(),
+        agent_port: 22,
+        downloaded: 0,
+        initramfs: 0,
+    };
+    let line = |seq| fact(seq, EventKind::Log { stream: Stream::Stdout, line: b"formatting /dev/vda".to_vec() });
+    vec![
+        said("looking"),
+        Record::Met { host_key: key.clone() },
+        Record::OldSystem(old),
+        Record::BootSent { wall_ms: 3 },
+        Record::Ram { boot_id: "ram".into() },
+        fact(1, EventKind::Attempt(1)),
+        line(2),
+        fact(3, EventKind::Written(vec![("vda".into(), 8)])),
+        line(4),
+    ]
+}
+
+/// Whatever happens to the bytes of a journal or of the file beside it, a host whose payload may have written is followed
+/// by all that is left and says so, or nothing is concluded; and the key stays. That it was never booted, or how it ended,
+/// is said only by what is whole.
+#[test]
+fn damage_leads_to_no_other_verdict() {
+    let begun = Begun::new(&["web1"]);
+    let path = begun.run.journal("web1");
+    let second = path.with_extension("attempt");
+    let key = begun.hosts[0].agent_key.clone();
+    let (mut journal, _) = Appender::open(&path).unwrap();
+    for record in deployment(&key) {
+        if matches!(&record, Record::Told { update, .. } if is_line(update)) {
+            journal.append(&record).unwrap();
+            continue;
+        }
+        journal.append(&record).unwrap();
+        journal.sync().unwrap();
+        if let Record::Told { update: Update::Event(_, event), .. } = &record
+            && let EventKind::Attempt(number) = event.kind
+        {
+            journal.attempt(number).unwrap();
+        }
+    }
+    drop(journal);
+    let running = std::fs::read(&path).unwrap();
+    assert_eq!(verdict(&begun), ("booted, attempt 1".into(), false));
+    begun.write("web1", [ended("web1", Ending::Held)]);
+    begun.write("web1", [Record::Reopened { wall_ms: 9 }, said("again"), ended("web1", Ending::Deployed)]);
+    let over = std::fs::read(&path).unwrap();
+    let marker = std::fs::read(&second).unwrap();
+
+    let seen = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let check = |cut: bool, bytes: &[u8], what: &dyn std::fmt::Display| {
+        std::fs::write(&path, bytes).unwrap();
+        let (verdict, forgotten) = verdict(&begun);
+        let allowed: &[&str] =
+            if cut { &["booted, attempt 1", "doubtful", "unreadable"] } else { &["doubtful", "unreadable"] };
+        assert!(allowed.contains(&verdict.as_str()), "{what}: {verdict}");
+        assert!(!forgotten, "{what}: the key was deleted");
+        seen.borrow_mut().insert((cut, verdict));
+    };
+    for length in 0..over.len() {
+        check(true, &over[..length], &format_args!("cut at {length}"));
+    }
+    for (whole, flip) in [(&running, 1), (&over, 0x81)] {
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= flip;
+            check(false, &bytes, &format_args!("{flip} flipped at {at} of {}", whole.len()));
+        }
+    }
+    // Each way was gone.
+    for (cut, verdict) in [(true, "booted, attempt 1"), (true, "doubtful"), (false, "doubtful")] {
+        assert!(seen.borrow().contains(&(cut, verdict.to_owned())), "{seen:?}");
+    }
+
+    // The second file, damaged or lost in part, vouches for nothing, and what it knew the journal knows too if it is gone.
+    for at in 0..marker.len() {
+        let mut flipped = marker.clone();
+        flipped[at] ^= 1;
+        for bytes in [&marker[..at], &flipped] {
+            std::fs::write(&second, bytes).unwrap();
+            check(false, &running, &format_args!("the second file, at {at}"));
+            check(false, &over, &format_args!("the second file, at {at}"));
+        }
+    }
+    std::fs::write(&second, &marker).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(verdict(&begun), ("doubtful".into(), false));
+    std::fs::write(&path, &over).unwrap();
+    assert_eq!(verdict(&begun), ("deployed".into(), true));
+}
+
+/// One that was never told to boot is never taken for anything worse than held, and only by what is whole for not begun.
+#[test]
+fn damage_before_the_boot_concludes_nothing() {
+    let begun = Begun::new(&["web1"]);
+    let path = begun.run.journal("web1");
+    let key = begun.hosts[0].agent_key.clone();
+    begun.write("web1", deployment(&key).into_iter().take(3));
+    let whole = std::fs::read(&path).unwrap();
+    assert_eq!(verdict(&begun), ("unbooted".into(), false));
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let (verdict, forgotten) = verdict(&begun);
+        assert!(["doubtful", "unreadable"].contains(&verdict.as_str()) && !forgotten, "flipped at {at}: {verdict}");
+    }
+}
+
+/// One journal is damaged, one can't be read at all, one was begun by the build before: each has its say, and the others
+/// go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_host_by_itself() {
+    let names = ["good", "damaged", "unreadable", "earlier", "earlier-over"];
+    let mut begun = Begun::new(&names);
+    let v3 = include_bytes!("../../journal/testdata/v3.journal");
+    begun.write("good", [said("hello")]);
+    begun.write("damaged", [said("first"), said("second"), ended("damaged", Ending::Deployed)]);
+    let path = begun.run.journal("damaged");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    std::fs::write(begun.run.journal("unreadable"), b"what is this?").unwrap();
+    std::fs::write(begun.run.journal("earlier"), &v3[..v3.len() - 4]).unwrap();
+    std::fs::write(begun.run.journal("earlier-over"), v3).unwrap();
+
+    let (reports, received) = mpsc::unbounded_channel();
+    let (_stopping, stop) = watch::channel(false);
+    let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
+    let lock = begun.lock.take();
+    let followed =
+        follow(&begun.run, begun.hosts.clone(), lock, &|| Wish::Follow, (&asks, LINES), reports, &stop).await.unwrap();
+    assert_eq!(outcomes(&followed.ends), [Some(Ending::Deployed), Some(Ending::Untouched), Some(Ending::Held)]);
+    let held = followed.ends[2].as_ref().unwrap();
+    assert!(held.reason.starts_with("whether a disk was written is not known: the journal is damaged at byte "));
+    assert!(held.reason.contains("kept as damaged.journal.damaged"), "{}", held.reason);
+    let problems = followed.problems.join("\n");
+    assert!(problems.contains("unreadable: ") && problems.contains("does not begin like one"), "{problems}");
+    assert!(problems.contains("earlier: the run was begun by an anemos before this one"), "{problems}");
+    assert_eq!(followed.problems.len(), 2, "{problems}");
+    let shown = shown(received).await;
+    assert!(shown.contains(&("earlier".into(), "hello".into())) && shown.contains(&("good".into(), "hello".into())));
+    forget(&begun.run, &begun.hosts);
+    assert!(begun.run.key().unwrap().is_some(), "a host is held, one can't be read, one is not over");
+    // Nor does a wish for all of them end with the first that can't be read.
+    some_in_ram(&begun.run, &begun.hosts).unwrap();
+}
+
+/// Of many lines the last are shown, with a word about the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_lines_the_last_are_shown() {
+    let mut begun = Begun::new(&["web1"]);
+    let line = |seq: u64| fact(seq, EventKind::Log { stream: Stream::Stdout, line: format!("line {seq}").into() });
+    begun.write("web1", std::iter::once(said("first")).chain((1..=2500).map(line)));
+    begun.write("web1", [ended("web1", Ending::Deployed)]);
+    for (keep, lines, word) in [(LINES, 1000, true), (Keep::All, 2500, false)] {
+        let (reports, received) = mpsc::unbounded_channel();
+        let (_stopping, stop) = watch::channel(false);
+        let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
+        let lock = begun.lock.take();
+        let run = begun.run.clone();
+        let follow = follow(&run, begun.hosts.clone(), lock, &|| Wish::Follow, (&asks, keep), reports, &stop);
+        begun.lock = follow.await.unwrap().lock;
+        let shown = shown(received).await;
+        assert_eq!(shown.iter().filter(|(_, text)| text.contains("Log")).count(), lines);
+        assert_eq!(shown[0].1, "first");
+        assert_eq!(
+            shown[1].1.starts_with("1500 earlier lines are left out here; `anemos logs 2026"),
+            word,
+            "{}",
+            shown[1].1
+        );
+    }
 }
