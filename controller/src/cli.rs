@@ -78,6 +78,8 @@ pub enum Command {
     Status(Status),
     /// Print what a host's payload and kernel wrote during a run
     Logs(Logs),
+    /// List runs with how they ended and how much room they take, or delete old ones
+    Runs(Runs),
     /// Open a shell in a host's RAM system
     ///
     /// Works while the payload runs, and while the host is held. The exit status is that of what ran there.
@@ -183,6 +185,64 @@ pub struct Logs {
     /// The bytes as they came, with whatever a terminal would obey
     #[arg(long)]
     pub raw: bool,
+}
+
+/// `runs`.
+#[derive(Debug, Args)]
+pub struct Runs {
+    /// What to do with them; without it they are listed.
+    #[command(subcommand)]
+    pub what: Option<RunsCommand>,
+    /// One JSON object a line on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What can be done with runs.
+#[derive(Debug, Subcommand)]
+pub enum RunsCommand {
+    /// Delete runs that are over, with their journals
+    ///
+    /// A run stays that is followed now, of which a host is held or on its way or not known, or whose key is still there: without
+    /// the key nobody gets into the RAM system any more.
+    #[command(after_help = "Examples:\n  anemos runs prune --keep 20\n  anemos runs prune --older 30d --yes\n\n\
+                            Exit status: 0 done, 2 bad input, 3 refused by you or for want of a terminal to ask on.")]
+    Prune(Prune),
+}
+
+/// `runs prune`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["keep", "older"]))]
+pub struct Prune {
+    /// All but the newest N runs
+    #[arg(long, value_name = "N")]
+    pub keep: Option<usize>,
+    /// Only runs that began longer ago than this, such as 30d or 12h
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub older: Option<std::time::Duration>,
+    /// Also runs that are not over, of which a host is held or not known, or that can't be read. Nobody gets into their hosts'
+    /// RAM systems any more, and nothing tells how they ended
+    #[arg(long)]
+    pub force: bool,
+    /// Don't ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Reads `30d`, `12h`, `90m` or `30s`.
+fn age(text: &str) -> Result<std::time::Duration, String> {
+    let bad = || "write a number and s, m, h, d or w, such as 30d".to_owned();
+    let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
+    let number: u64 = text[..at].parse().map_err(|_| bad())?;
+    let unit = match &text[at..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        "w" => 7 * 24 * 3600,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(unit).map(std::time::Duration::from_secs).ok_or_else(bad)
 }
 
 /// `shell`.
@@ -312,5 +372,16 @@ mod tests {
     #[test]
     fn is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ages() {
+        let day = 24 * 3600;
+        for (text, seconds) in [("30d", 30 * day), ("2w", 14 * day), ("12h", 12 * 3600), ("0s", 0)] {
+            assert_eq!(super::age(text), Ok(std::time::Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "30", "d", "-1d", "1.5d", "30 days", "99999999999999999999d"] {
+            assert!(super::age(text).is_err(), "{text}");
+        }
     }
 }

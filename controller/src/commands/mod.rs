@@ -5,6 +5,7 @@ mod jobs;
 mod look_back;
 mod passphrase;
 mod reenter;
+mod runs;
 mod up;
 
 use std::fmt;
@@ -86,6 +87,7 @@ pub async fn run(cli: Cli) -> Result<Status, CommandError> {
         Command::Shell(args) => reenter::shell(args).await,
         Command::Status(args) => look_back::status(&args),
         Command::Logs(args) => look_back::logs(&args),
+        Command::Runs(args) => runs::runs(&args),
         Command::Base(args) => base::run(args).await,
     }
 }

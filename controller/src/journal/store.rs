@@ -64,6 +64,18 @@ impl RunStore {
         Ok((run, filled?))
     }
 
+    /// Deletes what is left of runs whose deletion was interrupted.
+    pub fn sweep(&self) -> Result<(), JournalError> {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(".gone"));
+            if id.is_some_and(|id| RunId::from_str(id).is_ok()) {
+                fs::remove_dir_all(entry.path()).map_err(|e| JournalError::io("deleting", &entry.path(), e))?;
+            }
+        }
+        Ok(())
+    }
+
     /// All runs, the newest first, whether they can be read or not.
     pub fn runs(&self) -> Result<Vec<RunDir>, JournalError> {
         let entries = match fs::read_dir(&self.dir) {

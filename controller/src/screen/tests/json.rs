@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::samples::{Sink, event, every_report, log, summary_of};
 use crate::report::{Ending, Phase, Summary};
 use crate::screen::json::{plan_line, report_line};
-use crate::screen::status::{StatusRow, status_json};
+use crate::screen::status::{RunRow, StatusRow, run_json, status_json};
 use crate::screen::{Screen, json};
 use anemos_proto::event::{EventKind, Level};
 
@@ -54,14 +54,23 @@ fn written() -> BTreeMap<String, BTreeSet<String>> {
         last_event_seconds: Some(3.0),
     };
     let status = status_json("20261123-093000-0a1b", &status);
+    let run = run_json(&RunRow {
+        run: "20261123-093000-0a1b".into(),
+        age_seconds: Some(60.0),
+        endings: vec![None, Some(Ending::Deployed)],
+        follower: Some("4711".into()),
+        bytes: 12_345,
+        hosts_file: "/x/hosts.toml".into(),
+        unreadable: Some("it is damaged".into()),
+    });
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for line in sink.text().lines().chain([status.as_str()]) {
+    for line in sink.text().lines().chain([status.as_str(), run.as_str()]) {
         let value: Value = serde_json::from_str(line).unwrap();
         let kind = value["type"].as_str().unwrap();
         let mut fields = BTreeSet::new();
         paths(&value, "", &mut fields);
         assert!(fields.remove("type"));
-        if kind != "start" {
+        if kind != "start" && kind != "run" {
             assert!(fields.remove("host"), "no host in {line}");
             assert!(kind == "status" || fields.remove("time"), "no time in {line}");
         }

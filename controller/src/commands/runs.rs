@@ -1,0 +1,134 @@
+//! `anemos runs`: which runs there are, how much room they take, and deleting old ones.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use super::look_back::{read, run_row};
+use super::{CommandError, Status, line};
+use crate::cli::{self, RunsCommand};
+use crate::engine::now_ms;
+use crate::journal::{JournalError, RunDir, RunStore};
+use crate::report::Ending;
+use crate::screen::status::{self, RunRow};
+use crate::screen::text::{Paint, bytes};
+
+pub(super) fn runs(args: &cli::Runs) -> Result<Status, CommandError> {
+    let store = RunStore::open()?;
+    match &args.what {
+        None => list(&store, args.json),
+        Some(RunsCommand::Prune(args)) => prune(&store, args),
+    }
+}
+
+fn list(store: &RunStore, json: bool) -> Result<Status, CommandError> {
+    let rows: Vec<RunRow> = store.runs()?.iter().filter_map(run_row).collect();
+    if json {
+        for row in &rows {
+            line(status::run_json(row));
+        }
+    } else if rows.is_empty() {
+        line("no runs yet; `anemos up hosts.toml` begins one");
+    } else {
+        line(status::runs(&rows, Paint::pick(std::io::stdout().is_terminal())).trim_end());
+        let sum = rows.iter().map(|row| row.bytes).sum();
+        line(format_args!("\n{} in all; `anemos runs prune` deletes old ones", bytes(sum)));
+    }
+    Ok(Status::Done)
+}
+
+/// Why a run must not be deleted unless that is insisted on; `None` if it is over and nothing of it is needed any more.
+fn needed(run: &RunDir) -> Option<String> {
+    let file = match run.load() {
+        Ok(file) => file,
+        Err(error) => return Some(format!("it can't be read: {error}")),
+    };
+    for host in &file.hosts {
+        let name = &host.name;
+        match read(run, name) {
+            Err(error) => return Some(format!("{name} can't be read: {error}")),
+            Ok(journal) => match journal.end() {
+                None if journal.damaged.is_some() => return Some(format!("what became of {name} is not known")),
+                None => return Some(format!("{name} has no end yet")),
+                Some(end) if end.outcome == Ending::Held => return Some(format!("{name} is held")),
+                Some(_) => {}
+            },
+        }
+    }
+    match run.key() {
+        Ok(None) => None,
+        Ok(Some(_)) | Err(_) => Some("its key is still there; `anemos attach` ends it properly".into()),
+    }
+}
+
+/// When a run began, by its name: milliseconds since the Unix epoch.
+fn began_ms(run: &RunDir) -> Option<u64> {
+    let id = run.id.as_str();
+    let number = |at: std::ops::Range<usize>| id.get(at)?.parse::<i64>().ok();
+    let (year, month, day) = (number(0..4)?, number(4..6)?, number(6..8)?);
+    // Days since the epoch in the proleptic Gregorian calendar; years begin in March, so that leap days come last.
+    let (years, months) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * years + years / 4 - years / 100 + years / 400 + (153 * months + 2) / 5 + day - 1 - 719_468;
+    let seconds = 86_400 * days + 3600 * number(9..11)? + 60 * number(11..13)? + number(13..15)?;
+    u64::try_from(1000 * seconds).ok()
+}
+
+/// Which runs are to go, of all, the newest first: those after the newest `keep`, and of these those older than `older`.
+fn pick(runs: Vec<RunDir>, keep: Option<usize>, older: Option<Duration>, now_ms: u64) -> Vec<RunDir> {
+    let old = |run: &RunDir| {
+        older.is_none_or(|older| {
+            began_ms(run).is_some_and(|began| u128::from(now_ms.saturating_sub(began)) > older.as_millis())
+        })
+    };
+    runs.into_iter().skip(keep.unwrap_or(0)).filter(old).collect()
+}
+
+fn prune(store: &RunStore, args: &cli::Prune) -> Result<Status, CommandError> {
+    store.sweep()?;
+    let (mut going, mut size) = (Vec::new(), 0);
+    for run in pick(store.runs()?, args.keep, args.older, now_ms()) {
+        // Held until it is deleted: nobody takes it up meanwhile.
+        let lock = match run.lock() {
+            Ok(lock) => lock,
+            Err(error @ JournalError::Locked { .. }) => {
+                line(format_args!("{} stays: {error}", run.id));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(why) = needed(&run).filter(|_| !args.force) {
+            line(format_args!("{} stays: {why}", run.id));
+            continue;
+        }
+        size += run.size();
+        going.push((run, lock));
+    }
+    if going.is_empty() {
+        line("nothing to delete");
+        return Ok(Status::Done);
+    }
+    if !args.yes {
+        let names: Vec<&str> = going.iter().map(|(run, _)| run.id.as_str()).collect();
+        if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+            let message =
+                format!("{} would be deleted; give --yes where there is no terminal to ask on", names.join(", "));
+            return Err(CommandError { status: Status::Refused, message });
+        }
+        eprint!("Delete {} ({})? Type `yes`: ", names.join(", "), bytes(size));
+        let mut answer = String::new();
+        // No answer is a no.
+        let _ = std::io::stderr().flush();
+        let _ = std::io::stdin().lock().read_line(&mut answer);
+        if answer.trim() != "yes" {
+            return Err(CommandError { status: Status::Refused, message: "nothing was deleted".into() });
+        }
+    }
+    let count = going.len();
+    for (run, lock) in going {
+        run.delete(lock)?;
+    }
+    line(format_args!("{count} run{} deleted, {}", if count == 1 { "" } else { "s" }, bytes(size)));
+    Ok(Status::Done)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+use anemos_proto::Secret;
+use anemos_proto::config::Finish;
+
+use super::*;
+use crate::journal::{Appender, HostEntry, Lock, Record, RunFile};
+use crate::report::{PhaseSeconds, Summary, Update};
+use crate::ssh::{Address, RunKey};
+
+struct Runs {
+    _dir: tempfile::TempDir,
+    store: RunStore,
+}
+
+impl Runs {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RunStore::at(dir.path().join("runs"));
+        Self { _dir: dir, store }
+    }
+
+    /// A run with one host, and how that ended.
+    fn run(&self, id: &str, outcome: Option<Ending>) -> (RunDir, Lock) {
+        let key = RunKey::from_seed(&Secret::new(vec![3; 32])).unwrap();
+        let host = HostEntry {
+            name: "web1".into(),
+            address: Address { host: "192.0.2.1".into(), port: 22 },
+            user: "root".into(),
+            agent_socket: None,
+            identities_only: true,
+            identity_files: Vec::new(),
+            agent_key: key.public(),
+            check: None,
+            finish: Finish::Reboot,
+            boot_s: 1,
+            build_s: 1,
+            reboot_s: 1,
+            verify_s: 1,
+            ack_s: 1,
+            dead_man_s: 1,
+        };
+        let file = RunFile {
+            format: RunFile::FORMAT,
+            run: id.parse().unwrap(),
+            started_ms: 1,
+            hosts_file: "/x/hosts.toml".into(),
+            pid: 1,
+            hosts: vec![host],
+        };
+        let (run, lock) = self.store.create(&file, &key).unwrap();
+        let (mut journal, _) = Appender::open(&run.journal("web1")).unwrap();
+        if let Some(outcome) = outcome {
+            let summary = Summary {
+                host: "web1".into(),
+                outcome,
+                reason: "so it went".into(),
+                uploaded_bytes: 0,
+                received_bytes: 0,
+                host_downloaded_bytes: 0,
+                initramfs_bytes: 0,
+                seconds: PhaseSeconds::default(),
+                first_event_seconds: None,
+                total_seconds: 0.0,
+            };
+            journal.append(&Record::Told { wall_ms: 1, update: Update::Summary(Box::new(summary)) }).unwrap();
+            if outcome != Ending::Held {
+                run.forget_key().unwrap();
+            }
+        }
+        (run, lock)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.store.runs().unwrap().iter().map(|run| run.id.to_string()).collect()
+    }
+}
+
+fn all(force: bool) -> cli::Prune {
+    cli::Prune { keep: Some(0), older: None, force, yes: true }
+}
+
+#[test]
+fn only_runs_that_are_over_are_deleted() {
+    let runs = Runs::new();
+    for (id, outcome) in [
+        ("20260101-000000-aaaa", Some(Ending::Deployed)),
+        ("20260102-000000-aaaa", Some(Ending::Untouched)),
+        ("20260103-000000-aaaa", Some(Ending::Held)),
+        ("20260104-000000-aaaa", None),
+    ] {
+        runs.run(id, outcome);
+    }
+    let (keyed, _) = runs.run("20260105-000000-aaaa", Some(Ending::Deployed));
+    std::fs::write(keyed.path().join("keys/run"), "a key").unwrap();
+    let (damaged, _) = runs.run("20260106-000000-aaaa", Some(Ending::Deployed));
+    let journal = damaged.journal("web1");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&journal, bytes).unwrap();
+    let (unreadable, _) = runs.run("20260107-000000-aaaa", Some(Ending::Deployed));
+    std::fs::write(unreadable.path().join("run.json"), "").unwrap();
+    let (_followed, lock) = runs.run("20260108-000000-aaaa", Some(Ending::Deployed));
+
+    assert_eq!(prune(&runs.store, &all(false)).unwrap(), Status::Done);
+    let left = [8, 7, 6, 5, 4, 3].map(|day| format!("2026010{day}-000000-aaaa"));
+    assert_eq!(runs.names(), left);
+    // Insisted on, all go but the one that is followed.
+    assert_eq!(prune(&runs.store, &all(true)).unwrap(), Status::Done);
+    assert_eq!(runs.names(), left[..1]);
+    drop(lock);
+    assert_eq!(prune(&runs.store, &all(false)).unwrap(), Status::Done);
+    assert_eq!(runs.names(), [""; 0]);
+}
+
+#[test]
+fn the_newest_and_the_young_stay() {
+    let runs = Runs::new();
+    for day in 1..=9 {
+        runs.run(&format!("2026110{day}-120000-aaaa"), Some(Ending::Deployed));
+    }
+    // Noon of the ninth.
+    let now = 1_793_491_200_000 + 8 * 86_400_000 + 43_200_000;
+    let picked = |keep, older: Option<u64>| -> Vec<String> {
+        let days = older.map(|hours| Duration::from_secs(3600 * hours));
+        pick(runs.store.runs().unwrap(), keep, days, now).iter().map(|run| run.id.as_str()[6..8].to_owned()).collect()
+    };
+    assert_eq!(picked(Some(7), None), ["02", "01"]);
+    assert_eq!(picked(None, Some(7 * 24)), ["01"]);
+    assert_eq!(picked(None, Some(7 * 24 - 1)), ["02", "01"]);
+    assert_eq!(picked(Some(8), Some(24)), ["01"]);
+    assert_eq!(picked(Some(100), None), [""; 0]);
+}
+
+#[test]
+fn what_a_deletion_left_is_swept() {
+    let runs = Runs::new();
+    let (run, _) = runs.run("20260101-000000-aaaa", Some(Ending::Held));
+    let gone = run.path().with_file_name(".20260101-000000-aaaa.gone");
+    std::fs::rename(run.path(), &gone).unwrap();
+    assert_eq!(runs.names(), [""; 0]);
+    prune(&runs.store, &all(false)).unwrap();
+    assert!(!gone.exists());
+}
+
+#[test]
+fn one_that_cannot_be_read_is_a_row_that_says_so() {
+    let runs = Runs::new();
+    runs.run("20260101-000000-aaaa", Some(Ending::Deployed));
+    let (unreadable, _) = runs.run("20260102-000000-aaaa", Some(Ending::Deployed));
+    std::fs::write(unreadable.path().join("run.json"), "").unwrap();
+    let (making, _lock) = runs.run("20260103-000000-aaaa", None);
+    std::fs::remove_file(making.path().join("run.json")).unwrap();
+    let rows: Vec<RunRow> = runs.store.runs().unwrap().iter().filter_map(run_row).collect();
+    let table = status::runs(&rows, Paint(false));
+    assert!(table.contains("20260101-000000-aaaa") && table.contains("1 deployed"), "{table}");
+    let row = table.lines().find(|line| line.starts_with("20260102-000000-aaaa ")).unwrap();
+    assert!(row.contains(" unreadable "), "{table}");
+    assert!(table.contains("\n20260102-000000-aaaa can't be read: "), "{table}");
+    assert!(!table.contains("20260103"), "it is being made: {table}");
+}
