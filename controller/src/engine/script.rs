@@ -65,13 +65,14 @@ exec "$f" serve --dir "$d""##
 
 /// A command that says which system this is: boot id, root file system, name, and what a RAM system noted in the firmware.
 pub fn look() -> String {
+    // Nobody can seek in a variable of the firmware, which tail(1) would try.
     let script = format!(
         r#"LC_ALL=C; export LC_ALL;
 printf "{MARK}boot %s\n" "$(cat /proc/sys/kernel/random/boot_id)";
 printf "{MARK}root %s\n" "{IDENTITY}";
 printf "{MARK}os %s\n" "$(. /etc/os-release 2>/dev/null; printf %s "${{PRETTY_NAME-}}")";
 n=/sys/firmware/efi/efivars/{NOTE};
-if [ -r $n ]; then printf "{MARK}note %s\n" "$(tail -c +5 $n)"; fi"#
+if [ -r $n ]; then printf "{MARK}note %s\n" "$(cat $n | tail -c +5)"; fi"#
     );
     quoted(&script)
 }
