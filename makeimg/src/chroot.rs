@@ -122,7 +122,7 @@ impl<'a> Chroot<'a> {
         let name =
             device.strip_prefix("/dev/").filter(|name| !name.contains('/')).ok_or(io::ErrorKind::InvalidInput)?;
         let dev = self.image.dir(Path::new("dev"))?;
-        // That it is a loop device is the building machine's matter: GRUB's scripts make no menu for a system that is on one.
+        // That it is a loop device is the building machine's matter: GRUB's scripts make no menu for a system on one.
         let node = format!("image-{name}");
         mknodat(&dev, &node, FileType::BlockDevice, Mode::from_raw_mode(0o600), number)?;
         symlinkat(&node, &dev, name)?;

@@ -1,5 +1,5 @@
-//! Where a Debian's packages come from: its suite, the suite's updates, and its security updates. The system is built from all of
-//! them, and has them in /etc/apt/sources.list.d/debian.sources, whichever tool bootstraps it.
+//! Where a Debian's packages come from: its suite, the suite's updates, and its security updates. The system is built
+//! from all of them, and has them in /etc/apt/sources.list.d/debian.sources, whichever tool bootstraps it.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -109,9 +109,9 @@ impl Sources {
             return Err(Problem::build(what).hint(format!("name another, or `{NONE}`")));
         }
         context.report.warn(format!(
-            "the system has NO SECURITY UPDATES and will not get any: there is no {name} beside {mirror} or in the apt sources that are \
-             known ({tried}); name the archive in the IMGBUILD (debian_security=URL), or say there that it has none \
-             (debian_security={NONE})"
+            "the system has NO SECURITY UPDATES and will not get any: there is no {name} beside {mirror} or in the apt \
+             sources that are known ({tried}); name the archive in the IMGBUILD (debian_security=URL), or say there \
+             that it has none (debian_security={NONE})"
         ));
         Ok(sources)
     }
@@ -185,9 +185,9 @@ impl Sources {
     }
 }
 
-/// URLs of where the security archive of a mirror is on the same server, the likeliest first: most mirrors have `debian` and
-/// `debian-security` side by side, snapshots have the time below these, hosting companies have theirs as `security` beside what they call
-/// the other, and kin of Debian have one archive for all.
+/// URLs of where the security archive of a mirror is on the same server, the likeliest first: most mirrors have `debian`
+/// and `debian-security` side by side, snapshots have the time below these, hosting companies have theirs as `security`
+/// beside what they call the other, and kin of Debian have one archive for all.
 fn beside(mirror: &str) -> Vec<String> {
     let at = mirror.find("://").map_or_else(|| mirror.find(':').map_or(0, |at| at + 1), |at| at + 3);
     let path = at + mirror[at..].find('/').unwrap_or(mirror.len() - at);
@@ -232,7 +232,7 @@ fn own(context: &Context, known: Option<&str>) -> Vec<String> {
 /// The archive of a line such as `'http://m.test/debian-security/dists/trixie-security/InRelease' m.test_… 0`.
 fn security_of(line: &str) -> Option<String> {
     let (archive, suite) = line.strip_prefix('\'')?.split_once("/InRelease'")?.0.rsplit_once("/dists/")?;
-    // Until Debian 10 they were called `buster/updates`. A file or a list of mirrors of this machine's means nothing elsewhere.
+    // Until Debian 10 they were called `buster/updates`. Files and lists of mirrors of this machine's mean nothing elsewhere.
     let is_security = suite.ends_with("-security") || suite.ends_with("/updates");
     (is_security && archive.starts_with("http")).then(|| archive.to_owned())
 }

@@ -49,8 +49,8 @@ echo "0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded."
 echo "Setting up busybox (1.0) ..."
 "#;
 
-/// Writes the sources that mmdebstrap or debootstrap writes, from `$ARCHIVE` where it is given none, and an apt that tells how it was
-/// called.
+/// Writes the sources that mmdebstrap or debootstrap writes, from `$ARCHIVE` where it is given none, and an apt that
+/// tells how it was called.
 const SOURCES: &str = r#"#!/bin/sh
 set -e
 STANDIN= "${0%/*}/standin" "$@"
@@ -68,7 +68,8 @@ done >"$root/etc/apt/sources.list"
 if [ $# = 0 ]; then
     echo "deb $ARCHIVE $suite main" >"$root/etc/apt/sources.list"
     [ "${0##*/}" = debootstrap ] ||
-        printf 'deb %s\n' "$ARCHIVE $suite-updates main" "$ARCHIVE-security $suite-security main" >>"$root/etc/apt/sources.list"
+        printf 'deb %s\n' "$ARCHIVE $suite-updates main" "$ARCHIVE-security $suite-security main" \
+            >>"$root/etc/apt/sources.list"
 fi
 printf '#!/bin/sh\necho "$@" >>/apt-was-called\n' >"$root/usr/bin/apt-get"
 chmod 755 "$root/usr/bin/apt-get"

@@ -1,12 +1,13 @@
 //! makeimg builds a real Debian, and machines boot it.
 
 use crate::{Outcome, Scenario};
-use lab::anemos::{Anemos, host_table};
+use lab::anemos::{Anemos, Finished, host_table};
 use lab::archive::{self, Server};
 use lab::base;
 use lab::command::{run, run_with_input, tail};
 use lab::machine::{Boot, DataDisk, Disks, file_sha256};
 use lab::{Context, Firmware, Lab, Machine, Result, Spec, bail, checkout, ssh};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "makeimg::debian_other_disks", run: debian_other_disks },
     Scenario { name: "makeimg::debian_archives", run: debian_archives },
     Scenario { name: "makeimg::debian_deployed", run: debian_deployed },
+    Scenario { name: "makeimg::debian_deployed_again", run: debian_deployed_again },
 ];
 
 const BOOT: Duration = Duration::from_secs(300);
@@ -140,7 +142,8 @@ impl Running {
     }
 }
 
-/// examples/imgbuild-debian becomes a disk image that starts by itself with both kinds of firmware, also after an update of its kernel.
+/// examples/imgbuild-debian becomes a disk image that starts by itself with both kinds of firmware, also after an update
+/// of its kernel.
 fn debian_boots(lab: &Lab) -> Result<Outcome> {
     let project = Project::new(lab, "boots")?;
     let (older, newer) = project.with_older_kernel(lab)?;
@@ -166,8 +169,8 @@ fn debian_boots(lab: &Lab) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// Updates a system as its owner does, from the sources that it has once `place` (for sed) names the archive as the machine sees it, and
-/// reboots it: its menu is what the package's hooks make of it.
+/// Updates a system as its owner does, from the sources that it has once `place` (for sed) names the archive as the
+/// machine sees it, and reboots it: its menu is what the package's hooks make of it.
 fn update_kernel(machine: &Machine, place: &str, newer: &str) -> Result<()> {
     let begin = Instant::now();
     let script = format!(
@@ -330,61 +333,155 @@ fn debian_archives(lab: &Lab) -> Result<Outcome> {
     assert_eq!(read("etc/hostname")?, "debian\n");
     assert!(read("etc/ssh/ssh_host_ed25519_key")?.contains("OPENSSH PRIVATE KEY"));
     assert!(root.join("etc/systemd/system/multi-user.target.wants/ssh.service").is_symlink());
+    // The same system, with the security updates, whatever bootstrapped it.
+    let sources = "etc/apt/sources.list.d/debian.sources";
+    let archived = |name: &str| {
+        let bytes =
+            run(Command::new("tar").args(["--extract", "--to-stdout", "-f"]).arg(&one).arg(format!("./{name}")))?;
+        Ok::<_, lab::Error>(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let theirs = archived(sources)?;
+    assert!(theirs.contains("Suites: trixie-security\n"), "{theirs}");
+    assert_eq!(read(sources)?, theirs);
+    let [theirs, ours] =
+        [archived("var/lib/dpkg/status")?, read("var/lib/dpkg/status")?].map(|status| versions(&status));
+    assert!(theirs.iter().any(|package| package.contains(&archive::kernels(lab).unwrap_or_default().1)), "{theirs:?}");
+    assert_eq!(theirs, ours);
+    let left = |dir: &str| fs::read_dir(root.join(dir)).map_or(0, |names| names.flatten().count());
+    assert!(left("var/cache/apt/archives") <= 2 && left("var/lib/apt/lists") <= 3, "the bootstrap left its files");
+    assert_eq!(read("etc/machine-id")?, "");
     Ok(Outcome::Passed)
 }
 
-/// The same IMGBUILD as a payload: the host builds it on its own disk, and is found where it was. Another disk and a partition that is
-/// kept stay as they are.
-fn debian_deployed(lab: &Lab) -> Result<Outcome> {
-    let server = Server::start(lab)?;
-    let spec = Spec {
-        firmware: Firmware::Uefi,
-        archive: Some(server.port()),
-        data_disk: Some(DataDisk::Pattern { mib: 16 }),
-        ..Spec::new("imgbuild-deployed")
+/// Packages with their versions, of dpkg's list.
+fn versions(status: &str) -> BTreeSet<String> {
+    let field = |stanza: &str, name: &str| {
+        stanza.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned)).unwrap_or_default()
     };
-    let machine = Machine::start(lab, spec.clone())?;
+    status.split("\n\n").map(|stanza| field(stanza, "Package: ") + " " + &field(stanza, "Version: ")).collect()
+}
+
+/// A host, and the same IMGBUILD as its payload.
+struct Host {
+    machine: Machine,
+    server: Server,
+    spec: Spec,
+    anemos: Anemos,
+}
+
+/// What nobody gives to another partition, and what is in it.
+const KEPT: &str = "part=$(blkid -t LABEL=data -o device); blkid -s UUID -s PARTUUID -o value $part; sha256sum <$part";
+
+impl Host {
+    fn new(lab: &Lab, name: &str, data_disk: Option<DataDisk>) -> Result<Self> {
+        let server = Server::start(lab)?;
+        let spec = Spec { firmware: Firmware::Uefi, archive: Some(server.port()), data_disk, ..Spec::new(name) };
+        let machine = Machine::start(lab, spec.clone())?;
+        let anemos = Anemos::new(lab, name)?;
+        let payload = anemos.dir().join("payload");
+        run(Command::new("cp").arg("-r").arg(checkout().join("examples/imgbuild-debian/payload")).arg(&payload))?;
+        let table = format!(
+            "{}payload = {payload:?}\nmirror = {:?}\nauthorized_keys = [{:?}]\n{}",
+            host_table(lab, "web", &machine),
+            machine.archive_url(),
+            lab.key().with_extension("pub"),
+            base::from_url(lab, &machine)?,
+        );
+        anemos.write("hosts.toml", &table)?;
+        Ok(Self { machine, server, spec, anemos })
+    }
+
+    fn change(&self, change: impl FnOnce(String) -> String) -> Result<()> {
+        let path = self.anemos.dir().join("payload/IMGBUILD");
+        let imgbuild = fs::read_to_string(&path).context("the IMGBUILD")?;
+        fs::write(path, change(imgbuild)).context("the IMGBUILD")
+    }
+
+    /// Deploys it; gives what `anemos` printed.
+    fn up(&self) -> Result<Finished> {
+        let ended = self.anemos.run(["up", "--yes", "--json", "hosts.toml"], DEPLOYMENT)?;
+        let summary = ended.summary("web")?;
+        assert_eq!(summary["outcome"], "deployed", "{summary:#}\n{}", ended.stderr);
+        println!("{}: deployed in {} s", self.machine.name(), summary["seconds"]);
+        Ok(ended)
+    }
+}
+
+/// The host builds it on its own disk, and is found where it was. Another disk and a partition that is kept stay as they
+/// are.
+fn debian_deployed(lab: &Lab) -> Result<Outcome> {
+    let host = Host::new(lab, "imgbuild-deployed", Some(DataDisk::Pattern { mib: 16 }))?;
+    let Host { machine, anemos, .. } = &host;
     let old = machine.boot_id()?;
     let data = machine.data_disk().map(file_sha256).transpose()?;
-    // By what nobody gives to another partition.
-    let look = "part=$(blkid -t LABEL=data -o device); blkid -s UUID -s PARTUUID -o value $part; sha256sum <$part";
-    let kept = machine.ask(look)?;
-    let anemos = Anemos::new(lab, "imgbuild-deployed")?;
-    let payload = anemos.dir().join("payload");
-    run(Command::new("cp").arg("-r").arg(checkout().join("examples/imgbuild-debian/payload")).arg(&payload))?;
-    let imgbuild = fs::read_to_string(payload.join("IMGBUILD")).context("the IMGBUILD")?;
-    let keeping = |label: &str| format!("{imgbuild}\nfilesystems='none keep LABEL={label}'\n");
-    fs::write(payload.join("IMGBUILD"), keeping("date")).context("the IMGBUILD")?;
-    let table = format!(
-        "{}payload = {payload:?}\nmirror = {:?}\nauthorized_keys = [{:?}]\n{}",
-        host_table(lab, "web", &machine),
-        machine.archive_url(),
-        lab.key().with_extension("pub"),
-        base::from_url(lab, &machine)?,
-    );
-    anemos.write("hosts.toml", &table)?;
+    let kept = machine.ask(KEPT)?;
+    host.change(|imgbuild| format!("{imgbuild}\nfilesystems='none keep LABEL=date'\n"))?;
     let refused = anemos.run(["up", "--yes", "hosts.toml"], BOOT)?;
     assert!(refused.stdout.contains("no partition labelled “date”"), "{}", refused.stdout);
     assert_eq!(machine.boot_id()?, old, "refused, and yet it was booted");
 
-    fs::write(payload.join("IMGBUILD"), keeping("data")).context("the IMGBUILD")?;
-    let ended = anemos.run(["up", "--yes", "--json", "hosts.toml"], DEPLOYMENT)?;
-    let summary = ended.summary("web")?;
-    assert_eq!(summary["outcome"], "deployed", "{summary:#}\n{}", ended.stderr);
-    println!("makeimg::debian_deployed: {}", summary["seconds"]);
+    host.change(|imgbuild| imgbuild.replace("LABEL=date", "LABEL=data"))?;
+    let ended = host.up()?;
     let counted = |line: &str| line.contains(r#""type":"progress""#) && line.contains("Setting up");
     assert!(ended.stdout.lines().any(counted), "no progress by packages");
+    assert!(!ended.stdout.contains("NO SECURITY UPDATES"), "{}", ended.stdout);
 
     let new = machine.boot_id()?;
     assert_ne!(old, new);
-    let facts = machine.ask("cat /etc/motd; hostname; ip -4 -br addr; cat /proc/cmdline")?;
+    let facts = machine.ask(
+        "cat /etc/motd; hostname; ip -4 -br addr; cat /proc/cmdline; uname -r
+         cat /etc/apt/sources.list.d/debian.sources",
+    )?;
     assert!(facts.starts_with("Made by makeimg: debian, Debian trixie.\ndebian\n"), "{facts}");
     assert!(facts.contains("10.0.2.15/24") && facts.contains("console=ttyS0"), "{facts}");
-    assert_eq!(machine.ask(look)?, kept, "the partition that is kept has changed");
+    assert!(facts.contains(&archive::kernels(lab)?.1), "it starts with an old kernel: {facts}");
+    let url = machine.archive_url();
+    let sources =
+        [format!("{url}\nSuites: trixie trixie-updates\n"), format!("{url}-security\nSuites: trixie-security\n")];
+    assert!(sources.iter().all(|source| facts.contains(source)), "{facts}");
+    assert_eq!(machine.ask(KEPT)?, kept, "the partition that is kept has changed");
     assert_eq!(machine.data_disk().map(file_sha256).transpose()?, data, "the undeclared disk has changed");
+    let Host { machine, spec, .. } = host;
     let afresh = machine.boot_afresh(Spec { name: "imgbuild-afresh".into(), data_disk: None, ..spec })?;
     assert_ne!(afresh.wait_boot(&new, BOOT)?, old);
     assert_is_running(&afresh)?;
+    Ok(Outcome::Passed)
+}
+
+/// What was deployed is lived in: its kernel is updated, and it is deployed again, mostly from what it has kept, beside a
+/// partition that is kept both times.
+fn debian_deployed_again(lab: &Lab) -> Result<Outcome> {
+    if std::env::var_os("ANEMOS_E2E_LONG").is_none() {
+        return Ok(Outcome::Skipped("an emulated host builds this twice; ANEMOS_E2E_LONG=1 runs it".into()));
+    }
+    let (older, newer) = archive::kernels(lab)?;
+    let host = Host::new(lab, "imgbuild-again", None)?;
+    let Host { machine, server, .. } = &host;
+    let kept = machine.ask(KEPT)?;
+    host.change(|imgbuild| {
+        let imgbuild = imgbuild.replace("linux-image-cloud-amd64", &format!("linux-image-{older}"));
+        format!("{imgbuild}\nfilesystems='none keep LABEL=data'\n")
+    })?;
+    let words = |facts: &str| facts.split_once(" root=").map(|(_, words)| words.to_owned());
+    for round in 1..=2 {
+        server.forget_requests();
+        let summary = host.up()?.summary("web")?;
+        assert_eq!(machine.ask(KEPT)?, kept, "the partition that is kept has changed");
+        assert_eq!(machine.ask("uname -r")?.trim(), older);
+        let sent = summary["uploaded_bytes"].as_u64().unwrap_or(u64::MAX);
+        let downloads = server.requests().iter().filter(|request| request.path.starts_with("/base/")).count();
+        println!("makeimg::debian_deployed_again: {round}: {sent} bytes sent, the base downloaded {downloads} times");
+        if round == 2 {
+            assert!(sent <= 65_536 && downloads == 0, "the second deployment had nothing in its cache: {summary:#}");
+            break;
+        }
+        let before = words(&machine.ask("cat /proc/cmdline")?);
+        assert!(before.as_ref().is_some_and(|words| words.contains("console=ttyS0,115200")), "{before:?}");
+        // Its sources name the archive as it sees it.
+        update_kernel(machine, "", &newer)?;
+        assert_eq!(machine.ask("uname -r")?.trim(), newer);
+        assert_eq!(words(&machine.ask("cat /proc/cmdline")?), before, "the update has changed the kernel's words");
+    }
     Ok(Outcome::Passed)
 }
 

@@ -29,8 +29,8 @@ impl Disk {
         }
     }
 
-    /// Installs GRUB for BIOS and UEFI, and a menu of the kernels in /boot. What makes the menu anew for another kernel finds all that it
-    /// takes: the words for the kernel, the terminal, and modules for the commands that it writes.
+    /// Installs GRUB for BIOS and UEFI, and a menu of the kernels in /boot. What makes the menu anew for another kernel
+    /// finds all that it takes: the words for the kernel, the terminal, and modules for the commands that it writes.
     ///
     /// # Errors
     /// There is no kernel, GRUB is not in the image, or a file can't be written.
@@ -320,7 +320,8 @@ mod tests {
     fn settings_that_make_the_same_menu_again() {
         let evaluate = |before: &str, cmdline: &str| {
             let script = format!(
-                "{before}\n{}\nprintf '%s|' \"$GRUB_TIMEOUT\" \"$GRUB_TERMINAL\" \"$GRUB_SERIAL_COMMAND\" \"$GRUB_CMDLINE_LINUX\"",
+                "{before}\n{}\nprintf '%s|' \"$GRUB_TIMEOUT\" \"$GRUB_TERMINAL\" \"$GRUB_SERIAL_COMMAND\" \
+                 \"$GRUB_CMDLINE_LINUX\"",
                 defaults(cmdline)
             );
             let output = std::process::Command::new("sh").args(["-euc", &script]).output().unwrap();
