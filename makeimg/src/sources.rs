@@ -73,7 +73,7 @@ impl Sources {
         }
         let release = release.map_err(|why| {
             let hint = "is the suite misspelt, or is the archive another, or out of reach?";
-            Problem::build(format!("the archive {mirror} has no {suite} that can be used: {why}")).hint(hint)
+            Problem::build(format!("the archive {} has no {suite} that can be used: {why}", shown(mirror))).hint(hint)
         })?;
         let origin = field(&release, "Origin").map(str::to_owned);
         let mut sources = Self { list: vec![main], components: wanted.components.join(" "), origin };
@@ -83,7 +83,7 @@ impl Sources {
         let updates = format!("{suite}-updates");
         match ask(mirror, &updates)? {
             Ok(_) => sources.add(mirror, updates),
-            Err(why) => context.report.warn(format!("{mirror} has no {updates} that can be used: {why}")),
+            Err(why) => context.report.warn(format!("{} has no {updates} that can be used: {why}", shown(mirror))),
         }
         let name = format!("{suite}-security");
         let mut tried = Vec::new();
@@ -100,7 +100,7 @@ impl Sources {
                     sources.add(&place, name);
                     return Ok(sources);
                 }
-                Err(why) => tried.push(format!("{place}: {why}")),
+                Err(why) => tried.push(format!("{}: {why}", shown(&place))),
             }
         }
         let tried = tried.join("; ");
@@ -109,9 +109,10 @@ impl Sources {
             return Err(Problem::build(what).hint(format!("name another, or `{NONE}`")));
         }
         context.report.warn(format!(
-            "the system has NO SECURITY UPDATES and will not get any: there is no {name} beside {mirror} or in the apt \
+            "the system has NO SECURITY UPDATES and will not get any: there is no {name} beside {} or in the apt \
              sources that are known ({tried}); name the archive in the IMGBUILD (debian_security=URL), or say there \
-             that it has none (debian_security={NONE})"
+             that it has none (debian_security={NONE})",
+            shown(mirror)
         ));
         Ok(sources)
     }
@@ -237,6 +238,13 @@ fn security_of(line: &str) -> Option<String> {
     (is_security && archive.starts_with("http")).then(|| archive.to_owned())
 }
 
+/// A URL without the name and password that may be in it.
+fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (server, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    format!("{scheme}://{}{path}", server.rsplit_once('@').map_or(server, |(_, server)| server))
+}
+
 /// Where the keys of a distribution's archive are, on a machine that has the package with them.
 fn keyring(distribution: &str) -> Option<String> {
     let is_word = !distribution.is_empty() && distribution.bytes().all(|c| c.is_ascii_alphanumeric());
@@ -343,6 +351,12 @@ mod tests {
         assert_eq!(line("http://m.test/debian-security/dists/buster/updates/InRelease"), security);
         assert_eq!(line("http://m.test/debian/dists/bookworm-updates/InRelease"), None);
         assert_eq!(line("mirror+file:/etc/apt/x.list/dists/bookworm-security/InRelease"), None);
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        assert_eq!(shown("https://me:p@ss@m.test:1/debian"), "https://m.test:1/debian");
+        assert_eq!(shown("http://m.test/a@b"), "http://m.test/a@b");
     }
 
     #[test]
