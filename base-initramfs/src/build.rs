@@ -5,8 +5,10 @@ use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use crate::error::{Error, ImageError};
+use crate::command::failure_of;
+use crate::error::{Error, Failure, ImageError};
 use crate::fetch::{Fetcher, Sink};
 use crate::sha::{Hasher, HashingWriter, Sha256, TeeReader};
 use crate::{Lock, Package, Time, Tree, deb, fixup, newc};
@@ -19,17 +21,24 @@ pub trait Packages: Sync {
 
     /// Writes the package, verified, to a file of its own: for one that is too large to hold.
     fn store(&self, package: &Package, into: &File) -> Result<(), Error>;
+
+    /// Says more of an error of [`get`](Self::get), where more can be found out.
+    fn explain(&self, error: Error, _lock: &Lock) -> Error {
+        error
+    }
 }
 
 /// Packages from mirrors, and from the snapshot archive when no mirror has them any more.
 pub struct Archive<'a> {
     fetcher: &'a Fetcher,
     mirrors: Vec<String>,
-    snapshot: Option<String>,
-    suite: String,
+    find_snapshot: Box<dyn Fn() -> Option<String> + Sync + 'a>,
+    snapshot: OnceLock<Option<String>>,
     made: Time,
-    found_snapshot: OnceLock<Option<String>>,
 }
+
+/// How long is spent on finding out which packages have left a mirror, once one has.
+const LOOK: Duration = Duration::from_secs(15);
 
 /// What the snapshot archive's address has in place of the time.
 pub const SNAPSHOT_ID: &str = "@SNAPSHOTID@";
@@ -37,42 +46,53 @@ pub const SNAPSHOT_ID: &str = "@SNAPSHOTID@";
 impl<'a> Archive<'a> {
     /// Packages from these mirrors, in this order, for this lock.
     ///
-    /// `snapshot` is the address of a snapshot archive with [`SNAPSHOT_ID`] in it. Without it, the mirror's own
-    /// `dists/SUITE/Release` is asked (its field `Snapshots`) when a package is missing.
-    pub fn new(fetcher: &'a Fetcher, lock: &Lock, mirrors: Vec<String>, snapshot: Option<String>) -> Self {
-        Self { fetcher, mirrors, snapshot, suite: lock.suite.clone(), made: lock.made, found_snapshot: OnceLock::new() }
+    /// `snapshot` finds the address of a snapshot archive, with [`SNAPSHOT_ID`] in it. It is called once, and only when a
+    /// package is missing.
+    pub fn new(
+        fetcher: &'a Fetcher,
+        lock: &Lock,
+        mirrors: Vec<String>,
+        snapshot: impl Fn() -> Option<String> + Sync + 'a,
+    ) -> Self {
+        let find_snapshot = Box::new(snapshot);
+        Self { fetcher, mirrors, find_snapshot, snapshot: OnceLock::new(), made: lock.made }
     }
 
     fn write(&self, package: &Package, stop: &AtomicBool, out: &mut dyn Sink) -> Result<(), Error> {
         let urls: Vec<String> = self.mirrors.iter().map(|mirror| below(mirror, &package.path)).collect();
         let mut attempts = Vec::new();
-        let pinned = (package.size, package.sha256);
-        if self.fetcher.try_pinned(&urls, pinned, stop, out, &mut attempts) {
+        let mut get = |url: &str| self.fetcher.pinned(url, (package.size, package.sha256), stop, out);
+        if self.fetcher.try_each(&urls, stop, &mut attempts, &mut get) {
             return Ok(());
         }
-        let wanted = !stop.load(Ordering::Relaxed) && !self.fetcher.is_cancelled();
-        if let Some(snapshot) = wanted.then(|| self.snapshot()).flatten() {
+        let called_off = || stop.load(Ordering::Relaxed) || self.fetcher.is_cancelled();
+        let snapshot = if called_off() { &None } else { self.snapshot.get_or_init(&self.find_snapshot) };
+        if let Some(snapshot) = snapshot {
             let url = below(&snapshot.replace(SNAPSHOT_ID, &self.made.snapshot_id()), &package.path);
-            if self.fetcher.try_pinned(&[url], pinned, stop, out, &mut attempts) {
+            if self.fetcher.try_each(&[url], stop, &mut attempts, &mut get) {
                 return Ok(());
             }
+        }
+        // Whoever is busy is waited for when nobody else has it.
+        if self.fetcher.try_again(stop, &mut attempts, &mut get) {
+            return Ok(());
+        }
+        let left = !attempts.is_empty() && attempts.iter().all(|attempt| attempt.failure == Failure::NotFound);
+        if left && snapshot.is_none() && !called_off() {
+            return Err(Error::Left { file: package.path.clone(), attempts, packages: Vec::new(), asked: 0 });
         }
         Err(self.fetcher.none_of(&package.path, attempts))
     }
 
-    fn snapshot(&self) -> Option<&str> {
-        let find = || self.mirrors.iter().find_map(|mirror| release_snapshots(self.fetcher, mirror, &self.suite));
-        self.snapshot.as_deref().or_else(|| self.found_snapshot.get_or_init(find).as_deref())
+    /// Whether no mirror has the package any more. Little more than the answer's head is fetched.
+    fn has_left(&self, package: &Package) -> bool {
+        self.mirrors.iter().all(|mirror| {
+            let body = self.fetcher.open(&below(mirror, &package.path), package.size);
+            // A tool that speaks TLS for us says so only when its output is read.
+            let read = body.and_then(|mut body| body.read(&mut [0]).map_err(failure_of));
+            read == Err(Failure::NotFound)
+        })
     }
-}
-
-/// The field `Snapshots` of a mirror's Release file. Nobody vouches for it, nor needs to: what comes from there is
-/// pinned.
-fn release_snapshots(fetcher: &Fetcher, mirror: &str, suite: &str) -> Option<String> {
-    let release = fetcher.get(&below(mirror, &format!("dists/{suite}/Release")), 4 << 20).ok()?;
-    let release = String::from_utf8_lossy(&release);
-    let field = release.lines().find_map(|line| line.strip_prefix("Snapshots:"))?.trim();
-    field.contains(SNAPSHOT_ID).then(|| field.to_owned())
 }
 
 fn below(base: &str, path: &str) -> String {
@@ -87,6 +107,20 @@ impl Packages for Archive<'_> {
 
     fn store(&self, package: &Package, mut into: &File) -> Result<(), Error> {
         self.write(package, &AtomicBool::new(false), &mut into)
+    }
+
+    fn explain(&self, mut error: Error, lock: &Lock) -> Error {
+        if let Error::Left { packages, asked, .. } = &mut error {
+            let until = Instant::now() + LOOK;
+            let in_time = || Instant::now() < until && !self.fetcher.is_cancelled();
+            for package in lock.packages.iter().take_while(|_| in_time()) {
+                *asked += 1;
+                if self.has_left(package) {
+                    packages.push(package.name.clone());
+                }
+            }
+        }
+        error
     }
 }
 
@@ -130,7 +164,7 @@ pub fn build<W: Write>(
     if found != lock.skeleton {
         return Err(Error::Image(ImageError::Skeleton { expected: lock.skeleton, found }));
     }
-    let tree = assemble(lock, packages, lock.image_size, progress)?;
+    let tree = assemble(lock, packages, lock.image_size, progress).map_err(|error| packages.explain(error, lock))?;
     let image = write_image(&tree, lock.made, level, out)?;
     check(
         lock,
@@ -251,7 +285,7 @@ pub fn copy_verified<R: Read, W: Write>(lock: &Lock, image: R, copy: W) -> Resul
 /// What reading a compressed image can fail of: the network, or its own bytes.
 fn damaged(error: io::Error) -> Error {
     match error.downcast::<crate::Failure>() {
-        Ok(crate::Failure::Cancelled) => Error::Cancelled,
+        Ok(Failure::Cancelled) => Error::Cancelled,
         Ok(failure) => Error::Image(ImageError::Compression(failure.to_string())),
         Err(error) => Error::Image(ImageError::Compression(error.to_string())),
     }
@@ -268,26 +302,25 @@ pub fn fetch_image<W: Write>(
 ) -> Result<Image, Error> {
     // zstd adds 3 bytes to each 128 KiB that it can't compress, and some at either end.
     let limit = lock.image_size + lock.image_size / 1024 + 4096;
-    let mut attempts = Vec::new();
-    for url in urls {
-        let failure = match fetcher.open(url, limit) {
-            Ok(body) => {
-                let copy = start().map_err(|error| Error::io("making room for the base image", error))?;
-                match copy_verified(lock, body, copy) {
-                    Ok(image) => return Ok(image),
-                    Err(Error::Image(ImageError::Hash { expected, found, .. })) => {
-                        crate::Failure::Hash { expected, found }
-                    }
-                    Err(Error::Image(error)) => crate::Failure::Connection(error.to_string()),
-                    Err(error) => return Err(error),
-                }
+    let (mut attempts, mut ended, stop) = (Vec::new(), None, AtomicBool::new(false));
+    let mut get = |url: &str| {
+        let body = fetcher.open(url, limit)?;
+        let copied = start().map_err(|error| Error::io("making room for the base image", error));
+        let failure = match copied.and_then(|copy| copy_verified(lock, body, copy)) {
+            Err(Error::Image(ImageError::Hash { expected, found, .. })) => Failure::Hash { expected, found },
+            Err(Error::Image(error)) => Failure::Connection(error.to_string()),
+            // It is had, or can't be for a reason that no other address mends.
+            result => {
+                let done = result.is_ok();
+                ended = Some(result);
+                stop.store(true, Ordering::Relaxed);
+                return if done { Ok(()) } else { Err(Failure::Cancelled) };
             }
-            Err(failure) => failure,
         };
-        attempts.push(crate::Attempt { url: url.clone(), failure });
-        if fetcher.is_cancelled() {
-            break;
-        }
+        Err(failure)
+    };
+    if !fetcher.try_each(urls, &stop, &mut attempts, &mut get) {
+        fetcher.try_again(&stop, &mut attempts, &mut get);
     }
-    Err(fetcher.none_of("base image", attempts))
+    ended.unwrap_or_else(|| Err(fetcher.none_of("base image", attempts)))
 }

@@ -1,6 +1,7 @@
 //! What can go wrong, each naming the file it happened to.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::Sha256;
 use crate::apt_sources::without_credentials;
@@ -31,6 +32,18 @@ pub enum Error {
         file: String,
         /// Each address that was tried, and why it didn't do.
         attempts: Vec<Attempt>,
+    },
+    /// Packages have left the mirrors, and nobody knows where else to look.
+    #[error("{}", left(.file, .attempts, .packages, *.asked))]
+    Left {
+        /// The first one's path in the archive.
+        file: String,
+        /// Each address that was tried for it.
+        attempts: Vec<Attempt>,
+        /// The names of all that have left, as far as was found out.
+        packages: Vec<String>,
+        /// How many the mirrors were asked for to find that out.
+        asked: usize,
     },
     /// The image is not the one that the lock pins.
     #[error("base image: {0}")]
@@ -108,6 +121,14 @@ pub enum Failure {
     /// The server, or the file system, doesn't have it.
     #[error("not found")]
     NotFound,
+    /// The server is too busy, for now.
+    #[error("the server answered {status}")]
+    Busy {
+        /// The HTTP status, 429 or 503.
+        status: u16,
+        /// How long it wants to be left alone, if it says.
+        after: Option<Duration>,
+    },
     /// The server said something else than yes.
     #[error("the server answered {0}")]
     Status(u16),
@@ -155,6 +176,37 @@ fn tried(attempts: &[Attempt]) -> String {
         let _ = write!(text, "{} {url}: {failure}", if index == 0 { ":" } else { ";" });
     }
     text
+}
+
+fn left(file: &str, attempts: &[Attempt], packages: &[String], asked: usize) -> String {
+    /// How many names are said.
+    const NAMED: usize = 6;
+    let who = match packages {
+        [] => "it has".into(),
+        [one] => format!("{one} has"),
+        all if all.len() == asked => {
+            format!("none of the {asked} packages is there, so this may be no mirror, or they all have")
+        }
+        many => {
+            let more = many.len().saturating_sub(NAMED);
+            let named = many[..many.len() - more].join(", ");
+            if more == 0 { format!("{named} have") } else { format!("{named} and {more} more have") }
+        }
+    };
+    format!(
+        "{file}: {}; {who} left the mirror, and no archive of past versions is known: no apt (of version 2.7 or later), neither the \
+         host's nor the workstation's, and no base image in a cache names one. Name it with `snapshot` in hosts.toml, or with \
+         `anemos base build --snapshot`",
+        tried(attempts)
+    )
+}
+
+impl Failure {
+    /// How long to wait for a server that is only busy; `pause` if it doesn't say.
+    pub(crate) fn busy_for(&self, pause: Duration) -> Option<Duration> {
+        let Self::Busy { after, .. } = self else { return None };
+        Some(after.unwrap_or(pause).max(Duration::from_secs(1)))
+    }
 }
 
 impl Error {

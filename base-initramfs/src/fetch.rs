@@ -11,7 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
@@ -30,11 +30,14 @@ pub struct Limits {
     pub stall: Duration,
     /// For one file altogether.
     pub total: Duration,
+    /// For one file, waiting for servers that are too busy to give it (429, 503) when nobody else has it.
+    pub busy: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(15), stall: Duration::from_secs(30), total: Duration::from_secs(1800) }
+        let seconds = Duration::from_secs;
+        Self { connect: seconds(15), stall: seconds(30), total: seconds(1800), busy: seconds(180) }
     }
 }
 
@@ -50,6 +53,12 @@ const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 
 /// How often a server may send us elsewhere.
 const REDIRECTS: usize = 8;
+
+/// How long a busy server is left alone that doesn't say how long; twice that the next time.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How soon a wait sees that it is called off.
+const GLANCE: Duration = Duration::from_millis(100);
 
 impl Fetcher {
     /// A fetcher with these deadlines.
@@ -118,37 +127,81 @@ impl Fetcher {
     pub fn get_pinned(&self, file: &str, urls: &[String], size: u64, sha256: Sha256) -> Result<Vec<u8>, Error> {
         let stop = AtomicBool::new(false);
         let (mut bytes, mut attempts) = (Vec::new(), Vec::new());
-        let found = self.try_pinned(urls, (size, sha256), &stop, &mut bytes, &mut attempts);
+        let mut get = |url: &str| self.pinned(url, (size, sha256), &stop, &mut bytes);
+        let found =
+            self.try_each(urls, &stop, &mut attempts, &mut get) || self.try_again(&stop, &mut attempts, &mut get);
         if found { Ok(bytes) } else { Err(self.none_of(file, attempts)) }
     }
 
-    /// Writes the file with these bytes (how many, and their hash) from the first of `urls` that has it to `out`, adding to
-    /// the `attempts` that failed. `stop` is looked at often.
-    pub(crate) fn try_pinned(
+    /// Has `get` try each of `urls` until one does, adding to the `attempts` that failed. Ends early when `stop` becomes true.
+    pub(crate) fn try_each(
         &self,
         urls: &[String],
-        pinned: (u64, Sha256),
         stop: &AtomicBool,
-        out: &mut dyn Sink,
         attempts: &mut Vec<Attempt>,
+        get: &mut Get<'_>,
     ) -> bool {
         for url in urls {
-            match self.pinned(url, pinned, stop, out) {
+            match get(url) {
                 Ok(()) => return true,
                 Err(failure) => attempts.push(Attempt { url: url.clone(), failure }),
             }
-            if self.is_cancelled() || stop.load(Ordering::Relaxed) {
+            if self.called_off(stop) {
                 break;
             }
         }
         false
     }
 
+    /// Has `get` try those `attempts` again that failed because the server was busy, each when it said it would not be any
+    /// more, within the deadline `busy`. Otherwise the attempts say how it came out.
+    pub(crate) fn try_again(&self, stop: &AtomicBool, attempts: &mut [Attempt], get: &mut Get<'_>) -> bool {
+        let (mut left, mut pause) = (self.limits.busy, PAUSE);
+        loop {
+            let waits = attempts.iter().filter_map(|attempt| attempt.failure.busy_for(pause));
+            let Some(wait) = waits.min().filter(|_| !self.called_off(stop)) else { return false };
+            let enough = left >= wait;
+            let until = Instant::now() + wait;
+            while enough && Instant::now() < until {
+                std::thread::sleep(GLANCE.min(until.saturating_duration_since(Instant::now())));
+                if self.called_off(stop) {
+                    return false;
+                }
+            }
+            left = left.saturating_sub(wait);
+            for Attempt { url, failure } in attempts.iter_mut() {
+                let Some(its) = failure.busy_for(pause) else { continue };
+                let Failure::Busy { status, after } = failure else { continue };
+                if !enough {
+                    *failure = Failure::Timeout(format!(
+                        "the server answered {status}, and is to be left alone for {} s more, which is longer than the deadline \
+                         `busy` ({} s) allows",
+                        its.as_secs(),
+                        self.limits.busy.as_secs()
+                    ));
+                } else if its > wait {
+                    *after = Some(its.saturating_sub(wait));
+                } else {
+                    match get(url) {
+                        Ok(()) => return true,
+                        Err(new) => *failure = new,
+                    }
+                }
+            }
+            pause *= 2;
+        }
+    }
+
+    fn called_off(&self, stop: &AtomicBool) -> bool {
+        self.is_cancelled() || stop.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn none_of(&self, file: &str, attempts: Vec<Attempt>) -> Error {
         if self.is_cancelled() { Error::Cancelled } else { Error::Fetch { file: file.to_owned(), attempts } }
     }
 
-    fn pinned(
+    /// Writes the file with these bytes (how many, and their hash) from `url` to `out`. `stop` is looked at often.
+    pub(crate) fn pinned(
         &self,
         url: &str,
         (size, sha256): (u64, Sha256),
@@ -205,6 +258,11 @@ impl Fetcher {
         match status.as_u16() {
             200 => {}
             404 | 410 => return Err(Failure::NotFound),
+            status @ (429 | 503) => {
+                // A date, which it may also be, is not worth its code: nobody who throttles says one.
+                let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+                return Err(Failure::Busy { status, after: seconds.map(Duration::from_secs) });
+            }
             other => return Err(Failure::Status(other)),
         }
         let promised = response.body().content_length();
@@ -217,37 +275,41 @@ impl Fetcher {
     }
 
     fn open_https(&self, url: &str, limit: u64) -> Result<Body<'_>, Failure> {
+        for tool in self.tools(url) {
+            if on_path(tool.get_program().as_ref()) {
+                return self.open_with(tool, limit);
+            }
+        }
+        Err(Failure::Connection("https:// needs curl, wget or apt-helper, and none is installed".to_owned()))
+    }
+
+    /// Commands that fetch `url`, each of another tool.
+    fn tools(&self, url: &str) -> [Command; 3] {
         let seconds = |duration: Duration| duration.as_secs().max(1).to_string();
         let (connect, stall, total) =
             (seconds(self.limits.connect), seconds(self.limits.stall), seconds(self.limits.total));
-        let mut tools: Vec<Command> = Vec::new();
         let mut curl = Command::new("curl");
         curl.args(["--fail", "--silent", "--show-error", "--location", "--proto", "=http,https"])
             .args(["--connect-timeout", &connect, "--speed-limit", "1", "--speed-time", &stall, "--max-time", &total])
             .args(["--", url]);
-        tools.push(curl);
         let mut wget = Command::new("wget");
         wget.args(["--no-verbose", "--output-document=-", "--tries=1"])
             .arg(format!("--timeout={stall}"))
             .args(["--", url]);
-        tools.push(wget);
         let mut helper = Command::new(APT_HELPER);
         helper.args(["-qq", "-o", "APT::Sandbox::User=root", "-o", &format!("Acquire::https::Timeout={stall}")]);
         helper.args(["download-file", url]);
-        tools.push(helper);
-        for tool in tools {
-            if !on_path(tool.get_program().as_ref()) {
-                continue;
-            }
-            let total = self.limits.total;
-            let inner: Box<dyn Read + Send> = if tool.get_program() == APT_HELPER {
-                Box::new(ThroughFile::start(tool, Path::new("/run"), total)?)
-            } else {
-                Box::new(Output::start(tool, total)?)
-            };
-            return Ok(Body { fetcher: self, inner, remote: true, received: 0, limit, promised: None });
-        }
-        Err(Failure::Connection("https:// needs curl, wget or apt-helper, and none is installed".to_owned()))
+        [curl, wget, helper]
+    }
+
+    fn open_with(&self, tool: Command, limit: u64) -> Result<Body<'_>, Failure> {
+        let total = self.limits.total;
+        let inner: Box<dyn Read + Send> = if tool.get_program() == APT_HELPER {
+            Box::new(ThroughFile::start(tool, Path::new("/run"), total)?)
+        } else {
+            Box::new(Output::start(tool, total)?)
+        };
+        Ok(Body { fetcher: self, inner, remote: true, received: 0, limit, promised: None })
     }
 
     fn http_failure(&self, error: &ureq::Error) -> Failure {
@@ -263,6 +325,9 @@ impl Fetcher {
         }
     }
 }
+
+/// Gets a file from an address.
+pub(crate) type Get<'a> = dyn FnMut(&str) -> Result<(), Failure> + 'a;
 
 /// Where a download goes, which may have to begin again from another address.
 pub(crate) trait Sink: Write {
@@ -381,6 +446,8 @@ impl Body<'_> {
             Err(error) => match failure_of(error) {
                 // What curl and wget say about a 404, and the best there is: neither tells it by its exit status alone.
                 Failure::Connection(said) if said.contains(" 404") => Failure::NotFound,
+                Failure::Connection(said) if said.contains(" 429") => Failure::Busy { status: 429, after: None },
+                Failure::Connection(said) if said.contains(" 503") => Failure::Busy { status: 503, after: None },
                 failure => failure,
             },
         }
@@ -486,6 +553,36 @@ mod tests {
         }
         drop(start("printf hello >\"$0\"; exec sleep 1000", long));
         assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    /// The words of the real tools, spoken to over plain HTTP, which they speak alike.
+    #[test]
+    fn what_tools_say_of_a_status() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 1024];
+                let read = stream.read(&mut request).unwrap_or(0);
+                let asked = String::from_utf8_lossy(&request[..read]).into_owned();
+                let status = asked.split([' ', '/']).nth(2).unwrap_or_default().to_owned();
+                let _ = write!(stream, "HTTP/1.1 {status} Because\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+        });
+        let fetcher = Fetcher::new(Limits::default());
+        for (status, expected) in [
+            (404, Failure::NotFound),
+            (429, Failure::Busy { status: 429, after: None }),
+            (503, Failure::Busy { status: 503, after: None }),
+        ] {
+            for tool in fetcher.tools(&format!("http://{address}/{status}")) {
+                let name = tool.get_program().to_owned();
+                if on_path(name.as_ref()) {
+                    let read = fetcher.open_with(tool, 10).and_then(|mut body| body.read(&mut [0]).map_err(failure_of));
+                    assert_eq!(read, Err(expected.clone()), "{}", name.display());
+                }
+            }
+        }
     }
 
     #[test]

@@ -9,8 +9,13 @@ use anemos_base::{Archive, Error, Failure, Fetcher, Limits, Lock, build, fetch_i
 use common::{Reply, Server, Shelf, deb_of, file, image, locked};
 
 fn fetcher() -> Fetcher {
+    patient(Duration::ZERO)
+}
+
+/// One that waits so long for busy servers.
+fn patient(busy: Duration) -> Fetcher {
     let second = Duration::from_secs(1);
-    Fetcher::new(Limits { connect: second, stall: second, total: 20 * second })
+    Fetcher::new(Limits { connect: second, stall: second, total: 20 * second, busy })
 }
 
 fn debs() -> (Lock, Shelf) {
@@ -27,7 +32,7 @@ fn serve(server: &Server, shelf: &Shelf) {
 fn built(fetcher: &Fetcher, lock: &Lock, mirrors: &[&Server], snapshot: Option<String>) -> Result<Vec<u8>, Error> {
     let mirrors = mirrors.iter().map(|server| server.url.clone()).collect();
     let mut bytes = Vec::new();
-    build(lock, &Archive::new(fetcher, lock, mirrors, snapshot), 3, &mut bytes, &mut |_| {})?;
+    build(lock, &Archive::new(fetcher, lock, mirrors, move || snapshot.clone()), 3, &mut bytes, &mut |_| {})?;
     Ok(zstd::decode_all(&bytes[..]).unwrap())
 }
 
@@ -55,7 +60,7 @@ fn from_files() {
     let plain = root.path().display().to_string();
     for mirror in [format!("file://{plain}/"), plain] {
         let fetcher = fetcher();
-        let archive = Archive::new(&fetcher, &lock, vec![mirror], None);
+        let archive = Archive::new(&fetcher, &lock, vec![mirror], || None);
         build(&lock, &archive, 1, std::io::sink(), &mut |_| {}).unwrap();
         assert_eq!(fetcher.downloaded(), 0);
     }
@@ -119,13 +124,107 @@ fn snapshots_when_a_version_has_left_the_mirror() {
     snapshot.set(&format!("archive/{id}/{BETA}"), Reply::Bytes(shelf.0[BETA].clone()));
     let template = format!("{}/archive/@SNAPSHOTID@/", snapshot.url);
     built(&fetcher(), &lock, &[&mirror], Some(template.clone())).unwrap();
-    assert!(built(&fetcher(), &lock, &[&mirror], None).is_err());
-    // Not told where, it asks the mirror.
-    let release = format!("Origin: X\nSuite: trixie\nSnapshots: {template}\n");
-    mirror.set("dists/trixie/Release", Reply::Bytes(release.into_bytes()));
-    built(&fetcher(), &lock, &[&mirror], None).unwrap();
     // Only what is missing is taken from there.
     assert!(snapshot.asked.lock().unwrap().iter().all(|path| path.ends_with(BETA)));
+}
+
+#[test]
+fn what_has_left_is_named_where_no_snapshots_are_known() {
+    let (lock, shelf) = debs();
+    let mirror = Server::start();
+    serve(&mirror, &shelf);
+    mirror.set(BETA, Reply::Status(404));
+    let told = |mirrors: &[&Server], all: bool| {
+        let error = built(&fetcher(), &lock, mirrors, None).unwrap_err();
+        let Error::Left { ref packages, .. } = error else { panic!("{error}") };
+        assert_eq!(packages.contains(&"alpha".to_owned()), all, "{error}");
+        assert!(packages.contains(&"beta".to_owned()), "{error}");
+        error.to_string()
+    };
+    let error = told(&[&mirror], false);
+    let start = format!("{BETA}: no address had it: {}/{BETA}: not found; beta has left the mirror", mirror.url);
+    assert!(error.starts_with(&start), "{error}");
+    assert!(error.contains("`snapshot` in hosts.toml") && error.contains("no archive of past versions"), "{error}");
+    // Nothing of it is there: then it may be none.
+    let empty = Server::start();
+    let error = told(&[&empty], true);
+    assert!(error.contains("none of the 2 packages is there, so this may be no mirror"), "{error}");
+    // One that has it is enough.
+    let full = Server::start();
+    serve(&full, &shelf);
+    built(&fetcher(), &lock, &[&empty, &full], None).unwrap();
+    // What another mirror can't say, is not known to have left.
+    full.set(BETA, Reply::Status(500));
+    let error = built(&fetcher(), &lock, &[&mirror, &full], None).unwrap_err();
+    assert!(matches!(error, Error::Fetch { .. }), "{error}");
+}
+
+#[test]
+fn a_busy_server_is_asked_again_when_it_says() {
+    let (lock, shelf) = debs();
+    let mirror = Server::start();
+    let timed = |fetcher: &Fetcher, servers: &[&Server], snapshot: Option<String>| {
+        let started = Instant::now();
+        (built(fetcher, &lock, servers, snapshot), started.elapsed())
+    };
+    let long = Duration::from_secs(60);
+    serve(&mirror, &shelf);
+    for (reply, at_least) in [
+        (Reply::Busy(1, 429, Some(1), shelf.0[BETA].clone()), 1),
+        (Reply::Busy(2, 503, Some(1), shelf.0[BETA].clone()), 2),
+        // It doesn't say.
+        (Reply::Busy(1, 503, None, shelf.0[BETA].clone()), 2),
+    ] {
+        mirror.set(BETA, reply);
+        let (built, took) = timed(&patient(long), &[&mirror], None);
+        built.unwrap();
+        assert!(took >= Duration::from_secs(at_least), "{took:?}");
+    }
+    // Whoever else has it is asked first: another mirror, the snapshot archive.
+    let (other, snapshot) = (Server::start(), Server::start());
+    serve(&other, &shelf);
+    mirror.set(BETA, Reply::Busy(100, 503, Some(20), Vec::new()));
+    let (built, took) = timed(&patient(long), &[&mirror, &other], None);
+    built.unwrap();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let id = lock.made.snapshot_id();
+    snapshot.set(&format!("{id}/{BETA}"), Reply::Busy(2, 429, Some(1), shelf.0[BETA].clone()));
+    let template = || Some(format!("{}/@SNAPSHOTID@/", snapshot.url));
+    let (built, took) = timed(&patient(long), &[&mirror], template());
+    built.unwrap();
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(10), "{took:?}");
+    // Not for ever: what it asks for is more than is given, at once or in the end.
+    mirror.set(BETA, Reply::Busy(100, 429, Some(3600), Vec::new()));
+    let (built, took) = timed(&patient(long), &[&mirror], None);
+    let error = built.unwrap_err().to_string();
+    let said = "the server answered 429, and is to be left alone for 3600 s more, which is longer than the deadline `busy` (60 s)";
+    assert!(error.contains(said) && took < Duration::from_secs(10), "{error} {took:?}");
+    mirror.set(BETA, Reply::Busy(100, 503, Some(1), Vec::new()));
+    let (built, took) = timed(&patient(Duration::from_secs(2)), &[&mirror], None);
+    let error = built.unwrap_err().to_string();
+    assert!(error.contains("answered 503") && error.contains("`busy` (2 s)"), "{error}");
+    assert!(took >= Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn waiting_for_a_busy_server_can_be_cancelled() {
+    let (lock, shelf) = debs();
+    let server = Server::start();
+    serve(&server, &shelf);
+    server.set(BETA, Reply::Busy(100, 429, Some(50), Vec::new()));
+    let fetcher = patient(Duration::from_secs(60));
+    let started = Instant::now();
+    let result = std::thread::scope(|scope| {
+        let running = scope.spawn(|| built(&fetcher, &lock, &[&server], None));
+        while !server.asked.lock().unwrap().iter().any(|path| path.ends_with(BETA)) {
+            assert!(started.elapsed() < Duration::from_secs(10), "it was never asked for");
+            std::thread::yield_now();
+        }
+        fetcher.cancel();
+        running.join().unwrap()
+    });
+    assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+    assert!(started.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
@@ -181,6 +280,9 @@ fn ready_made_images() {
     let urls: Vec<String> = ["none", "other", "cut", "rubbish", "good"].into_iter().map(url).collect();
     let fetched = fetch_image(&fetcher(), &lock, &urls, &mut start).unwrap();
     assert_eq!(fetched.compressed_size, good.len() as u64);
+    assert_eq!(std::fs::read(path.path()).unwrap(), good);
+    server.set("busy", Reply::Busy(1, 503, Some(1), good.clone()));
+    fetch_image(&patient(Duration::from_secs(9)), &lock, &[url("none"), url("busy")], &mut start).unwrap();
     assert_eq!(std::fs::read(path.path()).unwrap(), good);
     let error = fetch_image(&fetcher(), &lock, &urls[..4], &mut start).unwrap_err().to_string();
     for reason in ["/none: not found", "/other: SHA-256 is ", "/cut: ", "truncated", "/rubbish: "] {

@@ -354,6 +354,9 @@ pub enum Base {
         /// URL of a package archive; default: this machine's own
         #[arg(long)]
         mirror: Option<String>,
+        /// URL of an archive of past versions, with @SNAPSHOTID@ where the time goes; default: the one that this machine's apt knows
+        #[arg(long)]
+        snapshot: Option<String>,
     },
     /// Check an image against a lock
     Verify {

@@ -51,6 +51,16 @@ pub fn mirrors(root: &Root, plan: &StagePlan) -> Vec<String> {
     mirrors
 }
 
+/// The archive of past versions: the user's, what the host's apt knows, what the workstation knows, what the apt in a base image
+/// of an earlier deployment knows.
+pub fn snapshot(root: &Root, plan: &StagePlan) -> Option<String> {
+    plan.snapshot
+        .clone()
+        .or_else(anemos_base::snapshot_of_apt)
+        .or_else(|| plan.fallback_snapshot.clone())
+        .or_else(|| anemos_base::snapshot_of_images(&root.at(CACHE)))
+}
+
 impl Sources<'_> {
     /// Writes the image, compressed and verified, to the end of `out`, and returns where it came from.
     pub fn write(&self, out: &mut File) -> Result<BaseSource> {
@@ -82,7 +92,7 @@ impl Sources<'_> {
         let why = if reasons.is_empty() { "no source was given".to_owned() } else { reasons.join("; ") };
         step.fail(why.clone());
         Err(Fault::new("getting the base image", why)
-            .hint("name another `mirror`, or serve the image with `base.urls`, or upload it"))
+            .hint("name another `mirror`, or a `snapshot` archive, or serve the image with `base.urls`, or upload it"))
     }
 
     /// Where the host keeps the image from an earlier deployment.
@@ -112,7 +122,7 @@ impl Sources<'_> {
             BaseSource::Build => {
                 Memory::of(self.root).builds(self.lock.image_size).map_err(|fault| fault.to_string())?;
                 let mirrors = mirrors(self.root, self.plan);
-                let archive = Archive::new(self.fetcher, self.lock, mirrors, self.plan.snapshot.clone());
+                let archive = Archive::new(self.fetcher, self.lock, mirrors, || snapshot(self.root, self.plan));
                 let mut tell = |progress: anemos_base::Progress<'_>| {
                     let total = Some(progress.total_bytes);
                     step.progress(progress.done_bytes, total, Unit::Bytes, Some(progress.package));

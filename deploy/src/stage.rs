@@ -159,7 +159,7 @@ impl Job {
         }
         let step = self.report.step("kernel");
         let mirrors = base::mirrors(&self.root, &self.plan);
-        let archive = Archive::new(&self.fetcher, lock, mirrors, self.plan.snapshot.clone());
+        let archive = Archive::new(&self.fetcher, lock, mirrors, || base::snapshot(&self.root, &self.plan));
         // One for each package, and one for all of their modules.
         let total = locked.packages.len() as u64 + 1;
         let mut done = 0;

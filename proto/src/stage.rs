@@ -76,7 +76,7 @@ pub struct StagePlan {
     pub mirror: Option<String>,
     /// Archive to fall back on if neither the user nor the host names one: the workstation's.
     pub fallback_mirror: Option<String>,
-    /// Snapshot archive, as a URL template with `@SNAPSHOTID@`; `None`: as the mirror's Release file says.
+    /// Snapshot archive if the user named one, as a URL template with `@SNAPSHOTID@`; before the one that the host's apt knows.
     pub snapshot: Option<String>,
     /// Which kernel boots.
     pub kernel: KernelSource,
@@ -88,6 +88,8 @@ pub struct StagePlan {
     pub deadline_s: u32,
     /// For the agent.
     pub run: RunConfig,
+    /// Snapshot archive to fall back on if neither the user nor the host's apt names one: what the workstation knows.
+    pub fallback_snapshot: Option<String>,
 }
 
 /// A place that the base image can come from.

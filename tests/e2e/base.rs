@@ -56,6 +56,11 @@ impl Builder {
     }
 }
 
+/// What an apt says that knows the machine's archive of past versions.
+fn apt_option(machine: &Machine) -> String {
+    format!("Acquire::Snapshots::URI::Override::Origin::Debian \"{}\";\n", machine.snapshot_url())
+}
+
 /// A damaged package, half of one, none, and an image that is not the lock's: each is refused by name, and the machine that
 /// all of it happens to is the same as before.
 fn wrong_bytes(lab: &Lab) -> Result<Outcome> {
@@ -64,12 +69,24 @@ fn wrong_bytes(lab: &Lab) -> Result<Outcome> {
     for (fault, words) in [
         (Fault::FlipByte(100_000), ["/apt_", "SHA-256 is"]),
         (Fault::Truncate(100_000), ["/apt_", "truncated: 100000 of"]),
-        (Fault::NotFound, ["/apt_", "not found"]),
     ] {
         host.server.fault("/apt_", fault);
         host.refused(lab, "", &words)?;
         host.server.mend();
     }
+    // A package has left the mirror. Neither apt knows where past versions are, so that is said, and what to do.
+    host.server.fault("/apt_", Fault::NotFound);
+    host.refused(
+        lab,
+        "",
+        &["/apt_", "not found", "; apt has left the mirror", "Name it with `snapshot` in hosts.toml"],
+    )?;
+    expect(!asked(&host.server, "/snapshot/"), "the snapshot archive was asked, which nobody named")?;
+    // The workstation's apt knows, but there it is neither.
+    host.anemos.tell_apt(&apt_option(&host.machine))?;
+    host.refused(lab, "", &["/apt_", "not found", "/snapshot/20"])?;
+    host.anemos.tell_apt("")?;
+    host.server.mend();
     // The image of another lock, whole and undamaged.
     let lock = shipped_lock()?;
     let line =
@@ -85,14 +102,19 @@ fn wrong_bytes(lab: &Lab) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// A package of the base and the locked kernel have left the mirror. Both are found in the snapshot archive, built and booted
-/// on a host of 1 GiB, and become its new system.
+fn asked(server: &Server, part: &str) -> bool {
+    server.requests().iter().any(|request| request.path.contains(part))
+}
+
+/// A package of the base and the locked kernel have left the mirror. Both are found in the snapshot archive, which the host's apt
+/// knows, built and booted on a host of 1 GiB, and become its new system.
 fn left_the_mirror(lab: &Lab) -> Result<Outcome> {
     let host = Builder::new(lab, Spec::new("left-the-mirror"))?;
     host.server.fault("/debian/pool/main/a/apt/", Fault::NotFound);
     host.server.fault("/debian/pool/main/l/linux", Fault::NotFound);
     let archive = host.machine.archive_url();
-    let snapshot = format!("{}/snapshot/@SNAPSHOTID@/", archive.trim_end_matches("/debian"));
+    let option = apt_option(&host.machine);
+    host.machine.ssh(&format!("cat >/etc/apt/apt.conf.d/90past <<'end'\n{option}end"))?;
     let payload = checkout().join("examples/hello/payload");
     let lock = shipped_lock()?;
     let release = lock
@@ -100,7 +122,7 @@ fn left_the_mirror(lab: &Lab) -> Result<Outcome> {
         .find_map(|line| line.strip_prefix("release = "))
         .ok_or_else(|| Error::new("base.lock names no kernel"))?;
     let more = format!(
-        "payload = {payload:?}\nmirror = {archive:?}\nsnapshot = {snapshot:?}\nkernel = \"locked\"\nauthorized_keys = [{:?}]\n\
+        "payload = {payload:?}\nmirror = {archive:?}\nkernel = \"locked\"\nauthorized_keys = [{:?}]\n\
          check = 'test \"$(uname -r)\" = {release}'\n",
         lab.key().with_extension("pub")
     );

@@ -74,7 +74,7 @@ fn two_hosts(lab: &Lab) -> Result<Outcome> {
     let reason = failed["reason"].as_str().unwrap_or_default();
     assert!(reason.contains("the payload exited with status 3"), "{reason}");
     let bytes = |field: &str| failed[field].as_u64().unwrap_or_default();
-    // It did look: for the mirror's index, which names the snapshot archive.
+    // The mirror had nothing, so the base was sent.
     assert!(bytes("uploaded_bytes") > base && bytes("host_downloaded_bytes") < base / 100, "{failed}");
     let outcome = lines.iter().find(|line| line["host"] == "bad" && is_event(line, "outcome"));
     assert!(outcome.is_some_and(|outcome| outcome["written"] == false), "said to be written: {outcome:?}");

@@ -37,7 +37,15 @@ impl Anemos {
             let part = dir.join(part);
             fs::create_dir_all(&part).context(format!("cannot make {}", part.display()))?;
         }
-        Ok(Self { binary, dir, next: AtomicU32::new(0) })
+        let workstation = Self { binary, dir, next: AtomicU32::new(0) };
+        workstation.tell_apt("")?;
+        Ok(workstation)
+    }
+
+    /// Has the workstation's apt know what this configuration says of archives of past versions, and nothing else: what it has
+    /// built in leads out of the lab.
+    pub fn tell_apt(&self, configuration: &str) -> Result<()> {
+        self.write("apt.conf", &format!("#clear Acquire::Snapshots::URI;\n{configuration}")).map(|_| ())
     }
 
     /// The workstation's directory: hosts.toml, journals, transcripts.
@@ -77,6 +85,7 @@ impl Anemos {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.dir.join("home"))
             .env("XDG_STATE_HOME", self.state())
+            .env("APT_CONFIG", self.dir.join("apt.conf"))
             .env("TERM", "dumb")
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null());

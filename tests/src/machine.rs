@@ -166,6 +166,11 @@ impl Machine {
         net::archive_url(self.net)
     }
 
+    /// Where past versions of the archive are as the guest sees it, with `@SNAPSHOTID@` for the time.
+    pub fn snapshot_url(&self) -> String {
+        format!("{}/snapshot/@SNAPSHOTID@/", self.archive_url().trim_end_matches("/debian"))
+    }
+
     /// The old system's public host keys, one a line.
     pub fn host_keys(&self) -> &str {
         &self.host_keys

@@ -52,7 +52,7 @@ pub fn resolve(
         kernel,
     };
     lock.packages.sort_by(|a, b| a.name.cmp(&b.name));
-    let archive = Archive::new(fetcher, &lock, vec![how.mirror.clone()], None);
+    let archive = Archive::new(fetcher, &lock, vec![how.mirror.clone()], || None);
     let tree = build::assemble(&lock, &archive, u64::from(u32::MAX), progress)?;
     let image = build::write_image(&tree, lock.made, 1, io::sink())?;
     (lock.image, lock.image_size) = (image.sha256, image.size);

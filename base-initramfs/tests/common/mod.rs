@@ -138,6 +138,8 @@ pub enum Reply {
     /// Sends so much and then nothing, until the client goes.
     Stall(Vec<u8>, usize),
     Status(u16),
+    /// So many times a status with `Retry-After`, if any, and then the bytes.
+    Busy(usize, u16, Option<u64>, Vec<u8>),
     Elsewhere(String),
 }
 
@@ -180,7 +182,17 @@ fn answer(mut stream: TcpStream, replies: &Mutex<HashMap<String, Reply>>, asked:
     }
     let path = request.split_whitespace().nth(1)?.to_owned();
     asked.lock().unwrap().push(path.clone());
-    let reply = replies.lock().unwrap().get(&path).cloned().unwrap_or(Reply::Status(404));
+    let reply = match replies.lock().unwrap().get_mut(&path) {
+        None => Reply::Status(404),
+        Some(Reply::Busy(0, _, _, bytes)) => Reply::Bytes(bytes.clone()),
+        Some(reply) => {
+            let now = reply.clone();
+            if let Reply::Busy(times, ..) = reply {
+                *times -= 1;
+            }
+            now
+        }
+    };
     let head = |status: u16, length: usize, more: &str| {
         format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n")
     };
@@ -198,6 +210,10 @@ fn answer(mut stream: TcpStream, replies: &Mutex<HashMap<String, Reply>>, asked:
             stream.write_all(&bytes[..at]).ok()?;
             // Ends when the client hangs up.
             let _ = reader.read_line(&mut String::new());
+        }
+        Reply::Busy(_, status, after, _) => {
+            let after = after.map_or_else(String::new, |seconds| format!("Retry-After: {seconds}\r\n"));
+            stream.write_all(head(status, 0, &after).as_bytes()).ok()?;
         }
         Reply::Status(status) => stream.write_all(head(status, 0, "").as_bytes()).ok()?,
         Reply::Elsewhere(to) => stream.write_all(head(302, 0, &format!("Location: {to}\r\n")).as_bytes()).ok()?,

@@ -17,10 +17,10 @@ const LEVEL: i32 = 15;
 pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
     tokio::task::spawn_blocking(move || match args {
         Base::Lock { list, output, mirror } => lock(&list, &output, mirror.as_deref()),
-        Base::Build { lock, output, mirror } => {
+        Base::Build { lock, output, mirror, snapshot } => {
             let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
             let output = output.map_or_else(|| cache_path(&lock), Ok)?;
-            build(&lock, &output, mirror.as_deref())?;
+            build(&lock, &output, mirror.as_deref(), snapshot.as_deref())?;
             line(output.display());
             Ok(Status::Done)
         }
@@ -53,6 +53,11 @@ fn mirrors(given: Option<&str>) -> Result<Vec<String>, CommandError> {
     Ok(mirrors)
 }
 
+/// An archive of past versions, from whoever on this machine knows one: its apt, or the apt in a base image that was built here.
+pub(super) fn known_snapshot() -> Option<String> {
+    anemos_base::snapshot_of_apt().or_else(|| anemos_base::snapshot_of_images(&cache_directory().ok()?))
+}
+
 fn show(progress: &Progress<'_>) {
     if std::io::stderr().is_terminal() {
         // Only for the eye.
@@ -80,10 +85,11 @@ fn lock(list: &Path, output: &Path, mirror: Option<&str>) -> Result<Status, Comm
 }
 
 /// Builds the image into a file, which is there only if it is whole.
-fn build(lock: &Lock, output: &Path, mirror: Option<&str>) -> Result<(), CommandError> {
+fn build(lock: &Lock, output: &Path, mirror: Option<&str>, snapshot: Option<&str>) -> Result<(), CommandError> {
     let io = |e: std::io::Error| CommandError::bad_input(format!("{}: {e}", output.display()));
     let fetcher = Fetcher::new(Limits::default());
-    let archive = Archive::new(&fetcher, lock, mirrors(mirror)?, None);
+    let snapshot = || snapshot.map(str::to_owned).or_else(known_snapshot);
+    let archive = Archive::new(&fetcher, lock, mirrors(mirror)?, snapshot);
     let mut partial = output.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = PathBuf::from(partial);
@@ -98,14 +104,19 @@ fn build(lock: &Lock, output: &Path, mirror: Option<&str>) -> Result<(), Command
     fs::rename(&partial, output).map_err(io)
 }
 
-/// Where the image of a lock is kept on this machine.
-fn cache_path(lock: &Lock) -> Result<PathBuf, CommandError> {
+/// Where images are kept on this machine.
+fn cache_directory() -> Result<PathBuf, CommandError> {
     let non_empty = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = non_empty("XDG_CACHE_HOME")
+    let home = non_empty("XDG_CACHE_HOME")
         .filter(|path| path.is_absolute())
         .or_else(|| non_empty("HOME").map(|home| home.join(".cache")))
-        .ok_or_else(|| CommandError::bad_input("neither XDG_CACHE_HOME nor HOME is set"))?
-        .join("anemos");
+        .ok_or_else(|| CommandError::bad_input("neither XDG_CACHE_HOME nor HOME is set"))?;
+    Ok(home.join("anemos"))
+}
+
+/// Where the image of a lock is kept on this machine.
+fn cache_path(lock: &Lock) -> Result<PathBuf, CommandError> {
+    let cache = cache_directory()?;
     fs::create_dir_all(&cache).map_err(|e| CommandError::bad_input(format!("{}: {e}", cache.display())))?;
     Ok(cache.join(format!("base-{}.cpio.zst", lock.image)))
 }
@@ -121,13 +132,13 @@ pub(super) fn cached_image(lock: &Lock) -> Result<Option<Blob>, CommandError> {
 }
 
 /// The image, built if need be.
-pub(super) async fn image(lock: &Lock, mirror: Option<&str>) -> Result<Blob, CommandError> {
+pub(super) async fn image(lock: &Lock, mirror: Option<&str>, snapshot: Option<&str>) -> Result<Blob, CommandError> {
     if let Some(blob) = cached_image(lock)? {
         return Ok(blob);
     }
-    let (lock, mirror) = (lock.clone(), mirror.map(str::to_owned));
+    let (lock, mirror, snapshot) = (lock.clone(), mirror.map(str::to_owned), snapshot.map(str::to_owned));
     tokio::task::spawn_blocking(move || {
-        build(&lock, &cache_path(&lock)?, mirror.as_deref())?;
+        build(&lock, &cache_path(&lock)?, mirror.as_deref(), snapshot.as_deref())?;
         cached_image(&lock)?.ok_or_else(|| CommandError::internal("the image that was just built is gone"))
     })
     .await

@@ -46,6 +46,7 @@ pub(super) async fn prepare(
     let mut bases: Vec<((Option<PathBuf>, config::BaseSource), BasePlan)> = Vec::new();
     let mut jobs = Vec::new();
     let fallback_mirror = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter().next();
+    let fallback_snapshot = tokio::task::spawn_blocking(base::known_snapshot).await.map_err(CommandError::internal)?;
     for host in hosts {
         let named = |what: String| CommandError::bad_input(format!("host `{}`: {what}", host.name));
         let overrides = Overrides {
@@ -77,7 +78,7 @@ pub(super) async fn prepare(
         let base = if let Some((_, plan)) = bases.iter().find(|(key, _)| *key == wanted) {
             plan.clone()
         } else {
-            let plan = base_plan(wanted.0.as_deref(), &wanted.1, host.mirror.as_deref()).await?;
+            let plan = base_plan(wanted.0.as_deref(), &wanted.1, &host).await?;
             bases.push((wanted, plan.clone()));
             plan
         };
@@ -114,6 +115,7 @@ pub(super) async fn prepare(
             artifacts: Arc::clone(artifacts),
             base,
             fallback_mirror: fallback_mirror.clone(),
+            fallback_snapshot: fallback_snapshot.clone(),
             host,
         });
     }
@@ -161,11 +163,7 @@ pub(super) fn credentials(entry: &HostEntry, asks: &Arc<dyn Passphrases>) -> Cre
     }))
 }
 
-async fn base_plan(
-    file: Option<&Path>,
-    source: &config::BaseSource,
-    mirror: Option<&str>,
-) -> Result<BasePlan, CommandError> {
+async fn base_plan(file: Option<&Path>, source: &config::BaseSource, host: &Host) -> Result<BasePlan, CommandError> {
     let (lock, text) = embed::lock(file).map_err(CommandError::bad_input)?;
     let image: Digest = lock.image.to_string().parse().map_err(CommandError::internal)?;
     let compressed = zstd::encode_all(text.as_bytes(), 19).map_err(CommandError::internal)?;
@@ -174,7 +172,9 @@ async fn base_plan(
     match source {
         config::BaseSource::Build => sources.push(BaseSource::Build),
         config::BaseSource::Urls(urls) => sources.push(BaseSource::Urls(urls.clone())),
-        config::BaseSource::Upload => upload = Some(base::image(&lock, mirror).await?),
+        config::BaseSource::Upload => {
+            upload = Some(base::image(&lock, host.mirror.as_deref(), host.snapshot.as_deref()).await?);
+        }
         config::BaseSource::Auto => {
             sources.push(BaseSource::Build);
             // For hosts without a way out; only if it is at hand, because building it takes minutes.

@@ -396,6 +396,7 @@ fn stage_plan(job: &Job, session: &Session, disks: Vec<DiskId>, facts: &HostFact
         mirror: host.mirror.clone(),
         fallback_mirror: job.fallback_mirror.clone(),
         snapshot: host.snapshot.clone(),
+        fallback_snapshot: job.fallback_snapshot.clone(),
         kernel: match host.kernel {
             Kernel::Host => KernelSource::Host,
             Kernel::Locked => KernelSource::Locked,

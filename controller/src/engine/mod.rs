@@ -125,6 +125,8 @@ pub struct Job {
     pub base: BasePlan,
     /// The workstation's own package archive.
     pub fallback_mirror: Option<String>,
+    /// The archive of past versions that the workstation knows.
+    pub fallback_snapshot: Option<String>,
 }
 
 /// What is known once the host was met: shown to the user, who decides.

@@ -177,6 +177,7 @@ pub fn stage_plan() -> StagePlan {
         mirror: None,
         fallback_mirror: Some("http://192.0.2.6/debian".into()),
         snapshot: None,
+        fallback_snapshot: Some("http://192.0.2.6/past/@SNAPSHOTID@/".into()),
         kernel: KernelSource::Host,
         load: KexecMethod::Auto,
         cmdline_extra: "nomodeset".into(),

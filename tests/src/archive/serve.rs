@@ -4,7 +4,7 @@ use super::fault::Fault;
 use super::fill::unescape;
 use super::http::{Head, read_head, write_head};
 use crate::{Context, Lab, Result, archive};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -39,8 +39,6 @@ struct Shared {
 #[derive(Default)]
 struct State {
     rules: Vec<(String, Fault)>,
-    /// Where Release says that superseded packages are kept.
-    snapshots: Option<String>,
     log: Vec<Request>,
     open: Vec<(u64, TcpStream)>,
     accepted: u64,
@@ -86,12 +84,6 @@ impl Server {
     /// Lifts all faults.
     pub fn mend(&self) {
         self.shared.lock().rules.clear();
-    }
-
-    /// Makes `Release` (the unsigned one) say where superseded packages are kept; `None` makes it silent again. For a guest:
-    /// its archive's address with `snapshot` in place of `debian`.
-    pub fn advertise_snapshots(&self, base: Option<&str>) {
-        self.shared.lock().snapshots = base.map(|base| format!("{}/@SNAPSHOTID@/", base.trim_end_matches('/')));
     }
 
     /// Every request answered so far.
@@ -235,15 +227,6 @@ fn find(
         return Ok(Some(from_memory(bytes.clone())));
     }
     let Some(file_path) = place(&shared.tree, path) else { return Ok(None) };
-    let snapshots = shared.lock().snapshots.clone();
-    if let Some(snapshots) = snapshots
-        && path.starts_with("/debian/dists/")
-        && path.ends_with("/Release")
-    {
-        let text = fs::read_to_string(&file_path)?;
-        let text = text.replacen("\nDate:", &format!("\nSnapshots: {snapshots}\nDate:"), 1);
-        return Ok(Some(from_memory(text.into_bytes())));
-    }
     let Ok(mut file) = File::open(&file_path) else { return Ok(None) };
     let details = file.metadata()?;
     if !details.is_file() {
@@ -317,6 +300,7 @@ fn send(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn get(server: &Server, path: &str, extra: &str) -> (String, Vec<u8>) {
         let mut stream = TcpStream::connect(server.address).unwrap();
@@ -331,11 +315,10 @@ mod tests {
     fn server() -> (tempfile::TempDir, Server) {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("debian");
-        for folder in ["debian/pool/a", "debian/dists/trixie", "debian-security/pool", "base"] {
+        for folder in ["debian/pool/a", "debian-security/pool", "base"] {
             fs::create_dir_all(dir.path().join(folder)).unwrap();
         }
         fs::write(tree.join("pool/a/a+b_1.deb"), b"0123456789").unwrap();
-        fs::write(tree.join("dists/trixie/Release"), "Origin: Debian\nDate: today\n").unwrap();
         fs::write(dir.path().join("base/image"), b"cpio").unwrap();
         fs::write(dir.path().join("debian-security/pool/a_2.deb"), b"newer").unwrap();
         let server = Server::over(&tree).unwrap();
@@ -405,17 +388,5 @@ mod tests {
         drop(server);
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-    }
-
-    #[test]
-    fn release_names_the_snapshot_archive_when_asked() {
-        let (_dir, server) = server();
-        let path = "/debian/dists/trixie/Release";
-        assert_eq!(get(&server, path, "").1, b"Origin: Debian\nDate: today\n");
-        server.advertise_snapshots(Some("http://10.0.2.2/snapshot"));
-        assert_eq!(
-            String::from_utf8(get(&server, path, "").1).unwrap(),
-            "Origin: Debian\nSnapshots: http://10.0.2.2/snapshot/@SNAPSHOTID@/\nDate: today\n"
-        );
     }
 }
