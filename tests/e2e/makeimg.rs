@@ -176,7 +176,8 @@ fn update_kernel(machine: &Machine, place: &str, newer: &str) -> Result<()> {
     let script = format!(
         "set -e
          sed -i '{place}' /etc/apt/sources.list.d/debian.sources
-         apt-get -q update
+         # The lab's archive has no translations of descriptions.
+         apt-get -q -o Acquire::Languages=none --error-on=any update
          DEBIAN_FRONTEND=noninteractive apt-get -q -y install linux-image-cloud-amd64
          test -e /boot/initrd.img-{newer}
          sync
