@@ -133,7 +133,7 @@ fn bad_payload(lab: &Lab) -> Result<Outcome> {
     anemos.write("hosts.toml", &hosts)?;
 
     let plan = anemos.run(["plan", "hosts.toml"], SHORT)?;
-    assert!(plan.stdout.contains("first lame alone, then 2 at once; no other is told to boot"), "{}", plan.stdout);
+    assert!(plan.stdout.contains("first lame alone, then 2 at once; "), "{}", plan.stdout);
     let ended = anemos.run(["up", "--yes", "--json", "hosts.toml"], LONG)?;
     assert_eq!(ended.code(), 4, "{}", ended.stderr);
     let lines = ended.json();
@@ -143,7 +143,7 @@ fn bad_payload(lab: &Lab) -> Result<Outcome> {
         Ok((text("outcome"), text("reason")))
     };
     let (outcome, reason) = end("lame")?;
-    assert!(outcome == "untouched" && reason.contains("404"), "lame: {outcome}: {reason}");
+    assert!(outcome == "untouched" && reason.contains("no address had it"), "lame: {outcome}: {reason}");
     let (outcome, reason) = end("bad")?;
     assert!(outcome == "held" && reason.contains("the payload exited with status 1"), "bad: {outcome}: {reason}");
     let (outcome, reason) = end("spared")?;

@@ -33,12 +33,11 @@ impl Limits {
             _ if together(hosts.len()) => format!("all {} at once", hosts.len()),
             _ => format!("{} at a time", self.parallel),
         };
-        let after = match self.max_failures {
-            0 => "one that was and is".to_owned(),
-            count => format!("more than {count} that were and are"),
-        };
         // Writing to a String can't fail.
-        let _ = write!(text, "; no other is told to boot after {after} not deployed");
+        let _ = match self.max_failures {
+            0 => write!(text, "; should one fail once it is told to boot, no other is told to"),
+            count => write!(text, "; should more than {count} fail once they are told to boot, no other is told to"),
+        };
         Some(text)
     }
 }

@@ -146,7 +146,7 @@ fn what_is_waited_for_is_said() {
 
 #[test]
 fn the_order_in_words() {
-    let after = "; no other is told to boot after one that was and is not deployed";
+    let after = "; should one fail once it is told to boot, no other is told to";
     let cases = [
         (1, limits(4, true, 0), None),
         (2, limits(4, true, 0), Some("first a alone, then b")),
@@ -159,7 +159,7 @@ fn the_order_in_words() {
         assert_eq!(limits.order(&names(count)), expected.map(|text| format!("{text}{after}")));
     }
     let forgiving = limits(1, true, 2).order(&names(6)).unwrap();
-    assert!(forgiving.ends_with("; no other is told to boot after more than 2 that were and are not deployed"));
+    assert!(forgiving.ends_with("; should more than 2 fail once they are told to boot, no other is told to"));
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ fn several_hosts_are_apart() {
 
 #[test]
 fn the_order_is_said_once_and_asked_with() {
-    let order = "first web1 alone, then 4 at a time; no other is told to boot after one that was and is not deployed";
+    let order = "first web1 alone, then 4 at a time; should one fail once it is told to boot, no other is told to";
     let ordered = || PlanView { order: Some(order.into()), ..view() };
     let refused = || view().with_refusals(vec!["no disk".into()]);
     let plans = [refused(), ordered(), ordered()];
