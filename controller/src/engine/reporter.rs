@@ -1,7 +1,7 @@
 //! Tells screens and journal the same things, and keeps the sums for the summary.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anemos_proto::event::Level;
 use tokio::sync::mpsc::UnboundedSender;
@@ -14,6 +14,10 @@ use crate::ssh::Counters;
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
+
+/// Time between two records of the sums of bytes: what a process that died had not written down is missing in the sums of
+/// the next, and in nothing else.
+const COUNT_EVERY: Duration = Duration::from_secs(30);
 
 /// The voice of one host.
 pub struct Reporter {
@@ -34,6 +38,10 @@ pub struct Reporter {
     pub initramfs: u64,
     /// The payload succeeded, whatever became of the host.
     pub succeeded: bool,
+    /// When the sums of bytes were written down last.
+    counted: Option<Instant>,
+    /// Which these were.
+    written: (u64, u64),
     broken: Option<String>,
 }
 
@@ -53,6 +61,8 @@ impl Reporter {
             downloaded: 0,
             initramfs: 0,
             succeeded: false,
+            counted: None,
+            written: (0, 0),
             broken: None,
         }
     }
@@ -86,7 +96,7 @@ impl Reporter {
         }
         if let Some((phase, since)) = open {
             // The phase went on while nobody was looking, so its clock is the wall's.
-            let gone = std::time::Duration::from_millis(now_ms().saturating_sub(since));
+            let gone = Duration::from_millis(now_ms().saturating_sub(since));
             self.phase = Instant::now().checked_sub(gone).map(|start| (phase, start));
         }
     }
@@ -125,8 +135,9 @@ impl Reporter {
         if self.broken.is_some() {
             return false;
         }
-        let (sent, received) = (self.counters.sent(), self.counters.received());
-        self.record(&Record::Counted { sent, received });
+        if self.counted.is_none_or(|last| last.elapsed() >= COUNT_EVERY) {
+            self.count();
+        }
         // The other hosts' tasks must not wait for this one's disk.
         match tokio::task::block_in_place(|| self.journal.sync()) {
             Ok(()) => self.broken.is_none(),
@@ -135,6 +146,16 @@ impl Reporter {
                 false
             }
         }
+    }
+
+    /// Writes down the sums of bytes so far.
+    fn count(&mut self) {
+        let (sent, received) = (self.counters.sent(), self.counters.received());
+        if self.written != (sent, received) {
+            self.record(&Record::Counted { sent, received });
+            self.written = (sent, received);
+        }
+        self.counted = Some(Instant::now());
     }
 
     /// Makes what was written safe, and then that the agent may begin payload attempt `number`. Only after `true` may it
@@ -229,8 +250,18 @@ impl Reporter {
             total_seconds: self.earlier_s + self.began.elapsed().as_secs_f64(),
         };
         self.tell(Update::Summary(Box::new(summary.clone())));
+        self.count();
         self.sync();
         summary
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        // Whoever detaches may come back tomorrow.
+        if self.counted.is_some() {
+            self.count();
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 //! | kind | content |
 //! |---|---|
 //! | 0 | a [`Record`] in JSON |
-//! | 1 | count; a column each of time told (ms), seq less one, uptime (ms), clock less uptime (ms), source; text, each line with its newline |
+//! | 1 | count; a byte with a bit for each column that is not all zeros, from the lowest; these columns: seq less one, uptime (ms), clock less uptime (ms), time told less clock (ms), source; text, each line with its newline |
 //! | 2 | bytes sent and received so far, as differences |
 //! | 3 | the state at the beginning of a stream, in JSON: [`super::Digested`] |
 
@@ -17,8 +17,9 @@ use anemos_proto::event::{Event, EventKind, Stream};
 use super::Record;
 use crate::report::{Speaker, Update};
 
-/// Lines that are told within so many milliseconds are written down as told at once. When they were printed is exact.
-const TOGETHER_MS: u64 = 100;
+/// A line that took longer or shorter to arrive than the one before, by less than so many milliseconds, is written down as
+/// having taken as long. When it was printed is exact.
+const ALIKE_MS: u64 = 100;
 
 const JSON: u8 = 0;
 const LINES: u8 = 1;
@@ -38,11 +39,13 @@ const SOURCES: [(Speaker, Stream); 6] = [
 /// What differences are counted from. Both sides begin each stream with zeros.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Before {
-    told_ms: u64,
     seq: u64,
     uptime_ms: u64,
     /// The host's clock less its uptime.
     clock: u64,
+    /// The workstation's clock when a line was told, less the host's when it was printed.
+    lag: u64,
+    source: u64,
     sent: u64,
     received: u64,
 }
@@ -154,17 +157,24 @@ impl Writer {
         if line.contains(&b'\n') {
             return false;
         }
-        let told_ms = match told_ms.checked_sub(self.before.told_ms) {
-            Some(since) if since < TOGETHER_MS => self.before.told_ms,
-            _ => told_ms,
-        };
-        let [told, seq, uptime, clock, sources] = &mut self.lines.columns;
-        put_difference(told, &mut self.before.told_ms, told_ms);
-        self.before.seq = self.before.seq.wrapping_add(1);
-        put_difference(seq, &mut self.before.seq, event.seq);
-        put_difference(uptime, &mut self.before.uptime_ms, event.uptime_ms);
-        put_difference(clock, &mut self.before.clock, event.wall_ms.wrapping_sub(event.uptime_ms));
-        sources.push(source as u8);
+        let mut lag = told_ms.wrapping_sub(event.wall_ms);
+        if lag.wrapping_sub(self.before.lag).wrapping_add(ALIKE_MS) < 2 * ALIKE_MS {
+            lag = self.before.lag;
+        }
+        let clock = event.wall_ms.wrapping_sub(event.uptime_ms);
+        let Before { seq, uptime_ms, clock: clock_before, lag: lag_before, source: source_before, .. } =
+            &mut self.before;
+        *seq = seq.wrapping_add(1);
+        let columns = [
+            (seq, event.seq),
+            (uptime_ms, event.uptime_ms),
+            (clock_before, clock),
+            (lag_before, lag),
+            (source_before, source as u64),
+        ];
+        for ((before, now), column) in columns.into_iter().zip(&mut self.lines.columns) {
+            put_difference(column, before, now);
+        }
         self.lines.text.extend_from_slice(line);
         self.lines.text.push(b'\n');
         self.lines.count += 1;
@@ -176,7 +186,11 @@ impl Writer {
         if lines.count > 0 {
             let mut content = Vec::with_capacity(lines.text.len() + 8 * lines.count as usize);
             put(&mut content, lines.count);
-            lines.columns.iter().for_each(|column| content.extend_from_slice(column));
+            let present: Vec<bool> = lines.columns.iter().map(|column| column.iter().any(|byte| *byte != 0)).collect();
+            content.push(present.iter().rev().fold(0, |bits, present| bits << 1 | u8::from(*present)));
+            for (column, _) in lines.columns.iter().zip(present).filter(|(_, present)| *present) {
+                content.extend_from_slice(column);
+            }
             content.extend_from_slice(&lines.text);
             self.entry(LINES, &content);
         }
@@ -219,26 +233,29 @@ pub fn read(mut bytes: &[u8], before: &mut Before, sink: &mut dyn FnMut(Entry)) 
 
 fn read_lines(mut content: &[u8], before: &mut Before, sink: &mut dyn FnMut(Entry)) -> Option<()> {
     let count = usize::try_from(get(&mut content)?).ok().filter(|count| *count <= content.len())?;
-    let mut column = |before: &mut u64, step: u64| -> Option<Vec<u64>> {
-        let mut column = Vec::with_capacity(count);
+    let (present, rest) = content.split_first()?;
+    content = rest;
+    let mut columns = [0, 1, 2, 3, 4].map(|_| Vec::new());
+    let Before { seq, uptime_ms, clock, lag, source, .. } = before;
+    let befores = [seq, uptime_ms, clock, lag, source];
+    for (at, (before, column)) in befores.into_iter().zip(&mut columns).enumerate() {
+        let present = present >> at & 1 == 1;
+        column.reserve(count);
         for _ in 0..count {
-            *before = before.wrapping_add(step);
-            column.push(get_difference(&mut content, before)?);
+            // One after another is what seqs do.
+            *before = before.wrapping_add(u64::from(at == 0));
+            column.push(if present { get_difference(&mut content, before)? } else { *before });
         }
-        Some(column)
-    };
-    let told = column(&mut before.told_ms, 0)?;
-    let seq = column(&mut before.seq, 1)?;
-    let uptime = column(&mut before.uptime_ms, 0)?;
-    let clock = column(&mut before.clock, 0)?;
-    let (sources, text) = content.split_at_checked(count)?;
-    let mut lines = text.split(|byte| *byte == b'\n');
+    }
+    let [seq, uptime, clock, lag, source] = columns;
+    let mut lines = content.split(|byte| *byte == b'\n');
     for at in 0..count {
-        let (speaker, stream) = *SOURCES.get(usize::from(sources[at]))?;
+        let (speaker, stream) = *SOURCES.get(usize::try_from(source[at]).ok()?)?;
         let kind = EventKind::Log { stream, line: lines.next()?.to_vec() };
-        let wall_ms = clock[at].wrapping_add(uptime[at]);
-        let event = Event { seq: seq[at], uptime_ms: uptime[at], wall_ms, kind };
-        sink(Entry::Record(Record::Told { wall_ms: told[at], update: Update::Event(speaker, event) }));
+        let printed = clock[at].wrapping_add(uptime[at]);
+        let event = Event { seq: seq[at], uptime_ms: uptime[at], wall_ms: printed, kind };
+        let wall_ms = lag[at].wrapping_add(printed);
+        sink(Entry::Record(Record::Told { wall_ms, update: Update::Event(speaker, event) }));
     }
     // After the last line's newline there is nothing.
     (lines.next() == Some(&[]) && lines.next().is_none()).then_some(())

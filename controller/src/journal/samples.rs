@@ -194,7 +194,9 @@ pub fn records() -> Vec<Record> {
     for (at, kind) in events().into_iter().enumerate() {
         let seq = at as u64 + 1;
         let event = Event { seq, uptime_ms: 2000 + 10 * seq, wall_ms: NOW + 2 + 10 * seq, kind };
-        records.push(told(Update::Event(if seq == 7 { Speaker::Stage } else { Speaker::Agent }, event)));
+        let speaker = if seq == 7 { Speaker::Stage } else { Speaker::Agent };
+        // Told when it was printed: lines that took about as long as each other to arrive are told exactly so.
+        records.push(Record::Told { wall_ms: event.wall_ms, update: Update::Event(speaker, event) });
     }
     let finishes = [Finish::Reboot, Finish::Kexec, Finish::PowerOff, Finish::Hold];
     let left = |finish| Record::Left { wall_ms: NOW + 9, finish, reason: "told to".into() };

@@ -14,7 +14,7 @@ use crate::ssh::RunKey;
 fn log(seq: u64, line: Vec<u8>) -> Record {
     let kind = EventKind::Log { stream: Stream::Stdout, line };
     let event = Event { seq, uptime_ms: seq, wall_ms: seq, kind };
-    // So far apart that none is told together with the one before.
+    // So far apart that none took as long as the one before.
     Record::Told { wall_ms: 1000 * seq, update: Update::Event(Speaker::Agent, event) }
 }
 
@@ -95,9 +95,9 @@ proptest! {
         let samples = samples::records();
         let records: Vec<Record> = picks.into_iter().map(|(pick, wall_ms, seq)| match pick.get(&samples).clone() {
             Record::Told { update: Update::Event(speaker, event), .. } => {
-                // Far apart, so that none is told together with the one before.
-                let wall_ms = wall_ms & !0xff;
-                Record::Told { wall_ms, update: Update::Event(speaker, Event { seq, ..event }) }
+                // So far apart that none took as long as the one before.
+                let told_ms = event.wall_ms.wrapping_add(wall_ms & !0xff);
+                Record::Told { wall_ms: told_ms, update: Update::Event(speaker, Event { seq, ..event }) }
             }
             Record::Counted { .. } => Record::Counted { sent: wall_ms, received: seq },
             other => other,
