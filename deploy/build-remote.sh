@@ -39,6 +39,12 @@ xz -c $xz "$built/anemos-stage" >"$out/stage.xz.new"
 zstd -qq --ultra -22 -c "$built/anemos-stage" >"$out/stage.zst.new"
 # -n: no name and no time, so that equal binaries give equal bytes.
 gzip -9 -n -c "$built/anemos-stage" >"$out/stage.gz.new"
+for packed in "x86.xz xz" "xz xz" "zst zstd" "gz gzip"; do
+    if ! "${packed#* }" -dc <"$out/stage.${packed% *}.new" | cmp -s - "$built/anemos-stage"; then
+        echo "build-remote: stage.${packed% *} does not unpack to what was packed" >&2
+        exit 1
+    fi
+done
 zstd -qq -19 -f --patch-from="$built/anemos-stage" "$built/anemos-agent" -o "$out/agent.zst.new"
 for file in stage.x86.xz stage.xz stage.zst stage.gz agent.zst; do
     if cmp -s "$out/$file" "$out/$file.new"; then rm "$out/$file.new"; else mv "$out/$file.new" "$out/$file"; fi
