@@ -56,21 +56,25 @@ impl DiskId {
             (Some(a), Some(b)) if !a.split_whitespace().eq(b.split_whitespace()) => Some((a.clone(), b.clone())),
             _ => None,
         };
+        let mut has = Vec::new();
+        if let Some((_, other)) = differ(&self.serial, &here.serial) {
+            has.push(format!("the serial number {other}"));
+        }
         if let Some((mine, other)) = differ(&self.wwid, &here.wwid) {
             let form = |id: &str| id.split_once('.').map_or(String::new(), |(form, _)| form.to_owned());
-            return Some(if form(&mine) == form(&other) {
-                format!("has the world-wide id {other}")
+            has.push(if form(&mine) == form(&other) {
+                format!("the world-wide id {other}")
             } else {
                 format!(
-                    "has a world-wide id of another form, {other}, which can't be compared (the kernel that the host ran, \
+                    "a world-wide id of another form, {other}, which can't be compared (the kernel that the host ran, \
                      `kernel = \"host\"`, gives the same form)"
                 )
             });
         }
-        if let Some((_, other)) = differ(&self.serial, &here.serial) {
-            return Some(format!("has the serial number {other}"));
+        if self.size != here.size {
+            has.push(format!("{} bytes", here.size));
         }
-        (self.size != here.size).then(|| format!("has {} bytes", here.size))
+        (!has.is_empty()).then(|| format!("has {}", has.join(" and ")))
     }
 
     /// Whether `here` is this disk, as far as can be told: nothing contradicts, and one of the ids is the same. Place and size
