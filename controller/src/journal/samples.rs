@@ -133,6 +133,16 @@ pub fn events() -> Vec<EventKind> {
     ]
 }
 
+/// Facts that came after the first build with format 16: each new kind of fact or record has its line in `records.txt`.
+pub fn since() -> Vec<Record> {
+    let kinds = [EventKind::NothingWritten { attempt: 1 }, EventKind::Shell];
+    let told = |kind| {
+        let event = Event { seq: 1, uptime_ms: 2010, wall_ms: NOW, kind };
+        Record::Told { wall_ms: NOW, update: Update::Event(Speaker::Agent, event) }
+    };
+    kinds.map(told).into()
+}
+
 /// How it ended.
 pub fn summary(outcome: Ending) -> Summary {
     Summary {

@@ -238,6 +238,33 @@ fn what_is_not_known_is_said() {
     assert_eq!(glance(&path).unwrap().damaged, Some(doubt));
 }
 
+/// A glance decompresses the last stream only: what an earlier one would say is not even looked at, but for its checksums.
+#[test]
+fn a_glance_reads_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("host.journal");
+    write(&path, &few_records());
+    write(&path, &[Record::Told { wall_ms: 9000, update: Update::PhaseStarted(crate::report::Phase::Build) }]);
+    let end = fs::read(&path).unwrap();
+    let start = |bytes: &[u8], nth: usize| {
+        let marks = bytes.windows(3).enumerate().filter(|(_, mark)| *mark == [0xd5, 0x4a, blocks::STARTS]);
+        marks.map(|(at, _)| at).nth(nth).unwrap()
+    };
+    let last = start(&end, 1);
+    let nonsense = blocks::block(blocks::STARTS, b"this is no zstd stream");
+    fs::write(&path, [&end[..8], &nonsense, &end[last..]].concat()).unwrap();
+    let seen = glance(&path).unwrap();
+    assert_eq!((seen.last_agent_seq, seen.phase, seen.damaged), (7, Some(crate::report::Phase::Build), None));
+    assert!(digest(&path, Keep::Nothing).unwrap().damaged.is_some());
+    // A state of another form is not believed, and all is read.
+    let other = Digested { form: Digested::FORM + 1, last_agent_seq: 99, ..Digested::default() };
+    let mut entries = entries::Writer::default();
+    entries.state(&serde_json::to_vec(&other).unwrap());
+    let (flags, body) = stream::Packer::new().unwrap().pack(&entries.take()).unwrap();
+    fs::write(&path, [&end[..], &blocks::block(flags, &body)].concat()).unwrap();
+    assert_eq!(glance(&path).unwrap().last_agent_seq, 7);
+}
+
 /// The bytes of each record, as they are and as they were: what is in this file once stays, and is read for ever. A
 /// record whose form has grown gets a further line.
 #[test]
@@ -251,8 +278,40 @@ fn records_have_these_bytes() {
         assert!(matches!(entries[..], [Entry::Record(_)]), "this can't be read any more: {line}\n{entries:?}");
         known.push(line.to_owned());
     }
-    let missing: Vec<String> = samples::records().iter().map(escaped).filter(|line| !known.contains(line)).collect();
+    let samples = [samples::records(), samples::since()].concat();
+    let missing: Vec<String> = samples.iter().map(escaped).filter(|line| !known.contains(line)).collect();
     assert!(missing.is_empty(), "these lines are to be added to records.txt:\n{}", missing.join("\n"));
+}
+
+/// Whoever adds a kind of fact is told here, by the compiler and then by the test, that it needs a sample.
+#[test]
+fn every_kind_of_fact_has_a_sample() {
+    let number = |kind: &EventKind| match kind {
+        EventKind::StepStarted { .. } => 0,
+        EventKind::StepFinished { .. } => 1,
+        EventKind::Log { .. } => 2,
+        EventKind::Note { .. } => 3,
+        EventKind::State(_) => 4,
+        EventKind::Gap { .. } => 5,
+        EventKind::Attempt(_) => 6,
+        EventKind::Written(_) => 7,
+        EventKind::HostKeys(_) => 8,
+        EventKind::Seeded(_) => 9,
+        EventKind::Outcome(_) => 10,
+        EventKind::NothingWritten { .. } => 11,
+        EventKind::Shell => 12,
+    };
+    let mut seen: Vec<u8> = [samples::records(), samples::since()]
+        .iter()
+        .flatten()
+        .filter_map(|record| match record {
+            Record::Told { update: Update::Event(_, event), .. } => Some(number(&event.kind)),
+            _ => None,
+        })
+        .collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, (0..=12).collect::<Vec<u8>>());
 }
 
 fn escaped(record: &Record) -> String {
