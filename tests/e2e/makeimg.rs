@@ -176,9 +176,9 @@ fn update_kernel(machine: &Machine, place: &str, newer: &str) -> Result<()> {
     let script = format!(
         "set -e
          sed -i '{place}' /etc/apt/sources.list.d/debian.sources
-         # The lab's archive has no translations of descriptions.
+         # The lab's archive has neither translations nor everything that is recommended.
          apt-get -q -o Acquire::Languages=none --error-on=any update
-         DEBIAN_FRONTEND=noninteractive apt-get -q -y install linux-image-cloud-amd64
+         DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install linux-image-cloud-amd64
          test -e /boot/initrd.img-{newer}
          sync
          grep -E '^[[:space:]]*(linux|serial|terminal_)' /boot/grub/grub.cfg"
