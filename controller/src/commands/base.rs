@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use anemos_base::{Archive, BaseList, DEBIAN_KEYRING, Fetcher, Limits, Lock, Progress, Resolve, Time};
+use anemos_base::{Archive, BaseList, DEBIAN_KEYRING, Fetcher, Limits, Lock, Progress, Resolve, SNAPSHOT_ID, Time};
 
 use super::{CommandError, Status, line};
 use crate::cli::Base;
@@ -18,6 +18,9 @@ pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
     tokio::task::spawn_blocking(move || match args {
         Base::Lock { list, output, mirror } => lock(&list, &output, mirror.as_deref()),
         Base::Build { lock, output, mirror, snapshot } => {
+            if snapshot.as_ref().is_some_and(|url| !url.contains(SNAPSHOT_ID)) {
+                return Err(CommandError::bad_input(format!("--snapshot must have {SNAPSHOT_ID} where the time goes")));
+            }
             let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
             let output = output.map_or_else(|| cache_path(&lock), Ok)?;
             build(&lock, &output, mirror.as_deref(), snapshot.as_deref())?;
@@ -143,4 +146,17 @@ pub(super) async fn image(lock: &Lock, mirror: Option<&str>, snapshot: Option<&s
     })
     .await
     .map_err(CommandError::internal)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_snapshot_archive_is_of_a_time() {
+        let snapshot = Some("http://127.0.0.1:1/debian/".into());
+        let build = Base::Build { lock: None, output: Some("/nonexistent/image".into()), mirror: None, snapshot };
+        let error = run(build).await.map(|_| ()).unwrap_err();
+        assert!(error.message.starts_with("--snapshot must have @SNAPSHOTID@"), "{}", error.message);
+    }
 }
