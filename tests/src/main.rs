@@ -26,6 +26,9 @@ enum Command {
         /// Boot and save every kind of machine that the tests use, not only the first.
         #[arg(long)]
         all: bool,
+        /// End, and everything that was started with it, when standard input closes.
+        #[arg(long)]
+        attended: bool,
     },
     /// Fill the package archive, or bring it up to date.
     Archive {
@@ -100,7 +103,12 @@ fn main() {
 fn run(command: Command) -> Result<()> {
     let lab = Lab::open()?;
     match command {
-        Command::Setup { all } => setup(&lab, all),
+        Command::Setup { all, attended } => {
+            if attended {
+                end_with_stdin()?;
+            }
+            setup(&lab, all)
+        }
         Command::Archive { serve } => archive(&lab, serve),
         Command::DemoHost { firmware, net, memory, cpus, data_disk, into, forever } => {
             let spec = Spec {
@@ -131,32 +139,45 @@ fn run(command: Command) -> Result<()> {
 
 fn setup(lab: &Lab, all: bool) -> Result<()> {
     lab::tools::check()?;
-    archive::fill_if_missing(lab)?;
     let first = Spec::new("setup");
     let snapshot = |spec: &Spec| {
         let image = image::ensure(lab, spec.net)?;
         snapshot::ensure(lab, spec, &image).map(drop)
     };
-    if all {
-        let uefi = Spec { firmware: Firmware::Uefi, ..first.clone() };
-        let fixed = Spec { net: Net::Static, ..first.clone() };
-        // Each waits for something most of the time: a download, a disk, a boot.
-        thread::scope(|scope| {
-            let parts = [
-                scope.spawn(|| snapshot(&first)),
-                scope.spawn(|| snapshot(&uefi)),
-                scope.spawn(|| snapshot(&fixed)),
-                scope.spawn(|| lab::base::ensure(lab).map(drop)),
-            ];
-            parts
-                .into_iter()
-                .try_for_each(|part| part.join().map_err(|_| lab::Error::new("a thread that prepares the lab died"))?)
-        })?;
-    } else {
-        snapshot(&first)?;
-    }
+    // Each waits for something most of the time: a download, a disk, a boot. No host image needs the archive.
+    thread::scope(|scope| {
+        let mut parts = vec![
+            scope.spawn(|| {
+                archive::fill_if_missing(lab)?;
+                if all { lab::base::ensure(lab).map(drop) } else { Ok(()) }
+            }),
+            scope.spawn(|| snapshot(&first)),
+        ];
+        if all {
+            parts.push(scope.spawn(|| snapshot(&Spec { firmware: Firmware::Uefi, ..first.clone() })));
+            parts.push(scope.spawn(|| snapshot(&Spec { net: Net::Static, ..first.clone() })));
+        }
+        parts
+            .into_iter()
+            .try_for_each(|part| part.join().map_err(|_| lab::Error::new("a thread that prepares the lab died"))?)
+    })?;
     let accel = lab::accel::probe(lab)?;
     println!("the lab is ready in {} ({}: {})", lab.dir().display(), accel.arguments()[1], accel.reason);
+    Ok(())
+}
+
+/// From now on this process and what it starts are a group, which a thread ends when standard input does. So whoever holds
+/// the other end can't leave them behind, however it ends and whoever they belong to.
+fn end_with_stdin() -> Result<()> {
+    // The one that starts a group already leads it, and may not start another.
+    if rustix::process::getpgrp() != rustix::process::getpid() {
+        rustix::process::setpgid(None, None).context("cannot start a process group")?;
+    }
+    thread::spawn(|| {
+        // What can't be read any more is at its end, too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = rustix::process::kill_current_process_group(rustix::process::Signal::TERM);
+    });
     Ok(())
 }
 
