@@ -54,3 +54,18 @@ pub fn check() -> Result<()> {
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_that_installs_tools_knows_all_of_these() {
+        let script = include_str!("../install-tools.sh");
+        let lines: Vec<&str> = script.lines().collect();
+        for (what, package) in PROGRAMS.iter().chain(FILES).filter(|(_, package)| *package != "apt") {
+            let line = format!("{what} {package}");
+            assert!(lines.contains(&line.as_str()), "tests/install-tools.sh does not install {line}");
+        }
+    }
+}
