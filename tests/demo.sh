@@ -4,20 +4,78 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 . tests/as-root.sh
-build_then_root "$@"
 example=${1:-examples/debian}
 payload=$example
 [ ! -d "$example/payload" ] || payload=$example/payload
 [ -x "$payload/deploy" ] || [ -f "$payload/IMGBUILD" ] || { echo "demo: there is no $payload/deploy and no $payload/IMGBUILD" >&2; exit 1; }
-anemos=$PWD/target/release/anemos
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+
+# Builds anemos while the lab prepares itself beside. Neither outlives this script: the lab, which may be root's, ends when
+# its standard input does; the build is a process group of its own, which is told to end.
+build_beside_the_lab() {
+    local log=${CARGO_TARGET_DIR:-$PWD/target}/lab-setup.log open=${CARGO_TARGET_DIR:-$PWD/target}/lab-setup.open setup build first
+    say "Building the lab (half a minute)"
+    build_lab
+    find_root
+    # Asks for a password now, if it must, and not from the background.
+    [ ${#as_root[@]} -eq 0 ] || sudo -v
+
+    say "Building anemos; beside it the lab makes a Debian 12 host and a package archive (4 minutes on two cores, once)"
+    echo "the lab tells $log"
+    rm -f "$open"
+    mkfifo "$open"
+    "${as_root[@]}" "$lab" setup --attended <"$open" >"$log" 2>&1 &
+    setup=$!
+    exec 4>"$open"
+    rm "$open"
+    set -m
+    make --no-print-directory build-demo 4>&- </dev/null &
+    build=$!
+    set +m
+    trap 'exec 4>&-; kill -TERM -- "-$build" 2>/dev/null || true; wait' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    wait -n -p first "$setup" "$build" || not_built "$first"
+    if [ "$first" = "$build" ]; then
+        say "anemos is built, the lab is not ready yet"
+        tail --pid="$setup" --sleep-interval=0.2 --lines=+1 --follow "$log"
+        wait "$setup" || not_built "$setup"
+    else
+        wait "$build" || not_built "$build"
+    fi
+    exec 4>&-
+    trap - EXIT INT TERM
+}
+
+not_built() {
+    if [ "$1" = "$setup" ]; then
+        echo "demo: the lab can't be prepared:" >&2
+        tail -n 20 "$log" >&2
+    else
+        echo "demo: anemos can't be built, for the reason above" >&2
+    fi
+    exit 1
+}
+
+if [ -z "${ANEMOS_LAB_BUILT:-}" ]; then
+    build_beside_the_lab
+    export ANEMOS_LAB_BUILT=$lab
+    [ ${#as_root[@]} -eq 0 ] || exec "${as_root[@]}" "$PWD/tests/demo.sh" "$@"
+fi
+lab=$ANEMOS_LAB_BUILT
 
 dir=${ANEMOS_LAB:-$PWD/.lab}/demo
 mkdir -p "$dir"
 rm -f "$dir/host.json" "$dir/hold"
 
-say "Preparing the lab (once: a Debian 12 host image and a package archive; a few minutes)"
-"$lab" setup
+# A plain build, which is sooner there than what `make build` leaves: it has to be told where stage and agent are.
+anemos=$dir/anemos
+cat >"$anemos" <<END
+#!/bin/sh
+export ANEMOS_STAGE='$PWD/target/remote/stage' ANEMOS_AGENT_ZST='$PWD/target/remote/agent.zst'
+exec '${CARGO_TARGET_DIR:-$PWD/target}/debug/anemos' "\$@"
+END
+chmod 755 "$anemos"
 
 say "Starting a machine with Debian 12"
 # The machine lives as long as this end of its standard input is open.
