@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds what crosses the slow link (stage and agent, static and small) and packs it: the stage in each way that a host may
-# be able to unpack; the agent with zstd, because the stage can, and as a patch to the stage, which is half as large.
+# Builds what crosses the slow link (stage and agent, static and small) and packs it: the stage in each way that a host
+# may be able to unpack; the agent with zstd, because the stage can, and as a patch to the stage, which is half as
+# large.
 set -eu
 target=$1 out=$2
 cd "$(dirname "$0")/.."
@@ -30,9 +31,9 @@ for file in "$built/anemos-stage" "$built/anemos-agent"; do
     "$file" --version >/dev/null
 done
 rm -f "$out/blank"
-# The controller sends the smallest that the host can unpack (controller/src/engine/stage.rs has a sample of each, made with
-# these options). No larger dictionary than the executable, since that is what unpacking takes of the host's memory; CRC32,
-# since not every xz has CRC64; lc and pb as suits x86 code, whose instructions are not aligned.
+# The controller sends the smallest that the host can unpack (controller/src/engine/stage.rs has a sample of each, made
+# with these options). No larger dictionary than the executable, since that is what unpacking takes of the host's
+# memory; CRC32, since not every xz has CRC64; lc and pb as suits x86 code, whose instructions are not aligned.
 xz="--threads=1 --check=crc32 --lzma2=preset=9e,dict=4MiB,lc=4,lp=0,pb=0"
 xz -c --x86 $xz "$built/anemos-stage" >"$out/stage.x86.xz.new"
 xz -c $xz "$built/anemos-stage" >"$out/stage.xz.new"

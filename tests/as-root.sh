@@ -14,8 +14,8 @@ find_root() {
     as_root=(sudo --preserve-env=CARGO_TARGET_DIR,ANEMOS_LAB,ANEMOS_LAB_BUILT,ANEMOS_LAB_KEEP,ANEMOS_E2E_JOBS,ANEMOS_BIN,FIRMWARE,TERM)
 }
 
-# After `build_then_root "$@"` the script goes on as root, with $lab (anemos-lab) and $e2e (the end-to-end tests) built by
-# whoever called it.
+# After `build_then_root "$@"` the script goes on as root, with $lab (anemos-lab) and $e2e (the end-to-end tests) built
+# by whoever called it.
 build_then_root() {
     if [ -z "${ANEMOS_LAB_BUILT:-}" ]; then
         build_lab

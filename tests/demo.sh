@@ -10,8 +10,8 @@ payload=$example
 [ -x "$payload/deploy" ] || [ -f "$payload/IMGBUILD" ] || { echo "demo: there is no $payload/deploy and no $payload/IMGBUILD" >&2; exit 1; }
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
-# Builds anemos while the lab prepares itself beside. Neither outlives this script: the lab, which may be root's, ends when
-# its standard input does; the build is a process group of its own, which is told to end.
+# Builds anemos while the lab prepares itself beside. Neither outlives this script: the lab, which may be root's, ends
+# when its standard input does; the build is a process group of its own, which is told to end.
 build_beside_the_lab() {
     local log=${CARGO_TARGET_DIR:-$PWD/target}/lab-setup.log open=${CARGO_TARGET_DIR:-$PWD/target}/lab-setup.open setup build first
     say "Building the lab (half a minute)"

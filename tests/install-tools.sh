@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what building, tests, lab and demo need from the distribution, besides Rust. Does nothing, says nothing and needs
-# no root where all is there; where something still lacks afterwards, it is named, and the exit status is 1.
+# Installs what building, tests, lab and demo need from the distribution, besides Rust. Does nothing, says nothing and
+# needs no root where all is there; where something still lacks afterwards, it is named, and the exit status is 1.
 set -euo pipefail
 
 # What it is recognised by, and the package that has it. tests/pristine.sh finds what a bare Debian lacks besides.
@@ -95,9 +95,9 @@ echo "installing ${packages[*]}"
 first=("${packages[@]}")
 look
 if [ ${#packages[@]} -gt 0 ]; then
-    # A package from elsewhere (backports) may be newer than the distribution's and exclude another that is needed: of two
-    # that exclude each other apt removes the first when it is asked for the second, or it refuses, and then says ` NAME :
-    # Breaks: …`. Both from the distribution go together.
+    # A package from elsewhere (backports) may be newer than the distribution's and exclude another that is needed: of
+    # two that exclude each other apt removes the first when it is asked for the second, or it refuses, and then says `
+    # NAME : Breaks: …`. Both from the distribution go together.
     refused=$("${apt[@]}" -s install --no-install-recommends "${packages[@]}" 2>&1 | sed -n 's/^ \([a-z0-9.+-]*\) : .*/\1/p' || true)
     again=()
     while read -r package; do

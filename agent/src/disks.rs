@@ -23,7 +23,8 @@ impl Disks {
         Self { sys: sys.into() }
     }
 
-    /// Names in `/sys` of all disks that are hardware: no loop, RAM, mapper or RAID devices, whose backing disks count instead.
+    /// Names in `/sys` of all disks that are hardware: no loop, RAM, mapper or RAID devices, whose backing disks count
+    /// instead.
     pub fn names(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.sys.join("block")) else { return Vec::new() };
         let mut names: Vec<String> = entries
@@ -53,8 +54,8 @@ impl Disks {
         self.names().into_iter().map(see).collect()
     }
 
-    /// Which of the disks here is each of `wanted`, by its name in `/sys`; an error says what is missing or can't be told
-    /// apart. `known` are all disks of the old system's: an id that two of them had tells nothing.
+    /// Which of the disks here is each of `wanted`, by its name in `/sys`; an error says what is missing or can't be
+    /// told apart. `known` are all disks of the old system's: an id that two of them had tells nothing.
     pub fn resolve(&self, wanted: &[DiskId], known: &[DiskId]) -> Result<Vec<String>, String> {
         let here = self.here();
         let found: Vec<String> = wanted.iter().map(|id| pick(&here, id, known)).collect::<Result<_, _>>()?;

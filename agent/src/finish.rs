@@ -248,9 +248,9 @@ fn unmount_disks() -> Result<(), String> {
     unmount_all(|path| on_disk.iter().any(|p| p == path))
 }
 
-/// Sees to it that whatever was to be written has been, and that nothing more can be: every process but init and this one
-/// is ended, nothing of the disks is mounted, no data is on its way to them, and all are read-only. The counters tell the
-/// truth then. An error says why they may not.
+/// Sees to it that whatever was to be written has been, and that nothing more can be: every process but init and this
+/// one is ended, nothing of the disks is mounted, no data is on its way to them, and all are read-only. The counters
+/// tell the truth then. An error says why they may not.
 pub fn judge(app: &App) -> Result<(), String> {
     if !app.paths.machine {
         return Err("this agent runs on a machine that does other things as well".into());
@@ -280,8 +280,8 @@ fn end_all() -> Result<(), String> {
     }
 }
 
-/// Processes besides init and this one that may still write, as `name (pid)`: no threads of the kernel, and none that are
-/// only waiting to be reaped.
+/// Processes besides init and this one that may still write, as `name (pid)`: no threads of the kernel, and none that
+/// are only waiting to be reaped.
 fn processes() -> Vec<String> {
     let own = std::process::id();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -469,7 +469,8 @@ impl Machine {
         if passed(self.unannounced()) {
             let (attempt, limit) = (self.attempt, self.deadlines.dead_man_s);
             let reason = format!(
-                "no controller acknowledged attempt {attempt} within deadline `dead_man` ({limit} s), so it was not started"
+                "no controller acknowledged attempt {attempt} within deadline `dead_man` ({limit} s), so it was not \
+                 started"
             );
             self.alone_from(now);
             self.fail(reason, Then::ReturnAtOnce, actions);

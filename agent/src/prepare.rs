@@ -244,8 +244,8 @@ async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
     Ok(found)
 }
 
-/// Sets all disks but `allowed` read-only, and any that has got the name of one of these since; returns those that could not
-/// be.
+/// Sets all disks but `allowed` read-only, and any that has got the name of one of these since; returns those that
+/// could not be.
 pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
     let disks = Disks::new(&app.paths.sys);
     let (done, failed) = disks.guard(&disks.still(allowed, &app.run.disks));
@@ -256,7 +256,8 @@ pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
     failed
 }
 
-/// Keeps the payload's processes from opening any disk for writing but `allowed`, and what has got the name of one of these.
+/// Keeps the payload's processes from opening any disk for writing but `allowed`, and what has got the name of one of
+/// these.
 pub fn fence(app: &App, allowed: &[String]) {
     if !app.paths.machine {
         return;

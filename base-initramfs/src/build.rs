@@ -46,8 +46,8 @@ pub const SNAPSHOT_ID: &str = "@SNAPSHOTID@";
 impl<'a> Archive<'a> {
     /// Packages from these mirrors, in this order, for this lock.
     ///
-    /// `snapshot` finds the address of a snapshot archive, with [`SNAPSHOT_ID`] in it. It is called once, and only when a
-    /// package is missing.
+    /// `snapshot` finds the address of a snapshot archive, with [`SNAPSHOT_ID`] in it. It is called once, and only when
+    /// a package is missing.
     pub fn new(
         fetcher: &'a Fetcher,
         lock: &Lock,

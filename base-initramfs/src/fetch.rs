@@ -133,7 +133,8 @@ impl Fetcher {
         if found { Ok(bytes) } else { Err(self.none_of(file, attempts)) }
     }
 
-    /// Has `get` try each of `urls` until one does, adding to the `attempts` that failed. Ends early when `stop` becomes true.
+    /// Has `get` try each of `urls` until one does, adding to the `attempts` that failed. Ends early when `stop`
+    /// becomes true.
     pub(crate) fn try_each(
         &self,
         urls: &[String],
@@ -153,8 +154,8 @@ impl Fetcher {
         false
     }
 
-    /// Has `get` try those `attempts` again that failed because the server was busy, each when it said it would not be any
-    /// more, within the deadline `busy`. Otherwise the attempts say how it came out.
+    /// Has `get` try those `attempts` again that failed because the server was busy, each when it said it would not be
+    /// any more, within the deadline `busy`. Otherwise the attempts say how it came out.
     pub(crate) fn try_again(&self, stop: &AtomicBool, attempts: &mut [Attempt], get: &mut Get<'_>) -> bool {
         let (mut left, mut pause) = (self.limits.busy, PAUSE);
         loop {

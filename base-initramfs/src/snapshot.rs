@@ -1,7 +1,7 @@
 //! Where past versions of Debian's packages are kept, asked of those who know: no file of ours names an archive.
 //!
-//! Since 2.7 apt has the addresses built in, and options that override them (apt.conf(5), `Acquire::Snapshots::URI`). What
-//! comes from there is pinned, so nobody has to vouch for the answer.
+//! Since 2.7 apt has the addresses built in, and options that override them (apt.conf(5), `Acquire::Snapshots::URI`).
+//! What comes from there is pinned, so nobody has to vouch for the answer.
 
 use std::fs::File;
 use std::io::Read;
@@ -25,7 +25,8 @@ const END: &[u8] = b"/debian/@SNAPSHOTID@/";
 /// No address is longer.
 const LONGEST: usize = 256;
 
-/// The address that this machine's apt has, with [`SNAPSHOT_ID`] in it; `None` if there is no apt, or one that knows none.
+/// The address that this machine's apt has, with [`SNAPSHOT_ID`] in it; `None` if there is no apt, or one that knows
+/// none.
 pub fn snapshot_of_apt() -> Option<String> {
     of_apt(Command::new("apt-config"))
 }
@@ -56,8 +57,8 @@ fn address(text: &str) -> Option<String> {
     (usable && text.contains(SNAPSHOT_ID)).then(|| without_credentials(text))
 }
 
-/// Looks through an image, whose files are in it as they are, for the address as apt's library has it: text that ends with
-/// a zero byte.
+/// Looks through an image, whose files are in it as they are, for the address as apt's library has it: text that ends
+/// with a zero byte.
 fn in_image(mut image: impl Read) -> Option<String> {
     let mut window = Vec::new();
     loop {

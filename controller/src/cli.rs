@@ -10,9 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// `anemos up hosts.toml` connects to each host, shows what will be lost and what will be sent, asks, boots a small system
 /// into the host's memory, runs your payload there, and watches until the new system has proved itself.
 ///
-/// Every deployment ends in one of three ways. Deployed: the new system is up, and is the one that was built. Untouched: the
-/// old system is up, and known to be as it was. Held: you have to look; the host waits in RAM for you and says why, or the
-/// reason says what is not known of it.
+/// Every deployment ends in one of three ways. Deployed: the new system is up, and is the one that was built.
+/// Untouched: the old system is up, and known to be as it was. Held: you have to look; the host waits in RAM for you
+/// and says why, or the reason says what is not known of it.
 #[derive(Debug, Parser)]
 #[command(
     version = crate::embed::BUILD,
@@ -54,8 +54,8 @@ pub enum Command {
     /// undoes everything on it; from then on Ctrl-C only detaches: the host goes on alone, and `anemos attach` follows it again.
     /// A second Ctrl-C ends at once.
     ///
-    /// Of several hosts the first goes alone. Once it is deployed, the others follow. After a host that was told to boot and ended
-    /// otherwise than deployed, no other host is told to: those that are left stay as they are.
+    /// Of several hosts the first goes alone. Once it is deployed, the others follow. After a host that was told to
+    /// boot and ended otherwise than deployed, no other host is told to: those that are left stay as they are.
     #[command(
         after_help = "Exit status: 0 all deployed, 2 bad input, 3 plan refused, 4 some host not deployed, 130 Ctrl-C."
     )]
@@ -68,9 +68,9 @@ pub enum Command {
     Plan(PlanArgs),
     /// Follow a run again, from the first event to the end
     ///
-    /// Shows what happened since the beginning, each event once, though of the lines that were printed only the last 1000 of
-    /// each host; then what happens now. While another process follows
-    /// the run, this shows what that one writes down; once it is gone, this goes on in its place.
+    /// Shows what happened since the beginning, each event once, though of the lines that were printed only the last
+    /// 1000 of each host; then what happens now. While another process follows the run, this shows what that one writes
+    /// down; once it is gone, this goes on in its place.
     Attach(Attach),
     /// Show runs, or the hosts of one, as last seen
     ///
@@ -203,8 +203,8 @@ pub struct Runs {
 pub enum RunsCommand {
     /// Delete runs that are over, with their journals
     ///
-    /// A run stays that is followed now, of which a host is held or on its way or not known, or whose key is still there: without
-    /// the key nobody gets into the RAM system any more.
+    /// A run stays that is followed now, of which a host is held or on its way or not known, or whose key is still
+    /// there: without the key nobody gets into the RAM system any more.
     #[command(after_help = "Examples:\n  anemos runs prune --keep 20\n  anemos runs prune --older 30d --yes\n\n\
                             Exit status: 0 done, 2 bad input, 3 refused by you or for want of a terminal to ask on.")]
     Prune(Prune),
@@ -220,8 +220,8 @@ pub struct Prune {
     /// Only runs that began longer ago than this, such as 30d or 12h
     #[arg(long, value_name = "AGE", value_parser = age)]
     pub older: Option<std::time::Duration>,
-    /// Also runs that are not over, of which a host is held or not known, or that can't be read. Nobody gets into their hosts'
-    /// RAM systems any more, and nothing tells how they ended
+    /// Also runs that are not over, of which a host is held or not known, or that can't be read. Nobody gets into their
+    /// hosts' RAM systems any more, and nothing tells how they ended
     #[arg(long)]
     pub force: bool,
     /// Don't ask
@@ -354,7 +354,8 @@ pub enum Base {
         /// URL of a package archive; default: this machine's own
         #[arg(long)]
         mirror: Option<String>,
-        /// URL of an archive of past versions, with @SNAPSHOTID@ where the time goes; default: the one that this machine's apt knows
+        /// URL of an archive of past versions, with @SNAPSHOTID@ where the time goes; default: the one that this
+        /// machine's apt knows
         #[arg(long)]
         snapshot: Option<String>,
     },

@@ -39,7 +39,8 @@ pub enum EmbedError {
     NoLock,
 }
 
-/// The bytes that were built in; in a plain build, those of the file that the variable names, with this at the end of its name.
+/// The bytes that were built in; in a plain build, those of the file that the variable names, with this at the end of
+/// its name.
 fn carried(built_in: Option<&[u8]>, variable: &str, ending: &str) -> Result<Arc<[u8]>, EmbedError> {
     if let Some(bytes) = built_in {
         return Ok(bytes.into());

@@ -51,8 +51,8 @@ pub fn mirrors(root: &Root, plan: &StagePlan) -> Vec<String> {
     mirrors
 }
 
-/// The archive of past versions: the user's, what the host's apt knows, what the workstation knows, what the apt in a base image
-/// of an earlier deployment knows.
+/// The archive of past versions: the user's, what the host's apt knows, what the workstation knows, what the apt in a
+/// base image of an earlier deployment knows.
 pub fn snapshot(root: &Root, plan: &StagePlan) -> Option<String> {
     plan.snapshot
         .clone()

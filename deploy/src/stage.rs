@@ -178,7 +178,8 @@ impl Job {
             ("base.cpio.zst".to_owned(), format!("base-{image}.cpio.zst")),
             ("agent.zst".to_owned(), format!("blob-{}", plan.agent.digest)),
             ("base.lock".to_owned(), format!("blob-{}", plan.lock.digest)),
-            // Unpacked, since the new system may lack what unpacks it, and wants it for nothing but the next deployment.
+            // Unpacked, since the new system may lack what unpacks it, and wants it for nothing but the next
+            // deployment.
             ("stage".to_owned(), "stage".to_owned()),
         ];
         let mut random = vec![0; SEED];

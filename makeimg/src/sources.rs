@@ -186,9 +186,9 @@ impl Sources {
     }
 }
 
-/// URLs of where the security archive of a mirror is on the same server, the likeliest first: most mirrors have `debian`
-/// and `debian-security` side by side, snapshots have the time below these, hosting companies have theirs as `security`
-/// beside what they call the other, and kin of Debian have one archive for all.
+/// URLs of where the security archive of a mirror is on the same server, the likeliest first: most mirrors have
+/// `debian` and `debian-security` side by side, snapshots have the time below these, hosting companies have theirs as
+/// `security` beside what they call the other, and kin of Debian have one archive for all.
 fn beside(mirror: &str) -> Vec<String> {
     let at = mirror.find("://").map_or_else(|| mirror.find(':').map_or(0, |at| at + 1), |at| at + 3);
     let path = at + mirror[at..].find('/').unwrap_or(mirror.len() - at);
@@ -233,7 +233,8 @@ fn own(context: &Context, known: Option<&str>) -> Vec<String> {
 /// The archive of a line such as `'http://m.test/debian-security/dists/trixie-security/InRelease' m.test_… 0`.
 fn security_of(line: &str) -> Option<String> {
     let (archive, suite) = line.strip_prefix('\'')?.split_once("/InRelease'")?.0.rsplit_once("/dists/")?;
-    // Until Debian 10 they were called `buster/updates`. Files and lists of mirrors of this machine's mean nothing elsewhere.
+    // Until Debian 10 they were called `buster/updates`. Files and lists of mirrors of this machine's mean nothing
+    // elsewhere.
     let is_security = suite.ends_with("-security") || suite.ends_with("/updates");
     (is_security && archive.starts_with("http")).then(|| archive.to_owned())
 }

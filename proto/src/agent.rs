@@ -10,8 +10,8 @@ use crate::event::{Event, Progress};
 use crate::ids::Digest;
 use crate::stage::BlobRef;
 
-/// File in /sys/firmware/efi/efivars in which a RAM system that leaves for the old one, before anybody has acknowledged its
-/// [`crate::event::EventKind::NothingWritten`], says the same: attributes (4 bytes, little endian; kernel document
+/// File in /sys/firmware/efi/efivars in which a RAM system that leaves for the old one, before anybody has acknowledged
+/// its [`crate::event::EventKind::NothingWritten`], says the same: attributes (4 bytes, little endian; kernel document
 /// filesystems/efivarfs), then `RUN ATTEMPT` in ASCII. It is the machine's, so the host needs no name in it.
 pub const NOTE: &str = "AnemosNothingWritten-8c1f7f3e-52a4-4b06-9f0a-6d2e94c7a1b5";
 

@@ -1,5 +1,5 @@
-//! Which disk is which under two kernels. Pure: whoever looks at `/sys` hands over what is there, so stage and agent read
-//! the same things in the same way.
+//! Which disk is which under two kernels. Pure: whoever looks at `/sys` hands over what is there, so stage and agent
+//! read the same things in the same way.
 
 use crate::host::DiskId;
 
@@ -10,13 +10,14 @@ const SECTOR: u64 = 512;
 /// tells where a disk is plugged in.
 const NO_PLACE: [&str; 6] = ["virtual", "session", "rport-", "end_device-", "vmbus_", "nvme-subsys"];
 
-/// Parts that are numbered so as well, but are the only ones below what is above them, or what is below them tells more.
+/// Parts that are numbered so as well, but are the only ones below what is above them, or what is below them tells
+/// more.
 const ONE: [&str; 4] = ["host", "virtio", "nvme", "usb"];
 
 impl DiskId {
-    /// From what `/sys` says: the disk's name there, its directory with links resolved (`/sys/devices/…`), and a way to read
-    /// a file below that directory (Documentation/ABI in the kernel's sources: sysfs-block, sysfs-ata; SPC for the page of
-    /// vital product data).
+    /// From what `/sys` says: the disk's name there, its directory with links resolved (`/sys/devices/…`), and a way to
+    /// read a file below that directory (Documentation/ABI in the kernel's sources: sysfs-block, sysfs-ata; SPC for the
+    /// page of vital product data).
     pub fn from_sysfs(name: &str, dir: &str, read: impl Fn(&str) -> Option<Vec<u8>>) -> Self {
         let tidy = |bytes: &[u8]| {
             let text = String::from_utf8_lossy(bytes);
@@ -48,8 +49,9 @@ impl DiskId {
         }
     }
 
-    /// Why `here` can't be this disk, in words that follow its name: an id that both have differs, or the size does. A world-wide
-    /// id in another form (`t10.…` and `naa.…`) may be the same disk's, as another kernel prefers it, but nothing shows that.
+    /// Why `here` can't be this disk, in words that follow its name: an id that both have differs, or the size does. A
+    /// world-wide id in another form (`t10.…` and `naa.…`) may be the same disk's, as another kernel prefers it, but
+    /// nothing shows that.
     pub fn contradiction(&self, here: &Self) -> Option<String> {
         let differ = |a: &Option<String>, b: &Option<String>| match (a, b) {
             // Kernels pad ids with spaces, or don't.
@@ -77,8 +79,8 @@ impl DiskId {
         (!has.is_empty()).then(|| format!("has {}", has.join(" and ")))
     }
 
-    /// Whether `here` is this disk, as far as can be told: nothing contradicts, and one of the ids is the same. Place and size
-    /// count only where this disk has no id at all.
+    /// Whether `here` is this disk, as far as can be told: nothing contradicts, and one of the ids is the same. Place
+    /// and size count only where this disk has no id at all.
     pub fn is(&self, here: &Self) -> bool {
         // Both have it, and it doesn't differ.
         let same = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some();

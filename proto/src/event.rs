@@ -63,8 +63,8 @@ pub enum EventKind {
     },
     /// A payload attempt is about to start, 1 for the first. It starts once this fact is acknowledged, and not before.
     Attempt(u32),
-    /// Disks that have been written since the boot, by name, with 512-byte sectors written. Said at the first write that
-    /// is noticed, and with each outcome. That it was not said proves nothing.
+    /// Disks that have been written since the boot, by name, with 512-byte sectors written. Said at the first write
+    /// that is noticed, and with each outcome. That it was not said proves nothing.
     Written(Vec<(String, u64)>),
     /// The SSH host keys of the new system, as `.pub` lines.
     HostKeys(Vec<String>),

@@ -105,8 +105,8 @@ pub struct DiskId {
     pub serial: Option<String>,
     /// World-wide id (`/sys/block/*/device/wwid` or `wwid`), if it has one.
     pub wwid: Option<String>,
-    /// Path of the device under `/sys/devices`, without the disk's own name at the end. An ATA port's part has the port's number
-    /// at its own controller behind its number in the machine: `ata7.2`.
+    /// Path of the device under `/sys/devices`, without the disk's own name at the end. An ATA port's part has the
+    /// port's number at its own controller behind its number in the machine: `ata7.2`.
     pub path: String,
     /// Bytes.
     pub size: u64,

@@ -76,7 +76,8 @@ pub struct StagePlan {
     pub mirror: Option<String>,
     /// Archive to fall back on if neither the user nor the host names one: the workstation's.
     pub fallback_mirror: Option<String>,
-    /// Snapshot archive if the user named one, as a URL template with `@SNAPSHOTID@`; before the one that the host's apt knows.
+    /// Snapshot archive if the user named one, as a URL template with `@SNAPSHOTID@`; before the one that the host's
+    /// apt knows.
     pub snapshot: Option<String>,
     /// Which kernel boots.
     pub kernel: KernelSource,

@@ -106,8 +106,8 @@ fn asked(server: &Server, part: &str) -> bool {
     server.requests().iter().any(|request| request.path.contains(part))
 }
 
-/// A package of the base and the locked kernel have left the mirror. Both are found in the snapshot archive, which the host's apt
-/// knows, built and booted on a host of 1 GiB, and become its new system.
+/// A package of the base and the locked kernel have left the mirror. Both are found in the snapshot archive, which the
+/// host's apt knows, built and booted on a host of 1 GiB, and become its new system.
 fn left_the_mirror(lab: &Lab) -> Result<Outcome> {
     let host = Builder::new(lab, Spec::new("left-the-mirror"))?;
     host.server.fault("/debian/pool/main/a/apt/", Fault::NotFound);

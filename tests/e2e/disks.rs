@@ -12,8 +12,8 @@ pub const SCENARIOS: &[Scenario] = &[Scenario { name: "disks::unplugged_while_st
 /// Bytes a second at which the base comes: slow enough for a disk to be unplugged meanwhile.
 const SLOWLY: u64 = 1 << 20;
 
-/// One of two equal NVMe disks is declared, and pulled out before the host is in RAM. There the other has its name and its
-/// number, and must not be taken for it.
+/// One of two equal NVMe disks is declared, and pulled out before the host is in RAM. There the other has its name and
+/// its number, and must not be taken for it.
 fn unplugged_while_staging(lab: &Lab) -> Result<Outcome> {
     let server = Server::start(lab)?;
     let spec = Spec {

@@ -142,8 +142,8 @@ impl Running {
     }
 }
 
-/// examples/imgbuild-debian becomes a disk image that starts by itself with both kinds of firmware, also after an update
-/// of its kernel.
+/// examples/imgbuild-debian becomes a disk image that starts by itself with both kinds of firmware, also after an
+/// update of its kernel.
 fn debian_boots(lab: &Lab) -> Result<Outcome> {
     let project = Project::new(lab, "boots")?;
     let (older, newer) = project.with_older_kernel(lab)?;
@@ -408,8 +408,8 @@ impl Host {
     }
 }
 
-/// The host builds it on its own disk, and is found where it was. Another disk and a partition that is kept stay as they
-/// are.
+/// The host builds it on its own disk, and is found where it was. Another disk and a partition that is kept stay as
+/// they are.
 fn debian_deployed(lab: &Lab) -> Result<Outcome> {
     let host = Host::new(lab, "imgbuild-deployed", Some(DataDisk::Pattern { mib: 16 }))?;
     let Host { machine, anemos, .. } = &host;
@@ -449,8 +449,8 @@ fn debian_deployed(lab: &Lab) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// What was deployed is lived in: its kernel is updated, and it is deployed again, mostly from what it has kept, beside a
-/// partition that is kept both times.
+/// What was deployed is lived in: its kernel is updated, and it is deployed again, mostly from what it has kept, beside
+/// a partition that is kept both times.
 fn debian_deployed_again(lab: &Lab) -> Result<Outcome> {
     if std::env::var_os("ANEMOS_E2E_LONG").is_none() {
         return Ok(Outcome::Skipped("an emulated host builds this twice; ANEMOS_E2E_LONG=1 runs it".into()));

@@ -111,8 +111,8 @@ fn waited_for(lines: &[Value], host: &str) -> Vec<String> {
     waits.filter_map(|line| line["reason"].as_str().map(str::to_owned)).collect()
 }
 
-/// Three hosts get one payload, which fails after it has written. The first can't even be prepared, which says nothing of the
-/// payload; the second pays for it; the third is never told to boot.
+/// Three hosts get one payload, which fails after it has written. The first can't even be prepared, which says nothing
+/// of the payload; the second pays for it; the third is never told to boot.
 fn bad_payload(lab: &Lab) -> Result<Outcome> {
     let server = Server::start(lab)?;
     let machine = |name: &str| Machine::start(lab, Spec { archive: Some(server.port()), ..Spec::new(name) });

@@ -36,8 +36,8 @@ fn dead_mans_clock(lab: &Lab) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// The agent breaks again and again, so its clock never runs out, and no write was counted: the host goes back all the same.
-/// But a payload was started, and no agent lived to make sure that it wrote nothing.
+/// The agent breaks again and again, so its clock never runs out, and no write was counted: the host goes back all the
+/// same. But a payload was started, and no agent lived to make sure that it wrote nothing.
 fn agent_that_breaks(lab: &Lab) -> Result<Outcome> {
     let web = Deployment::new(lab, Spec::new("breaks"))?;
     web.describe(

@@ -64,7 +64,8 @@ fn reset_unheard(lab: &Lab) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// The agent has made sure that nothing was written, and that is in the journal: how the machine leaves RAM matters no more.
+/// The agent has made sure that nothing was written, and that is in the journal: how the machine leaves RAM matters no
+/// more.
 fn reset_after_the_verdict(lab: &Lab) -> Result<Outcome> {
     let web = Deployment::new(lab, Spec::new("verdict"))?;
     web.describe("#!/bin/sh\nsetsid sleep 1000 &\nexit 1\n", "")?;
@@ -79,8 +80,8 @@ fn reset_after_the_verdict(lab: &Lab) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// The workstation dies after it has attached and before it could let the payload start: it never starts, and the host goes
-/// back.
+/// The workstation dies after it has attached and before it could let the payload start: it never starts, and the host
+/// goes back.
 fn killed_before_the_release(lab: &Lab) -> Result<Outcome> {
     let web = Deployment::new(lab, Spec::new("release"))?;
     web.describe(

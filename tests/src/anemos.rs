@@ -42,8 +42,8 @@ impl Anemos {
         Ok(workstation)
     }
 
-    /// Has the workstation's apt know what this configuration says of archives of past versions, and nothing else: what it has
-    /// built in leads out of the lab.
+    /// Has the workstation's apt know what this configuration says of archives of past versions, and nothing else: what
+    /// it has built in leads out of the lab.
     pub fn tell_apt(&self, configuration: &str) -> Result<()> {
         self.write("apt.conf", &format!("#clear Acquire::Snapshots::URI;\n{configuration}")).map(|_| ())
     }

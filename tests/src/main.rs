@@ -166,8 +166,8 @@ fn setup(lab: &Lab, all: bool) -> Result<()> {
     Ok(())
 }
 
-/// From now on this process and what it starts are a group, which a thread ends when standard input does. So whoever holds
-/// the other end can't leave them behind, however it ends and whoever they belong to.
+/// From now on this process and what it starts are a group, which a thread ends when standard input does. So whoever
+/// holds the other end can't leave them behind, however it ends and whoever they belong to.
 fn end_with_stdin() -> Result<()> {
     // The one that starts a group already leads it, and may not start another.
     if rustix::process::getpgrp() != rustix::process::getpid() {

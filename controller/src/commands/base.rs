@@ -56,7 +56,8 @@ fn mirrors(given: Option<&str>) -> Result<Vec<String>, CommandError> {
     Ok(mirrors)
 }
 
-/// An archive of past versions, from whoever on this machine knows one: its apt, or the apt in a base image that was built here.
+/// An archive of past versions, from whoever on this machine knows one: its apt, or the apt in a base image that was
+/// built here.
 pub(super) fn known_snapshot() -> Option<String> {
     anemos_base::snapshot_of_apt().or_else(|| anemos_base::snapshot_of_images(&cache_directory().ok()?))
 }

@@ -72,7 +72,8 @@ fn began_ms(run: &RunDir) -> Option<u64> {
     u64::try_from(1000 * seconds).ok()
 }
 
-/// Which runs are to go, of all, the newest first: those after the newest `keep`, and of these those older than `older`.
+/// Which runs are to go, of all, the newest first: those after the newest `keep`, and of these those older than
+/// `older`.
 fn pick(runs: Vec<RunDir>, keep: Option<usize>, older: Option<Duration>, now_ms: u64) -> Vec<RunDir> {
     let old = |run: &RunDir| {
         older.is_none_or(|older| {

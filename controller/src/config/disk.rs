@@ -76,8 +76,8 @@ impl fmt::Display for DiskSelector {
     }
 }
 
-/// Resolves a host's disks, `ANEMOS_DISK` first. Two selectors that mean the same disk are an error, and so is a disk that
-/// could not be told from another after the boot.
+/// Resolves a host's disks, `ANEMOS_DISK` first. Two selectors that mean the same disk are an error, and so is a disk
+/// that could not be told from another after the boot.
 pub fn select_disks<'d, 's>(
     selectors: impl IntoIterator<Item = &'s DiskSelector>,
     disks: &'d [Disk],

@@ -144,8 +144,8 @@ async fn decided(
     Err(why_not)
 }
 
-/// Waits until the host may go on. The hosts before it may take longer than the stage or the connection last: then the host
-/// is met again.
+/// Waits until the host may go on. The hosts before it may take longer than the stage or the connection last: then the
+/// host is met again.
 async fn turn(
     job: &Job,
     reporter: &mut Reporter,

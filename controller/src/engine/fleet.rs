@@ -198,8 +198,8 @@ impl Fleet {
     }
 }
 
-/// A host's place in a fleet. Where it is dropped without a word about its end, the host is taken for one that failed if it
-/// was told to boot.
+/// A host's place in a fleet. Where it is dropped without a word about its end, the host is taken for one that failed
+/// if it was told to boot.
 #[derive(Debug)]
 pub struct Seat {
     fleet: signal::Sender<Fleet>,

@@ -181,8 +181,8 @@ async fn a_seat_that_is_lost_counts() {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: the limits are kept, nobody is forgotten, and each payload that fails costs no more
-    /// hosts than were told to boot before.
+    /// Whatever happens in whatever order: the limits are kept, nobody is forgotten, and each payload that fails costs
+    /// no more hosts than were told to boot before.
     #[test]
     fn limits_are_kept(
         count in 1..=6_usize,

@@ -14,7 +14,8 @@ pub struct Look {
     pub identity: String,
     /// `PRETTY_NAME` of its os-release, or empty.
     pub os: String,
-    /// What the last RAM system that noted something in this machine's firmware noted: see [`anemos_proto::agent::NOTE`].
+    /// What the last RAM system that noted something in this machine's firmware noted: see
+    /// [`anemos_proto::agent::NOTE`].
     pub note: String,
 }
 

@@ -15,8 +15,8 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Time between two records of the sums of bytes: what a process that died had not written down is missing in the sums of
-/// the next, and in nothing else.
+/// Time between two records of the sums of bytes: what a process that died had not written down is missing in the sums
+/// of the next, and in nothing else.
 const COUNT_EVERY: Duration = Duration::from_secs(30);
 
 /// The voice of one host.
@@ -72,8 +72,8 @@ impl Reporter {
         &self.host
     }
 
-    /// Takes over the sums of an earlier process from what it told, and shows that again, but for the first `seen`, which
-    /// the screens have got already.
+    /// Takes over the sums of an earlier process from what it told, and shows that again, but for the first `seen`,
+    /// which the screens have got already.
     pub fn replay(&mut self, told: Vec<(u64, Update)>, seen: usize) {
         let (first, last) = (told.first().map(|(ms, _)| *ms), told.last().map(|(ms, _)| *ms));
         let mut open: Option<(Phase, u64)> = None;
@@ -158,8 +158,8 @@ impl Reporter {
         self.counted = Some(Instant::now());
     }
 
-    /// Makes what was written safe, and then that the agent may begin payload attempt `number`. Only after `true` may it
-    /// be told so.
+    /// Makes what was written safe, and then that the agent may begin payload attempt `number`. Only after `true` may
+    /// it be told so.
     pub fn attempt(&mut self, number: u32) -> bool {
         if !self.sync() {
             return false;

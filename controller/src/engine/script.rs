@@ -1,5 +1,5 @@
-//! The two shell scripts that run on hosts. POSIX sh; both are tested under dash and busybox, and handed over by each login
-//! shell that is installed.
+//! The two shell scripts that run on hosts. POSIX sh; both are tested under dash and busybox, and handed over by each
+//! login shell that is installed.
 
 use anemos_proto::agent::NOTE;
 
@@ -8,18 +8,19 @@ use super::stage::StageBinary;
 /// What marks our lines among whatever else a login shell prints.
 pub const MARK: &str = "anemos: ";
 
-/// Where an earlier deployment left the stage, as the executable that it is: a system may lack what it once was packed for.
+/// Where an earlier deployment left the stage, as the executable that it is: a system may lack what it once was packed
+/// for.
 const CACHED: &str = "/var/cache/anemos/stage";
 
 /// Says what a root file system is: the number of the file system, which mkfs makes anew, and the machine id.
 const IDENTITY: &str = "$(stat -f -c %i / 2>/dev/null)-$(cat /etc/machine-id 2>/dev/null)";
 
-/// A command that finds a place for the stage, gets it (from the host's cache, or packed from standard input), and becomes
-/// it.
+/// A command that finds a place for the stage, gets it (from the host's cache, or packed from standard input), and
+/// becomes it.
 ///
-/// It says `anemos: need PACKING ID` or `anemos: have ID`, or `anemos: error …`. The stage's hello follows. The packing is the
-/// first of the stage's that the host's own tools can unpack, as a tiny sample of each shows: that a tool is there is not
-/// enough, since busybox's `xz` lacks the filters, and a host may lack the memory.
+/// It says `anemos: need PACKING ID` or `anemos: have ID`, or `anemos: error …`. The stage's hello follows. The packing
+/// is the first of the stage's that the host's own tools can unpack, as a tiny sample of each shows: that a tool is
+/// there is not enough, since busybox's `xz` lacks the filters, and a host may lack the memory.
 pub fn bootstrap(stage: &StageBinary) -> String {
     let StageBinary { digest, arch, .. } = stage;
     let choices: Vec<String> = stage
@@ -63,7 +64,8 @@ exec "$f" serve --dir "$d""##
     quoted(&script)
 }
 
-/// A command that says which system this is: boot id, root file system, name, and what a RAM system noted in the firmware.
+/// A command that says which system this is: boot id, root file system, name, and what a RAM system noted in the
+/// firmware.
 pub fn look() -> String {
     // Nobody can seek in a variable of the firmware, which tail(1) would try.
     let script = format!(
@@ -79,10 +81,10 @@ if [ -r $n ]; then printf "{MARK}note %s\n" "$(cat $n | tail -c +5)"; fi"#
 
 /// `sh -c` with the script as one word, for whatever shell the user has.
 ///
-/// csh takes a newline for the end of a quoted word and `!` for history even there, fish takes the backslash before another
-/// or before a quote away, and a quote within quotes is spelt in one way that all understand but is long: so a script has
-/// none of them. The newlines in its source are for its reader, and each follows a `;` or a word after which the shell goes
-/// on reading.
+/// csh takes a newline for the end of a quoted word and `!` for history even there, fish takes the backslash before
+/// another or before a quote away, and a quote within quotes is spelt in one way that all understand but is long: so a
+/// script has none of them. The newlines in its source are for its reader, and each follows a `;` or a word after which
+/// the shell goes on reading.
 fn quoted(script: &str) -> String {
     debug_assert!(!script.contains(['!', '\'']) && !script.contains(r"\\"), "{script}");
     format!("exec sh -c '{}'", script.replace('\n', " "))

@@ -38,8 +38,8 @@ pub struct Packing {
     pub sample: &'static str,
 }
 
-/// All ways. gzip is on every host; the others are smaller. The samples are from `printf x | TOOL …` with the options of
-/// `deploy/build-remote.sh`.
+/// All ways. gzip is on every host; the others are smaller. The samples are from `printf x | TOOL …` with the options
+/// of `deploy/build-remote.sh`.
 pub const PACKINGS: [Packing; 4] = [
     Packing {
         name: "x86.xz",
@@ -168,8 +168,8 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Reads up to the script's `need` or `have`, and leaves what follows in `buffer`. Returns how the stage is to be packed,
-    /// unless the host has it.
+    /// Reads up to the script's `need` or `have`, and leaves what follows in `buffer`. Returns how the stage is to be
+    /// packed, unless the host has it.
     async fn read_answer(&mut self, buffer: &mut Vec<u8>) -> Result<Option<String>, StageError> {
         loop {
             while let Some(end) = buffer.iter().position(|&b| b == b'\n') {

@@ -67,7 +67,8 @@ fn packed(arch: &'static str) -> StageBinary {
     StageBinary::new(FAKE, PACKINGS.iter().map(packed).collect(), arch)
 }
 
-/// A PATH with the programs that the script needs, and of those that unpack only the ones named: as they are, or busybox's.
+/// A PATH with the programs that the script needs, and of those that unpack only the ones named: as they are, or
+/// busybox's.
 fn path_with(names: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let on_path = |name: &str| {
@@ -154,7 +155,8 @@ fn the_stage_arrives_or_nothing_stays() {
     }
 }
 
-/// Each sample unpacks by the tool that it is a sample for, and the one with a filter does not by a tool without filters.
+/// Each sample unpacks by the tool that it is a sample for, and the one with a filter does not by a tool without
+/// filters.
 #[test]
 fn samples() {
     for Packing { name, unpack, sample } in &PACKINGS {

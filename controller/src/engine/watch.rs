@@ -105,8 +105,8 @@ impl Known {
         !self.run.is_empty() && noted.is_some_and(|attempt| attempt >= self.attempt)
     }
 
-    /// Whether the disks are as they were: proof of it, or why that is not known. That no write was heard of is no proof:
-    /// a machine that dies says nothing.
+    /// Whether the disks are as they were: proof of it, or why that is not known. That no write was heard of is no
+    /// proof: a machine that dies says nothing.
     fn proof(&self, look: &Look) -> Result<&'static str, String> {
         if self.is_noted(look) && !self.written {
             return Ok("nothing had been written to a disk, as the RAM system noted in the firmware");

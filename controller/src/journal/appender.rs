@@ -50,8 +50,8 @@ impl Appender {
         Self::open_seen(path, Keep::All, 0)
     }
 
-    /// The same, with only so much of what was told, and saying how much of it an onlooker has seen who has seen what is
-    /// before `seen` bytes.
+    /// The same, with only so much of what was told, and saying how much of it an onlooker has seen who has seen what
+    /// is before `seen` bytes.
     pub fn open_seen(path: &Path, keep: Keep, seen: u64) -> Result<(Self, Digested), JournalError> {
         let io = |doing: &'static str| move |source: io::Error| JournalError::io(doing, path, source);
         let mut options = OpenOptions::new();
@@ -101,8 +101,8 @@ impl Appender {
         Ok((appender, digested))
     }
 
-    /// Appends a record. Lines of output are in the file after the next [`Appender::sync`], others at once; all of it is
-    /// safe only after the next [`Appender::sync`].
+    /// Appends a record. Lines of output are in the file after the next [`Appender::sync`], others at once; all of it
+    /// is safe only after the next [`Appender::sync`].
     pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
         self.refuse_after_failure()?;
         let appended = self.try_append(record);
@@ -201,8 +201,8 @@ impl Drop for Appender {
     }
 }
 
-/// Keeps a damaged file as it is now beside itself, and says under which name. What an earlier copy has is in a later one too: nothing is ever cut
-/// off but what a crash left unfinished.
+/// Keeps a damaged file as it is now beside itself, and says under which name. What an earlier copy has is in a later
+/// one too: nothing is ever cut off but what a crash left unfinished.
 fn keep_beside(path: &Path) -> Result<String, JournalError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".damaged");

@@ -4,8 +4,8 @@
 //! must be concluded from that. So the number is written here, and synced, before the agent hears that it may start:
 //! where this file knows of more than the journal does, the journal has lost something.
 //!
-//! The file is three lines of text, each ended by a newline: `anemos attempt 1` (the format), the number, and the CRC-32
-//! of the two lines before as eight hexadecimal digits. Zero stands for a host that was told to boot.
+//! The file is three lines of text, each ended by a newline: `anemos attempt 1` (the format), the number, and the
+//! CRC-32 of the two lines before as eight hexadecimal digits. Zero stands for a host that was told to boot.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

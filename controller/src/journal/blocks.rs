@@ -10,8 +10,8 @@
 //! | 4 | CRC-32 of the body, big endian |
 //! | … | the body: a piece of a zstd stream, flushed, so that all before it can be decompressed |
 //!
-//! Blocks are only ever appended, each with one write. So what a crash leaves at the end is the beginning of a block, or
-//! zeros where the file system had made room and not more; that is told apart from damage because the length can be
+//! Blocks are only ever appended, each with one write. So what a crash leaves at the end is the beginning of a block,
+//! or zeros where the file system had made room and not more; that is told apart from damage because the length can be
 //! believed. After damage the reader goes on at the next block.
 
 use std::io::{self, Read};

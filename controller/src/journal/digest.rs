@@ -62,7 +62,8 @@ pub struct Digested {
     pub summary: Option<Summary>,
     /// The newest payload attempt that the agent told of; 0 if none.
     pub attempt: u32,
-    /// Why nothing may be concluded from this journal, if that is so: it is damaged, or knows less than its second file.
+    /// Why nothing may be concluded from this journal, if that is so: it is damaged, or knows less than its second
+    /// file.
     #[serde(skip)]
     pub damaged: Option<String>,
     /// The format of a journal from before the present one: only the Anemos that began it can go on with it.

@@ -17,8 +17,8 @@ use anemos_proto::event::{Event, EventKind, Stream};
 use super::Record;
 use crate::report::{Speaker, Update};
 
-/// A line that took longer or shorter to arrive than the one before, by less than so many milliseconds, is written down as
-/// having taken as long. When it was printed is exact.
+/// A line that took longer or shorter to arrive than the one before, by less than so many milliseconds, is written down
+/// as having taken as long. When it was printed is exact.
 const ALIKE_MS: u64 = 100;
 
 const JSON: u8 = 0;

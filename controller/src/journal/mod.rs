@@ -128,8 +128,8 @@ impl JournalError {
     }
 }
 
-/// One entry of a host's journal. In the file it is JSON for the most part: names that are in it stay as they are, and a
-/// field that comes to any type in it has a `#[serde(default)]`.
+/// One entry of a host's journal. In the file it is JSON for the most part: names that are in it stay as they are, and
+/// a field that comes to any type in it has a `#[serde(default)]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Record {
     /// What the screens were told.

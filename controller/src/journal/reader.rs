@@ -235,8 +235,8 @@ pub(super) fn read_into(
     Ok(())
 }
 
-/// What the journal of a host amounts to, without what was told; only its last stream is decompressed, though all of the
-/// file is held against its checksums. For looking: whoever decides something wants [`digest`].
+/// What the journal of a host amounts to, without what was told; only its last stream is decompressed, though all of
+/// the file is held against its checksums. For looking: whoever decides something wants [`digest`].
 pub fn glance(path: &Path) -> Result<Digested, JournalError> {
     match last_stream(path) {
         Ok(Some(mut digested)) => {

@@ -13,8 +13,8 @@ pub const STREAM: usize = 2 << 20;
 /// Bytes that one block may decompress to.
 const MAX_PLAIN: usize = 16 << 20;
 
-/// log2 of what is looked back on for repetitions, and of the tables for it: a run may have five hundred hosts, each with
-/// a stream. Logs repeat what is near.
+/// log2 of what is looked back on for repetitions, and of the tables for it: a run may have five hundred hosts, each
+/// with a stream. Logs repeat what is near.
 const WINDOW_LOG: u32 = 18;
 const TABLE_LOG: u32 = 15;
 

@@ -238,7 +238,8 @@ fn what_is_not_known_is_said() {
     assert_eq!(glance(&path).unwrap().damaged, Some(doubt));
 }
 
-/// A glance decompresses the last stream only: what an earlier one would say is not even looked at, but for its checksums.
+/// A glance decompresses the last stream only: what an earlier one would say is not even looked at, but for its
+/// checksums.
 #[test]
 fn a_glance_reads_the_end() {
     let dir = tempfile::tempdir().unwrap();

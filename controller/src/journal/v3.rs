@@ -39,8 +39,8 @@ pub fn piece(rest: &[u8]) -> Piece {
     if rest.iter().all(|byte| *byte == 0) {
         return Piece::End(rest.len());
     }
-    // The length had no checksum. A frame that the file ends in is unfinished, unless records follow or its own checksum
-    // says that it is whole and the length is wrong.
+    // The length had no checksum. A frame that the file ends in is unfinished, unless records follow or its own
+    // checksum says that it is whole and the length is wrong.
     if let Some(next) = (1..rest.len()).find(|at| frame(&rest[*at..]).is_some()) {
         return Piece::Damage(next);
     }

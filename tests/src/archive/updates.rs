@@ -1,5 +1,5 @@
-//! Updates and security updates: signed indexes that expire within days, and the packages that these have newer than the
-//! suite.
+//! Updates and security updates: signed indexes that expire within days, and the packages that these have newer than
+//! the suite.
 
 use super::fill::{self, Apt, Filled, Indexes, SUITE, Source};
 use super::sources;

@@ -99,8 +99,9 @@ pub struct Spec {
     pub kernel: Option<Kernel>,
     /// A second disk (vdb, serial `anemos-data`).
     pub data_disk: Option<DataDisk>,
-    /// NVMe disks of 64 MiB by their serial numbers, each in a subsystem of its own that says it may have more than one path:
-    /// Linux shows a multipath disk for it. QEMU saves no machine that has one, so it can't start from the snapshot.
+    /// NVMe disks of 64 MiB by their serial numbers, each in a subsystem of its own that says it may have more than one
+    /// path: Linux shows a multipath disk for it. QEMU saves no machine that has one, so it can't start from the
+    /// snapshot.
     pub nvme: Vec<String>,
     /// The loopback port of the archive that the guest sees at its fixed address.
     pub archive: Option<u16>,

@@ -249,9 +249,9 @@ fn deployment(key: &ssh::HostKey) -> Vec<Record> {
     ]
 }
 
-/// Whatever happens to the bytes of a journal or of the file beside it, a host whose payload may have written is followed
-/// by all that is left and says so, or nothing is concluded; and the key stays. That it was never booted, or how it ended,
-/// is said only by what is whole.
+/// Whatever happens to the bytes of a journal or of the file beside it, a host whose payload may have written is
+/// followed by all that is left and says so, or nothing is concluded; and the key stays. That it was never booted, or
+/// how it ended, is said only by what is whole.
 #[test]
 fn damage_leads_to_no_other_verdict() {
     let begun = Begun::new(&["web1"]);
@@ -305,7 +305,8 @@ fn damage_leads_to_no_other_verdict() {
         assert!(seen.borrow().contains(&(cut, verdict.to_owned())), "{seen:?}");
     }
 
-    // The second file, damaged or lost in part, vouches for nothing, and what it knew the journal knows too if it is gone.
+    // The second file, damaged or lost in part, vouches for nothing, and what it knew the journal knows too if it is
+    // gone.
     for at in 0..marker.len() {
         let mut flipped = marker.clone();
         flipped[at] ^= 1;
@@ -322,7 +323,8 @@ fn damage_leads_to_no_other_verdict() {
     assert_eq!(verdict(&begun), ("deployed".into(), true));
 }
 
-/// One that was never told to boot is never taken for anything worse than held, and only by what is whole for not begun.
+/// One that was never told to boot is never taken for anything worse than held, and only by what is whole for not
+/// begun.
 #[test]
 fn damage_before_the_boot_concludes_nothing() {
     let begun = Begun::new(&["web1"]);
@@ -340,8 +342,8 @@ fn damage_before_the_boot_concludes_nothing() {
     }
 }
 
-/// One journal is damaged, one can't be read at all, one was begun by the build before: each has its say, and the others
-/// go on.
+/// One journal is damaged, one can't be read at all, one was begun by the build before: each has its say, and the
+/// others go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_host_by_itself() {
     let names = ["good", "damaged", "unreadable", "earlier", "earlier-over"];
