@@ -186,7 +186,7 @@ fn update_kernel(machine: &Machine, place: &str, newer: &str) -> Result<()> {
     let said = machine.ssh_within(&script, UPDATE)?;
     println!("makeimg: a kernel was installed in {:.0} s", begin.elapsed().as_secs_f32());
     let menu: Vec<&str> = said.lines().map(str::trim).collect();
-    let first = menu.iter().find(|line| line.starts_with("linux"));
+    let first = menu.iter().find(|line| line.starts_with("linux\t"));
     let starts = |line: &&&str| line.contains(&format!("/vmlinuz-{newer} root=UUID=")) && line.contains(" ro ");
     assert!(first.filter(starts).is_some_and(|line| line.contains("console=ttyS0")), "{said}");
     assert!(menu.iter().any(|line| line.starts_with("serial --unit=0")), "{said}");
