@@ -207,7 +207,8 @@ fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
         Goal::Boot => held(format!("instead of the RAM system came up {}", unrecognised(known, look))),
         Goal::Leave(LeaveTo::Old(reason)) if is_old => back(reason),
         Goal::Leave(LeaveTo::Old(reason)) => {
-            held(format!("{reason}; the host should have gone back to its old system, and {} came up", unrecognised(known, look)))
+            let came = unrecognised(known, look);
+            held(format!("{reason}; the host should have gone back to its old system, and {came} came up"))
         }
         Goal::Run if !is_old && known.attempt == 0 && known.proof(look).is_ok() => held(format!(
             "the machine left RAM before a payload was started, and not for its old system, as far as can be told: \
