@@ -189,6 +189,12 @@ pub fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
     Ok(found)
 }
 
+/// Disks whose counters are gone, or began anew: what was written to them since `baseline` can't be told.
+pub fn uncounted(baseline: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<String> {
+    let lost = |(name, before): &(&String, &u64)| now.get(*name).is_none_or(|count| count < *before);
+    baseline.iter().filter(lost).map(|(name, _)| name.clone()).collect()
+}
+
 /// Disks written since `baseline`, with the sectors.
 pub fn written(baseline: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
     let mut grown: BTreeMap<String, (u64, u64)> = BTreeMap::new();

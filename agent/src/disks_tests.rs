@@ -235,6 +235,14 @@ fn written_is_what_grew() {
 }
 
 #[test]
+fn a_disk_that_went_took_its_counter_along() {
+    let counts = |pairs: &[(&str, u64)]| pairs.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect();
+    let before: BTreeMap<String, u64> = counts(&[("sda", 8), ("sdb", 0), ("sdc", 5)]);
+    assert!(uncounted(&before, &counts(&[("sda", 8), ("sdb", 3), ("sdc", 5), ("sdd", 0)])).is_empty());
+    assert_eq!(uncounted(&before, &counts(&[("sda", 8), ("sdc", 0)])), ["sdb", "sdc"], "pulled, and plugged in again");
+}
+
+#[test]
 fn what_a_hidden_path_wrote_is_its_disks() {
     let counts = |pairs: &[(&str, u64)]| pairs.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect();
     let before: BTreeMap<String, u64> = counts(&[("nvme1c4n2", 10), ("nvme1c5n2", 0), ("nvme1n2", 0)]);

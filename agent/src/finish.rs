@@ -14,7 +14,7 @@ use rustix::system::{RebootCommand, reboot};
 
 use crate::app::App;
 use crate::clock::within;
-use crate::disks::Disks;
+use crate::disks::{self, Disks};
 use crate::identity::is_host_key;
 
 /// Space that seeding the cache leaves free in the new system, in bytes.
@@ -258,12 +258,17 @@ pub fn judge(app: &App) -> Result<(), String> {
     end_all()?;
     unmount_disks()?;
     rustix::fs::sync();
-    let (_, failed) = Disks::new(&app.paths.sys).guard(&[]);
+    let disks = Disks::new(&app.paths.sys);
+    let (_, failed) = disks.guard(&[]);
     if !failed.is_empty() {
         return Err(format!("can't be set read-only: {}", failed.join(", ")));
     }
     rustix::fs::sync();
-    Ok(())
+    let uncounted = disks::uncounted(&disks::baseline(&app.paths)?, &disks.sectors_written());
+    if !uncounted.is_empty() {
+        return Err(format!("gone, with what was counted: {}", uncounted.join(", ")));
+    }
+    disks.resolve(&app.run.disks, &app.host.disks).map(drop)
 }
 
 /// Kills every process but init and this one, until there are none.
