@@ -56,14 +56,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // The longest come first, so that none of them runs alone at the end.
     let groups = [
-        base::SCENARIOS,
+        makeimg::SCENARIOS,
         deploy::SCENARIOS,
+        base::SCENARIOS,
         disks::SCENARIOS,
         identity::SCENARIOS,
         lock::SCENARIOS,
         machines::SCENARIOS,
-        makeimg::SCENARIOS,
         payload::SCENARIOS,
         runs::SCENARIOS,
         safety::SCENARIOS,

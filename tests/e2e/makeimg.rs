@@ -15,10 +15,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "makeimg::debian_deployed", run: debian_deployed },
     Scenario { name: "makeimg::debian_boots", run: debian_boots },
     Scenario { name: "makeimg::debian_other_disks", run: debian_other_disks },
     Scenario { name: "makeimg::debian_archives", run: debian_archives },
-    Scenario { name: "makeimg::debian_deployed", run: debian_deployed },
     Scenario { name: "makeimg::debian_deployed_again", run: debian_deployed_again },
 ];
 
