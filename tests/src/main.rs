@@ -169,9 +169,11 @@ fn setup(lab: &Lab, all: bool) -> Result<()> {
 /// From now on this process and what it starts are a group, which a thread ends when standard input does. So whoever
 /// holds the other end can't leave them behind, however it ends and whoever they belong to.
 fn end_with_stdin() -> Result<()> {
-    // The one that starts a group already leads it, and may not start another.
-    if rustix::process::getpgrp() != rustix::process::getpid() {
-        rustix::process::setpgid(None, None).context("cannot start a process group")?;
+    // The leader of a session leads its group already, and may not start another. (Which group this is now can't be
+    // asked: one whose leader is outside of this PID namespace has the number 0, which rustix takes for impossible.)
+    match rustix::process::setpgid(None, None) {
+        Ok(()) | Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(error).context("cannot start a process group"),
     }
     thread::spawn(|| {
         // What can't be read any more is at its end, too.
