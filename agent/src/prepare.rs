@@ -1,12 +1,13 @@
 //! Getting ready for the payload: the base unpacked, its disks found, all others guarded.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anemos_netstate as netstate;
 use anemos_proto::event::{Level, Progress, StepOutcome, Unit};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tokio::time::Instant;
 
 use crate::app::App;
@@ -90,11 +91,40 @@ async fn index_modules(app: &App) {
     }
     let made = tokio::process::Command::new("/usr/sbin/depmod").arg(&app.host.kernel_release).output().await;
     let why = match made {
-        Ok(output) if output.status.success() => return,
+        Ok(output) if output.status.success() => return static_nodes(app),
         Ok(output) => format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
         Err(e) => e.to_string(),
     };
     app.log.note(Level::Warning, format!("modprobe will find no modules, because depmod failed: {why}"));
+}
+
+/// Makes the device nodes that modules want to be found at before they are loaded, such as /dev/loop-control: whoever opens
+/// one has the kernel load its module. Elsewhere kmod(8) `static-nodes` sees to it.
+fn static_nodes(app: &App) {
+    let path = app.paths.root.join("lib/modules").join(&app.host.kernel_release).join("modules.devname");
+    for line in fs::read_to_string(path).unwrap_or_default().lines() {
+        let Some((name, kind, number)) = static_node(line) else { continue };
+        let node = Path::new("/dev").join(name);
+        let _ = fs::create_dir_all(node.parent().unwrap_or(&node));
+        match mknodat(CWD, &node, kind, Mode::RUSR | Mode::WUSR, number) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => app.log.note(Level::Warning, format!("{} can't be made: {e}", node.display())),
+        }
+    }
+}
+
+/// Name, kind and number of a node, from a line of modules.devname: `loop loop-control c10:237`.
+fn static_node(line: &str) -> Option<(&str, FileType, u64)> {
+    let [_, name, device] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
+    let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    let kind = match device.chars().next()? {
+        'c' => FileType::CharacterDevice,
+        'b' => FileType::BlockDevice,
+        _ => return None,
+    };
+    let (major, minor) = device[1..].split_once(':')?;
+    plain.then_some(())?;
+    Some((name, kind, makedev(major.parse().ok()?, minor.parse().ok()?)))
 }
 
 /// Does what must be done before the payload may start; returns the declared disks' names.
@@ -267,5 +297,22 @@ pub fn fence(app: &App, allowed: &[String]) {
     if let Err(e) = cgroup::forbid_writing(&devices) {
         let text = format!("other disks are protected from the payload only by being set read-only: {e}");
         app.log.note(Level::Warning, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn static_nodes_are_read() {
+        let control = Some(("loop-control", FileType::CharacterDevice, makedev(10, 237)));
+        assert_eq!(static_node("loop loop-control c10:237"), control);
+        assert_eq!(static_node("tun net/tun c10:200").map(|(name, ..)| name), Some("net/tun"));
+        for other in
+            ["# Device nodes to trigger on-demand module loading.", "x ../../etc/x c1:2", "x y p1:2", "x y c1", ""]
+        {
+            assert_eq!(static_node(other), None, "{other}");
+        }
     }
 }

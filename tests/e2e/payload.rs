@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "payload::fails_after_writing_then_retry", run: fails_after_writing },
     Scenario { name: "payload::controller_killed", run: controller_killed },
+    Scenario { name: "payload::loads_what_it_opens", run: loads_what_it_opens },
 ];
 
 /// It is held for a person, who gets in, looks around, and sends a payload that works.
@@ -109,6 +110,22 @@ fn wait_text(file: &Path, text: &str) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// A payload gets a loop device and device mapper also where the old system had not loaded them, as a new one has not.
+fn loads_what_it_opens(lab: &Lab) -> Result<Outcome> {
+    let web = Deployment::new(lab, Spec::new("opens"))?;
+    web.machine.ssh("modprobe -r loop dm_mod; ! grep -qE '^(loop|dm_mod) ' /proc/modules")?;
+    web.describe(
+        "#!/bin/sh\nset -e\nhead -c 1M /dev/zero >/tmp/file\nloop=$(losetup --show -f /tmp/file)\ndmsetup version\n\
+         anemos-agent note \"got $loop\"\nlosetup -d \"$loop\"\nexit 1\n",
+        "",
+    )?;
+    let ended = web.anemos.run(UP, LONG)?;
+    let got =
+        |line: &Value| is_event(line, "note") && line["text"].as_str().is_some_and(|t| t.contains("got /dev/loop"));
+    expect(ended.json().iter().any(got), "the payload got no loop device, or no device mapper")?;
+    expect_end(&ended, "untouched", "nothing had been written to a disk").map(|()| Outcome::Passed)
 }
 
 /// The workstation dies in the middle; the host goes on, and whoever comes later misses nothing.
