@@ -187,7 +187,7 @@ impl Machine {
 
     /// The attempt of which it is certain that nothing was written, while nobody has acknowledged that.
     pub fn unheard(&self) -> Option<u32> {
-        self.unheard
+        self.unheard.filter(|_| !self.written)
     }
 
     /// When to [`Input::Tick`] next.

@@ -98,8 +98,8 @@ async fn index_modules(app: &App) {
     app.log.note(Level::Warning, format!("modprobe will find no modules, because depmod failed: {why}"));
 }
 
-/// Makes the device nodes that modules want to be found at before they are loaded, such as /dev/loop-control: whoever opens
-/// one has the kernel load its module. Elsewhere kmod(8) `static-nodes` sees to it.
+/// Makes the device nodes that modules want to be found at before they are loaded, such as /dev/loop-control: whoever
+/// opens one has the kernel load its module. Elsewhere kmod(8) `static-nodes` sees to it.
 fn static_nodes(app: &App) {
     let path = app.paths.root.join("lib/modules").join(&app.host.kernel_release).join("modules.devname");
     for line in fs::read_to_string(path).unwrap_or_default().lines() {

@@ -162,6 +162,11 @@ fn that_nothing_was_written_is_said_only_once_it_is_certain() {
     unheard.detach().tell(failed()).pass(11);
     assert_eq!((unheard.returned(), unheard.machine.unheard()), (true, Some(1)));
 
+    // Told to hold instead, and written by a person since: there is nothing left to note.
+    let mut kept = Story::running();
+    kept.tell(failed()).tell(Input::Finish(Finish::Hold)).tell(Input::Written).tell(Input::Finish(Finish::Reboot));
+    assert_eq!((kept.left().is_some(), kept.machine.unheard()), (true, None));
+
     let mut unsure = Story::running();
     unsure.verdict = Some(Err("a process can't be killed".into()));
     unsure.tell(failed()).tell(Input::Acked(77));
