@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::time::Instant;
 
 use crate::app::App;
+use crate::disks::Numbers;
 
 const DIR: &str = "/sys/fs/cgroup/anemos-payload";
 
@@ -92,17 +93,6 @@ fn tree(dir: &Path) -> Vec<PathBuf> {
         next += 1;
     }
     all
-}
-
-/// Block devices with one major number: `first..=last` of the minor ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Numbers {
-    /// Major number.
-    pub major: u32,
-    /// First minor number.
-    pub first: u32,
-    /// Last minor number.
-    pub last: u32,
 }
 
 /// Keeps the payload from opening these for writing, directly, by mounting, or under a mapper or RAID device. That a disk

@@ -8,7 +8,7 @@ use anemos_netstate::render;
 
 use crate::helper::{self, Call};
 use crate::paths::Paths;
-use crate::{identity, imgbuild, init, serve};
+use crate::{given, identity, imgbuild, serve};
 
 const USAGE: &str = "\
 anemos-agent: the payload's line to the agent that runs it
@@ -44,7 +44,7 @@ pub fn run(words: &[String]) -> ExitCode {
         }
         // For the agent itself, where a payload is an IMGBUILD.
         ["imgbuild"] => {
-            init::read_host(&here()).and_then(|host| imgbuild::run(&socket(), &host, &init::read_run(&here())?.keeps))
+            given::read_host(&here()).and_then(|host| imgbuild::run(&socket(), &host, &given::read_run(&here())?.keeps))
         }
         ["nosync", program, ref arguments @ ..] => Err(nosync(program, arguments)),
         ["network", "render", format, dir] => network(format, Path::new(dir)),
@@ -97,7 +97,7 @@ fn socket() -> PathBuf {
 }
 
 fn network(format: &str, dir: &Path) -> Result<(), String> {
-    let state = init::read_host(&here())?.network;
+    let state = given::read_host(&here())?.network;
     let files = match format {
         "--ifupdown" => render::ifupdown(&state),
         "--networkd" => render::networkd(&state),
@@ -119,7 +119,7 @@ fn network(format: &str, dir: &Path) -> Result<(), String> {
 }
 
 fn install(dir: &Path) -> Result<(), String> {
-    let host = init::read_host(&here())?;
+    let host = given::read_host(&here())?;
     for name in identity::install(&host.ssh_identity, dir).map_err(|e| format!("host keys: {e}"))? {
         println!("{}", dir.join("etc/ssh").join(name).display());
     }

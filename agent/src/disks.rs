@@ -8,8 +8,18 @@ use std::path::{Path, PathBuf};
 
 use anemos_proto::host::DiskId;
 
-use crate::cgroup::Numbers;
 use crate::paths::Paths;
+
+/// Block devices with one major number: `first..=last` of the minor ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// Major number.
+    pub major: u32,
+    /// First minor number.
+    pub first: u32,
+    /// Last minor number.
+    pub last: u32,
+}
 
 /// The disks of this machine.
 #[derive(Debug, Clone)]

@@ -1,28 +1,23 @@
 //! PID 1: makes the machine usable, starts the agent, reaps, and starts the agent again, held, if it breaks.
 
 use std::ffi::CStr;
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use anemos_proto::codec::from_bytes;
-use anemos_proto::config::{HostConfig, RunConfig};
 use rustix::mount::{MountFlags, mount, mount_remount};
 use rustix::process::{Pid, WaitOptions, wait};
 use rustix::system::{RebootCommand, reboot, sethostname};
-use serde::de::DeserializeOwned;
 
 use crate::clock::within;
 use crate::console::say;
 use crate::disks::{self, Disks};
+use crate::given::{self, PROBLEMS};
+use crate::modules;
 use crate::paths::Paths;
-
-/// Where the boot's problems are kept for the agent to report.
-pub const PROBLEMS: &str = "problems";
 
 /// How long drivers of network cards may take.
 const FIRST_MODULES: Duration = Duration::from_secs(30);
@@ -41,12 +36,7 @@ pub fn run() -> ! {
     prepare(&paths, &mut problems);
     // Only what the network needs; the agent loads the others when it has said its first word. A driver that hangs must not
     // keep the agent, and its clock, from starting.
-    let loaded = within(FIRST_MODULES, || {
-        let mut problems = Vec::new();
-        load_modules(&Paths::host(), "modules.first", &mut problems);
-        problems
-    });
-    match loaded {
+    match within(FIRST_MODULES, || modules::load(&Paths::host(), "modules.first")) {
         Some(more) => problems.extend(more),
         None => problems.push(format!("a module that the network needs does not load within {FIRST_MODULES:?}")),
     }
@@ -109,19 +99,9 @@ fn make_machine(problems: &mut Vec<String>) {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
 }
 
-/// Mounts the firmware's variables, once the kernel can load what it needs for it.
-pub fn mount_efivars() -> Result<(), String> {
-    let path = "/sys/firmware/efi/efivars";
-    let usual = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    match mount(c"efivarfs", path, c"efivarfs", usual, c"") {
-        Err(e) if e != rustix::io::Errno::BUSY && Path::new(path).exists() => Err(format!("can't mount {path}: {e}")),
-        _ => Ok(()),
-    }
-}
-
 fn prepare(paths: &Paths, problems: &mut Vec<String>) {
     let _ = fs::create_dir_all(&paths.run);
-    match read_host(paths) {
+    match given::read_host(paths) {
         Ok(host) => {
             let feed = OpenOptions::new().write(true).open("/dev/urandom");
             if let Err(e) = feed.and_then(|random| crate::sys::add_entropy(&random, host.random_seed.expose())) {
@@ -136,38 +116,11 @@ fn prepare(paths: &Paths, problems: &mut Vec<String>) {
     }
 }
 
-/// Reads what the stage left of the host.
-pub fn read_host(paths: &Paths) -> Result<HostConfig, String> {
-    read(&paths.anemos.join("host.bin"))
-}
-
-/// Reads what the controller wants, as the stage left it.
-pub fn read_run(paths: &Paths) -> Result<RunConfig, String> {
-    read(&paths.anemos.join("run.bin"))
-}
-
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
-    let bytes = fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    from_bytes(&bytes).map_err(|e| format!("{}: {e}", path.display()))
-}
-
-/// Loads the modules of a list that the stage left, in its order.
-pub fn load_modules(paths: &Paths, list: &str, problems: &mut Vec<String>) {
-    let list = fs::read_to_string(paths.anemos.join(list)).unwrap_or_default();
-    for path in list.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        match File::open(path).and_then(|file| crate::sys::load_module(&file)) {
-            // EEXIST: it is built in or loaded already.
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => problems.push(format!("module {path}: {e}")),
-            _ => {}
-        }
-    }
-}
-
 fn supervise(paths: &Paths) -> ! {
     let mut reason: Option<String> = None;
     let mut pause = Duration::from_secs(1);
     let mut breaking = Instant::now();
-    let patience = read_run(paths).map_or(PATIENCE, |run| Duration::from_secs(run.deadlines.dead_man_s.into()));
+    let patience = given::read_run(paths).map_or(PATIENCE, |run| Duration::from_secs(run.deadlines.dead_man_s.into()));
     loop {
         let started = Instant::now();
         let _ = fs::remove_file(paths.last_words());

@@ -21,9 +21,9 @@ use crate::cgroup::Cgroup;
 use crate::disks::Disks;
 use crate::helper::{Call, Plea};
 use crate::lines::Lines;
-use crate::shell::PATH;
+use crate::paths::PATH;
 use crate::sys::{ChildSetup, in_own_session};
-use crate::unpack;
+use crate::{guard, unpack};
 
 /// After SIGTERM, before SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ impl Runner {
         stop: &mut mpsc::UnboundedReceiver<String>,
     ) -> Result<(), String> {
         let cgroup = Cgroup::new(&self.app);
-        crate::prepare::fence(&self.app, &self.disks);
+        guard::fence(&self.app, &self.disks);
         if self.app.paths.machine {
             for failed in Disks::new(&self.app.paths.sys).release(&self.disks) {
                 self.app.log.note(Level::Warning, format!("can't be made writable again: {failed}"));

@@ -1,18 +1,18 @@
 //! Getting ready for the payload: the base unpacked, its disks found, all others guarded.
 
 use std::fs::{self, File};
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anemos_netstate as netstate;
 use anemos_proto::event::{Level, Progress, StepOutcome, Unit};
-use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::mount::{MountFlags, mount};
 use tokio::time::Instant;
 
 use crate::app::App;
 use crate::disks::Disks;
-use crate::{cgroup, init, memory, unpack};
+use crate::{guard, memory, modules, unpack};
 
 /// For somebody to attach before what takes the processor's time is begun.
 const FIRST_WORD: Duration = Duration::from_secs(2);
@@ -51,35 +51,35 @@ pub async fn network(app: &Arc<App>) {
 
 /// Unpacks and loads the modules that the network doesn't need, once somebody is there to whom the network has carried
 /// the first word, or after a while.
-pub async fn modules(app: &Arc<App>) {
+pub async fn load_modules(app: &Arc<App>) {
     let mut met = app.met.subscribe();
     let _ = tokio::time::timeout(FIRST_WORD, met.wait_for(|met| *met)).await;
     let here = app.clone();
-    let loaded = tokio::task::spawn_blocking(move || load_modules(&here)).await;
+    let loaded = tokio::task::spawn_blocking(move || unpack_modules(&here)).await;
     for problem in loaded.unwrap_or_else(|e| vec![e.to_string()]) {
         app.log.note(Level::Warning, problem);
     }
 }
 
-fn load_modules(app: &App) -> Vec<String> {
+fn unpack_modules(app: &App) -> Vec<String> {
     let path = app.paths.anemos.join("modules.cpio.zst");
     // An agent before this one may have been here.
     if !app.paths.machine || !path.exists() {
         return Vec::new();
     }
     let step = app.log.begin("kernel modules", None);
-    let mut problems = Vec::new();
     let unpacked = File::open(&path)
         .and_then(zstd::stream::read::Decoder::new)
         .and_then(|archive| unpack::cpio(archive, &app.paths.root, &[], |_| {}));
-    match unpacked {
+    let problems = match unpacked {
         Ok(_) => {
-            init::load_modules(&app.paths, "modules.load", &mut problems);
-            // Its memory is worth more than it is.
+            let problems = modules::load(&app.paths, "modules.load");
+            // Frees the archive's memory; nobody reads the archive again.
             let _ = fs::remove_file(&path);
+            problems
         }
-        Err(e) => problems.push(format!("the kernel modules could not be unpacked: {e}")),
-    }
+        Err(e) => vec![format!("the kernel modules could not be unpacked: {e}")],
+    };
     app.log.end(step, StepOutcome::Done);
     problems
 }
@@ -91,40 +91,17 @@ async fn index_modules(app: &App) {
     }
     let made = tokio::process::Command::new("/usr/sbin/depmod").arg(&app.host.kernel_release).output().await;
     let why = match made {
-        Ok(output) if output.status.success() => return static_nodes(app),
+        Ok(output) if output.status.success() => {
+            let dir = app.paths.root.join("lib/modules").join(&app.host.kernel_release);
+            for problem in modules::make_nodes(&dir) {
+                app.log.note(Level::Warning, problem);
+            }
+            return;
+        }
         Ok(output) => format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
         Err(e) => e.to_string(),
     };
     app.log.note(Level::Warning, format!("modprobe will find no modules, because depmod failed: {why}"));
-}
-
-/// Makes the device nodes that modules want to be found at before they are loaded, such as /dev/loop-control: whoever
-/// opens one has the kernel load its module. Elsewhere kmod(8) `static-nodes` sees to it.
-fn static_nodes(app: &App) {
-    let path = app.paths.root.join("lib/modules").join(&app.host.kernel_release).join("modules.devname");
-    for line in fs::read_to_string(path).unwrap_or_default().lines() {
-        let Some((name, kind, number)) = static_node(line) else { continue };
-        let node = Path::new("/dev").join(name);
-        let _ = fs::create_dir_all(node.parent().unwrap_or(&node));
-        match mknodat(CWD, &node, kind, Mode::RUSR | Mode::WUSR, number) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(e) => app.log.note(Level::Warning, format!("{} can't be made: {e}", node.display())),
-        }
-    }
-}
-
-/// Name, kind and number of a node, from a line of modules.devname: `loop loop-control c10:237`.
-fn static_node(line: &str) -> Option<(&str, FileType, u64)> {
-    let [_, name, device] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
-    let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-    let kind = match device.chars().next()? {
-        'c' => FileType::CharacterDevice,
-        'b' => FileType::BlockDevice,
-        _ => return None,
-    };
-    let (major, minor) = device[1..].split_once(':')?;
-    plain.then_some(())?;
-    Some((name, kind, makedev(major.parse().ok()?, minor.parse().ok()?)))
 }
 
 /// Does what must be done before the payload may start; returns the declared disks' names.
@@ -136,13 +113,24 @@ pub async fn ready(app: &Arc<App>) -> Result<Vec<String>, String> {
     let (disks, ()) = tokio::join!(disks(app), index_modules(app));
     let disks = disks?;
     if app.paths.machine
-        && let Err(why) = init::mount_efivars()
+        && let Err(why) = mount_efivars()
     {
         app.log.note(Level::Warning, why);
     }
     let mark = app.paths.ready_mark();
     fs::write(&mark, disks.join("\n")).map_err(|e| format!("{}: {e}", mark.display()))?;
     Ok(disks)
+}
+
+/// Mounts the firmware's variables. The kernel loads efivarfs for it, which modprobe finds only once the modules are
+/// indexed.
+fn mount_efivars() -> Result<(), String> {
+    let path = "/sys/firmware/efi/efivars";
+    let usual = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    match mount(c"efivarfs", path, c"efivarfs", usual, c"") {
+        Err(e) if e != rustix::io::Errno::BUSY && Path::new(path).exists() => Err(format!("can't mount {path}: {e}")),
+        _ => Ok(()),
+    }
 }
 
 /// The declared disks that an agent before this one found.
@@ -264,7 +252,7 @@ async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        let mut failed = guard(app, &found);
+        let mut failed = guard::guard(app, &found);
         // The declared disks too, until an attempt is told to start: what nobody was told of must not be able to write.
         failed.extend(disks.guard(&[]).1);
         if !failed.is_empty() {
@@ -272,47 +260,4 @@ async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
         }
     }
     Ok(found)
-}
-
-/// Sets all disks but `allowed` read-only, and any that has got the name of one of these since; returns those that
-/// could not be.
-pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
-    let disks = Disks::new(&app.paths.sys);
-    let (done, failed) = disks.guard(&disks.still(allowed, &app.run.disks));
-    if !done.is_empty() {
-        app.log.note(Level::Info, format!("set read-only: {}", done.join(", ")));
-        fence(app, allowed);
-    }
-    failed
-}
-
-/// Keeps the payload's processes from opening any disk for writing but `allowed`, and what has got the name of one of
-/// these.
-pub fn fence(app: &App, allowed: &[String]) {
-    if !app.paths.machine {
-        return;
-    }
-    let disks = Disks::new(&app.paths.sys);
-    let devices = disks.numbers_without(&disks.still(allowed, &app.run.disks));
-    if let Err(e) = cgroup::forbid_writing(&devices) {
-        let text = format!("other disks are protected from the payload only by being set read-only: {e}");
-        app.log.note(Level::Warning, text);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn static_nodes_are_read() {
-        let control = Some(("loop-control", FileType::CharacterDevice, makedev(10, 237)));
-        assert_eq!(static_node("loop loop-control c10:237"), control);
-        assert_eq!(static_node("tun net/tun c10:200").map(|(name, ..)| name), Some("net/tun"));
-        for other in
-            ["# Device nodes to trigger on-demand module loading.", "x ../../etc/x c1:2", "x y p1:2", "x y c1", ""]
-        {
-            assert_eq!(static_node(other), None, "{other}");
-        }
-    }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -14,13 +13,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::app::{App, Message};
 use crate::disks::{self, Disks};
+use crate::given::PROBLEMS;
 use crate::helper::{self, Plea};
 use crate::log::Log;
 use crate::machine::{Action, Input, Machine};
 use crate::paths::Paths;
 use crate::payload::{self, Runner};
 use crate::ssh::{Keys, Server};
-use crate::{clock, console, finish, init, kmsg, memory, note, prepare};
+use crate::{clock, console, finish, given, guard, kmsg, memory, note, prepare};
 
 /// Compressed bytes of log that are kept at most.
 const LOG_CAP: u64 = 64 << 20;
@@ -51,8 +51,8 @@ pub fn run(paths: &Paths, held: Option<String>) -> Result<(), String> {
 
 async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
     fs::create_dir_all(&paths.run).map_err(|e| format!("{}: {e}", paths.run.display()))?;
-    let run = init::read_run(&paths)?;
-    let host = init::read_host(&paths)?;
+    let run = given::read_run(&paths)?;
+    let host = given::read_host(&paths)?;
     let cap = LOG_CAP.min(memory::total() / 16).max(1 << 20);
     let log = Log::open(&paths.run.join("log"), cap).map_err(|e| format!("the event log: {e}"))?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
@@ -61,8 +61,8 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
     let (app, messages) = App::new(paths, run, host, log, boot_id);
 
     let (keys, problems) = Keys::parse(&app.run.authorized_keys);
-    let boot_problems = fs::read_to_string(app.paths.run.join(init::PROBLEMS)).unwrap_or_default();
-    let _ = fs::remove_file(app.paths.run.join(init::PROBLEMS));
+    let boot_problems = fs::read_to_string(app.paths.run.join(PROBLEMS)).unwrap_or_default();
+    let _ = fs::remove_file(app.paths.run.join(PROBLEMS));
     for problem in boot_problems.lines().map(str::to_owned).chain(problems) {
         app.log.note(Level::Warning, problem);
     }
@@ -151,11 +151,11 @@ impl Driver {
             let network = async {
                 if app.paths.machine {
                     prepare::network(&app).await;
-                    console::say(&reachable(app.run.ssh_port.unwrap_or(app.host.ssh_port)));
+                    console::say(&console::reachable(app.run.ssh_port.unwrap_or(app.host.ssh_port)));
                 }
             };
             // Side by side: the network may be waiting for a module that nobody thought it needs.
-            tokio::join!(network, prepare::modules(&app));
+            tokio::join!(network, prepare::load_modules(&app));
             if starting {
                 match prepare::ready(&app).await {
                     Ok(disks) => {
@@ -178,7 +178,7 @@ impl Driver {
                     // While it is known: a disk that fails takes its counters with it.
                     self.look_for_writes(&mut server).await;
                     if self.machine.state() == AgentState::Running && self.app.paths.machine {
-                        let failed = prepare::guard(&self.app, &self.disks);
+                        let failed = guard::guard(&self.app, &self.disks);
                         if failed != unguarded && !failed.is_empty() {
                             let text = format!("can't be set read-only: {}", failed.join(", "));
                             self.app.log.note(Level::Warning, text);
@@ -357,7 +357,7 @@ impl Driver {
             AgentState::Starting => "starting".into(),
             AgentState::Waiting => "ready, waiting for the controller".into(),
             AgentState::Running => "the payload is running".into(),
-            AgentState::Held(reason) => format!("held: {reason}\n{}", reachable(self.port)),
+            AgentState::Held(reason) => format!("held: {reason}\n{}", console::reachable(self.port)),
             AgentState::Succeeded => "the payload succeeded".into(),
             AgentState::Returning(reason) => format!("going back to the old system: {reason}"),
         };
@@ -369,61 +369,5 @@ async fn until(uptime_ms: Option<u64>) {
     match uptime_ms {
         Some(at) => tokio::time::sleep(Duration::from_millis(at.saturating_sub(clock::uptime_ms()))).await,
         None => std::future::pending().await,
-    }
-}
-
-/// How a person gets in, for the screen.
-fn reachable(port: u16) -> String {
-    let addresses = addresses();
-    if addresses.is_empty() {
-        return "this machine has no address on the network".into();
-    }
-    let list: Vec<String> = addresses.iter().map(|ip| format!("ssh -p {port} root@{ip}")).collect();
-    format!("reachable by: {}", list.join("   "))
-}
-
-/// Addresses of this machine that others can reach, from /proc.
-fn addresses() -> Vec<IpAddr> {
-    let v4 = fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-    let v6 = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
-    let mut found: Vec<IpAddr> = local_v4(&v4).into_iter().chain(local_v6(&v6)).collect();
-    found.sort();
-    found.dedup();
-    found
-}
-
-/// The line after an address in fib_trie says whether it is this machine's.
-fn local_v4(fib_trie: &str) -> Vec<IpAddr> {
-    let lines: Vec<&str> = fib_trie.lines().map(str::trim).collect();
-    let pairs = lines.windows(2).filter(|pair| pair[1].starts_with("/32 host LOCAL"));
-    pairs
-        .filter_map(|pair| pair[0].strip_prefix("|-- ")?.parse().ok())
-        .filter(|ip: &IpAddr| !ip.is_loopback())
-        .collect()
-}
-
-/// Global addresses of if_inet6: 32 digits, index, prefix length, scope, …
-fn local_v6(if_inet6: &str) -> Vec<IpAddr> {
-    let one = |line: &str| {
-        let mut fields = line.split_whitespace();
-        let bits = u128::from_str_radix(fields.next()?, 16).ok()?;
-        (fields.nth(2)? == "00").then(|| IpAddr::V6(bits.into()))
-    };
-    if_inet6.lines().filter_map(one).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_read_from_proc() {
-        let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.2.15\n        /32 host LOCAL\n     |-- 10.0.2.255\n        \
-                    /32 link BROADCAST\n     |-- 127.0.0.1\n        /32 host LOCAL\n";
-        assert_eq!(local_v4(trie), ["10.0.2.15".parse::<IpAddr>().unwrap()]);
-        let inet6 = "fe80000000000000505400fffe123456 02 40 20 80     eth0\n\
-                     20010db8000000000000000000000015 02 40 00 80     eth0\n\
-                     00000000000000000000000000000001 01 80 10 80       lo\n";
-        assert_eq!(local_v6(inet6), ["2001:db8::15".parse::<IpAddr>().unwrap()]);
     }
 }

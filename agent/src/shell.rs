@@ -21,11 +21,9 @@ use tokio::sync::mpsc;
 
 use crate::app::App;
 use crate::machine;
+use crate::paths::PATH;
 use crate::ssh::{ChannelIn, ChannelOut, Input, Size};
 use crate::sys::{ChildSetup, in_own_session};
-
-/// `PATH` of everything that the agent starts.
-pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// After the program's end, for output of processes that it left behind.
 const DRAIN: Duration = Duration::from_millis(500);
