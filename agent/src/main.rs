@@ -9,6 +9,7 @@ mod cgroup;
 mod cli;
 mod clock;
 mod console;
+mod desk;
 mod disks;
 mod finish;
 mod given;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use anemos_proto::agent::{AgentState, Leaving};
+use anemos_proto::agent::{AgentState, Leaving, SUBSYSTEM};
 use anemos_proto::config::Finish;
 use anemos_proto::event::{EventKind, Level, Outcome};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::app::{App, Message};
 use crate::disks::{self, Disks};
@@ -19,8 +19,8 @@ use crate::log::Log;
 use crate::machine::{Action, Input, Machine};
 use crate::paths::Paths;
 use crate::payload::{self, Runner};
-use crate::ssh::{Keys, Server};
-use crate::{clock, console, finish, given, guard, kmsg, memory, note, prepare};
+use crate::ssh::{Keys, Server, Service};
+use crate::{clock, console, desk, finish, given, guard, kmsg, memory, note, prepare};
 
 /// Compressed bytes of log that are kept at most.
 const LOG_CAP: u64 = 64 << 20;
@@ -70,10 +70,13 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
         app.log.note(Level::Error, "nobody can log in: there is no usable key in the run's authorized_keys");
     }
     let seed = app.run.host_key.clone();
-    let server = Server::new(app.clone(), seed.expose(), keys)?;
+    let (opened, channels) = mpsc::unbounded_channel();
+    let (close, closing) = watch::channel(false);
+    let server = Server::new(seed.expose(), keys, Service { subsystem: SUBSYSTEM, opened }, closing)?;
     let listener =
         Server::bind(app.paths.listen, port).await.map_err(|e| format!("can't listen for SSH on port {port}: {e}"))?;
     let server = tokio::spawn(server.run(listener));
+    tokio::spawn(desk::run(app.clone(), channels));
 
     let (pleas, calls) = mpsc::unbounded_channel();
     helper::listen(app.clone(), pleas).map_err(|e| format!("{}: {e}", app.paths.socket().display()))?;
@@ -99,6 +102,7 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
         calls: Some(calls),
         returned_calls: None,
         stop: None,
+        close,
         port,
     };
     driver.run(messages, server).await
@@ -131,6 +135,8 @@ struct Driver {
     calls: Option<mpsc::UnboundedReceiver<Plea>>,
     returned_calls: Option<tokio::task::JoinHandle<mpsc::UnboundedReceiver<Plea>>>,
     stop: Option<mpsc::UnboundedSender<String>>,
+    /// Closes the SSH server.
+    close: watch::Sender<bool>,
     port: u16,
 }
 
@@ -336,6 +342,7 @@ impl Driver {
         };
         console::say_if(app.paths.machine, &text);
         app.leaving.send_replace(Some(leaving));
+        self.close.send_replace(true);
         let _ = tokio::time::timeout(GOODBYE, server).await;
         let note = self.machine.unheard().filter(|_| app.paths.machine);
         let app = app.clone();

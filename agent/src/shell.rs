@@ -22,22 +22,11 @@ use tokio::sync::mpsc;
 use crate::app::App;
 use crate::machine;
 use crate::paths::PATH;
-use crate::ssh::{ChannelIn, ChannelOut, Input, Size};
+use crate::ssh::{ChannelIn, ChannelOut, Input, Program, Size};
 use crate::sys::{ChildSetup, in_own_session};
 
 /// After the program's end, for output of processes that it left behind.
 const DRAIN: Duration = Duration::from_millis(500);
-
-/// What somebody asked for.
-#[derive(Default)]
-pub struct Request {
-    /// `None`: a login shell.
-    pub command: Option<Vec<u8>>,
-    /// Kind and size of the terminal, if there is one.
-    pub terminal: Option<(String, Size)>,
-    /// Variables.
-    pub environment: Vec<(String, String)>,
-}
 
 /// While it lives, the dead-man's clock stands still.
 struct Person<'a>(&'a App);
@@ -56,14 +45,14 @@ impl Drop for Person<'_> {
 }
 
 /// Runs a command or a shell, and closes the channel.
-pub async fn run(app: &App, request: Request, input: ChannelIn, out: ChannelOut) {
+pub async fn run(app: &App, program: Program, input: ChannelIn, out: ChannelOut) {
     if app.closing.load(Relaxed) {
         out.fail(255, "anemos-agent: the host is about to leave RAM, so nothing is started any more").await;
         return out.close().await;
     }
     app.log.append(EventKind::Shell);
-    let _person = request.terminal.is_some().then(|| Person::came(app));
-    match start(app, &request) {
+    let _person = program.terminal.is_some().then(|| Person::came(app));
+    match start(app, &program) {
         Ok((child, Plumbing::Pipes)) => pipes(child, input, &out).await,
         Ok((child, Plumbing::Terminal(master))) => terminal(child, master, input, &out).await,
         Err(message) => out.fail(127, &format!("anemos-agent: {message}")).await,
@@ -76,26 +65,26 @@ enum Plumbing {
     Terminal(AsyncFd<File>),
 }
 
-fn start(app: &App, request: &Request) -> Result<(Child, Plumbing), String> {
+fn start(app: &App, program: &Program) -> Result<(Child, Plumbing), String> {
     let shell = ["/bin/bash", "/bin/sh"].into_iter().find(|path| Path::new(path).exists()).ok_or_else(|| {
         "there is no shell yet: the base is still being unpacked, or could not be; `anemos logs` says which".to_owned()
     })?;
     let mut command = Command::new(shell);
-    match &request.command {
+    match &program.command {
         Some(line) => command.arg("-c").arg(OsStr::from_bytes(line)),
         None => command.arg("-l"),
     };
     let home = if Path::new("/root").is_dir() { "/root" } else { "/" };
     command.env_clear().env("PATH", PATH).env("HOME", home).env("USER", "root").env("LOGNAME", "root");
     command.env("SHELL", shell).env("LANG", "C.UTF-8").current_dir(home).kill_on_drop(true);
-    for (name, value) in &request.environment {
+    for (name, value) in &program.environment {
         // As sshd has it: locale only, so that nothing of the client's changes what programs do.
         if name == "LANG" || name.starts_with("LC_") {
             command.env(name, value);
         }
     }
     let mut setup = ChildSetup { mortal: app.paths.machine, ..ChildSetup::default() };
-    let plumbing = match &request.terminal {
+    let plumbing = match &program.terminal {
         None => {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             Plumbing::Pipes

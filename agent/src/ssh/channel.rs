@@ -1,4 +1,4 @@
-//! One channel, from the library's words to ours.
+//! One channel: translates the library's messages into [`Input`] for whoever serves the channel.
 
 use std::io;
 use std::sync::Arc;
@@ -10,8 +10,6 @@ use rustix::process::Signal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::door::Pass;
-use crate::app::App;
-use crate::{attach, shell};
 
 /// Bytes of input of one channel that may wait for whoever reads it.
 const INPUT: usize = 4 << 20;
@@ -26,6 +24,44 @@ pub struct Size {
     pub columns: u16,
     /// In lines.
     pub rows: u16,
+}
+
+/// A program that somebody wants to have run.
+#[derive(Default)]
+pub struct Program {
+    /// `None`: a login shell.
+    pub command: Option<Vec<u8>>,
+    /// Kind and size of the terminal, if there is one.
+    pub terminal: Option<(String, Size)>,
+    /// Variables.
+    pub environment: Vec<(String, String)>,
+}
+
+/// What a channel was opened for.
+pub enum Request {
+    /// A shell or a command.
+    Program(Program),
+    /// The subsystem that [`Service::subsystem`] names.
+    Subsystem,
+}
+
+/// A channel whose client has said what the channel is for. It counts as open until `out` is dropped.
+pub struct Opened {
+    /// What it is for.
+    pub request: Request,
+    /// What the client sends.
+    pub input: ChannelIn,
+    /// What the client gets.
+    pub out: ChannelOut,
+}
+
+/// Where channels go.
+#[derive(Clone)]
+pub struct Service {
+    /// The one subsystem that clients may ask for.
+    pub subsystem: &'static str,
+    /// Gets each channel once its client has said what it is for.
+    pub opened: mpsc::UnboundedSender<Opened>,
 }
 
 /// What comes over a channel once it serves something.
@@ -55,6 +91,8 @@ pub struct ChannelOut {
     half: ChannelWriteHalf<Msg>,
     handle: Handle,
     id: ChannelId,
+    /// Counts this channel as open.
+    _pass: Arc<Pass>,
 }
 
 fn gone<E>(_: E) -> io::Error {
@@ -97,47 +135,38 @@ impl ChannelOut {
     }
 }
 
-/// Serves a channel until it ends. Its messages are always taken off, because one channel left alone stops the whole
-/// connection.
-pub async fn serve(app: Arc<App>, channel: Channel<Msg>, handle: Handle, pass: Pass) {
+/// Reads a channel until it ends, and hands it to `opened` once the client has said what it is for. Every message is
+/// taken off the channel at once, because one channel that nobody reads stops the whole connection.
+pub async fn read(channel: Channel<Msg>, handle: Handle, pass: Pass, service: Service) {
     let id = channel.id();
     let (mut read, half) = channel.split();
-    let mut out = Some(ChannelOut { half, handle: handle.clone(), id });
+    let pass = Arc::new(pass);
+    let mut out = Some(ChannelOut { half, handle: handle.clone(), id, _pass: pass.clone() });
     let (sender, receiver) = mpsc::unbounded_channel();
     let mut input = Some(ChannelIn(receiver));
     let budget = Arc::new(Semaphore::new(INPUT));
-    let mut request = shell::Request::default();
-    let pass = Arc::new(pass);
+    let mut program = Program::default();
+    let mut open = |request| {
+        if let (Some(input), Some(out)) = (input.take(), out.take()) {
+            let _ = service.opened.send(Opened { request, input, out });
+        }
+    };
     while let Some(message) = read.wait().await {
         match message {
             ChannelMsg::RequestPty { term, col_width, row_height, .. } => {
-                request.terminal = Some((term, size(col_width, row_height)));
+                program.terminal = Some((term, size(col_width, row_height)));
             }
             // Enough for locale and the like; a stranger could not get here, but a mistake could.
-            ChannelMsg::SetEnv { variable_name, variable_value, .. } if request.environment.len() < 64 => {
-                request.environment.push((variable_name, variable_value));
+            ChannelMsg::SetEnv { variable_name, variable_value, .. } if program.environment.len() < 64 => {
+                program.environment.push((variable_name, variable_value));
             }
             ChannelMsg::RequestShell { .. } | ChannelMsg::Exec { .. } => {
                 if let ChannelMsg::Exec { command, .. } = message {
-                    request.command = Some(command);
+                    program.command = Some(command);
                 }
-                if let (Some(input), Some(out)) = (input.take(), out.take()) {
-                    let (app, request, pass) = (app.clone(), std::mem::take(&mut request), pass.clone());
-                    tokio::spawn(async move {
-                        shell::run(&app, request, input, out).await;
-                        drop(pass);
-                    });
-                }
+                open(Request::Program(std::mem::take(&mut program)));
             }
-            ChannelMsg::RequestSubsystem { name, .. } if name == anemos_proto::agent::SUBSYSTEM => {
-                if let (Some(input), Some(out)) = (input.take(), out.take()) {
-                    let (app, pass) = (app.clone(), pass.clone());
-                    tokio::spawn(async move {
-                        attach::run(app, input, out).await;
-                        drop(pass);
-                    });
-                }
-            }
+            ChannelMsg::RequestSubsystem { name, .. } if name == service.subsystem => open(Request::Subsystem),
             ChannelMsg::Data { data } => {
                 let weight = data.len().min(INPUT) as u32;
                 let room = tokio::time::timeout(STUCK, budget.clone().acquire_many_owned(weight)).await;

@@ -1,5 +1,6 @@
-//! The SSH server. The only module that knows russh: its callbacks answer the library and nothing else, and each
-//! channel has a task that turns what the library says into [`Input`] for whoever serves the channel.
+//! The SSH server. The only module that knows russh, and it knows nothing of the agent: its callbacks answer the library
+//! and nothing else, and each channel has a task that turns what the library says into [`Input`]. Whoever receives
+//! [`Opened`] decides what serves the channel.
 
 mod auth;
 mod channel;
@@ -10,15 +11,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anemos_proto::agent::SUBSYSTEM;
 use russh::keys::PrivateKey;
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, MethodKind, MethodSet, Pty, SshId};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-use crate::app::App;
 pub use auth::Keys;
-pub use channel::{ChannelIn, ChannelOut, Input, Size};
+pub use channel::{ChannelIn, ChannelOut, Input, Opened, Program, Request, Service, Size};
 use door::Door;
 
 /// Longest time from the connection to a successful login.
@@ -26,15 +26,17 @@ const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The server, listening.
 pub struct Server {
-    app: Arc<App>,
+    service: Service,
+    closing: watch::Receiver<bool>,
     config: Arc<Config>,
     keys: Arc<Keys>,
     door: Arc<Door>,
 }
 
 impl Server {
-    /// A server with the host key made from this Ed25519 seed.
-    pub fn new(app: Arc<App>, seed: &[u8], keys: Keys) -> Result<Self, String> {
+    /// A server with the host key made from this Ed25519 seed, for clients with one of `keys`. It ends once `closing`
+    /// says true.
+    pub fn new(seed: &[u8], keys: Keys, service: Service, closing: watch::Receiver<bool>) -> Result<Self, String> {
         let seed: &[u8; 32] =
             seed.try_into().map_err(|_| format!("the host key's seed has {} bytes instead of 32", seed.len()))?;
         let key = PrivateKey::from(russh::keys::ssh_key::private::Ed25519Keypair::from_seed(seed));
@@ -53,7 +55,7 @@ impl Server {
             nodelay: true,
             ..Config::default()
         };
-        Ok(Self { app, config: Arc::new(config), keys: Arc::new(keys), door: Arc::new(Door::default()) })
+        Ok(Self { service, closing, config: Arc::new(config), keys: Arc::new(keys), door: Arc::new(Door::default()) })
     }
 
     /// Listens on all addresses, those that come later too.
@@ -68,13 +70,13 @@ impl Server {
         }
     }
 
-    /// Serves until the agent leaves; returns when all connections are closed, or after a deadline.
+    /// Serves until it is told to close; returns when all connections are closed, or after a deadline.
     pub async fn run(self, listener: TcpListener) {
-        let mut leaving = self.app.leaving.subscribe();
+        let mut closing = self.closing.clone();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = leaving.wait_for(Option::is_some) => break,
+                _ = closing.wait_for(|closing| *closing) => break,
             };
             match accepted {
                 Ok((stream, peer)) => self.accept(stream, peer),
@@ -90,9 +92,9 @@ impl Server {
         let Some(guest) = self.door.enter(&stream, peer.ip()) else { return };
         let _ = stream.set_nodelay(true);
         let guest = Arc::new(guest);
-        let connection = Connection { app: self.app.clone(), keys: self.keys.clone(), guest: guest.clone() };
+        let connection = Connection { service: self.service.clone(), keys: self.keys.clone(), guest: guest.clone() };
         let config = self.config.clone();
-        let mut leaving = self.app.leaving.subscribe();
+        let mut closing = self.closing.clone();
         tokio::spawn(async move {
             let starting = tokio::time::timeout(LOGIN_DEADLINE, russh::server::run_stream(config, stream, connection));
             let Ok(Ok(mut session)) = starting.await else { return };
@@ -104,7 +106,7 @@ impl Server {
             };
             let handle = session.handle();
             let goodbye = async {
-                let _ = leaving.wait_for(Option::is_some).await;
+                let _ = closing.wait_for(|closing| *closing).await;
                 // Attached controllers are sent the last word first; everybody else hears it as an end of the connection.
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 guest.idle(Duration::from_secs(4)).await;
@@ -124,7 +126,7 @@ impl Server {
 
 /// One connection, for the library.
 struct Connection {
-    app: Arc<App>,
+    service: Service,
     keys: Arc<Keys>,
     guest: Arc<door::Guest>,
 }
@@ -154,7 +156,7 @@ impl Handler for Connection {
         match self.guest.open_channel() {
             Some(pass) => {
                 reply.accept().await;
-                tokio::spawn(channel::serve(self.app.clone(), channel, session.handle(), pass));
+                tokio::spawn(channel::read(channel, session.handle(), pass, self.service.clone()));
             }
             None => reply.reject(russh::ChannelOpenFailure::ResourceShortage).await,
         }
@@ -204,6 +206,6 @@ impl Handler for Connection {
         name: &str,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        if name == SUBSYSTEM { session.channel_success(channel) } else { session.channel_failure(channel) }
+        if name == self.service.subsystem { session.channel_success(channel) } else { session.channel_failure(channel) }
     }
 }
