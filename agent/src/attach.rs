@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anemos_host::sha256::Hasher;
 use anemos_proto::agent::{AgentReply, AgentRequest, AgentState};
 use anemos_proto::codec::{Compressor, FrameReader, encode_frame};
 use anemos_proto::hello::{Hello, Role};
 use anemos_proto::ids::Digest;
 use anemos_proto::stage::{BLOB_CHUNK, BlobRef};
-use ring::digest::{Context, SHA256};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -208,7 +208,7 @@ struct Upload {
     blob: BlobRef,
     path: PathBuf,
     file: File,
-    hash: Context,
+    hash: Hasher,
     count: u64,
 }
 
@@ -220,7 +220,7 @@ impl Upload {
         }
         let path = app.paths.run.join("upload");
         let file = File::create(&path).map_err(|e| format!("can't store the payload in {}: {e}", path.display()))?;
-        Ok(Self { blob, path, file, hash: Context::new(&SHA256), count: 0 })
+        Ok(Self { blob, path, file, hash: Hasher::new(), count: 0 })
     }
 
     /// True when it is whole.
@@ -235,8 +235,7 @@ impl Upload {
     }
 
     fn finish(self, app: &App) -> Result<(), String> {
-        let found = self.hash.finish();
-        if found.as_ref() != self.blob.digest.0 {
+        if self.hash.finish() != self.blob.digest {
             return Err(format!("the payload that came is not {}: send it again", self.blob.digest));
         }
         // Not with rename(2): /run and / are two file systems.

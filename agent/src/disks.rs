@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 
+use anemos_host::Root;
+use anemos_host::disks::{self, dev_path, hardware, partitions};
 use anemos_proto::host::DiskId;
 
 use crate::paths::Paths;
@@ -24,41 +25,28 @@ pub struct Numbers {
 /// The disks of this machine.
 #[derive(Debug, Clone)]
 pub struct Disks {
-    sys: PathBuf,
+    root: Root,
 }
 
 impl Disks {
-    /// Looks under `sys`.
-    pub fn new(sys: &Path) -> Self {
-        Self { sys: sys.into() }
+    /// Looks at `/sys` under `root`.
+    pub fn new(root: &Root) -> Self {
+        Self { root: root.clone() }
     }
 
     /// Names in `/sys` of all disks that are hardware: no loop, RAM, mapper or RAID devices, whose backing disks count
     /// instead.
     pub fn names(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.sys.join("block")) else { return Vec::new() };
-        let mut names: Vec<String> = entries
-            .flatten()
-            // Hidden paths of multipath NVMe disks have no device number and can't be opened.
-            .filter(|entry| !is_virtual(&entry.path()) && entry.path().join("dev").exists())
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
+        let mut names = hardware(&self.root);
+        // Hidden paths of multipath NVMe disks have no device number and can't be opened.
+        names.retain(|name| self.root.text(&format!("/sys/block/{name}/dev")).is_some());
         names
-    }
-
-    fn see(&self, name: &str) -> DiskId {
-        let sys = fs::canonicalize(&self.sys).unwrap_or_default();
-        let dir = self.sys.join("block").join(name);
-        let dir = fs::canonicalize(&dir).unwrap_or(dir);
-        let path = format!("/sys/{}", dir.strip_prefix(&sys).unwrap_or(&dir).display());
-        DiskId::from_sysfs(name, &path, |file| fs::read(dir.join(file)).ok())
     }
 
     /// Every disk, with its name in `/sys`.
     fn here(&self) -> Vec<(String, DiskId)> {
         let see = |name: String| {
-            let id = self.see(&name);
+            let id = disks::id(&self.root, &name);
             (name, id)
         };
         self.names().into_iter().map(see).collect()
@@ -79,7 +67,7 @@ impl Disks {
     /// Those of `found`, which [`Disks::resolve`] gave for `wanted`, whose names no other disk has got since.
     pub fn still(&self, found: &[String], wanted: &[DiskId]) -> Vec<String> {
         let is_other = |name: &str, id: &DiskId| {
-            let here = self.see(name);
+            let here = disks::id(&self.root, name);
             // A payload may make its disk's namespaces anew, with other ids and sizes. The serial number stays.
             let by_serial = id.serial.is_some() && here.serial.is_some();
             let wwid = if by_serial { here.wwid.clone() } else { id.wwid.clone() };
@@ -97,27 +85,22 @@ impl Disks {
     /// Sectors written or discarded since the boot (Documentation/block/stat.rst), by disk. The paths of a multipath NVMe
     /// disk are among them: the disk itself counts nothing before Linux 6.3.
     pub fn sectors_written(&self) -> BTreeMap<String, u64> {
-        let count = |dir: &Path| {
-            let stat = text(&dir.join("stat"))?;
+        let count = |name: &str| {
+            let stat = self.root.text(&format!("/sys/block/{name}/stat"))?;
             let fields: Vec<u64> = stat.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
             Some(fields.get(6)? + fields.get(13).copied().unwrap_or(0))
         };
-        let entries = fs::read_dir(self.sys.join("block")).into_iter().flatten().flatten();
-        let hardware = entries.filter(|entry| !is_virtual(&entry.path()));
-        hardware
-            .map(|entry| (entry.file_name().to_string_lossy().into_owned(), count(&entry.path()).unwrap_or(0)))
-            .collect()
+        let counted = |name: String| {
+            let count = count(&name).unwrap_or(0);
+            (name, count)
+        };
+        hardware(&self.root).into_iter().map(counted).collect()
     }
 
     /// Disk and partitions, as names in `/dev`.
     pub fn with_partitions(&self, name: &str) -> Vec<String> {
         let mut names = vec![name.to_owned()];
-        let entries = fs::read_dir(self.sys.join("block").join(name)).into_iter().flatten().flatten();
-        names.extend(
-            entries
-                .filter(|entry| entry.path().join("partition").exists())
-                .map(|entry| entry.file_name().to_string_lossy().into_owned()),
-        );
+        names.extend(partitions(&self.root, name));
         names
     }
 
@@ -127,11 +110,11 @@ impl Disks {
         let mut found: Vec<Numbers> = Vec::new();
         for disk in self.names().iter().filter(|name| !allowed.contains(name)) {
             for device in self.with_partitions(disk) {
-                let dir = self.sys.join("class/block").join(&device);
-                let number = text(&dir.join("dev"));
+                let dir = format!("/sys/class/block/{device}");
+                let number = self.root.text(&format!("{dir}/dev"));
                 let number = number.as_deref().and_then(|t| t.split_once(':'));
                 let Some((Ok(major), Ok(first))) = number.map(|(a, b)| (a.parse(), b.parse::<u32>())) else { continue };
-                let reserved = text(&dir.join("range")).and_then(|t| t.parse().ok()).unwrap_or(1).max(1);
+                let reserved = self.root.text(&format!("{dir}/range")).and_then(|t| t.parse().ok()).unwrap_or(1).max(1);
                 let known = |n: &Numbers| n.major == major && (n.first..=n.last).contains(&first);
                 if !found.iter().any(known) {
                     found.push(Numbers { major, first, last: first.saturating_add(reserved - 1) });
@@ -143,7 +126,7 @@ impl Disks {
 
     /// Whether the kernel has the device set read-only.
     fn is_read_only(&self, name: &str) -> bool {
-        text(&self.sys.join("class/block").join(name).join("ro")).is_some_and(|ro| ro == "1")
+        self.root.flag(&format!("/sys/class/block/{name}/ro"))
     }
 
     /// Sets every disk but `allowed`, and its partitions, read-only; returns those newly set, and failures.
@@ -173,16 +156,9 @@ impl Disks {
     }
 }
 
-/// Whether it is a loop, RAM, mapper or RAID device.
-fn is_virtual(dir: &Path) -> bool {
-    fs::canonicalize(dir).unwrap_or_default().to_string_lossy().contains("/virtual/block/")
-}
-
 fn set_read_only(device: &str, on: bool) -> io::Result<()> {
-    // Names with a slash have it as `!` in sysfs.
-    let path = Path::new("/dev").join(device.replace('!', "/"));
     // A floppy drive without a disk can be opened only so.
-    let device = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let device = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(dev_path(device))?;
     crate::sys::set_read_only(&device, on)
 }
 
@@ -193,7 +169,7 @@ pub fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
         let entry = |line: &str| line.split_once(' ').and_then(|(name, n)| Some((name.to_owned(), n.parse().ok()?)));
         return Ok(text.lines().filter_map(entry).collect());
     }
-    let found = Disks::new(&paths.sys).sectors_written();
+    let found = Disks::new(&paths.tree).sectors_written();
     let text: Vec<String> = found.iter().map(|(name, n)| format!("{name} {n}")).collect();
     fs::write(&path, text.join("\n")).map_err(|e| format!("{}: {e}", path.display()))?;
     Ok(found)
@@ -256,12 +232,6 @@ fn pick(here: &[(String, DiskId)], id: &DiskId, known: &[DiskId]) -> Result<Stri
     };
     let listed = if listed.is_empty() { "no disk is".into() } else { listed.join("; ") };
     Err(format!("the disk that was {} ({}) {what}: {listed}", id.name, ids(id)))
-}
-
-fn text(path: &Path) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
 }
 
 #[cfg(test)]

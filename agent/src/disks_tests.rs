@@ -269,17 +269,18 @@ fn files(dir: &Path, texts: &[(&str, &str)]) -> io::Result<()> {
 #[test]
 fn sysfs_is_read() -> io::Result<()> {
     let dir = tempfile::tempdir()?;
-    let place = dir.path().join("devices/pci0/virtio0/block/vda");
+    let (root, sys) = (Root::new(dir.path()), dir.path().join("sys"));
+    let place = sys.join("devices/pci0/virtio0/block/vda");
     let part = place.join("vda1");
-    let loops = dir.path().join("devices/virtual/block/loop0");
-    fs::create_dir_all(dir.path().join("block"))?;
+    let loops = sys.join("devices/virtual/block/loop0");
+    fs::create_dir_all(sys.join("block"))?;
     let texts = [("size", "2048\n"), ("serial", "abc\n"), ("dev", "254:0\n"), ("stat", "1 2 3 4 5 6 77 8 9\n")];
     files(&place, &texts)?;
     files(&loops, &texts)?;
     files(&part, &[("partition", "1\n")])?;
-    std::os::unix::fs::symlink("../devices/pci0/virtio0/block/vda", dir.path().join("block/vda"))?;
-    std::os::unix::fs::symlink("../devices/virtual/block/loop0", dir.path().join("block/loop0"))?;
-    let disks = Disks::new(dir.path());
+    std::os::unix::fs::symlink("../devices/pci0/virtio0/block/vda", sys.join("block/vda"))?;
+    std::os::unix::fs::symlink("../devices/virtual/block/loop0", sys.join("block/loop0"))?;
+    let disks = Disks::new(&root);
     assert_eq!(disks.names(), ["vda"]);
     assert_eq!(disks.sectors_written(), BTreeMap::from([("vda".to_owned(), 77)]));
     // As later kernels have it: discards, and what a flush took, after these.
@@ -288,8 +289,8 @@ fn sysfs_is_read() -> io::Result<()> {
     assert_eq!(disks.with_partitions("vda"), ["vda", "vda1"]);
     let vda = id("sda", "", "abc", "", 2048 * 512);
     assert_eq!(disks.resolve(std::slice::from_ref(&vda), &[]), Ok(vec!["vda".to_owned()]));
-    fs::create_dir_all(dir.path().join("class"))?;
-    std::os::unix::fs::symlink("../block", dir.path().join("class/block"))?;
+    fs::create_dir_all(sys.join("class"))?;
+    std::os::unix::fs::symlink("../block", sys.join("class/block"))?;
     fs::write(place.join("range"), "16\n")?;
     assert_eq!(disks.numbers_without(&[]), [Numbers { major: 254, first: 0, last: 15 }]);
     assert_eq!(disks.numbers_without(&["vda".to_owned()]), []);
@@ -298,35 +299,14 @@ fn sysfs_is_read() -> io::Result<()> {
     Ok(())
 }
 
-/// A disk on the second port of a SATA controller, as `/sys` shows it.
-#[test]
-fn ids_are_read_as_the_stage_reads_them() -> io::Result<()> {
-    let dir = tempfile::tempdir()?;
-    let port = dir.path().join("devices/pci0/0000:00:1f.2/ata7");
-    let sda = port.join("host6/target6:0:0/6:0:0:0/block/sda");
-    files(&port, &[("ata_port/ata7/port_no", "2\n")])?;
-    files(&sda, &[("size", "8\n"), ("dev", "8:0\n")])?;
-    files(
-        &port.join("host6/target6:0:0/6:0:0:0"),
-        &[("wwid", "naa.5000c5007a8b2c31\n"), ("vpd_pg80", "\0\u{1}\0\u{14}            Z1W4ABCD\0")],
-    )?;
-    std::os::unix::fs::symlink("../../../6:0:0:0", sda.join("device"))?;
-    fs::create_dir_all(dir.path().join("block"))?;
-    let link = "../devices/pci0/0000:00:1f.2/ata7/host6/target6:0:0/6:0:0:0/block/sda";
-    std::os::unix::fs::symlink(link, dir.path().join("block/sda"))?;
-    let path = "/sys/devices/pci0/0000:00:1f.2/ata7.2/host6/target6:0:0/6:0:0:0/block";
-    let expected = here("sda", "naa.5000c5007a8b2c31", "Z1W4ABCD", path, 4096);
-    assert_eq!(Disks::new(dir.path()).here(), [expected]);
-    Ok(())
-}
-
 #[test]
 fn equal_disks_are_missing_one_by_one() -> io::Result<()> {
     let dir = tempfile::tempdir()?;
-    let place = dir.path().join("devices/pci0/virtio0/block/vda");
+    let (root, sys) = (Root::new(dir.path()), dir.path().join("sys"));
+    let place = sys.join("devices/pci0/virtio0/block/vda");
     files(&place, &[("size", "8\n"), ("serial", "one\n"), ("dev", "254:0\n")])?;
-    fs::create_dir_all(dir.path().join("block"))?;
-    std::os::unix::fs::symlink("../devices/pci0/virtio0/block/vda", dir.path().join("block/vda"))?;
+    fs::create_dir_all(sys.join("block"))?;
+    std::os::unix::fs::symlink("../devices/pci0/virtio0/block/vda", sys.join("block/vda"))?;
     let path = "/sys/devices/pci0/virtio3/block";
     let known = [
         id("vda", "", "one", path, 4096),
@@ -334,7 +314,7 @@ fn equal_disks_are_missing_one_by_one() -> io::Result<()> {
         id("vdc", "naa.3", "", path, 4096),
         id("bcache0", "", "", "/sys/devices/virtual/block", 4096),
     ];
-    assert_eq!(Disks::new(dir.path()).missing(&known), [&known[1], &known[2]]);
+    assert_eq!(Disks::new(&root).missing(&known), [&known[1], &known[2]]);
     Ok(())
 }
 
@@ -342,10 +322,11 @@ fn equal_disks_are_missing_one_by_one() -> io::Result<()> {
 #[test]
 fn a_name_stays_with_its_disk() -> io::Result<()> {
     let dir = tempfile::tempdir()?;
-    let place = dir.path().join("devices/pci0/virtio0/block/vda");
-    fs::create_dir_all(dir.path().join("block"))?;
-    std::os::unix::fs::symlink("../devices/pci0/virtio0/block/vda", dir.path().join("block/vda"))?;
-    let disks = Disks::new(dir.path());
+    let (root, sys) = (Root::new(dir.path()), dir.path().join("sys"));
+    let place = sys.join("devices/pci0/virtio0/block/vda");
+    fs::create_dir_all(sys.join("block"))?;
+    std::os::unix::fs::symlink("../devices/pci0/virtio0/block/vda", sys.join("block/vda"))?;
+    let disks = Disks::new(&root);
     let found = ["vda".to_owned()];
     let cases = [
         ("the same", id("vda", "naa.1", "one", "", 4096), ("naa.1", "one", "8"), true),
@@ -360,7 +341,7 @@ fn a_name_stays_with_its_disk() -> io::Result<()> {
         assert_eq!(disks.still(&found, std::slice::from_ref(&wanted)), expected, "{what}");
     }
     // A disk that is gone has no name that could be another's.
-    fs::remove_file(dir.path().join("block/vda"))?;
+    fs::remove_file(sys.join("block/vda"))?;
     assert_eq!(disks.still(&found, &[id("vda", "naa.1", "one", "", 4096)]), found);
     Ok(())
 }

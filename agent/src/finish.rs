@@ -3,19 +3,21 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anemos_host::deadline::within;
+use anemos_host::mounts::mounts;
+use anemos_host::{Root, host_keys, kexec};
 use anemos_proto::config::Finish;
 use anemos_proto::event::{EventKind, Level, StepOutcome};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::app::App;
-use crate::clock::within;
 use crate::disks::{self, Disks};
-use crate::identity::is_host_key;
 
 /// Space that seeding the cache leaves free in the new system, in bytes.
 const SPARE: u64 = 64 << 20;
@@ -33,7 +35,7 @@ pub fn seal(app: &App) -> Result<(), String> {
     let step = log.begin("finishing the new system", None);
     let target = &app.paths.target;
     if !app.paths.machine || is_mounted(target) {
-        let keys = host_keys(target);
+        let keys = host_keys::public(&Root::new(target));
         if keys.is_empty() {
             let text =
                 "the new system has no SSH host keys in etc/ssh, so its identity can't be checked after the reboot";
@@ -67,24 +69,10 @@ pub fn seal(app: &App) -> Result<(), String> {
         log.end(step, StepOutcome::Done);
         return Ok(());
     }
-    let result = unmount_all(|mount| mount.starts_with(target)).and_then(|()| unmount_disks());
+    let result = unmount_all(|path| path.starts_with(target)).and_then(|()| unmount_disks());
     rustix::fs::sync();
     log.end(step, result.clone().map_or_else(StepOutcome::Failed, |()| StepOutcome::Done));
     result
-}
-
-/// The new system's public host keys.
-fn host_keys(target: &Path) -> Vec<String> {
-    let mut names: Vec<PathBuf> = fs::read_dir(target.join("etc/ssh"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(|n| is_host_key(n) && n.strip_suffix(".pub").is_some()))
-        .map(|entry| entry.path())
-        .collect();
-    names.sort();
-    let read = |path: PathBuf| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-    names.into_iter().filter_map(read).filter(|text| !text.is_empty() && text.len() < 16 * 1024).collect()
 }
 
 /// Puts blobs of this run where the next deployment finds them; returns the bytes.
@@ -147,7 +135,8 @@ fn load_kernel(target: &Path) -> Result<String, String> {
     let kernel = open_in(target, &entry.kernel)?;
     let initrd = entry.initrd.as_deref().map(|path| open_in(target, path)).transpose()?;
     let words = CString::new(entry.cmdline).map_err(|e| e.to_string())?;
-    crate::sys::kexec_file_load(&kernel, initrd.as_ref(), &words).map_err(|e| format!("kexec_file_load: {e}"))?;
+    kexec::file_load(kernel.as_fd(), initrd.as_ref().map(File::as_fd), &words)
+        .map_err(|e| format!("kexec_file_load: {e}"))?;
     Ok(entry.kernel)
 }
 
@@ -183,58 +172,23 @@ fn grub_entry(config: &str) -> Option<Entry> {
     Some(Entry { kernel, cmdline, initrd: initrds.next() })
 }
 
-/// A mount: what, and where.
-fn mounts() -> Vec<(String, PathBuf)> {
-    parse_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
-}
-
-fn parse_mounts(mountinfo: &str) -> Vec<(String, PathBuf)> {
-    let one = |line: &str| {
-        let (fields, source) = line.split_once(" - ")?;
-        let path = fields.split(' ').nth(4)?;
-        let source = source.split(' ').nth(1)?;
-        Some((source.to_owned(), PathBuf::from(unescape(path))))
-    };
-    mountinfo.lines().filter_map(one).collect()
-}
-
-/// Undoes the octal escapes of /proc/self/mountinfo.
-fn unescape(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&first, more)) = rest.split_first() {
-        let digits = more.get(..3).and_then(|d| std::str::from_utf8(d).ok());
-        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()) {
-            Some(byte) if first == b'\\' => {
-                bytes.push(byte);
-                rest = &more[3..];
-            }
-            _ => {
-                bytes.push(first);
-                rest = more;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 fn is_mounted(path: &Path) -> bool {
-    mounts().iter().any(|(_, mount)| mount == path)
+    mounts(&Root::host()).iter().any(|mount| Path::new(&mount.target) == path)
 }
 
 /// Unmounts everything that `which` names, the last mounted first.
 fn unmount_all(which: impl Fn(&Path) -> bool) -> Result<(), String> {
     let deadline = Instant::now() + Duration::from_secs(10);
-    for (_, path) in mounts().into_iter().rev().filter(|(_, path)| which(path)) {
+    for mount in mounts(&Root::host()).iter().rev().filter(|mount| which(Path::new(&mount.target))) {
         loop {
-            match unmount(&path, UnmountFlags::NOFOLLOW) {
+            match unmount(&mount.target, UnmountFlags::NOFOLLOW) {
                 // EINVAL: it went together with another.
                 Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => break,
                 // A process that was killed a moment ago may still be on its way out.
                 Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(100));
                 }
-                Err(e) => return Err(format!("can't unmount {}: {e}", path.display())),
+                Err(e) => return Err(format!("can't unmount {}: {e}", mount.target)),
             }
         }
     }
@@ -243,9 +197,10 @@ fn unmount_all(which: impl Fn(&Path) -> bool) -> Result<(), String> {
 
 /// Unmounts whatever else of the disks is mounted.
 fn unmount_disks() -> Result<(), String> {
-    let on_disk: Vec<PathBuf> =
-        mounts().into_iter().filter(|(source, _)| source.starts_with("/dev/")).map(|(_, path)| path).collect();
-    unmount_all(|path| on_disk.iter().any(|p| p == path))
+    let mut on_disk = mounts(&Root::host());
+    on_disk.retain(|mount| mount.source.starts_with("/dev/"));
+    // By path, since something else may be mounted over a disk's file system.
+    unmount_all(|path| on_disk.iter().any(|mount| Path::new(&mount.target) == path))
 }
 
 /// Sees to it that whatever was to be written has been, and that nothing more can be: every process but init and this
@@ -258,7 +213,7 @@ pub fn judge(app: &App) -> Result<(), String> {
     end_all()?;
     unmount_disks()?;
     rustix::fs::sync();
-    let disks = Disks::new(&app.paths.sys);
+    let disks = Disks::new(&app.paths.tree);
     let (_, failed) = disks.guard(&[]);
     if !failed.is_empty() {
         return Err(format!("can't be set read-only: {}", failed.join(", ")));
@@ -322,7 +277,7 @@ pub fn leave(app: &App, finish: Finish) -> String {
     if let Err(why) = unmounted.unwrap_or_else(|| Err("the disks could not be written to the end".into())) {
         crate::console::say(&why);
     }
-    let loaded = fs::read_to_string("/sys/kernel/kexec_loaded").is_ok_and(|text| text.trim() == "1");
+    let loaded = kexec::is_loaded(&Root::host());
     let command = match finish {
         Finish::Kexec if loaded => RebootCommand::Kexec,
         Finish::PowerOff => RebootCommand::PowerOff,
@@ -357,11 +312,6 @@ mod tests {
         assert_eq!(grub_entry("set timeout=5"), None);
     }
 
-    // From /proc/self/mountinfo of a machine with a directory called `a b`.
-    const MOUNTINFO: &str = "23 28 0:22 / /proc rw,relatime shared:13 - proc proc rw\n\
-        28 1 254:1 / / rw shared:1 - ext4 /dev/vda1 rw,errors=remount-ro\n\
-        99 28 0:50 / /tmp/a\\040b rw - tmpfs tmpfs rw\n";
-
     #[test]
     fn only_what_may_write_is_running() {
         let stat = |pid: u32, name: &str, state: char, flags: u32| {
@@ -372,12 +322,6 @@ mod tests {
         assert_eq!(running(&stat(9, "sh", 'Z', 4_194_560)), None);
         let own = running(&fs::read_to_string("/proc/self/stat").unwrap()).unwrap();
         assert!(own.ends_with(&format!(" ({})", std::process::id())), "{own}");
-    }
-
-    #[test]
-    fn mounts_are_parsed() {
-        let expected = [("proc", "/proc"), ("/dev/vda1", "/"), ("tmpfs", "/tmp/a b")];
-        assert_eq!(parse_mounts(MOUNTINFO), expected.map(|(source, path)| (source.to_owned(), PathBuf::from(path))));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::disks::Disks;
 /// Sets all disks but `allowed` read-only, and any that has got the name of one of these since; returns those that
 /// could not be.
 pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
-    let disks = Disks::new(&app.paths.sys);
+    let disks = Disks::new(&app.paths.tree);
     let (done, failed) = disks.guard(&disks.still(allowed, &app.run.disks));
     if !done.is_empty() {
         app.log.note(Level::Info, format!("set read-only: {}", done.join(", ")));
@@ -25,7 +25,7 @@ pub fn fence(app: &App, allowed: &[String]) {
     if !app.paths.machine {
         return;
     }
-    let disks = Disks::new(&app.paths.sys);
+    let disks = Disks::new(&app.paths.tree);
     let devices = disks.numbers_without(&disks.still(allowed, &app.run.disks));
     if let Err(e) = cgroup::forbid_writing(&devices) {
         let text = format!("other disks are protected from the payload only by being set read-only: {e}");

@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown};
 use std::path::Path;
 
+use anemos_host::host_keys;
 use anemos_proto::Secret;
 
 /// Writes the host keys under `root`/etc/ssh; returns the names of the files written.
 pub fn install(identity: &[(String, Secret)], root: &Path) -> io::Result<Vec<String>> {
-    let files: Vec<&(String, Secret)> = identity.iter().filter(|(name, _)| is_host_key(name)).collect();
+    let files: Vec<&(String, Secret)> = identity.iter().filter(|(name, _)| host_keys::is_name(name)).collect();
     if files.is_empty() {
         return Err(io::Error::other("the old system had no SSH host keys that could be read"));
     }
@@ -19,8 +20,7 @@ pub fn install(identity: &[(String, Secret)], root: &Path) -> io::Result<Vec<Str
     let dir = root.join("etc/ssh");
     fs::create_dir_all(&dir)?;
     for (name, bytes) in &files {
-        let public = Path::new(name).extension().is_some_and(|e| e == "pub");
-        let mode = if public { 0o644 } else { 0o600 };
+        let mode = if host_keys::is_public(name) { 0o644 } else { 0o600 };
         let partial = dir.join(format!(".{name}.new"));
         match fs::remove_file(&partial) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -34,13 +34,6 @@ pub fn install(identity: &[(String, Secret)], root: &Path) -> io::Result<Vec<Str
         fs::rename(&partial, dir.join(name))?;
     }
     Ok(files.into_iter().map(|(name, _)| name.clone()).collect())
-}
-
-/// `ssh_host_*_key` or `ssh_host_*_key.pub`, and no path.
-pub fn is_host_key(name: &str) -> bool {
-    let stem = name.strip_suffix(".pub").unwrap_or(name);
-    !name.contains('/')
-        && stem.strip_prefix("ssh_host_").and_then(|s| s.strip_suffix("_key")).is_some_and(|s| !s.is_empty())
 }
 
 #[cfg(test)]

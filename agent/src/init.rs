@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use anemos_host::deadline::within;
 use rustix::mount::{MountFlags, mount, mount_remount};
 use rustix::process::{Pid, WaitOptions, wait};
 use rustix::system::{RebootCommand, reboot, sethostname};
 
-use crate::clock::within;
 use crate::console::say;
 use crate::disks::{self, Disks};
 use crate::given::{self, PROBLEMS};
@@ -157,7 +157,7 @@ fn supervise(paths: &Paths) -> ! {
 
 /// Whether no write to a disk was counted. That alone is no proof, and nobody is told that it is.
 fn is_unwritten(paths: &Paths) -> bool {
-    let now = Disks::new(&paths.sys).sectors_written();
+    let now = Disks::new(&paths.tree).sectors_written();
     disks::baseline(paths).is_ok_and(|before| disks::written(&before, &now).is_empty())
 }
 

@@ -1,17 +1,14 @@
-//! How much memory there is.
+//! How much memory this machine has.
+
+use anemos_host::Root;
+use anemos_host::memory::Memory;
 
 /// Bytes that can be had now without swapping; 0 if the kernel doesn't say.
 pub fn available() -> u64 {
-    field("MemAvailable:")
+    Memory::of(&Root::host()).available.unwrap_or(0)
 }
 
-/// Bytes in all.
+/// Bytes in all; 0 if the kernel doesn't say.
 pub fn total() -> u64 {
-    field("MemTotal:")
-}
-
-fn field(name: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let value = text.lines().find_map(|line| line.strip_prefix(name));
-    value.and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+    Memory::of(&Root::host()).total.unwrap_or(0)
 }

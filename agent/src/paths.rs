@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anemos_host::Root;
+
 /// `PATH` of everything that the agent starts.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -17,8 +19,8 @@ pub struct Paths {
     pub root: PathBuf,
     /// `$ANEMOS_TARGET`.
     pub target: PathBuf,
-    /// `/sys`.
-    pub sys: PathBuf,
+    /// Where `/sys` is looked for: `/`.
+    pub tree: Root,
     /// Where to listen instead of on the configured port.
     pub listen: Option<SocketAddr>,
     /// Whether mounts, network, devices and the power switch are ours. Not so in tests on an ordinary machine.
@@ -33,7 +35,7 @@ impl Paths {
             run: "/run/anemos".into(),
             root: "/".into(),
             target: "/target".into(),
-            sys: "/sys".into(),
+            tree: Root::host(),
             listen: None,
             machine: true,
         }
@@ -46,7 +48,7 @@ impl Paths {
             run: root.join("run"),
             root: root.join("root"),
             target: root.join("target"),
-            sys: root.join("sys"),
+            tree: Root::new(root),
             listen: Some(listen),
             machine: false,
         }

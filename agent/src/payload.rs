@@ -8,6 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anemos_host::disks::dev_path;
 use anemos_proto::event::{EventKind, Level, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::Firmware;
 use rustix::process::{Pid, Signal};
@@ -58,7 +59,7 @@ impl Runner {
         let cgroup = Cgroup::new(&self.app);
         guard::fence(&self.app, &self.disks);
         if self.app.paths.machine {
-            for failed in Disks::new(&self.app.paths.sys).release(&self.disks) {
+            for failed in Disks::new(&self.app.paths.tree).release(&self.disks) {
                 self.app.log.note(Level::Warning, format!("can't be made writable again: {failed}"));
             }
         }
@@ -292,7 +293,7 @@ fn environment(app: &App, disks: &[String]) -> io::Result<Vec<(String, String)>>
     let keys = paths.run.join("authorized_keys");
     fs::write(&keys, run.target_keys.join("\n") + "\n")?;
     fs::create_dir_all(&paths.target)?;
-    let devices: Vec<String> = disks.iter().map(|name| format!("/dev/{}", name.replace('!', "/"))).collect();
+    let devices: Vec<String> = disks.iter().map(|name| dev_path(name)).collect();
     let firmware = if host.firmware == Firmware::Bios { "bios" } else { "uefi" };
     let mirror = run.mirror.as_ref().or(host.mirror.as_ref()).cloned().unwrap_or_default();
     let show = |path: &Path| path.to_string_lossy().into_owned();

@@ -220,7 +220,7 @@ async fn disks(app: &Arc<App>) -> Result<Vec<String>, String> {
 }
 
 async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
-    let disks = Disks::new(&app.paths.sys);
+    let disks = Disks::new(&app.paths.tree);
     let deadline = Instant::now() + DISKS_DEADLINE;
     let found = loop {
         match disks.resolve(&app.run.disks, &app.host.disks) {

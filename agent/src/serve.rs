@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use anemos_host::Root;
 use anemos_proto::agent::{AgentState, Leaving, SUBSYSTEM};
 use anemos_proto::config::Finish;
 use anemos_proto::event::{EventKind, Level, Outcome};
@@ -55,7 +56,7 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
     let host = given::read_host(&paths)?;
     let cap = LOG_CAP.min(memory::total() / 16).max(1 << 20);
     let log = Log::open(&paths.run.join("log"), cap).map_err(|e| format!("the event log: {e}"))?;
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    let boot_id = anemos_host::boot_id(&Root::host());
     let baseline = disks::baseline(&paths)?;
     let port = run.ssh_port.unwrap_or(host.ssh_port);
     let (app, messages) = App::new(paths, run, host, log, boot_id);
@@ -220,7 +221,7 @@ impl Driver {
     }
 
     fn written(&self) -> Vec<(String, u64)> {
-        disks::written(&self.baseline, &Disks::new(&self.app.paths.sys).sectors_written())
+        disks::written(&self.baseline, &Disks::new(&self.app.paths.tree).sectors_written())
     }
 
     /// Gives the machine an input, answers whoever wanted it, and does what the machine wants done.

@@ -1,7 +1,7 @@
 //! System calls for which there is no safe wrapper.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int, c_long, c_ulong};
+use std::ffi::{c_int, c_long, c_ulong};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -10,8 +10,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 const RNDADDENTROPY: c_ulong = 0x4008_5203;
 /// `BLKROSET` of `<linux/fs.h>`.
 const BLKROSET: c_ulong = 0x125d;
-/// `KEXEC_FILE_NO_INITRAMFS` of `<linux/kexec.h>`.
-const KEXEC_FILE_NO_INITRAMFS: c_ulong = 4;
 
 fn check(result: c_long) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -84,25 +82,6 @@ pub fn attach_device_filter(cgroup: &File, program: &OwnedFd) -> io::Result<()> 
     let attach = [cgroup.as_raw_fd().cast_unsigned(), program.as_raw_fd().cast_unsigned(), ATTACH_TYPE, 0];
     // SAFETY: the four numbers that begin `union bpf_attr` for BPF_PROG_ATTACH, and their size.
     check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, attach.as_ptr(), size_of_val(&attach)) })
-}
-
-/// Loads a kernel to be booted by `reboot(RB_KEXEC)`.
-pub fn kexec_file_load(kernel: &File, initrd: Option<&File>, cmdline: &CStr) -> io::Result<()> {
-    let (initrd, flags) = match initrd {
-        Some(file) => (file.as_raw_fd(), 0),
-        None => (-1, KEXEC_FILE_NO_INITRAMFS),
-    };
-    // SAFETY: valid descriptors, and a command line with its length including the NUL, as kexec_file_load(2) wants it.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_kexec_file_load,
-            kernel.as_raw_fd(),
-            initrd,
-            cmdline.count_bytes() + 1,
-            cmdline.as_ptr(),
-            flags,
-        )
-    })
 }
 
 /// Keeps kernel messages below `level` (as in `<4>`) off the consoles; they stay in the ring buffer.

@@ -6,29 +6,27 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use anemos_host::sha256::Hasher;
 use anemos_proto::Digest;
-use ring::digest::{Context, SHA256};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, mknodat, utimensat};
 
 /// Reads through, hashing and counting.
 pub struct Hashing<R> {
     inner: R,
-    hash: Context,
+    hash: Hasher,
     count: u64,
 }
 
 impl<R: Read> Hashing<R> {
     /// Around `inner`.
     pub fn new(inner: R) -> Self {
-        Self { inner, hash: Context::new(&SHA256), count: 0 }
+        Self { inner, hash: Hasher::new(), count: 0 }
     }
 
     /// The digest of everything read, after reading to the end.
     pub fn finish(mut self) -> io::Result<Digest> {
         io::copy(&mut self, &mut io::sink())?;
-        let mut digest = Digest([0; 32]);
-        digest.0.copy_from_slice(self.hash.finish().as_ref());
-        Ok(digest)
+        Ok(self.hash.finish())
     }
 }
 

@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use anemos_host::sha256;
 use anemos_proto::agent::{AgentReply, AgentRequest, AgentState, Leaving};
 use anemos_proto::codec::{Decompressor, FrameReader, encode_frame, to_bytes};
 use anemos_proto::config::{Deadlines, Finish, HostConfig, RunConfig};
@@ -17,15 +18,9 @@ use anemos_proto::hello::{Hello, Role};
 use anemos_proto::host::{DiskId, Firmware};
 use anemos_proto::net::NetworkState;
 use anemos_proto::stage::BlobRef;
-use anemos_proto::{Digest, RunId, Secret};
+use anemos_proto::{RunId, Secret};
 
 const WAIT: Duration = Duration::from_secs(30);
-
-fn sha256(bytes: &[u8]) -> Digest {
-    let mut digest = Digest([0; 32]);
-    digest.0.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
-    digest
-}
 
 fn payload(script: &str) -> Vec<u8> {
     let mut tar = tar::Builder::new(zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap());
@@ -87,7 +82,7 @@ impl Trial {
         keygen(&root.join("other"));
         let public = fs::read_to_string(root.join("key.pub")).unwrap();
         let archive = payload(setup.script);
-        let mut digest = sha256(&base());
+        let mut digest = sha256::digest(&base());
         digest.0[0] ^= u8::from(setup.spoil_base);
         let disk = DiskId {
             name: "/dev/sda".into(),
@@ -110,7 +105,7 @@ impl Trial {
             finish: setup.finish,
             ssh_port: None,
             deadlines: setup.deadlines,
-            payload: sha256(&archive),
+            payload: sha256::digest(&archive),
         };
         let host = HostConfig {
             network: NetworkState { hostname: "web1".into(), ..NetworkState::default() },
@@ -469,7 +464,7 @@ fn a_failure_before_writing_goes_back_and_one_after_it_holds_until_a_mended_payl
     let AgentReply::Refused(why) = controller.reply() else { panic!() };
     assert!(why.contains("written"), "{why}");
     let mended = payload("#!/bin/sh\necho mended\n");
-    let blob = BlobRef { digest: sha256(&mended), size: mended.len() as u64 };
+    let blob = BlobRef { digest: sha256::digest(&mended), size: mended.len() as u64 };
     controller.ask(&AgentRequest::Retry { payload: Some(blob) });
     assert_eq!(controller.reply(), AgentReply::Accepted);
     controller.events.clear();

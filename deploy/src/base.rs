@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 
 use anemos_base::{Archive, Fetcher, Lock};
+use anemos_host::Root;
 use anemos_proto::Digest;
 use anemos_proto::event::{Level, Unit};
 use anemos_proto::stage::{BaseSource, StagePlan, StageReply};
@@ -13,7 +14,6 @@ use crate::error::{Fault, Result};
 use crate::facts::{self, CACHE};
 use crate::memory::Memory;
 use crate::report::{Report, Step};
-use crate::root::Root;
 use crate::wire::Output;
 
 /// zstd level of an image built here: the host waits for it, and it only has to fit into memory.

@@ -3,23 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use anemos_host::Root;
+use anemos_host::memory::Memory;
+use anemos_host::sha256::digest;
 use anemos_proto::Digest;
 use anemos_proto::stage::BlobRef;
 
 use crate::error::{Fault, Result};
-use crate::facts::{self, CACHE};
-use crate::root::Root;
+use crate::facts::CACHE;
 
 /// What is taken for available where the kernel doesn't say.
 const DEFAULT_AVAILABLE: u64 = 256 << 20;
-
-/// SHA-256 of `bytes`.
-pub fn digest(bytes: &[u8]) -> Digest {
-    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
-    let mut digest = [0; 32];
-    digest.copy_from_slice(hash.as_ref());
-    Digest(digest)
-}
 
 /// Blobs under way and at hand. One thread receives, another waits for what it needs.
 #[derive(Default)]
@@ -40,8 +34,7 @@ impl Blobs {
     /// the host has memory for.
     pub fn announce(&self, root: &Root, wanted: &[BlobRef]) -> Result<Vec<Digest>> {
         let size = wanted.iter().fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
-        let meminfo = root.text("/proc/meminfo").unwrap_or_default();
-        let available = facts::meminfo(&meminfo, "MemAvailable").unwrap_or(DEFAULT_AVAILABLE);
+        let available = Memory::of(root).available.unwrap_or(DEFAULT_AVAILABLE);
         if size > available / 2 {
             let why = format!("{size} bytes are announced, and the host has {available} bytes of memory available");
             return Err(Fault::new("making room for what is sent", why).hint("give the host more memory"));

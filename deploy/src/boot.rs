@@ -3,12 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use anemos_host::Root;
+use anemos_host::deadline::within;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::system::{RebootCommand, reboot};
 use rustix::time::Timespec;
 
-use crate::root::Root;
 use crate::sys;
 
 /// Processes get this long to end after SIGTERM …
@@ -37,7 +38,7 @@ pub fn detach(root: &Root) {
 /// system. Never returns.
 pub fn go(root: &Root) -> ! {
     terminate(root);
-    within(SYNC, rustix::fs::sync);
+    _ = within(SYNC, rustix::fs::sync);
     make_read_only(root);
     let error = reboot(RebootCommand::Kexec).err();
     // Nobody is connected any more: the kernel's log, and so the console, is the only place left.
@@ -46,18 +47,6 @@ pub fn go(root: &Root) -> ! {
     eprint!("{text}");
     _ = reboot(RebootCommand::Restart);
     std::process::exit(1);
-}
-
-/// Runs `work` in a thread and waits for it, but not for longer than `limit`.
-fn within(limit: Duration, work: impl FnOnce() + Send + 'static) {
-    let (done, wait) = std::sync::mpsc::channel();
-    let started = std::thread::Builder::new().spawn(move || {
-        work();
-        _ = done.send(());
-    });
-    if started.is_ok() {
-        _ = wait.recv_timeout(limit);
-    }
 }
 
 /// Asks every process to end, and waits until they have, or as long as it makes sense.
@@ -115,11 +104,6 @@ fn writable_disks(text: &str) -> bool {
     })
 }
 
-/// Whether a kernel is loaded, as the running one sees it.
-pub fn is_loaded(root: &Root) -> bool {
-    root.flag("/sys/kernel/kexec_loaded")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,13 +114,6 @@ mod tests {
         assert!(writable_disks(rw));
         assert!(!writable_disks(&rw.replace("ext4 rw", "ext4 ro")));
         assert!(!writable_disks("tmpfs /run tmpfs rw 0 0\n"));
-    }
-
-    #[test]
-    fn waiting_has_an_end() {
-        let start = Instant::now();
-        within(Duration::from_millis(20), || std::thread::sleep(Duration::from_secs(5)));
-        assert!(start.elapsed() < Duration::from_secs(4));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 use std::io::{Cursor, Read};
 
+use anemos_host::Root;
+
 use super::*;
 use crate::modules::index::Module;
 use crate::modules::modinfo::tests::elf;
-use crate::root::Root;
 
 /// Name, mode, links, data.
 type File = (String, u32, u32, Vec<u8>);

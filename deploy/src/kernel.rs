@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::Read;
 
+use anemos_host::Root;
+
 use crate::error::{Doing, Fault, Result};
-use crate::root::Root;
 
 /// A kernel image that boots.
 #[derive(Debug)]

@@ -7,13 +7,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anemos_base::{Kernel, Packages, deb};
+use anemos_host::Root;
 use rustix::fs::MemfdFlags;
 
 use crate::error::{Doing, Fault, Result};
 use crate::kernel;
 use crate::modules::index::{Index, name_of};
 use crate::modules::{self, select};
-use crate::root::Root;
 
 /// depmod's and the build's files that modprobe wants as they are.
 const KEPT: &[&str] = &[

@@ -19,7 +19,6 @@ mod modules;
 mod panic;
 mod private_dir;
 mod report;
-mod root;
 mod serve;
 mod stage;
 mod sys;
@@ -28,7 +27,8 @@ mod wire;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use root::Root;
+use anemos_host::Root;
+
 use serve::Options;
 
 const USAGE: &str = "usage: anemos-stage serve --dir DIR

@@ -1,8 +1,8 @@
 //! Whether there is enough memory, said in numbers before anything is changed.
 
+use anemos_host::{Root, memory};
+
 use crate::error::{Fault, Result};
-use crate::facts;
-use crate::root::Root;
 
 /// What the new system needs besides its files: kernel, agent, and room for a payload to work in.
 const HEADROOM: u64 = 128 << 20;
@@ -27,9 +27,8 @@ pub struct Memory {
 impl Memory {
     /// As it is now.
     pub fn of(root: &Root) -> Self {
-        let meminfo = root.text("/proc/meminfo").unwrap_or_default();
-        let field = |name| facts::meminfo(&meminfo, name).unwrap_or(u64::MAX);
-        Self { total: field("MemTotal"), available: field("MemAvailable") }
+        let memory = memory::Memory::of(root);
+        Self { total: memory.total.unwrap_or(u64::MAX), available: memory.available.unwrap_or(u64::MAX) }
     }
 
     /// Checks before anything is downloaded that it can end well: `image` is the base's size unpacked.

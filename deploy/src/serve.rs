@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use anemos_base::{Fetcher, Limits};
+use anemos_host::Root;
 use anemos_proto::host::HostFacts;
 use anemos_proto::stage::{StagePlan, StageReply, StageRequest, Staged};
 
@@ -19,7 +20,6 @@ use crate::facts;
 use crate::gate::Gate;
 use crate::private_dir::PrivateDir;
 use crate::report::Report;
-use crate::root::Root;
 use crate::stage::Job;
 use crate::sys;
 use crate::wire::{self, Input, Output};
@@ -256,7 +256,7 @@ impl Conversation {
         if !self.root.is_real() {
             return booting("the host's files were read from another root");
         }
-        if !boot::is_loaded(&self.root) {
+        if !anemos_host::kexec::is_loaded(&self.root) {
             return booting("the kernel that was loaded is gone: somebody else unloaded it");
         }
         boot::detach(&self.root);

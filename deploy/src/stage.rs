@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anemos_base::{Archive, Fetcher, Lock};
+use anemos_host::sha256::digest;
+use anemos_host::{Root, boot_id, disks, host_keys};
 use anemos_proto::config::HostConfig;
 use anemos_proto::event::{Level, Unit};
 use anemos_proto::net::NetworkState;
@@ -12,8 +14,7 @@ use anemos_proto::{Digest, Secret, codec};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::base::{self, Sources};
-use crate::blobs::{Blobs, digest};
-use crate::boot;
+use crate::blobs::Blobs;
 use crate::cmdline;
 use crate::compose::{self, Initramfs, ModuleFiles, RunFiles};
 use crate::error::{Doing, Fault, Result};
@@ -25,7 +26,6 @@ use crate::memory::Memory;
 use crate::modules::firmware::Firmware;
 use crate::modules::{self, select};
 use crate::report::Report;
-use crate::root::Root;
 use crate::wire::Output;
 
 /// No base.lock, and no agent, is larger than this when unpacked.
@@ -65,7 +65,7 @@ impl Job {
         }
         let needed = blobs.announce(root, &[plan.lock, plan.agent, plan.payload])?;
         self.output.send(&StageReply::Need(needed));
-        if boot::is_loaded(root) {
+        if anemos_host::kexec::is_loaded(root) {
             report.note(Level::Warning, "a kernel was loaded for kexec already; it will be replaced");
         }
 
@@ -184,8 +184,8 @@ impl Job {
         ];
         let mut random = vec![0; SEED];
         getrandom(&mut random[..], GetRandomFlags::empty()).doing(|| "getting random bytes".into())?;
-        let identity = facts::identity_names(root).filter_map(|name| {
-            let bytes = root.read(&format!("/etc/ssh/{name}")).ok()?;
+        let identity = host_keys::names(root).into_iter().filter_map(|name| {
+            let bytes = root.read(&format!("{}/{name}", host_keys::DIR)).ok()?;
             Some((name, Secret::new(bytes)))
         });
         let host = HostConfig {
@@ -195,12 +195,12 @@ impl Job {
             firmware: facts::firmware(root),
             arch: rustix::system::uname().machine().to_string_lossy().into_owned(),
             kernel_release: kernel.release.clone(),
-            old_boot_id: facts::boot_id(root),
+            old_boot_id: boot_id(root),
             mirror: base::mirrors(root, plan).into_iter().next(),
             security_mirror: facts::security_mirror(root),
             base: image,
             base_size: lock.image_size,
-            disks: facts::disk_ids(root),
+            disks: disks::whole(root).iter().map(|name| disks::id(root, name)).collect(),
             random_seed: Secret::new(random),
             seed_cache,
         };

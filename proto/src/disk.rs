@@ -1,10 +1,6 @@
-//! Which disk is which under two kernels. Pure: whoever looks at `/sys` hands over what is there, so stage and agent
-//! read the same things in the same way.
+//! Which disk is which under two kernels. Stage and agent read what names a disk in the same way (crate anemos-host).
 
 use crate::host::DiskId;
-
-/// Sectors in `/sys` have this size, whatever the disk's are.
-const SECTOR: u64 = 512;
 
 /// Beginnings of parts of a device path that are numbered in the order of probing or discovery: below them no number
 /// tells where a disk is plugged in.
@@ -15,40 +11,6 @@ const NO_PLACE: [&str; 6] = ["virtual", "session", "rport-", "end_device-", "vmb
 const ONE: [&str; 4] = ["host", "virtio", "nvme", "usb"];
 
 impl DiskId {
-    /// From what `/sys` says: the disk's name there, its directory with links resolved (`/sys/devices/…`), and a way to
-    /// read a file below that directory (Documentation/ABI in the kernel's sources: sysfs-block, sysfs-ata; SPC for the
-    /// page of vital product data).
-    pub fn from_sysfs(name: &str, dir: &str, read: impl Fn(&str) -> Option<Vec<u8>>) -> Self {
-        let tidy = |bytes: &[u8]| {
-            let text = String::from_utf8_lossy(bytes);
-            let text = text.trim_matches(|c: char| c == '\0' || c.is_whitespace());
-            (!text.is_empty()).then(|| text.to_owned())
-        };
-        let text = |file: &str| tidy(&read(file)?);
-        // SCSI keeps the serial number in a page of its own: four bytes of header, then text.
-        let page = || tidy(read("device/vpd_pg80")?.get(4..)?);
-        let parts: Vec<&str> = dir.split('/').collect();
-        let above = parts.len().saturating_sub(1);
-        let mut path: Vec<String> = parts[..above].iter().map(|&part| part.to_owned()).collect();
-        for (depth, part) in path.iter_mut().enumerate() {
-            // ATA ports are numbered through all controllers, in the order of probing.
-            if number(part, "ata") {
-                let up = "../".repeat(above - depth);
-                if let Some(port) = text(&format!("{up}ata_port/{part}/port_no")) {
-                    part.push('.');
-                    part.push_str(&port);
-                }
-            }
-        }
-        Self {
-            name: format!("/dev/{}", name.replace('!', "/")),
-            serial: text("serial").or_else(|| text("device/serial")).or_else(page),
-            wwid: text("wwid").or_else(|| text("device/wwid")),
-            path: path.join("/"),
-            size: text("size").and_then(|sectors| sectors.parse().ok()).unwrap_or(0) * SECTOR,
-        }
-    }
-
     /// Why `here` can't be this disk, in words that follow its name: an id that both have differs, or the size does. A
     /// world-wide id in another form (`t10.…` and `naa.…`) may be the same disk's, as another kernel prefers it, but
     /// nothing shows that.

@@ -3,17 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 
-use anemos_proto::host::{Disk, DiskId, Partition};
+use anemos_host::Root;
+use anemos_host::disks::{SECTOR, dev_path, id, partitions, whole};
+use anemos_host::mounts::Mount;
+use anemos_proto::host::{Disk, Partition};
 
-use super::mounts::Mount;
 use super::signature::{self, Content};
-use crate::root::Root;
-
-/// Names of block devices that are no disks: RAM, loops, floppies, CDs, network devices, and what is stacked on disks.
-const NO_DISKS: &[&str] = &["dm-", "drbd", "fd", "loop", "md", "mtdblock", "nbd", "ram", "rbd", "sr", "zd", "zram"];
-
-/// Sectors in `/sys` have this size, whatever the disk's are.
-const SECTOR: u64 = 512;
 
 /// What is mounted and swapped on, to be matched with devices.
 #[derive(Debug, Default)]
@@ -26,41 +21,15 @@ pub struct InUse {
 
 /// Every whole disk.
 pub fn disks(root: &Root, in_use: &InUse) -> Vec<Disk> {
-    root.names("/sys/block")
-        .into_iter()
-        .filter(|name| is_disk(root, name))
-        .map(|name| disk(root, &name, in_use))
-        .collect()
-}
-
-/// What names every whole disk.
-pub fn ids(root: &Root) -> Vec<DiskId> {
-    root.names("/sys/block").iter().filter(|name| is_disk(root, name)).map(|name| id(root, name)).collect()
-}
-
-fn is_disk(root: &Root, name: &str) -> bool {
-    let sys = format!("/sys/block/{name}");
-    let boot_area = name.starts_with("mmcblk") && (name.contains("boot") || name.contains("rpmb"));
-    let other = NO_DISKS.iter().any(|prefix| {
-        name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()) || rest.is_empty())
-    });
-    // The paths of a multipath NVMe namespace are hidden: they can't be opened.
-    !boot_area && !other && !root.flag(&format!("{sys}/hidden")) && root.number(&format!("{sys}/size")).unwrap_or(0) > 0
+    whole(root).iter().map(|name| disk(root, name, in_use)).collect()
 }
 
 fn disk(root: &Root, name: &str, in_use: &InUse) -> Disk {
     let sys = format!("/sys/block/{name}");
     let head = head(root, &dev_path(name));
     let content = signature::content(&head).map(|content| content.kind.to_owned());
-    let mut partitions: Vec<_> = root
-        .names(&sys)
-        .into_iter()
-        .filter_map(|part| {
-            let number = root.number(&format!("{sys}/{part}/partition"))?;
-            Some((number, partition(root, &format!("{sys}/{part}"), &part, in_use)))
-        })
-        .collect();
-    partitions.sort_by_key(|(number, _)| *number);
+    let partitions = partitions(root, name);
+    let partitions = partitions.iter().map(|part| partition(root, &format!("{sys}/{part}"), part, in_use)).collect();
     Disk {
         id: id(root, name),
         model: model(root, &sys),
@@ -69,15 +38,9 @@ fn disk(root: &Root, name: &str, in_use: &InUse) -> Disk {
         read_only: root.flag(&format!("{sys}/ro")),
         table: signature::table(&head).map(str::to_owned),
         content,
-        partitions: partitions.into_iter().map(|(_, partition)| partition).collect(),
+        partitions,
         mounts: mounted(root, &sys, name, in_use),
     }
-}
-
-fn id(root: &Root, name: &str) -> DiskId {
-    let sys = format!("/sys/block/{name}");
-    let dir = root.resolve(&sys).unwrap_or_else(|| sys.clone());
-    DiskId::from_sysfs(name, &dir, |file| root.read(&format!("{dir}/{file}")).ok())
 }
 
 fn model(root: &Root, sys: &str) -> String {
@@ -129,11 +92,6 @@ fn mounted(root: &Root, sys: &str, name: &str, in_use: &InUse) -> Vec<String> {
         }
     }
     targets.into_iter().collect()
-}
-
-/// `/dev/…` of a kernel name, in which `!` stands for `/`.
-fn dev_path(name: &str) -> String {
-    format!("/dev/{}", name.replace('!', "/"))
 }
 
 fn head(root: &Root, device: &str) -> Vec<u8> {

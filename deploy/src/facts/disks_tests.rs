@@ -1,5 +1,5 @@
 use super::*;
-use crate::facts::mounts;
+use anemos_host::mounts;
 
 /// Makes a tree of files and links: `path = text`, or `path -> target`.
 fn tree(lines: &str) -> (tempfile::TempDir, Root) {

@@ -1,18 +1,18 @@
 //! Everything that the plan needs to know about the host. Only reads.
 
 pub mod disks;
-pub mod mounts;
 pub mod signature;
 
 use std::str::FromStr;
 
+use anemos_host::memory::Memory;
+use anemos_host::{Root, boot_id, host_keys, mounts};
 use anemos_proto::Digest;
-use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport};
+use anemos_proto::host::{Disk, Firmware, HostFacts, KexecSupport};
 use anemos_proto::net::NetworkState;
 
 use crate::error::{Doing, Result};
 use crate::kernel;
-use crate::root::Root;
 use crate::sys;
 
 /// Where a deployed system keeps what the next deployment needs not send again.
@@ -22,7 +22,7 @@ pub const CACHE: &str = "/var/cache/anemos";
 pub fn collect(root: &Root) -> Result<HostFacts> {
     let release = kernel_release(root);
     let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
-    let memory = root.text("/proc/meminfo").unwrap_or_default();
+    let memory = Memory::of(root);
     let (cached_blobs, cached_bases) = parse_cache(&root.names(CACHE));
     Ok(HostFacts {
         hostname: root.text("/proc/sys/kernel/hostname").unwrap_or_default(),
@@ -37,14 +37,14 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
         kernel_release: release,
         cmdline: root.text("/proc/cmdline").unwrap_or_default(),
         firmware: firmware(root),
-        memory_total: meminfo(&memory, "MemTotal").unwrap_or(0),
-        memory_available: meminfo(&memory, "MemAvailable").unwrap_or(0),
+        memory_total: memory.total.unwrap_or(0),
+        memory_available: memory.available.unwrap_or(0),
         disks: all_disks(root),
         kexec: kexec_support(root),
         lost_ways: lost_ways(&network, ssh_address(&std::env::var("SSH_CONNECTION").unwrap_or_default())),
         network,
         ssh_port: ssh_port(std::env::var("SSH_CONNECTION").ok().as_deref()),
-        host_keys: host_keys(root),
+        host_keys: host_keys::public(root),
         mirrors: mirrors(root),
         cached_blobs,
         cached_bases,
@@ -63,11 +63,6 @@ pub fn kernel_release(root: &Root) -> String {
         .unwrap_or_else(|| rustix::system::uname().release().to_string_lossy().into_owned())
 }
 
-/// What names this boot.
-pub fn boot_id(root: &Root) -> String {
-    root.text("/proc/sys/kernel/random/boot_id").unwrap_or_default()
-}
-
 /// Archives in the host's own apt sources.
 pub fn mirrors(root: &Root) -> Vec<String> {
     anemos_base::mirrors_from_apt_sources(&root.at("/etc/apt"))
@@ -78,17 +73,8 @@ pub fn security_mirror(root: &Root) -> Option<String> {
     anemos_base::security_from_apt_sources(&root.at("/etc/apt")).into_iter().next()
 }
 
-/// What names each disk, and nothing that takes reading it.
-pub fn disk_ids(root: &Root) -> Vec<DiskId> {
-    disks::ids(root)
-}
-
 fn all_disks(root: &Root) -> Vec<Disk> {
-    let in_use = disks::InUse {
-        mounts: mounts::parse_mountinfo(&root.text("/proc/self/mountinfo").unwrap_or_default()),
-        swaps: mounts::parse_swaps(&root.text("/proc/swaps").unwrap_or_default()),
-    };
-    disks::disks(root, &in_use)
+    disks::disks(root, &disks::InUse { mounts: mounts::mounts(root), swaps: mounts::swaps(root) })
 }
 
 /// How the machine was booted.
@@ -119,13 +105,6 @@ fn lockdown(text: &str) -> String {
     text.split_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']')).unwrap_or_default().to_owned()
 }
 
-/// Bytes that `/proc/meminfo` gives for `key`.
-pub fn meminfo(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
 /// A value in os-release, without its quotes.
 fn os_release(text: &str, key: &str) -> Option<String> {
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?.trim();
@@ -142,21 +121,6 @@ pub fn ssh_port(connection: Option<&str>) -> u16 {
 /// The address in `SSH_CONNECTION` at which the host was reached.
 pub fn ssh_address(connection: &str) -> Option<&str> {
     connection.split_whitespace().nth(2)
-}
-
-fn host_keys(root: &Root) -> Vec<String> {
-    identity_names(root)
-        .filter(|name| name.strip_suffix(".pub").is_some())
-        .filter_map(|name| root.text(&format!("/etc/ssh/{name}")))
-        .collect()
-}
-
-/// Names of the SSH host key files in `/etc/ssh`, private and public.
-pub fn identity_names(root: &Root) -> impl Iterator<Item = String> {
-    root.names("/etc/ssh").into_iter().filter(|name| {
-        let key = name.strip_suffix(".pub").unwrap_or(name);
-        key.starts_with("ssh_host_") && key.ends_with("_key")
-    })
 }
 
 /// Blobs and base images, by the names of files in the cache.
@@ -182,16 +146,6 @@ mod tests {
         ] {
             assert_eq!(lockdown(text), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn memory() {
-        // The first lines of a 1 GiB Debian 12 guest.
-        let text = "MemTotal:         985016 kB\nMemFree:          711064 kB\nMemAvailable:     780116 kB\n";
-        assert_eq!(meminfo(text, "MemTotal"), Some(985_016 * 1024));
-        assert_eq!(meminfo(text, "MemAvailable"), Some(780_116 * 1024));
-        assert_eq!(meminfo(text, "Mem"), None);
-        assert_eq!(meminfo("MemTotal: 99999999999999999999 kB", "MemTotal"), None);
     }
 
     #[test]

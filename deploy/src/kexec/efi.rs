@@ -1,6 +1,6 @@
 //! What a kernel booted by kexec must be told of EFI: its firmware can be set up only once, and was.
 
-use crate::root::Root;
+use anemos_host::Root;
 
 /// EFI as the running kernel has it.
 #[derive(Debug, Clone)]

@@ -9,11 +9,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
+use anemos_host::Root;
 use anemos_proto::stage::KexecMethod;
 
 use crate::cmdline;
 use crate::error::{Doing, Fault, Result};
-use crate::root::Root;
 use crate::sys;
 use crate::sys::kexec::Segment;
 use crate::sys::map::Map;
@@ -78,7 +78,7 @@ fn file_load(boot: &Boot<'_>) -> Result<()> {
     let loading = || format!("loading {} (kexec_file_load)", boot.name);
     (boot.room)(2)?;
     let cmdline = CString::new(boot.cmdline).doing(loading)?;
-    sys::kexec::file_load(boot.kernel.as_fd(), boot.initramfs.as_fd(), &cmdline)
+    anemos_host::kexec::file_load(boot.kernel.as_fd(), Some(boot.initramfs.as_fd()), &cmdline)
         .map_err(|error| Fault::new(loading(), explain(&error)))
 }
 

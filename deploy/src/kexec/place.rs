@@ -1,6 +1,6 @@
 //! Where in physical memory things can go, and the memory map for the new kernel.
 
-use crate::root::Root;
+use anemos_host::Root;
 
 /// Pages, the kernel's unit of placing.
 pub const PAGE: u64 = 4096;

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 
+use anemos_host::Root;
+
 use super::{decompress, modinfo};
-use crate::root::Root;
 
 /// All of it together is no larger than this when unpacked.
 const LIMIT: u64 = 64 << 20;

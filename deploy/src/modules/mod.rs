@@ -10,12 +10,13 @@ use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
 
+use anemos_host::Root;
+
 use index::Index;
 use modinfo::ModInfo;
 use select::{Hardware, Place};
 
 use crate::error::{Doing, Fault, Result};
-use crate::root::Root;
 
 /// No module is larger than this when unpacked.
 const LIMIT: u64 = 256 << 20;

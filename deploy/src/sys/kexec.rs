@@ -1,9 +1,7 @@
-//! `kexec_load(2)` and `kexec_file_load(2)`.
+//! `kexec_load(2)`, and which of the two ways of loading there are.
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 
 const KEXEC_FILE_UNLOAD: libc::c_ulong = 1;
 const KEXEC_ARCH_X86_64: libc::c_ulong = 62 << 16;
@@ -34,22 +32,6 @@ pub struct Segment<'a> {
 
 fn check(result: libc::c_long) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Loads `kernel` with `initrd` for the next `reboot(KEXEC)`.
-pub fn file_load(kernel: BorrowedFd<'_>, initrd: BorrowedFd<'_>, cmdline: &CStr) -> io::Result<()> {
-    // SAFETY: both descriptors are open for the length of the call, and the kernel reads exactly the given length,
-    // which counts the terminating zero, from the command line.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_kexec_file_load,
-            kernel.as_raw_fd(),
-            initrd.as_raw_fd(),
-            cmdline.to_bytes_with_nul().len(),
-            cmdline.as_ptr(),
-            0 as libc::c_ulong,
-        )
-    })
 }
 
 /// Loads `segments`, to be entered at `entry` in 64-bit mode.

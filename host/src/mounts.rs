@@ -1,5 +1,7 @@
 //! Which block devices are mounted where, and which are swap.
 
+use crate::root::Root;
+
 /// Something mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -13,7 +15,17 @@ pub struct Mount {
     pub source: String,
 }
 
-/// Parses `/proc/self/mountinfo`. Lines that make no sense are left out.
+/// What is mounted in this process' view, the last mounted last.
+pub fn mounts(root: &Root) -> Vec<Mount> {
+    parse_mountinfo(&root.text("/proc/self/mountinfo").unwrap_or_default())
+}
+
+/// The device paths of swap in use. Swap files are not among them.
+pub fn swaps(root: &Root) -> Vec<String> {
+    parse_swaps(&root.text("/proc/swaps").unwrap_or_default())
+}
+
+/// Parses `/proc/self/mountinfo` (proc_pid_mountinfo(5)). Lines that make no sense are left out.
 pub fn parse_mountinfo(text: &str) -> Vec<Mount> {
     text.lines()
         .filter_map(|line| {
@@ -32,7 +44,7 @@ pub fn parse_mountinfo(text: &str) -> Vec<Mount> {
         .collect()
 }
 
-/// Parses `/proc/swaps`: the device paths.
+/// Parses `/proc/swaps` (proc_swaps(5)): the device paths.
 pub fn parse_swaps(text: &str) -> Vec<String> {
     text.lines()
         .skip(1)

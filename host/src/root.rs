@@ -1,4 +1,4 @@
-//! Where the host's files are: `/`, or a directory of fixtures in tests.
+//! Where a system's files are: `/`, a system that is mounted elsewhere, or a directory of fixtures in tests.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,11 @@ impl Root {
     /// The tree under `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
+    }
+
+    /// The machine itself: `/`.
+    pub fn host() -> Self {
+        Self::new("/")
     }
 
     /// Whether this is the machine itself.
