@@ -1,5 +1,48 @@
 //! The agent's state machine: what happened goes in, what to do comes out. No I/O and no clock; times are
 //! milliseconds of the same clock throughout.
+//!
+//! The states (`Phase`), and what leads from one to the next:
+//!
+//! ```text
+//!           Ready          Attached         Acked          Ended(Ok)          Sealed
+//! Starting -------> Waiting -------> Arming -----> Running ---------> Sealing -------> Succeeded
+//!  | fail            | fail           ^ | fail      | fail                          Acked |  | Acked
+//!  | leave           | leave          | | leave                                           |  | leave
+//!                                     |                                      told to hold |
+//!                                     |                Retry                              v
+//!                                     +------------------------------------------------- Held
+//!                                                                                         | fail
+//!                                                                                         | leave
+//!
+//!          a disk was written
+//!  fail ----------------------> Held
+//!   |                            ^ ^ a disk was written since
+//!   |            a write is found| +---------------------------+
+//!   |   else                     |     nothing                 |       Acked
+//!   +-----------------------> Judging -------------------> Returning --------> Gone
+//!                                                              | leave
+//!          a disk was written
+//!  leave ---------------------------------> Gone
+//!   |   else                     finished    ^
+//!   +-----------------------> Judging -------+
+//! ```
+//!
+//! - **fail** is [`Input::NotReady`] in Starting; [`Input::Ended`] with an error in Running; [`Input::Abort`] in
+//!   Starting, Waiting, Arming and Held; the dead-man's clock in the same four; in Arming also the end of the time in
+//!   which the attempt must be acknowledged. The dead-man's clock runs while nobody is there and no disk was written.
+//!   In Running an abort and the deadline `build` only stop the payload, and the payload's end is what fails. In Held
+//!   an abort is refused once a disk was written.
+//! - **leave** is [`Input::Finish`] in Starting, Waiting, Arming, Held, Succeeded and Returning, and in Succeeded
+//!   also the acknowledgement. Where the finish is to hold, the next state is Held instead.
+//! - **Acked** in Arming means that the announcement of the attempt is acknowledged. Elsewhere it means that the
+//!   terminal event is, or that the deadline `ack` has passed. Returning doesn't wait for it after a clock struck
+//!   with nobody there.
+//! - **Ready** leads to Arming at once if a controller has attached before. **Retry** is refused where the RAM system
+//!   was never ready.
+//! - [`Input::Broken`] leads to Held from every state but Returning and Gone. An agent that init had to start again
+//!   begins in Held ([`Machine::held`]). Nothing leads out of Gone.
+//!
+//! A request in a state for which it is not named here is refused, and changes nothing.
 
 use anemos_proto::agent::{AgentState, Leaving};
 use anemos_proto::config::{Deadlines, Finish};
@@ -38,9 +81,9 @@ pub enum Input {
     Written,
     /// The payload ended: well, or badly because …
     Ended(Result<(), String>),
-    /// What follows a payload's success is done.
+    /// The new system is finished: see [`Action::Seal`].
     Sealed,
-    /// What [`Action::Announce`] or [`Action::Conclude`] appended has this seq.
+    /// The fact that [`Action::Announce`] or [`Action::Conclude`] asked for has this seq in the log.
     Recorded(u64),
     /// All processes are ended, every disk is read-only, and the counters were read again. If a disk was written,
     /// [`Input::Written`] came before. An error says why writes may have gone uncounted.
@@ -76,8 +119,8 @@ pub enum Action {
 enum Phase {
     Starting,
     Waiting,
-    /// An attempt was announced. It starts when the controller has its announcement in its journal, so that nobody can
-    /// ever take a host whose payload ran for one whose payload did not.
+    /// An attempt was announced. It starts once the controller has the announcement in its journal. So no journal can
+    /// ever miss that a payload was started.
     Arming {
         /// Seq of the announcement.
         announced: Option<u64>,
@@ -85,10 +128,10 @@ enum Phase {
         until: u64,
     },
     Running,
-    /// The payload is done and what follows its success is going on.
+    /// The payload succeeded, and the new system is being finished.
     Sealing,
     Held(String),
-    /// No write has been counted so far; whether that is all is being made sure of, before …
+    /// No write has been counted so far. The agent makes sure that none went uncounted, before `then`.
     Judging {
         reason: String,
         then: Then,
@@ -100,12 +143,12 @@ enum Phase {
     Gone,
 }
 
-/// What follows once it is known whether anything was written.
+/// What the agent does once it knows whether a disk was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     /// Back to the old system, once that is acknowledged.
     Return,
-    /// The same at once: nobody is there.
+    /// Back to the old system at once if nobody is attached.
     ReturnAtOnce,
     /// Leave as told.
     Leave(Finish),
@@ -124,13 +167,14 @@ pub struct Machine {
     attached: u32,
     /// People in shells.
     people: u32,
-    /// Whether a controller ever was.
+    /// Whether a controller has ever been attached.
     ever_attached: bool,
-    /// Since when nobody is there and something might be waiting for them.
+    /// When the last controller or person left, or when the agent last began to wait for one. The dead-man's clock
+    /// counts from here.
     alone_since: u64,
-    /// The attempt of which nobody has acknowledged yet that nothing was written.
+    /// The attempt in which certainly nothing was written, until a controller has acknowledged that.
     unheard: Option<u32>,
-    /// When the payload is ended.
+    /// When the deadline `build` ends the payload.
     payload_until: Option<u64>,
     /// Seq of the terminal event, and when it was recorded.
     terminal: Option<(u64, u64)>,
@@ -138,7 +182,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// At boot.
+    /// A machine in the state in which the first agent of a boot begins.
     pub fn new(deadlines: Deadlines, finish: Finish, now: u64) -> Self {
         Self {
             deadlines,
@@ -158,7 +202,8 @@ impl Machine {
         }
     }
 
-    /// After the agent itself broke and was started again.
+    /// Begins in Held instead, in an agent that init had to start again because of `reason`. `ready` says whether the
+    /// agent before was ready for a payload, and `attempt` which attempt was its last.
     pub fn held(mut self, reason: String, ready: bool, attempt: u32) -> Self {
         self.phase = Phase::Held(reason);
         self.ready = ready;
@@ -167,7 +212,7 @@ impl Machine {
         self
     }
 
-    /// The state, for others.
+    /// The state as controllers are told it.
     pub fn state(&self) -> AgentState {
         match &self.phase {
             Phase::Starting => AgentState::Starting,
@@ -180,17 +225,18 @@ impl Machine {
         }
     }
 
-    /// Whether nobody may start a process any more: the agent is making sure that nothing was written, or has said so.
+    /// Whether processes must be refused now, because the agent is making sure that nothing was written, or has said
+    /// so.
     pub fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Judging { .. } | Phase::Returning(_) | Phase::Gone)
     }
 
-    /// The attempt of which it is certain that nothing was written, while nobody has acknowledged that.
+    /// The attempt in which certainly nothing was written, while no controller has acknowledged that.
     pub fn unheard(&self) -> Option<u32> {
         self.unheard.filter(|_| !self.written)
     }
 
-    /// When to [`Input::Tick`] next.
+    /// When the machine wants the next [`Input::Tick`].
     pub fn deadline(&self) -> Option<u64> {
         [self.dead_man(), self.payload_until, self.unannounced(), self.unacknowledged()].into_iter().flatten().min()
     }
@@ -221,18 +267,20 @@ impl Machine {
             return None;
         }
         let ack = u64::from(self.deadlines.ack_s) * 1000;
-        // A controller that is there but says nothing gets ten times as long as one that isn't.
+        // A controller that is attached but doesn't acknowledge gets ten times as long as one that has yet to come
+        // back.
         Some(if self.attached == 0 { recorded.max(self.alone_since) + ack } else { recorded + 10 * ack })
     }
 
-    /// Takes an input. An error is the reason why a request can't be done; nothing has changed then.
+    /// Takes an input; returns the actions to carry out, in order. An error is the reason why a request is refused;
+    /// nothing has changed then.
     pub fn handle(&mut self, now: u64, input: Input) -> Result<Vec<Action>, String> {
         let mut actions = Vec::new();
         self.step(now, input, &mut actions)?;
         let state = self.state();
         if state != self.shown {
-            // The state comes before what is done about it, but after the facts that led to it. Who hears that the agent
-            // holds hangs up, so that comes last of all.
+            // Reports the new state after the facts that led to it and before the other actions. Held is reported after
+            // the outcome as well, since a controller hangs up when it hears of Held.
             let holds = matches!(state, AgentState::Held(_));
             let before = |action: &Action| match action {
                 Action::Record(_) => true,
@@ -449,7 +497,8 @@ impl Machine {
         }
     }
 
-    /// Leaves as told. Where no write was counted, the old system may come up, so first it is made sure of.
+    /// Leaves as told. If no write was counted, the old system may come up again, so the agent first makes sure that
+    /// nothing was written.
     fn leave_as(&mut self, finish: Finish, actions: &mut Vec<Action>) {
         if self.written {
             self.phase = Phase::Gone;
@@ -489,7 +538,7 @@ impl Machine {
     fn leave(&mut self, actions: &mut Vec<Action>) {
         match &self.phase {
             Phase::Returning(_) if self.written => {
-                // Written after the payload's end, by somebody's shell: the old system is not what it was.
+                // A person's shell wrote to a disk after the payload's end, so the old system is not what it was.
                 self.phase = Phase::Held("a disk was written after the payload had ended".into());
             }
             Phase::Returning(reason) => {
@@ -506,7 +555,8 @@ impl Machine {
         }
     }
 
-    /// `Gone` shows the last state shown, so a state that is entered and left in one step must be told here.
+    /// Reports the current state now, because Gone shows the state that was reported last: a state that is entered and
+    /// left within one step would never be reported.
     fn shown_before_leaving(&mut self, actions: &mut Vec<Action>) {
         let state = self.state();
         if state != self.shown {

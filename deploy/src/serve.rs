@@ -1,5 +1,25 @@
 //! The conversation with the controller. One thread listens and decides; probing and staging run in others, so that an
 //! abort, the end of the connection and every deadline are seen at any time.
+//!
+//! The states (`Phase`), the requests that lead from one to the next, and (in brackets) the replies:
+//!
+//! ```text
+//!              Probe                          Stage
+//!  Probing <--------------- Idle -------------------------> Staging ----------------> Staged
+//!     |                      ^                              [Need …]   [Staged]        |
+//!     +----------------------+                                                           | Boot
+//!             [Facts]                                                                    v
+//!                                                                [Booting], the kexec, or a restart
+//! ```
+//!
+//! - Probing and Staging end by themselves. A probe or a staging that fails ends the conversation.
+//! - `Blob` is taken in every state, if a staging has asked for that blob.
+//! - `Abort`, the end of the connection, a signal, a deadline that passes (Idle and Staged: an hour; Probing: a minute;
+//!   Staging: the plan's) and every request that the diagram doesn't show end the conversation from every state: what
+//!   was loaded is unloaded, the private directory is removed, and then the reply is [Aborted] or [Failed].
+//! - After [Booting] the stage reads nothing more that would stop it.
+//!
+//! The order is held by `Conversation::phase`; the step that a staging has got to is known to its thread only.
 
 use std::io;
 use std::path::PathBuf;
