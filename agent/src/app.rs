@@ -16,9 +16,9 @@ use crate::paths::Paths;
 pub struct App {
     /// Where things are.
     pub paths: Paths,
-    /// From the controller.
+    /// What the controller wants of this run.
     pub run: RunConfig,
-    /// From the stage.
+    /// What the stage found out about the host.
     pub host: HostConfig,
     /// The event log.
     pub log: Log,
@@ -26,11 +26,11 @@ pub struct App {
     pub boot_id: String,
     /// The state now.
     pub state: watch::Sender<AgentState>,
-    /// Whether anybody has attached yet.
+    /// Whether a controller has attached since this agent was started.
     pub met: watch::Sender<bool>,
-    /// Whether nobody may start a process any more: see [`crate::machine::Machine::is_closing`].
+    /// Whether processes are refused now: see [`crate::machine::Machine::is_closing`].
     pub closing: AtomicBool,
-    /// Set once the agent leaves.
+    /// Why the agent leaves; set as soon as it does.
     pub leaving: watch::Sender<Option<Leaving>>,
     /// Digest of the payload to run: the run's own, or that of a retry.
     payload: Mutex<Digest>,
@@ -46,7 +46,7 @@ pub enum Message {
 }
 
 impl App {
-    /// The parts put together, and where the driver gets its messages.
+    /// Puts the parts together; returns the receiver from which the driver takes its messages as well.
     pub fn new(
         paths: Paths,
         run: RunConfig,
@@ -65,7 +65,7 @@ impl App {
 
     /// Tells the driver what happened.
     pub fn tell(&self, input: Input) {
-        // Without a driver the agent is ending anyway.
+        // Sending fails only when the driver is gone, and then the agent is ending.
         let _ = self.messages.send(Message::Happened(input));
     }
 

@@ -20,23 +20,24 @@ use crate::log::Cursor;
 use crate::machine;
 use crate::ssh::{ChannelIn, ChannelOut, Input};
 
-/// For the controller's hello.
+/// Time for the controller to say hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(30);
-/// Facts are sent as soon as there are any, but then not again before this, so that they compress together.
+/// Least time between two batches. The first fact leaves at once; those that follow are collected for so long, so that
+/// they compress together.
 const PACE: Duration = Duration::from_millis(50);
-/// Between two messages about the progress of things.
+/// Least time between two messages about progress.
 const PROGRESS_PACE: Duration = Duration::from_millis(200);
-/// Bytes of frames in one batch, about.
+/// About how many bytes of frames a batch has at most.
 const BATCH: usize = 256 * 1024;
-/// For the last word to get through.
+/// Time for the last words to be sent once the controller asks nothing more.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(4);
-/// Answers that may wait for a controller which asks and doesn't listen.
+/// Answers that may wait for a controller that asks but reads no answers.
 const MAX_ANSWERS: usize = 256;
 
-/// For the task that sends.
+/// What the listening task orders from the sending task.
 enum Order {
     Reply(AgentReply),
-    /// Send facts from here on.
+    /// Send this reply, and then every fact after `after`.
     Follow {
         after: u64,
         reply: AgentReply,
@@ -66,7 +67,8 @@ pub async fn run(app: Arc<App>, mut input: ChannelIn, out: ChannelOut) {
     let mut listener = Listener { app, orders, attachment: None, upload: None };
     tokio::select! {
         () = listener.listen(&mut input, &mut frames) => {
-            // Without orders the sender ends.
+            // Dropping the listener drops its end of the orders, and the sender ends when it has served the last of
+            // them.
             drop(listener);
             let _ = tokio::time::timeout(GOODBYE_DEADLINE, &mut sending).await;
         }
@@ -91,7 +93,7 @@ async fn greet(input: &mut ChannelIn, frames: &mut FrameReader) -> Result<(), St
     }
 }
 
-/// Tells the machine of an attached controller, until dropped.
+/// Tells the machine that a controller is attached, and when dropped that the controller is gone.
 struct Attachment {
     app: Arc<App>,
     watch: bool,
@@ -111,7 +113,7 @@ impl Drop for Attachment {
     }
 }
 
-/// Takes requests.
+/// Reads the controller's requests.
 struct Listener {
     app: Arc<App>,
     orders: mpsc::Sender<Order>,
@@ -148,7 +150,7 @@ impl Listener {
         self.orders.send(Order::Reply(reply)).await.is_ok()
     }
 
-    /// Serves one request; false when there is nobody left to serve.
+    /// Serves one request; false when the connection is gone.
     async fn serve(&mut self, request: AgentRequest) -> bool {
         let answer = match request {
             AgentRequest::Attach { after, watch } => return self.attach(after, watch).await,
@@ -203,7 +205,7 @@ impl Listener {
     }
 }
 
-/// A payload on its way.
+/// A payload that is being received.
 struct Upload {
     blob: BlobRef,
     path: PathBuf,
@@ -223,7 +225,7 @@ impl Upload {
         Ok(Self { blob, path, file, hash: Hasher::new(), count: 0 })
     }
 
-    /// True when it is whole.
+    /// Stores the next piece; true when the payload is whole.
     fn take(&mut self, data: &[u8]) -> Result<bool, String> {
         self.count += data.len() as u64;
         if data.len() > BLOB_CHUNK || data.is_empty() || self.count > self.blob.size {
@@ -238,7 +240,7 @@ impl Upload {
         if self.hash.finish() != self.blob.digest {
             return Err(format!("the payload that came is not {}: send it again", self.blob.digest));
         }
-        // Not with rename(2): /run and / are two file systems.
+        // A copy, since rename(2) can't move a file from /run to /, which is another file system.
         let to = app.paths.payload_archive();
         std::fs::copy(&self.path, &to).map_err(|e| format!("can't store the payload in {}: {e}", to.display()))?;
         let _ = std::fs::remove_file(&self.path);
@@ -247,7 +249,7 @@ impl Upload {
     }
 }
 
-/// Sends facts, progress and answers, at the pace of the one who reads them.
+/// Sends facts, progress and answers as fast as the controller reads them.
 async fn send(app: Arc<App>, mut orders: mpsc::Receiver<Order>, out: ChannelOut) {
     let problem = Sender { app: &app, out: &out, cursor: None, batch: Vec::new() }.run(&mut orders).await.err();
     if let Some(problem) = problem.filter(|e| e.kind() != io::ErrorKind::BrokenPipe) {
@@ -314,7 +316,7 @@ impl Sender<'_> {
             };
             tokio::select! {
                 () = changed, if self.cursor.is_some() => {}
-                // What waits for the pace of progress.
+                // Wakes to send progress that came too soon after the last.
                 () = tokio::time::sleep_until(next_progress), if next_progress > Instant::now() => {}
                 order = orders.recv() => match order {
                     Some(order) => self.obey(order)?,
@@ -342,7 +344,7 @@ impl Sender<'_> {
         }
     }
 
-    /// True if there are more than fit in the batch.
+    /// Adds facts to the batch; true if the batch is full before the facts are at an end.
     fn collect_facts(&mut self) -> io::Result<bool> {
         let Some(mut cursor) = self.cursor else { return Ok(false) };
         while self.batch.len() < BATCH {

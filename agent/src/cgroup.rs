@@ -1,4 +1,4 @@
-//! The payload's cgroup: what ends with it, and what it can't write to.
+//! The payload's cgroup: ends every process of the payload, and closes disks to their writing.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,11 +14,12 @@ use crate::disks::Numbers;
 
 const DIR: &str = "/sys/fs/cgroup/anemos-payload";
 
-/// The payload's cgroup, so that not even daemons outlive it. Without cgroups its process group has to do.
+/// The payload's cgroup, which holds even daemons that the payload has started. Without cgroups only the payload's
+/// process group is ended.
 pub struct Cgroup(Option<PathBuf>);
 
 impl Cgroup {
-    /// Makes it, if this is a machine of ours.
+    /// Makes the cgroup, unless the agent is on trial on an ordinary machine.
     pub fn new(app: &App) -> Self {
         let dir = Path::new(DIR);
         if !app.paths.machine {
@@ -34,7 +35,7 @@ impl Cgroup {
         }
     }
 
-    /// Whoever writes its process id here enters.
+    /// The file `cgroup.procs`, opened for writing: a process that writes 0 to it enters the cgroup.
     pub fn door(&self) -> Option<std::os::fd::OwnedFd> {
         let procs = self.0.as_ref()?.join("cgroup.procs");
         Some(fs::OpenOptions::new().write(true).open(procs).ok()?.into())
@@ -49,7 +50,7 @@ impl Cgroup {
         found
     }
 
-    /// Signals all that are in it, and the process group.
+    /// Signals all processes in the cgroup, and the process group `group`.
     pub fn signal(&self, group: Option<Pid>, signal: Signal) {
         if let Some(group) = group {
             let _ = kill_process_group(group, signal);
@@ -59,7 +60,7 @@ impl Cgroup {
         }
     }
 
-    /// Kills whatever is left.
+    /// Kills all processes in the cgroup, and removes it.
     pub async fn kill(&self) {
         let Some(dir) = &self.0 else { return };
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -70,7 +71,8 @@ impl Cgroup {
                     let _ = rustix::process::kill_process(pid, Signal::KILL);
                 }
             }
-            // The kernel tells of an empty cgroup only through inotify; this loop is as short-lived as the dying.
+            // The kernel reports an empty cgroup only through inotify. Polling is simpler, and killed processes are
+            // gone within moments.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for dir in tree(dir).iter().rev() {
@@ -79,7 +81,7 @@ impl Cgroup {
     }
 }
 
-/// The group and those that its processes made in it, each before its own.
+/// The cgroup `dir` and all that its processes made below it, parents before children.
 fn tree(dir: &Path) -> Vec<PathBuf> {
     let mut all = vec![dir.to_owned()];
     let mut next = 0;
@@ -95,11 +97,12 @@ fn tree(dir: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Keeps the payload from opening these for writing, directly, by mounting, or under a mapper or RAID device. That a disk
-/// is set read-only in the kernel stops neither the latter nor a program that sets it back.
+/// Keeps the payload from opening these for writing, be it directly, by mounting, or as part of a mapper or RAID
+/// device. The kernel's read-only flag is not enough: it doesn't stop mapper and RAID devices, and a program may clear
+/// it.
 pub fn forbid_writing(devices: &[Numbers]) -> io::Result<()> {
     if devices.is_empty() || !Path::new(DIR).exists() {
-        // Without a payload there is nobody to be kept from it.
+        // As long as no payload has a cgroup, there are no processes to keep from the devices.
         return Ok(());
     }
     let program = crate::sys::load_device_filter(&program(devices))?;
@@ -111,17 +114,17 @@ fn instruction(code: u8, registers: u8, jump: u16, value: u32) -> u64 {
     u64::from(code) | u64::from(registers) << 8 | u64::from(jump) << 16 | u64::from(value) << 32
 }
 
-/// A program of the kind `BPF_PROG_TYPE_CGROUP_DEVICE`. It gets a `struct bpf_cgroup_dev_ctx` and returns whether the
-/// access is allowed.
+/// A program of the kind `BPF_PROG_TYPE_CGROUP_DEVICE`. The kernel gives it a `struct bpf_cgroup_dev_ctx`, and it
+/// returns 1 if the access is allowed, else 0.
 fn program(devices: &[Numbers]) -> Vec<u64> {
-    // Registers: 0 is the result, 1 the context.
+    // Register 0 holds the result, register 1 the context.
     let load = |to: u8, offset: u16| instruction(0x61, 1 << 4 | to, offset, 0);
     let jump_unless_equal = |register, value, by| instruction(0x55, register, by, value);
     let jump_if_less = |register, value, by| instruction(0xa5, register, by, value);
     let jump_if_greater = |register, value, by| instruction(0x25, register, by, value);
     let result = |value| [instruction(0xb7, 0, 0, value), instruction(0x95, 0, 0, 0)];
     let (access, kind, major, minor) = (2, 3, 4, 5);
-    // access_type has the kind of device (1: block) below and the access (4: write) above.
+    // The lower 16 bits of access_type are the kind of device (1: block), the upper 16 the access (4: write).
     let mut code = vec![load(access, 0), load(major, 4), load(minor, 8)];
     code.push(instruction(0xbf, access << 4 | kind, 0, 0));
     code.push(instruction(0x57, kind, 0, 0xffff));

@@ -25,7 +25,7 @@ anemos-agent: the payload's line to the agent that runs it
   anemos-agent identity install DIR  give the system in DIR this host's SSH host keys
 ";
 
-/// Does what the words after the program's name say.
+/// Runs the command that `words`, the arguments after the program's name, give.
 pub fn run(words: &[String]) -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words[..] {
@@ -42,7 +42,7 @@ pub fn run(words: &[String]) -> ExitCode {
             let rest: Vec<String> = rest.iter().map(|&w| w.into()).collect();
             Call::parse(word, &rest).and_then(|call| helper::tell(&socket(), &call))
         }
-        // For the agent itself, where a payload is an IMGBUILD.
+        // The agent itself runs this if the payload is an IMGBUILD.
         ["imgbuild"] => {
             given::read_host(&here()).and_then(|host| imgbuild::run(&socket(), &host, &given::read_run(&here())?.keeps))
         }
@@ -61,7 +61,8 @@ pub fn run(words: &[String]) -> ExitCode {
     }
 }
 
-/// `--held REASON` from init; `--root DIR --listen ADDRESS` for a trial on an ordinary machine.
+/// Reads the options of `serve`: init gives `--held REASON`; `--root DIR --listen ADDRESS` is for a trial on an
+/// ordinary machine.
 fn serve_options(options: &[&str]) -> Result<(Paths, Option<String>), String> {
     let (mut held, mut root, mut listen) = (None, None, None);
     let mut rest = options.iter();
@@ -82,10 +83,10 @@ fn serve_options(options: &[&str]) -> Result<(Paths, Option<String>), String> {
     Ok((paths, held))
 }
 
-/// Becomes the program; returns the reason why not.
+/// Becomes the program; returns only if that fails, with the reason.
 fn nosync(program: &str, arguments: &[&str]) -> String {
     if let Err(e) = crate::sys::ignore_syncs() {
-        // It works without, only slower.
+        // The program works all the same, only slower.
         eprintln!("anemos-agent: requests to flush are not ignored: {e}");
     }
     let error = Command::new(program).args(arguments).exec();
@@ -126,7 +127,7 @@ fn install(dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The paths of the agent that runs this payload.
+/// The paths of the agent that runs this payload, which a trial changes.
 fn here() -> Paths {
     match std::env::var_os("ANEMOS_FILES") {
         Some(anemos) => Paths { anemos: anemos.into(), ..Paths::host() },

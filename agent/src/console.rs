@@ -1,4 +1,4 @@
-//! What a person at the machine's own screen sees.
+//! What a person at the machine's own screen is shown.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -7,12 +7,12 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::fs::OFlags;
 
-/// Writes a line to every console and to the kernel's ring buffer. Nothing is done about failures: there is nobody to
-/// tell.
+/// Writes the lines of `text` to every console and to the kernel's ring buffer. Failures are ignored, since nobody
+/// could be told of them.
 pub fn say(text: &str) {
     for line in text.lines() {
         for console in consoles() {
-            // A serial line with flow control must not stop the agent.
+            // Without NONBLOCK a serial line whose flow control says stop would stop the agent.
             let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
             if let Ok(mut file) = OpenOptions::new().write(true).custom_flags(flags).open(&console) {
                 let _ = file.write_all(format!("\r\nanemos: {line}\r\n").as_bytes());
@@ -35,14 +35,14 @@ fn consoles() -> Vec<String> {
     found
 }
 
-/// The same, unless this is not a machine of ours.
+/// Does what [`say`] does if `machine` is true, and nothing in a trial on an ordinary machine.
 pub fn say_if(machine: bool, text: &str) {
     if machine {
         say(text);
     }
 }
 
-/// How a person gets in, for the screen.
+/// Tells a person at the screen how to log in over SSH.
 pub fn reachable(port: u16) -> String {
     let addresses = addresses();
     if addresses.is_empty() {
@@ -62,7 +62,8 @@ fn addresses() -> Vec<IpAddr> {
     found
 }
 
-/// The line after an address in fib_trie says whether it is this machine's.
+/// This machine's IPv4 addresses, loopback left out, from `/proc/net/fib_trie`: the line after an address tells whether
+/// the address is local.
 fn local_v4(fib_trie: &str) -> Vec<IpAddr> {
     let lines: Vec<&str> = fib_trie.lines().map(str::trim).collect();
     let pairs = lines.windows(2).filter(|pair| pair[1].starts_with("/32 host LOCAL"));
@@ -72,7 +73,8 @@ fn local_v4(fib_trie: &str) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Global addresses of if_inet6: 32 digits, index, prefix length, scope, …
+/// The global IPv6 addresses in `/proc/net/if_inet6`, whose fields are 32 hexadecimal digits, index, prefix length,
+/// scope (00: global), flags and name.
 fn local_v6(if_inet6: &str) -> Vec<IpAddr> {
     let one = |line: &str| {
         let mut fields = line.split_whitespace();
@@ -88,8 +90,8 @@ mod tests {
 
     #[test]
     fn addresses_are_read_from_proc() {
-        let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.2.15\n        /32 host LOCAL\n     |-- 10.0.2.255\n        \
-                    /32 link BROADCAST\n     |-- 127.0.0.1\n        /32 host LOCAL\n";
+        let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.2.15\n        /32 host LOCAL\n     |-- 10.0.2.255\n\
+                    \x20       /32 link BROADCAST\n     |-- 127.0.0.1\n        /32 host LOCAL\n";
         assert_eq!(local_v4(trie), ["10.0.2.15".parse::<IpAddr>().unwrap()]);
         let inet6 = "fe80000000000000505400fffe123456 02 40 20 80     eth0\n\
                      20010db8000000000000000000000015 02 40 00 80     eth0\n\

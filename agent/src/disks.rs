@@ -1,4 +1,4 @@
-//! Disks: finding those that the payload may write, guarding the others, and noticing writes.
+//! Finds the disks that the payload may write, guards the others, and notices writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,16 +29,15 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Looks at `/sys` under `root`.
+    /// Reads `/sys` under `root`.
     pub fn new(root: &Root) -> Self {
         Self { root: root.clone() }
     }
 
-    /// Names in `/sys` of all disks that are hardware: no loop, RAM, mapper or RAID devices, whose backing disks count
-    /// instead.
+    /// Sorted names in `/sys` of all disks that are hardware and can be opened.
     pub fn names(&self) -> Vec<String> {
         let mut names = hardware(&self.root);
-        // Hidden paths of multipath NVMe disks have no device number and can't be opened.
+        // The hidden paths of multipath NVMe disks have no device number and can't be opened.
         names.retain(|name| self.root.text(&format!("/sys/block/{name}/dev")).is_some());
         names
     }
@@ -52,8 +51,9 @@ impl Disks {
         self.names().into_iter().map(see).collect()
     }
 
-    /// Which of the disks here is each of `wanted`, by its name in `/sys`; an error says what is missing or can't be
-    /// told apart. `known` are all disks of the old system's: an id that two of them had tells nothing.
+    /// Finds each of `wanted` among the disks of this machine; returns their names in `/sys`. An error says which disk
+    /// is missing or can't be told from another. `known` are all disks of the old system: an id that two of them share
+    /// identifies neither.
     pub fn resolve(&self, wanted: &[DiskId], known: &[DiskId]) -> Result<Vec<String>, String> {
         let here = self.here();
         let found: Vec<String> = wanted.iter().map(|id| pick(&here, id, known)).collect::<Result<_, _>>()?;
@@ -64,11 +64,13 @@ impl Disks {
         Ok(found)
     }
 
-    /// Those of `found`, which [`Disks::resolve`] gave for `wanted`, whose names no other disk has got since.
+    /// The names in `found` that still belong to their disks. [`Disks::resolve`] has returned `found` for `wanted`; a
+    /// disk that was plugged in since may have got a name that another had.
     pub fn still(&self, found: &[String], wanted: &[DiskId]) -> Vec<String> {
         let is_other = |name: &str, id: &DiskId| {
             let here = disks::id(&self.root, name);
-            // A payload may make its disk's namespaces anew, with other ids and sizes. The serial number stays.
+            // A payload may make the namespaces of its disk anew, which changes world-wide id and size, but not the
+            // serial number.
             let by_serial = id.serial.is_some() && here.serial.is_some();
             let wwid = if by_serial { here.wwid.clone() } else { id.wwid.clone() };
             DiskId { wwid, size: here.size, ..id.clone() }.contradiction(&here).is_some()
@@ -76,14 +78,15 @@ impl Disks {
         found.iter().zip(wanted).filter(|(name, id)| !is_other(name, id)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Those of `known` that aren't here, but for what nothing could tell from another disk.
+    /// The disks of `known` that this machine doesn't show. Leaves out disks that nothing tells from others, since they
+    /// could not be recognised.
     pub fn missing<'a>(&self, known: &'a [DiskId]) -> Vec<&'a DiskId> {
         let here = self.here();
         known.iter().filter(|id| id.is(id) && !here.iter().any(|(_, disk)| id.is(disk))).collect()
     }
 
-    /// Sectors written or discarded since the boot (Documentation/block/stat.rst), by disk. The paths of a multipath NVMe
-    /// disk are among them: the disk itself counts nothing before Linux 6.3.
+    /// Sectors of 512 bytes written or discarded since the boot, by name of the disk (Documentation/block/stat.rst).
+    /// Includes the hidden paths of multipath NVMe disks, because before Linux 6.3 only the paths count, not the disk.
     pub fn sectors_written(&self) -> BTreeMap<String, u64> {
         let count = |name: &str| {
             let stat = self.root.text(&format!("/sys/block/{name}/stat"))?;
@@ -97,15 +100,15 @@ impl Disks {
         hardware(&self.root).into_iter().map(counted).collect()
     }
 
-    /// Disk and partitions, as names in `/dev`.
+    /// Names in `/sys` of a disk and its partitions.
     pub fn with_partitions(&self, name: &str) -> Vec<String> {
         let mut names = vec![name.to_owned()];
         names.extend(partitions(&self.root, name));
         names
     }
 
-    /// Device numbers of every disk but `allowed`, and of its partitions, those that it may yet get included where the
-    /// kernel reserves numbers for them.
+    /// Device numbers of every disk but `allowed`, and of its partitions. Where the kernel reserves numbers for a
+    /// disk's partitions, partitions that the disk doesn't have yet are included.
     pub fn numbers_without(&self, allowed: &[String]) -> Vec<Numbers> {
         let mut found: Vec<Numbers> = Vec::new();
         for disk in self.names().iter().filter(|name| !allowed.contains(name)) {
@@ -129,7 +132,8 @@ impl Disks {
         self.root.flag(&format!("/sys/class/block/{name}/ro"))
     }
 
-    /// Sets every disk but `allowed`, and its partitions, read-only; returns those newly set, and failures.
+    /// Sets every disk but `allowed`, and its partitions, read-only; returns the devices that were not before, and
+    /// failures.
     pub fn guard(&self, allowed: &[String]) -> (Vec<String>, Vec<String>) {
         let (mut done, mut failed) = (Vec::new(), Vec::new());
         for disk in self.names().iter().filter(|name| !allowed.contains(name)) {
@@ -139,7 +143,7 @@ impl Disks {
                 }
                 match set_read_only(&device, true) {
                     Ok(()) => done.push(device),
-                    // A drive without a medium can't be written either.
+                    // A drive without a medium can't be set read-only, and can't be written.
                     Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEDIUM | libc::ENXIO)) => {}
                     Err(e) => failed.push(format!("{device}: {e}")),
                 }
@@ -148,7 +152,7 @@ impl Disks {
         (done, failed)
     }
 
-    /// Takes back that these disks and their partitions were set read-only; returns failures.
+    /// Makes these disks and their partitions writable again; returns failures.
     pub fn release(&self, allowed: &[String]) -> Vec<String> {
         let devices = allowed.iter().flat_map(|disk| self.with_partitions(disk));
         let locked = devices.filter(|device| self.is_read_only(device));
@@ -157,12 +161,13 @@ impl Disks {
 }
 
 fn set_read_only(device: &str, on: bool) -> io::Result<()> {
-    // A floppy drive without a disk can be opened only so.
+    // Without O_NONBLOCK a floppy drive without a disk can't be opened.
     let device = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(dev_path(device))?;
     crate::sys::set_read_only(&device, on)
 }
 
-/// The disks' counters when the agent first looked. It looks before anything could be written.
+/// The disks' counters as they were before anything could be written. The first agent of this boot stores them for
+/// those that are started after it.
 pub fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
     let path = paths.run.join("baseline");
     if let Ok(text) = fs::read_to_string(&path) {
@@ -175,13 +180,13 @@ pub fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
     Ok(found)
 }
 
-/// Disks whose counters are gone, or began anew: what was written to them since `baseline` can't be told.
+/// Disks of `baseline` that are gone or whose counters began anew, so that writes to them can't be known.
 pub fn uncounted(baseline: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<String> {
     let lost = |(name, before): &(&String, &u64)| now.get(*name).is_none_or(|count| count < *before);
     baseline.iter().filter(lost).map(|(name, _)| name.clone()).collect()
 }
 
-/// Disks written since `baseline`, with the sectors.
+/// Disks written since `baseline`, each with the number of sectors.
 pub fn written(baseline: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
     let mut grown: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for (name, count) in now {
@@ -190,7 +195,7 @@ pub fn written(baseline: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) ->
         let (own, paths) = grown.entry(head.clone().unwrap_or_else(|| name.clone())).or_default();
         *if head.is_some() { paths } else { own } += sectors;
     }
-    // Since Linux 6.3 the disk counts what its paths count as well.
+    // Since Linux 6.3 a write counts for the path and for the disk, so the two must not be added up.
     grown.into_iter().map(|(name, (own, paths))| (name, own.max(paths))).filter(|(_, sectors)| *sectors > 0).collect()
 }
 
@@ -201,14 +206,15 @@ fn head(path: &str) -> Option<String> {
     Some(format!("nvme{subsystem}n{namespace}"))
 }
 
-/// What tells a disk from others, in words.
+/// The ids of a disk in words, for an error.
 fn ids(id: &DiskId) -> String {
     let or = |id: &Option<String>| id.clone().unwrap_or_else(|| "unknown".into());
     let place = if id.has_id() { String::new() } else { format!(", at {}", id.path) };
     format!("serial {}, world-wide id {}, {} bytes{place}", or(&id.serial), or(&id.wwid), id.size)
 }
 
-/// The one disk here that is `id`. One that is known to be another is never taken, and neither is one of several.
+/// The name of the one disk in `here` that is `id`. Fails if none is, if several could be, or if the old system had
+/// several disks with these ids (`known`).
 fn pick(here: &[(String, DiskId)], id: &DiskId, known: &[DiskId]) -> Result<String, String> {
     let alike: Vec<&str> = known.iter().filter(|other| id.is(other)).map(|other| &*other.name).collect();
     if alike.len() > 1 {

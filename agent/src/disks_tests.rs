@@ -83,7 +83,8 @@ fn no_other_disk_is_taken() {
             "the head of another NVMe subsystem that gets its number",
             id("nvme0n1", "eui.A", "A", &nvme(0), 100),
             vec![here("nvme0n1", "eui.B", "B", &nvme(0), 100), here("vda", "", "V", &virtio(4), 60)],
-            "(serial A, world-wide id eui.A, 100 bytes) is not here: nvme0n1 has the serial number B and the world-wide id eui.B; vda has the serial number V and 60 bytes",
+            "(serial A, world-wide id eui.A, 100 bytes) is not here: nvme0n1 has the serial number B and the \
+             world-wide id eui.B; vda has the serial number V and 60 bytes",
         ),
         (
             "another namespace of one NVMe disk",

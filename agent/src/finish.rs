@@ -22,14 +22,14 @@ use crate::disks::{self, Disks};
 /// Space that seeding the cache leaves free in the new system, in bytes.
 const SPARE: u64 = 64 << 20;
 
-/// For processes that were killed to be gone.
+/// Time for killed processes to be gone.
 const ENDING: Duration = Duration::from_secs(20);
 
-/// Whatever the disks do, the machine leaves after this.
+/// Time for unmounting and writing; the machine leaves after it even if the disks have not answered.
 const LEAVING: Duration = Duration::from_secs(60);
 
-/// After a payload's success: collects the new system's host keys, seeds its cache, loads its kernel if the agent is to
-/// kexec, and unmounts it. An error says that data may not have reached the disk.
+/// Finishes the new system after the payload's success: collects its host keys, seeds its cache, loads its kernel if
+/// the agent is to kexec, and unmounts it. An error means that data may not have reached the disk.
 pub fn seal(app: &App) -> Result<(), String> {
     let log = &app.log;
     let step = log.begin("finishing the new system", None);
@@ -47,7 +47,7 @@ pub fn seal(app: &App) -> Result<(), String> {
             0
         });
         log.append(EventKind::Seeded(seeded));
-        // Later it can't be: the new system gets unmounted.
+        // The kernel must be loaded now, since the new system is unmounted below.
         if matches!(app.run.finish, Finish::Kexec | Finish::Hold) {
             match load_kernel(target) {
                 Ok(what) => log.note(Level::Info, format!("loaded {what} of the new system")),
@@ -75,7 +75,7 @@ pub fn seal(app: &App) -> Result<(), String> {
     result
 }
 
-/// Puts blobs of this run where the next deployment finds them; returns the bytes.
+/// Copies files of this run into the new system's cache for the next deployment; returns the number of bytes.
 fn seed(app: &App) -> Result<u64, String> {
     let mut files = Vec::new();
     for (from, to) in &app.host.seed_cache {
@@ -100,7 +100,7 @@ fn seed(app: &App) -> Result<u64, String> {
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(|e| format!("{}: {e}", dir.display()))?;
     for (from, to, _) in &files {
         let (from, partial, to) = (app.paths.anemos.join(from), dir.join(format!(".{to}.new")), dir.join(to));
-        // A file cut short by a crash must not bear the name.
+        // The file gets its name only when it is whole, so that a crash can't leave half a file under that name.
         fs::copy(&from, &partial)
             .and_then(|_| fs::set_permissions(&partial, fs::Permissions::from_mode(0o600)))
             .and_then(|()| fs::rename(&partial, &to))
@@ -112,7 +112,8 @@ fn seed(app: &App) -> Result<u64, String> {
     Ok(sum)
 }
 
-/// A directory below `root`, made where it is missing. Symlinks of the new system lead out of it and are refused.
+/// The directory `parts` below `root`; missing directories are made. Fails on a symlink, since a symlink of the new
+/// system may lead out of it.
 fn inside(root: &Path, parts: &[&str]) -> io::Result<PathBuf> {
     let mut path = root.to_owned();
     for part in parts {
@@ -127,7 +128,7 @@ fn inside(root: &Path, parts: &[&str]) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Loads what the boot loader of the new system would boot.
+/// Loads the kernel that the boot loader of the new system would boot; returns its path.
 fn load_kernel(target: &Path) -> Result<String, String> {
     let path = target.join("boot/grub/grub.cfg");
     let config = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -140,7 +141,8 @@ fn load_kernel(target: &Path) -> Result<String, String> {
     Ok(entry.kernel)
 }
 
-/// Opens a file by its path in grub.cfg, which is relative to the file system that has it: that of / or that of /boot.
+/// Opens a file by its path in grub.cfg. The path is relative to the file system with the file, which is that of / or
+/// of /boot.
 fn open_in(target: &Path, path: &str) -> Result<File, String> {
     let relative = path.trim_start_matches('/');
     File::open(target.join(relative))
@@ -166,7 +168,8 @@ fn grub_entry(config: &str) -> Option<Entry> {
     let rest = lines.take_while(|words| words.clone().next() != Some("}"));
     let mut initrds = rest.filter_map(|mut words| {
         matches!(words.next(), Some("initrd" | "initrdefi")).then_some(())?;
-        // Microcode may come before it; the kernel can do without that until it boots from the firmware.
+        // Only the last file is taken. Files before it hold microcode, which the kernel does not need until it boots
+        // from the firmware.
         words.last().map(str::to_owned)
     });
     Some(Entry { kernel, cmdline, initrd: initrds.next() })
@@ -176,15 +179,15 @@ fn is_mounted(path: &Path) -> bool {
     mounts(&Root::host()).iter().any(|mount| Path::new(&mount.target) == path)
 }
 
-/// Unmounts everything that `which` names, the last mounted first.
+/// Unmounts every mount point for which `which` is true, the last mounted first.
 fn unmount_all(which: impl Fn(&Path) -> bool) -> Result<(), String> {
     let deadline = Instant::now() + Duration::from_secs(10);
     for mount in mounts(&Root::host()).iter().rev().filter(|mount| which(Path::new(&mount.target))) {
         loop {
             match unmount(&mount.target, UnmountFlags::NOFOLLOW) {
-                // EINVAL: it went together with another.
+                // EINVAL: it is no mount point any more, since it went together with another.
                 Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => break,
-                // A process that was killed a moment ago may still be on its way out.
+                // A process that was killed a moment ago may still be ending.
                 Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(100));
                 }
@@ -195,17 +198,17 @@ fn unmount_all(which: impl Fn(&Path) -> bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Unmounts whatever else of the disks is mounted.
+/// Unmounts every file system on a disk.
 fn unmount_disks() -> Result<(), String> {
     let mut on_disk = mounts(&Root::host());
     on_disk.retain(|mount| mount.source.starts_with("/dev/"));
-    // By path, since something else may be mounted over a disk's file system.
+    // All mounts at these paths go, because something else may be mounted over a disk's file system.
     unmount_all(|path| on_disk.iter().any(|mount| Path::new(&mount.target) == path))
 }
 
-/// Sees to it that whatever was to be written has been, and that nothing more can be: every process but init and this
-/// one is ended, nothing of the disks is mounted, no data is on its way to them, and all are read-only. The counters
-/// tell the truth then. An error says why they may not.
+/// Makes the counters of written sectors final: ends every process but init and this one, unmounts the disks, writes
+/// out what is buffered, and sets all disks read-only. An error says why writes may have gone uncounted, or may still
+/// come.
 pub fn judge(app: &App) -> Result<(), String> {
     if !app.paths.machine {
         return Err("this agent runs on a machine that does other things as well".into());
@@ -240,8 +243,7 @@ fn end_all() -> Result<(), String> {
     }
 }
 
-/// Processes besides init and this one that may still write, as `name (pid)`: no threads of the kernel, and none that
-/// are only waiting to be reaped.
+/// Processes besides init and this one that may still write, as `name (pid)`. Kernel threads and zombies are left out.
 fn processes() -> Vec<String> {
     let own = std::process::id();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -262,10 +264,10 @@ fn running(stat: &str) -> Option<String> {
     (!gone && flags & KERNEL_THREAD == 0).then(|| format!("{name} ({pid})"))
 }
 
-/// Leaves. Returns only if that fails.
+/// Unmounts the disks and leaves this system. Returns only if that fails, with the reason.
 pub fn leave(app: &App, finish: Finish) -> String {
     if !app.paths.machine {
-        // A trial ends by ending.
+        // A trial on an ordinary machine leaves by exiting.
         let _ = fs::write(app.paths.run.join("left"), format!("{finish:?}\n"));
         std::process::exit(0);
     }
@@ -288,7 +290,7 @@ pub fn leave(app: &App, finish: Finish) -> String {
         Err(e) => format!("reboot(2) failed: {e}"),
     };
     crate::console::say(&why);
-    // Nobody can reach the machine any more, so it must not stay.
+    // The SSH server has ended, so nobody can reach the machine: tries a plain restart as the last way out.
     let _ = reboot(RebootCommand::Restart);
     why
 }

@@ -7,8 +7,8 @@ use crate::app::App;
 use crate::cgroup;
 use crate::disks::Disks;
 
-/// Sets all disks but `allowed` read-only, and any that has got the name of one of these since; returns those that
-/// could not be.
+/// Sets all disks but `allowed` read-only; returns failures. A name in `allowed` that another disk has got since counts
+/// for nothing.
 pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
     let disks = Disks::new(&app.paths.tree);
     let (done, failed) = disks.guard(&disks.still(allowed, &app.run.disks));
@@ -19,8 +19,8 @@ pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
     failed
 }
 
-/// Keeps the payload's processes from opening any disk for writing but `allowed`, and what has got the name of one of
-/// these.
+/// Keeps the payload's processes from opening any disk but `allowed` for writing. A name in `allowed` that another disk
+/// has got since counts for nothing.
 pub fn fence(app: &App, allowed: &[String]) {
     if !app.paths.machine {
         return;

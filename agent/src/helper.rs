@@ -1,6 +1,7 @@
 //! What a payload can tell the agent, through `anemos-agent step`, `progress` and `note`.
 //!
-//! One line a connection: a word and its arguments with tabs between them; the answer is a line, `ok` or the error.
+//! A connection carries one line each way: the payload sends a word and its arguments, separated by tabs; the agent
+//! answers `ok` or the error.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -15,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::app::App;
 
-/// Longest line.
+/// Longest line that the agent reads, in bytes.
 const MAX_LINE: u64 = 8 * 1024;
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -121,7 +122,8 @@ pub fn listen(app: Arc<App>, pleas: mpsc::UnboundedSender<Plea>) -> std::io::Res
         _ => {}
     }
     let listener = UnixListener::bind(&path)?;
-    // A payload that forks helpers without end waits at the door.
+    // Limits the calls that are served at a time, so that a payload which forks helpers without end can't exhaust the
+    // agent.
     let room = Arc::new(Semaphore::new(16));
     tokio::spawn(async move {
         loop {

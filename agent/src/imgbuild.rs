@@ -23,10 +23,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::helper::{self, Call};
 use crate::identity;
 
-/// Between two words about progress: each is a connection.
+/// Least time between two reports of progress, since each report is a connection to the agent.
 const OFTEN: Duration = Duration::from_millis(500);
 
-/// Builds what the payload describes. The environment is a payload's.
+/// Builds what the payload describes. Runs with the environment that every payload gets.
 ///
 /// `keeps` are the labels of what the plan showed as kept.
 pub fn run(socket: &Path, host: &HostConfig, keeps: &[String]) -> Result<(), String> {
@@ -40,7 +40,7 @@ pub fn run(socket: &Path, host: &HostConfig, keeps: &[String]) -> Result<(), Str
     let has_console = job.imgbuild.settings.cmdline.contains("console=");
     let offer = |image: &Inside| offer(&context, &job, host, image);
     let cmdline = if has_console { "" } else { &console };
-    // An attempt before this one may have left it mounted, with more below it.
+    // An earlier attempt may have left a file system mounted there, with others below it.
     while rustix::mount::unmount(&root, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH).is_ok() {}
     let machine = Machine { disk: &disk, root: &root, cmdline, offer: &offer };
     let built = build::deploy(&job, &context, &machine);
@@ -48,7 +48,7 @@ pub fn run(socket: &Path, host: &HostConfig, keeps: &[String]) -> Result<(), Str
     built.map_err(|problem| problem.to_string())
 }
 
-/// The agent ends payloads with SIGTERM: what runs is stopped then, and `cleanup` is called.
+/// On SIGTERM, with which the agent ends payloads, stops the command that is running and has `cleanup` called.
 fn stop_when_told(cancel: Cancel) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let mut told = {
@@ -92,7 +92,7 @@ fn report(socket: PathBuf) -> Report {
     })
 }
 
-/// Reads and checks all of it, before anything is written.
+/// Reads and checks the whole project before anything is written.
 fn read(context: &Context) -> Result<Job, String> {
     let project = PathBuf::from(variable("ANEMOS_PAYLOAD"));
     let work = std::env::temp_dir().join("makeimg");
@@ -119,7 +119,7 @@ fn read(context: &Context) -> Result<Job, String> {
     job.work = work;
     let settings = &mut job.imgbuild.settings;
     settings.hostname.get_or_insert_with(|| variable("ANEMOS_HOST"));
-    // Besides those that the IMGBUILD lets in.
+    // Adds to the keys that the IMGBUILD itself lets in.
     let keys = fs::read_to_string(variable("ANEMOS_AUTHORIZED_KEYS")).unwrap_or_default();
     let keys = keys.lines().filter(|key| !key.is_empty());
     settings.authorized_keys.extend(keys.map(|key| ("root".to_owned(), key.to_owned())));
@@ -127,17 +127,18 @@ fn read(context: &Context) -> Result<Job, String> {
     if missing.is_empty() { Ok(job) } else { Err(all(missing)) }
 }
 
-/// What the plan showed as kept must be found and kept, whatever this IMGBUILD makes of this host.
+/// Makes sure that every partition which the plan showed as kept is kept, even if the IMGBUILD, which is a script,
+/// gives other settings on this host.
 fn keep(volumes: &mut [Volume], labels: &[String]) -> Result<(), String> {
     for label in labels {
         let volume = volumes.iter_mut().find(|volume| volume.keep && volume.label == *label);
         let volume = volume.ok_or_else(|| {
             format!(
-                "filesystems: the plan showed that the partition labelled {label:?} is kept, and as this host reads the IMGBUILD it is \
-                 not; nothing was written: have `filesystems` say the same everywhere"
+                "filesystems: the plan showed that the partition labelled {label:?} is kept, and as this host reads the \
+                 IMGBUILD it is not; nothing was written: have `filesystems` say the same everywhere"
             )
         })?;
-        // It is not made anew.
+        // A volume without a size is taken as it is and never made anew.
         volume.size = None;
     }
     Ok(())
@@ -156,7 +157,8 @@ fn inputs(project: &Path, names: &str) -> Result<Vec<PathBuf>, String> {
     names.split_whitespace().map(below).collect()
 }
 
-/// What of this host the new system gets, so that it is found where the old one was.
+/// Gives the new system the host's SSH keys, network configuration and SSH port, so that it is reached as the old
+/// system was. Returns the services to enable.
 fn offer(context: &Context, job: &Job, host: &HostConfig, image: &Inside) -> Result<Vec<String>, Problem> {
     context.report.step("identity and network");
     identity::install(&host.ssh_identity, image.path()).doing(|| "installing the host's SSH keys".into())?;

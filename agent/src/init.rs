@@ -1,4 +1,4 @@
-//! PID 1: makes the machine usable, starts the agent, reaps, and starts the agent again, held, if it breaks.
+//! PID 1: makes the machine usable, starts the agent, reaps processes, and starts the agent again, held, if it ends.
 
 use std::ffi::CStr;
 use std::fs::{self, OpenOptions};
@@ -19,23 +19,24 @@ use crate::given::{self, PROBLEMS};
 use crate::modules;
 use crate::paths::Paths;
 
-/// How long drivers of network cards may take.
+/// Time for the modules that the network needs to load.
 const FIRST_MODULES: Duration = Duration::from_secs(30);
 
-/// For an agent that breaks again and again, if nobody says how long (deadline `dead_man`).
+/// How long the agent may break again and again before init goes back to the old system, where run.bin can't be read
+/// for the deadline `dead_man`.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How much of the memory the root file system may take.
+/// Share of the memory that the root file system may take.
 const ROOT_SIZE: &CStr = c"size=85%";
 
-/// Runs for ever.
+/// Runs as PID 1, for ever.
 pub fn run() -> ! {
     let mut problems = Vec::new();
     make_machine(&mut problems);
     let paths = Paths::host();
     prepare(&paths, &mut problems);
-    // Only what the network needs; the agent loads the others when it has said its first word. A driver that hangs must not
-    // keep the agent, and its clock, from starting.
+    // Loads only what the network needs; the agent loads the others once a controller has heard of it. Waits for a
+    // limited time only, so that a driver that hangs can't keep the agent, and its dead-man's clock, from starting.
     match within(FIRST_MODULES, || modules::load(&Paths::host(), "modules.first")) {
         Some(more) => problems.extend(more),
         None => problems.push(format!("a module that the network needs does not load within {FIRST_MODULES:?}")),
@@ -60,7 +61,7 @@ fn make_machine(problems: &mut Vec<String>) {
     ];
     for (path, kind, flags, data) in mounts {
         if path.starts_with("/sys/") {
-            // Made by the kernel or not at all.
+            // In sysfs only the kernel can make the directory; without it there is nothing to mount.
             if !Path::new(path).exists() {
                 continue;
             }
@@ -87,7 +88,7 @@ fn make_machine(problems: &mut Vec<String>) {
         let _ = rustix::stdio::dup2_stdout(&console);
         let _ = rustix::stdio::dup2_stderr(&console);
     }
-    // The screen is for what the agent says; warnings of the kernel may join in.
+    // Keeps kernel messages below a warning off the screen, which is for what the agent says.
     let _ = crate::sys::set_console_level(5);
     if let Err(e) = mount_remount("/", MountFlags::empty(), ROOT_SIZE) {
         problems.push(format!("the root file system can't be given more of the memory: {e}"));
@@ -95,7 +96,7 @@ fn make_machine(problems: &mut Vec<String>) {
     if let Err(e) = reboot(RebootCommand::CadOff) {
         problems.push(format!("Ctrl-Alt-Del still reboots: {e}"));
     }
-    // The agent is the last that may be killed when memory runs out.
+    // When memory runs out, the kernel must not kill init or the agent, which inherits this.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
 }
 
@@ -111,7 +112,7 @@ fn prepare(paths: &Paths, problems: &mut Vec<String>) {
                 problems.push(format!("the host's name can't be set: {e}"));
             }
         }
-        // The agent will say what it can't do without.
+        // The agent fails by itself if it needs what is missing.
         Err(e) => problems.push(e),
     }
 }
@@ -139,29 +140,32 @@ fn supervise(paths: &Paths) -> ! {
             text = format!("{text}: {}", last_words.trim());
         }
         say(&text);
-        // Each restart shows the reason of the first failure, unless it went well for long.
+        // Each restart gives the reason of the first failure, because later failures may only follow from it, unless
+        // the agent has run well for long in between.
         if reason.is_none() || started.elapsed() > Duration::from_secs(600) {
             (reason, pause, breaking) = (Some(text), Duration::from_secs(1), Instant::now());
         }
-        // Its own clock starts anew each time.
+        // The agent's own dead-man's clock starts anew with each agent, so init has one as well.
         if breaking.elapsed() >= patience && is_unwritten(paths) {
             say("the agent breaks again and again, and no write was counted: going back to the old system");
             rustix::fs::sync();
             let _ = reboot(RebootCommand::Restart);
         }
-        // An agent that breaks at once each time must not keep the machine too busy for a person to see why.
+        // Without a pause an agent that breaks at once each time would keep the machine too busy for a person to find
+        // out why.
         std::thread::sleep(pause);
         pause = (2 * pause).min(Duration::from_secs(30));
     }
 }
 
-/// Whether no write to a disk was counted. That alone is no proof, and nobody is told that it is.
+/// Whether no write to a disk was counted. This proves nothing, since data may still be on its way to a disk, so init
+/// doesn't claim that nothing was written.
 fn is_unwritten(paths: &Paths) -> bool {
     let now = Disks::new(&paths.tree).sectors_written();
     disks::baseline(paths).is_ok_and(|before| disks::written(&before, &now).is_empty())
 }
 
-/// Reaps everything until the agent ends.
+/// Reaps processes until the agent ends; returns how it ended.
 fn reap(agent: &Child) -> Option<ExitStatus> {
     let agent = Pid::from_raw(agent.id().cast_signed());
     loop {

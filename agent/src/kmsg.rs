@@ -1,4 +1,4 @@
-//! What the kernel warns of, into the log.
+//! Copies the kernel's warnings into the log.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,16 +11,17 @@ use tokio::io::Interest;
 
 use crate::app::App;
 
-/// `KERN_ERR` and `KERN_WARNING`: what is less grave stays in the kernel's own buffer.
+/// `KERN_ERR` and `KERN_WARNING`. Less severe messages stay in the kernel's own buffer.
 const ERROR: u32 = 3;
 const WARNING: u32 = 4;
 /// Longest record that the kernel hands out.
 const RECORD: usize = 8192;
-/// Lines that may come at once; then one for each [`PAUSE`].
+/// Records that are logged without a pause; after these one for each [`PAUSE`].
 const BURST: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Logs warnings and worse from now on, and errors since the boot: that a kernel wonders at its hardware is no news.
+/// Logs warnings and worse from now on. Of what came earlier since the boot only errors are logged, because kernels
+/// warn of quirks of the hardware at every boot.
 pub async fn follow(app: Arc<App>, since_boot: bool) {
     if let Err(e) = try_follow(&app, since_boot).await {
         app.log.note(Level::Info, format!("the kernel's messages can't be read: {e}"));
@@ -40,7 +41,7 @@ async fn try_follow(app: &App, since_boot: bool) -> io::Result<()> {
         let read = |mut file: &File| file.read(&mut buffer);
         let record = match file.async_io(Interest::READABLE, read).await {
             Ok(n) => Record::parse(&buffer[..n]).filter(|record| record.matters(begin)),
-            // More came than the kernel's buffer holds, while nobody read.
+            // EPIPE: the kernel has overwritten records that nobody had read yet.
             Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {
                 app.log.note(Level::Info, "some of the kernel's messages are left out: there were too many");
                 tokio::time::sleep(PAUSE).await;
@@ -54,7 +55,7 @@ async fn try_follow(app: &App, since_boot: bool) -> io::Result<()> {
         }
         budget = budget.saturating_sub(1);
         if budget == 0 {
-            // Whoever floods the kernel's buffer loses there, and not in the log.
+            // A flood then overruns the kernel's buffer and not the log.
             tokio::time::sleep(PAUSE).await;
             budget = 1;
         }
@@ -98,7 +99,8 @@ impl<'a> Record<'a> {
     }
 
     fn matters(&self, begin: u64) -> bool {
-        // Above the three bits of the level is the facility: 0 is the kernel, anything else somebody who wrote to it.
+        // The bits above the three of the level name the facility: 0 is the kernel, any other a process that wrote to
+        // /dev/kmsg. With such a facility the whole number is above every level.
         self.level <= if self.time < begin { ERROR } else { WARNING }
     }
 }

@@ -20,13 +20,13 @@ impl Lines {
         self.extend(bytes, &mut sink);
     }
 
-    /// What is left when the output ends without a newline.
+    /// The last line, if the output ended without a newline.
     pub fn finish(&mut self) -> Option<Vec<u8>> {
         (!self.partial.is_empty()).then(|| std::mem::take(&mut self.partial))
     }
 
-    /// Adds to the line, emitting pieces only once more is known to follow, so that a line of exactly the limit stays
-    /// one piece.
+    /// Adds bytes to the line. A full piece is emitted only when more bytes follow, so that a line of exactly
+    /// [`MAX_LINE`] bytes stays in one piece.
     fn extend(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Vec<u8>)) {
         while !bytes.is_empty() {
             if self.partial.len() == MAX_LINE {

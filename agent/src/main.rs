@@ -1,7 +1,7 @@
 //! The agent: what runs on a host in RAM, from init to the reboot.
 //!
-//! One binary in three roles: as PID 1 it is init ([`init`]), which starts it again as the agent proper ([`serve`]); and
-//! payloads call it to say how they are getting on and to ask for the host's network and identity ([`cli`]).
+//! One binary in three roles: as PID 1 it is init ([`init`]), which starts it again as the agent proper ([`serve`]);
+//! and payloads call it to say how they are getting on and to ask for the host's network and identity ([`cli`]).
 
 mod app;
 mod attach;

@@ -1,5 +1,5 @@
-//! Kernel modules in RAM: loading those that a list of the stage's names, and the device nodes that have the kernel load
-//! others when they are opened.
+//! Kernel modules in RAM: loading those that a list of the stage's names, and the device nodes that have the kernel
+//! load others when they are opened.
 
 use std::fs::{self, File};
 use std::io;

@@ -1,4 +1,4 @@
-//! Where things are, and whether this is a real machine of ours.
+//! Where the agent's files are, and whether the agent has a machine of its own or is on trial on an ordinary one.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 /// Where the agent finds and puts things.
 #[derive(Debug, Clone)]
 pub struct Paths {
-    /// What the stage left: `/anemos`.
+    /// The files that the stage put into the initramfs: `/anemos`.
     pub anemos: PathBuf,
     /// The agent's own tmpfs: `/run/anemos`.
     pub run: PathBuf,
@@ -23,7 +23,8 @@ pub struct Paths {
     pub tree: Root,
     /// Where to listen instead of on the configured port.
     pub listen: Option<SocketAddr>,
-    /// Whether mounts, network, devices and the power switch are ours. Not so in tests on an ordinary machine.
+    /// Whether the machine is the agent's own: mounts, network, devices and power switch. False in a trial on an
+    /// ordinary machine.
     pub machine: bool,
 }
 
@@ -59,7 +60,7 @@ impl Paths {
         self.run.join("agent.sock")
     }
 
-    /// The payload as it came.
+    /// The payload, packed.
     pub fn payload_archive(&self) -> PathBuf {
         self.anemos.join("payload.tar.zst")
     }
@@ -69,12 +70,12 @@ impl Paths {
         self.run.join("payload")
     }
 
-    /// Its existence says that the base is unpacked and the disks are locked.
+    /// Exists once the base is unpacked and the disks are guarded; lists the declared disks.
     pub fn ready_mark(&self) -> PathBuf {
         self.run.join("ready")
     }
 
-    /// What a panic said, for whoever starts the agent again.
+    /// The text of the agent's panic, for init to show.
     pub fn last_words(&self) -> PathBuf {
         self.run.join("panic")
     }

@@ -26,9 +26,9 @@ use crate::paths::PATH;
 use crate::sys::{ChildSetup, in_own_session};
 use crate::{guard, unpack};
 
-/// After SIGTERM, before SIGKILL.
+/// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
-/// After the payload's end, for output of processes that it left behind.
+/// Time after the payload's end in which output of processes that it left behind is still read.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// One attempt at the payload.
@@ -37,20 +37,21 @@ pub struct Runner {
     /// Disks that may be written, by name.
     disks: Vec<String>,
     step: u32,
-    /// The step that the payload has named last.
+    /// The step that the payload itself has begun last.
     inner: Option<u32>,
     stdout: Lines,
     stderr: Lines,
 }
 
 impl Runner {
-    /// For an attempt on these disks.
+    /// Begins the step of an attempt that may write `disks`.
     pub fn new(app: Arc<App>, disks: Vec<String>) -> Self {
         let step = app.log.begin("payload", None);
         Self { app, disks, step, inner: None, stdout: Lines::default(), stderr: Lines::default() }
     }
 
-    /// Runs it until it ends, or until `stop` says why it has to end. `calls` are the payload's own, through the helper.
+    /// Runs the payload until it ends, or ends it when a reason comes over `stop`. `calls` are what the payload says
+    /// through the helper.
     pub async fn run(
         mut self,
         calls: &mut mpsc::UnboundedReceiver<Plea>,
@@ -119,7 +120,7 @@ impl Runner {
             tokio::select! {
                 (stream, n) = pipes.read() => self.output(stream, &mut pipes, n),
                 Some(plea) = calls.recv() => {
-                    // What the payload wrote before its call comes before it in the log.
+                    // Reads the payload's output up to now first, so that the log has it before the call.
                     for _ in 0..64 {
                         let Some((stream, n)) = pipes.read_ready().await else { break };
                         self.output(stream, &mut pipes, n);
@@ -143,7 +144,8 @@ impl Runner {
             }
         };
         self.drain(&mut pipes).await;
-        // Daemons that hold the pipes end with the payload; then the pipes do.
+        // Ends daemons that the payload left behind. They may hold the pipes open; once they are gone the rest of the
+        // pipes can be read to the end.
         cgroup.signal(group, Signal::KILL);
         cgroup.kill().await;
         self.drain(&mut pipes).await;
@@ -223,7 +225,8 @@ impl Pipes {
         self.stdout.is_some() || self.stderr.is_some()
     }
 
-    /// Reads from either; 0 bytes are its end. Never returns once both are closed.
+    /// Reads from the pipe that has output first; 0 bytes mean that this pipe is at its end. Never returns once both
+    /// are closed.
     async fn read(&mut self) -> (Stream, usize) {
         async fn one(pipe: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8]) -> usize {
             match pipe {
@@ -237,7 +240,7 @@ impl Pipes {
         }
     }
 
-    /// Reads what is there already.
+    /// Reads output that is there already; `None` if there is none.
     async fn read_ready(&mut self) -> Option<(Stream, usize)> {
         tokio::select! {
             biased;
@@ -262,7 +265,7 @@ fn judge(ended: io::Result<ExitStatus>) -> Result<(), String> {
     }
 }
 
-/// What is to be run in a payload directory.
+/// The program in a payload directory that is to be run, and its arguments.
 fn program(dir: &Path) -> Result<(PathBuf, &'static [&'static str]), String> {
     let deploy = dir.join("deploy");
     if let Ok(found) = fs::metadata(&deploy) {
@@ -273,13 +276,13 @@ fn program(dir: &Path) -> Result<(PathBuf, &'static [&'static str]), String> {
     }
     if dir.join("IMGBUILD").exists() {
         let agent = std::env::current_exe().map_err(|e| format!("the agent's own program can't be found: {e}"))?;
-        // All is flushed to the disk at the end.
+        // Requests to flush are ignored (`nosync`), because the agent flushes everything at the end.
         return Ok((agent, &["nosync", "/proc/self/exe", "imgbuild"]));
     }
     Err("the payload has neither `deploy` nor `IMGBUILD`".into())
 }
 
-/// Makes the payload's files and directories, and its environment.
+/// Makes the files and directories that the payload is promised, and returns its environment.
 fn environment(app: &App, disks: &[String]) -> io::Result<Vec<(String, String)>> {
     let (paths, run, host) = (&app.paths, &app.run, &app.host);
     let secrets = paths.run.join("secrets");
@@ -346,7 +349,7 @@ fn private_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     io::Write::write_all(&mut file, bytes)
 }
 
-/// Kills what an agent that broke has left of its payload.
+/// Kills the processes of a payload whose agent broke.
 pub async fn kill_leftovers(app: &App) {
     Cgroup::new(app).kill().await;
 }

@@ -1,4 +1,4 @@
-//! Getting ready for the payload: the base unpacked, its disks found, all others guarded.
+//! Gets ready for the payload: restores the network, unpacks the base, finds the declared disks, and guards all others.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -14,18 +14,18 @@ use crate::app::App;
 use crate::disks::Disks;
 use crate::{guard, memory, modules, unpack};
 
-/// For somebody to attach before what takes the processor's time is begun.
+/// Time for a controller to attach before work begins that keeps the processor busy.
 const FIRST_WORD: Duration = Duration::from_secs(2);
-/// For declared disks to show up.
+/// Time for the declared disks to show up.
 const DISKS_DEADLINE: Duration = Duration::from_secs(60);
-/// For the host's other disks to show up, after the declared ones have.
+/// Time for the host's other disks to show up, after the declared ones have.
 const OTHERS_DEADLINE: Duration = Duration::from_secs(15);
-/// Memory that must be left once the base is unpacked.
+/// Bytes of memory that must be left once the base is unpacked.
 const SLACK: u64 = 48 << 20;
-/// What the base must not touch.
+/// Paths that unpacking the base leaves alone.
 const SPARE: [&str; 2] = ["anemos", "init"];
 
-/// Restores the network; what can't be restored is noted.
+/// Restores the network, and notes what can't be restored.
 pub async fn network(app: &Arc<App>) {
     let step = app.log.begin("network", None);
     let state = app.host.network.clone();
@@ -49,8 +49,8 @@ pub async fn network(app: &Arc<App>) {
     app.log.end(step, outcome);
 }
 
-/// Unpacks and loads the modules that the network doesn't need, once somebody is there to whom the network has carried
-/// the first word, or after a while.
+/// Unpacks and loads the modules that the network doesn't need. Waits until a controller has attached, or for
+/// [`FIRST_WORD`], because loading keeps the processor busy.
 pub async fn load_modules(app: &Arc<App>) {
     let mut met = app.met.subscribe();
     let _ = tokio::time::timeout(FIRST_WORD, met.wait_for(|met| *met)).await;
@@ -63,7 +63,7 @@ pub async fn load_modules(app: &Arc<App>) {
 
 fn unpack_modules(app: &App) -> Vec<String> {
     let path = app.paths.anemos.join("modules.cpio.zst");
-    // An agent before this one may have been here.
+    // An agent before this one may have done it; it removes the archive then.
     if !app.paths.machine || !path.exists() {
         return Vec::new();
     }
@@ -84,7 +84,7 @@ fn unpack_modules(app: &App) -> Vec<String> {
     problems
 }
 
-/// Makes the index that modprobe, and the kernel through it, looks into.
+/// Makes the index of modules for modprobe, through which the kernel loads modules as well.
 async fn index_modules(app: &App) {
     if !app.paths.machine {
         return;
@@ -107,7 +107,7 @@ async fn index_modules(app: &App) {
 /// Does what must be done before the payload may start; returns the declared disks' names.
 pub async fn ready(app: &Arc<App>) -> Result<Vec<String>, String> {
     let here = app.clone();
-    // Unpacking keeps a processor busy for seconds. The network goes on in this thread.
+    // Unpacks in another thread, since it keeps a processor busy for seconds and this thread serves the network.
     let unpacked = tokio::task::spawn_blocking(move || base(&here)).await;
     unpacked.map_err(|e| e.to_string()).and_then(|done| done)?;
     let (disks, ()) = tokio::join!(disks(app), index_modules(app));
@@ -122,8 +122,7 @@ pub async fn ready(app: &Arc<App>) -> Result<Vec<String>, String> {
     Ok(disks)
 }
 
-/// Mounts the firmware's variables. The kernel loads efivarfs for it, which modprobe finds only once the modules are
-/// indexed.
+/// Mounts the firmware's variables. The kernel has modprobe load efivarfs for it, so the modules must be indexed.
 fn mount_efivars() -> Result<(), String> {
     let path = "/sys/firmware/efi/efivars";
     let usual = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -160,7 +159,7 @@ fn unpack_base(app: &App, step: u32) -> Result<(), String> {
     let image = open().map_err(|e| format!("{}: {e}", path.display()))?;
     let mut shown = 0;
     let progress = |done: u64| {
-        // Not for each of thousands of small files.
+        // Reports each MiB, since a report for each of thousands of small files would cost more than the files.
         if done >= shown + (1 << 20) || done == size {
             shown = done;
             app.log.progress(Progress { step, done, total: Some(size), unit: Unit::Bytes, what: None });
@@ -181,7 +180,7 @@ fn unpack_base(app: &App, step: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// The files of /etc that are about this host.
+/// Writes the files of /etc that tell about this host, and links the helper.
 fn own_files(app: &App) -> std::io::Result<()> {
     let etc = app.paths.root.join("etc");
     fs::create_dir_all(&etc)?;
@@ -228,12 +227,13 @@ async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
             Err(why) if Instant::now() > deadline => {
                 return Err(format!("{why} (waited {} s for it)", DISKS_DEADLINE.as_secs()));
             }
-            // Probing a disk is over when it is over: sysfs has no end mark to wait for.
+            // Looks again and again, because sysfs doesn't tell when the kernel has found all disks.
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     };
     if app.paths.machine {
-        // A disk that shows up later is guarded then, but the payload may see it a moment before.
+        // Waits for the others too: a disk that shows up later is guarded within a second, but the payload could write
+        // to it before that.
         let deadline = Instant::now() + OTHERS_DEADLINE;
         loop {
             let missing = disks.missing(&app.host.disks);
@@ -253,7 +253,8 @@ async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let mut failed = guard::guard(app, &found);
-        // The declared disks too, until an attempt is told to start: what nobody was told of must not be able to write.
+        // Sets the declared disks read-only too, until a controller has acknowledged an attempt: no process may write
+        // while nobody knows of an attempt.
         failed.extend(disks.guard(&[]).1);
         if !failed.is_empty() {
             return Err(format!("these disks can't be set read-only: {}", failed.join(", ")));

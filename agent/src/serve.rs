@@ -27,14 +27,14 @@ use crate::{clock, console, desk, finish, given, guard, kmsg, memory, note, prep
 const LOG_CAP: u64 = 64 << 20;
 /// How often to look for disks that have come or were written, while the payload runs.
 const LOOK: Duration = Duration::from_secs(1);
-/// For controllers to be told that the agent leaves.
+/// Time for attached controllers to be told that the agent leaves.
 const GOODBYE: Duration = Duration::from_secs(8);
-/// How long it may take to make sure that nothing was written.
+/// Deadline `judge`: time to make sure that nothing was written.
 const JUDGE: Duration = Duration::from_secs(60);
-/// How long it may take until all that a payload wrote is on the disks.
+/// Deadline `seal`: time to write all data of the payload to the disks.
 const SEAL: Duration = Duration::from_secs(1800);
 
-/// Runs the agent. Returns only with the reason why it can't.
+/// Runs the agent. Returns only if the agent can't run, with the reason.
 pub fn run(paths: &Paths, held: Option<String>) -> Result<(), String> {
     let last_words = paths.last_words();
     let usual = std::panic::take_hook();
@@ -147,7 +147,8 @@ impl Driver {
         mut messages: mpsc::UnboundedReceiver<Message>,
         mut server: tokio::task::JoinHandle<()>,
     ) -> Result<(), String> {
-        // An agent that was started again begins otherwise than at the beginning, and whoever attaches is told at once.
+        // An agent that init had to start again begins in another state, which controllers are told as soon as they
+        // attach.
         self.app.state.send_replace(self.machine.state());
         self.show_state();
         self.app.log.append(EventKind::State(self.machine.state()));
@@ -161,7 +162,8 @@ impl Driver {
                     console::say(&console::reachable(app.run.ssh_port.unwrap_or(app.host.ssh_port)));
                 }
             };
-            // Side by side: the network may be waiting for a module that nobody thought it needs.
+            // Modules load while the network is being restored, since the network may wait for a module that is not
+            // among the first.
             tokio::join!(network, prepare::load_modules(&app));
             if starting {
                 match prepare::ready(&app).await {
@@ -182,7 +184,7 @@ impl Driver {
                 Some(message) = messages.recv() => message,
                 () = until(deadline) => Message::Happened(Input::Tick),
                 _ = look.tick() => {
-                    // While it is known: a disk that fails takes its counters with it.
+                    // Reads the counters often, because a disk that fails takes its counters with it.
                     self.look_for_writes(&mut server).await;
                     if self.machine.state() == AgentState::Running && self.app.paths.machine {
                         let failed = guard::guard(&self.app, &self.disks);
@@ -198,7 +200,7 @@ impl Driver {
             while let Ok(disks) = found.try_recv() {
                 self.disks = disks;
             }
-            // Whether anything was written decides where the machine may go, so it is known before each step.
+            // The machine must know of writes before it takes any input, since they decide where it may go.
             self.look_for_writes(&mut server).await;
             match message {
                 Message::Happened(input) => self.step(input, None, &mut server).await,
@@ -207,7 +209,8 @@ impl Driver {
         }
     }
 
-    /// Tells the machine of writes, and at the first of them everybody: a machine that dies can't say so any more.
+    /// Tells the machine of writes. Logs the first of them at once, because an agent that dies later could not report
+    /// it any more.
     async fn look_for_writes(&mut self, server: &mut tokio::task::JoinHandle<()>) {
         let written = self.written();
         if written.is_empty() {
@@ -224,7 +227,7 @@ impl Driver {
         disks::written(&self.baseline, &Disks::new(&self.app.paths.tree).sectors_written())
     }
 
-    /// Gives the machine an input, answers whoever wanted it, and does what the machine wants done.
+    /// Gives the machine an input, answers whoever asked for it, and carries out the machine's actions.
     async fn step(
         &mut self,
         input: Input,
@@ -240,7 +243,7 @@ impl Driver {
             self.app.closing.store(self.machine.is_closing(), Relaxed);
             if let Some(answer) = answer.take() {
                 let _ = answer.send(result);
-                // The answer goes to its channel before what is done may end that channel.
+                // Lets the answer go out before the actions, which may close the channel of whoever asked.
                 tokio::task::yield_now().await;
             }
             for action in actions {
@@ -285,18 +288,18 @@ impl Driver {
                 return Some(Input::Recorded(seq));
             }
             Action::Start(_) => {
-                // The task of an attempt before gives the calls back as its last act.
+                // The task of the attempt before this one returns the receiver of calls when it ends.
                 if let Some(task) = self.returned_calls.take() {
                     self.calls = task.await.ok();
                 }
                 let Some(mut calls) = self.calls.take() else {
                     return Some(Input::Broken("the payload's calls got lost".into()));
                 };
-                // Calls of an attempt that is over.
+                // Drops calls of the attempt before this one.
                 while calls.try_recv().is_ok() {}
                 let (stop, mut stopped) = mpsc::unbounded_channel();
                 self.stop = Some(stop);
-                // From here on the payload's calls are heard.
+                // The helper accepts the payload's calls only in this state.
                 app.state.send_replace(AgentState::Running);
                 let runner = Runner::new(app.clone(), self.disks.clone());
                 let app = app.clone();
@@ -334,7 +337,7 @@ impl Driver {
         None
     }
 
-    /// Leaves; returns the reason why it could not.
+    /// Leaves RAM; returns only if that fails, with the reason.
     async fn leave(&self, leaving: Leaving, server: &mut tokio::task::JoinHandle<()>) -> String {
         let app = &self.app;
         let (finish, text) = match &leaving {
@@ -352,7 +355,7 @@ impl Driver {
                 note::write(&app.run.run, attempt);
             }
             let why = finish::leave(&app, finish);
-            // It is still here, and what is started from now on may write.
+            // Leaving failed. Processes that are started from now on may write, so the note might become untrue.
             note::remove();
             why
         })

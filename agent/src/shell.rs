@@ -25,10 +25,10 @@ use crate::paths::PATH;
 use crate::ssh::{ChannelIn, ChannelOut, Input, Program, Size};
 use crate::sys::{ChildSetup, in_own_session};
 
-/// After the program's end, for output of processes that it left behind.
+/// Time after the program's end in which output of processes that it left behind is still sent.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// While it lives, the dead-man's clock stands still.
+/// A person at a terminal. The dead-man's clock stands still until it is dropped.
 struct Person<'a>(&'a App);
 
 impl<'a> Person<'a> {
@@ -78,7 +78,8 @@ fn start(app: &App, program: &Program) -> Result<(Child, Plumbing), String> {
     command.env_clear().env("PATH", PATH).env("HOME", home).env("USER", "root").env("LOGNAME", "root");
     command.env("SHELL", shell).env("LANG", "C.UTF-8").current_dir(home).kill_on_drop(true);
     for (name, value) in &program.environment {
-        // As sshd has it: locale only, so that nothing of the client's changes what programs do.
+        // Takes only the locale, as sshd usually does, so that a client's other variables don't change what programs
+        // do.
         if name == "LANG" || name.starts_with("LC_") {
             command.env(name, value);
         }
@@ -125,8 +126,8 @@ fn signal(child: &Child, signal: Signal) {
     }
 }
 
-/// Standard input for a pipe or a terminal, written apart so that a program that doesn't read can't keep signals and the
-/// end of the channel from being seen.
+/// Bytes on their way to a pipe or a terminal. Another future writes them, so that a program that doesn't read its
+/// input can't delay signals and the end of the channel.
 type Feed = mpsc::UnboundedSender<Input>;
 
 async fn pipes(mut child: Child, mut input: ChannelIn, out: &ChannelOut) {
@@ -150,7 +151,7 @@ async fn pipes(mut child: Child, mut input: ChannelIn, out: &ChannelOut) {
     report(status, out).await;
 }
 
-/// Whether output is on its way.
+/// Tells whether output is being sent, and how many pieces have been.
 #[derive(Default)]
 struct Flow {
     sending: AtomicU32,
@@ -201,7 +202,7 @@ async fn terminal(mut child: Child, master: AsyncFd<File>, mut input: ChannelIn,
     let reading = async {
         let mut buffer = vec![0; 32 * 1024];
         let read = |mut file: &File, buffer: &mut [u8]| io::Read::read(&mut file, buffer);
-        // EIO says that the last process has closed its side.
+        // EIO, which ends the loop, means that the last process has closed the terminal.
         while let Ok(n) = master.async_io(tokio::io::Interest::READABLE, |file| read(file, &mut buffer)).await {
             if n == 0 || flow.pass(out.data(buffer[..n].to_vec())).await.is_err() {
                 return;
@@ -222,7 +223,8 @@ async fn terminal(mut child: Child, master: AsyncFd<File>, mut input: ChannelIn,
     report(status, out).await;
 }
 
-/// Runs until the program ends and its output is sent, or the channel ends, which ends the program.
+/// Waits until the program has ended and its output is sent. Ends the program if the channel ends first, and returns
+/// `None` then.
 async fn watch(
     child: &mut Child,
     input: &mut ChannelIn,
@@ -259,8 +261,8 @@ async fn watch(
             },
         }
     };
-    // The program's own output is in the pipes. A client that is slow to take it may take its time; but what orphans of
-    // the program still say isn't waited for long.
+    // All output of the program itself is in the pipes by now. Sending goes on as long as the client takes it, however
+    // slowly, but does not wait long for output of processes that the program left behind.
     while !copied {
         let before = flow.sent.load(Relaxed);
         copied = tokio::time::timeout(DRAIN, &mut copying).await.is_ok();

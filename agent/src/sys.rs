@@ -36,7 +36,7 @@ pub fn add_entropy(random: &File, bytes: &[u8]) -> io::Result<()> {
     check(c_long::from(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY as _, pool.as_ptr()) }))
 }
 
-/// Sets a block device read-only in the kernel, or takes that back.
+/// Sets a block device read-only in the kernel, or writable again.
 pub fn set_read_only(device: &File, on: bool) -> io::Result<()> {
     let on = c_int::from(on);
     // SAFETY: BLKROSET reads one int from the pointer.
@@ -56,7 +56,7 @@ const BPF_PROG_ATTACH: c_int = 8;
 const PROGRAM_TYPE: u32 = 15;
 const ATTACH_TYPE: u32 = 6;
 
-/// Loads a program that decides on the opening of devices.
+/// Loads a BPF program that allows or forbids the opening of devices.
 pub fn load_device_filter(code: &[u64]) -> io::Result<OwnedFd> {
     /// The part of `union bpf_attr` that `BPF_PROG_LOAD` needs; the kernel takes the rest as zeros.
     #[repr(C)]
@@ -77,7 +77,7 @@ pub fn load_device_filter(code: &[u64]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Attaches such a program to a cgroup, in the place of the one attached before.
+/// Attaches such a program to a cgroup, and replaces the one that was attached before.
 pub fn attach_device_filter(cgroup: &File, program: &OwnedFd) -> io::Result<()> {
     let attach = [cgroup.as_raw_fd().cast_unsigned(), program.as_raw_fd().cast_unsigned(), ATTACH_TYPE, 0];
     // SAFETY: the four numbers that begin `union bpf_attr` for BPF_PROG_ATTACH, and their size.
@@ -121,7 +121,7 @@ pub struct ChildSetup {
     pub terminal: bool,
     /// `cgroup.procs` of the cgroup that it enters.
     pub cgroup: Option<OwnedFd>,
-    /// `oom_score_adj` to write 0 to: the agent's own score must not be inherited.
+    /// Set its `oom_score_adj` to 0, because the agent's own, which it inherits, forbids the kernel to kill it.
     pub mortal: bool,
 }
 
@@ -138,7 +138,7 @@ pub fn in_own_session(command: &mut tokio::process::Command, setup: ChildSetup) 
             }
             if setup.mortal {
                 let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-                // Without /proc there is nothing to undo either.
+                // Without /proc the agent's own score was never set.
                 if file >= 0 {
                     write_zero(file);
                     libc::close(file);

@@ -10,7 +10,7 @@ use anemos_host::sha256::Hasher;
 use anemos_proto::Digest;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, mknodat, utimensat};
 
-/// Reads through, hashing and counting.
+/// A reader that hashes and counts the bytes that pass.
 pub struct Hashing<R> {
     inner: R,
     hash: Hasher,
@@ -18,12 +18,12 @@ pub struct Hashing<R> {
 }
 
 impl<R: Read> Hashing<R> {
-    /// Around `inner`.
+    /// Reads from `inner`.
     pub fn new(inner: R) -> Self {
         Self { inner, hash: Hasher::new(), count: 0 }
     }
 
-    /// The digest of everything read, after reading to the end.
+    /// Reads to the end, and returns the digest of all bytes.
     pub fn finish(mut self) -> io::Result<Digest> {
         io::copy(&mut self, &mut io::sink())?;
         Ok(self.hash.finish())
@@ -44,13 +44,13 @@ pub fn digest_of(path: &Path) -> io::Result<Digest> {
     Hashing::new(File::open(path)?).finish()
 }
 
-/// Unpacks the newc image `image` (uncompressed) into `root`, passing by everything at or below the paths in `spare`.
-/// Returns the digest of the whole image. `progress` is told the bytes read so far.
+/// Unpacks the uncompressed newc image `image` into `root`, but nothing at or below the paths in `spare`. Returns the
+/// digest of the whole image. Calls `progress` with the number of bytes read so far.
 pub fn cpio(image: impl Read, root: &Path, spare: &[&str], mut progress: impl FnMut(u64)) -> io::Result<Digest> {
     let mut image = Hashing::new(BufReader::with_capacity(256 * 1024, image));
     let mut tree = Tree { root: root.into(), known: HashMap::new() };
     let mut links = HashMap::new();
-    // Directories get their times last, because what is put into them changes these.
+    // Directories get their times last, because unpacking files into a directory changes its time.
     let mut directories = Vec::new();
     loop {
         progress(image.count);
@@ -114,7 +114,7 @@ fn one<R: Read>(reader: &mut cpio::newc::Reader<R>, path: &Path, links: &mut Lin
                 }
             }
             lchown(path, Some(uid), Some(gid))?;
-            // After chown(2), which takes setuid away.
+            // Set after chown(2), which clears the setuid bit.
             fs::set_permissions(path, permissions)?;
         }
         0o120_000 => {
@@ -167,7 +167,7 @@ pub fn relative(name: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// The directories under a root, as far as they have been looked at.
+/// Directories under a root, with those that are known to be plain directories.
 struct Tree {
     root: PathBuf,
     known: HashMap<PathBuf, PathBuf>,
@@ -242,7 +242,7 @@ pub fn payload(path: &Path, expected: Digest, to: &Path) -> io::Result<()> {
         let mut entry = entry?;
         let name = entry.path()?.into_owned();
         relative(&name)?;
-        // Refuses what leads out through symlinks that were unpacked before.
+        // unpack_in refuses paths that lead out through symlinks that were unpacked before.
         if !entry.unpack_in(to).map_err(|e| at(&name, &e))? {
             return Err(io::Error::other(format!("the payload has a path that leads out of it: {}", name.display())));
         }
@@ -251,7 +251,7 @@ pub fn payload(path: &Path, expected: Digest, to: &Path) -> io::Result<()> {
 }
 
 fn at(path: &Path, error: &io::Error) -> io::Error {
-    // The tar crate keeps the reason in the source.
+    // The tar crate gives the reason only in the error's source.
     let mut text = format!("{}: {error}", path.display());
     let mut source = std::error::Error::source(error);
     while let Some(reason) = source {

@@ -351,7 +351,8 @@ impl Drop for Controller {
 
 #[test]
 fn a_payload_runs_and_the_agent_leaves_when_the_end_is_acknowledged() {
-    let script = "#!/bin/sh\nset -e\nanemos=\"$AGENT\"\necho \"$ANEMOS_HOST $ANEMOS_DISK $ANEMOS_VAR_COLOUR $ANEMOS_BOOT\"\n\
+    let script = "#!/bin/sh\nset -e\nanemos=\"$AGENT\"\n\
+        echo \"$ANEMOS_HOST $ANEMOS_DISK $ANEMOS_VAR_COLOUR $ANEMOS_BOOT\"\n\
         cat \"$ANEMOS_SECRETS/token\"; echo\nstat -c %a \"$ANEMOS_SECRETS\" \"$ANEMOS_SECRETS/token\"\n\
         cat \"$ANEMOS_AUTHORIZED_KEYS\"\necho oops >&2\n";
     let helper = env!("CARGO_BIN_EXE_anemos-agent");
@@ -370,9 +371,9 @@ fn a_payload_runs_and_the_agent_leaves_when_the_end_is_acknowledged() {
     assert_eq!(lines[..6], ["web1 /dev/vda blue bios", "hush", "700", "400", "ssh-ed25519 AAAA target", "before"]);
     let position =
         |wanted: &dyn Fn(&EventKind) -> bool| controller.events.iter().position(|e| wanted(&e.kind)).unwrap();
-    let log = |text: &'static str| move |kind: &EventKind| matches!(kind, EventKind::Log { line, .. } if line == text.as_bytes());
+    let says = |kind: &EventKind, text: &[u8]| matches!(kind, EventKind::Log { line, .. } if line == text);
     let step = position(&|kind| matches!(kind, EventKind::StepStarted { name, .. } if name == "make things"));
-    assert!(position(&log("before")) < step && step < position(&log("after")));
+    assert!(position(&|kind| says(kind, b"before")) < step && step < position(&|kind| says(kind, b"after")));
     position(&|kind| matches!(kind, EventKind::Log { stream: Stream::Stderr, line } if line == b"oops"));
     position(&|kind| matches!(kind, EventKind::Note { text, .. } if text == "hi"));
     position(&|kind| matches!(kind, EventKind::HostKeys(keys) if keys == &["ssh-ed25519 AAAA new"]));

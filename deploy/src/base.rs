@@ -16,28 +16,29 @@ use crate::memory::Memory;
 use crate::report::{Report, Step};
 use crate::wire::Output;
 
-/// zstd level of an image built here: the host waits for it, and it only has to fit into memory.
+/// zstd level of an image that is built on the host. A low one, since the host waits for it, and the image only has to
+/// fit into memory.
 const LEVEL: i32 = 3;
 
-/// What the base is got with.
+/// What is needed to get the base.
 pub struct Sources<'a> {
     /// The host's files.
     pub root: &'a Root,
-    /// What was asked for.
+    /// The plan, with the sources in the order in which they are tried.
     pub plan: &'a StagePlan,
-    /// What the image must be.
+    /// The lock, which names the image's SHA-256 and the packages that make it.
     pub lock: &'a Lock,
     /// Downloads.
     pub fetcher: &'a Fetcher,
     /// What the controller sends.
     pub blobs: &'a Blobs,
-    /// To ask for more.
+    /// Sends requests for further blobs.
     pub output: &'a Output,
-    /// To tell how it goes.
+    /// Reports steps and progress.
     pub report: &'a Report,
 }
 
-/// Archives to ask, in this order: the user's, the host's own, else the workstation's.
+/// Archives to ask, in this order: the user's, then the host's own; the workstation's only if there is neither.
 pub fn mirrors(root: &Root, plan: &StagePlan) -> Vec<String> {
     let mut mirrors: Vec<String> = plan.mirror.iter().cloned().collect();
     for mirror in facts::mirrors(root) {
@@ -51,8 +52,8 @@ pub fn mirrors(root: &Root, plan: &StagePlan) -> Vec<String> {
     mirrors
 }
 
-/// The archive of past versions: the user's, what the host's apt knows, what the workstation knows, what the apt in a
-/// base image of an earlier deployment knows.
+/// The archive of past versions: the first that is known to the user's configuration, the host's apt, the workstation,
+/// or the apt in the base image of an earlier deployment.
 pub fn snapshot(root: &Root, plan: &StagePlan) -> Option<String> {
     plan.snapshot
         .clone()
@@ -69,7 +70,7 @@ impl Sources<'_> {
         let mut reasons = Vec::new();
         for source in &self.plan.base {
             if *source == BaseSource::Cache && !self.root.at(&self.cached()).exists() {
-                // An ordinary first deployment: nothing that anybody should read about.
+                // No warning: the cache is empty at every first deployment.
                 reasons.push(format!("{}: it has none", name(source)));
                 continue;
             }
@@ -130,7 +131,7 @@ impl Sources<'_> {
                 anemos_base::build(self.lock, &archive, LEVEL, out, &mut tell).map_err(text)?;
             }
             BaseSource::Upload(blob) => {
-                // Asked for only now, when everything cheaper has failed.
+                // Asks for the image only now, since uploading it over the slow link is the last resort.
                 let needed = self.blobs.announce(self.root, &[*blob]).map_err(|fault| fault.to_string())?;
                 if !needed.is_empty() {
                     self.output.send(&StageReply::Need(needed));
@@ -153,13 +154,13 @@ fn name(source: &BaseSource) -> &'static str {
     }
 }
 
-/// Forgets what was written from `start` on.
+/// Cuts `out` off at `start` and writes on from there.
 fn rewind(mut out: &File, start: u64) -> io::Result<()> {
     out.set_len(start)?;
     out.seek(SeekFrom::Start(start)).map(|_| ())
 }
 
-/// A file that tells how much has been written to it.
+/// A file that reports how many bytes have been written to it.
 struct Counted<'a> {
     out: &'a File,
     step: &'a Step,

@@ -1,4 +1,4 @@
-//! Things that the controller sends, or that an earlier deployment left in the cache: named and checked by SHA-256.
+//! Blobs, which the controller sends or an earlier deployment left in the cache. SHA-256 names and checks them.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -12,10 +12,10 @@ use anemos_proto::stage::BlobRef;
 use crate::error::{Fault, Result};
 use crate::facts::CACHE;
 
-/// What is taken for available where the kernel doesn't say.
+/// Bytes of memory that are assumed to be available where the kernel doesn't say.
 const DEFAULT_AVAILABLE: u64 = 256 << 20;
 
-/// Blobs under way and at hand. One thread receives, another waits for what it needs.
+/// Blobs that are being received, and whole ones. One thread receives, another waits for the blobs that it needs.
 #[derive(Default)]
 pub struct Blobs {
     state: Mutex<State>,
@@ -24,14 +24,14 @@ pub struct Blobs {
 
 #[derive(Default)]
 struct State {
-    /// Announced and not whole yet.
+    /// Announced and not whole yet: size, and the bytes received so far.
     open: BTreeMap<Digest, (u64, Vec<u8>)>,
     whole: BTreeMap<Digest, Vec<u8>>,
 }
 
 impl Blobs {
-    /// Looks for `wanted` in the cache, and returns what is not there and must be sent, each once. Refuses more than
-    /// the host has memory for.
+    /// Looks for `wanted` in the cache; returns those that must be sent, each once. Fails if they need more than half
+    /// of the available memory.
     pub fn announce(&self, root: &Root, wanted: &[BlobRef]) -> Result<Vec<Digest>> {
         let size = wanted.iter().fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
         let available = Memory::of(root).available.unwrap_or(DEFAULT_AVAILABLE);
@@ -82,7 +82,8 @@ impl Blobs {
         Ok(())
     }
 
-    /// Waits until `name` is whole, and takes it. Whoever ends the stage ends this wait too.
+    /// Waits until `name` is whole, and takes it. The wait has no deadline: if the blob doesn't come, the deadline of
+    /// the staging ends the process.
     pub fn take(&self, name: Digest) -> Vec<u8> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -96,7 +97,7 @@ impl Blobs {
 
 fn cached(root: &Root, blob: &BlobRef) -> Option<Vec<u8>> {
     let path = format!("{CACHE}/blob-{}", blob.digest);
-    // The length first: a file of another size is not read at all.
+    // Compares lengths first, so that a file of another size isn't read at all.
     let length = std::fs::metadata(root.at(&path)).ok()?.len();
     let bytes = (length == blob.size).then(|| root.read(&path).ok())??;
     (digest(&bytes) == blob.digest).then_some(bytes)

@@ -1,6 +1,6 @@
 //! The new kernel's command line, made from the host's.
 
-/// Words of the host's command line that the new kernel needs as well: consoles, and what this hardware is known to want.
+/// Words of the host's command line that the new kernel needs as well: consoles, and settings that this hardware needs.
 const KEEP: &[&str] = &[
     "acpi",
     "acpi_osi",
@@ -41,7 +41,7 @@ const KEEP: &[&str] = &[
     "video",
 ];
 
-/// What the initramfs needs: the agent as init, and the old system back soon if even that fails.
+/// Starts the agent as init, and reboots into the old system 10 s after a panic.
 const OURS: &str = "rdinit=/init panic=10";
 
 /// Longest command line that x86 kernels take, without the terminating zero.
@@ -71,10 +71,10 @@ fn words(line: &str) -> Vec<&str> {
 /// The new command line. Only known words are taken over: a root file system, a resume device or a service that the old
 /// system asked for has no meaning in RAM.
 pub fn compose(host: &str, extra: &str) -> String {
-    // What comes after `--` is for the old init.
+    // Words after `--` are for the old init.
     let kept = words(host).into_iter().take_while(|word| *word != "--").filter(|word| {
         let key = word.split('=').next().unwrap_or(word);
-        // A quote that never closes would swallow what comes after it.
+        // Leaves out a word whose quote never closes, since it would swallow the words after it.
         word.matches('"').count() % 2 == 0 && KEEP.contains(&key.trim_matches('"'))
     });
     let mut line: Vec<_> = kept.collect();
@@ -97,9 +97,10 @@ mod tests {
                 "",
                 "console=tty0 console=ttyS0,115200 earlyprintk=ttyS0,115200 rdinit=/init panic=10",
             ),
-            // A rented machine with a quirk, and everything that must go.
+            // A rented machine whose hardware has a quirk, and all words that must not be taken over.
             (
-                "initrd=\\x root=/dev/md2 rd.md=1 resume=/dev/sda1 crashkernel=256M quiet splash nomodeset init=/bin/x rw",
+                "initrd=\\x root=/dev/md2 rd.md=1 resume=/dev/sda1 crashkernel=256M quiet splash nomodeset \
+                 init=/bin/x rw",
                 "loglevel=7 x=\"a b\"",
                 "nomodeset rdinit=/init panic=10 loglevel=7 x=\"a b\"",
             ),

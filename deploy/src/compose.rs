@@ -1,5 +1,5 @@
-//! The initramfs, composed in memory: the base as a file, then modules, then the run's own. What the kernel unpacks, the
-//! first event waits for: so it is little.
+//! The initramfs, composed in memory: the base as a file, then modules, then the run's own files. The first event must
+//! wait for what the kernel unpacks, so most of it is in files that the agent unpacks later.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -14,38 +14,38 @@ use crate::modules::index::Index;
 use crate::modules::select::Selection;
 use crate::modules::{self};
 
-/// Where the base image lies in the initramfs.
+/// Path of the base image in the initramfs.
 pub const BASE: &str = "anemos/base.cpio.zst";
 
-/// Where the modules lie that the agent unpacks.
+/// Path of the archive of modules that the agent unpacks.
 const MODULES: &str = "anemos/modules.cpio.zst";
 
-/// Which modules the agent loads before there is a network, and which when it is there.
+/// Lists of the modules that init loads for the network, and of those that the agent loads later.
 const FIRST: &str = "anemos/modules.first";
 const LOAD: &str = "anemos/modules.load";
 
-/// Where in a newc header the file's size stands: eight hexadecimal digits.
+/// Offset of the file's size in a newc header: eight hexadecimal digits.
 const SIZE_AT: u64 = 54;
 
-/// Little is gained by a higher level, and the host waits for it.
+/// zstd level of the modules. A higher one gains little, and the host waits for it.
 const LEVEL: i32 = 3;
 
-/// An initramfs that grows, in a file that exists only in memory.
+/// An initramfs that is being composed, in a file that exists only in memory.
 pub struct Initramfs {
     file: File,
-    /// Bytes of the files in it, as they will be in the new system's memory.
+    /// Bytes that its files take once the kernel has unpacked them.
     unpacked: u64,
     /// Bytes of the modules that the agent unpacks.
     later: u64,
 }
 
-/// What is known of a kernel's modules.
+/// A kernel's modules, and which of them go along.
 pub struct ModuleFiles<'a> {
     /// The kernel's release.
     pub release: &'a str,
-    /// All of them.
+    /// All modules of the kernel.
     pub index: &'a Index,
-    /// Those to take.
+    /// The modules to take.
     pub selection: &'a Selection,
     /// Further files of the modules directory, for depmod.
     pub also: &'a [(&'a str, Vec<u8>)],
@@ -53,7 +53,7 @@ pub struct ModuleFiles<'a> {
     pub read: &'a dyn Fn(&str) -> Result<Vec<u8>>,
 }
 
-/// What the run adds.
+/// Files of this run.
 pub struct RunFiles<'a> {
     /// The agent's binary.
     pub agent: &'a [u8],
@@ -62,7 +62,7 @@ pub struct RunFiles<'a> {
 }
 
 impl Initramfs {
-    /// An empty one.
+    /// An empty initramfs.
     pub fn new() -> Result<Self> {
         let file = rustix::fs::memfd_create("anemos-initramfs", MemfdFlags::CLOEXEC)
             .doing(|| "making a file in memory (memfd_create)".into())?;
@@ -74,7 +74,7 @@ impl Initramfs {
         &self.file
     }
 
-    /// Bytes as loaded.
+    /// Bytes of the whole file, which is what gets loaded.
     pub fn len(&self) -> Result<u64> {
         Ok(self.file.metadata().doing(|| "measuring the initramfs".into())?.len())
     }
@@ -89,8 +89,8 @@ impl Initramfs {
         self.later
     }
 
-    /// Writes a segment: one file, which `fill` writes from where the given file stands. Its length need not be known
-    /// before. The kernel copies it without looking at it.
+    /// Writes a segment with one file. `fill` writes the contents to the given file, from its position on, and need not
+    /// know the length before. The kernel copies the contents without looking into them.
     pub fn opaque<T>(&mut self, path: &str, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
         let writing = || format!("writing {path} into the initramfs");
         let mut segment = Segment::new(&self.file, 0);
@@ -98,7 +98,7 @@ impl Initramfs {
         let header = (&self.file).stream_position().doing(writing)?;
         segment.file(path, 0o600, &[]).doing(writing)?;
         let start = (&self.file).stream_position().doing(writing)?;
-        // The segment writes straight to the file and keeps no count of its own, so the contents can come from here.
+        // The cpio writer keeps no count of the contents, so `fill` may write them straight to the file.
         let made = fill(&mut self.file)?;
         let end = self.file.seek(SeekFrom::End(0)).doing(writing)?;
         let size = u32::try_from(end - start).doing(|| format!("fitting {path} into a cpio archive"))?;
@@ -109,8 +109,9 @@ impl Initramfs {
         Ok(made)
     }
 
-    /// Writes the modules, each with the firmware that it wants: those that the network needs as they are, for the kernel
-    /// to unpack; the others as a file, which the agent unpacks in a fraction of the time once somebody is there to see it.
+    /// Writes the modules, each with its firmware. Those that the network needs become files of the initramfs, which
+    /// the kernel unpacks. The others become one archive, which the agent unpacks, many times faster, once a controller
+    /// has attached.
     pub fn modules(&mut self, modules: &ModuleFiles<'_>, firmware: &mut Firmware<'_>) -> Result<()> {
         let writing = || "writing kernel modules into the initramfs".into();
         let ModuleFiles { release, index, selection, also, read } = modules;
@@ -129,7 +130,8 @@ impl Initramfs {
             self.unpacked += bytes.len() as u64;
             for (path, bytes) in firmware.of(name, &bytes) {
                 if !linked {
-                    // The kernel looks in /lib, which the base makes a link, but that is unpacked later.
+                    // The kernel looks for firmware in /lib. That will be a link to usr/lib, but only once the base is
+                    // unpacked.
                     segment.symlink("lib", "usr/lib").doing(writing)?;
                     linked = true;
                 }
@@ -171,7 +173,7 @@ impl Initramfs {
         let writing = || "writing the agent into the initramfs".into();
         let mut segment = Segment::new(&self.file, 0);
         segment.linked_files(&["init", "usr/bin/anemos-agent"], 0o755, run.agent).doing(writing)?;
-        // What the kernel opens for init's first messages; not every kernel brings its own.
+        // The kernel opens /dev/console for init's first messages, and not every kernel brings the node itself.
         segment.device("dev/console", 0o600, Device::Char, 5, 1).doing(writing)?;
         segment.directory("anemos", 0o700).doing(writing)?;
         for (name, bytes) in run.files {
@@ -184,7 +186,7 @@ impl Initramfs {
     }
 }
 
-/// Fills up with zeros, which the kernel skips between segments, to a multiple of four.
+/// Fills the file up to a multiple of four with zeros, which the kernel skips between segments.
 fn align(mut file: &File) -> io::Result<()> {
     let at = file.stream_position()?;
     let missing = (at.next_multiple_of(4) - at) as usize;

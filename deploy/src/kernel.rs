@@ -1,4 +1,4 @@
-//! The image of the running kernel: where it is, and whether it is really that one.
+//! Finds the image of the running kernel, and checks that it is of that kernel.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,13 +10,13 @@ use crate::error::{Doing, Fault, Result};
 /// A kernel image that boots.
 #[derive(Debug)]
 pub struct Image {
-    /// Where it is.
+    /// Path on the host.
     pub path: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
 }
 
-/// No kernel image is larger than this.
+/// Most bytes that are read of a kernel image.
 const LIMIT: u64 = 256 << 20;
 
 /// Finds the image of `release`: the first file at the usual places whose header names that release.

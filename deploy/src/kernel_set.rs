@@ -15,7 +15,7 @@ use crate::kernel;
 use crate::modules::index::{Index, name_of};
 use crate::modules::{self, select};
 
-/// depmod's and the build's files that modprobe wants as they are.
+/// Files of depmod and of the kernel's build that go along unchanged, because modprobe reads them.
 const KEPT: &[&str] = &[
     "modules.builtin",
     "modules.builtin.bin",
@@ -28,11 +28,11 @@ const KEPT: &[&str] = &[
 pub struct KernelSet {
     /// Its release.
     pub release: String,
-    /// Where the image is from, for people.
+    /// Where the image is from, to be shown.
     pub name: String,
     /// The image.
     pub image: Vec<u8>,
-    /// The image, for the kernel to read.
+    /// The image as an open file, for kexec_file_load(2).
     pub file: File,
     modules: Modules,
 }
@@ -40,7 +40,7 @@ pub struct KernelSet {
 enum Modules {
     /// In a directory of the host's.
     Directory(PathBuf),
-    /// In packages, with what is known of them, and the files that were wanted so far by path in the modules directory.
+    /// In packages, with their index, and the files that were taken from them so far, by path in the modules directory.
     Packages { archives: Vec<(String, File)>, index: Index, files: BTreeMap<String, Vec<u8>> },
     /// None: everything is built in.
     None,
@@ -71,8 +71,8 @@ impl KernelSet {
         Ok(Self { release: release.to_owned(), name: image.path, image: image.bytes, file, modules })
     }
 
-    /// The kernel of the lock, from its packages, which are kept in `dir`: they are a tenth of a small host's memory.
-    /// `tell` is called with what is being worked at.
+    /// The kernel of the lock, from its packages. Keeps the packages on disk in `dir`, since they are as large as a
+    /// tenth of a small host's memory. Calls `tell` with what is being done.
     pub fn locked(locked: &Kernel, source: &dyn Packages, dir: &Path, mut tell: impl FnMut(&str)) -> Result<Self> {
         let release = &locked.release;
         let unpacking = || format!("unpacking the locked kernel {release}");
@@ -83,7 +83,7 @@ impl KernelSet {
             let storing = || format!("storing {} in {}", package.name, dir.display());
             let open = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
             let file = open.doing(storing)?;
-            // Whatever happens, it is gone with the stage.
+            // Removes the name at once, so that the file is gone when the stage ends, however it ends.
             std::fs::remove_file(&path).doing(storing)?;
             source.store(package, &file).doing(unpacking)?;
             archives.push((package.path.clone(), file));
@@ -92,7 +92,8 @@ impl KernelSet {
         let image_path = format!("boot/vmlinuz-{release}");
         let (mut image, mut index, mut files) = (Vec::new(), Index::default(), BTreeMap::new());
         let mut wanted = None;
-        // Of what a server never needs, only what something else turns out to need is looked at, in further rounds.
+        // The first round looks at modules that a server may need; further rounds look at those of the others that the
+        // modules found so far depend on.
         loop {
             let mut found = false;
             for archive in &archives {
@@ -136,7 +137,7 @@ impl KernelSet {
         })
     }
 
-    /// What is known of its modules.
+    /// The index of its modules.
     pub fn index(&self) -> Result<Index> {
         match &self.modules {
             Modules::Directory(directory) => modules::read_index(directory),
@@ -145,7 +146,7 @@ impl KernelSet {
         }
     }
 
-    /// Gets the files of the modules with these names ready for [`module`](Self::module).
+    /// Reads the files of the modules with these names from the packages, for [`module`](Self::module).
     pub fn take(&mut self, names: &BTreeSet<String>) -> Result<()> {
         let Modules::Packages { archives, files, .. } = &mut self.modules else { return Ok(()) };
         for archive in archives {

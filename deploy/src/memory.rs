@@ -1,21 +1,22 @@
-//! Whether there is enough memory, said in numbers before anything is changed.
+//! Checks whether there is enough memory, and says so in numbers, before anything is changed.
 
 use anemos_host::{Root, memory};
 
 use crate::error::{Fault, Result};
 
-/// What the new system needs besides its files: kernel, agent, and room for a payload to work in.
+/// Bytes that the system in RAM needs besides its files: for the kernel, the agent, and the payload's work.
 const HEADROOM: u64 = 128 << 20;
 
-/// What the old system must keep while the boot is prepared.
+/// Bytes that must stay available to the old system while the boot is prepared.
 const SPARE: u64 = 16 << 20;
 
-/// What building the base takes besides the image: the tree of its files, and packages on their way.
+/// Bytes that building the base takes besides the image: for the tree of its files, and for packages that are being
+/// fetched.
 const BUILD: u64 = 120 << 20;
 
 const MIB: u64 = 1 << 20;
 
-/// `MemTotal` and `MemAvailable`; taken for plenty where the kernel doesn't say.
+/// The host's memory in bytes. Where the kernel doesn't say how much there is, no check fails.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
     /// All that the kernel manages.
@@ -31,10 +32,10 @@ impl Memory {
         Self { total: memory.total.unwrap_or(u64::MAX), available: memory.available.unwrap_or(u64::MAX) }
     }
 
-    /// Checks before anything is downloaded that it can end well: `image` is the base's size unpacked.
+    /// Checks, before anything is downloaded, that a base of `image` bytes can be composed, loaded and unpacked.
     pub fn before(self, image: u64) -> Result<()> {
         self.holds(0, image)?;
-        // Compressed it is a third; once composed, and once loaded.
+        // A compressed base has about a third of its size, and is in memory twice: composed, and loaded.
         self.has("composing and loading the initramfs", image / 3 * 2)
     }
 
@@ -43,18 +44,19 @@ impl Memory {
         self.has("building the base", BUILD + image / 3)
     }
 
-    /// Checks that an initramfs can be loaded, which is copied so often at a time.
+    /// Checks that an initramfs can be loaded in a way that has so many copies of it in memory at a time.
     pub fn loads(self, initramfs: u64, copies: u64) -> Result<()> {
         self.has(&format!("loading the initramfs of {} MiB", mib(initramfs)), copies * initramfs)
     }
 
-    /// Checks that the system in RAM fits: `unpacked` bytes of files that the kernel unpacks, then `later` bytes that the
-    /// agent unpacks next to them.
+    /// Checks that the system in RAM fits: `unpacked` bytes of files that the kernel unpacks, then `later` bytes that
+    /// the agent unpacks next to them.
     pub fn holds(self, unpacked: u64, later: u64) -> Result<()> {
         let files = unpacked + later;
         let (half, total) = (self.total / 2, self.total);
         let why = if unpacked > half {
-            // rootfs is a tmpfs, which the kernel limits to half of the memory; the agent lifts that, but it comes later.
+            // rootfs is a tmpfs, which the kernel limits to half of the memory. Init raises the limit, but runs only
+            // when the kernel has unpacked the files.
             format!(
                 "{} MiB of files are to be unpacked at the boot, and half of the host's memory is {} MiB",
                 mib(unpacked),

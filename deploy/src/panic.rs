@@ -1,4 +1,4 @@
-//! A defect of the stage's own becomes a failure that the controller can show.
+//! Turns a panic of the stage into a failure that the controller can show.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use anemos_proto::stage::{Failure, StageReply};
 
 use crate::wire::Output;
 
-/// From now on a panic in any thread is undone with `undo`, sent to `output`, and ends the process, since it would
-/// otherwise leave the controller waiting.
+/// From now on a panic in any thread calls `undo`, is sent to `output`, and ends the process. Without this the
+/// controller would go on waiting for the thread that panicked.
 pub fn report_to(output: Output, undo: impl Fn() + Send + Sync + 'static) {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

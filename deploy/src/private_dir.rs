@@ -21,7 +21,7 @@ impl PrivateDir {
     pub fn take(path: &Path) -> Result<Self> {
         let taking = || format!("taking the stage's directory {}", path.display());
         let metadata = std::fs::symlink_metadata(path).doing(taking)?;
-        // It is removed with all that is in it, so it must be what it is said to be.
+        // The directory is removed later with all that is in it, so it must be a private one of this user.
         let ours = metadata.is_dir() && metadata.uid() == rustix::process::getuid().as_raw();
         if !ours || metadata.mode() & 0o077 != 0 || !path.is_absolute() || path.parent().is_none() {
             return Err(Fault::new(taking(), "it is no directory of this user's own with mode 0700"));
@@ -46,7 +46,7 @@ impl PrivateDir {
         Ok(dir)
     }
 
-    /// Says in the lock which run this is, for whoever comes second.
+    /// Writes into the lock which run this is, so that a second stage can name it.
     pub fn say(&self, run: &str) -> std::io::Result<()> {
         let mut lock = &self.lock;
         lock.set_len(0)?;
@@ -54,12 +54,12 @@ impl PrivateDir {
         writeln!(lock, "pid {}, {run}", std::process::id())
     }
 
-    /// Where it is.
+    /// The directory's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes it.
+    /// Removes the directory with all that is in it.
     pub fn remove(&self) -> Result<()> {
         match std::fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -1,4 +1,4 @@
-//! What the stage tells while it works: numbered facts, steps, and progress a few times a second.
+//! Reports what the stage is doing: numbered facts, steps, and progress a few times a second.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -51,17 +51,17 @@ impl Report {
             wall_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
             kind,
         };
-        // Under the lock, so that facts leave in the order of their numbers.
+        // Sends while the state is locked, so that facts leave in the order of their numbers.
         self.0.output.send(&StageReply::Event(event));
     }
 
-    /// Something to say.
+    /// Reports a note.
     pub fn note(&self, level: Level, text: impl Into<String>) {
         let text = text.into();
         self.with(|state| self.fact(state, EventKind::Note { level, text }));
     }
 
-    /// Starts a step; it fails unless [`Step::finish`] or [`Step::skip`] ends it.
+    /// Starts a step. If the step is dropped before [`Step::finish`], it is reported as failed.
     pub fn step(&self, name: &str) -> Step {
         let id = self.with(|state| {
             state.steps += 1;
@@ -84,7 +84,7 @@ impl Report {
         });
     }
 
-    /// What is going on, for an error that says what ran out of time.
+    /// The innermost open step and what it is working on, for the error of a deadline.
     pub fn current(&self) -> Option<String> {
         self.with(|state| {
             let (_, name) = state.open.last()?;
@@ -101,7 +101,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// How far it is. Most calls are dropped, so that only a few a second go over the wire; the end never is.
+    /// Reports progress. Only a few calls a second are sent, but the last, in which `done` is `total`, always is.
     pub fn progress(&self, done: u64, total: Option<u64>, unit: Unit, what: Option<&str>) {
         self.report.with(|state| {
             if what.is_some() && state.what.as_deref() != what {
@@ -116,13 +116,13 @@ impl Step {
         });
     }
 
-    /// It is done.
+    /// Ends the step as done.
     pub fn finish(mut self) {
         self.ended = true;
         self.report.end(self.id, StepOutcome::Done);
     }
 
-    /// It failed.
+    /// Ends the step as failed.
     pub fn fail(mut self, why: impl Into<String>) {
         self.ended = true;
         self.report.end(self.id, StepOutcome::Failed(why.into()));

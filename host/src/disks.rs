@@ -26,7 +26,8 @@ fn is_whole(root: &Root, name: &str) -> bool {
 }
 
 /// Sorted names in `/sys/block` of everything that is hardware and may keep data, also what [`whole`] leaves out: boot
-/// areas, CD drives, disks without a medium. Loop, RAM, mapper and RAID devices are not, since the disks below them are.
+/// areas, CD drives, disks without a medium. Loop, RAM, mapper and RAID devices are not, since the disks below them
+/// are.
 pub fn hardware(root: &Root) -> Vec<String> {
     let is_virtual =
         |name: &str| root.resolve(&format!("/sys/block/{name}")).is_some_and(|path| path.contains("/virtual/block/"));
@@ -47,8 +48,8 @@ pub fn dev_path(name: &str) -> String {
     format!("/dev/{}", name.replace('!', "/"))
 }
 
-/// What names the disk that is called `name` in `/sys/block`. Where each part is from: Documentation/ABI in the kernel's
-/// sources (sysfs-block, sysfs-ata), and SPC for the page of vital product data.
+/// What names the disk that is called `name` in `/sys/block`. Where each part is from: Documentation/ABI in the
+/// kernel's sources (sysfs-block, sysfs-ata), and SPC for the page of vital product data.
 pub fn id(root: &Root, name: &str) -> DiskId {
     let sys = format!("/sys/block/{name}");
     let dir = root.resolve(&sys).unwrap_or(sys);
@@ -60,8 +61,8 @@ pub fn id(root: &Root, name: &str) -> DiskId {
     let above = parts.len().saturating_sub(1);
     let mut path: Vec<String> = parts[..above].iter().map(|&part| part.to_owned()).collect();
     for (depth, part) in path.iter_mut().enumerate() {
-        // The kernel numbers ATA ports through all controllers, in the order of probing; port_no is the port's number at
-        // its own controller.
+        // The kernel numbers ATA ports through all controllers, in the order of probing; port_no is the port's number
+        // at its own controller.
         if part.starts_with("ata") {
             let up = "../".repeat(above - depth);
             if let Some(port) = text(&format!("{up}ata_port/{part}/port_no")) {

@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 use anemos_proto::codec::{FrameReader, encode_frame};
 use anemos_proto::event::{Event, EventKind};
 
-/// What a tmpfs file costs beside its pages, about.
+/// About how many bytes of memory a tmpfs file takes besides its pages.
 const INODE: u64 = 1024;
 const PAGE: u64 = 4096;
 
-/// What thinning a chunk has left in it.
+/// What was left in a chunk when it was thinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Keep {
     /// Everything.
     All,
     /// Everything but log lines.
     Structure,
-    /// What says how the deployment ends.
+    /// Only what tells how the deployment ended; no steps and no notes.
     Essence,
 }
 
@@ -37,10 +37,10 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// Compresses `frames` into a file under `dir`; into memory if that can't be.
+    /// Compresses `frames` into a file under `dir`, or into memory if the file can't be written.
     pub fn store(dir: &Path, first: u64, last: u64, frames: &[u8]) -> Self {
         let path = dir.join(format!("{first:020}.zst"));
-        // Compression to memory fails only without memory.
+        // Compression into memory fails only if no memory is left.
         let bytes = zstd::bulk::compress(frames, 3).unwrap_or_else(|e| panic!("can't compress the log: {e}"));
         let length = bytes.len() as u64;
         let partial = path.with_extension("new");
@@ -64,12 +64,12 @@ impl Chunk {
         Ok((Self { first, last, raw, keep: Keep::All, path, memory: None, length }, events))
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes of memory that the chunk takes, as a file in tmpfs.
     pub fn stored(&self) -> u64 {
         self.length.div_ceil(PAGE) * PAGE + INODE
     }
 
-    /// Its facts.
+    /// Reads the chunk's facts.
     pub fn read(&self) -> io::Result<Vec<Event>> {
         let frames = match &self.memory {
             Some(bytes) => zstd::stream::decode_all(&bytes[..])?,
@@ -78,13 +78,13 @@ impl Chunk {
         parse(&frames)
     }
 
-    /// The gap that takes its place when it is lost.
+    /// The gap that stands for all facts of this chunk when it can't be read.
     pub fn as_gap(&self) -> Event {
         let kind = EventKind::Gap { first: self.first, last: self.last, bytes: self.raw };
         Event { seq: self.last, uptime_ms: crate::clock::uptime_ms(), wall_ms: crate::clock::wall_ms(), kind }
     }
 
-    /// Deletes its file.
+    /// Deletes the chunk's file.
     pub fn remove(&self) {
         let _ = fs::remove_file(&self.path);
     }
@@ -92,8 +92,8 @@ impl Chunk {
 
 /// Facts as frames.
 pub fn frames(events: &[Event]) -> Vec<u8> {
-    // Facts are made of lines of at most 16 KiB and notes of our own: far below the limit of a frame. A fact that is
-    // above it all the same becomes a gap.
+    // Facts hold lines of at most 16 KiB, and notes of our own, so they are far below the limit of a frame. A fact that
+    // exceeds the limit nevertheless becomes a gap.
     let frame = |event: &Event| {
         encode_frame(event).or_else(|_| {
             let kind =
@@ -115,7 +115,7 @@ pub fn parse(bytes: &[u8]) -> io::Result<Vec<Event>> {
     Ok(events)
 }
 
-/// The facts in `bytes` up to where they are cut off or damaged: what a crash left.
+/// The facts in `bytes` up to the first that is cut off or damaged, as a crash may leave it.
 pub fn parse_tail(bytes: &[u8]) -> Vec<Event> {
     let mut reader = FrameReader::new();
     reader.push(bytes);
@@ -126,7 +126,7 @@ pub fn parse_tail(bytes: &[u8]) -> Vec<Event> {
     events
 }
 
-/// Replaces what `keep` doesn't keep by gaps, as few as can be.
+/// Replaces every fact that `keep` doesn't keep by a gap, and joins neighbouring gaps.
 pub fn thin(events: Vec<Event>, keep: Keep) -> Vec<Event> {
     let mut kept: Vec<Event> = Vec::new();
     for event in events {

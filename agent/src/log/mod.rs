@@ -1,8 +1,8 @@
 //! The event log: every fact since the boot, in tmpfs, compressed, so that a controller can come and go.
 //!
-//! Facts are collected in an open chunk, kept as plain frames in a file; full chunks are compressed, a file each. So
-//! the log is still there when the agent is started again after a crash. Readers hold no more than a cursor, which is
-//! the seq of the last fact that they have seen: how slow they are matters to nobody else.
+//! The log collects facts in an open chunk, which it also writes to a file as plain frames, and compresses each full
+//! chunk into a file of its own. So an agent that is started again after a crash finds the log there. A reader holds
+//! nothing but a cursor, the seq of the last fact that it has seen, so a slow reader holds up nobody.
 
 mod chunk;
 
@@ -21,7 +21,7 @@ use chunk::{Chunk, Keep};
 /// Bytes of frames that make a chunk full.
 const CHUNK: usize = 128 * 1024;
 
-/// The log. Shared by everybody.
+/// The log, shared by all tasks.
 pub struct Log {
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
@@ -30,7 +30,7 @@ pub struct Log {
 struct Inner {
     dir: PathBuf,
     chunks: VecDeque<Chunk>,
-    /// Frames of the open chunk, and the file that has the same bytes.
+    /// Frames of the open chunk. `open_file` holds the same bytes.
     open: Vec<u8>,
     open_first: u64,
     open_file: File,
@@ -43,7 +43,7 @@ struct Inner {
     progress_version: u64,
 }
 
-/// Where a reader is.
+/// What a reader has seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cursor {
     /// Seq of the last fact seen.
@@ -53,8 +53,8 @@ pub struct Cursor {
 }
 
 impl Log {
-    /// Opens the log in `dir`, with whatever an earlier agent of this boot left there. It keeps to `cap` bytes as long
-    /// as there are log lines to drop.
+    /// Opens the log in `dir`, with the facts that an earlier agent of this boot left there. Above `cap` compressed
+    /// bytes the log drops facts, lines of output first.
     pub fn open(dir: &Path, cap: u64) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let mut chunks = VecDeque::new();
@@ -63,10 +63,12 @@ impl Log {
         names.sort();
         let (mut last, mut last_step) = (0, 0);
         for path in names {
-            // A chunk that can't be read is a hole that readers would be told of by nothing, so it is an error.
+            // Fails on a chunk that can't be read: without a gap in its place, readers would miss its facts and not
+            // know it.
             let (chunk, events) = Chunk::load(path)?;
             if chunk.last <= last {
-                // Left by a crash in the middle of joining chunks: the joined one, sorted before it, has it all.
+                // A crash while chunks were joined left this one behind. The joined chunk, which sorts before it, has
+                // all its facts.
                 chunk.remove();
                 continue;
             }
@@ -101,7 +103,8 @@ impl Log {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic ends the agent, and whoever holds the lock leaves the log whole at every point where it can panic.
+        // The lock is never poisoned in a way that matters: a panic ends the agent, and nothing panics while the log is
+        // half changed.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -170,12 +173,12 @@ impl Log {
         self.lock().last
     }
 
-    /// Notices that something was appended, or progress made.
+    /// Changes whenever a fact is appended or progress is made.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// The next facts for a reader: about a chunk's worth, none if it has seen them all.
+    /// The next facts for a reader: at most a chunk of them, and none if the reader has seen all.
     pub fn read(&self, cursor: &mut Cursor) -> io::Result<Vec<Event>> {
         let inner = self.lock();
         if cursor.after >= inner.last {
@@ -188,7 +191,7 @@ impl Log {
         };
         drop(inner);
         events.retain(|event| event.seq > cursor.after);
-        // A gap may begin before what this reader has seen.
+        // A gap may begin with facts that this reader saw before they were dropped.
         if let Some(EventKind::Gap { first, .. }) = events.first_mut().map(|e| &mut e.kind) {
             *first = (*first).max(cursor.after + 1);
         }
@@ -208,7 +211,8 @@ impl Log {
 
 impl Inner {
     fn save_open(&mut self, from: usize) {
-        // Only a restart after a crash needs the file. A full tmpfs must not take the log in memory with it.
+        // Errors are ignored: only an agent that is started again needs the file, and a full tmpfs must not cost the
+        // facts in memory.
         let _ = self.open_file.write_all(&self.open[from..]);
     }
 
@@ -224,11 +228,12 @@ impl Inner {
         while self.stored > self.cap && self.thin() {}
     }
 
-    /// Drops what matters least from the oldest chunk that still has it. False if there is nothing left to drop.
+    /// Drops lines of output from the oldest chunk that has any, else steps and notes. False if nothing is left to
+    /// drop.
     fn thin(&mut self) -> bool {
         for keep in [Keep::Structure, Keep::Essence] {
             let Some(at) = self.chunks.iter().position(|chunk| chunk.keep < keep) else { continue };
-            // Thinned chunks are joined with the one before, or a long flood would leave many tiny files.
+            // A thinned chunk is joined with the one before it. Otherwise a long flood would leave many tiny files.
             let join = at > 0 && self.chunks[at - 1].raw + self.chunks[at].raw / 8 < CHUNK as u64;
             let from = if join { at - 1 } else { at };
             let mut events = Vec::new();

@@ -42,8 +42,8 @@ fn assert_whole(events: &[Event], after: u64, last: u64) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever is appended, with whatever cap, and whether or not the agent broke in between: from any point on every
-    /// fact comes once, and only log lines make gaps.
+    /// A reader that begins anywhere gets every fact once, and only lines of output are replaced by gaps, whatever was
+    /// appended, whatever the cap is, and even if the agent was started again in between.
     #[test]
     fn every_fact_comes_once_from_any_point(
         batches in prop::collection::vec((1usize..400, 1usize..3000, any::<bool>()), 1..12),
@@ -101,7 +101,7 @@ fn the_cap_holds_under_a_flood_and_few_files_stay() {
     assert!(matches!(all[0].kind, EventKind::StepStarted { .. }), "structure stays");
     let gaps: Vec<&Event> = all.iter().filter(|e| matches!(e.kind, EventKind::Gap { .. })).collect();
     assert_eq!(gaps.len(), 1, "one gap, however long the flood");
-    // A reader in the middle of what is gone learns of no more than it has missed.
+    // A reader whose cursor is inside the gap gets a gap that begins after its cursor.
     let EventKind::Gap { last, .. } = gaps[0].kind else { unreachable!() };
     let rest = read_all(&log, last - 10);
     assert!(matches!(rest[0].kind, EventKind::Gap { first, .. } if first == last - 9));

@@ -11,13 +11,14 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Reads `authorized_keys` lines; returns the problems with those that it leaves out, too.
+    /// Reads `authorized_keys` lines; returns the keys, and a problem for each line that is left out.
     pub fn parse(lines: &[String]) -> (Self, Vec<String>) {
         let (mut keys, mut problems) = (Self::default(), Vec::new());
         for line in lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             match PublicKey::from_openssh(line) {
                 Ok(key) => keys.allowed.push(key.key_data().clone()),
-                // A line with options lands here as well: a key with restrictions must not be let in without them.
+                // Lines with options are refused too: the server enforces no restrictions, so a restricted key must not
+                // be let in.
                 Err(error) => problems.push(format!("this line is no plain public key ({error}): {line}")),
             }
         }
@@ -29,7 +30,7 @@ impl Keys {
         self.allowed.is_empty()
     }
 
-    /// The answer to a key used with an algorithm.
+    /// Decides on a key that the client offers or has proved, with the algorithm of the signature.
     pub fn judge(&self, key: &PublicKey, algorithm: &Algorithm) -> Auth {
         let sha1 = matches!(algorithm, Algorithm::Rsa { hash: None });
         if !sha1 && self.allowed.contains(key.key_data()) { Auth::Accept } else { Auth::reject() }

@@ -11,10 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::door::Pass;
 
-/// Bytes of input of one channel that may wait for whoever reads it.
+/// Bytes of a channel's input that may wait to be read.
 const INPUT: usize = 4 << 20;
 
-/// How long a connection stands still for a channel whose input nobody reads, before that channel is closed.
+/// Time for which a channel whose input nobody reads may hold up its whole connection. Then that channel is closed.
 const STUCK: Duration = Duration::from_secs(60);
 
 /// Size of a terminal.
@@ -64,9 +64,9 @@ pub struct Service {
     pub opened: mpsc::UnboundedSender<Opened>,
 }
 
-/// What comes over a channel once it serves something.
+/// What the client sends over a channel after its request.
 pub enum Input {
-    /// Bytes, and what keeps too many of them from waiting.
+    /// Bytes, and a permit that counts them as waiting until it is dropped.
     Data(Vec<u8>, OwnedSemaphorePermit),
     /// No more bytes will come.
     Eof,
@@ -122,7 +122,7 @@ impl ChannelOut {
         }
     }
 
-    /// Says that it failed, and why.
+    /// Sends `message` as standard error, and `code` as exit status.
     pub async fn fail(&self, code: u32, message: &str) {
         let _ = self.error(format!("{message}\n").into_bytes()).await;
         let _ = self.half.exit_status(code).await;
@@ -156,7 +156,8 @@ pub async fn read(channel: Channel<Msg>, handle: Handle, pass: Pass, service: Se
             ChannelMsg::RequestPty { term, col_width, row_height, .. } => {
                 program.terminal = Some((term, size(col_width, row_height)));
             }
-            // Enough for locale and the like; a stranger could not get here, but a mistake could.
+            // The number is limited against clients that send variables without end by mistake; strangers don't get
+            // here.
             ChannelMsg::SetEnv { variable_name, variable_value, .. } if program.environment.len() < 64 => {
                 program.environment.push((variable_name, variable_value));
             }

@@ -1,4 +1,4 @@
-//! How many may be in, and how many of those may be strangers.
+//! Limits connections, those that have not logged in yet more than others.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Shutdown};
@@ -11,14 +11,14 @@ use tokio::sync::watch;
 
 /// Connections that have not logged in yet.
 const MAX_STRANGERS: usize = 32;
-/// Of those, from one address (IPv6: one /64).
+/// Connections that have not logged in yet from one address (IPv6: from one /64).
 const MAX_STRANGERS_OF_ONE: usize = 6;
 /// Connections in all.
 const MAX_GUESTS: usize = 128;
 /// Channels of one connection.
 const MAX_CHANNELS: u32 = 32;
 
-/// Counts who is in.
+/// Counts the open connections.
 pub struct Door {
     inner: Mutex<Inner>,
     count: watch::Sender<usize>,
@@ -48,10 +48,10 @@ impl Door {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a connection in, or not. When strangers fill the room, the one that came first has to go: an honest client
-    /// logs in within moments, so those who wait are not.
+    /// Lets a connection in, or refuses it. If there are too many strangers already, ends the oldest of their
+    /// connections: an honest client logs in within moments, so one that has waited longest is hardly honest.
     pub fn enter(self: &Arc<Self>, stream: &tokio::net::TcpStream, peer: IpAddr) -> Option<Guest> {
-        // A second descriptor of the socket, to end the connection whatever the library is doing with the first.
+        // A second descriptor of the socket ends the connection even while russh is busy with the first.
         let socket = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned().ok()?);
         let origin = origin(peer);
         let mut inner = self.lock();
@@ -73,14 +73,14 @@ impl Door {
         Some(Guest { door: self.clone(), id, known: watch::Sender::new(false), channels: Arc::default() })
     }
 
-    /// Waits until nobody is in.
+    /// Waits until no connection is open, or `deadline` has passed.
     pub async fn wait_empty(&self, deadline: Duration) {
         let mut count = self.count.subscribe();
         let _ = tokio::time::timeout(deadline, count.wait_for(|count| *count == 0)).await;
     }
 }
 
-/// Addresses that one person is likely to have many of count as one.
+/// The address that is counted: an IPv6 address without its lower 64 bits, because one host often has a whole /64.
 fn origin(peer: IpAddr) -> u128 {
     match peer.to_canonical() {
         IpAddr::V4(v4) => v4.to_bits().into(),
@@ -88,7 +88,7 @@ fn origin(peer: IpAddr) -> u128 {
     }
 }
 
-/// One who is in.
+/// An open connection.
 pub struct Guest {
     door: Arc<Door>,
     id: u64,
@@ -103,7 +103,7 @@ struct Channels {
 }
 
 impl Guest {
-    /// Has logged in.
+    /// Notes that the client has logged in.
     pub fn welcome(&self) {
         if let Some(entry) = self.door.lock().guests.get_mut(&self.id) {
             entry.stranger = false;
@@ -123,14 +123,14 @@ impl Guest {
         }
     }
 
-    /// Opens one more channel, if that isn't too many.
+    /// Counts one more channel; `None` if the connection has too many.
     pub fn open_channel(&self) -> Option<Pass> {
         let more = self.channels.count.fetch_add(1, Ordering::Relaxed) + 1;
         let pass = Pass(self.channels.clone());
         (more <= MAX_CHANNELS).then_some(pass)
     }
 
-    /// Waits until no channel is open.
+    /// Waits until no channel is open, or `deadline` has passed.
     pub async fn idle(&self, deadline: Duration) {
         let empty = async {
             loop {
@@ -153,7 +153,7 @@ impl Drop for Guest {
     }
 }
 
-/// An open channel.
+/// Counts a channel as open until it is dropped.
 pub struct Pass(Arc<Channels>);
 
 impl Drop for Pass {

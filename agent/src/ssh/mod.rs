@@ -1,6 +1,6 @@
-//! The SSH server. The only module that knows russh, and it knows nothing of the agent: its callbacks answer the library
-//! and nothing else, and each channel has a task that turns what the library says into [`Input`]. Whoever receives
-//! [`Opened`] decides what serves the channel.
+//! The SSH server. The only module that knows russh, and it knows nothing of the agent: its callbacks answer the
+//! library and nothing else, and each channel has a task that turns what the library says into [`Input`]. Whoever
+//! receives [`Opened`] decides what serves the channel.
 
 mod auth;
 mod channel;
@@ -21,7 +21,7 @@ pub use auth::Keys;
 pub use channel::{ChannelIn, ChannelOut, Input, Opened, Program, Request, Service, Size};
 use door::Door;
 
-/// Longest time from the connection to a successful login.
+/// Time from the connection to a successful login.
 const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The server, listening.
@@ -43,12 +43,12 @@ impl Server {
         let config = Config {
             server_id: SshId::Standard(Cow::Borrowed(concat!("SSH-2.0-anemos_", env!("CARGO_PKG_VERSION")))),
             methods: MethodSet::from(&[MethodKind::PublicKey][..]),
-            // There is no password to guess.
+            // There is no password to guess, so failed logins need no long delay.
             auth_rejection_time: Duration::from_millis(200),
             auth_rejection_time_initial: Some(Duration::ZERO),
             max_auth_attempts: 6,
             keys: vec![key],
-            // Nothing is heard of a peer that lost its link: four unanswered keepalives end the connection.
+            // A peer that lost its link sends nothing, not even an end: four unanswered keepalives end its connection.
             keepalive_interval: Some(Duration::from_secs(15)),
             keepalive_max: 4,
             inactivity_timeout: Some(Duration::from_secs(90)),
@@ -58,14 +58,14 @@ impl Server {
         Ok(Self { service, closing, config: Arc::new(config), keys: Arc::new(keys), door: Arc::new(Door::default()) })
     }
 
-    /// Listens on all addresses, those that come later too.
+    /// Listens on `listen`, else on `port` of all addresses, also those that are added later.
     pub async fn bind(listen: Option<SocketAddr>, port: u16) -> std::io::Result<TcpListener> {
         if let Some(address) = listen {
             return TcpListener::bind(address).await;
         }
         match TcpListener::bind(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))).await {
             Ok(listener) => Ok(listener),
-            // A kernel without IPv6.
+            // The kernel has no IPv6.
             Err(_) => TcpListener::bind(SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port))).await,
         }
     }
@@ -80,7 +80,7 @@ impl Server {
             };
             match accepted {
                 Ok((stream, peer)) => self.accept(stream, peer),
-                // Out of descriptors or memory: what is open may end.
+                // No descriptors or memory are left: waits for other connections to end.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
@@ -107,7 +107,8 @@ impl Server {
             let handle = session.handle();
             let goodbye = async {
                 let _ = closing.wait_for(|closing| *closing).await;
-                // Attached controllers are sent the last word first; everybody else hears it as an end of the connection.
+                // Gives attached controllers time to be sent the last words; all other clients only see the connection
+                // end.
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 guest.idle(Duration::from_secs(4)).await;
                 let reason = "the agent is leaving".to_owned();
@@ -124,7 +125,7 @@ impl Server {
     }
 }
 
-/// One connection, for the library.
+/// One connection, as russh's handler.
 struct Connection {
     service: Service,
     keys: Arc<Keys>,

@@ -10,7 +10,7 @@ use anemos_proto::host::{Disk, Partition};
 
 use super::signature::{self, Content};
 
-/// What is mounted and swapped on, to be matched with devices.
+/// What is mounted, and what is swap in use, to be matched with devices.
 #[derive(Debug, Default)]
 pub struct InUse {
     /// From mountinfo.
@@ -44,7 +44,7 @@ fn disk(root: &Root, name: &str, in_use: &InUse) -> Disk {
 }
 
 fn model(root: &Root, sys: &str) -> String {
-    // `ATA` is the transport, and a virtio vendor is a number: neither helps a person.
+    // Leaves out vendors that don't help a person: `ATA` is the transport, and virtio's is a number.
     let vendor = root.text(&format!("{sys}/device/vendor")).filter(|v| v != "ATA" && !v.starts_with("0x"));
     let model = root.text(&format!("{sys}/device/model")).or_else(|| root.text(&format!("{sys}/device/name")));
     let words = [vendor, model].into_iter().flatten().filter(|text| !text.is_empty());
@@ -79,7 +79,7 @@ fn mounted(root: &Root, sys: &str, name: &str, in_use: &InUse) -> Vec<String> {
         let mapped = root.text(&format!("{sys}/dm/name")).map(|name| format!("/dev/mapper/{name}"));
         let is_me = |path: &str| path == dev_path(&name) || Some(path) == mapped.as_deref();
         for mount in &in_use.mounts {
-            // By source as well: btrfs shows an anonymous device number.
+            // Compares sources as well, since btrfs shows an anonymous device number.
             if mount.device == number || is_me(&mount.source) {
                 targets.insert(mount.target.clone());
             }
@@ -97,7 +97,7 @@ fn mounted(root: &Root, sys: &str, name: &str, in_use: &InUse) -> Vec<String> {
 fn head(root: &Root, device: &str) -> Vec<u8> {
     let mut head = Vec::new();
     if let Ok(file) = std::fs::File::open(root.at(device)) {
-        // A disk that can't be read has no signature that could be shown.
+        // Errors are ignored: a disk that can't be read is shown without a signature.
         _ = file.take(signature::HEAD as u64).read_to_end(&mut head);
     }
     head

@@ -1,4 +1,4 @@
-//! Everything that the plan needs to know about the host. Only reads.
+//! Everything that the plan needs to know about the host. Nothing here changes anything.
 
 pub mod disks;
 pub mod signature;
@@ -15,7 +15,7 @@ use crate::error::{Doing, Result};
 use crate::kernel;
 use crate::sys;
 
-/// Where a deployed system keeps what the next deployment needs not send again.
+/// Directory in a deployed system with files that the next deployment need not send again.
 pub const CACHE: &str = "/var/cache/anemos";
 
 /// Finds out everything.
@@ -90,7 +90,7 @@ pub fn firmware(root: &Root) -> Firmware {
     Firmware::Uefi { secure_boot: variable("SecureBoot") == Some(1) && variable("SetupMode") != Some(1) }
 }
 
-/// What stands in the way of a kexec, or not.
+/// Whether and how the running kernel can boot another by kexec.
 pub fn kexec_support(root: &Root) -> KexecSupport {
     KexecSupport {
         file_load: sys::kexec::has_file_load(),

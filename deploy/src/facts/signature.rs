@@ -1,7 +1,7 @@
-//! What is on a disk or partition, by the signatures at its beginning. Read-only, and only the common ones: this is for
-//! a person to recognise what is about to be overwritten.
+//! What is on a disk or partition, by the signatures at its beginning. Knows only the common ones, since a person just
+//! has to recognise what is about to be overwritten.
 
-/// Bytes from the beginning that [`content`] and [`table`] want to see.
+/// Number of bytes from the beginning of a device that [`content`] and [`table`] need.
 pub const HEAD: usize = 256 * 1024;
 
 /// A signature and the label next to it.
@@ -34,7 +34,8 @@ pub fn content(head: &[u8]) -> Option<Content> {
     if at(head, 0, b"LUKS\xba\xbe") {
         return found("crypto_LUKS", if at(head, 6, &[0, 2]) { label(head, 24, 48) } else { None });
     }
-    // Members of something larger come before file systems: a RAID 1 member also looks like what the RAID holds.
+    // Members of RAID, LVM and ZFS are tried before file systems, since a member of a RAID 1 also looks like the file
+    // system on the RAID.
     if (0..4).any(|sector| at(head, sector * 512, b"LABELONE") && at(head, sector * 512 + 24, b"LVM2 001")) {
         return found("LVM2_member", None);
     }
@@ -104,7 +105,8 @@ pub fn table(head: &[u8]) -> Option<&'static str> {
     if !at(head, 510, &[0x55, 0xaa]) || content(head).is_some() {
         return None;
     }
-    // Boot sectors of file systems end like a partition table, so its entries must make sense too.
+    // The boot sector of a file system ends with the same two bytes as a partition table, so the entries must make
+    // sense too.
     let entries: Vec<_> = (0..4).map(|i| &head[446 + 16 * i..462 + 16 * i]).collect();
     let sound = entries.iter().all(|e| matches!(e[0], 0 | 0x80));
     let used = entries.iter().any(|e| e[4] != 0 && e[12..16] != [0; 4]);

@@ -81,7 +81,8 @@ fn real_file_systems() {
 proptest::proptest! {
     #[test]
     fn any_bytes_are_survived(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..2048), at in 0..4_usize) {
-        let magics: [(usize, &[u8]); 4] = [(0, b"XFSB"), (1080, &[0x53, 0xef]), (0, b"LUKS\xba\xbe"), (510, &[0x55, 0xaa])];
+        let magics: [(usize, &[u8]); 4] =
+            [(0, b"XFSB"), (1080, &[0x53, 0xef]), (0, b"LUKS\xba\xbe"), (510, &[0x55, 0xaa])];
         let mut bytes = bytes;
         let (place, magic) = magics[at];
         if bytes.len() >= place + magic.len() {

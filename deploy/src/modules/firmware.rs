@@ -1,4 +1,5 @@
-//! Files that drivers have the kernel load into their devices. Without them many a network card is dead after the kexec.
+//! Firmware: files that drivers have the kernel load into their devices. Without it many network cards don't work after
+//! the kexec.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -7,10 +8,10 @@ use anemos_host::Root;
 
 use super::{decompress, modinfo};
 
-/// All of it together is no larger than this when unpacked.
+/// Most bytes of unpacked firmware that are taken in all.
 const LIMIT: u64 = 64 << 20;
 
-/// The host's firmware files for the drivers that it has loaded now: for others it would be hundreds of megabytes.
+/// The host's firmware files for the drivers that are loaded now. Files for all drivers would be hundreds of megabytes.
 pub struct Firmware<'a> {
     root: &'a Root,
     /// Where the kernel looks, in this order.
@@ -32,7 +33,8 @@ impl<'a> Firmware<'a> {
         Self { root, directories, loaded, left, seen: BTreeSet::new(), missing: 0, too_much: Vec::new() }
     }
 
-    /// What the uncompressed module `name` wants and none before it did: paths in the new system, and contents.
+    /// Firmware that the uncompressed module `name` wants and no module before it did: paths in the new system, and
+    /// contents.
     pub fn of(&mut self, name: &str, module: &[u8]) -> Vec<(String, Vec<u8>)> {
         if !self.loaded.contains(name) {
             return Vec::new();
@@ -42,7 +44,8 @@ impl<'a> Firmware<'a> {
     }
 
     fn take(&mut self, path: &str) -> Option<(String, Vec<u8>)> {
-        // Some drivers name patterns; what they stand for isn't known here.
+        // Some drivers name patterns. They are left out, since only the driver knows which of the matching files it
+        // will load.
         let plain = path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.contains(['*', '?', '[']);
         if !plain || !self.seen.insert(path.to_owned()) {
             return None;
@@ -59,7 +62,8 @@ impl<'a> Firmware<'a> {
         Some((format!("usr/lib/firmware/{path}"), bytes))
     }
 
-    /// The contents, or their beginning if they are too long.
+    /// The contents of a firmware file. If they are longer than may still be taken, only a beginning that is too long
+    /// as well.
     fn find(&self, path: &str) -> Option<Vec<u8>> {
         let endings = ["", ".zst", ".xz"];
         let places =
@@ -76,12 +80,13 @@ impl<'a> Firmware<'a> {
         })
     }
 
-    /// How many files the loaded drivers name that the host hasn't got: most name some for older devices, too.
+    /// Number of files that the loaded drivers name and the host doesn't have. There are often some, since drivers also
+    /// name files for devices that the host doesn't have.
     pub fn missing(&self) -> usize {
         self.missing
     }
 
-    /// Files that would have been too much.
+    /// Files that were left out because they would have been too much.
     pub fn too_much(&self) -> &[String] {
         &self.too_much
     }

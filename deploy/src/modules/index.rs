@@ -1,4 +1,4 @@
-//! What depmod (or the modules themselves) say about a kernel's modules.
+//! The index of a kernel's modules, from depmod's files or from the modules themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ pub struct Index {
     pub modules: BTreeMap<String, Module>,
     /// Patterns, and the module that wants devices matching them.
     pub aliases: Vec<(String, String)>,
-    /// Module, and names of what should be there before (or after) it.
+    /// Module, and names of modules that should be loaded before or after it.
     pub softdeps: Vec<(String, Vec<String>)>,
 }
 
@@ -96,7 +96,8 @@ pub fn matches(pattern: &str, text: &str) -> bool {
 
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    // Where to go on after a mismatch: behind the last star, having let it take one more byte.
+    // Where to go on after a mismatch: in the pattern behind the last star, in the text one byte further than the last
+    // time.
     let mut retry: Option<(usize, usize)> = None;
     loop {
         let step = match pattern.get(p) {

@@ -1,4 +1,5 @@
-//! Kernel modules for the initramfs: chosen on the host, uncompressed. The index for modprobe is made in RAM, by depmod.
+//! Kernel modules for the initramfs: chosen on the host, uncompressed. The index for modprobe is made in RAM, by
+//! depmod.
 
 pub mod firmware;
 pub mod index;
@@ -18,7 +19,7 @@ use select::{Hardware, Place};
 
 use crate::error::{Doing, Fault, Result};
 
-/// No module is larger than this when unpacked.
+/// Most bytes that a module may have when it is unpacked.
 const LIMIT: u64 = 256 << 20;
 
 /// Reads depmod's files in the modules directory `dir`.
@@ -41,7 +42,7 @@ pub fn info_of(path: &str, packed: Vec<u8>) -> std::result::Result<Option<ModInf
     Ok(modinfo::parse(&unpack(path, packed).map_err(wrong)?))
 }
 
-/// What the machine has: loaded modules, modaliases, and where its network devices of these names are.
+/// The machine's loaded modules and modaliases, and the places of its network devices with these names.
 pub fn hardware<'a>(root: &Root, network: impl Iterator<Item = &'a str>) -> Hardware {
     let modules = root.text("/proc/modules").unwrap_or_default();
     let loaded = modules.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
@@ -50,8 +51,8 @@ pub fn hardware<'a>(root: &Root, network: impl Iterator<Item = &'a str>) -> Hard
     Hardware { loaded, modaliases, network: network.flat_map(|name| places(root, name)).collect() }
 }
 
-/// The places on the way to the network device `name`: the buses that it hangs on from the root on, what hangs on it (a
-/// PHY, whose driver should be there first), and the device itself.
+/// The places in the tree of devices that the network device `name` needs, in the order in which their drivers should
+/// load: the buses above it from the root down, the devices below it (such as a PHY), and the device itself.
 fn places(root: &Root, name: &str) -> Vec<Place> {
     let link = format!("/sys/class/net/{name}/device");
     let Some(device) = root.resolve(&link).filter(|path| path.starts_with("/sys/devices/")) else { return Vec::new() };
@@ -160,7 +161,7 @@ mod tests {
         use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir()?;
         let root = Root::new(dir.path());
-        // As for a virtio card, and one with a PHY of its own.
+        // A virtio card, and a card with a PHY of its own.
         let card = "/sys/devices/pci0000:00/0000:00:03.0/virtio0";
         let phy = "/sys/devices/pci0000:00/0000:00:04.0/mdio_bus/tg3-400/400:01";
         for (path, modalias, driver) in [

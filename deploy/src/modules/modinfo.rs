@@ -1,4 +1,4 @@
-//! The `.modinfo` section of a module, for kernels whose modules nobody has run depmod over.
+//! Reads the `.modinfo` section of modules, for firmware, and for kernels without depmod's files.
 
 /// What a module says about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -7,7 +7,7 @@ pub struct ModInfo {
     pub depends: Vec<String>,
     /// Device patterns that it wants.
     pub aliases: Vec<String>,
-    /// What should be there before or after it.
+    /// Modules that should be loaded before or after it.
     pub softdeps: Vec<String>,
     /// Files that it has the kernel load, by their paths in `/lib/firmware`.
     pub firmware: Vec<String>,
@@ -88,9 +88,9 @@ pub(crate) mod tests {
     #[test]
     fn modinfo() {
         // As in Debian's ext4.ko, shortened; the firmware is of bnx2x.ko.
-        let info = parse(&elf(
-            b"softdep=pre: crc32c\0license=GPL\0alias=fs-ext4\0alias=ext3\0firmware=bnx2x/bnx2x-e2-7.13.21.0.fw\0depends=mbcache,jbd2,crc16\0name=ext4\0",
-        ));
+        let section = b"softdep=pre: crc32c\0license=GPL\0alias=fs-ext4\0alias=ext3\0\
+            firmware=bnx2x/bnx2x-e2-7.13.21.0.fw\0depends=mbcache,jbd2,crc16\0name=ext4\0";
+        let info = parse(&elf(section));
         let expected = ModInfo {
             depends: vec!["mbcache".into(), "jbd2".into(), "crc16".into()],
             aliases: vec!["fs-ext4".into(), "ext3".into()],
@@ -104,7 +104,11 @@ pub(crate) mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300), at in 0..64_usize, byte in 0..=255_u8) {
+        fn any_bytes_are_survived(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300),
+            at in 0..64_usize,
+            byte in 0..=255_u8,
+        ) {
             _ = parse(&bytes);
             let mut damaged = elf(b"depends=a\0");
             damaged[at] = byte;

@@ -4,38 +4,38 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::index::{self, Index};
 
-/// What the host has, that its modules are chosen by.
+/// The host's hardware, by which modules are chosen.
 #[derive(Debug, Clone, Default)]
 pub struct Hardware {
     /// Names of loaded modules.
     pub loaded: BTreeSet<String>,
     /// Every modalias of a device in `/sys`.
     pub modaliases: BTreeSet<String>,
-    /// What the devices through which the host is reached hang on, and they themselves.
+    /// The network devices through which the host is reached, and the places that they need: see `places`.
     pub network: Vec<Place>,
 }
 
 /// A place in the tree of devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Place {
-    /// What it asks for.
+    /// The modalias by which it asks for a module.
     pub modalias: Option<String>,
     /// The module that drives it now.
     pub module: Option<String>,
 }
 
-/// What was chosen.
+/// The modules that were chosen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Names of all modules, with everything that they need.
+    /// Names of all chosen modules and of those that they need.
     pub modules: BTreeSet<String>,
-    /// Names of those without which there is no network, each after what it needs.
+    /// Names of the modules that the network needs, each after those that it needs itself.
     pub first: Vec<String>,
-    /// Names of the others to load, each after what it needs.
+    /// Names of the other modules to load, each after those that it needs itself.
     pub load: Vec<String>,
 }
 
-/// Directories of which everything is taken: small, and what a payload may need for any disk or file system.
+/// Directories whose modules are all taken: they are small, and a payload may need them for any disk or file system.
 const WHOLE: &[&str] = &[
     "kernel/crypto/",
     "kernel/arch/x86/crypto/",
@@ -126,7 +126,7 @@ const ALWAYS: &[&str] = &[
     "zram",
 ];
 
-/// What a server in RAM has no use for, however much its devices ask for it.
+/// Directories whose modules are not chosen even if devices ask for them, since a server in RAM has no use for them.
 const NEVER: &[&str] = &[
     "kernel/drivers/accel/",
     "kernel/drivers/android/",
@@ -157,7 +157,7 @@ const NEVER: &[&str] = &[
     "kernel/samples/",
     "kernel/sound/",
     "kernel/virt/",
-    // Files other than on disks, and what a firewall or a container had loaded.
+    // File systems that are not on disks, and modules that firewalls and containers load.
     "kernel/fs/autofs/",
     "kernel/fs/binfmt_misc",
     "kernel/fs/ceph/",
@@ -207,15 +207,15 @@ pub fn select(index: &Index, hardware: &Hardware) -> Selection {
     for name in for_network(index, hardware).into_iter().filter(|name| allowed(name)) {
         visit(index, &soft, name, &mut seen, &mut first);
     }
-    // Loading order: buses and what disks hang on come before the rest by depending on nothing else; displays last,
-    // because they take longest and nothing waits for them.
+    // Displays are loaded last, because they take longest and nothing waits for them. The order of all others follows
+    // from what they need.
     let mut load = Vec::new();
     let (displays, others): (Vec<_>, Vec<_>) = asked.iter().partition(|name| DISPLAYS.contains(name));
     for name in others.into_iter().chain(displays) {
         visit(index, &soft, name, &mut seen, &mut load);
     }
     let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
-    // What drives the network now may be what nothing else asks for.
+    // Adds the modules of the network, since a driver that is bound now may be one that no modalias asks for.
     let modules = all.into_iter().chain(first.iter().copied()).map(str::to_owned).collect();
     Selection { modules, first: owned(first), load: owned(load) }
 }
@@ -226,7 +226,7 @@ fn for_network<'a>(index: &'a Index, hardware: &Hardware) -> Vec<&'a str> {
         return Vec::new();
     }
     let known = |name: &str| index.modules.get_key_value(name).map(|(name, _)| &**name);
-    // Not every kernel has it built in.
+    // Some kernels have IPv6 as a module.
     let mut names: Vec<_> = hardware.loaded.get("ipv6").and_then(|name| known(name)).into_iter().collect();
     for place in &hardware.network {
         let modaliases = place.modalias.iter().cloned().collect();
@@ -238,7 +238,7 @@ fn for_network<'a>(index: &'a Index, hardware: &Hardware) -> Vec<&'a str> {
 
 /// Names of the modules that devices ask for.
 fn by_modalias<'a>(index: &'a Index, modaliases: &BTreeSet<String>) -> BTreeSet<&'a str> {
-    // There are tens of thousands of patterns: only those of the same bus are tried.
+    // Only patterns of the same bus are tried, since there are tens of thousands of patterns.
     let bus = |text: &str| text.split(':').next().map(str::to_owned);
     let mut by_bus: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for modalias in modaliases {
@@ -275,7 +275,7 @@ fn visit<'a>(
     order: &mut Vec<&'a str>,
 ) {
     let Some((name, module)) = index.modules.get_key_value(name) else { return };
-    // Being in `seen` before its needs are visited also ends circles, which soft needs may have.
+    // Enters `name` into `seen` before its needs are visited, which also ends circles of soft needs.
     if !seen.insert(name) {
         return;
     }

@@ -107,7 +107,10 @@ fn a_server_keeps_its_controller_and_its_console() {
 proptest::proptest! {
     /// Whatever the dependencies, everything chosen has what it needs, and loads after it unless that is a circle.
     #[test]
-    fn selections_are_closed(needs in proptest::collection::vec((0..12_usize, 0..12_usize), 0..30), loaded in proptest::collection::btree_set(0..12_usize, 0..6)) {
+    fn selections_are_closed(
+        needs in proptest::collection::vec((0..12_usize, 0..12_usize), 0..30),
+        loaded in proptest::collection::btree_set(0..12_usize, 0..6),
+    ) {
         let mut index = Index::default();
         for number in 0..12 {
             // Only later ones are needed, as depmod allows no circles.

@@ -58,7 +58,7 @@ pub fn load(entry: u64, segments: &[Segment<'_>]) -> io::Result<()> {
     })
 }
 
-/// Forgets what was loaded, by either call. Without effect if nothing is.
+/// Unloads what either call has loaded. Has no effect if nothing is loaded.
 pub fn unload() -> io::Result<()> {
     // SAFETY: with this flag the kernel looks at no other argument.
     let by_file = check(unsafe {

@@ -1,4 +1,4 @@
-//! A file as memory, so that the kernel can copy it from where it is.
+//! A file mapped into memory, so that kexec_load(2) can copy it without a buffer in between.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -14,7 +14,7 @@ pub struct Map {
 }
 
 impl Map {
-    /// Maps `file`, which must not become shorter while it is mapped and be a file in memory of our own.
+    /// Maps `file`, which must be a file of our own in memory, and must not become shorter while it is mapped.
     pub fn of(file: &File) -> io::Result<Self> {
         let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours; an empty or otherwise

@@ -3,7 +3,7 @@
 
 use std::io;
 
-/// What ends the stage in an orderly way.
+/// Signals that end the stage in an orderly way.
 const ENDING: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
 fn ending() -> libc::sigset_t {
@@ -18,7 +18,8 @@ fn ending() -> libc::sigset_t {
     }
 }
 
-/// Keeps ending signals for [`wait`] in this thread and all that it starts. To be called before any other thread runs.
+/// Blocks ending signals in this thread and all that it starts, so that [`wait`] gets them. Must be called before any
+/// other thread runs.
 pub fn block() {
     let set = ending();
     // SAFETY: the set is valid, and the old mask is not asked for.
@@ -36,7 +37,7 @@ pub fn wait() -> io::Result<i32> {
     }
 }
 
-/// Lets SIGHUP and the ending signals pass without effect from now on.
+/// Ignores SIGHUP and the ending signals from now on.
 pub fn ignore_all() {
     for signal in ENDING.into_iter().chain([libc::SIGHUP]) {
         // SAFETY: SIG_IGN is a valid disposition and runs no code of ours.
@@ -44,7 +45,8 @@ pub fn ignore_all() {
     }
 }
 
-/// Lets SIGHUP pass without effect: sshd sends it when the connection goes, and the end of standard input says so too.
+/// Ignores SIGHUP. sshd sends it when the connection ends, which the stage learns from the end of standard input as
+/// well.
 pub fn ignore_hangup() {
     // SAFETY: SIG_IGN is a valid disposition and runs no code of ours.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
