@@ -12,6 +12,9 @@ use crate::log::Log;
 use crate::machine::Input;
 use crate::paths::Paths;
 
+/// What the agent calls itself in its hello.
+pub const BUILD: &str = env!("CARGO_PKG_VERSION");
+
 /// Shared by all tasks.
 pub struct App {
     /// Where things are.

@@ -15,7 +15,7 @@ use anemos_proto::stage::{BLOB_CHUNK, BlobRef};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::app::App;
+use crate::app::{App, BUILD};
 use crate::log::Cursor;
 use crate::machine;
 use crate::ssh::{ChannelIn, ChannelOut, Input};
@@ -48,7 +48,7 @@ enum Order {
 pub async fn run(app: Arc<App>, mut input: ChannelIn, out: ChannelOut) {
     let mut frames = FrameReader::new();
     let hello = async {
-        out.data(Hello::new(Role::Agent, crate::BUILD).encode()).await.map_err(|e| e.to_string())?;
+        out.data(Hello::new(Role::Agent, BUILD).encode()).await.map_err(|e| e.to_string())?;
         greet(&mut input, &mut frames).await
     };
     let greeted = tokio::time::timeout(HELLO_DEADLINE, hello).await;

@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 
 use anemos_netstate::render;
 
+use crate::app::BUILD;
 use crate::helper::{self, Call};
 use crate::paths::Paths;
 use crate::{given, identity, imgbuild, serve};
@@ -34,7 +35,7 @@ pub fn run(words: &[String]) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["--version" | "-V"] => {
-            println!("anemos-agent {}", crate::BUILD);
+            println!("anemos-agent {BUILD}");
             return ExitCode::SUCCESS;
         }
         ["serve", ref options @ ..] => serve_options(options).and_then(|(paths, held)| serve::run(&paths, held)),

@@ -36,9 +36,6 @@ mod unpack;
 
 use std::process::ExitCode;
 
-/// What the agent calls itself in its hello.
-pub const BUILD: &str = env!("CARGO_PKG_VERSION");
-
 fn main() -> ExitCode {
     if std::process::id() == 1 {
         init::run();
