@@ -9,7 +9,7 @@ use std::time::Duration;
 use anemos_host::sha256::Hasher;
 use anemos_proto::agent::{AgentReply, AgentRequest, AgentState};
 use anemos_proto::codec::{Compressor, FrameReader, encode_frame};
-use anemos_proto::hello::{Hello, Role};
+use anemos_proto::hello::{Greeting, Hello, Role};
 use anemos_proto::ids::Digest;
 use anemos_proto::stage::{BLOB_CHUNK, BlobRef};
 use tokio::sync::mpsc;
@@ -78,17 +78,17 @@ pub async fn run(app: Arc<App>, mut input: ChannelIn, out: ChannelOut) {
 }
 
 async fn greet(input: &mut ChannelIn, frames: &mut FrameReader) -> Result<(), String> {
-    let mut bytes = Vec::new();
+    let mut greeting = Greeting::new(Role::Controller, crate::BUILD);
     loop {
         match input.next().await {
-            Some(Input::Data(more, _)) => bytes.extend_from_slice(&more),
+            Some(Input::Data(bytes, _)) => {
+                if let Some(rest) = greeting.push(&bytes).map_err(|e| e.to_string())? {
+                    frames.push(&rest);
+                    return Ok(());
+                }
+            }
             Some(Input::Eof) | None => return Err("the connection ended before the hello".into()),
             Some(_) => {}
-        }
-        if let Some((hello, used)) = Hello::decode(&bytes).map_err(|e| e.to_string())? {
-            hello.check(Role::Controller).map_err(|e| e.to_string())?;
-            frames.push(&bytes[used..]);
-            return Ok(());
         }
     }
 }

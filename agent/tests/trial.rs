@@ -14,7 +14,7 @@ use anemos_proto::agent::{AgentReply, AgentRequest, AgentState, Leaving};
 use anemos_proto::codec::{Decompressor, FrameReader, encode_frame, to_bytes};
 use anemos_proto::config::{Deadlines, Finish, HostConfig, RunConfig};
 use anemos_proto::event::{Event, EventKind, Outcome, Stream};
-use anemos_proto::hello::{Hello, Role};
+use anemos_proto::hello::{Greeting, Hello, Role};
 use anemos_proto::host::{DiskId, Firmware};
 use anemos_proto::net::NetworkState;
 use anemos_proto::stage::BlobRef;
@@ -182,7 +182,7 @@ impl Trial {
         let mut stdout = child.stdout.take().unwrap();
         let (sender, replies) = channel();
         std::thread::spawn(move || {
-            let (mut hello, mut buffer) = (Vec::new(), vec![0; 65536]);
+            let (mut greeting, mut buffer) = (Greeting::new(Role::Agent, "test"), vec![0; 65536]);
             let mut decompressor = Decompressor::new().unwrap();
             let (mut frames, mut greeted) = (FrameReader::new(), false);
             while let Ok(n) = stdout.read(&mut buffer) {
@@ -191,10 +191,8 @@ impl Trial {
                 }
                 let mut bytes = buffer[..n].to_vec();
                 if !greeted {
-                    hello.extend(bytes);
-                    let Some((theirs, used)) = Hello::decode(&hello).unwrap() else { continue };
-                    theirs.check(Role::Agent).unwrap();
-                    (bytes, greeted) = (hello[used..].to_vec(), true);
+                    let Some(rest) = greeting.push(&bytes).unwrap() else { continue };
+                    (bytes, greeted) = (rest, true);
                 }
                 decompressor
                     .decompress(&bytes, |out| {

@@ -99,10 +99,10 @@ pub fn serve(options: &Options) -> ExitCode {
 fn start(options: &Options) -> io::Result<ExitCode> {
     let output = Output::start(io::stdout(), &options.build)?;
     let (sender, receiver) = mpsc::channel();
-    let inputs = sender.clone();
+    let (inputs, build) = (sender.clone(), options.build.clone());
     std::thread::Builder::new()
         .name("input".into())
-        .spawn(move || wire::read(io::stdin(), |input| inputs.send(Message::Input(input)).is_ok()))?;
+        .spawn(move || wire::read(io::stdin(), &build, |input| inputs.send(Message::Input(input)).is_ok()))?;
     let signals = sender.clone();
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         while let Ok(signal) = sys::signal::wait() {

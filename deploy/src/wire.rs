@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Sender, SyncSender};
 use std::time::Duration;
 
 use anemos_proto::codec::{self, FrameReader};
-use anemos_proto::hello::{Hello, Role};
+use anemos_proto::hello::{Greeting, Hello, Role};
 use anemos_proto::stage::{StageReply, StageRequest};
 
 /// What came from the controller.
@@ -67,23 +67,23 @@ impl Output {
     }
 }
 
-/// Reads requests from `source` and hands each to `deliver`, which says whether to go on; ends with
-/// [`Input::Closed`] or [`Input::Broken`].
-pub fn read(source: impl Read, mut deliver: impl FnMut(Input) -> bool) {
-    if let Some(last) = read_requests(source, &mut deliver) {
+/// Reads the controller's hello and then requests from `source`, and hands each request to `deliver`, which says
+/// whether to go on; ends with [`Input::Closed`] or [`Input::Broken`]. `build` is what this side calls itself.
+pub fn read(source: impl Read, build: &str, mut deliver: impl FnMut(Input) -> bool) {
+    if let Some(last) = read_requests(source, build, &mut deliver) {
         deliver(last);
     }
 }
 
-fn read_requests(mut source: impl Read, deliver: &mut impl FnMut(Input) -> bool) -> Option<Input> {
+fn read_requests(mut source: impl Read, build: &str, deliver: &mut impl FnMut(Input) -> bool) -> Option<Input> {
     let broken = |why: &dyn std::fmt::Display| Some(Input::Broken(why.to_string()));
     let mut buffer = vec![0; 64 * 1024];
-    let mut hello = Vec::new();
+    let mut greeting = Greeting::new(Role::Controller, build);
     let mut greeted = false;
     let mut frames = FrameReader::new();
     loop {
         let got = match source.read(&mut buffer) {
-            Ok(0) if frames.pending() == 0 && (greeted || hello.is_empty()) => return Some(Input::Closed),
+            Ok(0) if frames.pending() == 0 && (greeted || greeting.seen().is_empty()) => return Some(Input::Closed),
             Ok(0) => return broken(&"it ended in the middle of a message"),
             Ok(got) => &buffer[..got],
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -92,15 +92,11 @@ fn read_requests(mut source: impl Read, deliver: &mut impl FnMut(Input) -> bool)
         if greeted {
             frames.push(got);
         } else {
-            hello.extend_from_slice(got);
-            match Hello::decode(&hello) {
+            match greeting.push(got) {
                 Ok(None) => continue,
-                Ok(Some((theirs, used))) => {
-                    if let Err(error) = theirs.check(Role::Controller) {
-                        return broken(&error);
-                    }
+                Ok(Some(rest)) => {
                     greeted = true;
-                    frames.push(&hello[used..]);
+                    frames.push(&rest);
                 }
                 Err(error) => return broken(&error),
             }
@@ -139,7 +135,7 @@ mod tests {
 
     fn inputs(pieces: Vec<Vec<u8>>) -> Vec<String> {
         let mut inputs = Vec::new();
-        read(Pieces(pieces), |input| {
+        read(Pieces(pieces), "test", |input| {
             inputs.push(match input {
                 Input::Request(request) => format!("{request:?}"),
                 Input::Closed => "closed".into(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anemos_proto::codec::{self, FrameReader};
-use anemos_proto::hello::{Hello, Role};
+use anemos_proto::hello::{Greeting, Hello, Role};
 use anemos_proto::stage::{StageReply, StageRequest};
 
 struct Stage {
@@ -33,14 +33,12 @@ impl Stage {
         let mut output = child.stdout.take().unwrap();
         input.write_all(&Hello::new(Role::Controller, "test").encode()).unwrap();
         let mut frames = FrameReader::new();
-        let (mut hello, mut buffer) = (Vec::new(), [0; 4096]);
+        let (mut greeting, mut buffer) = (Greeting::new(Role::Stage, "test"), [0; 4096]);
         loop {
             let got = output.read(&mut buffer).unwrap();
             assert!(got > 0, "the stage ended without a hello");
-            hello.extend_from_slice(&buffer[..got]);
-            if let Some((theirs, used)) = Hello::decode(&hello).unwrap() {
-                theirs.check(Role::Stage).unwrap();
-                frames.push(&hello[used..]);
+            if let Some(rest) = greeting.push(&buffer[..got]).unwrap() {
+                frames.push(&rest);
                 return Self { child, input: Some(input), output, frames };
             }
         }

@@ -15,10 +15,9 @@ pub mod ids;
 pub mod net;
 pub mod secret;
 pub mod stage;
+mod version;
 
-pub use hello::{Hello, Role};
+pub use hello::{Greeting, Hello, Role};
 pub use ids::{Digest, RunId};
 pub use secret::Secret;
-
-/// Version of everything in this crate. Both sides of a conversation must have the same one.
-pub const VERSION: u16 = 4;
+pub use version::{TYPES, VERSION};

@@ -6,7 +6,7 @@ use anemos_proto::agent::{AgentReply, AgentRequest, AgentState, Leaving, SUBSYST
 use anemos_proto::codec::{self, Decompressor, FrameReader};
 use anemos_proto::config::Finish;
 use anemos_proto::event::EventKind;
-use anemos_proto::hello::{Hello, Role};
+use anemos_proto::hello::{Greeting, Hello, Role};
 use anemos_proto::stage::{BLOB_CHUNK, BlobRef};
 use tokio::time::{Instant, sleep_until};
 
@@ -69,22 +69,19 @@ impl Link {
         let mut link = Self { exec, decompressor, frames: FrameReader::new() };
         let gone = |_| Parting::Lost("the agent closed the channel".into());
         link.exec.writer().send(Hello::new(Role::Controller, build).encode()).await.map_err(gone)?;
-        let mut buffer = Vec::new();
+        let mut greeting = Greeting::new(Role::Agent, build);
         let deadline = Instant::now() + HELLO;
         loop {
-            match Hello::decode(&buffer) {
-                Ok(Some((hello, used))) => {
-                    hello.check(Role::Agent).map_err(|e| broken(&e))?;
-                    link.take(&buffer[used..])?;
-                    return Ok(link);
+            match tokio::time::timeout_at(deadline, link.exec.next()).await {
+                Ok(Some(Output::Stdout(bytes))) => {
+                    if let Some(rest) = greeting.push(&bytes).map_err(|e| broken(&e))? {
+                        link.take(&rest)?;
+                        return Ok(link);
+                    }
                 }
-                Err(error) => return Err(broken(&error)),
-                Ok(None) => match tokio::time::timeout_at(deadline, link.exec.next()).await {
-                    Ok(Some(Output::Stdout(bytes))) => buffer.extend_from_slice(&bytes),
-                    Ok(Some(Output::Stderr(_))) => {}
-                    Ok(None) => return Err(Parting::Lost("the agent closed the channel".into())),
-                    Err(_) => return Err(Parting::Lost("the agent did not say hello within 30s".into())),
-                },
+                Ok(Some(Output::Stderr(_))) => {}
+                Ok(None) => return Err(Parting::Lost("the agent closed the channel".into())),
+                Err(_) => return Err(Parting::Lost("the agent did not say hello within 30s".into())),
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anemos_proto::codec::{self, FrameReader};
-use anemos_proto::hello::{Hello, Role};
+use anemos_proto::hello::{Greeting, Hello, HelloError, Role};
 use anemos_proto::host::HostFacts;
 use anemos_proto::ids::Digest;
 use anemos_proto::stage::{BLOB_CHUNK, Failure, StagePlan, StageReply, StageRequest, Staged};
@@ -144,28 +144,36 @@ impl Stage {
                 }
             }
         }
+        stage.greet(buffer, build).await?;
+        let hello = Hello::new(Role::Controller, build).encode();
+        stage.exec.writer().send(hello).await.map_err(|_| StageError::Lost("the stage has ended".into()))?;
+        Ok(stage)
+    }
+
+    /// Reads the stage's hello, which begins with `bytes`, and keeps what follows it.
+    async fn greet(&mut self, mut bytes: Vec<u8>, build: &str) -> Result<(), StageError> {
+        let mut greeting = Greeting::new(Role::Stage, build);
         loop {
-            match Hello::decode(&buffer) {
-                Ok(Some((hello, used))) => {
-                    hello.check(Role::Stage).map_err(|e| StageError::Protocol(e.to_string()))?;
-                    stage.frames.push(&buffer[used..]);
-                    break;
+            match greeting.push(&bytes) {
+                Ok(Some(rest)) => {
+                    self.frames.push(&rest);
+                    return Ok(());
                 }
-                Ok(None) => stage.read_more(&mut buffer).await?,
-                // After its answer the script only speaks again if something is wrong.
+                Ok(None) => {}
                 Err(error) => {
-                    let rest = stage.rest_of_output(buffer).await;
-                    let said = rest.lines().filter_map(script::marked).find_map(|line| line.strip_prefix("error "));
-                    return Err(match said {
+                    // After its answer the script only speaks again if something is wrong.
+                    let said = match error {
+                        HelloError::NotAnemos(_) => self.rest_of_output(greeting.seen().to_vec()).await,
+                        _ => String::new(),
+                    };
+                    return Err(match script_error(&said) {
                         Some(why) => StageError::Bootstrap(why.into()),
                         None => StageError::Protocol(error.to_string()),
                     });
                 }
             }
+            bytes = self.next_output().await.ok_or_else(|| self.lost(greeting.seen()))?;
         }
-        let hello = Hello::new(Role::Controller, build).encode();
-        stage.exec.writer().send(hello).await.map_err(|_| StageError::Lost("the stage has ended".into()))?;
-        Ok(stage)
     }
 
     /// Reads up to the script's `need` or `have`, and leaves what follows in `buffer`. Returns how the stage is to be
@@ -194,19 +202,17 @@ impl Stage {
                 let why = "the login shell prints without end; its start-up files must be quiet for commands";
                 return Err(StageError::Protocol(why.into()));
             }
-            self.read_more(buffer).await?;
+            let more = self.next_output().await.ok_or_else(|| self.lost(buffer))?;
+            buffer.extend_from_slice(&more);
         }
     }
 
-    async fn read_more(&mut self, buffer: &mut Vec<u8>) -> Result<(), StageError> {
+    /// The next bytes of standard output, or `None` at its end. Safe to drop and call again.
+    async fn next_output(&mut self) -> Option<Vec<u8>> {
         loop {
-            match self.exec.next().await {
-                Some(Output::Stdout(bytes)) => {
-                    buffer.extend_from_slice(&bytes);
-                    return Ok(());
-                }
-                Some(Output::Stderr(bytes)) => self.keep_stderr(&bytes),
-                None => return Err(self.lost(buffer)),
+            match self.exec.next().await? {
+                Output::Stdout(bytes) => return Some(bytes),
+                Output::Stderr(bytes) => self.keep_stderr(&bytes),
             }
         }
     }
@@ -232,7 +238,7 @@ impl Stage {
 
     fn lost(&self, stdout: &[u8]) -> StageError {
         let said = String::from_utf8_lossy(stdout);
-        if let Some(why) = said.lines().filter_map(script::marked).find_map(|line| line.strip_prefix("error ")) {
+        if let Some(why) = script_error(&said) {
             return StageError::Bootstrap(why.into());
         }
         let stderr = String::from_utf8_lossy(&self.stderr);
@@ -254,11 +260,8 @@ impl Stage {
                 tracing::trace!(?reply, "the stage says");
                 return Ok(reply);
             }
-            match self.exec.next().await {
-                Some(Output::Stdout(bytes)) => self.frames.push(&bytes),
-                Some(Output::Stderr(bytes)) => self.keep_stderr(&bytes),
-                None => return Err(self.lost(&[])),
-            }
+            let bytes = self.next_output().await.ok_or_else(|| self.lost(&[]))?;
+            self.frames.push(&bytes);
         }
     }
 
@@ -372,6 +375,11 @@ impl Stage {
         };
         timeout_at(Instant::now() + UNDO, undo).await.unwrap_or(Err(StageError::Deadline("abort (20s)")))
     }
+}
+
+/// Why the script gave up, if `output` has its words for that.
+fn script_error(output: &str) -> Option<&str> {
+    output.lines().filter_map(script::marked).find_map(|line| line.strip_prefix("error "))
 }
 
 async fn send(writer: &Writer, request: &StageRequest) -> Result<(), StageError> {
