@@ -3,8 +3,9 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anemos_proto::agent::{AgentState, Leaving};
+use anemos_proto::agent::Leaving;
 use anemos_proto::config::{HostConfig, RunConfig};
+use anemos_proto::event::AgentState;
 use anemos_proto::ids::Digest;
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anemos_host::sha256::Hasher;
-use anemos_proto::agent::{AgentReply, AgentRequest, AgentState};
+use anemos_proto::agent::{AgentReply, AgentRequest};
 use anemos_proto::codec::{Compressor, FrameReader, encode_frame};
+use anemos_proto::event::AgentState;
 use anemos_proto::hello::{Greeting, Hello, Role};
-use anemos_proto::ids::Digest;
-use anemos_proto::stage::{BLOB_CHUNK, BlobRef};
+use anemos_proto::ids::{BLOB_CHUNK, BlobRef, Digest};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 

@@ -44,9 +44,9 @@
 //!
 //! A request in a state for which it is not named here is refused, and changes nothing.
 
-use anemos_proto::agent::{AgentState, Leaving};
+use anemos_proto::agent::Leaving;
 use anemos_proto::config::{Deadlines, Finish};
-use anemos_proto::event::{EventKind, Level, Outcome};
+use anemos_proto::event::{AgentState, EventKind, Level, Outcome};
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anemos_host::Root;
-use anemos_proto::agent::{AgentState, Leaving, SUBSYSTEM};
+use anemos_proto::agent::{Leaving, SUBSYSTEM};
 use anemos_proto::config::Finish;
-use anemos_proto::event::{EventKind, Level, Outcome};
+use anemos_proto::event::{AgentState, EventKind, Level, Outcome};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::app::{App, Message};

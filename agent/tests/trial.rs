@@ -10,14 +10,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anemos_host::sha256;
-use anemos_proto::agent::{AgentReply, AgentRequest, AgentState, Leaving};
+use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
 use anemos_proto::codec::{Decompressor, FrameReader, encode_frame, to_bytes};
 use anemos_proto::config::{Deadlines, Finish, HostConfig, RunConfig};
-use anemos_proto::event::{Event, EventKind, Outcome, Stream};
+use anemos_proto::event::{AgentState, Event, EventKind, Outcome, Stream};
 use anemos_proto::hello::{Greeting, Hello, Role};
 use anemos_proto::host::{DiskId, Firmware};
+use anemos_proto::ids::BlobRef;
 use anemos_proto::net::NetworkState;
-use anemos_proto::stage::BlobRef;
 use anemos_proto::{RunId, Secret};
 
 const WAIT: Duration = Duration::from_secs(30);

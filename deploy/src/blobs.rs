@@ -7,7 +7,7 @@ use anemos_host::Root;
 use anemos_host::memory::Memory;
 use anemos_host::sha256::digest;
 use anemos_proto::Digest;
-use anemos_proto::stage::BlobRef;
+use anemos_proto::ids::BlobRef;
 
 use crate::error::{Fault, Result};
 use crate::facts::CACHE;

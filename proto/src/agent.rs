@@ -6,9 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::Finish;
-use crate::event::{Event, Progress};
-use crate::ids::Digest;
-use crate::stage::BlobRef;
+use crate::event::{AgentState, Event, Progress};
+use crate::ids::{BlobRef, Digest};
 
 /// File in /sys/firmware/efi/efivars in which a RAM system that leaves for the old one, before anybody has acknowledged
 /// its [`crate::event::EventKind::NothingWritten`], says the same: attributes (4 bytes, little endian; kernel document
@@ -45,7 +44,7 @@ pub enum AgentRequest {
     Blob {
         /// Which.
         digest: Digest,
-        /// At most [`crate::stage::BLOB_CHUNK`] bytes.
+        /// At most [`crate::ids::BLOB_CHUNK`] bytes.
         data: Vec<u8>,
     },
     /// Leave RAM now. Not while the payload runs.
@@ -83,21 +82,4 @@ pub enum Leaving {
     Finish(Finish),
     /// Back to the old system, nothing written, because …
     OldSystem(String),
-}
-
-/// What the agent is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AgentState {
-    /// Bringing up network and base.
-    Starting,
-    /// Ready; the payload starts at the first attach.
-    Waiting,
-    /// The payload is running.
-    Running,
-    /// Waiting for a person, because …
-    Held(String),
-    /// The payload succeeded; finishing as soon as that is acknowledged.
-    Succeeded,
-    /// Going back to the old system, because …
-    Returning(String),
 }

@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent::AgentState;
-
 /// A numbered fact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -80,6 +78,23 @@ pub enum EventKind {
     },
     /// Somebody logged in and got a shell or ran a command, who may do anything.
     Shell,
+}
+
+/// What the agent is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentState {
+    /// Bringing up network and base.
+    Starting,
+    /// Ready; the payload starts at the first attach.
+    Waiting,
+    /// The payload is running.
+    Running,
+    /// Waiting for a person, because …
+    Held(String),
+    /// The payload succeeded; finishing as soon as that is acknowledged.
+    Succeeded,
+    /// Going back to the old system, because …
+    Returning(String),
 }
 
 /// How a step ended.

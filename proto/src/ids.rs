@@ -46,6 +46,18 @@ impl FromStr for Digest {
     }
 }
 
+/// A thing that is named by its SHA-256 and sent only if the host lacks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRef {
+    /// SHA-256 of the bytes as sent.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Bytes of a blob in one frame at most.
+pub const BLOB_CHUNK: usize = 256 * 1024;
+
 /// Names one run: `YYYYMMDD-HHMMSS-xxxx` (UTC, and four hexadecimal digits that keep two runs of one second apart).
 ///
 /// It sorts by time, and is safe as a file name.

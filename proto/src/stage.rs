@@ -5,10 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::RunConfig;
 use crate::event::{Event, Progress};
 use crate::host::HostFacts;
-use crate::ids::Digest;
-
-/// Bytes of data in one [`StageRequest::Blob`] at most.
-pub const BLOB_CHUNK: usize = 256 * 1024;
+use crate::ids::{BlobRef, Digest};
 
 /// What the controller says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +19,7 @@ pub enum StageRequest {
     Blob {
         /// Which.
         digest: Digest,
-        /// At most [`BLOB_CHUNK`] bytes.
+        /// At most [`crate::ids::BLOB_CHUNK`] bytes.
         data: Vec<u8>,
     },
     /// Boot what is staged. Answer: [`StageReply::Booting`], and then the connection dies.
@@ -50,15 +47,6 @@ pub enum StageReply {
     Aborted,
     /// Could not do what was asked. Everything is undone and the old system is as it was; the stage exits.
     Failed(Failure),
-}
-
-/// A thing that is named by its SHA-256 and sent only if the host lacks it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlobRef {
-    /// SHA-256 of the bytes as sent.
-    pub digest: Digest,
-    /// Bytes.
-    pub size: u64,
 }
 
 /// What to stage.

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use anemos_proto::VERSION;
-use anemos_proto::agent::{AgentReply, AgentRequest, AgentState, Leaving};
+use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
 use anemos_proto::config::{Finish, HostConfig, RunConfig};
-use anemos_proto::event::{EventKind, Level, Outcome, StepOutcome, Stream, Unit};
+use anemos_proto::event::{AgentState, EventKind, Level, Outcome, StepOutcome, Stream, Unit};
 use anemos_proto::host::Firmware;
 use anemos_proto::stage::{BaseSource, KernelSource, KexecMethod, StageReply, StageRequest};
 use serde_reflection::{ContainerFormat, Format, Named, Registry, Samples, Tracer, TracerConfig, VariantFormat};

@@ -1,6 +1,5 @@
 use super::*;
-use anemos_proto::agent::AgentState;
-use anemos_proto::event::{Stream, Unit};
+use anemos_proto::event::{AgentState, Stream, Unit};
 use proptest::prelude::*;
 
 fn line(n: usize, length: usize) -> EventKind {

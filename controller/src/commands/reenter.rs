@@ -55,7 +55,7 @@ pub(super) async fn retry(args: cli::Retry) -> Result<Status, CommandError> {
             let packed = payload::pack(&dir).map_err(CommandError::bad_input)?;
             let bytes: Arc<[u8]> = packed.bytes.into();
             let size = bytes.len() as u64;
-            Some((anemos_proto::stage::BlobRef { digest: jobs::digest(&bytes), size }, bytes))
+            Some((anemos_proto::ids::BlobRef { digest: jobs::digest(&bytes), size }, bytes))
         }
     };
     reenter(&run, host.as_deref(), &|| Wish::Retry(payload.clone()), args.pick.json, LINES).await

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anemos_proto::agent::{AgentReply, AgentRequest, AgentState, Leaving, SUBSYSTEM};
+use anemos_proto::agent::{AgentReply, AgentRequest, Leaving, SUBSYSTEM};
 use anemos_proto::codec::{self, Decompressor, FrameReader};
 use anemos_proto::config::Finish;
-use anemos_proto::event::EventKind;
+use anemos_proto::event::{AgentState, EventKind};
 use anemos_proto::hello::{Greeting, Hello, Role};
-use anemos_proto::stage::{BLOB_CHUNK, BlobRef};
+use anemos_proto::ids::{BLOB_CHUNK, BlobRef};
 use tokio::time::{Instant, sleep_until};
 
 use super::reporter::Reporter;

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use anemos_proto::Secret;
 use anemos_proto::config::Finish;
 use anemos_proto::host::HostFacts;
-use anemos_proto::ids::{Digest, RunId};
-use anemos_proto::stage::{BaseSource, BlobRef};
+use anemos_proto::ids::{BlobRef, Digest, RunId};
+use anemos_proto::stage::BaseSource;
 use tokio::sync::{oneshot, watch as signal};
 
 pub use after::{End, Follow, follow_again};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anemos_proto::codec::{self, FrameReader};
 use anemos_proto::hello::{Greeting, Hello, HelloError, Role};
 use anemos_proto::host::HostFacts;
-use anemos_proto::ids::Digest;
-use anemos_proto::stage::{BLOB_CHUNK, Failure, StagePlan, StageReply, StageRequest, Staged};
+use anemos_proto::ids::{BLOB_CHUNK, Digest};
+use anemos_proto::stage::{Failure, StagePlan, StageReply, StageRequest, Staged};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 

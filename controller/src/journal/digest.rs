@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use anemos_proto::agent::AgentState;
 use anemos_proto::config::Finish;
-use anemos_proto::event::{Event, EventKind};
+use anemos_proto::event::{AgentState, Event, EventKind};
 use serde::{Deserialize, Serialize};
 
 use super::attempt::{self, Attempted};

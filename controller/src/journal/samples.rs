@@ -1,8 +1,7 @@
 //! One record of each kind, with every kind of fact in it: what the golden files hold.
 
-use anemos_proto::agent::AgentState;
 use anemos_proto::config::Finish;
-use anemos_proto::event::{Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
+use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
 use anemos_proto::ids::Digest;
 use anemos_proto::net::{Address, Link, NetworkState, Route};

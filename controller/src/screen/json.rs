@@ -2,8 +2,7 @@
 
 use std::io::{self, Write};
 
-use anemos_proto::agent::AgentState;
-use anemos_proto::event::{Event, EventKind, Level, Outcome, StepOutcome, Stream, Unit};
+use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, StepOutcome, Stream, Unit};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 

@@ -5,8 +5,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anemos_proto::agent::AgentState;
-use anemos_proto::event::{EventKind, Level, Outcome, StepOutcome};
+use anemos_proto::event::{AgentState, EventKind, Level, Outcome, StepOutcome};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use rustix::termios::tcgetwinsize;
 

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use anemos_proto::agent::AgentState;
-use anemos_proto::event::{EventKind, Level, Outcome, Progress, StepOutcome, Unit};
+use anemos_proto::event::{AgentState, EventKind, Level, Outcome, Progress, StepOutcome, Unit};
 use anemos_proto::host::{Firmware, HostFacts};
 
 use super::plan::PlanView;

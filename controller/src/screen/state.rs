@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use anemos_proto::agent::AgentState;
-use anemos_proto::event::{EventKind, Level, Outcome, Progress, StepOutcome};
+use anemos_proto::event::{AgentState, EventKind, Level, Outcome, Progress, StepOutcome};
 
 use super::text::{log_line, sanitise_str};
 use crate::report::{Ending, Phase, Report, Speaker, Summary, Update};

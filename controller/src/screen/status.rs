@@ -1,6 +1,6 @@
 //! `anemos status`: runs, and the hosts of one, as their journals tell.
 
-use anemos_proto::agent::AgentState;
+use anemos_proto::event::AgentState;
 use serde::Serialize;
 
 use super::json;

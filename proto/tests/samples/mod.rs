@@ -3,13 +3,14 @@
 
 use std::net::IpAddr;
 
-use anemos_proto::agent::{AgentReply, AgentRequest, AgentState, Leaving};
+use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
 use anemos_proto::config::{Deadlines, Finish, HostConfig, RunConfig};
-use anemos_proto::event::{Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
+use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
+use anemos_proto::ids::BlobRef;
 use anemos_proto::net::{Address, Link, NetworkState, Route};
 use anemos_proto::stage::{
-    BaseSource, BlobRef, Failure, KernelSource, KexecMethod, StagePlan, StageReply, StageRequest, Staged,
+    BaseSource, Failure, KernelSource, KexecMethod, StagePlan, StageReply, StageRequest, Staged,
 };
 use anemos_proto::{Digest, RunId, Secret};
 

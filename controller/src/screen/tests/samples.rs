@@ -3,8 +3,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use anemos_proto::agent::AgentState;
-use anemos_proto::event::{Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
+use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
 use anemos_proto::ids::Digest;
 use anemos_proto::net::{Address, Link, NetworkState, Route};
