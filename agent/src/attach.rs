@@ -96,20 +96,19 @@ async fn greet(input: &mut ChannelIn, frames: &mut FrameReader) -> Result<(), St
 /// Tells the machine that a controller is attached, and when dropped that the controller is gone.
 struct Attachment {
     app: Arc<App>,
-    watch: bool,
 }
 
 impl Attachment {
-    fn new(app: Arc<App>, watch: bool) -> Self {
-        app.tell(machine::Input::Attached { watch });
+    fn new(app: Arc<App>) -> Self {
+        app.tell(machine::Input::Attached);
         app.met.send_replace(true);
-        Self { app, watch }
+        Self { app }
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.app.tell(machine::Input::Detached { watch: self.watch });
+        self.app.tell(machine::Input::Detached);
     }
 }
 
@@ -153,7 +152,7 @@ impl Listener {
     /// Serves one request; false when the connection is gone.
     async fn serve(&mut self, request: AgentRequest) -> bool {
         let answer = match request {
-            AgentRequest::Attach { after, watch } => return self.attach(after, watch).await,
+            AgentRequest::Attach { after } => return self.attach(after).await,
             AgentRequest::Ack { seq } => {
                 self.app.tell(machine::Input::Acked(seq));
                 return true;
@@ -179,7 +178,7 @@ impl Listener {
         self.reply(answer.map_or_else(AgentReply::Refused, |()| AgentReply::Accepted)).await
     }
 
-    async fn attach(&mut self, after: u64, watch: bool) -> bool {
+    async fn attach(&mut self, after: u64) -> bool {
         let last = self.app.log.last();
         if after > last {
             let reason = format!("fact {after} is asked for, and this boot has had only {last}: another boot is meant");
@@ -189,7 +188,7 @@ impl Listener {
         let reply = AgentReply::Attached { boot_id: self.app.boot_id.clone(), state, last };
         let sent = self.orders.send(Order::Follow { after, reply }).await.is_ok();
         self.attachment = None;
-        self.attachment = Some(Attachment::new(self.app.clone(), watch));
+        self.attachment = Some(Attachment::new(self.app.clone()));
         sent
     }
 

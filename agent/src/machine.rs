@@ -56,15 +56,9 @@ pub enum Input {
     /// Getting ready failed, because …
     NotReady(String),
     /// Somebody attached.
-    Attached {
-        /// Only to look.
-        watch: bool,
-    },
+    Attached,
     /// Somebody who had attached is gone.
-    Detached {
-        /// Only looked.
-        watch: bool,
-    },
+    Detached,
     /// Somebody has got a shell on a terminal.
     PersonCame,
     /// Somebody's shell has ended.
@@ -163,7 +157,7 @@ pub struct Machine {
     ready: bool,
     written: bool,
     attempt: u32,
-    /// Controllers attached, without those who only watch.
+    /// Controllers attached.
     attached: u32,
     /// People in shells.
     people: u32,
@@ -311,15 +305,14 @@ impl Machine {
                     self.fail(reason, Then::Return, actions);
                 }
             }
-            Input::Attached { watch: true } | Input::Detached { watch: true } => {}
-            Input::Attached { watch: false } => {
+            Input::Attached => {
                 self.attached += 1;
                 self.ever_attached = true;
                 if self.phase == Phase::Waiting {
                     self.announce(now, actions);
                 }
             }
-            Input::Detached { watch: false } => {
+            Input::Detached => {
                 self.attached = self.attached.saturating_sub(1);
                 self.alone_from(now);
             }

@@ -114,7 +114,6 @@ impl Trial {
             firmware: Firmware::Bios,
             arch: "x86_64".into(),
             kernel_release: "6.1".into(),
-            old_boot_id: String::new(),
             mirror: None,
             security_mirror: None,
             base: digest,
@@ -171,10 +170,6 @@ impl Trial {
     }
 
     fn attach(&self, after: u64) -> Controller {
-        self.attach_as(after, false)
-    }
-
-    fn attach_as(&self, after: u64, watch: bool) -> Controller {
         let mut ssh = self.ssh("key", &["-s"]);
         let mut child = ssh.arg("anemos").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
@@ -208,7 +203,7 @@ impl Trial {
             }
         });
         let mut controller = Controller { child, stdin, replies, events: Vec::new(), others: VecDeque::new() };
-        controller.ask(&AgentRequest::Attach { after, watch });
+        controller.ask(&AgentRequest::Attach { after });
         controller
     }
 
@@ -484,7 +479,7 @@ fn every_fact_comes_once_whenever_one_attaches_even_after_the_agent_was_killed()
     let all = first.events.clone();
     drop(first);
     for after in [0, 1, 500, all.last().unwrap().seq - 1] {
-        let mut again = trial.attach_as(after, true);
+        let mut again = trial.attach(after);
         again.until(|kind| matches!(kind, EventKind::Log { line, .. } if line == b"line 2999"));
         assert_eq!(again.events, all[after as usize..], "after {after}");
     }
@@ -496,7 +491,7 @@ fn every_fact_comes_once_whenever_one_attaches_even_after_the_agent_was_killed()
     after.until(|kind| *kind == EventKind::State(AgentState::Held("the agent broke (a test)".into())));
     after.assert_contiguous();
     assert_eq!(after.events[..all.len()], all);
-    after.ask(&AgentRequest::Attach { after: 1 << 40, watch: true });
+    after.ask(&AgentRequest::Attach { after: 1 << 40 });
     let AgentReply::Attached { state: AgentState::Held(_), .. } = after.reply() else { panic!() };
     let AgentReply::Refused(why) = after.reply() else { panic!() };
     assert!(why.contains("another boot"), "{why}");

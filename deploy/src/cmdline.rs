@@ -70,7 +70,7 @@ fn words(line: &str) -> Vec<&str> {
 
 /// The new command line. Only known words are taken over: a root file system, a resume device or a service that the old
 /// system asked for has no meaning in RAM.
-pub fn compose(host: &str, extra: &str) -> String {
+pub fn compose(host: &str) -> String {
     // Words after `--` are for the old init.
     let kept = words(host).into_iter().take_while(|word| *word != "--").filter(|word| {
         let key = word.split('=').next().unwrap_or(word);
@@ -79,7 +79,6 @@ pub fn compose(host: &str, extra: &str) -> String {
     });
     let mut line: Vec<_> = kept.collect();
     line.push(OURS);
-    line.extend(words(extra));
     line.join(" ")
 }
 
@@ -89,26 +88,24 @@ mod tests {
 
     #[test]
     fn table() {
-        for (host, extra, expected) in [
+        for (host, expected) in [
             // Debian 12's cloud image.
             (
                 "BOOT_IMAGE=/boot/vmlinuz-6.1.0-13-cloud-amd64 root=PARTUUID=ac1b ro console=tty0 \
                  console=ttyS0,115200 earlyprintk=ttyS0,115200 consoleblank=0",
-                "",
                 "console=tty0 console=ttyS0,115200 earlyprintk=ttyS0,115200 rdinit=/init panic=10",
             ),
             // A rented machine whose hardware has a quirk, and all words that must not be taken over.
             (
                 "initrd=\\x root=/dev/md2 rd.md=1 resume=/dev/sda1 crashkernel=256M quiet splash nomodeset \
                  init=/bin/x rw",
-                "loglevel=7 x=\"a b\"",
-                "nomodeset rdinit=/init panic=10 loglevel=7 x=\"a b\"",
+                "nomodeset rdinit=/init panic=10",
             ),
-            ("", "", "rdinit=/init panic=10"),
-            ("console=ttyS0 -- console=tty1 noapic", "", "console=ttyS0 rdinit=/init panic=10"),
-            ("panic=1 rdinit=/x console=ttyS0", "", "console=ttyS0 rdinit=/init panic=10"),
+            ("", "rdinit=/init panic=10"),
+            ("console=ttyS0 -- console=tty1 noapic", "console=ttyS0 rdinit=/init panic=10"),
+            ("panic=1 rdinit=/x console=ttyS0", "console=ttyS0 rdinit=/init panic=10"),
         ] {
-            assert_eq!(compose(host, extra), expected);
+            assert_eq!(compose(host), expected);
         }
     }
 
@@ -121,7 +118,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn ours_is_always_there(host in ".{0,300}") {
-            let line = compose(&host, "");
+            let line = compose(&host);
             proptest::prop_assert!(line.ends_with(OURS));
         }
     }

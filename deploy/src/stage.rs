@@ -119,7 +119,7 @@ impl Job {
 
         let step = report.step("load");
         step.progress(0, Some(initramfs_bytes), Unit::Bytes, Some(&kernel.name));
-        let cmdline = cmdline::compose(&root.text("/proc/cmdline").unwrap_or_default(), &plan.cmdline_extra);
+        let cmdline = cmdline::compose(&root.text("/proc/cmdline").unwrap_or_default());
         let boot = Boot {
             name: &kernel.name,
             image: &kernel.image,
@@ -128,7 +128,7 @@ impl Job {
             cmdline: &cmdline,
             room: &|copies| Memory::of(root).loads(initramfs_bytes, copies),
         };
-        let method = self.gate.load(|| kexec::load(root, &boot, plan.load))?;
+        let method = self.gate.load(|| kexec::load(root, &boot))?;
         step.finish();
         Ok(Staged {
             kernel_release: kernel.release.clone(),
@@ -195,7 +195,6 @@ impl Job {
             firmware: facts::firmware(root),
             arch: rustix::system::uname().machine().to_string_lossy().into_owned(),
             kernel_release: kernel.release.clone(),
-            old_boot_id: boot_id(root),
             mirror: base::mirrors(root, plan).into_iter().next(),
             security_mirror: facts::security_mirror(root),
             base: image,

@@ -21,12 +21,10 @@ pub const SUBSYSTEM: &str = "anemos";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AgentRequest {
     /// Send every fact after this seq, then live. Answer: [`AgentReply::Attached`] and events. The first one has
-    /// the agent announce the payload ([`crate::event::EventKind::Attempt`]), unless `watch` is set.
+    /// the agent announce the payload ([`crate::event::EventKind::Attempt`]).
     Attach {
         /// 0 for everything.
         after: u64,
-        /// Only look: the payload doesn't start and the dead-man's clock goes on.
-        watch: bool,
     },
     /// Every fact up to this seq is safe in the journal. The payload starts when its attempt is.
     Ack {

@@ -79,8 +79,6 @@ pub struct HostConfig {
     pub arch: String,
     /// `uname -r` of the kernel that boots.
     pub kernel_release: String,
-    /// Boot id of the old system.
-    pub old_boot_id: String,
     /// The mirror for `ANEMOS_MIRROR` if the user named none: the one that served the base, else the host's own.
     pub mirror: Option<String>,
     /// The archive of security updates in the host's own apt sources, for `ANEMOS_SECURITY_MIRROR`.

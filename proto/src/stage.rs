@@ -69,10 +69,6 @@ pub struct StagePlan {
     pub snapshot: Option<String>,
     /// Which kernel boots.
     pub kernel: KernelSource,
-    /// Which system call loads it.
-    pub load: KexecMethod,
-    /// Further words for the new kernel's command line.
-    pub cmdline_extra: String,
     /// Seconds for all of the staging.
     pub deadline_s: u32,
     /// For the agent.
@@ -106,11 +102,9 @@ pub enum KernelSource {
 /// Which system call loads the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KexecMethod {
-    /// `kexec_file_load(2)`, and `kexec_load(2)` where that is refused or missing.
-    Auto,
-    /// Only `kexec_file_load(2)`.
+    /// `kexec_file_load(2)`.
     FileLoad,
-    /// Only `kexec_load(2)`.
+    /// `kexec_load(2)`.
     Load,
 }
 
@@ -131,7 +125,7 @@ pub struct Staged {
     pub downloaded_bytes: u64,
     /// The kernel command line.
     pub cmdline: String,
-    /// What loaded it: never [`KexecMethod::Auto`].
+    /// What loaded it.
     pub method: KexecMethod,
 }
 

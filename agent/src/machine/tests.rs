@@ -51,11 +51,11 @@ impl Story {
     }
 
     fn attach(&mut self) -> &mut Self {
-        self.tell(Input::Attached { watch: false })
+        self.tell(Input::Attached)
     }
 
     fn detach(&mut self) -> &mut Self {
-        self.tell(Input::Detached { watch: false })
+        self.tell(Input::Detached)
     }
 
     fn running() -> Self {
@@ -94,8 +94,6 @@ fn the_payload_waits_for_readiness_and_for_somebody() {
     let mut story = Story::new(Finish::Reboot);
     story.tell(Input::Ready);
     assert_eq!(story.machine.state(), AgentState::Waiting);
-    story.tell(Input::Attached { watch: true });
-    assert_eq!(story.machine.state(), AgentState::Waiting, "looking starts nothing");
     story.attach();
     assert!(story.done.contains(&Action::Announce(1)));
     story.tell(Input::Acked(49));
@@ -245,10 +243,6 @@ fn the_dead_man_s_clock_runs_only_while_nobody_is_there_and_nothing_is_written()
     assert!(never.left().is_none());
     never.pass(2);
     assert!(never.returned());
-
-    let mut watched = Story::new(Finish::Reboot);
-    watched.tell(Input::Ready).tell(Input::Attached { watch: true }).pass(101);
-    assert!(watched.returned(), "looking doesn't stop the clock");
 
     let mut visited = Story::new(Finish::Reboot);
     visited.tell(Input::Ready).tell(Input::PersonCame).pass(10_000);

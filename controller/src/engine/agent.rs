@@ -151,7 +151,7 @@ impl Attachment<'_> {
 
     async fn talk(&mut self, link: &mut Link, wish: &mut Wish) -> Result<std::convert::Infallible, Parting> {
         let writer = link.exec.writer().clone();
-        send(&writer, &AgentRequest::Attach { after: *self.last, watch: false }).await?;
+        send(&writer, &AgentRequest::Attach { after: *self.last }).await?;
         // What the journal has of an earlier link may not have been acknowledged on that.
         let mut acked = 0;
         let mut ack_due: Option<Instant> = None;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anemos_proto::config::{Deadlines, RunConfig};
 use anemos_proto::event::Level;
 use anemos_proto::host::{DiskId, HostFacts};
-use anemos_proto::stage::{BaseSource, KernelSource, KexecMethod, StagePlan, Staged};
+use anemos_proto::stage::{BaseSource, KernelSource, StagePlan, Staged};
 use tokio::sync::{Semaphore, oneshot, watch as signal};
 use tokio::time::{Instant, sleep_until};
 
@@ -401,8 +401,6 @@ fn stage_plan(job: &Job, session: &Session, disks: Vec<DiskId>, facts: &HostFact
             Kernel::Host => KernelSource::Host,
             Kernel::Locked => KernelSource::Locked,
         },
-        load: KexecMethod::Auto,
-        cmdline_extra: String::new(),
         deadline_s: seconds(host.deadlines.stage),
         run: RunConfig {
             run: job.run.clone(),

@@ -36,32 +36,34 @@ pub struct Boot<'a> {
     pub room: &'a dyn Fn(u64) -> Result<()>,
 }
 
-/// Loads by `method`, and returns what did it: never [`KexecMethod::Auto`].
+/// Loads the kernel, and returns what did it.
 ///
-/// What `kexec_file_load` loads is hashed by the kernel, and again after the jump, by plain code: seconds for an initramfs
-/// of ours on a slow machine; and it takes memory for one copy more. So `kexec_load` is tried first; it is refused where
-/// signatures are wanted. Where memory is encrypted, the new kernel must be told how, which only the old one can.
-pub fn load(root: &Root, boot: &Boot<'_>, method: KexecMethod) -> Result<KexecMethod> {
+/// The kernel hashes what `kexec_file_load` loads, and hashes it again after the jump with plain code: that takes seconds
+/// for an initramfs of ours on a slow machine, and memory for one copy more. So `kexec_load` is tried first; it is
+/// refused where signatures are wanted. Where memory is encrypted it is tried last: the new kernel must be told how the
+/// memory is encrypted, and only the old kernel can tell it.
+pub fn load(root: &Root, boot: &Boot<'_>) -> Result<KexecMethod> {
     if boot.cmdline.len() > cmdline::MAX {
         let why = format!("it has {} bytes, and kernels take {}", boot.cmdline.len(), cmdline::MAX);
-        return Err(Fault::new("composing the kernel's command line", why).hint("shorten cmdline_extra"));
+        let hint = "it is made from the host's own (/proc/cmdline): shorten that where its boot loader is configured";
+        return Err(Fault::new("composing the kernel's command line", why).hint(hint));
     }
-    match method {
-        KexecMethod::FileLoad => file_load(boot).map(|()| KexecMethod::FileLoad),
-        KexecMethod::Load => segments_load(root, boot).map(|()| KexecMethod::Load),
-        KexecMethod::Auto => {
-            let methods = [KexecMethod::Load, KexecMethod::FileLoad];
-            let [first, second] = if is_encrypted(root) { [methods[1], methods[0]] } else { methods };
-            let Err(why_first) = load(root, boot, first) else { return Ok(first) };
-            load(root, boot, second).map_err(|why_second| {
-                let name = |method| if method == KexecMethod::Load { "kexec_load" } else { "kexec_file_load" };
-                Fault::new(
-                    format!("loading {}", boot.name),
-                    format!("{}: {}; {}: {}", name(first), why_first.why(), name(second), why_second.why()),
-                )
-            })
+    let mut methods = [KexecMethod::Load, KexecMethod::FileLoad];
+    if is_encrypted(root) {
+        methods.reverse();
+    }
+    let mut refusals = Vec::new();
+    for method in methods {
+        let (name, loaded) = match method {
+            KexecMethod::Load => ("kexec_load", segments_load(root, boot)),
+            KexecMethod::FileLoad => ("kexec_file_load", file_load(boot)),
+        };
+        match loaded {
+            Ok(()) => return Ok(method),
+            Err(fault) => refusals.push(format!("{name}: {}", fault.why())),
         }
     }
+    Err(Fault::new(format!("loading {}", boot.name), refusals.join("; ")))
 }
 
 /// Whether this is a virtual machine whose memory is encrypted against its host.

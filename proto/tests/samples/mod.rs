@@ -113,7 +113,6 @@ pub fn host_config() -> HostConfig {
         firmware: Firmware::Uefi { secure_boot: true },
         arch: "x86_64".into(),
         kernel_release: "6.1.0-40-cloud-amd64".into(),
-        old_boot_id: "6a0bb3b0-0000-4000-8000-000000000001".into(),
         mirror: None,
         security_mirror: Some("http://192.0.2.5/debian-security".into()),
         base: digest(9),
@@ -180,8 +179,6 @@ pub fn stage_plan() -> StagePlan {
         snapshot: None,
         fallback_snapshot: Some("http://192.0.2.6/past/@SNAPSHOTID@/".into()),
         kernel: KernelSource::Host,
-        load: KexecMethod::Auto,
-        cmdline_extra: "nomodeset".into(),
         deadline_s: 900,
         run: run_config(),
     }
@@ -253,7 +250,7 @@ pub fn stage_replies() -> Vec<StageReply> {
 
 pub fn agent_requests() -> Vec<AgentRequest> {
     vec![
-        AgentRequest::Attach { after: 0, watch: false },
+        AgentRequest::Attach { after: 0 },
         AgentRequest::Ack { seq: 300 },
         AgentRequest::Abort,
         AgentRequest::Retry { payload: Some(blob(3)) },
