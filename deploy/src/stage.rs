@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_host_that_would_be_lost_is_refused() {
-        use anemos_proto::net::{Address, Link};
+        use anemos_proto::net::{Address, Link, LinkId, LinkKind};
         let address = Address {
             ip: "192.0.2.10".parse().unwrap(),
             prefix: 24,
@@ -294,11 +294,13 @@ mod tests {
             autoconf: false,
         };
         let mut bridge = Link {
+            id: LinkId(1),
             name: "br0".into(),
+            kind: LinkKind::Made("bridge".into()),
+            below: Vec::new(),
             mac: [1; 6],
             mtu: 1500,
             up: true,
-            kind: "bridge".into(),
             driver: String::new(),
             addresses: vec![address],
         };
@@ -308,7 +310,7 @@ mod tests {
             assert!(refused.contains(said), "{refused}");
         }
         assert!(can_be_restored(&network(&bridge), Some("192.0.2.11")).is_ok());
-        bridge.kind.clear();
+        bridge.kind = LinkKind::Card;
         assert!(can_be_restored(&network(&bridge), Some("192.0.2.10")).is_ok());
     }
 

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anemos_proto::net::{Address, Link, NetworkState, Route};
+use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 
 use crate::Error;
-use crate::links::{Mac, Present, covers, find, link_of, mac_text};
+use crate::links::{Present, covers, find, mac_text};
 use crate::socket::Netlink;
 use crate::wire::{self, Message};
 
@@ -63,7 +63,9 @@ pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Err
             restored.names.push((link.name.clone(), now.name.clone()));
             found.push((link, now));
             restore_link(&mut netlink, state, link, now, &mut restored);
-        } else if link.kind.is_empty() {
+        } else if let LinkKind::Made(kind) = &link.kind {
+            restored.problems.push(format!("{} was a {kind}: links of that kind are not restored", link.name));
+        } else {
             restored.problems.push(format!(
                 "no link with the address {} (it was {}, driver {}) appeared within {} s",
                 mac_text(link.mac),
@@ -71,14 +73,11 @@ pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Err
                 if link.driver.is_empty() { "unknown" } else { &link.driver },
                 deadlines.links.as_secs()
             ));
-        } else {
-            restored.problems.push(format!("{} was a {}: links of that kind are not restored", link.name, link.kind));
         }
     }
     for route in in_order(&state.routes) {
-        let on = link_of(state, route).and_then(|link| found.iter().find(|(other, _)| std::ptr::eq(*other, link)));
-        match on {
-            Some((_, now)) => restore_route(&mut netlink, state, route, now, &mut restored),
+        match found.iter().find(|(link, _)| link.id == route.link) {
+            Some((link, now)) => restore_route(&mut netlink, link, route, now, &mut restored),
             None => restored.problems.push(format!("{}: its link is not there", describe(route))),
         }
     }
@@ -89,10 +88,10 @@ pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Err
     Ok(restored)
 }
 
-/// Whether this is hardware that the host can be reached through: [`apply`] waits for it.
+/// Whether this is a card that the host can be reached through: [`apply`] waits for it.
 pub fn is_needed(state: &NetworkState, link: &Link) -> bool {
-    let used = !link.addresses.is_empty() || state.routes.iter().any(|route| route.mac == link.mac);
-    link.kind.is_empty() && used
+    let used = !link.addresses.is_empty() || state.routes.iter().any(|route| route.link == link.id);
+    link.kind == LinkKind::Card && used
 }
 
 /// Looks at the links whenever one changes, until `enough` or the deadline; returns the last look.
@@ -137,12 +136,12 @@ pub(crate) fn oldest_first(link: &Link) -> impl Iterator<Item = &Address> {
 fn set_ipv6_policy(state: &NetworkState, link: &Link, now: &Present) {
     let directory = PathBuf::from("/proc/sys/net/ipv6/conf").join(&now.name);
     let advertised = link.addresses.iter().any(|address| address.autoconf)
-        || state.routes.iter().any(|route| route.mac == link.mac && route.v6 && route.protocol == wire::PROTOCOL_RA);
+        || state.routes.iter().any(|route| route.link == link.id && route.v6 && route.protocol == wire::PROTOCOL_RA);
     if !advertised {
         let _ = fs::write(directory.join("accept_ra"), "0");
     }
     // The default route is restored as it was; the router's own word for it would be a second one.
-    if state.routes.iter().any(|route| route.mac == link.mac && route.v6 && route.destination.is_none()) {
+    if state.routes.iter().any(|route| route.link == link.id && route.v6 && route.destination.is_none()) {
         let _ = fs::write(directory.join("accept_ra_defrtr"), "0");
     }
     // Else the link-local address could not be used for its first second, and routers are reached from it.
@@ -193,14 +192,14 @@ pub(crate) fn in_order(routes: &[Route]) -> Vec<&Route> {
     routes
 }
 
-fn restore_route(netlink: &mut Netlink, state: &NetworkState, route: &Route, now: &Present, restored: &mut Restored) {
+fn restore_route(netlink: &mut Netlink, link: &Link, route: &Route, now: &Present, restored: &mut Restored) {
     let action = format!("restore the {} on {}", describe(route), now.name);
     let mut attempt = |route: &Route| netlink.request(&action, add_route(now.index, route));
     let Err(error) = attempt(route) else { return };
     // A gateway may have been reached through something that is not restored; on its link it still answers.
     let mut route = route.clone();
     if let Some(gateway) = route.gateway.filter(|_| !route.onlink) {
-        let local = link_of(state, &route).is_some_and(|l| l.addresses.iter().any(|a| covers(a.ip, a.prefix, gateway)));
+        let local = link.addresses.iter().any(|address| covers(address.ip, address.prefix, gateway));
         route.onlink = true;
         if !local && attempt(&route).is_ok() {
             return;
@@ -273,11 +272,11 @@ fn await_carrier(
     patience: Duration,
     restored: &mut Restored,
 ) -> Result<(), Error> {
-    let has_default = |mac: Mac| state.routes.iter().any(|route| route.destination.is_none() && route.mac == mac);
-    let no_default = !found.iter().any(|(link, _)| has_default(link.mac));
+    let has_default = |id: LinkId| state.routes.iter().any(|route| route.destination.is_none() && route.link == id);
+    let no_default = !found.iter().any(|(link, _)| has_default(link.id));
     let wanted: Vec<_> = found
         .iter()
-        .filter(|(link, _)| link.up && (has_default(link.mac) || no_default && !link.addresses.is_empty()))
+        .filter(|(link, _)| link.up && (has_default(link.id) || no_default && !link.addresses.is_empty()))
         .collect();
     let running =
         |present: &[Present], index: u32| present.iter().any(|link| link.index == index && link.has_carrier());

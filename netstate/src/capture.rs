@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use anemos_proto::net::{Address, Link, NetworkState, Route};
+use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 
 use crate::Error;
 use crate::links::{Present, covers};
@@ -48,18 +48,12 @@ struct FoundAddress {
     address: Address,
 }
 
-struct FoundRoute {
-    index: u32,
-    /// Without the hardware address, which only the list of links knows.
-    route: Route,
-}
-
-fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[FoundRoute]) -> NetworkState {
+fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route]) -> NetworkState {
     let mut state = NetworkState::default();
     for link in present {
         let Some(mac) = link.identity().filter(|_| !link.is(wire::LINK_LOOPBACK)) else { continue };
         // Hyper-V's adapter takes the virtual function below it on its own.
-        if present.iter().any(|master| Some(master.index) == link.master && master.kind.is_empty()) {
+        if present.iter().any(|master| Some(master.index) == link.master && master.kind == LinkKind::Card) {
             continue;
         }
         let own = addresses.iter().filter(|found| found.index == link.index);
@@ -68,20 +62,33 @@ fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[FoundRout
         if !up && addresses.is_empty() {
             continue;
         }
-        let explicit = |found: &&FoundRoute| found.index == link.index && found.route.protocol != wire::PROTOCOL_KERNEL;
-        state.routes.extend(routes.iter().filter(explicit).map(|found| Route { mac, ..found.route.clone() }));
-        let (name, kind) = (link.name.clone(), link.kind.clone());
-        state.links.push(Link { name, mac, mtu: link.mtu, up, kind, driver: String::new(), addresses });
+        let explicit = |route: &&Route| route.link == link.id() && route.protocol != wire::PROTOCOL_KERNEL;
+        state.routes.extend(routes.iter().filter(explicit).cloned());
+        state.links.push(Link {
+            id: link.id(),
+            name: link.name.clone(),
+            kind: link.kind.clone(),
+            below: link.below(present),
+            mac,
+            mtu: link.mtu,
+            up,
+            driver: String::new(),
+            addresses,
+        });
+    }
+    let captured: Vec<_> = state.links.iter().map(|link| link.id).collect();
+    for link in &mut state.links {
+        link.below.retain(|id| captured.contains(id));
     }
     state
 }
 
 /// The address such that adding it makes the routes that were there. An address may have been added without a route to
 /// its network; then it is taken as a host address, since the other system's kernel would make that route.
-fn settled(found: &FoundAddress, routes: &[FoundRoute]) -> Address {
+fn settled(found: &FoundAddress, routes: &[Route]) -> Address {
     let mut address = found.address.clone();
     let network = address.peer.unwrap_or(address.ip);
-    let reached = routes.iter().filter(|route| route.index == found.index).any(|FoundRoute { route, .. }| {
+    let reached = routes.iter().filter(|route| route.link == LinkId(found.index)).any(|route| {
         route.gateway.is_none()
             && route.destination.is_some_and(|(ip, prefix)| prefix == address.prefix && covers(ip, prefix, network))
     });
@@ -127,7 +134,7 @@ fn parse_address(body: &[u8]) -> Option<FoundAddress> {
     Some(FoundAddress { index, no_prefix_route: flags & wire::ADDRESS_NO_PREFIX_ROUTE != 0, address })
 }
 
-fn parse_route(body: &[u8]) -> Option<FoundRoute> {
+fn parse_route(body: &[u8]) -> Option<Route> {
     let [family, prefix, _, _, table, protocol, scope, kind] = *body.first_chunk()?;
     let flags = get_u32(body, 8)?;
     if kind != wire::ROUTE_UNICAST || flags & wire::ROUTE_CLONED != 0 {
@@ -139,7 +146,8 @@ fn parse_route(body: &[u8]) -> Option<FoundRoute> {
         destination: None,
         v6,
         gateway: None,
-        mac: [0; 6],
+        // Known once all attributes are read.
+        link: LinkId(0),
         metric: 0,
         onlink: false,
         source: None,
@@ -170,7 +178,8 @@ fn parse_route(body: &[u8]) -> Option<FoundRoute> {
     route.destination = (prefix > 0).then_some((destination, prefix));
     route.gateway = hop.gateway;
     route.onlink = hop.flags & wire::HOP_ONLINK != 0;
-    Some(FoundRoute { index: hop.index?, route })
+    route.link = LinkId(hop.index?);
+    Some(route)
 }
 
 /// Where a route goes next.

@@ -1,10 +1,12 @@
 //! A Linux host's network: [`capture`] reads it over netlink, [`apply`] restores it in another kernel on the same
 //! hardware, [`render`] writes it down as configuration for a new system.
 //!
-//! Links are told apart by hardware address, because names depend on who gave them: without udev, `enp1s0` is `eth0`.
+//! Within a captured network, links have ids. In another kernel a card is found by its hardware address, because names
+//! depend on who gives them: what udev calls `enp1s0` is `eth0` without udev.
 //!
 //! What is not restored is never silently lost: [`Restored::problems`] says so. VLANs, bonds and bridges are captured
-//! with their kind and reported, and [`lost_ways`] tells beforehand if the host is reached through one; policy routing (tables other than main) is left out.
+//! with their kind and what they stand on, and reported; [`lost_ways`] tells beforehand if the host is reached through
+//! one. Policy routing (tables other than main) is left out.
 
 mod apply;
 mod capture;

@@ -1,8 +1,8 @@
-//! The links of this kernel, and which of them a captured link or route means.
+//! The links of this kernel, and which of them a captured link means.
 
 use std::net::IpAddr;
 
-use anemos_proto::net::{Link, NetworkState, Route};
+use anemos_proto::net::{Link, LinkId, LinkKind};
 
 use crate::Error;
 use crate::socket::Netlink;
@@ -18,8 +18,11 @@ pub struct Present {
     pub name: String,
     pub flags: u32,
     pub mtu: u32,
-    pub kind: String,
+    pub kind: LinkKind,
+    /// The bond, the bridge or the adapter that it is part of.
     pub master: Option<u32>,
+    /// The link that it is made on, as a VLAN is, or the other end of a pair of links.
+    pub lower: Option<u32>,
     pub mac: Option<Mac>,
     pub permanent: Option<Mac>,
 }
@@ -28,6 +31,7 @@ impl Present {
     /// Reads the body of a `RTM_NEWLINK`.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let mut link = Self { index: get_u32(body, 4)?, flags: get_u32(body, 8)?, ..Self::default() };
+        let mut elsewhere = false;
         for (kind, value) in attributes(body.get(16..)?) {
             match kind {
                 wire::IFLA_ADDRESS => link.mac = value.try_into().ok(),
@@ -35,14 +39,30 @@ impl Present {
                 wire::IFLA_IFNAME => link.name = text(value),
                 wire::IFLA_MTU => link.mtu = get_u32(value, 0)?,
                 wire::IFLA_MASTER => link.master = get_u32(value, 0),
+                wire::IFLA_LINK => link.lower = get_u32(value, 0),
+                // The index is of another network namespace.
+                wire::IFLA_LINK_NETNSID => elsewhere = true,
                 wire::IFLA_LINKINFO => {
                     let kind = attributes(value).find(|(kind, _)| *kind == wire::IFLA_INFO_KIND);
-                    link.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
+                    link.kind = kind.map(|(_, value)| LinkKind::of(text(value))).unwrap_or_default();
                 }
                 _ => {}
             }
         }
+        link.lower = link.lower.filter(|_| !elsewhere);
         Some(link)
+    }
+
+    pub fn id(&self) -> LinkId {
+        LinkId(self.index)
+    }
+
+    /// The links among `present` that this one stands on. The two ends of a pair (veth) stand on nothing.
+    pub fn below(&self, present: &[Self]) -> Vec<LinkId> {
+        let stands_on = |other: &&Self| {
+            other.master == Some(self.index) || self.lower == Some(other.index) && other.lower != Some(self.index)
+        };
+        present.iter().filter(|other| other.index != self.index).filter(stands_on).map(Self::id).collect()
     }
 
     /// All links, in the kernel's order.
@@ -50,9 +70,9 @@ impl Present {
         netlink.dump("links", wire::RTM_GETLINK, &[0; 16], Self::parse)
     }
 
-    /// The address that this link will have in a fresh kernel: for hardware the one burnt in, which a bond's member hides.
+    /// The address that this link will have in a fresh kernel: for a card the one burnt in, which a bond's member hides.
     pub fn identity(&self) -> Option<Mac> {
-        if self.kind.is_empty() { self.permanent.or(self.mac) } else { self.mac }
+        if self.kind == LinkKind::Card { self.permanent.or(self.mac) } else { self.mac }
     }
 
     /// Whether packets can pass. The carrier is known at once but used a moment later; the operational state is the
@@ -75,17 +95,6 @@ fn text(value: &[u8]) -> String {
 pub fn find<'a>(present: &'a [Present], wanted: &Link) -> Option<&'a Present> {
     let same = |link: &&Present| link.identity() == Some(wanted.mac) && link.kind == wanted.kind;
     present.iter().filter(same).min_by_key(|link| link.master.is_some())
-}
-
-/// The captured link that a route goes through. Where several share the address, it is the one in whose networks the
-/// route's gateway, source or destination is; else one with an address of the route's family, since a bridge's port and a
-/// bond's member have none.
-pub fn link_of<'a>(state: &'a NetworkState, route: &Route) -> Option<&'a Link> {
-    let near = route.gateway.or(route.source).or(route.destination.map(|(ip, _)| ip));
-    let covers = |link: &&Link| near.is_some_and(|ip| link.addresses.iter().any(|a| covers(a.ip, a.prefix, ip)));
-    let speaks = |link: &&Link| link.addresses.iter().any(|address| address.ip.is_ipv6() == route.v6);
-    let mut same = state.links.iter().filter(|link| link.mac == route.mac);
-    same.clone().find(covers).or_else(|| same.clone().find(speaks)).or_else(|| same.next())
 }
 
 /// Whether `ip` is in the network of `of`.
@@ -115,7 +124,7 @@ mod tests {
     fn present(index: u32, kind: &str, mac: u8, permanent: Option<u8>, master: Option<u32>) -> Present {
         Present {
             index,
-            kind: kind.to_owned(),
+            kind: LinkKind::of(kind.to_owned()),
             mac: Some([mac; 6]),
             permanent: permanent.map(|byte| [byte; 6]),
             master,
@@ -125,11 +134,13 @@ mod tests {
 
     fn link(kind: &str, mac: u8) -> Link {
         Link {
+            id: LinkId(1),
             name: String::new(),
+            kind: LinkKind::of(kind.to_owned()),
+            below: Vec::new(),
             mac: [mac; 6],
             mtu: 1500,
             up: true,
-            kind: kind.to_owned(),
             driver: String::new(),
             addresses: Vec::new(),
         }
@@ -149,6 +160,22 @@ mod tests {
         assert_eq!(index(&link("bond", 9)), Some(5));
         assert_eq!(index(&link("", 9)), None);
         assert_eq!(index(&link("vlan", 1)), None);
+    }
+
+    #[test]
+    fn what_stands_on_what() {
+        let made_on = |lower: u32, link: Present| Present { lower: Some(lower), ..link };
+        let links = [
+            present(2, "", 1, None, Some(4)),
+            present(3, "", 2, None, Some(4)),
+            present(4, "bond", 1, None, None),
+            made_on(4, present(5, "vlan", 1, None, None)),
+            made_on(7, present(6, "veth", 3, None, None)),
+            made_on(6, present(7, "veth", 4, None, None)),
+        ];
+        let below: Vec<_> = links.iter().map(|link| link.below(&links)).collect();
+        let ids = |ids: &[u32]| ids.iter().copied().map(LinkId).collect::<Vec<_>>();
+        assert_eq!(below, [ids(&[]), ids(&[]), ids(&[2, 3]), ids(&[4]), ids(&[]), ids(&[])]);
     }
 
     #[test]

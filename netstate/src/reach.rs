@@ -1,8 +1,6 @@
 //! Whether the host will be reached as it is now once its network is restored in another kernel.
 
-use anemos_proto::net::{Link, NetworkState};
-
-use crate::links::link_of;
+use anemos_proto::net::{Link, LinkKind, NetworkState};
 
 /// The links that the host is reached through and that are not restored: VLANs, bonds, bridges and the like, with a default
 /// route or with the address `reached_at` (which may have a zone, `fe80::1%br0`). Others of their kinds, such as those of
@@ -17,18 +15,18 @@ pub fn lost_ways<'a>(state: &'a NetworkState, reached_at: Option<&str>) -> Vec<&
     let is_way = |link: &Link| {
         zone == Some(&*link.name)
             || link.addresses.iter().any(|address| Some(address.ip) == ip)
-            || routed.iter().any(|route| link_of(state, route).is_some_and(|of| std::ptr::eq(of, link)))
+            || routed.iter().any(|route| route.link == link.id)
     };
-    state.links.iter().filter(|link| !link.kind.is_empty() && is_way(link)).collect()
+    state.links.iter().filter(|link| link.kind != LinkKind::Card && is_way(link)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use anemos_proto::net::{Address, Route};
+    use anemos_proto::net::{Address, LinkId, Route};
 
     use super::*;
 
-    fn link(name: &str, kind: &str, mac: u8, addresses: &[&str]) -> Link {
+    fn link(id: u32, name: &str, kind: &str, addresses: &[&str]) -> Link {
         let address = |ip: &&str| Address {
             ip: ip.parse().unwrap(),
             prefix: if ip.contains(':') { 64 } else { 24 },
@@ -39,23 +37,25 @@ mod tests {
             autoconf: false,
         };
         Link {
+            id: LinkId(id),
             name: name.into(),
-            mac: [mac; 6],
+            kind: LinkKind::of(kind.into()),
+            below: Vec::new(),
+            mac: [1; 6],
             mtu: 1500,
             up: true,
-            kind: kind.into(),
             driver: String::new(),
             addresses: addresses.iter().map(address).collect(),
         }
     }
 
-    fn default_route(gateway: &str, mac: u8) -> Route {
+    fn default_route(gateway: &str, link: u32) -> Route {
         let gateway: std::net::IpAddr = gateway.parse().unwrap();
         Route {
             destination: None,
             v6: gateway.is_ipv6(),
             gateway: Some(gateway),
-            mac: [mac; 6],
+            link: LinkId(link),
             metric: 0,
             onlink: false,
             source: None,
@@ -68,27 +68,26 @@ mod tests {
 
     #[test]
     fn ways_in() {
-        let card = || link("eth0", "", 1, &["192.0.2.10"]);
-        let member = || link("eth0", "", 1, &[]);
-        let bridge = || link("br0", "bridge", 1, &["192.0.2.10", "2001:db8::10"]);
-        let docker = || link("docker0", "bridge", 7, &["172.17.0.1"]);
-        let vlan = || link("eth0.7", "vlan", 1, &["198.51.100.10"]);
+        let card = || link(1, "eth0", "", &["192.0.2.10"]);
+        let member = || link(1, "eth0", "", &[]);
+        let bridge = || link(2, "br0", "bridge", &["192.0.2.10", "2001:db8::10"]);
+        let docker = || link(3, "docker0", "bridge", &["172.17.0.1"]);
+        let vlan = || link(4, "eth0.7", "vlan", &["198.51.100.10"]);
         for (links, gateways, reached_at, lost) in [
             (vec![card(), docker()], vec![("192.0.2.1", 1)], Some("192.0.2.10"), vec![]),
             (vec![card(), docker()], vec![("192.0.2.1", 1)], None, vec![]),
-            (vec![member(), bridge(), docker()], vec![("192.0.2.1", 1)], None, vec!["br0"]),
-            // The router's address says nothing about which of two links with one hardware address is meant.
-            (vec![member(), bridge()], vec![("fe80::1", 1)], None, vec!["br0"]),
+            (vec![member(), bridge(), docker()], vec![("192.0.2.1", 2)], None, vec!["br0"]),
+            (vec![member(), bridge()], vec![("fe80::1", 2)], None, vec!["br0"]),
             (vec![member(), bridge()], vec![], Some("2001:db8::10"), vec!["br0"]),
             (vec![member(), bridge()], vec![], Some("::ffff:192.0.2.10"), vec!["br0"]),
             (vec![member(), bridge()], vec![], Some("fe80::5%br0"), vec!["br0"]),
             (vec![member(), bridge()], vec![], None, vec![]),
             (vec![card(), vlan()], vec![("192.0.2.1", 1)], Some("192.0.2.10"), vec![]),
             (vec![card(), vlan()], vec![("192.0.2.1", 1)], Some("198.51.100.10"), vec!["eth0.7"]),
-            (vec![card(), vlan()], vec![("198.51.100.1", 1)], Some("nonsense"), vec!["eth0.7"]),
-            (vec![link("bond0", "bond", 1, &["192.0.2.10"])], vec![("192.0.2.1", 1)], None, vec!["bond0"]),
+            (vec![card(), vlan()], vec![("198.51.100.1", 4)], Some("nonsense"), vec!["eth0.7"]),
+            (vec![link(1, "bond0", "bond", &["192.0.2.10"])], vec![("192.0.2.1", 1)], None, vec!["bond0"]),
         ] {
-            let routes = gateways.iter().map(|(gateway, mac)| default_route(gateway, *mac)).collect();
+            let routes = gateways.iter().map(|(gateway, link)| default_route(gateway, *link)).collect();
             let state = NetworkState { links, routes, ..NetworkState::default() };
             let names: Vec<_> = lost_ways(&state, reached_at).iter().map(|link| &*link.name).collect();
             assert_eq!(names, lost, "{state:?} {reached_at:?}");

@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_resolver_that_is_left_behind() {
-        use anemos_proto::net::{Address, Link};
+        use anemos_proto::net::{Address, Link, LinkId, LinkKind};
         let address = Address {
             ip: "192.0.2.10".parse().unwrap(),
             prefix: 24,
@@ -151,11 +151,13 @@ mod tests {
             autoconf: false,
         };
         let link = Link {
+            id: LinkId(1),
             name: "eth0".into(),
+            kind: LinkKind::Card,
+            below: Vec::new(),
             mac: [1; 6],
             mtu: 1500,
             up: true,
-            kind: String::new(),
             driver: String::new(),
             addresses: vec![address],
         };

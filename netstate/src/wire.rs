@@ -34,9 +34,11 @@ pub const LINK_LOWER_UP: u32 = 0x1_0000;
 pub const IFLA_ADDRESS: u16 = 1;
 pub const IFLA_IFNAME: u16 = 3;
 pub const IFLA_MTU: u16 = 4;
+pub const IFLA_LINK: u16 = 5;
 pub const IFLA_MASTER: u16 = 10;
 pub const IFLA_LINKINFO: u16 = 18;
 pub const IFLA_INFO_KIND: u16 = 1;
+pub const IFLA_LINK_NETNSID: u16 = 37;
 pub const IFLA_PERM_ADDRESS: u16 = 54;
 
 pub const IFA_ADDRESS: u16 = 1;

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anemos_netstate::{Deadlines, Restored, apply, capture, render};
-use anemos_proto::net::NetworkState;
+use anemos_proto::net::{LinkId, LinkKind, NetworkState};
 
 /// Set in the process that runs inside the namespace.
 const INSIDE: &str = "ANEMOS_TEST_NAMESPACE";
@@ -50,11 +50,16 @@ fn plug(name: &str, mac: &str) {
     ip(&format!("link set {name}-far up addrgenmode none"));
 }
 
-/// Without the far ends, and without what a boot may change.
+/// Without the far ends, and without what a boot may change: names, and ids, which become the last byte of the address.
 fn comparable(mut state: NetworkState) -> NetworkState {
     state.links.retain(|link| !link.name.ends_with("-far"));
+    for route in &mut state.routes {
+        let link = state.links.iter().find(|link| link.id == route.link).unwrap();
+        route.link = LinkId(link.mac[5].into());
+    }
     for link in &mut state.links {
         link.name.clear();
+        link.id = LinkId(link.mac[5].into());
     }
     state
 }
@@ -95,7 +100,7 @@ fn a_static_host_is_restored() {
 
         assert_eq!(before.links.len(), 2);
         assert_eq!(before.links[0].mac, [0x52, 0x54, 0, 0, 0, 1]);
-        assert_eq!((before.links[0].mtu, before.links[0].kind.as_str()), (1400, "veth"));
+        assert_eq!((before.links[0].mtu, before.links[0].kind.name()), (1400, "veth"));
         let addresses: Vec<_> =
             before.links.iter().flat_map(|l| &l.addresses).map(|a| format!("{}/{}", a.ip, a.prefix)).collect();
         assert!(addresses.contains(&"2001:db8:5::1/128".to_owned()), "no route to its network: {addresses:?}");
@@ -141,7 +146,7 @@ fn a_missing_link_is_reported() {
         ip("route add default via 192.0.2.1 dev u0");
         let mut state = comparable(capture().unwrap());
         // Only hardware is waited for, so it passes for hardware; then only its absence can be seen.
-        state.links[0].kind.clear();
+        state.links[0].kind = LinkKind::Card;
         let patience = Deadlines { links: Duration::from_millis(300), ..quick() };
         let Restored { problems, .. } = apply(&state, patience).unwrap();
         assert_eq!(problems.len(), 2, "{problems:?}");
@@ -224,7 +229,7 @@ fn the_rendered_script_restores_the_same() {
         }
         let before = comparable(capture().unwrap());
         let mut hardware = before.clone();
-        hardware.links[0].kind.clear();
+        hardware.links[0].kind = LinkKind::Card;
         let files = render::iproute2(&hardware);
 
         ip("link delete u0");

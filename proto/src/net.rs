@@ -19,20 +19,61 @@ pub struct NetworkState {
     pub search: Vec<String>,
 }
 
+impl NetworkState {
+    /// The link of this id, if it was captured.
+    pub fn link(&self, id: LinkId) -> Option<&Link> {
+        self.links.iter().find(|link| link.id == id)
+    }
+}
+
+/// Names a link within one [`NetworkState`]: its index in the old system's kernel (`ifi_index` of rtnetlink(7)), which
+/// means nothing in another kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LinkId(pub u32);
+
+/// What a link is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum LinkKind {
+    /// A network card, real or a hypervisor's. Only cards are restored.
+    #[default]
+    Card,
+    /// A link that the kernel makes, by its name in `IFLA_INFO_KIND` of rtnetlink(7): `vlan`, `bond`, `bridge`, …
+    Made(String),
+}
+
+impl LinkKind {
+    /// The kind with this `IFLA_INFO_KIND`, which is empty for a card.
+    pub fn of(info_kind: String) -> Self {
+        if info_kind.is_empty() { Self::Card } else { Self::Made(info_kind) }
+    }
+
+    /// Its `IFLA_INFO_KIND`; empty for a card.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Card => "",
+            Self::Made(name) => name,
+        }
+    }
+}
+
 /// A network link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// Name under the old system. After the boot links are found by `mac`.
+    /// What routes and other links call it.
+    pub id: LinkId,
+    /// Name under the old system.
     pub name: String,
-    /// Hardware address.
+    /// What it is.
+    pub kind: LinkKind,
+    /// The captured links that it stands on: a VLAN's link, the members of a bond, the ports of a bridge.
+    pub below: Vec<LinkId>,
+    /// Hardware address. A card is found by it after the boot. A VLAN, a bond or a bridge has that of a link below it.
     pub mac: [u8; 6],
     /// Bytes.
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
-    /// Kind, as in `IFLA_INFO_KIND` (`vlan`, `bond`, `bridge`, …); empty for hardware.
-    pub kind: String,
-    /// Kernel driver of the hardware, or empty.
+    /// Kernel driver of a card, or empty.
     pub driver: String,
     /// Addresses, in the kernel's order.
     pub addresses: Vec<Address>,
@@ -66,8 +107,8 @@ pub struct Route {
     pub v6: bool,
     /// Next hop; `None` if the destination is on the link.
     pub gateway: Option<IpAddr>,
-    /// Hardware address of the link it goes through.
-    pub mac: [u8; 6],
+    /// The link it goes through.
+    pub link: LinkId,
     /// Metric (priority); 0 is the family's default.
     pub metric: u32,
     /// The gateway is to be reached though no address covers it.

@@ -7,6 +7,7 @@ use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
 use anemos_proto::config::{Finish, HostConfig, RunConfig};
 use anemos_proto::event::{AgentState, EventKind, Level, Outcome, StepOutcome, Stream, Unit};
 use anemos_proto::host::Firmware;
+use anemos_proto::net::LinkKind;
 use anemos_proto::stage::{BaseSource, KernelSource, KexecMethod, StageReply, StageRequest};
 use serde_reflection::{ContainerFormat, Format, Named, Registry, Samples, Tracer, TracerConfig, VariantFormat};
 
@@ -35,6 +36,7 @@ fn registry() -> Registry {
         BaseSource,
         KernelSource,
         KexecMethod,
+        LinkKind,
         EventKind,
         HostConfig,
         RunConfig,

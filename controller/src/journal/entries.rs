@@ -14,7 +14,7 @@
 
 use anemos_proto::event::{Event, EventKind, Stream};
 
-use super::Record;
+use super::{Record, by_mac};
 use crate::report::{Speaker, Update};
 
 /// A line that took longer or shorter to arrive than the one before, by less than so many milliseconds, is written down
@@ -217,7 +217,7 @@ pub fn read(mut bytes: &[u8], before: &mut Before, sink: &mut dyn FnMut(Entry)) 
         let mut content = bytes.get(..length)?;
         bytes = &bytes[length..];
         match *kind {
-            JSON => sink(serde_json::from_slice(content).map_or(Entry::Unknown, Entry::Record)),
+            JSON => sink(record(content).map_or(Entry::Unknown, Entry::Record)),
             LINES => read_lines(content, before, sink)?,
             COUNTED => {
                 let sent = get_difference(&mut content, &mut before.sent)?;
@@ -229,6 +229,15 @@ pub fn read(mut bytes: &[u8], before: &mut Before, sink: &mut dyn FnMut(Entry)) 
         }
     }
     Some(())
+}
+
+/// A record in JSON, of this build or of one before it.
+fn record(json: &[u8]) -> Option<Record> {
+    serde_json::from_slice(json).ok().or_else(|| {
+        let mut value = serde_json::from_slice(json).ok()?;
+        by_mac::give_ids(&mut value)?;
+        serde_json::from_value(value).ok()
+    })
 }
 
 fn read_lines(mut content: &[u8], before: &mut Before, sink: &mut dyn FnMut(Entry)) -> Option<()> {

@@ -10,6 +10,7 @@
 mod appender;
 mod attempt;
 mod blocks;
+mod by_mac;
 mod digest;
 mod entries;
 mod reader;

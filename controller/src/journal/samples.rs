@@ -4,7 +4,7 @@ use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
 use anemos_proto::ids::Digest;
-use anemos_proto::net::{Address, Link, NetworkState, Route};
+use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 
 use super::{OldSystem, Record};
 use crate::report::{Ending, Phase, PhaseSeconds, Speaker, Summary, Update};
@@ -57,11 +57,13 @@ fn facts() -> HostFacts {
         network: NetworkState {
             hostname: "web1".into(),
             links: vec![Link {
+                id: LinkId(1),
                 name: "ens3".into(),
+                kind: LinkKind::Card,
+                below: Vec::new(),
                 mac: [0x52, 0x54, 0, 1, 2, 3],
                 mtu: 1500,
                 up: true,
-                kind: String::new(),
                 driver: "virtio_net".into(),
                 addresses: vec![Address {
                     ip: "192.0.2.10".parse().unwrap(),
@@ -77,7 +79,7 @@ fn facts() -> HostFacts {
                 destination: Some(("2001:db8::".parse().unwrap(), 32)),
                 v6: true,
                 gateway: Some("fe80::1".parse().unwrap()),
-                mac: [0x52, 0x54, 0, 1, 2, 3],
+                link: LinkId(1),
                 metric: 100,
                 onlink: true,
                 source: None,

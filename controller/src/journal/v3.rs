@@ -10,6 +10,7 @@ use anemos_proto::codec;
 use serde::{Deserialize, Serialize};
 
 use super::blocks::crc;
+use super::by_mac;
 
 /// The byte after the magic: the version of the wire at that time.
 pub const FORMAT: u8 = 3;
@@ -75,7 +76,9 @@ fn of_today(record: Record) -> Option<super::Record> {
     let Record::Told { wall_ms, update: Update::Event(speaker, Event { seq, uptime_ms, wall_ms: clock, kind }) } =
         record
     else {
-        return serde_json::from_value(serde_json::to_value(record).ok()?).ok();
+        let mut value = serde_json::to_value(record).ok()?;
+        by_mac::give_ids(&mut value);
+        return serde_json::from_value(value).ok();
     };
     let EventKind::Log { stream, line } = kind else {
         let event = Event { seq, uptime_ms, wall_ms: clock, kind };

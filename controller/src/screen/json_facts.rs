@@ -1,7 +1,7 @@
 //! A host's facts in JSON: digests and addresses as text, enums as words.
 
 use anemos_proto::host::{Disk, Firmware, HostFacts, Partition};
-use anemos_proto::net::{Link, Route};
+use anemos_proto::net::{Link, NetworkState, Route};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -64,7 +64,7 @@ struct PartitionJson<'a> {
 #[derive(Serialize)]
 struct NetworkJson<'a> {
     links: Vec<LinkJson<'a>>,
-    routes: Vec<RouteJson>,
+    routes: Vec<RouteJson<'a>>,
     dns: Vec<String>,
     search: &'a [String],
 }
@@ -76,14 +76,16 @@ struct LinkJson<'a> {
     mtu: u32,
     up: bool,
     kind: &'a str,
+    below: Vec<&'a str>,
     driver: &'a str,
     addresses: Vec<String>,
 }
 
 #[derive(Serialize)]
-struct RouteJson {
+struct RouteJson<'a> {
     destination: String,
     gateway: Option<String>,
+    link: &'a str,
     mac: String,
     metric: u32,
     onlink: bool,
@@ -116,8 +118,8 @@ impl<'a> From<&'a HostFacts> for FactsJson<'a> {
                 lockdown: &facts.kexec.lockdown,
             },
             network: NetworkJson {
-                links: network.links.iter().map(LinkJson::from).collect(),
-                routes: network.routes.iter().map(RouteJson::from).collect(),
+                links: network.links.iter().map(|link| LinkJson::new(network, link)).collect(),
+                routes: network.routes.iter().filter_map(|route| RouteJson::new(network, route)).collect(),
                 dns: network.dns.iter().map(ToString::to_string).collect(),
                 search: &network.search,
             },
@@ -162,34 +164,38 @@ impl<'a> From<&'a Partition> for PartitionJson<'a> {
     }
 }
 
-impl<'a> From<&'a Link> for LinkJson<'a> {
-    fn from(link: &'a Link) -> Self {
+impl<'a> LinkJson<'a> {
+    fn new(network: &'a NetworkState, link: &'a Link) -> Self {
         Self {
             name: &link.name,
             mac: mac(link.mac),
             mtu: link.mtu,
             up: link.up,
-            kind: &link.kind,
+            kind: link.kind.name(),
+            below: link.below.iter().filter_map(|id| Some(&*network.link(*id)?.name)).collect(),
             driver: &link.driver,
             addresses: link.addresses.iter().map(|address| format!("{}/{}", address.ip, address.prefix)).collect(),
         }
     }
 }
 
-impl From<&Route> for RouteJson {
-    fn from(route: &Route) -> Self {
+impl<'a> RouteJson<'a> {
+    /// `None` if its link is not among the network's.
+    fn new(network: &'a NetworkState, route: &Route) -> Option<Self> {
+        let link = network.link(route.link)?;
         let destination = match route.destination {
             Some((ip, prefix)) => format!("{ip}/{prefix}"),
             None if route.v6 => "::/0".to_owned(),
             None => "0.0.0.0/0".to_owned(),
         };
-        Self {
+        Some(Self {
             destination,
             gateway: route.gateway.map(|gateway| gateway.to_string()),
-            mac: mac(route.mac),
+            link: &link.name,
+            mac: mac(link.mac),
             metric: route.metric,
             onlink: route.onlink,
-        }
+        })
     }
 }
 

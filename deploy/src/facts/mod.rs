@@ -54,7 +54,7 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
 /// The links that the host is reached through and that can't be restored in RAM, as `br0 (bridge)`.
 pub fn lost_ways(network: &NetworkState, reached_at: Option<&str>) -> Vec<String> {
     let lost = anemos_netstate::lost_ways(network, reached_at);
-    lost.iter().map(|link| format!("{} ({})", link.name, link.kind)).collect()
+    lost.iter().map(|link| format!("{} ({})", link.name, link.kind.name())).collect()
 }
 
 /// `uname -r`.

@@ -1,10 +1,10 @@
 use std::fmt::Write as _;
 
-use anemos_proto::net::{Link, NetworkState};
+use anemos_proto::net::{Link, LinkKind, NetworkState};
 
 use super::{Files, HEADER, ip_address, ip_route, resolv_conf};
 use crate::apply::{in_order, oldest_first};
-use crate::links::{link_of, mac_text};
+use crate::links::mac_text;
 
 const FUNCTION: &str = r#"
 # Prints the name of the link with hardware address $1 as soon as it is there. Names depend on who gives them.
@@ -32,7 +32,7 @@ ip link set dev lo up
 /// so leased addresses become static. One failing command does not stop the others.
 pub fn iproute2(state: &NetworkState) -> Files {
     let mut text = format!("#!/bin/sh\n{HEADER}{FUNCTION}");
-    for link in state.links.iter().filter(|link| link.kind.is_empty() && link.up) {
+    for link in state.links.iter().filter(|link| link.kind == LinkKind::Card && link.up) {
         text += &commands(link, state);
     }
     vec![("etc/network.sh".into(), text), resolv_conf(state)]
@@ -49,8 +49,7 @@ fn commands(link: &Link, state: &NetworkState) -> String {
     for address in oldest_first(link) {
         line(&format!(r#"ip address replace {} dev "$dev""#, ip_address(address)));
     }
-    let own = |route: &&anemos_proto::net::Route| link_of(state, route).is_some_and(|owner| std::ptr::eq(owner, link));
-    for route in in_order(&state.routes).into_iter().filter(own) {
+    for route in in_order(&state.routes).into_iter().filter(|route| route.link == link.id) {
         line(&ip_route(route, r#""$dev""#));
     }
     out + "fi\n"

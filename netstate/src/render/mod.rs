@@ -13,14 +13,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anemos_proto::net::{Address, Link, NetworkState, Route};
+use anemos_proto::net::{Address, Link, LinkKind, NetworkState, Route};
 
 pub use ifupdown::ifupdown;
 pub use iproute2::iproute2;
 pub use netplan::netplan;
 pub use networkd::networkd;
 
-use crate::links::link_of;
 use crate::wire::PROTOCOL_RA;
 use crate::write_resolv_conf;
 
@@ -38,10 +37,13 @@ const HEADER: &str = "# Written by Anemos at deployment, from the network as it 
 
 /// What is in the state but in no rendered file, a sentence each.
 pub fn left_out(state: &NetworkState) -> Vec<String> {
-    let kinds = state.links.iter().filter(|link| !link.kind.is_empty());
-    let mut lines: Vec<_> =
-        kinds.map(|link| format!("{} is a {}, which is not rendered", link.name, link.kind)).collect();
-    let lost = state.routes.iter().filter(|route| link_of(state, route).is_none_or(|link| !link.kind.is_empty()));
+    let not_rendered = |link: &Link| match &link.kind {
+        LinkKind::Card => None,
+        LinkKind::Made(kind) => Some(format!("{} is a {kind}, which is not rendered", link.name)),
+    };
+    let mut lines: Vec<_> = state.links.iter().filter_map(not_rendered).collect();
+    let is_rendered = |route: &Route| state.link(route.link).is_some_and(|link| link.kind == LinkKind::Card);
+    let lost = state.routes.iter().filter(|route| !is_rendered(route));
     lines.extend(lost.map(|route| format!("the route to {} has no rendered link", destination(route))));
     lines
 }
@@ -90,14 +92,13 @@ struct Plan<'a> {
 }
 
 fn plan(state: &NetworkState) -> Vec<Plan<'_>> {
-    let hardware = || state.links.iter().filter(|link| link.kind.is_empty());
+    let cards = || state.links.iter().filter(|link| link.kind == LinkKind::Card);
     let routes_of = |link: &Link| {
-        let own = |route: &&Route| link_of(state, route).is_some_and(|owner| std::ptr::eq(owner, link));
-        crate::apply::in_order(&state.routes).into_iter().filter(own).collect::<Vec<_>>()
+        crate::apply::in_order(&state.routes).into_iter().filter(|route| route.link == link.id).collect::<Vec<_>>()
     };
     let has_default = |link: &Link| routes_of(link).iter().any(|route| route.destination.is_none());
-    let gateway = hardware().find(|link| has_default(link)).or_else(|| hardware().next());
-    hardware()
+    let gateway = cards().find(|link| has_default(link)).or_else(|| cards().next());
+    cards()
         .map(|link| {
             let routes = routes_of(link);
             let leased = |address: &Address| address.valid_s.is_some() || address.autoconf;
@@ -119,7 +120,7 @@ fn plan(state: &NetworkState) -> Vec<Plan<'_>> {
                 ra,
                 addresses: link.addresses.iter().filter(|address| !leased(address)).collect(),
                 routes: routes.into_iter().filter(|route| !comes_by_itself(route)).collect(),
-                dns: gateway.is_some_and(|gateway| std::ptr::eq(gateway, link)),
+                dns: gateway.is_some_and(|gateway| gateway.id == link.id),
             }
         })
         .collect()

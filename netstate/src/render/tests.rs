@@ -1,4 +1,4 @@
-use anemos_proto::net::{Address, Link, NetworkState, Route};
+use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 use proptest::prelude::*;
 
 use super::*;
@@ -8,8 +8,17 @@ fn address(ip: &str, prefix: u8) -> Address {
 }
 
 fn link(name: &str, last: u8, addresses: Vec<Address>) -> Link {
-    let mac = [0x52, 0x54, 0, 0, 0, last];
-    Link { name: name.into(), mac, mtu: 1500, up: true, kind: String::new(), driver: "virtio_net".into(), addresses }
+    Link {
+        id: LinkId(last.into()),
+        name: name.into(),
+        kind: LinkKind::Card,
+        below: Vec::new(),
+        mac: [0x52, 0x54, 0, 0, 0, last],
+        mtu: 1500,
+        up: true,
+        driver: "virtio_net".into(),
+        addresses,
+    }
 }
 
 fn default_route(gateway: &str, last: u8, protocol: u8) -> Route {
@@ -18,7 +27,7 @@ fn default_route(gateway: &str, last: u8, protocol: u8) -> Route {
         destination: None,
         v6: gateway.is_ipv6(),
         gateway: Some(gateway),
-        mac: [0x52, 0x54, 0, 0, 0, last],
+        link: LinkId(last.into()),
         metric: 0,
         onlink: false,
         source: None,
@@ -49,12 +58,18 @@ fn leased_host() -> NetworkState {
     let made = Address { valid_s: Some(86400), preferred_s: Some(14400), autoconf: true, ..address("2001:db8::7", 64) };
     let private =
         Route { destination: Some(("10.0.0.0".parse().unwrap(), 8)), metric: 10, ..default_route("10.1.0.1", 2, 3) };
+    let vlan = Link {
+        id: LinkId(3),
+        kind: LinkKind::Made("vlan".into()),
+        below: vec![LinkId(2)],
+        ..link("eth1.7", 2, vec![address("10.7.0.5", 16)])
+    };
     NetworkState {
         hostname: "host".into(),
         links: vec![
             link("eth0", 1, vec![lease, made]),
             Link { mtu: 1400, ..link("eth1", 2, vec![address("10.1.0.5", 16)]) },
-            Link { kind: "vlan".into(), ..link("eth1.7", 2, vec![address("10.7.0.5", 16)]) },
+            vlan,
         ],
         routes: vec![default_route("198.51.100.1", 1, 3), default_route("fe80::1", 1, PROTOCOL_RA), private],
         dns: vec!["198.51.100.1".parse().unwrap()],

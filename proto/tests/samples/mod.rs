@@ -8,7 +8,7 @@ use anemos_proto::config::{Deadlines, Finish, HostConfig, RunConfig};
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
 use anemos_proto::ids::BlobRef;
-use anemos_proto::net::{Address, Link, NetworkState, Route};
+use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 use anemos_proto::stage::{
     BaseSource, Failure, KernelSource, KexecMethod, StagePlan, StageReply, StageRequest, Staged,
 };
@@ -41,11 +41,13 @@ pub fn network() -> NetworkState {
     NetworkState {
         hostname: "web1".into(),
         links: vec![Link {
+            id: LinkId(2),
             name: "ens3".into(),
+            kind: LinkKind::Made("bond".into()),
+            below: vec![LinkId(3), LinkId(4)],
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
             mtu: 1500,
             up: true,
-            kind: String::new(),
             driver: "virtio_net".into(),
             addresses: vec![
                 Address {
@@ -72,7 +74,7 @@ pub fn network() -> NetworkState {
             destination: None,
             v6: false,
             gateway: Some(ip("192.0.2.1")),
-            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+            link: LinkId(2),
             metric: 100,
             onlink: true,
             source: None,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
 use anemos_proto::ids::Digest;
-use anemos_proto::net::{Address, Link, NetworkState, Route};
+use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 
 use crate::report::{Ending, Phase, PhaseSeconds, Report, Speaker, Summary, Update};
 
@@ -119,11 +119,13 @@ pub fn facts() -> HostFacts {
         network: NetworkState {
             hostname: "web1".into(),
             links: vec![Link {
+                id: LinkId(1),
                 name: "ens3".into(),
+                kind: LinkKind::Card,
+                below: Vec::new(),
                 mac,
                 mtu: 1500,
                 up: true,
-                kind: String::new(),
                 driver: "virtio_net".into(),
                 addresses: vec![Address {
                     ip,
@@ -139,7 +141,7 @@ pub fn facts() -> HostFacts {
                 destination: None,
                 v6: false,
                 gateway: Some([192, 0, 2, 1].into()),
-                mac,
+                link: LinkId(1),
                 metric: 0,
                 onlink: false,
                 source: None,
