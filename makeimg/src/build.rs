@@ -17,8 +17,9 @@ use crate::imgbuild::Imgbuild;
 use crate::inputs::{self, Input, Putting};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
-use crate::settings::{Bootloader, Filesystem, Format, Table, Target};
+use crate::settings::{Format, Target};
 use crate::sources::{self, Sources};
+use crate::words::{Bootloader, Filesystem, Table};
 #[cfg(feature = "all-targets")]
 use crate::{alpine, arch};
 use crate::{declare, functions, output};

@@ -24,3 +24,4 @@ pub mod sources;
 pub mod supervise;
 pub mod template;
 pub mod volumes;
+pub mod words;

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::command::{Context, Tool};
 use crate::problem::Problem;
-use crate::settings::{Compression, Format};
+use crate::settings::Format;
+use crate::words::Compression;
 
 /// Name of what comes out, in the output directory; nothing with `format=custom`.
 pub fn name(imgname: &str, format: &Format) -> Option<String> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::volumes::{self, Volume};
+use crate::words::{Bootloader, Compression, Filesystem, Table, size};
 use crate::{alpine, arch, sources};
 
 /// What is bootstrapped.
@@ -50,101 +51,6 @@ pub enum Format {
     Dir,
     /// What `setup` prepares and `cleanup` finishes.
     Custom,
-}
-
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $word:literal $(| $also:literal)*,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$item_doc])* $item,)*
-        }
-
-        impl $name {
-            /// The words, in the order of the manual, without other words for the same.
-            pub const WORDS: &'static [&'static str] = &[$($word),*];
-
-            /// As an IMGBUILD has it.
-            pub fn from_word(word: &str) -> Option<Self> {
-                match word {
-                    $($word $(| $also)* => Some(Self::$item),)*
-                    _ => None,
-                }
-            }
-
-            /// As an IMGBUILD has it.
-            pub fn word(self) -> &'static str {
-                match self {
-                    $(Self::$item => $word,)*
-                }
-            }
-        }
-    };
-}
-
-words! {
-    /// Kind of partition table.
-    Table {
-        /// The PC's old one.
-        Msdos = "msdos",
-        /// GUID partition table.
-        Gpt = "gpt",
-    }
-}
-
-words! {
-    /// Kind of file system.
-    Filesystem {
-        /// ext4.
-        Ext4 = "ext4",
-        /// ext3.
-        Ext3 = "ext3",
-        /// ext2.
-        Ext2 = "ext2",
-        /// XFS.
-        Xfs = "xfs",
-        /// Btrfs.
-        Btrfs = "btrfs",
-    }
-}
-
-impl Filesystem {
-    /// The program that makes it.
-    pub fn mkfs(self) -> &'static str {
-        match self {
-            Self::Ext4 => "mkfs.ext4",
-            Self::Ext3 => "mkfs.ext3",
-            Self::Ext2 => "mkfs.ext2",
-            Self::Xfs => "mkfs.xfs",
-            Self::Btrfs => "mkfs.btrfs",
-        }
-    }
-}
-
-words! {
-    /// How an archive is compressed: the ending of its name.
-    Compression {
-        /// Not at all.
-        None = "none",
-        /// gzip.
-        Gzip = "gz" | "gzip",
-        /// xz.
-        Xz = "xz",
-        /// zstd.
-        Zstd = "zst" | "zstd",
-        /// bzip2.
-        Bzip2 = "bz2" | "bzip2",
-    }
-}
-
-words! {
-    /// What starts the kernel of a raw image.
-    Bootloader {
-        /// GRUB, for BIOS and UEFI.
-        Grub = "grub",
-        /// Nothing, or what `provision` installs.
-        None = "none",
-    }
 }
 
 /// Somebody who can log in.
@@ -508,7 +414,7 @@ fn format(value: &str) -> Result<Format, Wrong> {
     let word = |at: usize| rest.get(at).copied();
     match kind {
         "raw" => Ok(Format::Raw {
-            size: word(0).map_or(Ok(SIZE), size)?,
+            size: word(0).map_or(Ok(SIZE), |word| size(word).or_else(|(what, hint)| wrong("format", what, hint)))?,
             table: word(1)
                 .map_or(Ok(Table::Msdos), |w| choose(w, "partition table", Table::from_word, Table::WORDS))?,
             filesystem: word(2)
@@ -527,28 +433,6 @@ fn format(value: &str) -> Result<Format, Wrong> {
 
 fn choose<T>(word: &str, kind: &str, from: impl Fn(&str) -> Option<T>, words: &[&str]) -> Result<T, Wrong> {
     from(word).map_or_else(|| wrong("format", format!("{word:?} is no {kind}"), choices(word, words)), Ok)
-}
-
-/// A size as truncate(1) and parted's binary units have it: `8G` and `8GiB` are 8 x 2^30, `8GB` is 8 x 10^9 bytes.
-pub fn size(text: &str) -> Result<u64, Wrong> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let step = |base: u64| {
-        let at = "KMGT".find(unit.chars().next()?.to_ascii_uppercase())?;
-        base.checked_pow(at as u32 + 1)
-    };
-    let unit = match unit.get(1..) {
-        None => Some(1),
-        Some("" | "iB") => step(1024),
-        Some("B") => step(1000),
-        Some(_) => None,
-    };
-    let bytes = number.parse().ok().zip(unit).and_then(|(number, unit): (u64, u64)| number.checked_mul(unit));
-    match bytes {
-        Some(bytes) if bytes >= 1 << 20 => Ok(bytes),
-        Some(bytes) => wrong("format", format!("{bytes} bytes are no disk"), "say the unit, such as 8G".to_owned()),
-        None => wrong("format", format!("{text:?} is no size"), "such as 8G, 900M or 20GB".to_owned()),
-    }
 }
 
 fn packages(value: &str) -> Result<Vec<String>, Wrong> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{Filesystem, size};
+use crate::words::{Filesystem, size};
 
 /// Where a file system belongs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ impl Volume {
         } else if let Some(filesystem) = Filesystem::from_word(word) {
             self.filesystem.replace(filesystem).is_none()
         } else if word.starts_with(|c: char| c.is_ascii_digit()) {
-            let bytes = size(word).map_err(|wrong| wrong.what)?;
+            let bytes = size(word).map_err(|(what, _)| what)?;
             self.size.replace(Size::Bytes(bytes)).is_none()
         } else {
             return Err(format!("{word:?} is no size, no file system and not `keep`"));

@@ -11,8 +11,8 @@ use makeimg::command::{Cancel, Context};
 use makeimg::disk::{Disk, Wanted};
 use makeimg::project::{self, Request};
 use makeimg::report::Report;
-use makeimg::settings::{Filesystem, Table};
 use makeimg::volumes::{self, Volume};
+use makeimg::words::{Filesystem, Table};
 use rustix::mount::{UnmountFlags, unmount};
 
 const MIB: u64 = 1 << 20;

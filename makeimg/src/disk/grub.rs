@@ -8,13 +8,15 @@ use std::path::Path;
 
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::Disk;
-use super::layout::{FIRST, Role, SECTOR};
+use super::geometry::{CODE, FIRST, SECTOR};
+use super::layout::Role;
+use super::making::Disk;
 use crate::chroot::{Chroot, environment};
 use crate::command::{self, Context, Tool};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
-use crate::settings::{Filesystem, Target};
+use crate::settings::Target;
+use crate::words::Filesystem;
 
 impl Disk {
     /// What the distribution's initramfs must be told to find the root, unless it is told already.
@@ -267,8 +269,6 @@ const KERNEL_SECTOR: usize = 0x5c;
 /// Where core.img's first sector keeps the list of the rest: start (8 bytes), length in sectors (2) and segment (2)
 /// (grub-core/boot/i386/pc/diskboot.S).
 const BLOCKLIST: usize = SECTOR as usize - 12;
-/// The boot sector's end of code: after it come the disk's signature and the partitions.
-pub(super) const CODE: usize = 0x1b8;
 
 /// Puts GRUB's boot.img into a disk's boot sector, and its core.img where `start` (a sector) and `room` (bytes) say. What else the
 /// boot sector holds stays.

@@ -5,21 +5,16 @@
 
 use std::fmt::Write as _;
 
+use super::geometry::{END, FIRST, MIB, SECTOR};
 use super::old::{Kept, Old};
 use crate::problem::Problem;
-use crate::settings::{Filesystem, Table};
 use crate::volumes::{At, Size, Volume};
+use crate::words::{Filesystem, Table};
 
-pub const SECTOR: u64 = 512;
-pub const MIB: u64 = 1 << 20;
-/// Where partitions begin.
-pub const FIRST: u64 = MIB;
 /// Room for GRUB's image on a GPT, in bytes.
 const BIOS_BOOT: u64 = MIB;
 /// The EFI system partition's size in bytes. FAT32 takes 33 MiB at least.
 const ESP: u64 = 64 * MIB;
-/// Left free at the end, for the second copy of a GPT.
-pub const END: u64 = MIB;
 /// Less than this in bytes is no file system's room.
 const LEAST: u64 = 32 * MIB;
 /// An MBR's numbers have 32 bits.

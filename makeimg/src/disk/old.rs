@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::layout::FIRST;
+use super::geometry::FIRST;
 use crate::command::{Context, Tool};
 use crate::problem::Problem;
-use crate::settings::Table;
 use crate::volumes::{At, Volume};
+use crate::words::Table;
 
 /// A partition table, as `sfdisk --dump` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,273 @@
+//! A disk while it is made: its partitions, and its file systems on a directory.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::geometry::{CODE, END, FIRST, SECTOR};
+use super::layout::{Part, Role, Wanted};
+use super::old::{self, Kept, Old};
+use crate::command::{Context, Tool};
+use crate::inside::Inside;
+use crate::problem::{Doing, Problem};
+use crate::volumes::At;
+use crate::words::Filesystem;
+
+/// A file system that was made.
+#[derive(Debug)]
+pub(super) struct Made {
+    role: Role,
+    /// A loop device.
+    pub(super) device: String,
+    /// The same, opened before anything was written: it is told of errors.
+    opened: File,
+    pub(super) uuid: String,
+}
+
+/// A disk being made, its file systems mounted.
+#[derive(Debug)]
+pub struct Disk {
+    pub(super) wanted: Wanted,
+    /// The raw image, or a disk's device.
+    pub(super) image: PathBuf,
+    /// For mount points and the like.
+    pub(super) work: PathBuf,
+    is_device: bool,
+    root: PathBuf,
+    pub(super) parts: Vec<Part>,
+    /// What was there, if any of it is kept.
+    old: Option<Old>,
+    kept: Vec<Kept>,
+    pub(super) made: Vec<Made>,
+    /// In the order of mounting: mount points, and their directories, opened before anything was written.
+    mounted: Vec<(PathBuf, File)>,
+}
+
+impl Disk {
+    /// Makes a raw image's file, its partitions and file systems, and mounts them on a directory.
+    ///
+    /// # Errors
+    /// It is too small, or a tool failed.
+    pub fn image(context: &Context, mut wanted: Wanted, work: &Path, root: &Path) -> Result<Self, Problem> {
+        wanted.volumes.retain(|volume| {
+            if volume.size.is_none() {
+                context.report.warn(format!("filesystems: {}: an image has nothing to keep", volume.name()));
+            }
+            volume.size.is_some()
+        });
+        let image = work.join("image");
+        let file = File::create_new(&image).doing(|| format!("making {}", image.display()))?;
+        file.set_len(wanted.size).doing(|| format!("making {}", image.display()))?;
+        let mut disk = Self::new(wanted, image, work, root, None, Vec::new())?;
+        disk.write_table(context, &disk.parts)?;
+        disk.make(context)?;
+        Ok(disk)
+    }
+
+    /// The same on a disk. What was there, and is not kept, is lost at once; the new partition table is written by [`Disk::finish`], so
+    /// that nothing starts a system that is half built. Until then, the disk's table has what is kept.
+    ///
+    /// # Errors
+    /// It is too small, something to keep can't be kept, or a tool failed. Until everything has its place, nothing is written.
+    pub fn device(context: &Context, wanted: Wanted, device: &Path, work: &Path, root: &Path) -> Result<Self, Problem> {
+        let doing = || format!("wiping the partition table of {}", device.display());
+        let mut file = OpenOptions::new().read(true).write(true).open(device).doing(doing)?;
+        // A block device has no length in its metadata.
+        let size = io::Seek::seek(&mut file, io::SeekFrom::End(0)).doing(doing)?;
+        let (mut old, mut kept) = (None, Vec::new());
+        if wanted.volumes.iter().any(|volume| volume.keep) {
+            old = old::read(context, device)?;
+            kept = old::find(context, device, old.as_ref(), &wanted.volumes)?;
+        }
+        let old = old.filter(|_| !kept.is_empty());
+        let table = old.as_ref().map_or(wanted.table, |old| old.table);
+        let wanted = Wanted { size, table, ..wanted };
+        let mut disk = Self { is_device: true, ..Self::new(wanted, device.to_owned(), work, root, old, kept)? };
+        // What follows can't be undone.
+        context.cancel.check()?;
+        let wipe = |from: u64, to: u64| file.write_all_at(&vec![0; (to - from) as usize], from);
+        if disk.kept.is_empty() {
+            // The tables at both ends, and whatever signature the space before the first partition has.
+            wipe(0, FIRST).and_then(|()| wipe(size / SECTOR * SECTOR - END, size / SECTOR * SECTOR)).doing(doing)?;
+        } else {
+            disk.write_table(context, &[])?;
+            wipe(0, CODE as u64).doing(doing)?;
+        }
+        file.sync_all().doing(doing)?;
+        drop(file);
+        disk.make(context)?;
+        Ok(disk)
+    }
+
+    fn new(
+        wanted: Wanted,
+        image: PathBuf,
+        work: &Path,
+        root: &Path,
+        old: Option<Old>,
+        kept: Vec<Kept>,
+    ) -> Result<Self, Problem> {
+        let parts = wanted.place(&kept)?;
+        let (work, root) = (work.to_owned(), root.to_owned());
+        let (made, mounted) = (Vec::new(), Vec::new());
+        Ok(Self { wanted, image, work, is_device: false, root, parts, old, kept, made, mounted })
+    }
+
+    /// A table with these partitions and what is kept.
+    fn write_table(&self, context: &Context, parts: &[Part]) -> Result<(), Problem> {
+        let script = self.wanted.script(parts, self.old.as_ref(), &self.kept);
+        let sfdisk = Tool::new("sfdisk").args(["--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never"]);
+        sfdisk.arg(&self.image).input(script).run(context)
+    }
+
+    fn make(&mut self, context: &Context) -> Result<(), Problem> {
+        for part in self.parts.clone() {
+            let mkfs = match part.role {
+                Role::BiosBoot => continue,
+                Role::Esp => Tool::new("mkfs.vfat").args(["-F", "32", "-n", "EFI"]),
+                Role::Volume(index) => self.mkfs(index),
+            };
+            let device = self.attach(context, &part)?;
+            let opened = File::open(&device).doing(|| format!("opening {device}"))?;
+            mkfs.arg(&device).run(context)?;
+            let uuid = self.id(context, &device)?;
+            self.made.push(Made { role: part.role, device, opened, uuid });
+        }
+        for index in 0..self.wanted.volumes.len() {
+            let Some(made) = self.made(Role::Volume(index)) else { continue };
+            let Some(path) = self.wanted.volumes[index].path() else { continue };
+            let below = Path::new(path.trim_start_matches('/'));
+            let at = self.root.join(below);
+            let made_at = Inside::open(&self.root).and_then(|image| image.dir(below).map(drop));
+            made_at.doing(|| format!("making {}", at.display()))?;
+            Tool::new("mount").args(["-t", self.filesystem(index).word(), &made.device]).arg(&at).run(context)?;
+            let root = File::open(&at).doing(|| format!("opening {}", at.display()))?;
+            self.mounted.push((at, root));
+        }
+        Ok(())
+    }
+
+    pub(super) fn filesystem(&self, volume: usize) -> Filesystem {
+        self.wanted.filesystem_of(&self.wanted.volumes[volume])
+    }
+
+    fn mkfs(&self, index: usize) -> Tool {
+        let volume = &self.wanted.volumes[index];
+        if volume.at == At::Swap {
+            return Tool::new("mkswap").args(["-q", "-L", &volume.label]);
+        }
+        let filesystem = self.filesystem(index);
+        let tool = Tool::new(filesystem.mkfs());
+        match filesystem {
+            Filesystem::Ext4 | Filesystem::Ext3 | Filesystem::Ext2 => {
+                tool.args(["-q", "-F", "-L", &volume.label, "-E", "lazy_itable_init=1"])
+            }
+            Filesystem::Xfs | Filesystem::Btrfs => tool.args(["-q", "-f", "-L", &volume.label]),
+        }
+    }
+
+    pub(super) fn made(&self, role: Role) -> Option<&Made> {
+        self.made.iter().find(|made| made.role == role)
+    }
+
+    /// The UUID of the root.
+    pub(super) fn root_uuid(&self) -> &str {
+        self.made(Role::Volume(0)).map_or("", |made| &made.uuid)
+    }
+
+    fn attach(&self, context: &Context, part: &Part) -> Result<String, Problem> {
+        let mut losetup = Tool::new("losetup").args(["--find", "--show"]);
+        if self.is_device {
+            // What is written is on the disk, and not in memory twice.
+            losetup = losetup.arg("--direct-io=on");
+        }
+        let losetup = losetup.args(["--offset", &part.start.to_string(), "--sizelimit", &part.size.to_string()]);
+        let said = losetup.arg(&self.image).output(context)?;
+        Ok(String::from_utf8_lossy(&said).trim().to_owned())
+    }
+
+    fn id(&self, context: &Context, device: &str) -> Result<String, Problem> {
+        let said = Tool::new("blkid").args(["-p", "-s", "UUID", "-o", "value", device]).output(context)?;
+        let uuid = String::from_utf8_lossy(&said).trim().to_owned();
+        if uuid.is_empty() {
+            return Err(Problem::build(format!("the file system on {device} of {} has no UUID", self.image.display())));
+        }
+        Ok(uuid)
+    }
+
+    /// What fstab(5) says of it.
+    pub fn fstab(&self) -> String {
+        let mut text = String::new();
+        for (index, volume) in self.wanted.volumes.iter().enumerate() {
+            let kept = self.kept.iter().find(|kept| kept.volume == index);
+            let (uuid, kind) = match (kept, self.made(Role::Volume(index))) {
+                (Some(kept), _) => (&kept.uuid, &*kept.kind),
+                (None, Some(made)) => (&made.uuid, self.filesystem(index).word()),
+                (None, None) => continue,
+            };
+            let _ = match &volume.at {
+                At::Swap => writeln!(text, "UUID={uuid} none swap sw 0 0"),
+                At::Nowhere => continue,
+                At::Path(path) => {
+                    let is_root = path == "/";
+                    let is_ext = kind.starts_with("ext");
+                    let options = match kept {
+                        // What was there before does not keep the new system from starting.
+                        Some(_) => "defaults,nofail",
+                        None if is_ext && is_root => "errors=remount-ro",
+                        None => "defaults",
+                    };
+                    let pass = if is_ext { 2 - u8::from(is_root) } else { 0 };
+                    writeln!(text, "UUID={uuid} {path} {kind} {options} 0 {pass}")
+                }
+            };
+        }
+        if let Some(esp) = self.made(Role::Esp) {
+            let _ = writeln!(text, "UUID={} /boot/efi vfat umask=0077,nofail 0 1", esp.uuid);
+        }
+        text
+    }
+
+    /// Mount points of what is kept, which nothing is mounted on while the system is built.
+    pub fn kept_paths(&self) -> impl Iterator<Item = &str> {
+        self.kept.iter().filter_map(|kept| self.wanted.volumes[kept.volume].path())
+    }
+
+    /// Everything is written, or an error: what went wrong in the background is told here, or never.
+    fn flush(&self) -> Result<(), Problem> {
+        for (at, root) in &self.mounted {
+            rustix::fs::syncfs(root).doing(|| format!("writing the file system of {}", at.display()))?;
+        }
+        for made in &self.made {
+            made.opened.sync_all().doing(|| format!("writing {}", self.image.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Makes it whole. An image's file systems are unmounted; a disk's stay mounted, for whoever ordered it.
+    ///
+    /// # Errors
+    /// Something still uses it, or it can't be written.
+    pub fn finish(mut self, context: &Context) -> Result<(), Problem> {
+        self.flush()?;
+        if self.is_device {
+            return self.write_table(context, &self.parts);
+        }
+        while let Some((at, root)) = self.mounted.pop() {
+            drop(root);
+            unmount(&at, UnmountFlags::empty()).doing(|| format!("unmounting {}", at.display()))?;
+        }
+        for Made { device, opened, .. } in self.made.drain(..) {
+            // What unmounting has written, too.
+            opened.sync_all().doing(|| format!("writing {}", self.image.display()))?;
+            drop(opened);
+            Tool::new("losetup").args(["--detach", &device]).run(context)?;
+        }
+        let file = File::open(&self.image).doing(|| format!("opening {}", self.image.display()))?;
+        file.sync_all().doing(|| format!("writing {}", self.image.display()))
+    }
+}
