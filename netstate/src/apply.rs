@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 
-use crate::Error;
+use crate::error::Error;
 use crate::links::{Present, covers, find, mac_text};
 use crate::socket::Netlink;
 use crate::wire::{self, Message};

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 
-use crate::Error;
+use crate::error::Error;
 use crate::links::{Present, covers};
 use crate::resolv;
 use crate::socket::Netlink;

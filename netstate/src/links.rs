@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anemos_proto::net::{Link, LinkId, LinkKind};
 
-use crate::Error;
+use crate::error::Error;
 use crate::socket::Netlink;
 use crate::wire::{self, attributes, get_u32};
 

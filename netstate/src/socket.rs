@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::Error;
+use crate::error::Error;
 use crate::wire::{self, Message, Received};
 
 /// How long the kernel has for an answer. It normally takes microseconds; a driver may hold the lock while it probes.

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::NetworkState;
 
-use super::{Files, HEADER, Plan, ip_address, ip_route, plan, resolv_conf};
+use super::plan::{Files, HEADER, Plan, ip_address, ip_route, plan, resolv_conf};
 use crate::links::mac_text;
 
 /// interfaces(5), with a systemd.link(5) file for each link that pins its old name to its hardware address, because

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::{Link, LinkKind, NetworkState};
 
-use super::{Files, HEADER, ip_address, ip_route, resolv_conf};
+use super::plan::{Files, HEADER, ip_address, ip_route, resolv_conf};
 use crate::apply::{in_order, oldest_first};
 use crate::links::mac_text;
 

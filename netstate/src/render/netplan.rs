@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::NetworkState;
 
-use super::{Files, HEADER, Plan, SCOPE_LINK, destination, metric, plan};
+use super::plan::{Files, HEADER, Plan, SCOPE_LINK, destination, metric, plan};
 use crate::links::mac_text;
 
 /// netplan(5) YAML.

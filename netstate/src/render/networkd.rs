@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::NetworkState;
 
-use super::{Files, HEADER, Plan, SCOPE_LINK, destination, metric, plan, resolv_conf};
+use super::plan::{Files, HEADER, Plan, SCOPE_LINK, destination, metric, plan, resolv_conf};
 use crate::links::mac_text;
 
 /// systemd.network(5) files, one a link, and `etc/resolv.conf` for systems without systemd-resolved.

@@ -1,7 +1,9 @@
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 use proptest::prelude::*;
 
+use super::plan::HEADER;
 use super::*;
+use crate::wire::PROTOCOL_RA;
 
 fn address(ip: &str, prefix: u8) -> Address {
     Address { ip: ip.parse().unwrap(), prefix, peer: None, scope: 0, valid_s: None, preferred_s: None, autoconf: false }
