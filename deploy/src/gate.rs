@@ -34,7 +34,8 @@ impl Gate {
         if std::mem::take(&mut state.loaded) { sys::kexec::unload() } else { Ok(()) }
     }
 
-    /// As [`close`](Self::close), but from a panic, which may have come in the middle of a loading: then nothing is done.
+    /// As [`close`](Self::close), but called from a panic. If the panic came in the middle of a loading, nothing is
+    /// done.
     pub fn abandon(&self) {
         let state = match self.0.try_lock() {
             Ok(state) => Some(state),

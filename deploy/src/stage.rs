@@ -231,8 +231,8 @@ fn can_be_restored(network: &NetworkState, reached_at: Option<&str>) -> Result<(
 
 fn no_names(servers: &[String]) -> String {
     format!(
-        "names will not resolve in RAM: /etc/resolv.conf names only {}, which cannot be taken along; if the payload needs \
-         names, put a name server of the network there first, or let the payload write its own resolv.conf",
+        "names will not resolve in RAM: /etc/resolv.conf names only {}, which cannot be taken along; if the payload \
+         needs names, put a name server of the network there first, or let the payload write its own resolv.conf",
         servers.join(" and ")
     )
 }

@@ -8,17 +8,18 @@ use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::progress;
 
-/// What is there without being named.
+/// Packages that are installed without being named.
 const BASE: &str = "alpine-base";
 
 /// What the image may take from the building machine.
 pub const HOSTCONF: [&str; 2] = ["keyring", "repositories"];
 
-/// Where the building machine has them.
+/// The directory in which the building machine has its repositories and keys.
 const THEIRS: &str = "/etc/apk";
 
-/// Fills an empty directory. The project's `repositories` says where packages come from, and the image does not get it; its
-/// `keys` say who signs them, and the image gets them. It gets all that is the building machine's.
+/// Installs Alpine into an empty directory. Packages come from where the project's file `repositories` says, and that
+/// file is not copied into the image. The keys that packages are signed with are in the project's `keys`, and are
+/// copied. What `hostconf` takes from the building machine is copied, too.
 ///
 /// # Errors
 /// There is no list of repositories, or what the tool said.

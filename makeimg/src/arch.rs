@@ -6,13 +6,13 @@ use crate::command::{Context, Tool};
 use crate::problem::Problem;
 use crate::progress::{self, Step};
 
-/// What is there without being named, as pacstrap(8) has it if nothing is.
+/// Packages that are installed without being named: those that pacstrap(8) installs if none is named.
 const BASE: &str = "base";
 
 /// What the image may take from the building machine.
 pub const HOSTCONF: [&str; 2] = ["keyring", "mirrorlist"];
 
-/// Fills an empty directory. `pacman.conf` in the project's directory is used, if it is there.
+/// Installs Arch Linux into an empty directory. `pacman.conf` in the project's directory is used, if it is there.
 ///
 /// # Errors
 /// What the tool said.

@@ -1,5 +1,5 @@
-//! A build, step by step. It runs in mount and PID namespaces of its own, which `supervise` makes, so that nothing that it
-//! mounts or starts can outlive it.
+//! A build, step by step. It runs in mount and PID namespaces of its own, which `supervise` makes, so that nothing that
+//! it mounts or starts can outlive it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -39,7 +39,7 @@ pub struct Job {
     pub mirror: Option<String>,
     /// The URL of the archive that has Debian's security updates, or `none`, in place of what the IMGBUILD says.
     pub security: Option<String>,
-    /// Where that may be, if nobody says where it is.
+    /// The URL of an archive that may have Debian's security updates, for when neither of the above names one.
     pub known_security: Option<String>,
     /// Where the result goes.
     pub output_dir: PathBuf,
@@ -47,7 +47,8 @@ pub struct Job {
     pub work: PathBuf,
 }
 
-/// A disk that becomes what an IMGBUILD describes, in place of a file: its `format` counts only for its partition table and file system.
+/// A disk that becomes what an IMGBUILD describes, in place of a file. Of `format` only the partition table and the
+/// file system count then.
 pub struct Machine<'a> {
     /// Its device.
     pub disk: &'a Path,
@@ -296,7 +297,7 @@ fn fill(
     Ok(disk)
 }
 
-/// What a mirror, if one is named, and the archives that belong to it have.
+/// The package sources that the named mirror and the archives that belong to it offer; `None` if no mirror is named.
 fn sources(job: &Job, context: &Context) -> Result<Option<Sources>, Problem> {
     let (Target::Debian { suite }, Some(mirror)) = (&job.imgbuild.settings.target, &job.mirror) else {
         return Ok(None);
@@ -305,7 +306,8 @@ fn sources(job: &Job, context: &Context) -> Result<Option<Sources>, Problem> {
     Sources::find(context, &job.sources(suite), mirror).map(Some)
 }
 
-/// Sources of the author's are the image's only ones: those of the same archive must not be there twice.
+/// Removes our file of package sources if the author's inputs have another one: apt warns of an archive that is named
+/// twice.
 fn own_sources(image: &Inside, inputs: &[Input]) -> io::Result<()> {
     let has =
         |path: &str| inputs.iter().any(|input| input.path == Path::new(path) && input.kind != inputs::Kind::Patch);
@@ -329,7 +331,7 @@ fn fstab(image: &Inside, disk: &Disk) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Takes out what tells of the build and not of the system: it would differ each time.
+/// Removes logs and caches of the build, which would make each image of the same IMGBUILD different.
 fn tidy(image: &Inside) {
     let logs = [
         "alternatives.log",

@@ -1,5 +1,5 @@
-//! Running programs in an image, with /proc, /sys, /dev, /run and name resolution as they expect them. What is mounted is so
-//! for this mount namespace only, and all of it is gone with the value.
+//! Running programs in an image, with /proc, /sys, /dev, /run and name resolution as they expect them. File systems are
+//! mounted in this mount namespace only, and [`Chroot`] unmounts them when it is dropped.
 
 use std::fs;
 use std::io;
@@ -37,7 +37,8 @@ pub struct Chroot<'a> {
     lent: Vec<Lent>,
 }
 
-/// A file that is there for the time being. It is not mounted, since what is mounted on can't be replaced by a link.
+/// A file that is in the image only while a [`Chroot`] exists. It is written and not bind-mounted, because a program in
+/// the image could not replace a mount point by a symbolic link.
 #[derive(Debug)]
 struct Lent {
     path: &'static Path,
@@ -69,7 +70,7 @@ impl<'a> Chroot<'a> {
             c"newinstance,ptmxmode=0666,mode=620,gid=5",
         )?;
         chroot.mount("dev/shm", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777")?;
-        // unshare(1) mounts /proc, once it is in the namespace that it will be about.
+        // /proc is missing here: unshare(1) mounts it in the PID namespace whose processes it is to show.
         image.dir(Path::new("proc")).doing(|| "making the image's /proc".into())?;
         chroot.resolver()?;
         chroot.policy()?;
@@ -130,7 +131,7 @@ impl<'a> Chroot<'a> {
         Ok(symlinkat(format!("../../{node}"), &by_uuid, uuid)?)
     }
 
-    /// Names are resolved as the building machine does.
+    /// Makes programs in the image resolve names as the building machine does.
     fn resolver(&mut self) -> Result<(), Problem> {
         let doing = || "giving the image the building machine's /etc/resolv.conf".to_owned();
         let Ok(theirs) = fs::read("/etc/resolv.conf") else { return Ok(()) };
@@ -139,7 +140,7 @@ impl<'a> Chroot<'a> {
         if found != Some(FileType::Symlink) {
             return self.lend(conf, theirs, 0o644).doing(doing);
         }
-        // Where a link leads to is made for the time being, in /run, or, if it leads elsewhere, is left alone.
+        // A link to something in /run that is not there yet gets its target. A link to elsewhere is left alone.
         if !self.image.exists("etc/resolv.conf")
             && let Ok(link) =
                 rustix::fs::readlinkat(self.image.dir(Path::new("etc")).doing(doing)?, "resolv.conf", Vec::new())
@@ -185,7 +186,7 @@ impl<'a> Chroot<'a> {
 
 impl Drop for Chroot<'_> {
     fn drop(&mut self) {
-        // Detached at least: nothing that runs here has them open, and the namespace ends with the build.
+        // A lazy unmount is enough: no program that runs has files open there, and the namespace ends with the build.
         while let Some(at) = self.mounted.pop() {
             let _ = unmount(place(&at), UnmountFlags::DETACH);
         }

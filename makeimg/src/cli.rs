@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 /// Builds system images from an IMGBUILD.
 ///
-/// An IMGBUILD is a POSIX shell script in a project's directory that says what is in an image: which distribution, which
-/// packages, which files. Without a command, `makeimg` builds. docs/IMGBUILD.md is the manual of the format.
+/// An IMGBUILD is a POSIX shell script in a project's directory that says what is in an image: which distribution,
+/// which packages, which files. Without a command, `makeimg` builds. docs/IMGBUILD.md is the manual of the format.
 #[derive(Debug, Parser)]
 #[command(name = "makeimg", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {

@@ -19,12 +19,12 @@ use crate::report::Report;
 const LAST: usize = 6;
 /// A line longer than this (bytes) is cut into several.
 const LONGEST: u64 = 16 << 10;
-/// For the rest of what was printed once the program has ended; what it left running may hold its output open for ever.
+/// How long the rest of a program's output is awaited after its end: a process that it left may keep the output open.
 const REST: Duration = Duration::from_secs(1);
-/// For a program that was told to end, before it is made to.
+/// How long a program that was told to end gets before it is killed.
 const MERCY: Duration = Duration::from_secs(5);
 
-/// Stops a build: the program that runs is ended, and no other begins.
+/// Stops a build: ends the program that runs, and no other begins.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<Mutex<State>>);
 

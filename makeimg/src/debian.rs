@@ -25,7 +25,7 @@ pub struct Debian<'a> {
 /// What apt and debootstrap say when they fail.
 const ERRORS: [&str; 2] = ["E: ", "W: Couldn't download package "];
 
-/// Fills an empty directory.
+/// Installs Debian into an empty directory.
 ///
 /// # Errors
 /// What the tool said.
@@ -109,7 +109,7 @@ fn complete(context: &Context, image: &Inside, packages: &[String], progress: &m
     run(&["clean"], &[])
 }
 
-/// Takes out what only the bootstrap needed, and what must be another in every machine.
+/// Removes what only the bootstrap needed, and what must differ from machine to machine.
 fn tidy(image: &Inside) -> std::io::Result<()> {
     for dir in ["var/lib/apt/lists", "var/cache/apt/archives", "var/cache/apt"] {
         for name in

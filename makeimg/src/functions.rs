@@ -14,8 +14,8 @@ const IN_IMAGE: &str = "/run/makeimg/IMGBUILD";
 
 const SCRIPT: &str = include_str!("function.sh");
 
-/// Runs a function on the building machine, in the project's directory, with these variables besides those of the caller's own
-/// that mean nothing here.
+/// Runs a function on the building machine, in the project's directory, with these variables and those of the caller's
+/// environment that mean nothing to makeimg.
 ///
 /// # Errors
 /// It failed, or the build was cancelled.
@@ -63,7 +63,7 @@ fn run(context: &Context, imgbuild: &Imgbuild, function: &'static str, tool: Too
     })?;
     let Err(Ended { status, last }) = ended else { return Ok(()) };
     let failed = format!("{function}() failed ({status})");
-    // The shell's own word on where it was, if it came at the end.
+    // The shell names the line at which it failed in its last message.
     if let Some((line, what)) = place
         && last.last().is_some_and(|last| last.ends_with(&what))
     {

@@ -31,7 +31,7 @@ pub struct Imgbuild {
 pub struct Reading {
     /// The IMGBUILD, or all that keeps it from being built.
     pub result: Result<Imgbuild, Vec<Problem>>,
-    /// What is allowed, and hardly meant.
+    /// Warnings: what is allowed, but probably not meant.
     pub warnings: Vec<Problem>,
 }
 
@@ -93,11 +93,11 @@ fn problem(path: &Path, text: &str, wrong: settings::Wrong) -> Problem {
     }
 }
 
-/// Names that the author of an IMGBUILD made up, and that are almost ours. Those that begin with `_` are private, as in a
-/// PKGBUILD (PKGBUILD(5)).
+/// Names that the author of an IMGBUILD uses and that differ little from a name that has a meaning. Names that begin
+/// with `_` are private, as in a PKGBUILD (PKGBUILD(5)).
 fn slips(path: &Path, text: &str, names: &BTreeSet<String>) -> Vec<Problem> {
     let variables = names.iter().filter_map(|name| {
-        // What the shell has of its own or from the environment is no slip of the author's.
+        // A variable that the IMGBUILD does not assign is the shell's own or the environment's.
         let line = assignment(text, name)?;
         let private = name.starts_with('_') || VARIABLES.contains(&name.as_str());
         let meant = (!private).then(|| settings::nearest(name, VARIABLES))??;
@@ -143,8 +143,8 @@ impl Imgbuild {
         }
         let text = std::fs::read(&self.path).unwrap_or_default();
         let line = assignment(&String::from_utf8_lossy(&text), "format");
-        let what = "format: with `custom`, setup() makes the layout of the disk; on a machine's own disk makeimg makes it, and \
-                    would wipe what setup() made";
+        let what = "format: with `custom`, setup() makes the layout of the disk; on a machine's own disk makeimg makes \
+                    it, and would wipe what setup() made";
         let hint = "say `raw` and `filesystems`, or partition and install by a script in place of an IMGBUILD";
         Some(Problem::new(&self.path, line, what).hint(hint))
     }
@@ -221,7 +221,8 @@ mod tests {
     #[test]
     fn slips_are_told_and_private_names_are_not() {
         let (reading, said) = read_text(
-            "target=debian\npakages=vim\nFormat=dir\nversion=1\n_packages=x\nTMPDIR=/tmp\nprovison() {\n:\n}\nhelper() { :; }\n",
+            "target=debian\npakages=vim\nFormat=dir\nversion=1\n_packages=x\nTMPDIR=/tmp\nprovison() {\n:\n}\n\
+             helper() { :; }\n",
         );
         assert!(reading.result.is_ok());
         assert_eq!(

@@ -16,7 +16,7 @@ use crate::template;
 /// Ends the name of a patch, after the name of what it changes.
 pub const PATCH: &str = ".makeimg.patch";
 
-/// Endings of encrypted files' names, which the image's files don't have.
+/// Endings of encrypted files' names. The files in the image have names without them.
 const ENCRYPTED: [&str; 4] = [".age", ".gpg", ".pgp", ".asc"];
 
 /// How an input gets into the image.
@@ -380,7 +380,8 @@ mod tests {
         let problem = project.put("files", None).unwrap_err();
         assert_eq!(
             project.short(&problem),
-            "files/a.makeimg.patch:3: this hunk does not apply to /a:\n    @@ -1,3 +1,3 @@\n     one\n    -two\n    +zwei\n     three"
+            "files/a.makeimg.patch:3: this hunk does not apply to /a:\n    @@ -1,3 +1,3 @@\n     one\n    -two\n    \
+             +zwei\n     three"
         );
         assert_eq!(project.image("a").0, "one\nTWO\nthree\n");
         fs::write(project.path("image/a"), "one\nzwei\nthree\n").unwrap();

@@ -1,5 +1,5 @@
-//! Files in an image's root directory. Paths are resolved as if that were `/`, so no symbolic link in the image leads to
-//! the machine that builds it (openat2(2), `RESOLVE_IN_ROOT`; Linux 5.6).
+//! Files in an image's root directory. Paths are resolved as if that were `/`, so no symbolic link in the image leads
+//! to the machine that builds it (openat2(2), `RESOLVE_IN_ROOT`; Linux 5.6).
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -1,5 +1,5 @@
-//! Builds system images from an IMGBUILD, a POSIX shell script that says what is in them. docs/IMGBUILD.md is the format's
-//! manual.
+//! Builds system images from an IMGBUILD, a POSIX shell script that says what is in them. docs/IMGBUILD.md is the
+//! format's manual.
 
 pub mod alpine;
 pub mod arch;

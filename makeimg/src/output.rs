@@ -37,8 +37,8 @@ pub fn tools(format: &Format) -> Vec<&'static str> {
     std::iter::once("tar").chain(program).collect()
 }
 
-/// Packs a directory, sorted by name. With `SOURCE_DATE_EPOCH` set nothing in it is later than that, and the same directory gives the
-/// same bytes (reproducible-builds.org's specification; tar(1)).
+/// Packs a directory, sorted by name. If `SOURCE_DATE_EPOCH` is set, no time in the archive is later than that, and
+/// equal directories give equal bytes (reproducible-builds.org's specification; tar(1)).
 ///
 /// # Errors
 /// It can't be read or written.
@@ -63,7 +63,7 @@ pub fn tar(context: &Context, root: &Path, archive: &Path, compression: Compress
     tool.arg("--file").arg(archive).arg("--directory").arg(root).arg(".").run(context)
 }
 
-/// A path that is not there yet, next to an output.
+/// A path next to an output at which nothing is yet.
 pub fn work_dir(output_dir: &Path, imgname: &str) -> PathBuf {
     output_dir.join(format!("{}{}", work_prefix(imgname), std::process::id()))
 }

@@ -3,11 +3,11 @@
 use crate::command::{Context, Tool};
 use crate::problem::Problem;
 
-/// Done, total (0 if nobody knows) and what, if a line tells it.
+/// What a line says of progress, if anything: how much is done, of how much (0 if that is not known), and what.
 pub type Step<'a> = Option<(u64, u64, &'a str)>;
 
-/// Runs a package manager to its good end. `read` finds progress in its lines; the first line with one of `errors` at its beginning is
-/// the reason if it fails: those after it only say that something did.
+/// Runs a package manager, which must succeed. `read` finds progress in its lines. If it fails, the first line that
+/// begins with one of `errors` is the reason, because the errors after it only follow from that.
 ///
 /// # Errors
 /// What it said.

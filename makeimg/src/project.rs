@@ -26,7 +26,7 @@ pub struct Request {
     pub mirror: Option<String>,
     /// The URL of the archive that has Debian's security updates, or `none`, in place of what the IMGBUILD says.
     pub security: Option<String>,
-    /// Where that may be, if nobody says where it is.
+    /// The URL of an archive that may have Debian's security updates, for when neither of the above names one.
     pub known_security: Option<String>,
     /// Where the result goes.
     pub output_dir: PathBuf,
@@ -37,7 +37,7 @@ pub struct Request {
 pub struct Read {
     /// What is to be built, or everything that keeps it from being built.
     pub job: Result<Job, Vec<Problem>>,
-    /// What is allowed, and hardly meant.
+    /// Warnings: what is allowed, but probably not meant.
     pub warnings: Vec<Problem>,
 }
 

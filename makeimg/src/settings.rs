@@ -150,16 +150,15 @@ const FORMATS: &[&str] = &["raw", "tar", "dir", "custom"];
 const SIZE: u64 = 8 << 30;
 
 impl Settings {
-    /// Understands the variables. `default_name` is the image's where the IMGBUILD gives none. Everything that is wrong is
-    /// told, not only the first.
+    /// Reads the values of the variables. `default_name` is the image's name if the IMGBUILD gives none.
     ///
     /// # Errors
-    /// What is wrong.
+    /// Everything that is wrong with the values, and not only the first.
     pub fn from_variables(variables: &BTreeMap<String, String>, default_name: &str) -> Result<Self, Vec<Wrong>> {
         let mut wrong = Vec::new();
         let value = |name: &str| variables.get(name).map(String::as_str);
         let name = value("imgname").filter(|name| !name.is_empty()).map_or_else(
-            // A directory may have a name that nobody would choose for a file.
+            // The default is a directory's name, which may have characters that are not allowed here.
             || Ok(imgname(default_name).unwrap_or_else(|_| "image".to_owned())),
             imgname,
         );
@@ -191,7 +190,7 @@ impl Settings {
         let authorized_keys = keep(&mut wrong, items("authorized_keys", value("authorized_keys"), authorized_key));
         let filesystems = keep(&mut wrong, filesystems(value("filesystems")));
         let cmdline = value("cmdline").unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-        // Those of GRUB's own parser are among them.
+        // Some of these mean something to GRUB's parser, too.
         if cmdline.contains(['"', '\'', '\\', '$', '`', ';', '&', '|', '<', '>', '{', '}'])
             || cmdline.split(' ').any(|word| word.starts_with('#'))
         {
@@ -237,7 +236,7 @@ impl Settings {
         })
     }
 
-    /// What is allowed in the variables that these come from, and hardly meant.
+    /// Warnings about the variables that these settings come from: what is allowed, but probably not meant.
     pub fn doubts(&self, variables: &BTreeMap<String, String>) -> Vec<Wrong> {
         let value = |name: &str| variables.get(name).map_or("", |value| value.trim_end());
         let known = self.target.hostconf();
@@ -384,7 +383,7 @@ fn target(value: Option<&str>, suite: Option<&str>) -> Result<Target, Wrong> {
     let suite = suite.map(str::trim).filter(|suite| !suite.is_empty()).unwrap_or("stable");
     match value.map(str::trim) {
         Some("debian") => {
-            // It becomes part of a URL and of commands.
+            // The suite becomes part of a URL and of commands.
             if !suite.chars().all(|c| c.is_ascii_alphanumeric() || "._/-".contains(c)) || suite.starts_with('-') {
                 return wrong("debian_suite", format!("{suite:?} is no suite"), "such as stable or trixie".to_owned());
             }
@@ -448,13 +447,13 @@ fn packages(value: &str) -> Result<Vec<String>, Wrong> {
     Ok(names)
 }
 
-/// The word that was meant, or all that there are.
+/// A hint: the word that was probably meant, or all words that there are.
 fn choices(word: &str, words: &[&str]) -> String {
     nearest(word, words)
         .map_or_else(|| format!("there are {}", words.join(", ")), |near| format!("did you mean {near:?}?"))
 }
 
-/// The word that this is most likely a slip of.
+/// The one of `words` that `word` probably is a misspelling of.
 pub fn nearest<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
     let lower = word.to_ascii_lowercase();
     let distance = |other: &str| strsim::osa_distance(&lower, &other.to_ascii_lowercase());

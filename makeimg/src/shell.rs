@@ -22,15 +22,16 @@ pub struct Evaluated {
     pub printed: String,
 }
 
-/// Reads an IMGBUILD, and asks for variables and functions by name. The working directory is the IMGBUILD's (not that of
-/// what it is a link to), standard input is empty, and of what the caller's environment has, only `hidden` is hidden from it.
+/// Runs an IMGBUILD in a shell, and reads the named variables and functions. The working directory is the IMGBUILD's
+/// (if that is a link, the link's), and standard input is empty. The script gets the caller's environment but for the
+/// variables in `hidden`.
 ///
 /// The script is checked as a whole before its first command runs, and runs under `set -e`.
 ///
 /// # Errors
 /// It is no script, a command of it failed, or it ended the shell.
 pub fn evaluate(path: &Path, hidden: &[&str], variables: &[&str], functions: &[&str]) -> Result<Evaluated, Problem> {
-    // Where `.` does not search PATH for it.
+    // `.` searches PATH for a name without a slash.
     let path = &std::path::absolute(path).map_err(|e| Problem::new(path, None, format!("can't be read: {e}")))?;
     let checked = run(path, sh(path).arg("-n").arg(path))?;
     if !checked.status.success() {
@@ -54,7 +55,7 @@ pub fn evaluate(path: &Path, hidden: &[&str], variables: &[&str], functions: &[&
 
 fn sh(path: &Path) -> Command {
     let mut command = Command::new(SHELL);
-    // Messages are looked at.
+    // The shell's messages are parsed, so they must not be translated.
     command.env("LC_ALL", "C").stdin(Stdio::null());
     if let Some(dir) = path.parent() {
         command.current_dir(dir);
@@ -87,8 +88,9 @@ pub(crate) fn located(path: &Path, line: &str) -> Option<(u32, String)> {
     Some((number.parse().ok()?, what.to_owned()))
 }
 
-/// Records that end with a NUL: `Vname=value`, `Fname`, and `S`, after which comes what `set` prints. `None`: `S` is missing,
-/// so the shell ended early. An error is the name of a variable.
+/// Parses records that end with a NUL: `Vname=value`, `Fname`, and `S`, which the output of `set` follows. Returns
+/// `None` if `S` is missing, because the shell ended early. The error is the name of a variable whose value is no
+/// UTF-8.
 fn parse(mut bytes: &[u8]) -> Result<Option<Evaluated>, String> {
     let mut told = Evaluated::default();
     while let Some(end) = bytes.iter().position(|&byte| byte == 0) {

@@ -10,11 +10,11 @@ use crate::problem::{Doing, Problem};
 
 /// Where apt keeps what fetches a file as it would fetch an index, by the proxies and with the passwords that it has.
 const HELPER: &str = "/usr/lib/apt/apt-helper";
-/// Suites that are nobody's release: what is repaired in them comes in as everything else does.
+/// Suites that are no release, and so have no security archive: repairs come into them as all other packages do.
 const ROLLING: [&str; 4] = ["sid", "unstable", "experimental", "rc-buggy"];
 /// Where the sources are, in the image.
 pub const FILE: &str = "etc/apt/sources.list.d/debian.sources";
-/// Where they were before there were stanzas, and where tools put theirs.
+/// The older file for sources, one a line, which tools still write.
 pub const OLD_FILE: &str = "etc/apt/sources.list";
 
 /// What sources are wanted.
@@ -26,7 +26,7 @@ pub struct Wanted<'a> {
     pub components: &'a [String],
     /// The URL of the archive that has the security updates, or [`NONE`]; where it is not said, it is looked for.
     pub security: Option<&'a str>,
-    /// Where it may be, besides what the mirror's own URL tells.
+    /// URL at which it may be, besides those that follow from the mirror's own URL.
     pub known: Option<&'a str>,
     /// A directory for what is asked for.
     pub work: &'a Path,
@@ -292,7 +292,7 @@ fn fresh(release: String) -> Result<String, String> {
     }
 }
 
-/// What matters of what a program said of a file that it could not get.
+/// The part of a program's message that says why it could not get a file.
 fn reason(said: &[String], url: &str) -> String {
     let line = said.iter().find(|line| line.contains("Failed to fetch") || line.contains("ERROR")).or(said.last());
     let line = line.map_or("nobody says why", |line| line.as_str());
@@ -312,7 +312,7 @@ fn time(date: &str) -> Option<u64> {
     let [_, day, month, year, clock, "UTC" | "GMT" | "+0000"] = words[..] else { return None };
     let month = "JanFebMarAprMayJunJulAugSepOctNovDec".find(month)? as u64 / 3;
     let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
-    // Years that begin in March have the odd day at their end.
+    // If years begin in March, the leap day is their last.
     let (month, year) = if month < 2 { (month + 10, year.checked_sub(1)?) } else { (month - 2, year) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
     let mut clock = clock.split(':').map(|part| part.parse::<u64>().ok());

@@ -1,8 +1,8 @@
 //! Running a build so that nothing of it outlives this process, however it ends.
 //!
-//! The build is a process with mount and PID namespaces of its own: what it mounts is seen by nobody else, and the kernel ends
-//! all of it with its first process, which ends with this one. What namespaces don't hold (files, loop devices) is
-//! taken away by a keeper: a process in a group of its own that waits until this one is gone.
+//! The build is a process with mount and PID namespaces of its own: nobody else sees what it mounts, and when its first
+//! process ends, which ends with this process, the kernel ends all others. What namespaces don't hold (files, loop
+//! devices) is removed by a keeper: a process in a process group of its own, which waits until this process has ended.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
@@ -19,7 +19,7 @@ use crate::output;
 use crate::problem::{Doing, Problem};
 use crate::report::{Event, Report};
 
-/// For what a killed build has left to be let go of by the kernel.
+/// How long the kernel may take to let go of what a killed build had open.
 const LET_GO: Duration = Duration::from_secs(30);
 
 /// A build that goes on.
@@ -29,7 +29,7 @@ pub struct Building {
     control: Option<ChildStdin>,
     keeper: Child,
     work: PathBuf,
-    /// Says that somebody looks after the working directory.
+    /// Its lock shows other builds that the working directory is in use.
     lock: File,
 }
 
@@ -41,7 +41,8 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// The first time, the build ends what runs, calls `cleanup` and says its last word; the second time it is killed.
+    /// Called the first time, tells the build to end: it ends the program that runs, calls `cleanup` and sends its last
+    /// event. Called again, kills it.
     pub fn stop(&mut self) {
         if self.control.take().is_none() {
             let _ = rustix::process::kill_process(self.build, rustix::process::Signal::KILL);
@@ -49,8 +50,8 @@ impl Stop {
     }
 }
 
-/// Starts a build. `program` is one that calls [`work`] if its only argument is `worker`, and [`keep`] if its arguments are `keeper` and a
-/// path.
+/// Starts a build. `program` must call [`work`] if its only argument is `worker`, and [`keep`] if its arguments are
+/// `keeper` and a path.
 ///
 /// # Errors
 /// It can't be started.
@@ -108,7 +109,7 @@ impl Building {
         }
         let status = self.build.wait();
         finish_keeper(self.keeper);
-        // Whatever happened to the keeper.
+        // Also if the keeper was killed.
         let _ = remove(&self.work);
         drop(self.lock);
         let last = ended.unwrap_or_else(|| {
@@ -126,7 +127,8 @@ fn finish_keeper(mut keeper: Child) {
     let _ = keeper.wait();
 }
 
-/// The build's own process. Reads a [`Job`] from standard input, and stops when that ends; events go to standard output.
+/// Runs in the build's own process. Reads a [`Job`] from standard input, and stops when that ends. Events go to
+/// standard output.
 pub fn work() -> ExitCode {
     let context = Context { report: Arc::new(Report::json(io::stdout())), cancel: Cancel::default() };
     let mut input = BufReader::new(io::stdin());
@@ -198,7 +200,7 @@ fn remove(work: &Path) -> io::Result<()> {
         let losetup = find("losetup").unwrap_or_else(|| "losetup".into());
         Command::new(losetup).arg("--detach").arg(device).stderr(Stdio::null()).status()?;
     }
-    // Where it was is not known any more once its file is gone.
+    // A loop device can only be found as long as its file exists.
     let left = loops_in(work);
     if !left.is_empty() {
         return Err(io::Error::other(format!("{} is still attached to it", left.join(", "))));
@@ -209,8 +211,8 @@ fn remove(work: &Path) -> io::Result<()> {
     }
 }
 
-/// Loop devices of the image in a directory. By its inode: the path that the kernel tells is that in the mount namespace of the
-/// build, which may be gone.
+/// Loop devices of the image in a directory. They are found by the image's inode, because the path that the kernel
+/// tells is of the build's mount namespace, which may be gone.
 fn loops_in(work: &Path) -> Vec<String> {
     let Ok(image) = fs::metadata(work.join("image")) else { return Vec::new() };
     let (major, minor) = (rustix::fs::major(image.dev()), rustix::fs::minor(image.dev()));

@@ -1,7 +1,7 @@
 //! Templates: text in which variables of the IMGBUILD stand.
 //!
-//! `$NAME` and `${NAME}` are replaced, and `\$` is a dollar sign, as in a shell's here-document (POSIX, XCU 2.7.4). A `$`
-//! before anything else stays as it is.
+//! `$NAME` and `${NAME}` are replaced, and `\$` is a dollar sign, as in a shell's here-document (POSIX, XCU 2.7.4).
+//! A `$` before anything else stays as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -128,7 +128,12 @@ mod tests {
         }
 
         #[test]
-        fn all_asked_for_is_enough(bytes in proptest::collection::vec(prop_oneof![Just(b'$'), Just(b'{'), Just(b'}'), Just(b'\\'), any::<u8>()], 0..60)) {
+        fn all_asked_for_is_enough(
+            bytes in proptest::collection::vec(
+                prop_oneof![Just(b'$'), Just(b'{'), Just(b'}'), Just(b'\\'), any::<u8>()],
+                0..60,
+            ),
+        ) {
             let variables = names(&bytes).into_iter().map(|name| (name, String::new())).collect();
             prop_assert!(render(&bytes, &variables).is_ok());
         }

@@ -29,9 +29,9 @@ pub enum Size {
 pub struct Volume {
     /// Where it belongs.
     pub at: At,
-    /// How large it is made; if nothing is said, it is never made.
+    /// How large it is made. Without a size it is never made.
     pub size: Option<Size>,
-    /// What it is made as; otherwise as `format` says.
+    /// The kind of file system that is made; without one, that of `format`.
     pub filesystem: Option<Filesystem>,
     /// Whether a partition of this label that the disk has is kept as it is.
     pub keep: bool,
@@ -135,7 +135,7 @@ impl Volume {
                 _ => name.trim_matches('/').replace('/', "-"),
             };
         }
-        // XFS has the shortest (mkfs.xfs(8)), and with a label that fits there, the type can be changed.
+        // XFS takes the shortest labels (mkfs.xfs(8)). With one that fits there, the file system's type can be changed.
         if self.size.is_some() && self.label.len() > 12 {
             return Err(format!("the label {:?} is longer than 12 characters: say another with LABEL=…", self.label));
         }
@@ -159,7 +159,8 @@ fn at(word: &str) -> Result<At, String> {
     }
 }
 
-/// What the lines have to do with each other: the root is always among them, and at the end, mount points are after those above them.
+/// Checks the lines against each other and puts them into an order in which they can be mounted. The root is added if
+/// it is not among them.
 ///
 /// # Errors
 /// The first line, from 0 in `volumes`, that does not go with those before it, and why.

@@ -180,8 +180,8 @@ impl Project {
         assert_eq!(self.left(), [""; 0]);
     }
 
-    /// Makes a build block once: in a function of the IMGBUILD, in a program that it finds first in PATH (`block/`), or in a
-    /// program of the image (`image/`).
+    /// Makes a build block once: in a function of the IMGBUILD, in a program that it finds first in PATH (`block/`), or
+    /// in a program of the image (`image/`).
     fn block(&self, at: &str) {
         if at.contains('/') {
             self.program(at, BLOCK);
@@ -334,7 +334,8 @@ fn what_is_lent_is_taken_back_and_what_provision_made_of_it_stays() {
 #[test]
 fn what_is_declared_is_added_to_the_files_of_the_author() {
     let project = Project::new(
-        "target=debian\nformat=dir\nimgname=web\nhostname=host\nlocale=en_GB.UTF-8\nauthorized_keys='\n root ssh-rsa A a\n root ssh-rsa B b'\n",
+        "target=debian\nformat=dir\nimgname=web\nhostname=host\nlocale=en_GB.UTF-8\n\
+         authorized_keys='\n root ssh-rsa A a\n root ssh-rsa B b'\n",
     );
     project.write("web/files/etc/hosts", "127.0.0.1 localhost\n192.0.2.1 db\n");
     project.write("web/files/etc/locale.gen", "de_DE.UTF-8 UTF-8\n");
@@ -507,7 +508,8 @@ fn functions_that_fail_are_told_with_their_place() {
     let said = project.fails(&[]);
     assert!(said.contains("web/IMGBUILD:5: provision() failed (exit status: 127): nosuchcommand"), "{said}");
     let project = Project::new(
-        "target=debian\nformat=dir\n\nsetup() {\n    echo no luck\n    false\n    touch never\n}\ncleanup() {\n    touch cleaned\n}\n",
+        "target=debian\nformat=dir\n\nsetup() {\n    echo no luck\n    false\n    touch never\n}\n\
+         cleanup() {\n    touch cleaned\n}\n",
     );
     let said = project.fails(&[]);
     assert!(said.contains("web/IMGBUILD:4: setup() failed (exit status: 1): no luck"), "{said}");
@@ -621,7 +623,8 @@ fn has(program: &str) -> bool {
 /// Makes an Arch package of a directory, with its entry for the repository's index (alpm-package(7), alpm-repo-db(7)).
 fn pack(dir: &Path, name: &str, repository: &Path) {
     let info = format!(
-        "pkgname = {name}\npkgver = 1-1\npkgdesc = {name}\nbuilddate = 1700000000\npackager = tests\nsize = 1\narch = any\n"
+        "pkgname = {name}\npkgver = 1-1\npkgdesc = {name}\nbuilddate = 1700000000\npackager = tests\nsize = 1\n\
+         arch = any\n"
     );
     fs::write(dir.join(".PKGINFO"), info).unwrap();
     let file = format!("{name}-1-1-any.pkg.tar.zst");
@@ -630,7 +633,8 @@ fn pack(dir: &Path, name: &str, repository: &Path) {
     let entry = repository.join(format!("db/{name}-1-1"));
     fs::create_dir_all(&entry).unwrap();
     let desc = format!(
-        "%FILENAME%\n{file}\n\n%NAME%\n{name}\n\n%VERSION%\n1-1\n\n%CSIZE%\n{size}\n\n%ISIZE%\n{size}\n\n%ARCH%\nany\n\n"
+        "%FILENAME%\n{file}\n\n%NAME%\n{name}\n\n%VERSION%\n1-1\n\n%CSIZE%\n{size}\n\n\
+         %ISIZE%\n{size}\n\n%ARCH%\nany\n\n"
     );
     fs::write(entry.join("desc"), desc).unwrap();
     tar("--gzip", &repository.join("here.db"), &repository.join("db"), "$(ls)");
@@ -648,7 +652,8 @@ fn arch() {
         return;
     }
     let project = Project::new(
-        "target=arch\nformat=dir\nimgname=web\npackages='\n  greeting\n'\nprovision() {\n    greeting >/etc/greeted\n}\n",
+        "target=arch\nformat=dir\nimgname=web\npackages='\n  greeting\n'\n\
+         provision() {\n    greeting >/etc/greeted\n}\n",
     );
     let repository = project.path("repository");
     let (base, greeting) = (project.path("base"), project.path("greeting"));
@@ -687,7 +692,8 @@ fn alpine_by_a_recorded_stand_in() {
     project.write("web/keys/builder.rsa.pub", "a key\n");
     let apk = "#!/bin/sh\necho \"$*\" >\"${0%/*}/called\"\n[ -s \"$2/etc/apk/keys/builder.rsa.pub\" ] || exit 9\n\
                ${0%/*}/mmdebstrap \"$2\"\necho '(1/2) Installing alpine-base (3.20.0-r0)'\n\
-               [ -z \"$STANDIN\" ] || { echo 'ERROR: unable to select packages:'; echo '  nosuch (no such package):'; exit 1; }\n";
+               [ -z \"$STANDIN\" ] || { echo 'ERROR: unable to select packages:'; \
+               echo '  nosuch (no such package):'; exit 1; }\n";
     project.program("bin/apk", apk);
     let output = project.build(&["--json"]);
     assert!(output.status.success(), "{}", text(&output.stdout));

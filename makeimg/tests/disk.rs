@@ -135,7 +135,8 @@ fn written(path: &Path) {
 }
 
 const GPT: &str = "label: gpt\nlabel-id: 11111111-2222-3333-4444-555555555555\n1 : start=2MiB, size=90MiB\n\
-                   3 : start=100MiB, size=50MiB, uuid=AAAAAAAA-2222-3333-4444-555555555555, name=\"kept, bootable,one\"\n4 : start=300MiB, size=20MiB\n";
+                   3 : start=100MiB, size=50MiB, uuid=AAAAAAAA-2222-3333-4444-555555555555, \
+                   name=\"kept, bootable,one\"\n4 : start=300MiB, size=20MiB\n";
 
 #[test]
 fn kept_partitions() {
@@ -226,14 +227,16 @@ fn what_cannot_be_kept_leaves_the_disk_as_it_is() {
     lab.write(2 * MIB, &fs::read(&swap).unwrap());
     assert_eq!(
         lab.begin(Table::Gpt, &["/srv keep LABEL=data"]).map(|_| ()).unwrap_err(),
-        "filesystems: /srv: \"data\" is swap, which can't be mounted\n`none keep LABEL=data` keeps it and does not mount it"
+        "filesystems: /srv: \"data\" is swap, which can't be mounted\n\
+         `none keep LABEL=data` keeps it and does not mount it"
     );
 }
 
 #[test]
 fn an_old_table_with_a_boot_loader() {
     let mut lab = Lab::new(
-        "label: dos\nlabel-id: 0x12345678\n1 : start=1MiB, size=90MiB, bootable\n2 : start=100MiB, size=50MiB, bootable\n",
+        "label: dos\nlabel-id: 0x12345678\n1 : start=1MiB, size=90MiB, bootable\n\
+         2 : start=100MiB, size=50MiB, bootable\n",
     );
     lab.ext4("data", 100, 50);
     let before = lab.read(100 * MIB, 50 * MIB);

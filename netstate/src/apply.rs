@@ -12,7 +12,7 @@ use crate::links::{Present, covers, find, mac_text};
 use crate::socket::Netlink;
 use crate::wire::{self, Message};
 
-/// How long to wait for hardware. What is not there by then is reported, and the rest restored.
+/// How long to wait for hardware. After that, [`apply`] reports what is missing and restores the rest.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
     /// For links to appear: drivers probe in their own time.
@@ -126,13 +126,15 @@ fn restore_link(netlink: &mut Netlink, state: &NetworkState, link: &Link, now: &
     }
 }
 
-/// The kernel lists IPv4 addresses oldest first, and IPv6 ones newest first; added in this order, it lists them again so.
+/// The addresses of a link in the order in which they were added, so that the kernel lists them as before: it lists
+/// IPv4 addresses oldest first and IPv6 addresses newest first.
 pub(crate) fn oldest_first(link: &Link) -> impl Iterator<Item = &Address> {
     let (v4, v6): (Vec<_>, Vec<_>) = link.addresses.iter().partition(|address| address.ip.is_ipv4());
     v4.into_iter().chain(v6.into_iter().rev())
 }
 
-/// Best effort: where a file is missing, IPv6 is off, and then there is nothing to set.
+/// Sets what the kernel does by itself on a link with IPv6. A missing file means that IPv6 is off, so errors are
+/// ignored.
 fn set_ipv6_policy(state: &NetworkState, link: &Link, now: &Present) {
     let directory = PathBuf::from("/proc/sys/net/ipv6/conf").join(&now.name);
     let advertised = link.addresses.iter().any(|address| address.autoconf)
@@ -140,11 +142,12 @@ fn set_ipv6_policy(state: &NetworkState, link: &Link, now: &Present) {
     if !advertised {
         let _ = fs::write(directory.join("accept_ra"), "0");
     }
-    // The default route is restored as it was; the router's own word for it would be a second one.
+    // `apply` restores the default route. A router advertisement would add a second one.
     if state.routes.iter().any(|route| route.link == link.id && route.v6 && route.destination.is_none()) {
         let _ = fs::write(directory.join("accept_ra_defrtr"), "0");
     }
-    // Else the link-local address could not be used for its first second, and routers are reached from it.
+    // Duplicate address detection would block the link-local address for a second, and the host reaches routers from
+    // it.
     let _ = fs::write(directory.join("accept_dad"), "0");
 }
 
@@ -152,7 +155,7 @@ fn change_link(index: u32, up: u32) -> Message {
     let mut body = [0; 16];
     body[4..8].copy_from_slice(&index.to_ne_bytes());
     body[8..12].copy_from_slice(&up.to_ne_bytes());
-    // Which flags are meant.
+    // `ifi_change`: the bits of `ifi_flags` that the kernel is to change.
     body[12..16].copy_from_slice(&up.to_ne_bytes());
     Message::new(wire::RTM_NEWLINK, wire::ACK, &body)
 }
@@ -196,7 +199,7 @@ fn restore_route(netlink: &mut Netlink, link: &Link, route: &Route, now: &Presen
     let action = format!("restore the {} on {}", describe(route), now.name);
     let mut attempt = |route: &Route| netlink.request(&action, add_route(now.index, route));
     let Err(error) = attempt(route) else { return };
-    // A gateway may have been reached through something that is not restored; on its link it still answers.
+    // The route to the gateway may belong to something that is not restored. `onlink` needs no route to it.
     let mut route = route.clone();
     if let Some(gateway) = route.gateway.filter(|_| !route.onlink) {
         let local = link.addresses.iter().any(|address| covers(address.ip, address.prefix, gateway));

@@ -11,14 +11,15 @@ use crate::resolv;
 use crate::socket::Netlink;
 use crate::wire::{self, attributes, get_u16, get_u32};
 
-/// Lifetime without end.
+/// `INFINITY_LIFE_TIME` of the kernel, in seconds.
 const FOREVER: u32 = u32::MAX;
 
 /// Reads the network of this host (of this network namespace).
 ///
 /// Left out, because it comes by itself or cannot be restored: loopback; links without an Ethernet address; links that
-/// are down and have no address; IPv6 link-local addresses; routes that the kernel made for an address; routes other than
-/// unicast; tables other than main. Of a multipath route the first hop is taken: any of them reaches the destination.
+/// are down and have no address; IPv6 link-local addresses; routes that the kernel made for an address; routes other
+/// than unicast; tables other than main. A multipath route becomes a route with its first hop, because each hop reaches
+/// the destination.
 pub fn capture() -> Result<NetworkState, Error> {
     let mut netlink = Netlink::open(0)?;
     let present = Present::list(&mut netlink)?;
@@ -52,7 +53,7 @@ fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route]) -
     let mut state = NetworkState::default();
     for link in present {
         let Some(mac) = link.identity().filter(|_| !link.is(wire::LINK_LOOPBACK)) else { continue };
-        // Hyper-V's adapter takes the virtual function below it on its own.
+        // The driver of Hyper-V's adapter takes the virtual function below the adapter by itself.
         if present.iter().any(|master| Some(master.index) == link.master && master.kind == LinkKind::Card) {
             continue;
         }
@@ -83,8 +84,8 @@ fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route]) -
     state
 }
 
-/// The address such that adding it makes the routes that were there. An address may have been added without a route to
-/// its network; then it is taken as a host address, since the other system's kernel would make that route.
+/// The address with the prefix length with which adding it makes the routes that were there. The kernel makes a route
+/// to the network of an address that is added. Where the old system had none, the address becomes a host address.
 fn settled(found: &FoundAddress, routes: &[Route]) -> Address {
     let mut address = found.address.clone();
     let network = address.peer.unwrap_or(address.ip);
@@ -204,7 +205,7 @@ impl Hop {
     }
 }
 
-/// The first living hop of a multipath route, or the first of all.
+/// The first hop of a multipath route that is not dead, else its first hop.
 fn first_hop(family: u8, mut bytes: &[u8]) -> Option<Hop> {
     let mut hops = Vec::new();
     while let Some(length) = get_u16(bytes, 0).map(usize::from).filter(|length| *length >= 8) {

@@ -70,13 +70,14 @@ impl Present {
         netlink.dump("links", wire::RTM_GETLINK, &[0; 16], Self::parse)
     }
 
-    /// The address that this link will have in a fresh kernel: for a card the one burnt in, which a bond's member hides.
+    /// The address that this link will have in another kernel. For a card it is the permanent one: a bond gives its
+    /// members another for as long as they belong to it.
     pub fn identity(&self) -> Option<Mac> {
         if self.kind == LinkKind::Card { self.permanent.or(self.mac) } else { self.mac }
     }
 
-    /// Whether packets can pass. The carrier is known at once but used a moment later; the operational state is the
-    /// other way round, and right after `up` still a stale "unknown".
+    /// Whether packets can pass. Both flags are needed: `LOWER_UP` is set before the kernel uses the carrier, and
+    /// `RUNNING` is also set right after `up`, while the operational state is still "unknown".
     pub fn has_carrier(&self) -> bool {
         self.is(wire::LINK_LOWER_UP) && self.is(wire::LINK_RUNNING)
     }
@@ -90,8 +91,9 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
-/// The present link that `wanted` means. A VLAN or a bond has the address of hardware below it, so the kind counts too;
-/// and a virtual function below Hyper-V's adapter has the adapter's, so a link without a master is preferred.
+/// The present link that `wanted` means. The kind counts too, because a VLAN or a bond has the address of a card below
+/// it. A link without a master is preferred, because a virtual function below Hyper-V's adapter has the adapter's
+/// address.
 pub fn find<'a>(present: &'a [Present], wanted: &Link) -> Option<&'a Present> {
     let same = |link: &&Present| link.identity() == Some(wanted.mac) && link.kind == wanted.kind;
     present.iter().filter(same).min_by_key(|link| link.master.is_some())

@@ -2,12 +2,12 @@
 
 use anemos_proto::net::{Link, LinkKind, NetworkState};
 
-/// The links that the host is reached through and that are not restored: VLANs, bonds, bridges and the like, with a default
-/// route or with the address `reached_at` (which may have a zone, `fe80::1%br0`). Others of their kinds, such as those of
-/// containers, are nobody's way in.
+/// The links that the host is reached through and that are not restored: VLANs, bonds, bridges and the like, with a
+/// default route or with the address `reached_at` (which may have a zone, `fe80::1%br0`). Other links of these kinds,
+/// such as those of containers, don't count, because nobody reaches the host through them.
 pub fn lost_ways<'a>(state: &'a NetworkState, reached_at: Option<&str>) -> Vec<&'a Link> {
     let (ip, zone) = reached_at.map_or((None, None), |text| match text.split_once('%') {
-        // Link-local addresses are not captured; their zone says all.
+        // Link-local addresses are not captured, but their zone names the link.
         Some((_, zone)) => (None, Some(zone)),
         None => (text.parse::<std::net::IpAddr>().ok().map(|ip| ip.to_canonical()), None),
     });

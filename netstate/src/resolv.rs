@@ -15,7 +15,7 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Whether it only names this machine, where a stub or cache listens that another system will not have.
+    /// Whether all servers are on this machine itself: a stub or a cache, which another system will not have.
     fn is_stub(&self) -> bool {
         self.servers.iter().all(IpAddr::is_loopback)
     }
@@ -34,13 +34,13 @@ pub fn parse_resolv_conf(text: &str) -> Resolver {
             _ => {}
         }
     }
-    // What is not a host name would be a danger in the files that it is written to.
+    // Other characters could mean something in the configuration files that the domains are written to.
     let is_name = |domain: &str| domain.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
     resolver.search.retain(|domain| domain != "." && is_name(domain));
     resolver
 }
 
-/// Where the resolvers behind local stubs write what they forward to.
+/// Files in which local stubs name the servers that they forward to.
 const BEHIND_STUBS: [&str; 5] = [
     "/run/systemd/resolve/resolv.conf",
     "/run/NetworkManager/no-stub-resolv.conf",
@@ -49,13 +49,13 @@ const BEHIND_STUBS: [&str; 5] = [
     "/run/resolvconf/resolv.conf",
 ];
 
-/// The host's resolver, seen through local stubs. Empty if there is none or only a local one is known.
+/// The host's resolver. For a local stub, the servers that it forwards to; empty if they are not known.
 pub(crate) fn read() -> Resolver {
     choose("/etc/resolv.conf", &BEHIND_STUBS, |path| std::fs::read_to_string(path).ok())
 }
 
-/// The name servers of a host whose names will not resolve in another system: all that its resolv.conf names, if `state` has
-/// none that would answer there. Such are the host's own, and link-local ones, whose zone another system doesn't know.
+/// All name servers of the host's resolv.conf, if none in `state` would answer another system on this host; else none.
+/// Servers on the host itself would not answer, nor link-local ones, whose zone the other system doesn't know.
 pub fn lost_servers(state: &NetworkState) -> Vec<String> {
     lost(state, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
 }

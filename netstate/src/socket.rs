@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::error::Error;
 use crate::wire::{self, Message, Received};
 
-/// How long the kernel has for an answer. It normally takes microseconds; a driver may hold the lock while it probes.
+/// How long the kernel has for an answer. It usually takes microseconds, but a driver that probes may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A dump's answers come in datagrams of at most 32 KiB.
@@ -28,7 +28,7 @@ impl Netlink {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind(&SocketAddr::new(0, groups))?;
-            // The kernel's own words make better errors than EINVAL. Old kernels do without.
+            // Errors then have the kernel's own words and not only EINVAL. Old kernels can't, so failure is ignored.
             let _ = socket.set_ext_ack(true);
             let _ = socket.set_cap_ack(true);
             Ok(socket)
@@ -61,7 +61,7 @@ impl Netlink {
         Err(Error::Unsteady(what))
     }
 
-    /// Sends, and reads until the end of the answer. False if what was listed changed meanwhile.
+    /// Sends, and reads until the end of the answer. Returns false if the list changed while it was read.
     fn exchange(&mut self, action: &str, message: Message, mut each: impl FnMut(Received<'_>)) -> Result<bool, Error> {
         self.sequence += 1;
         self.socket
@@ -102,7 +102,7 @@ impl Netlink {
             match self.socket.recv(&mut datagram, 0) {
                 Ok(_) => return Ok(Some(datagram)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Notifications were lost: whoever waits for one looks again at the whole list.
+                // Notifications were lost. An empty one makes the caller look at the whole list again.
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
                     return Ok(Some(Vec::new()));
                 }

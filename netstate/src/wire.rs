@@ -1,4 +1,4 @@
-//! The little of rtnetlink(7)'s wire format that is needed: headers, attributes, a few constants.
+//! The parts of netlink(7) and rtnetlink(7) that this crate needs: headers, attributes, constants.
 
 /// `NLMSG_*`, `RTM_*`: message types.
 pub const NLMSG_ERROR: u16 = 2;
@@ -22,7 +22,7 @@ pub const ERROR_HAS_ATTRIBUTES: u16 = 0x200;
 pub const AF_INET: u8 = 2;
 pub const AF_INET6: u8 = 10;
 
-/// Membership bit of the group that hears of links.
+/// `RTMGRP_LINK`: its members are told of each change of a link.
 pub const GROUP_LINK: u32 = 1;
 
 /// `IFF_*`: flags of a link.

@@ -9,9 +9,10 @@ use crate::config::Finish;
 use crate::event::{AgentState, Event, Progress};
 use crate::ids::{BlobRef, Digest};
 
-/// File in /sys/firmware/efi/efivars in which a RAM system that leaves for the old one, before anybody has acknowledged
-/// its [`crate::event::EventKind::NothingWritten`], says the same: attributes (4 bytes, little endian; kernel document
-/// filesystems/efivarfs), then `RUN ATTEMPT` in ASCII. It is the machine's, so the host needs no name in it.
+/// File in /sys/firmware/efi/efivars in which the agent notes that nothing was written, if it goes back to the old
+/// system before anybody has acknowledged its [`crate::event::EventKind::NothingWritten`]. Content: attributes (4
+/// bytes, little endian; kernel document filesystems/efivarfs), then `RUN ATTEMPT` in ASCII. The firmware belongs to
+/// one machine, so the note doesn't name the host.
 pub const NOTE: &str = "AnemosNothingWritten-8c1f7f3e-52a4-4b06-9f0a-6d2e94c7a1b5";
 
 /// Name of the SSH subsystem.
@@ -26,26 +27,28 @@ pub enum AgentRequest {
         /// 0 for everything.
         after: u64,
     },
-    /// Every fact up to this seq is safe in the journal. The payload starts when its attempt is.
+    /// Every fact up to this seq is safe in the journal. The payload starts once its
+    /// [`crate::event::EventKind::Attempt`] is acknowledged.
     Ack {
-        /// The seq.
+        /// Seq of the newest fact in the journal.
         seq: u64,
     },
-    /// End the payload. With nothing written the host goes back to its old system, else it holds.
+    /// End the payload. If nothing was written, the host goes back to its old system; else the agent holds.
     Abort,
-    /// Run the payload again: the same one, or a new one sent by [`AgentRequest::Blob`]. Only when held.
+    /// Run the payload again: the same one, or a new one sent by [`AgentRequest::Blob`]. Refused unless the agent
+    /// holds.
     Retry {
-        /// The new payload.
+        /// The new payload; `None` for the same one.
         payload: Option<BlobRef>,
     },
     /// The next bytes of the payload that [`AgentRequest::Retry`] announced.
     Blob {
-        /// Which.
+        /// SHA-256 of the whole payload.
         digest: Digest,
         /// At most [`crate::ids::BLOB_CHUNK`] bytes.
         data: Vec<u8>,
     },
-    /// Leave RAM now. Not while the payload runs.
+    /// Leave RAM now. Refused while the payload runs.
     Finish(Finish),
 }
 
@@ -67,17 +70,17 @@ pub enum AgentReply {
     Progress(Progress),
     /// The request will be done.
     Accepted,
-    /// The request can't be done, because …
+    /// The request can't be done. The text says why.
     Refused(String),
-    /// The last word: the connection dies now, because the agent leaves like this.
+    /// The agent's last word: it leaves RAM, and the connection dies.
     Leaving(Leaving),
 }
 
 /// Where the agent goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Leaving {
-    /// Into the new system, or off, as told.
+    /// As it was told to finish.
     Finish(Finish),
-    /// Back to the old system, nothing written, because …
+    /// Back to the old system, with nothing written. The text says why.
     OldSystem(String),
 }

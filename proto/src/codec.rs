@@ -11,7 +11,8 @@ use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
 /// Longest frame body, in bytes.
 pub const MAX_FRAME: usize = 1 << 20;
 
-/// Limit that bincode holds its own claims of memory against. Decoded values may be larger than their bytes.
+/// Most memory in bytes that bincode may claim for one value. It is more than [`MAX_FRAME`], because a decoded value
+/// may be larger than its bytes.
 const LIMIT: usize = 4 * MAX_FRAME;
 
 /// log2 of the largest zstd window that is accepted, so that a peer can't make us hold more than 8 MiB.
@@ -63,7 +64,7 @@ pub fn encode_frame<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     Ok(frame)
 }
 
-/// Takes bytes as they come and gives frames as they are whole.
+/// Takes bytes in pieces of any size, and returns each frame once it is whole.
 #[derive(Debug, Default)]
 pub struct FrameReader {
     buffer: Vec<u8>,
@@ -88,7 +89,8 @@ impl FrameReader {
         self.buffer.len() - self.start
     }
 
-    /// The next whole frame, or `None` until more bytes come. After an error the stream is of no more use.
+    /// The next whole frame, or `None` if more bytes are needed for it. After an error nothing more can be read from
+    /// the stream.
     pub fn next_frame<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CodecError> {
         let rest = &self.buffer[self.start..];
         let Some((head, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
@@ -112,7 +114,7 @@ impl Compressor {
     /// Starts a stream.
     pub fn new() -> Result<Self, CodecError> {
         let mut encoder = zstd::stream::raw::Encoder::new(6).map_err(|e| compression(&e))?;
-        // Small enough for a host with little memory, large enough for logs to repeat themselves in.
+        // The window has 1 MiB: a host with little memory can afford it, and text that a log repeats is still in it.
         encoder.set_parameter(zstd::stream::raw::CParameter::WindowLog(20)).map_err(|e| compression(&e))?;
         Ok(Self { encoder })
     }
@@ -138,7 +140,7 @@ impl Compressor {
     }
 }
 
-/// Undoes [`Compressor`], within bounds: the caller takes each block of output as it comes.
+/// Decompresses what [`Compressor`] made. Memory is bounded: the caller takes each block of output as it comes.
 pub struct Decompressor {
     decoder: zstd::stream::raw::Decoder<'static>,
 }

@@ -7,7 +7,7 @@ use crate::ids::{Digest, RunId};
 use crate::net::NetworkState;
 use crate::secret::Secret;
 
-/// `/anemos/run.bin`: what the controller wants. Written by the stage just as it came.
+/// `/anemos/run.bin`: what the controller wants. The stage writes it as it received it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunConfig {
     /// The run.
@@ -22,19 +22,20 @@ pub struct RunConfig {
     pub target_keys: Vec<String>,
     /// Disks that the payload may write, `ANEMOS_DISK` first. All others are set read-only.
     pub disks: Vec<DiskId>,
-    /// Labels of the partitions of the first disk that the plan showed as kept: an IMGBUILD that would not keep one is refused.
+    /// Labels of the partitions of the first disk that the plan showed as kept. The agent refuses an IMGBUILD that
+    /// would not keep one of them.
     pub keeps: Vec<String>,
     /// `ANEMOS_VAR_<NAME>`.
     pub vars: Vec<(String, String)>,
     /// Files for `$ANEMOS_SECRETS`.
     pub secrets: Vec<(String, Secret)>,
-    /// `ANEMOS_MIRROR`, if the user named one; else the stage's pick.
+    /// `ANEMOS_MIRROR`, if the user named one; else [`HostConfig::mirror`] counts.
     pub mirror: Option<String>,
     /// What to do when the payload has succeeded.
     pub finish: Finish,
     /// The agent's SSH port; `None`: the one on which the old system was reached.
     pub ssh_port: Option<u16>,
-    /// Clocks.
+    /// The agent's clocks.
     pub deadlines: Deadlines,
     /// Digest of `/anemos/payload.tar.zst`.
     pub payload: Digest,
@@ -43,22 +44,22 @@ pub struct RunConfig {
 /// The agent's clocks, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deadlines {
-    /// Nothing written and nobody attached for this long: back to the old system.
+    /// The agent goes back to the old system if nothing is written and nobody is attached for this long.
     pub dead_man_s: u32,
-    /// The payload is ended after this.
+    /// The agent ends the payload after this.
     pub payload_s: u32,
-    /// With nobody there to acknowledge the terminal event, finish after this.
+    /// The agent finishes after this if nobody is attached who could acknowledge the terminal event.
     pub ack_s: u32,
 }
 
 /// How the agent leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finish {
-    /// Through the firmware.
+    /// Reboot through the firmware.
     Reboot,
-    /// Straight into the new system's kernel.
+    /// Boot the new system's kernel by kexec.
     Kexec,
-    /// Off.
+    /// Switch the machine off.
     PowerOff,
     /// Stay in RAM until told otherwise.
     Hold,
@@ -67,11 +68,12 @@ pub enum Finish {
 /// `/anemos/host.bin`: what the stage found on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostConfig {
-    /// To be restored.
+    /// The network, which the agent restores.
     pub network: NetworkState,
     /// Port on which the old system's sshd was reached.
     pub ssh_port: u16,
-    /// The old system's SSH host key files (`ssh_host_*_key` and `.pub`), for `identity install`. They never leave the host.
+    /// The old system's SSH host key files (`ssh_host_*_key` and `.pub`), for `identity install`: name and content.
+    /// They never leave the host.
     pub ssh_identity: Vec<(String, Secret)>,
     /// The machine's firmware.
     pub firmware: Firmware,
@@ -87,10 +89,11 @@ pub struct HostConfig {
     pub base: Digest,
     /// Size in bytes of the uncompressed base image.
     pub base_size: u64,
-    /// Every disk of the old system's. The payload waits a while for those that aren't there yet, since what is there can be guarded.
+    /// Every disk of the old system. The agent waits a while for those that haven't appeared yet before it starts the
+    /// payload, because it can only set read-only what has appeared.
     pub disks: Vec<DiskId>,
     /// Fresh randomness for the new kernel's pool.
     pub random_seed: Secret,
-    /// Blobs in `/anemos` to put in the new system's cache: file name there, file name in the cache.
+    /// Files for the new system's cache: name in `/anemos`, name in the cache.
     pub seed_cache: Vec<(String, String)>,
 }

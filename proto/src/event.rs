@@ -15,7 +15,7 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// What can happen.
+/// A kind of fact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventKind {
     /// A step began. Step ids are unique within one speaker and start at 1.
@@ -50,7 +50,7 @@ pub enum EventKind {
     },
     /// The agent's state changed.
     State(AgentState),
-    /// Facts `first..=last` were dropped because the log reached its cap. Takes the place of the dropped ones.
+    /// Facts `first..=last` were dropped because the log reached its cap. This fact stands in their place.
     Gap {
         /// First dropped seq.
         first: u64,
@@ -61,8 +61,8 @@ pub enum EventKind {
     },
     /// A payload attempt is about to start, 1 for the first. It starts once this fact is acknowledged, and not before.
     Attempt(u32),
-    /// Disks that have been written since the boot, by name, with 512-byte sectors written. Said at the first write
-    /// that is noticed, and with each outcome. That it was not said proves nothing.
+    /// Disks that have been written since the boot, by name, with 512-byte sectors written. The agent says this when it
+    /// notices the first write, and with each outcome. The absence of this fact proves nothing.
     Written(Vec<(String, u64)>),
     /// The SSH host keys of the new system, as `.pub` lines.
     HostKeys(Vec<String>),
@@ -76,7 +76,7 @@ pub enum EventKind {
         /// The newest attempt; 0 if there was none.
         attempt: u32,
     },
-    /// Somebody logged in and got a shell or ran a command, who may do anything.
+    /// Somebody logged in and got a shell or ran a command. From then on they may have written anything.
     Shell,
 }
 
@@ -89,22 +89,22 @@ pub enum AgentState {
     Waiting,
     /// The payload is running.
     Running,
-    /// Waiting for a person, because …
+    /// Waiting for a person. The text says why.
     Held(String),
     /// The payload succeeded; finishing as soon as that is acknowledged.
     Succeeded,
-    /// Going back to the old system, because …
+    /// Going back to the old system. The text says why.
     Returning(String),
 }
 
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StepOutcome {
-    /// As it should.
+    /// It succeeded.
     Done,
-    /// There was nothing to do, because …
+    /// There was nothing to do. The text says why.
     Skipped(String),
-    /// It failed, because …
+    /// It failed. The text says why.
     Failed(String),
 }
 
@@ -122,7 +122,7 @@ pub enum Stream {
 /// How grave a note is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Level {
-    /// Good to know.
+    /// Nothing is wrong.
     Info,
     /// Something is not as it should be, but the deployment goes on.
     Warning,

@@ -80,11 +80,11 @@ pub struct Disk {
     pub id: DiskId,
     /// Vendor and model, or empty.
     pub model: String,
-    /// Can be taken out.
+    /// Whether it can be taken out.
     pub removable: bool,
-    /// Spins.
+    /// Whether it has rotating parts.
     pub rotational: bool,
-    /// Read-only already.
+    /// Whether the kernel has it read-only.
     pub read_only: bool,
     /// Partition table: `gpt`, `dos`, or `None`.
     pub table: Option<String>,
@@ -105,8 +105,8 @@ pub struct DiskId {
     pub serial: Option<String>,
     /// World-wide id (`/sys/block/*/device/wwid` or `wwid`), if it has one.
     pub wwid: Option<String>,
-    /// Path of the device under `/sys/devices`, without the disk's own name at the end. An ATA port's part has the
-    /// port's number at its own controller behind its number in the machine: `ata7.2`.
+    /// Path of the device under `/sys/devices`, without the disk's own name at the end. In a part such as `ata7` the
+    /// number of the port at its own controller is appended to its number in the machine: `ata7.2`.
     pub path: String,
     /// Bytes.
     pub size: u64,

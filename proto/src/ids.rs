@@ -55,7 +55,7 @@ pub struct BlobRef {
     pub size: u64,
 }
 
-/// Bytes of a blob in one frame at most.
+/// Most bytes of a blob in one frame.
 pub const BLOB_CHUNK: usize = 256 * 1024;
 
 /// Names one run: `YYYYMMDD-HHMMSS-xxxx` (UTC, and four hexadecimal digits that keep two runs of one second apart).

@@ -17,7 +17,7 @@ pub enum StageRequest {
     /// The next bytes of a blob that [`StageReply::Need`] named, in order; it is whole when `size` of its
     /// [`BlobRef`] is reached.
     Blob {
-        /// Which.
+        /// SHA-256 of the whole blob.
         digest: Digest,
         /// At most [`crate::ids::BLOB_CHUNK`] bytes.
         data: Vec<u8>,
@@ -54,26 +54,26 @@ pub enum StageReply {
 pub struct StagePlan {
     /// base.lock, zstd.
     pub lock: BlobRef,
-    /// The agent binary, zstd.
+    /// The agent, as a zstd patch against the stage's own executable.
     pub agent: BlobRef,
     /// The payload, tar.zst.
     pub payload: BlobRef,
     /// Where the base may come from, in this order.
     pub base: Vec<BaseSource>,
-    /// Archive to use, if the user named one; before the host's own.
+    /// Archive that the user named, if any. It is tried before the host's own.
     pub mirror: Option<String>,
-    /// Archive to fall back on if neither the user nor the host names one: the workstation's.
+    /// The workstation's archive, for when neither the user nor the host names one.
     pub fallback_mirror: Option<String>,
-    /// Snapshot archive if the user named one, as a URL template with `@SNAPSHOTID@`; before the one that the host's
-    /// apt knows.
+    /// Snapshot archive that the user named, if any, as a URL template with `@SNAPSHOTID@`. It is tried before the one
+    /// that the host's apt knows.
     pub snapshot: Option<String>,
     /// Which kernel boots.
     pub kernel: KernelSource,
     /// Seconds for all of the staging.
     pub deadline_s: u32,
-    /// For the agent.
+    /// The agent's configuration, which the stage passes on.
     pub run: RunConfig,
-    /// Snapshot archive to fall back on if neither the user nor the host's apt names one: what the workstation knows.
+    /// The snapshot archive that the workstation knows, for when neither the user nor the host's apt names one.
     pub fallback_snapshot: Option<String>,
 }
 

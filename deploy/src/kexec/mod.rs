@@ -38,10 +38,10 @@ pub struct Boot<'a> {
 
 /// Loads the kernel, and returns what did it.
 ///
-/// The kernel hashes what `kexec_file_load` loads, and hashes it again after the jump with plain code: that takes seconds
-/// for an initramfs of ours on a slow machine, and memory for one copy more. So `kexec_load` is tried first; it is
-/// refused where signatures are wanted. Where memory is encrypted it is tried last: the new kernel must be told how the
-/// memory is encrypted, and only the old kernel can tell it.
+/// The kernel hashes what `kexec_file_load` loads, and hashes it again after the jump with plain code. On a slow
+/// machine that takes seconds for an initramfs of ours, and it takes memory for one more copy. So `kexec_load` is tried
+/// first; the kernel refuses it where it wants signatures. Where memory is encrypted it is tried last: the new kernel
+/// must be told how, and only the old kernel can tell it.
 pub fn load(root: &Root, boot: &Boot<'_>) -> Result<KexecMethod> {
     if boot.cmdline.len() > cmdline::MAX {
         let why = format!("it has {} bytes, and kernels take {}", boot.cmdline.len(), cmdline::MAX);

@@ -11,8 +11,8 @@ pub type Range = (u64, u64);
 /// An entry of the new kernel's memory map: start, length, type.
 pub type E820 = (u64, u64, u32);
 
-/// Free RAM in `/proc/iomem`: "System RAM" without what is reserved inside it. The running kernel's own places are free:
-/// nothing is written before it has ended.
+/// Free RAM in `/proc/iomem`: "System RAM" without what is reserved inside it. The running kernel's own places count as
+/// free, because nothing is written there before it has ended.
 pub fn free_ram(iomem: &str) -> Vec<Range> {
     let mut free: Vec<Range> = Vec::new();
     let mut inside: Option<Range> = None;

@@ -75,7 +75,10 @@ fn the_code_fits_its_place() {
 
 proptest::proptest! {
     #[test]
-    fn nothing_overlaps(ranges in proptest::collection::vec((1_u64..0x1_0000, 1_u64..0x4_0000), 1..6), initramfs in 1_u64..0x2000_0000) {
+    fn nothing_overlaps(
+        ranges in proptest::collection::vec((1_u64..0x1_0000, 1_u64..0x4_0000), 1..6),
+        initramfs in 1_u64..0x2000_0000,
+    ) {
         let mut at = 0;
         let free: Vec<Range> = ranges.into_iter().map(|(gap, pages)| {
             let start = at + gap * PAGE;

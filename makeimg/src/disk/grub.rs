@@ -31,8 +31,9 @@ impl Disk {
         }
     }
 
-    /// Installs GRUB for BIOS and UEFI, and a menu of the kernels in /boot. What makes the menu anew for another kernel
-    /// finds all that it takes: the words for the kernel, the terminal, and modules for the commands that it writes.
+    /// Installs GRUB for BIOS and UEFI, and a menu of the kernels in /boot. The image gets all that grub-mkconfig(8)
+    /// needs to make the menu anew for another kernel: the words for the kernel, the terminal, and modules for the
+    /// commands that it writes.
     ///
     /// # Errors
     /// There is no kernel, GRUB is not in the image, or a file can't be written.
@@ -148,9 +149,9 @@ impl Disk {
 /// Where GRUB finds /boot.
 struct BootPlace<'a> {
     volume: usize,
-    /// Its file system's.
+    /// UUID of its file system.
     uuid: &'a str,
-    /// On that file system.
+    /// Its directory on that file system.
     dir: &'static str,
 }
 
@@ -201,7 +202,7 @@ fn numbers(version: &str) -> Vec<u64> {
 /// The menu's file, in the image.
 const MENU: &str = "boot/grub/grub.cfg";
 
-/// What says on which serial line GRUB is shown: `console=ttyS0,115200n8` has it where the kernel's console is.
+/// GRUB's words for the serial line that the kernel's console is on, from a word such as `console=ttyS0,115200n8`.
 fn serial(cmdline: &str) -> Option<String> {
     let serial = cmdline.split(' ').rev().find_map(|word| word.strip_prefix("console=ttyS"))?;
     let (unit, speed) = serial.split_once(',').unwrap_or((serial, ""));
@@ -270,8 +271,8 @@ const KERNEL_SECTOR: usize = 0x5c;
 /// (grub-core/boot/i386/pc/diskboot.S).
 const BLOCKLIST: usize = SECTOR as usize - 12;
 
-/// Puts GRUB's boot.img into a disk's boot sector, and its core.img where `start` (a sector) and `room` (bytes) say. What else the
-/// boot sector holds stays.
+/// Puts GRUB's boot.img into a disk's boot sector, and its core.img where `start` (a sector) and `room` (bytes) say.
+/// The rest of the boot sector stays as it is.
 ///
 /// # Errors
 /// They are no such images, don't fit, or can't be written.

@@ -1,7 +1,8 @@
 //! Where partitions are: those that are kept stay, and the others get what is free.
 //!
-//! From the disk's beginning: room for GRUB itself (a BIOS boot partition, with a GPT only), an EFI system partition, both where GRUB
-//! starts the system, file systems of a given size, and last the one that has the rest, so that it can grow.
+//! From the disk's beginning: where GRUB starts the system, room for GRUB itself (a BIOS boot partition, with a GPT
+//! only) and an EFI system partition; then file systems of a given size; and last the one that has the rest, so that it
+//! can grow.
 
 use std::fmt::Write as _;
 
@@ -15,9 +16,9 @@ use crate::words::{Filesystem, Table};
 const BIOS_BOOT: u64 = MIB;
 /// The EFI system partition's size in bytes. FAT32 takes 33 MiB at least.
 const ESP: u64 = 64 * MIB;
-/// Less than this in bytes is no file system's room.
+/// The least room for a file system, in bytes.
 const LEAST: u64 = 32 * MIB;
-/// An MBR's numbers have 32 bits.
+/// Where an MBR's partitions must end, in bytes: it counts sectors with 32 bits.
 const MSDOS_END: u64 = SECTOR << 32;
 
 /// A raw image, and what is wanted of it.
@@ -100,7 +101,7 @@ impl Wanted {
         if self.grub {
             put(Role::Esp, take(&mut gaps, ESP).map_err(|free| no_room("the EFI system partition", ESP, free))?);
         }
-        // The root, which comes first, is the last of those with a size.
+        // The root is the first of `volumes`, but gets its place after the others that have a size.
         let made = || {
             let is_made = |index: &usize| !kept.iter().any(|kept| kept.volume == *index);
             (1..self.volumes.len()).chain([0]).filter(is_made).map(|index| (index, &self.volumes[index]))
@@ -200,7 +201,8 @@ impl Wanted {
     }
 }
 
-/// The first gap that is large enough gets smaller. Otherwise, how large the largest is.
+/// Takes `size` from the first gap that is large enough, and returns start and size of what was taken. The error is the
+/// size of the largest gap.
 fn take(gaps: &mut [(u64, u64)], size: u64) -> Result<(u64, u64), u64> {
     let size = size.next_multiple_of(MIB);
     let Some(gap) = gaps.iter_mut().find(|(start, end)| end - start >= size) else {
@@ -289,7 +291,8 @@ mod tests {
         let problem = |wanted: Wanted, kept: &[Kept]| wanted.place(kept).unwrap_err().what;
         assert_eq!(
             problem(wanted(60, Table::Gpt, true, &[]), &[]),
-            "a disk of 60 MiB has no room for the EFI system partition: 64 MiB are needed, and 57 MiB are free in one piece"
+            "a disk of 60 MiB has no room for the EFI system partition: 64 MiB are needed, and 57 MiB are free in one \
+             piece"
         );
         assert_eq!(
             problem(wanted(1024, Table::Gpt, true, &["/var 2G"]), &[]),
@@ -332,8 +335,9 @@ mod tests {
             let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
             let wanted = wanted(2048, if gpt { Table::Gpt } else { Table::Msdos }, grub, &lines);
             if let Ok(parts) = wanted.place(&all) {
-                let mut taken: Vec<(u64, u64)> = parts.iter().map(|part| (part.start, part.start + part.size)).collect();
-                proptest::prop_assert!(taken.iter().all(|&(from, to)| from >= FIRST && to <= 2047 * MIB && from < to));
+                let mut taken: Vec<_> = parts.iter().map(|part| (part.start, part.start + part.size)).collect();
+                let is_inside = |&(from, to): &(u64, u64)| from >= FIRST && to <= 2047 * MIB && from < to;
+                proptest::prop_assert!(taken.iter().all(is_inside));
                 taken.extend(all.iter().map(|kept| (kept.start, kept.start + kept.size)));
                 taken.sort_unstable();
                 proptest::prop_assert!(taken.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{taken:?}");

@@ -23,7 +23,7 @@ pub(super) struct Made {
     role: Role,
     /// A loop device.
     pub(super) device: String,
-    /// The same, opened before anything was written: it is told of errors.
+    /// The device, opened before anything was written, so that sync reports errors of all writes.
     opened: File,
     pub(super) uuid: String,
 }
@@ -34,7 +34,7 @@ pub struct Disk {
     pub(super) wanted: Wanted,
     /// The raw image, or a disk's device.
     pub(super) image: PathBuf,
-    /// For mount points and the like.
+    /// A directory for mount points and temporary files.
     pub(super) work: PathBuf,
     is_device: bool,
     root: PathBuf,
@@ -68,11 +68,13 @@ impl Disk {
         Ok(disk)
     }
 
-    /// The same on a disk. What was there, and is not kept, is lost at once; the new partition table is written by [`Disk::finish`], so
-    /// that nothing starts a system that is half built. Until then, the disk's table has what is kept.
+    /// Makes partitions and file systems on a disk, and mounts them on a directory. What was on the disk and is not
+    /// kept is lost at once. [`Disk::finish`] writes the new partition table, so that no firmware starts a system that
+    /// is half built. Until then, the disk's table has only what is kept.
     ///
     /// # Errors
-    /// It is too small, something to keep can't be kept, or a tool failed. Until everything has its place, nothing is written.
+    /// It is too small, something to keep can't be kept, or a tool failed. Nothing is written until everything has its
+    /// place.
     pub fn device(context: &Context, wanted: Wanted, device: &Path, work: &Path, root: &Path) -> Result<Self, Problem> {
         let doing = || format!("wiping the partition table of {}", device.display());
         let mut file = OpenOptions::new().read(true).write(true).open(device).doing(doing)?;
@@ -87,11 +89,11 @@ impl Disk {
         let table = old.as_ref().map_or(wanted.table, |old| old.table);
         let wanted = Wanted { size, table, ..wanted };
         let mut disk = Self { is_device: true, ..Self::new(wanted, device.to_owned(), work, root, old, kept)? };
-        // What follows can't be undone.
+        // From here on nothing can be undone.
         context.cancel.check()?;
         let wipe = |from: u64, to: u64| file.write_all_at(&vec![0; (to - from) as usize], from);
         if disk.kept.is_empty() {
-            // The tables at both ends, and whatever signature the space before the first partition has.
+            // The tables are at both ends; other signatures may stand before the first partition.
             wipe(0, FIRST).and_then(|()| wipe(size / SECTOR * SECTOR - END, size / SECTOR * SECTOR)).doing(doing)?;
         } else {
             disk.write_table(context, &[])?;
@@ -182,7 +184,7 @@ impl Disk {
     fn attach(&self, context: &Context, part: &Part) -> Result<String, Problem> {
         let mut losetup = Tool::new("losetup").args(["--find", "--show"]);
         if self.is_device {
-            // What is written is on the disk, and not in memory twice.
+            // Else what is written would be in memory twice: in the loop device's cache and in the disk's.
             losetup = losetup.arg("--direct-io=on");
         }
         let losetup = losetup.args(["--offset", &part.start.to_string(), "--sizelimit", &part.size.to_string()]);
@@ -216,7 +218,7 @@ impl Disk {
                     let is_root = path == "/";
                     let is_ext = kind.starts_with("ext");
                     let options = match kept {
-                        // What was there before does not keep the new system from starting.
+                        // The new system starts even if a file system that was kept can't be mounted.
                         Some(_) => "defaults,nofail",
                         None if is_ext && is_root => "errors=remount-ro",
                         None => "defaults",
@@ -237,7 +239,7 @@ impl Disk {
         self.kept.iter().filter_map(|kept| self.wanted.volumes[kept.volume].path())
     }
 
-    /// Everything is written, or an error: what went wrong in the background is told here, or never.
+    /// Waits until everything is written. The kernel reports errors of writing in the background only here.
     fn flush(&self) -> Result<(), Problem> {
         for (at, root) in &self.mounted {
             rustix::fs::syncfs(root).doing(|| format!("writing the file system of {}", at.display()))?;
@@ -262,7 +264,7 @@ impl Disk {
             unmount(&at, UnmountFlags::empty()).doing(|| format!("unmounting {}", at.display()))?;
         }
         for Made { device, opened, .. } in self.made.drain(..) {
-            // What unmounting has written, too.
+            // Unmounting has written, too.
             opened.sync_all().doing(|| format!("writing {}", self.image.display()))?;
             drop(opened);
             Tool::new("losetup").args(["--detach", &device]).run(context)?;

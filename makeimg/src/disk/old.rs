@@ -87,7 +87,7 @@ fn parse(dump: &str, device: &str) -> Option<Old> {
         };
         let line = match table {
             Table::Gpt => rest.to_owned(),
-            // What is kept is not what starts.
+            // Only the new root is bootable.
             Table::Msdos => rest.replace(", bootable", ""),
         };
         Some(OldPart { number, start: field("start=")?, size: field("size=")?, line })
@@ -101,7 +101,7 @@ struct Content {
     label: Option<String>,
     uuid: String,
     kind: String,
-    /// Why nobody can tell.
+    /// Why blkid(8) can't tell what is there.
     unclear: Option<String>,
 }
 
@@ -111,7 +111,7 @@ fn look(context: &Context, device: &Path, part: &OldPart) -> Result<Content, Pro
     let found = Tool::new("blkid").args(["--probe", "--output=export"]).args(place).arg(device).try_output(context)?;
     let found = match found {
         Ok(found) => found,
-        // Nothing.
+        // The status that means that nothing was found.
         Err(ended) if ended.status.code() == Some(2) => return Ok(Content::default()),
         Err(ended) => return Ok(Content { unclear: Some(ended.problem("blkid").what), ..Content::default() }),
     };
@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn dumps() {
-        let gpt = "label: gpt\nlabel-id: 0A-1\ndevice: /dev/nvme0n1\nunit: sectors\nfirst-lba: 34\nsector-size: 4096\n\n\
+        let gpt = "label: gpt\nlabel-id: 0A-1\ndevice: /dev/nvme0n1\nunit: sectors\nfirst-lba: 34\n\
+                   sector-size: 4096\n\n\
                    /dev/nvme0n1p2 : start=        2048, size=      131072, type=C12A, uuid=7D-1, name=\"a, b\"\n";
         let old = parse(gpt, "/dev/nvme0n1").unwrap();
         assert_eq!((old.table, &*old.id), (Table::Gpt, "0A-1"));

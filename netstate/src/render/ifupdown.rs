@@ -26,8 +26,8 @@ pub fn ifupdown(state: &NetworkState) -> Files {
     files
 }
 
-/// The kernel hands out `eth0`, `eth1`, … in the order of probing, so udev can't give one of several links such a name
-/// that another may have. Theirs become `lan0`, `lan1`, ….
+/// Replaces names such as `eth0` by `lan0` if there are several links. The kernel gives out `eth0`, `eth1`, … in the
+/// order of probing, so another link may already have the name when udev renames this one.
 fn avoid_kernel_names(plans: &mut [Plan]) {
     if plans.len() < 2 {
         return;

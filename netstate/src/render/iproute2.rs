@@ -28,8 +28,8 @@ link_with() {
 ip link set dev lo up
 "#;
 
-/// A POSIX shell script, `etc/network.sh`, that needs nothing but ip(8); and `etc/resolv.conf`. There is no DHCP client,
-/// so leased addresses become static. One failing command does not stop the others.
+/// A POSIX shell script, `etc/network.sh`, that needs nothing but ip(8), and `etc/resolv.conf`. No DHCP client is
+/// assumed, so leased addresses become static. The script goes on after a command that fails.
 pub fn iproute2(state: &NetworkState) -> Files {
     let mut text = format!("#!/bin/sh\n{HEADER}{FUNCTION}");
     for link in state.links.iter().filter(|link| link.kind == LinkKind::Card && link.up) {
@@ -43,7 +43,7 @@ fn commands(link: &Link, state: &NetworkState) -> String {
     let mut line = |text: &str| {
         let _ = writeln!(out, "    {text}");
     };
-    // A router is reached from the link-local address, which must not wait for duplicate detection.
+    // The host reaches routers from its link-local address, which duplicate address detection would block for a second.
     line(r#"[ ! -d "/proc/sys/net/ipv6/conf/$dev" ] || echo 0 >"/proc/sys/net/ipv6/conf/$dev/accept_dad""#);
     line(&format!(r#"ip link set dev "$dev" mtu {} up"#, link.mtu));
     for address in oldest_first(link) {

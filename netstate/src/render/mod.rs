@@ -48,7 +48,7 @@ pub fn write_files(root: &Path, files: &Files) -> io::Result<()> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // netplan refuses to be quiet about files that others can read.
+        // netplan warns of files that others can read.
         let private = path.extension().is_some_and(|extension| extension == "yaml");
         let mode = if text.starts_with("#!") {
             0o755

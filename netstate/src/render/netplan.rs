@@ -29,7 +29,7 @@ fn ethernet(plan: &Plan, state: &NetworkState) -> String {
         let _ = writeln!(out, "      addresses:");
     }
     for address in &plan.addresses {
-        // netplan knows no peers: the host's own address alone, and a route to the peer below.
+        // netplan has no peer addresses. So the host's address gets its full length, and the peer a route, below.
         let full = if address.ip.is_ipv6() { 128 } else { 32 };
         let prefix = if address.peer.is_some() { full } else { address.prefix };
         if address.preferred_s == Some(0) {

@@ -13,7 +13,7 @@ pub fn networkd(state: &NetworkState) -> Files {
 
 fn text(plan: &Plan, state: &NetworkState) -> String {
     let mut out = HEADER.to_owned();
-    // A VLAN or a bridge on top has the same address; it has a kind, and hardware has none.
+    // A VLAN or a bridge on top of the card has the card's address too, but it has a kind, and a card has none.
     let _ = writeln!(out, "[Match]\nMACAddress={}\nType=ether\nKind=!*\n", mac_text(plan.link.mac));
     let _ = writeln!(out, "[Link]\nMTUBytes={}", plan.link.mtu);
     if !plan.dns {
@@ -31,7 +31,8 @@ fn text(plan: &Plan, state: &NetworkState) -> String {
         }
     }
     if plan.dhcp {
-        // The hardware address survives a new system; the default, made from the machine id, would get a new lease.
+        // The default identifier is made from the machine id, which a new system has another of, and would get another
+        // lease. The hardware address stays.
         let _ = writeln!(out, "\n[DHCPv4]\nClientIdentifier=mac\nUseMTU=no");
     }
     for address in &plan.addresses {

@@ -25,15 +25,15 @@ pub struct Plan<'a> {
     pub link: &'a Link,
     /// Fit for file names and configuration languages.
     pub name: String,
-    /// IPv4 is leased.
+    /// Whether IPv4 comes by DHCP.
     pub dhcp: bool,
-    /// IPv6 comes from router advertisements (and DHCPv6, if these say so).
+    /// Whether IPv6 comes from router advertisements (and from DHCPv6, if they say so).
     pub ra: bool,
     /// Addresses that do not come by themselves.
     pub addresses: Vec<&'a Address>,
     /// Routes that do not come by themselves, in an order in which they can be added.
     pub routes: Vec<&'a Route>,
-    /// Name servers are to be reached through it.
+    /// Whether the name servers are written here: they are reached through this link.
     pub dns: bool,
 }
 
@@ -71,7 +71,7 @@ pub fn plan(state: &NetworkState) -> Vec<Plan<'_>> {
         .collect()
 }
 
-/// Link names may hold almost any byte; files and languages can't.
+/// The name with all characters replaced that a file name or a configuration language may not take.
 fn plain(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect()
 }
@@ -85,7 +85,7 @@ pub fn destination(route: &Route) -> String {
     }
 }
 
-/// A metric worth writing: 0 and IPv6's 1024 are what the kernel takes anyway.
+/// The metric, unless it is the one that the kernel takes by default: 0, and 1024 for IPv6.
 pub fn metric(route: &Route) -> Option<u32> {
     (route.metric != if route.v6 { 1024 } else { 0 }).then_some(route.metric).filter(|metric| *metric != 0)
 }
@@ -108,7 +108,7 @@ pub fn ip_address(address: &Address) -> String {
     words.join(" ")
 }
 
-/// A command that adds a route on `device`, whatever was there.
+/// A command that adds a route on `device`, or replaces the one that is there.
 pub fn ip_route(route: &Route, device: &str) -> String {
     let mut words = vec![format!("ip {} route replace {}", if route.v6 { "-6" } else { "-4" }, destination(route))];
     if let Some(gateway) = route.gateway {
