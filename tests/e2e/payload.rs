@@ -147,7 +147,7 @@ fn controller_killed(lab: &Lab) -> Result<Outcome> {
     up.kill()?;
     web.machine.wait_serial("anemos: the payload succeeded", LONG)?;
 
-    let ended = web.anemos.run(["attach", "--json"], LONG)?;
+    let ended = web.anemos.run(["attach", "--all", "--json"], LONG)?;
     expect_end(&ended, "deployed", "Anemos hello")?;
     let events = agent_events(&ended.json());
     expect_contiguous(&events)?;
@@ -159,8 +159,16 @@ fn controller_killed(lab: &Lab) -> Result<Outcome> {
     expect(flood.iter().zip(1..).all(|(text, n)| text.parse() == Ok(n)), "the lines are not in order")?;
     expect(events.iter().any(|event| is_log(event, "still here")), "the daemon was not heard")?;
 
-    let again = web.anemos.run(["attach", "--json"], LONG)?;
+    let again = web.anemos.run(["attach", "--all", "--json"], LONG)?;
     expect(agent_events(&again.json()) == events, "a second look shows other events")?;
+    // Without --all the beginning is left out, and said to be.
+    let end = web.anemos.run(["attach", "--json"], LONG)?.json();
+    let shown = agent_events(&end).into_iter().filter(|event| event["kind"] == "log").count();
+    let left_out =
+        format!("{} earlier lines are left out", events.iter().filter(|e| e["kind"] == "log").count() - shown);
+    let told =
+        |line: &Value| line["type"] == "message" && line["text"].as_str().is_some_and(|t| t.starts_with(&left_out));
+    expect(shown == 1000 && end.iter().any(told), format!("{shown} lines are shown, and “{left_out}” is not said"))?;
     let logs = web.anemos.run(["logs", &run_of(&seen)?, "web"], LONG)?;
     let line = |event: &Value| {
         let from = if event["stream"] == "kernel" { "kernel: " } else { "" };
