@@ -1,15 +1,29 @@
-//! The `anemos` command.
+//! The controller: everything behind the `anemos` command.
+
+mod cli;
+mod commands;
+mod config;
+mod embed;
+mod engine;
+mod journal;
+mod known_hosts;
+mod payload;
+mod report;
+mod screen;
+mod ssh;
+mod ssh_config;
 
 use std::process::ExitCode;
 
-use anemos::cli::Cli;
-use anemos::commands::{self, Status};
 use clap::Parser;
+
+use self::cli::Cli;
+use self::commands::Status;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("ANEMOS_LOG").unwrap_or_else(|_| "off".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(anemos::screen::Diagnostics).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen::Diagnostics).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

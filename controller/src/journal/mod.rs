@@ -19,6 +19,8 @@ mod stream;
 mod v3;
 
 #[cfg(test)]
+mod measure;
+#[cfg(test)]
 mod samples;
 #[cfg(test)]
 mod tests;

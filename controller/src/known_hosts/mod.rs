@@ -14,6 +14,8 @@ mod line;
 mod pattern;
 
 #[cfg(test)]
+mod openssh_tests;
+#[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;

@@ -95,7 +95,7 @@ fn names_of_any_case_find_the_same_hashed_or_not() {
 #[test]
 fn verdicts() {
     let (a, b, rsa) = (ed25519(1), ed25519(2), key("ssh-rsa", 1));
-    // The comments are what OpenSSH 9.2's client does; controller/tests/openssh.rs asks the one installed.
+    // The comments are what OpenSSH 9.2's client does; openssh_tests.rs asks the one installed.
     let table: &[(String, u16, Verdict)] = &[
         (format!("h {a}"), 22, Verdict::Match(place(1))),
         (format!("[h]:22 {a}"), 22, Verdict::Unknown),

@@ -1,19 +1,19 @@
 //! Writes runs with journals as a deployment does, for measuring what they take and how fast they are read:
 //! docs/BENCHMARKS.md has the commands and what came out.
 //!
-//!     journals DIR RUNS LINES [LOG]
-//!
-//! makes RUNS runs of one host in DIR/anemos/runs, each of LINES lines of output. They are made up, and come as fast as
-//! they are taken, or are those of the file LOG (from its beginning again as often as need be), about twelve a second.
+//! `ANEMOS_JOURNALS="DIR RUNS LINES [LOG]"` makes RUNS runs of one host in DIR/anemos/runs, each of LINES lines of output.
+//! They are made up, and come as fast as they are taken, or are those of the file LOG (from its beginning again as often
+//! as need be), about twelve a second.
 
 use std::path::Path;
 
-use anemos::journal::{Appender, HostEntry, Record, RunFile, RunStore};
-use anemos::report::{Phase, Speaker, Update};
-use anemos::ssh::{Address, RunKey};
 use anemos_proto::Secret;
 use anemos_proto::config::Finish;
 use anemos_proto::event::{Event, EventKind, Stream};
+
+use super::{Appender, HostEntry, Record, RunFile, RunStore};
+use crate::report::{Phase, Speaker, Update};
+use crate::ssh::{Address, RunKey};
 
 /// When the first line was printed, in milliseconds since the Unix epoch.
 const START: u64 = 1_795_860_000_000;
@@ -53,12 +53,15 @@ fn made_up(numbers: &mut Numbers) -> Vec<u8> {
     .into_bytes()
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let (dir, runs, lines, log) = match &args[..] {
+#[test]
+#[ignore = "it measures, and writes where ANEMOS_JOURNALS says: docs/BENCHMARKS.md"]
+fn journals() -> Result<(), Box<dyn std::error::Error>> {
+    let args = std::env::var("ANEMOS_JOURNALS").map_err(|_| "ANEMOS_JOURNALS is not set: DIR RUNS LINES [LOG]")?;
+    let args: Vec<&str> = args.split(' ').collect();
+    let (dir, runs, lines, log) = match args[..] {
         [dir, runs, lines] => (dir, runs, lines, None),
         [dir, runs, lines, log] => (dir, runs, lines, Some(std::fs::read(log)?)),
-        _ => return Err("usage: journals DIR RUNS LINES [LOG]".into()),
+        _ => return Err("ANEMOS_JOURNALS is not DIR RUNS LINES [LOG]".into()),
     };
     let (runs, lines): (u32, u64) = (runs.parse()?, lines.parse()?);
     let log: Option<Vec<&[u8]>> = log.as_deref().map(|log| log.split(|byte| *byte == b'\n').collect());

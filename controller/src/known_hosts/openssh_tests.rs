@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use anemos::known_hosts::{KnownHosts, KnownKey, PublicKey, Verdict, add_line};
+use super::{KnownHosts, KnownKey, PublicKey, Verdict, add_line};
 
 /// Runs a program of OpenSSH's to its end.
 fn run(program: &str, args: &[&str]) -> Output {
