@@ -8,6 +8,7 @@ mod engine;
 mod journal;
 mod known_hosts;
 mod payload;
+mod plan;
 mod report;
 mod screen;
 mod ssh;

@@ -4,7 +4,6 @@ use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
-use anemos_proto::stage::{BaseSource, KernelSource};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
 
 use super::jobs::{Jobs, new_run_id, prepare};
@@ -12,14 +11,14 @@ use super::look_back::read;
 use super::passphrase::OnTerminal;
 use super::{CommandError, Status, status_of, stop_signal};
 use crate::cli::{PlanArgs, Up};
-use crate::config::{self, Host, Kernel};
+use crate::config::{self, Host};
 use crate::embed;
-use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Prepared, Reporter, Seat, drive, now_ms};
+use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, drive, now_ms};
 use crate::journal::{Appender, HostEntry, RunDir, RunFile, RunStore};
-use crate::payload::Keep;
+use crate::plan::Plan;
 use crate::report::{Ending, Report};
-use crate::screen::plan::{Choices, PlanView, Upload, confirm};
-use crate::screen::text::{Paint, bytes};
+use crate::screen::plan::confirm;
+use crate::screen::text::Paint;
 use crate::screen::{self, Mode, Screen};
 use crate::ssh::{Passphrases, RunKey, new_seed};
 
@@ -44,81 +43,9 @@ pub(super) async fn plan(args: PlanArgs) -> Result<Status, CommandError> {
 /// One host on its way.
 struct Running {
     name: String,
-    plan: oneshot::Receiver<Prepared>,
+    plan: oneshot::Receiver<Arc<Plan>>,
     decision: signal::Sender<Decision>,
     task: tokio::task::JoinHandle<Option<End>>,
-    view: Viewed,
-}
-
-/// What of a job the plan shows.
-struct Viewed {
-    address: String,
-    kernel: KernelSource,
-    locked_kernel: Option<String>,
-    base: anemos_proto::ids::Digest,
-    sources: Vec<BaseSource>,
-    payload: String,
-    keeps: Vec<Keep>,
-    finish: config::Finish,
-    check: Option<String>,
-}
-
-impl Viewed {
-    fn of(job: &Job) -> Self {
-        let address = &job.entry.address;
-        Self {
-            address: format!("{}@{}:{}", job.entry.user, address.host, address.port),
-            kernel: match job.host.kernel {
-                Kernel::Host => KernelSource::Host,
-                Kernel::Locked => KernelSource::Locked,
-            },
-            locked_kernel: job.base.kernel.clone(),
-            base: job.base.image,
-            sources: job.base.sources.clone(),
-            payload: job.host.payload.display().to_string(),
-            keeps: job.keeps.clone(),
-            finish: job.host.finish,
-            check: job.host.check.clone(),
-        }
-    }
-
-    fn plan(self, prepared: Prepared) -> PlanView {
-        let cached = prepared.facts.cached_bases.contains(&self.base);
-        let sources: Vec<String> = self
-            .sources
-            .iter()
-            .filter(|source| cached == matches!(source, BaseSource::Cache))
-            .map(|source| match source {
-                BaseSource::Cache => "in the host's cache".into(),
-                BaseSource::Urls(_) => "downloaded by the host from the URLs given".into(),
-                BaseSource::Build => "built on the host from distribution packages".into(),
-                BaseSource::Upload(blob) => format!("uploaded from here ({})", bytes(blob.size)),
-            })
-            .collect();
-        PlanView::new(
-            &prepared.facts,
-            Choices {
-                host: prepared.host,
-                address: self.address,
-                disks: prepared.disks,
-                uploads: prepared
-                    .uploads
-                    .into_iter()
-                    .map(|(what, bytes, cached)| Upload { what: what.into(), bytes, cached })
-                    .collect(),
-                kernel: self.kernel,
-                locked_kernel: self.locked_kernel,
-                base: self.base,
-                base_source: sources.join("; should that fail, "),
-                payload: self.payload,
-                keeps: self.keeps,
-                finish: self.finish,
-                check: self.check,
-            },
-        )
-        .with_host_key(prepared.host_key)
-        .with_refusals(prepared.refusals)
-    }
 }
 
 async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Result<Status, CommandError> {
@@ -176,50 +103,45 @@ async fn deploy(args: PlanArgs, ask: Ask, finish: Option<config::Finish>) -> Res
     }
     drop(reports);
 
-    let mut views = Vec::new();
+    let mut plans: Vec<Arc<Plan>> = Vec::new();
     let mut waiting = Vec::new();
     let mut tasks = Vec::new();
     for host in running {
         // A host that can't be deployed sends no plan; its own report says why.
-        if let Ok(prepared) = host.plan.await {
-            let view = host.view.plan(prepared);
-            waiting.push((host.name.clone(), host.decision, view.refusals.clone()));
-            views.push(view);
+        if let Ok(plan) = host.plan.await {
+            waiting.push((host.name.clone(), host.decision, Arc::clone(&plan)));
+            plans.push(plan);
         }
         tasks.push((host.name, host.task));
     }
-    let able = |view: &&mut PlanView| view.refusals.is_empty();
-    let going: Vec<String> = views.iter_mut().filter(able).map(|view| view.host.clone()).collect();
+    let able = |plan: &&Arc<Plan>| plan.refusals.is_empty();
+    let going: Vec<String> = plans.iter().filter(able).map(|plan| plan.host.clone()).collect();
     let order = limits.order(&going);
-    views.iter_mut().filter(able).for_each(|view| view.order.clone_from(&order));
-    if !views.is_empty() {
-        control.plans(views.clone()).await;
+    if !plans.is_empty() {
+        control.plans(plans.clone(), order.clone()).await;
     }
-    views.retain(|view| view.refusals.is_empty());
+    plans.retain(|plan| plan.refusals.is_empty());
     let go = match ask {
-        _ if views.is_empty() => false,
+        _ if plans.is_empty() => false,
         Ask::OnlyPlan => false,
         Ask::Yes => true,
         Ask::Terminal => {
             let paused = control.pause().await;
-            let answer = question(views, stop.clone()).await;
+            let answer = question(plans, order, stop.clone()).await;
             drop(paused);
             answer
         }
     };
     fleet.send_modify(|fleet| fleet.begin(&going));
     let mut refused = Vec::new();
-    for (host, decision, refusals) in waiting {
-        if !refusals.is_empty() || (!go && ask != Ask::OnlyPlan) {
+    for (host, decision, plan) in waiting {
+        let why_not = plan.refused();
+        if why_not.is_some() || (!go && ask != Ask::OnlyPlan) {
             refused.push(host);
         }
-        let decided = match ask {
-            Ask::OnlyPlan => Decision::OnlyPlan,
-            _ if !refusals.is_empty() => {
-                // What follows the first line of each, such as a list of disks, the plan has shown.
-                let why: Vec<&str> = refusals.iter().filter_map(|why| why.lines().next()).collect();
-                Decision::Refuse(format!("it can't be deployed as hosts.toml says: {}", why.join("; ")))
-            }
+        let decided = match (ask, why_not) {
+            (Ask::OnlyPlan, _) => Decision::OnlyPlan,
+            (_, Some(why)) => Decision::Refuse(why),
             _ if go => Decision::Go,
             _ => Decision::Refuse("the plan was refused".into()),
         };
@@ -282,19 +204,20 @@ fn start(
     let (plan_tx, plan) = oneshot::channel();
     let (decision, decided) = signal::channel(Decision::Pending);
     let gate = Gate { plan: plan_tx, decision: decided, seat, probes: Arc::clone(probes) };
-    let (name, view) = (job.host.name.clone(), Viewed::of(&job));
+    let name = job.host.name.clone();
     let task = tokio::spawn(async move {
         let mut reporter = Reporter::new(&job.host.name, reports, journal);
         drive(&job, &mut reporter, gate, stop).await
     });
-    Running { name, plan, decision, task, view }
+    Running { name, plan, decision, task }
 }
 
 /// Asks on the terminal. Ctrl-C is a no.
-async fn question(views: Vec<PlanView>, mut stop: signal::Receiver<bool>) -> bool {
+async fn question(plans: Vec<Arc<Plan>>, order: Option<String>, mut stop: signal::Receiver<bool>) -> bool {
     let answer = tokio::task::spawn_blocking(move || {
         let paint = Paint::pick(std::io::stderr().is_terminal());
-        confirm(&views, &mut std::io::stdin().lock(), &mut std::io::stderr(), paint).unwrap_or(false)
+        let mut input = std::io::stdin().lock();
+        confirm(&plans, order.as_deref(), &mut input, &mut std::io::stderr(), paint).unwrap_or(false)
     });
     tokio::select! {
         answer = answer => answer.unwrap_or(false),

@@ -25,7 +25,7 @@ pub use disk::{DiskSelector, SelectError, select_disks};
 pub use error::ConfigError;
 pub use load::{LoadError, ReadKeysError, load};
 pub use parse::parse;
-pub use units::{format_duration, format_size, parse_duration, parse_size};
+pub use units::{format_bytes, format_duration, format_size, parse_duration, parse_size};
 
 use crate::known_hosts::PublicKey;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anemos_proto::config::{Deadlines, RunConfig};
 use anemos_proto::event::Level;
-use anemos_proto::host::{DiskId, HostFacts};
-use anemos_proto::stage::{BaseSource, KernelSource, StagePlan, Staged};
+use anemos_proto::host::HostFacts;
+use anemos_proto::stage::{KernelSource, StagePlan, Staged};
 use tokio::sync::{Semaphore, oneshot, watch as signal};
 use tokio::time::{Instant, sleep_until};
 
@@ -15,10 +15,10 @@ use super::error::Trouble;
 use super::fleet::{Seat, Verdict};
 use super::reporter::{Reporter, now_ms};
 use super::stage::{Stage, StageError};
-use super::{Decision, Job, Prepared};
-use crate::config::{Kernel, format_duration, select_disks};
+use super::{Decision, Job};
+use crate::config::{Host, Kernel, format_duration};
 use crate::journal::{OldSystem, Record};
-use crate::payload::Keep;
+use crate::plan::{Choices, Plan, Upload, judge};
 use crate::report::{Phase, Update};
 use crate::ssh::{self, ConnectError, HostKey, Judgement, Session, Tuning};
 
@@ -69,8 +69,8 @@ struct Met {
     session: Session,
     stage: Stage,
     facts: Box<HostFacts>,
-    /// The disks that may be written, or why hosts.toml doesn't say which.
-    disks: Result<Vec<DiskId>, String>,
+    /// What follows from these facts.
+    plan: Arc<Plan>,
 }
 
 /// Connects, starts the stage, and has it look around.
@@ -109,10 +109,8 @@ async fn meet(
     };
     reporter.tell(Update::Facts(facts.clone()));
     reporter.phase_done();
-    let disks = select_disks(job.host.all_disks(), &facts.disks)
-        .map(|disks| disks.into_iter().map(|disk| disk.id.clone()).collect())
-        .map_err(|error| error.to_string());
-    Ok(Met { session, stage, facts, disks })
+    let plan = Arc::new(judge(&facts, choices(job, &session, &stage)));
+    Ok(Met { session, stage, facts, plan })
 }
 
 /// Waits for the decision; whatever else it is than to go ahead, the stage is gone afterwards.
@@ -178,9 +176,9 @@ async fn turn(
     match why_not {
         None if !ended => Ok(met),
         None => {
-            let approved = met.disks;
+            let approved = met.plan;
             let met = meet(job, reporter, probes, stop).await?;
-            if met.disks == approved {
+            if met.plan.wipe == approved.wipe {
                 return Ok(met);
             }
             let why = "its disks are not those of the plan any more";
@@ -195,7 +193,7 @@ async fn turn(
 pub(super) async fn boot(
     job: &Job,
     reporter: &mut Reporter,
-    (plan, decision): (oneshot::Sender<Prepared>, signal::Receiver<Decision>),
+    (plan, decision): (oneshot::Sender<Arc<Plan>>, signal::Receiver<Decision>),
     seat: &mut Seat,
     probes: &Arc<Semaphore>,
     mut stop: signal::Receiver<bool>,
@@ -203,15 +201,14 @@ pub(super) async fn boot(
     let allowed = job.host.deadlines.stage;
     let met = meet(job, reporter, probes, &mut stop).await?;
     // Nobody waiting for the plan means that the decision is made without it.
-    let _ = plan.send(prepare(job, &met));
+    let _ = plan.send(Arc::clone(&met.plan));
     let met = decided(met, decision, &mut stop, allowed).await?;
     let met = turn(job, reporter, met, seat, probes, &mut stop).await?;
-    let Met { session, mut stage, facts, disks } = met;
-    let disks = match disks {
-        Ok(disks) => disks,
-        Err(why) => return Err(undo(stage, Trouble::before(Phase::Probe, "choosing the disk", why)).await.into()),
-    };
-    let plan = stage_plan(job, &session, disks, &facts);
+    let Met { session, mut stage, facts, plan } = met;
+    if let Some(why) = plan.refused() {
+        return Err(undo_decided(stage, why).await);
+    }
+    let plan = stage_plan(job, &session, &plan);
     let blobs = [&job.artifacts.agent, &job.base.lock, &job.payload].into_iter().chain(&job.base.upload);
     let blobs: BTreeMap<_, _> = blobs.map(|blob| (blob.id.digest, Arc::clone(&blob.bytes))).collect();
     let deadline = Instant::now() + allowed;
@@ -351,31 +348,38 @@ fn reason(error: StageError, allowed: Duration) -> String {
     }
 }
 
-fn prepare(job: &Job, met: &Met) -> Prepared {
-    let facts = &met.facts;
-    let mut uploads = vec![("stage", met.stage.size, met.stage.cached)];
-    for (what, blob) in [("agent", &job.artifacts.agent), ("base.lock", &job.base.lock), ("payload", &job.payload)] {
-        uploads.push((what, blob.id.size, facts.cached_blobs.contains(&blob.id.digest)));
-    }
-    // Where the host may come by the base otherwise, it isn't sent unless all else fails.
-    if let ([BaseSource::Cache, BaseSource::Upload(_)], Some(blob)) = (&job.base.sources[..], &job.base.upload) {
-        uploads.push(("base", blob.id.size, facts.cached_bases.contains(&job.base.image)));
-    }
-    let (disks, refusals) = match &met.disks {
-        Ok(disks) => (disks.iter().map(|id| id.name.clone()).collect(), Vec::new()),
-        Err(why) => (Vec::new(), vec![why.clone()]),
-    };
-    Prepared {
-        host: job.host.name.clone(),
-        facts: facts.clone(),
-        host_key: met.session.host_key.to_string(),
-        disks,
-        uploads,
-        refusals,
+/// What is chosen for the host, and what the connection showed of it.
+fn choices(job: &Job, session: &Session, stage: &Stage) -> Choices {
+    let Job { host, entry, base, .. } = job;
+    let address = &entry.address;
+    Choices {
+        host: host.name.clone(),
+        address: format!("{}@{}:{}", entry.user, address.host, address.port),
+        host_key: session.host_key.to_string(),
+        system: stage.identity.clone(),
+        disks: host.all_disks().cloned().collect(),
+        stage: Upload { what: "stage".into(), bytes: stage.size, cached: stage.cached },
+        blobs: vec![("agent", job.artifacts.agent.id), ("base.lock", base.lock.id), ("payload", job.payload.id)],
+        kernel: wanted_kernel(host),
+        locked_kernel: base.kernel.clone(),
+        base: base.image,
+        sources: base.sources.clone(),
+        payload: host.payload.display().to_string(),
+        keeps: job.keeps.clone(),
+        finish: host.finish,
+        check: host.check.clone(),
     }
 }
 
-fn stage_plan(job: &Job, session: &Session, disks: Vec<DiskId>, facts: &HostFacts) -> StagePlan {
+fn wanted_kernel(host: &Host) -> KernelSource {
+    match host.kernel {
+        Kernel::Host => KernelSource::Host,
+        Kernel::Locked => KernelSource::Locked,
+    }
+}
+
+/// What the stage is to do, for a plan that was approved.
+fn stage_plan(job: &Job, session: &Session, plan: &Plan) -> StagePlan {
     let host = &job.host;
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     let run_key = job.run_key.public().line().to_owned();
@@ -385,9 +389,6 @@ fn stage_plan(job: &Job, session: &Session, disks: Vec<DiskId>, facts: &HostFact
     if !target_keys.contains(&ours) {
         target_keys.push(ours);
     }
-    let first = facts.disks.iter().find(|disk| disks.first() == Some(&disk.id));
-    let there = |keep: &&Keep| first.is_some_and(|disk| keep.on(disk).next().is_some());
-    let keeps = job.keeps.iter().filter(there).map(|keep| keep.label.clone()).collect();
     StagePlan {
         lock: job.base.lock.id,
         agent: job.artifacts.agent.id,
@@ -397,10 +398,7 @@ fn stage_plan(job: &Job, session: &Session, disks: Vec<DiskId>, facts: &HostFact
         fallback_mirror: job.fallback_mirror.clone(),
         snapshot: host.snapshot.clone(),
         fallback_snapshot: job.fallback_snapshot.clone(),
-        kernel: match host.kernel {
-            Kernel::Host => KernelSource::Host,
-            Kernel::Locked => KernelSource::Locked,
-        },
+        kernel: wanted_kernel(host),
         deadline_s: seconds(host.deadlines.stage),
         run: RunConfig {
             run: job.run.clone(),
@@ -408,8 +406,8 @@ fn stage_plan(job: &Job, session: &Session, disks: Vec<DiskId>, facts: &HostFact
             host_key: job.agent_seed.clone(),
             authorized_keys: std::iter::once(run_key).chain(job.authorized_keys.iter().cloned()).collect(),
             target_keys,
-            disks,
-            keeps,
+            disks: plan.disks(),
+            keeps: plan.keeps(),
             vars: host.vars.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             secrets: job.secrets.clone(),
             mirror: host.mirror.clone(),

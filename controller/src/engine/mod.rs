@@ -23,7 +23,6 @@ use std::sync::Arc;
 
 use anemos_proto::Secret;
 use anemos_proto::config::Finish;
-use anemos_proto::host::HostFacts;
 use anemos_proto::ids::{BlobRef, Digest, RunId};
 use anemos_proto::stage::BaseSource;
 use tokio::sync::{oneshot, watch as signal};
@@ -41,6 +40,7 @@ use self::fleet::How;
 use crate::config;
 use crate::journal::HostEntry;
 use crate::payload::Keep;
+use crate::plan::Plan;
 use crate::report::Ending;
 use crate::ssh::{Credentials, RunKey};
 
@@ -129,23 +129,6 @@ pub struct Job {
     pub fallback_snapshot: Option<String>,
 }
 
-/// What is known once the host was met: shown to the user, who decides.
-#[derive(Debug, Clone)]
-pub struct Prepared {
-    /// The host's name.
-    pub host: String,
-    /// What the stage found.
-    pub facts: Box<HostFacts>,
-    /// The host key that it proved to have.
-    pub host_key: String,
-    /// Names of the disks that the payload may write, `ANEMOS_DISK` first.
-    pub disks: Vec<String>,
-    /// What is sent unless the host has it: what, bytes, whether it has it.
-    pub uploads: Vec<(&'static str, u64, bool)>,
-    /// Why it can't be deployed; empty if it can.
-    pub refusals: Vec<String>,
-}
-
 /// What the user decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -163,7 +146,7 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct Gate {
     /// Takes the plan. Dropped without one if the host can't be deployed.
-    pub plan: oneshot::Sender<Prepared>,
+    pub plan: oneshot::Sender<Arc<Plan>>,
     /// The decision.
     pub decision: signal::Receiver<Decision>,
     /// The host's place among the others, which says when it may go on.

@@ -14,7 +14,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use anemos_proto::host::{Disk, Partition};
 use anemos_proto::ids::Digest;
 use ring::digest;
 
@@ -54,13 +53,6 @@ pub struct Keep {
     pub label: String,
     /// Whether it is made where there is none.
     pub or_made: bool,
-}
-
-impl Keep {
-    /// The partitions of a disk that this may mean; it must be one.
-    pub fn on<'a>(&'a self, disk: &'a Disk) -> impl Iterator<Item = &'a Partition> {
-        disk.partitions.iter().filter(move |part| part.label.as_ref() == Some(&self.label))
-    }
 }
 
 impl std::fmt::Debug for Packed {

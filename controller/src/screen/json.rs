@@ -1,15 +1,16 @@
 //! Reports as JSON Lines. `docs/JSON.md` describes every type and field; a test holds the two against each other.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, StepOutcome, Stream, Unit};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use super::json_facts::FactsJson;
-use super::plan::PlanView;
 use super::text::{base64, is_invisible, rfc3339};
 use super::{Out, Show};
+use crate::plan::Plan;
 use crate::report::{Phase, Report, Speaker, Summary, Update};
 
 /// Version of the schema: it changes when a field changes its meaning or goes away, not when one is added.
@@ -36,9 +37,9 @@ impl Show for JsonScreen {
         self.out.flush();
     }
 
-    fn plans(&mut self, plans: &[PlanView], now_ms: u64) {
+    fn plans(&mut self, plans: &[Arc<Plan>], order: Option<&str>, now_ms: u64) {
         for plan in plans {
-            self.out.line(&plan_line(plan, now_ms));
+            self.out.line(&plan_line(plan, order, now_ms));
         }
         self.out.flush();
     }
@@ -86,9 +87,10 @@ pub fn report_line(report: &Report) -> String {
     line(&Line { time: rfc3339(report.wall_ms), body })
 }
 
-/// One host's plan as one line of JSON, without its newline.
-pub fn plan_line(plan: &PlanView, now_ms: u64) -> String {
-    line(&Line { time: rfc3339(now_ms), body: Body::Plan(plan) })
+/// One host's plan as one line of JSON, without its newline. A host that is refused has no place in the order.
+pub fn plan_line(plan: &Plan, order: Option<&str>, now_ms: u64) -> String {
+    let order = order.filter(|_| plan.refusals.is_empty());
+    line(&Line { time: rfc3339(now_ms), body: Body::Plan { plan, order } })
 }
 
 /// Any serialisable value as one line. Characters that a terminal would act on are written as `\u….`.
@@ -154,7 +156,11 @@ enum Body<'a> {
         host: &'a str,
         reason: &'a str,
     },
-    Plan(&'a PlanView),
+    Plan {
+        #[serde(flatten)]
+        plan: &'a Plan,
+        order: Option<&'a str>,
+    },
     Summary(&'a Summary),
 }
 

@@ -12,10 +12,10 @@ use rustix::termios::tcgetwinsize;
 use super::diagnostics::Holding;
 use super::frame::{View, frame};
 use super::plain::{event_text, level_text};
-use super::plan::PlanView;
 use super::state::Hosts;
 use super::text::{Paint, duration, log_line, sanitise_str, width};
 use super::{Show, plan, table};
+use crate::plan::Plan;
 use crate::report::{Ending, Report, Summary, Update};
 
 /// Lines that may wait for the next drawing. More than that nobody can read: the oldest are counted, not shown.
@@ -214,11 +214,11 @@ impl Show for LiveScreen {
         self.draw(now_ms);
     }
 
-    fn plans(&mut self, plans: &[PlanView], now_ms: u64) {
+    fn plans(&mut self, plans: &[Arc<Plan>], order: Option<&str>, now_ms: u64) {
         self.draw(now_ms);
         self.clear();
         let columns = usize::from(self.tty.size().0);
-        self.tty.lines(&plan::render(plans, self.paint, Some(columns)));
+        self.tty.lines(&plan::render(plans, order, self.paint, Some(columns)));
         self.tty.show();
     }
 

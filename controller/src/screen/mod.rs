@@ -20,6 +20,7 @@ pub mod text;
 mod tests;
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -27,8 +28,8 @@ use tokio::time::MissedTickBehavior;
 
 pub use diagnostics::Diagnostics;
 
+use crate::plan::Plan;
 use crate::report::Report;
-use plan::PlanView;
 use text::{Paint, now_ms};
 
 /// Time between two drawings.
@@ -65,7 +66,7 @@ impl Mode {
 trait Show: Send {
     fn report(&mut self, report: &Report);
     fn tick(&mut self, now_ms: u64);
-    fn plans(&mut self, plans: &[PlanView], now_ms: u64);
+    fn plans(&mut self, plans: &[Arc<Plan>], order: Option<&str>, now_ms: u64);
     fn pause(&mut self);
     fn resume(&mut self);
     fn finish(&mut self, now_ms: u64);
@@ -110,9 +111,9 @@ impl Screen {
         self.0.tick(now_ms());
     }
 
-    /// Shows plans.
-    pub fn plans(&mut self, plans: &[PlanView]) {
-        self.0.plans(plans, now_ms());
+    /// Shows plans, and the order in which those hosts go that can be deployed.
+    pub fn plans(&mut self, plans: &[Arc<Plan>], order: Option<&str>) {
+        self.0.plans(plans, order, now_ms());
     }
 
     /// Leaves the terminal alone until [`Screen::resume`]: reports are still taken in.
@@ -141,7 +142,7 @@ pub struct Requests(mpsc::UnboundedReceiver<Request>);
 
 #[derive(Debug)]
 enum Request {
-    Plans(Vec<PlanView>, oneshot::Sender<()>),
+    Plans { plans: Vec<Arc<Plan>>, order: Option<String>, done: oneshot::Sender<()> },
     Pause { paused: oneshot::Sender<()>, resume: oneshot::Receiver<()> },
 }
 
@@ -156,10 +157,10 @@ pub fn control() -> (Control, Requests) {
 }
 
 impl Control {
-    /// Shows plans, and returns when they have been written.
-    pub async fn plans(&self, plans: Vec<PlanView>) {
+    /// Shows plans and order, and returns when they have been written.
+    pub async fn plans(&self, plans: Vec<Arc<Plan>>, order: Option<String>) {
         let (done, shown) = oneshot::channel();
-        if self.0.send(Request::Plans(plans, done)).is_ok() {
+        if self.0.send(Request::Plans { plans, order, done }).is_ok() {
             // An error means that the screen has ended: there is nobody to show it to.
             let _ = shown.await;
         }
@@ -198,8 +199,8 @@ pub async fn run_controlled(mut screen: Screen, mut reports: mpsc::UnboundedRece
                     screen.report(&report);
                 }
                 match request {
-                    Request::Plans(plans, done) => {
-                        screen.plans(&plans);
+                    Request::Plans { plans, order, done } => {
+                        screen.plans(&plans, order.as_deref());
                         let _ = done.send(());
                     }
                     Request::Pause { paused, resume: until } => {

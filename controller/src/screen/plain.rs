@@ -1,15 +1,16 @@
 //! Plain lines, for pipes, files and terminals that can't move their cursor. Nothing is left out but progress.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use anemos_proto::event::{AgentState, EventKind, Level, Outcome, Progress, StepOutcome, Unit};
 use anemos_proto::host::{Firmware, HostFacts};
 
-use super::plan::PlanView;
 use super::state::{HostState, Hosts};
 use super::text::{Paint, bytes, clip, clock, duration, log_line, sanitise_str};
 use super::{Out, Show, table};
 use crate::known_hosts::PublicKey;
+use crate::plan::Plan;
 use crate::report::{Ending, Phase, Report, Speaker, Summary, Update};
 
 /// Milliseconds after which the progress of a step is worth a line again.
@@ -39,8 +40,8 @@ impl Show for PlainScreen {
         self.out.flush();
     }
 
-    fn plans(&mut self, plans: &[PlanView], _now_ms: u64) {
-        self.out.line(super::plan::render(plans, self.paint, None).trim_end());
+    fn plans(&mut self, plans: &[Arc<Plan>], order: Option<&str>, _now_ms: u64) {
+        self.out.line(super::plan::render(plans, order, self.paint, None).trim_end());
         self.out.flush();
     }
 

@@ -3,6 +3,8 @@
 use anemos_proto::event::Stream;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+pub use crate::config::format_bytes as bytes;
+
 const TAB: usize = 8;
 
 /// Makes one line of remote text safe to show on a terminal.
@@ -159,22 +161,6 @@ pub fn right(text: &str, columns: usize) -> String {
     let mut padded = " ".repeat(columns.saturating_sub(width(text)));
     padded.push_str(text);
     padded
-}
-
-/// Bytes with a binary unit: `812 B`, `1.4 KiB`, `23.0 MiB`, `931 GiB`.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1024.0;
-    let mut unit = 0;
-    // 1023.5 would be shown as 1024.
-    while value >= 1023.5 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if value < 99.95 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
 }
 
 /// Seconds for people: `0.8 s`, `42 s`, `3m05s`, `2h07m`, `3d04h`.

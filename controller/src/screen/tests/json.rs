@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::samples::{Sink, event, every_report, log, summary_of};
+use super::samples::{Sink, event, every_report, log, plan, summary_of};
+use crate::plan::Plan;
 use crate::report::{Ending, Phase, Summary};
 use crate::screen::json::{plan_line, report_line};
 use crate::screen::status::{RunRow, StatusRow, run_json, status_json};
@@ -43,7 +44,7 @@ fn written() -> BTreeMap<String, BTreeSet<String>> {
     for report in every_report() {
         screen.report(&report);
     }
-    screen.plans(&[super::plan::view()]);
+    screen.plans(&[super::plan::plan()], None);
     screen.finish();
     let status = StatusRow {
         host: "web1".into(),
@@ -177,7 +178,17 @@ fn lines_are_harmless_on_a_terminal_and_say_the_same() {
 
 #[test]
 fn plan_has_type_host_and_time() {
-    let value: Value = serde_json::from_str(&plan_line(&super::plan::view(), 0)).unwrap();
+    let value: Value = serde_json::from_str(&plan_line(&plan(), None, 0)).unwrap();
     assert_eq!((&value["type"], &value["host"]), (&Value::from("plan"), &Value::from("web1")));
-    assert_eq!(value["time"], "1970-01-01T00:00:00.000Z");
+    assert_eq!((&value["time"], &value["order"]), (&Value::from("1970-01-01T00:00:00.000Z"), &Value::Null));
+}
+
+#[test]
+fn only_a_host_that_goes_has_a_place_in_the_order() {
+    let order = |plan: &Plan| {
+        let value: Value = serde_json::from_str(&plan_line(plan, Some("all 2 at once"), 0)).unwrap();
+        value["order"].clone()
+    };
+    assert_eq!(order(&plan()), "all 2 at once");
+    assert_eq!(order(&Plan { refusals: vec!["no disk".into()], ..plan() }), Value::Null);
 }

@@ -322,7 +322,7 @@ fn a_pause_clears_the_rows_and_loses_nothing() {
     let mut lab = Lab::new(&["a"], 80, 24);
     lab.show(&[phase("a", 0, Phase::Probe), log("a", 0, b"before")]);
     lab.tick(0);
-    lab.screen.plans(&[super::plan::view()], T0);
+    lab.screen.plans(&[super::plan::plan()], None, T0);
     lab.screen.pause();
     let rows = lab.rows();
     assert_eq!(rows[0], "before");

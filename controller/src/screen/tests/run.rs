@@ -31,7 +31,7 @@ async fn plans_come_after_the_reports_before_them() {
     let (control, requests) = control();
     let task = tokio::spawn(run_controlled(Screen::plain(Box::new(sink.clone()), &["a".into()]), receiver, requests));
     sender.send(report("a", 0, Update::PhaseStarted(Phase::Probe))).unwrap();
-    control.plans(vec![super::plan::view()]).await;
+    control.plans(vec![super::plan::plan()], None).await;
     let shown = sink.text();
     let (probe, plan) = (shown.find("a probe:").unwrap(), shown.find("web1  root@").unwrap());
     assert!(probe < plan, "{shown}");
@@ -42,6 +42,6 @@ async fn plans_come_after_the_reports_before_them() {
     tokio::time::timeout(Duration::from_secs(10), task).await.expect("run ends").unwrap();
     assert!(sink.text().contains("a upload:"));
     // Nobody is there any more: neither of these waits.
-    control.plans(Vec::new()).await;
+    control.plans(Vec::new(), None).await;
     drop(control.pause().await);
 }

@@ -1,13 +1,10 @@
 //! Reports of every kind, and facts of a host.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
-use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
-use anemos_proto::ids::Digest;
-use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 
+pub use crate::plan::tests::{facts, plan};
 use crate::report::{Ending, Phase, PhaseSeconds, Report, Speaker, Summary, Update};
 
 /// 2026-11-23T09:30:00Z.
@@ -58,107 +55,6 @@ pub fn summary_of(host: &str, outcome: Ending, reason: &str) -> Summary {
         },
         first_event_seconds: Some(5.5),
         total_seconds: 233.2,
-    }
-}
-
-pub fn disk(name: &str, size: u64) -> Disk {
-    Disk {
-        id: DiskId {
-            name: format!("/dev/{name}"),
-            serial: Some(format!("SER-{name}")),
-            wwid: Some(format!("wwid-{name}")),
-            path: "pci0000:00/0000:00:05.0/virtio2".into(),
-            size,
-        },
-        model: "QEMU HARDDISK".into(),
-        removable: false,
-        rotational: false,
-        read_only: false,
-        table: Some("gpt".into()),
-        content: None,
-        partitions: Vec::new(),
-        mounts: Vec::new(),
-    }
-}
-
-pub fn partition(name: &str, size: u64, content: &str, mounts: &[&str]) -> Partition {
-    Partition {
-        name: format!("/dev/{name}"),
-        size,
-        content: Some(content.into()),
-        label: None,
-        mounts: mounts.iter().map(|&mount| mount.into()).collect(),
-    }
-}
-
-pub fn facts() -> HostFacts {
-    let mut system = disk("vda", 20 << 30);
-    system.partitions = vec![
-        partition("vda1", 127 << 20, "vfat", &["/boot/efi"]),
-        Partition { label: Some("root".into()), ..partition("vda2", 19 << 30, "ext4", &["/"]) },
-        partition("vda3", 512 << 20, "swap", &["[SWAP]"]),
-    ];
-    let mut data = disk("vdb", 2 << 40);
-    data.content = Some("xfs".into());
-    data.mounts = vec!["/srv".into()];
-    let ip: IpAddr = [192, 0, 2, 7].into();
-    let mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
-    HostFacts {
-        hostname: "web1".into(),
-        os: "Debian GNU/Linux 12 (bookworm)".into(),
-        boot_id: "d9f3c1d2-6a5e-4d59-8a4e-0d6f1c1f2a3b".into(),
-        arch: "x86_64".into(),
-        kernel_release: "6.1.0-28-cloud-amd64".into(),
-        kernel_image: Some("/boot/vmlinuz-6.1.0-28-cloud-amd64".into()),
-        cmdline: "root=/dev/vda2 ro".into(),
-        firmware: Firmware::Uefi { secure_boot: false },
-        memory_total: 2 << 30,
-        memory_available: 1 << 30,
-        disks: vec![system, data],
-        kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
-        network: NetworkState {
-            hostname: "web1".into(),
-            links: vec![Link {
-                id: LinkId(1),
-                name: "ens3".into(),
-                kind: LinkKind::Card,
-                below: Vec::new(),
-                mac,
-                mtu: 1500,
-                up: true,
-                driver: "virtio_net".into(),
-                addresses: vec![Address {
-                    ip,
-                    prefix: 24,
-                    peer: None,
-                    scope: 0,
-                    valid_s: None,
-                    preferred_s: None,
-                    autoconf: false,
-                }],
-            }],
-            routes: vec![Route {
-                destination: None,
-                v6: false,
-                gateway: Some([192, 0, 2, 1].into()),
-                link: LinkId(1),
-                metric: 0,
-                onlink: false,
-                source: None,
-                scope: 0,
-                protocol: 3,
-                table: 254,
-                mtu: None,
-            }],
-            dns: vec![[192, 0, 2, 53].into()],
-            search: vec!["example.org".into()],
-        },
-        lost_ways: Vec::new(),
-        ssh_port: 22,
-        host_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvMEaYrEAoJpg0YaZD5aPahfRI1O5ZQNNGGKHzSjDzv web1".into()],
-        mirrors: vec!["http://mirror.example/debian".into()],
-        cached_blobs: vec![Digest([1; 32])],
-        cached_bases: vec![Digest([2; 32])],
     }
 }
 

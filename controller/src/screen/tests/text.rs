@@ -113,24 +113,6 @@ proptest! {
 }
 
 #[test]
-fn human_bytes() {
-    let table: [(u64, &str); 9] = [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (1_250_000, "1.2 MiB"),
-        (102_300, "99.9 KiB"),
-        (102_400, "100 KiB"),
-        (1_048_575, "1.0 MiB"),
-        (1 << 40, "1.0 TiB"),
-        (u64::MAX, "16.0 EiB"),
-    ];
-    for (count, shown) in table {
-        assert_eq!(bytes(count), shown);
-    }
-}
-
-#[test]
 fn human_durations() {
     let table = [
         (0.0, "0.0 s"),

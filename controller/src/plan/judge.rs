@@ -1,0 +1,209 @@
+//! From facts and choices to a plan. Pure: the same facts and choices give the same plan.
+
+use std::collections::HashSet;
+
+use anemos_proto::host::{Disk, Firmware, HostFacts};
+use anemos_proto::stage::{BaseSource, KernelSource};
+
+use super::{Choices, Plan, PlanDisk, Upload};
+use crate::config::{format_bytes, select_disks};
+use crate::payload::Keep;
+
+/// Less usable memory than this is worth a warning: a machine sold as 1 GiB has more.
+const LOW_MEMORY: u64 = 900 << 20;
+
+/// The plan that follows from the host's facts and what was chosen for it.
+pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
+    let (wipe, mut refusals) = match select_disks(&choices.disks, &facts.disks) {
+        Ok(disks) => (disks, Vec::new()),
+        Err(error) => (Vec::new(), vec![error.to_string()]),
+    };
+    refusals.extend(system_refusals(facts));
+    let kept = Kept::find(wipe.first().copied(), &choices.keeps);
+    let mut warnings = system_warnings(facts, choices.kernel);
+    warnings.extend(wipe.iter().flat_map(|disk| disk_warnings(disk, &kept)));
+    let uploads = uploads(facts, &choices);
+    let base_source = base_source(facts, &choices);
+    let (kernel_source, kernel) = if choices.kernel == KernelSource::Locked || facts.kernel_image.is_none() {
+        (KernelSource::Locked, choices.locked_kernel.unwrap_or_default())
+    } else {
+        (KernelSource::Host, facts.kernel_release.clone())
+    };
+    let plan_disk = |disk: &Disk| {
+        let mut shown = PlanDisk::from(disk);
+        shown.contents.iter_mut().for_each(|content| content.kept = kept.names.contains(&content.name));
+        shown
+    };
+    let untouched = facts.disks.iter().filter(|disk| !wipe.iter().any(|wiped| wiped.id == disk.id));
+    let untouched = untouched.map(PlanDisk::from).collect();
+    let wipe = wipe.into_iter().map(plan_disk).collect();
+    warnings.extend(kept.made);
+    refusals.extend(kept.refusals);
+    let mut seen = HashSet::new();
+    warnings.retain(|warning| seen.insert(warning.clone()));
+    Plan {
+        host: choices.host,
+        address: choices.address,
+        host_key: choices.host_key,
+        hostname: facts.hostname.clone(),
+        os: facts.os.clone(),
+        system: choices.system,
+        arch: facts.arch.clone(),
+        firmware: facts.firmware.into(),
+        memory_total: facts.memory_total,
+        wipe,
+        untouched,
+        upload_bytes: uploads.iter().filter(|upload| !upload.cached).map(|upload| upload.bytes).sum(),
+        uploads,
+        kernel,
+        kernel_source,
+        base: choices.base,
+        base_source,
+        payload: choices.payload,
+        finish: choices.finish,
+        check: choices.check,
+        warnings,
+        refusals,
+    }
+}
+
+/// What must be on the host, and whether it is there.
+fn uploads(facts: &HostFacts, choices: &Choices) -> Vec<Upload> {
+    let upload = |what: &str, bytes, cached| Upload { what: what.into(), bytes, cached };
+    let blobs = choices.blobs.iter();
+    let blobs = blobs.map(|(what, blob)| upload(what, blob.size, facts.cached_blobs.contains(&blob.digest)));
+    let mut uploads: Vec<Upload> = std::iter::once(choices.stage.clone()).chain(blobs).collect();
+    // Where the host may come by the base otherwise, it isn't sent unless all else fails.
+    if let [BaseSource::Cache, BaseSource::Upload(blob)] = &choices.sources[..] {
+        uploads.push(upload("base", blob.size, facts.cached_bases.contains(&choices.base)));
+    }
+    uploads
+}
+
+/// Where the base comes from, for people.
+fn base_source(facts: &HostFacts, choices: &Choices) -> String {
+    let cached = facts.cached_bases.contains(&choices.base);
+    let sources = choices.sources.iter().filter(|source| cached == matches!(source, BaseSource::Cache));
+    let texts: Vec<String> = sources
+        .map(|source| match source {
+            BaseSource::Cache => "in the host's cache".into(),
+            BaseSource::Urls(_) => "downloaded by the host from the URLs given".into(),
+            BaseSource::Build => "built on the host from distribution packages".into(),
+            BaseSource::Upload(blob) => format!("uploaded from here ({})", format_bytes(blob.size)),
+        })
+        .collect();
+    texts.join("; should that fail, ")
+}
+
+/// Why no new kernel can be booted, or the host would not be reached in RAM.
+fn system_refusals(facts: &HostFacts) -> Vec<String> {
+    let kexec = &facts.kexec;
+    let mut refusals: Vec<String> = Vec::new();
+    if kexec.disabled {
+        refusals.push("kexec is switched off until the next boot (kernel.kexec_load_disabled = 1)".into());
+    } else if !kexec.file_load && !kexec.load {
+        refusals.push("the running kernel has no kexec".into());
+    }
+    if !facts.lost_ways.is_empty() {
+        refusals.push(format!(
+            "the host is reached through {}, and only network cards themselves are restored in RAM: move its address and \
+             default route to the network card itself for the deployment",
+            facts.lost_ways.join(" and ")
+        ));
+    }
+    refusals
+}
+
+/// What may stand in the way of the boot.
+fn system_warnings(facts: &HostFacts, kernel: KernelSource) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if facts.memory_total < LOW_MEMORY {
+        let memory = format_bytes(facts.memory_total);
+        warnings.push(format!("only {memory} of memory: base, payload and what it unpacks must fit"));
+    }
+    if facts.firmware == (Firmware::Uefi { secure_boot: true }) {
+        warnings.push(
+            "Secure Boot is on: only a kernel signed for this machine will load, and so for the new system".into(),
+        );
+    }
+    if !matches!(facts.kexec.lockdown.as_str(), "" | "none") {
+        warnings.push(format!("kernel lockdown is `{}`: only a signed kernel will load", facts.kexec.lockdown));
+    }
+    if kernel == KernelSource::Host && facts.kernel_image.is_none() {
+        warnings.push(format!(
+            "no readable image of the running kernel {}: the locked kernel boots instead",
+            facts.kernel_release
+        ));
+    }
+    warnings
+}
+
+/// What stays on the disk that is overwritten.
+#[derive(Default)]
+struct Kept {
+    /// Partitions, `/dev/…`.
+    names: Vec<String>,
+    /// Warnings about partitions that are not there, and will be made.
+    made: Vec<String>,
+    refusals: Vec<String>,
+}
+
+impl Kept {
+    fn find(disk: Option<&Disk>, keeps: &[Keep]) -> Self {
+        let mut kept = Self::default();
+        let Some(disk) = disk else { return kept };
+        let on = &disk.id.name;
+        for Keep { label, or_made } in keeps {
+            let labelled = disk.partitions.iter().filter(|part| part.label.as_ref() == Some(label));
+            match &labelled.map(|part| part.name.clone()).collect::<Vec<_>>()[..] {
+                [one] => kept.names.push(one.clone()),
+                [] if *or_made => {
+                    kept.made.push(format!("{on} has no partition labelled “{label}” to keep: it is made"));
+                }
+                [] => kept.refusals.push(format!(
+                    "{on} has no partition labelled “{label}”, which the IMGBUILD's `filesystems` says to keep: label \
+                     it, or give a size with which it is made"
+                )),
+                several => kept.refusals.push(format!(
+                    "{} are both labelled “{label}”, and the IMGBUILD's `filesystems` says to keep one: give the other \
+                     another label",
+                    several.join(" and ")
+                )),
+            }
+        }
+        kept
+    }
+}
+
+/// What would be missed on a disk that is wiped. Where a system keeps itself is not worth a warning.
+fn disk_warnings(disk: &Disk, kept: &Kept) -> Vec<String> {
+    let name = &disk.id.name;
+    let mut warnings = Vec::new();
+    let lost = disk.partitions.iter().filter(|part| !kept.names.contains(&part.name));
+    let parts = lost.map(|part| (&part.name, &part.content, &part.mounts));
+    for (part, content, mounts) in parts.chain([(name, &disk.content, &disk.mounts)]) {
+        for mount in mounts.iter().filter(|mount| !is_system(mount)) {
+            warnings.push(format!("{part} is mounted on {mount}: what is there will be lost"));
+        }
+        if let Some(content) = content
+            && is_member(content)
+        {
+            warnings.push(format!("{part} is part of something larger ({content}), which may span other disks"));
+        }
+    }
+    if disk.read_only {
+        warnings.push(format!("{name} is read-only: the payload may not be able to write it"));
+    }
+    if disk.removable {
+        warnings.push(format!("{name} is removable"));
+    }
+    warnings
+}
+
+fn is_system(mount: &str) -> bool {
+    matches!(mount, "/" | "/boot" | "/boot/efi" | "/efi" | "/usr" | "/var" | "/tmp" | "/var/tmp" | "[SWAP]")
+}
+
+fn is_member(content: &str) -> bool {
+    matches!(content, "LVM2_member" | "linux_raid_member" | "zfs_member" | "bcache" | "drbd" | "ceph_bluestore")
+}

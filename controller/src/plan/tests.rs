@@ -1,0 +1,254 @@
+//! What is judged, and how.
+
+use std::net::IpAddr;
+
+use anemos_proto::config::Finish;
+use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
+use anemos_proto::ids::{BlobRef, Digest};
+use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
+use anemos_proto::stage::{BaseSource, KernelSource};
+
+use super::{Choices, Plan, PlanDisk, Upload, judge};
+use crate::config::DiskSelector;
+use crate::payload::Keep;
+
+pub fn disk(name: &str, size: u64) -> Disk {
+    Disk {
+        id: DiskId {
+            name: format!("/dev/{name}"),
+            serial: Some(format!("SER-{name}")),
+            wwid: Some(format!("wwid-{name}")),
+            path: "pci0000:00/0000:00:05.0/virtio2".into(),
+            size,
+        },
+        model: "QEMU HARDDISK".into(),
+        removable: false,
+        rotational: false,
+        read_only: false,
+        table: Some("gpt".into()),
+        content: None,
+        partitions: Vec::new(),
+        mounts: Vec::new(),
+    }
+}
+
+pub fn partition(name: &str, size: u64, content: &str, mounts: &[&str]) -> Partition {
+    Partition {
+        name: format!("/dev/{name}"),
+        size,
+        content: Some(content.into()),
+        label: None,
+        mounts: mounts.iter().map(|&mount| mount.into()).collect(),
+    }
+}
+
+pub fn facts() -> HostFacts {
+    let mut system = disk("vda", 20 << 30);
+    system.partitions = vec![
+        partition("vda1", 127 << 20, "vfat", &["/boot/efi"]),
+        Partition { label: Some("root".into()), ..partition("vda2", 19 << 30, "ext4", &["/"]) },
+        partition("vda3", 512 << 20, "swap", &["[SWAP]"]),
+    ];
+    let mut data = disk("vdb", 2 << 40);
+    data.content = Some("xfs".into());
+    data.mounts = vec!["/srv".into()];
+    let ip: IpAddr = [192, 0, 2, 7].into();
+    let mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+    HostFacts {
+        hostname: "web1".into(),
+        os: "Debian GNU/Linux 12 (bookworm)".into(),
+        boot_id: "d9f3c1d2-6a5e-4d59-8a4e-0d6f1c1f2a3b".into(),
+        arch: "x86_64".into(),
+        kernel_release: "6.1.0-28-cloud-amd64".into(),
+        kernel_image: Some("/boot/vmlinuz-6.1.0-28-cloud-amd64".into()),
+        cmdline: "root=/dev/vda2 ro".into(),
+        firmware: Firmware::Uefi { secure_boot: false },
+        memory_total: 2 << 30,
+        memory_available: 1 << 30,
+        disks: vec![system, data],
+        kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
+        network: NetworkState {
+            hostname: "web1".into(),
+            links: vec![Link {
+                id: LinkId(1),
+                name: "ens3".into(),
+                kind: LinkKind::Card,
+                below: Vec::new(),
+                mac,
+                mtu: 1500,
+                up: true,
+                driver: "virtio_net".into(),
+                addresses: vec![Address {
+                    ip,
+                    prefix: 24,
+                    peer: None,
+                    scope: 0,
+                    valid_s: None,
+                    preferred_s: None,
+                    autoconf: false,
+                }],
+            }],
+            routes: vec![Route {
+                destination: None,
+                v6: false,
+                gateway: Some([192, 0, 2, 1].into()),
+                link: LinkId(1),
+                metric: 0,
+                onlink: false,
+                source: None,
+                scope: 0,
+                protocol: 3,
+                table: 254,
+                mtu: None,
+            }],
+            dns: vec![[192, 0, 2, 53].into()],
+            search: vec!["example.org".into()],
+        },
+        lost_ways: Vec::new(),
+        ssh_port: 22,
+        host_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvMEaYrEAoJpg0YaZD5aPahfRI1O5ZQNNGGKHzSjDzv web1".into()],
+        mirrors: vec!["http://mirror.example/debian".into()],
+        cached_blobs: vec![Digest([1; 32])],
+        cached_bases: vec![Digest([2; 32])],
+    }
+}
+
+pub fn choices() -> Choices {
+    let blob = |number, size| BlobRef { digest: Digest([number; 32]), size };
+    Choices {
+        host: "web1".into(),
+        address: "root@192.0.2.7:22".into(),
+        host_key: "ssh-ed25519 SHA256:abc".into(),
+        system: "77ab01f2-0123456789abcdef".into(),
+        disks: vec![DiskSelector::Path("/dev/vda".into())],
+        stage: Upload { what: "stage".into(), bytes: 740_000, cached: true },
+        blobs: vec![("agent", blob(9, 960_000)), ("payload", blob(8, 12_000)), ("base.lock", blob(1, 21_000))],
+        kernel: KernelSource::Host,
+        locked_kernel: Some("6.12.57+deb13-amd64".into()),
+        base: Digest([0xab; 32]),
+        sources: vec![BaseSource::Cache, BaseSource::Build],
+        payload: "examples/debian".into(),
+        keeps: Vec::new(),
+        finish: Finish::Reboot,
+        check: Some("systemctl is-system-running --wait".into()),
+    }
+}
+
+/// A plan that nothing speaks against.
+pub fn plan() -> Plan {
+    judge(&facts(), choices())
+}
+
+fn with(change: impl FnOnce(&mut HostFacts)) -> Plan {
+    let mut facts = facts();
+    change(&mut facts);
+    judge(&facts, choices())
+}
+
+fn keep(label: &str, or_made: bool) -> Keep {
+    Keep { label: label.into(), or_made }
+}
+
+fn names(disks: &[PlanDisk]) -> Vec<&str> {
+    disks.iter().map(|disk| &*disk.id.name).collect()
+}
+
+#[test]
+fn only_the_chosen_disk_is_wiped() {
+    let one = plan();
+    assert_eq!((names(&one.wipe), names(&one.untouched)), (vec!["/dev/vda"], vec!["/dev/vdb"]));
+    let disks = ["/dev/vdb", "/dev/vda"].map(|name| DiskSelector::Path(name.into())).into();
+    let both = judge(&facts(), Choices { disks, ..choices() });
+    assert_eq!(names(&both.wipe), ["/dev/vdb", "/dev/vda"], "ANEMOS_DISK comes first");
+    assert_eq!(both.disks(), [facts().disks[1].id.clone(), facts().disks[0].id.clone()]);
+    assert!(both.warnings.iter().any(|w| w.contains("/srv")), "{:?}", both.warnings);
+}
+
+#[test]
+fn what_is_sent_is_what_the_host_lacks() {
+    let sources = |plan: &Plan| plan.base_source.clone();
+    assert_eq!(plan().upload_bytes, 972_000);
+    assert_eq!(sources(&plan()), "built on the host from distribution packages");
+    let cached = with(|f| f.cached_bases.push(Digest([0xab; 32])));
+    assert_eq!(sources(&cached), "in the host's cache");
+    let image = BaseSource::Upload(BlobRef { digest: Digest([7; 32]), size: 40 << 20 });
+    let last = Choices { sources: vec![BaseSource::Cache, BaseSource::Build, image.clone()], ..choices() };
+    let last = judge(&facts(), last);
+    assert_eq!(last.upload_bytes, 972_000, "it is sent only if the host can't build it");
+    let both = "built on the host from distribution packages; should that fail, uploaded from here (40.0 MiB)";
+    assert_eq!(sources(&last), both);
+    let only = judge(&facts(), Choices { sources: vec![BaseSource::Cache, image], ..choices() });
+    assert_eq!(only.upload_bytes, 972_000 + (40 << 20));
+}
+
+#[test]
+fn warnings() {
+    assert_eq!(plan().warnings, Vec::<String>::new());
+    let has = |plan: Plan, word: &str| {
+        assert!(plan.warnings.iter().any(|w| w.contains(word)), "{word}: {:?}", plan.warnings);
+    };
+    has(with(|f| f.memory_total = 480 << 20), "480 MiB of memory");
+    has(with(|f| f.firmware = Firmware::Uefi { secure_boot: true }), "Secure Boot");
+    has(with(|f| f.kexec.lockdown = "integrity".into()), "lockdown is `integrity`");
+    has(with(|f| f.kernel_image = None), "locked kernel boots instead");
+    has(with(|f| f.disks[0].partitions[1].mounts = vec!["/home".into()]), "/dev/vda2 is mounted on /home");
+    has(with(|f| f.disks[0].partitions.push(partition("vda4", 1, "LVM2_member", &[]))), "part of something larger");
+    has(with(|f| f.disks[0].removable = true), "removable");
+    has(with(|f| f.disks[0].read_only = true), "read-only");
+}
+
+#[test]
+fn what_is_kept() {
+    let judged = |keeps: Vec<Keep>| {
+        let mut facts = facts();
+        facts.disks[0].partitions[1].mounts = vec!["/home".into()];
+        judge(&facts, Choices { keeps, ..choices() })
+    };
+    let kept = judged(vec![keep("root", false)]);
+    assert_eq!((&kept.warnings, &kept.refusals), (&vec![], &vec![]));
+    let contents = kept.wipe[0].contents.iter().filter(|content| content.kept);
+    assert_eq!(contents.map(|content| &*content.name).collect::<Vec<_>>(), ["/dev/vda2"]);
+    assert_eq!(kept.keeps(), ["root"]);
+    let made = judged(vec![keep("srv", true)]);
+    assert!(made.warnings.iter().any(|w| w.contains("no partition labelled “srv” to keep: it is made")));
+    assert!(made.warnings.iter().any(|w| w.contains("/home: what is there will be lost")), "{:?}", made.warnings);
+    assert!(made.keeps().is_empty());
+    assert!(judged(vec![keep("srv", false)]).refusals[0].starts_with("/dev/vda has no partition labelled “srv”"));
+    let mut facts = facts();
+    facts.disks[0].partitions[0].label = Some("root".into());
+    let twice = judge(&facts, Choices { keeps: vec![keep("root", true)], ..choices() });
+    assert!(twice.refusals[0].starts_with("/dev/vda1 and /dev/vda2 are both labelled"), "{:?}", twice.refusals);
+}
+
+#[test]
+fn refusals() {
+    assert_eq!((plan().refusals, plan().refused()), (Vec::new(), None));
+    let disabled = with(|f| f.kexec.disabled = true);
+    assert!(disabled.refusals[0].contains("kexec_load_disabled"), "{:?}", disabled.refusals);
+    let bridge = with(|f| f.lost_ways = vec!["br0 (bridge)".into()]);
+    assert!(bridge.refusals[0].contains("reached through br0 (bridge)"), "{:?}", bridge.refusals);
+    let mut facts = facts();
+    (facts.kexec.file_load, facts.kexec.load) = (false, false);
+    let both = judge(&facts, Choices { disks: vec![DiskSelector::Path("/dev/sda".into())], ..choices() });
+    assert!(both.wipe.is_empty() && names(&both.untouched) == ["/dev/vda", "/dev/vdb"], "{both:?}");
+    assert!(both.refusals[0].lines().count() > 1 && both.refusals[1].contains("no kexec"), "{:?}", both.refusals);
+    let why = both.refused().unwrap();
+    assert!(why.starts_with("it can't be deployed as hosts.toml says: ") && why.lines().count() == 1, "{why}");
+    assert!(why.ends_with("; the running kernel has no kexec"), "{why}");
+}
+
+#[test]
+fn without_a_kernel_image_the_locked_one_boots() {
+    let plan = with(|f| f.kernel_image = None);
+    assert_eq!((&*plan.kernel, plan.kernel_source), ("6.12.57+deb13-amd64", KernelSource::Locked));
+}
+
+#[test]
+fn a_plan_is_plain_data() {
+    let plan = judge(&facts(), Choices { keeps: vec![keep("root", false)], finish: Finish::PowerOff, ..choices() });
+    let text = serde_json::to_string(&plan).unwrap();
+    for word in [r#""firmware":"uefi""#, r#""kernel_source":"host""#, r#""finish":"poweroff""#, r#""base":"abab"#] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+}
