@@ -149,6 +149,28 @@ pub struct PlanArgs {
     pub lock: Option<PathBuf>,
 }
 
+/// A number of what was told of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct After {
+    /// Of which one; `None`: of the only one.
+    pub host: Option<String>,
+    /// The number.
+    pub number: u64,
+}
+
+impl std::str::FromStr for After {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, number) = match text.rsplit_once('=') {
+            Some((host, number)) => (Some(host.to_owned()), number),
+            None => (None, text),
+        };
+        let number = number.parse().map_err(|_| format!("`{number}` is no number; it is NUMBER or HOST=NUMBER"))?;
+        Ok(Self { host, number })
+    }
+}
+
 /// `attach`.
 #[derive(Debug, Args)]
 pub struct Attach {
@@ -157,6 +179,9 @@ pub struct Attach {
     /// Every line that was printed so far, and not only the last 1000 of each host
     #[arg(long)]
     pub all: bool,
+    /// Only what comes after this number, as `--json` has it, of the only host or of the one named
+    #[arg(long, value_name = "[HOST=]NUMBER", conflicts_with = "all")]
+    pub after: Vec<After>,
     /// One JSON object a line on standard output
     #[arg(long)]
     pub json: bool,

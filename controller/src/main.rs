@@ -10,6 +10,7 @@ mod known_hosts;
 mod payload;
 mod plan;
 mod report;
+mod run;
 mod screen;
 mod ssh;
 mod ssh_config;
@@ -17,6 +18,7 @@ mod ssh_config;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::sync::watch as signal;
 
 use self::cli::Cli;
 use self::commands::Status;
@@ -29,14 +31,38 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("anemos: the runtime can't be started: {error}");
-            return ExitCode::from(Status::Internal as u8);
+            return ExitCode::from(Status::Internal.code());
         }
     };
-    let status = runtime.block_on(commands::run(cli)).unwrap_or_else(|error| {
+    let status = runtime.block_on(commands::run(cli, stopping)).unwrap_or_else(|error| {
         eprintln!("anemos: {error}");
         error.status
     });
     // A thread that waits for the keyboard would otherwise keep the process.
     runtime.shutdown_background();
-    ExitCode::from(status as u8)
+    ExitCode::from(status.code())
+}
+
+/// Turns true at the first Ctrl-C (or SIGTERM); the second ends the process.
+fn stopping() -> std::io::Result<signal::Receiver<bool>> {
+    use tokio::signal::unix::{SignalKind, signal as unix};
+    let (sender, receiver) = signal::channel(false);
+    let mut interrupt = unix(SignalKind::interrupt())?;
+    let mut terminate = unix(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        let mut times = 0;
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            times += 1;
+            if times > 1 {
+                std::process::exit(Status::Interrupted.code().into());
+            }
+            // Nobody listening means that there is nothing left to stop.
+            let _ = sender.send(true);
+        }
+    });
+    Ok(receiver)
 }

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use anemos_proto::config::Finish;
 use anemos_proto::event::{Event, Level, Progress};
 use anemos_proto::host::HostFacts;
+use anemos_proto::ids::Digest;
 use serde::{Deserialize, Serialize};
 
 /// The phases of a deployment, in order. Each has a deadline, and its name is in every error.
@@ -91,6 +93,9 @@ impl fmt::Display for Ending {
 pub struct Report {
     /// The host's name in hosts.toml.
     pub host: String,
+    /// Its number among all that was told of this host, from 1, if the host's journal keeps it: progress passes, and
+    /// has none.
+    pub number: Option<u64>,
     /// Milliseconds since the Unix epoch, by the workstation's clock.
     pub wall_ms: u64,
     /// What.
@@ -127,6 +132,62 @@ pub enum Update {
     Summary(Box<Summary>),
     /// It waits: what for. Over with the next phase.
     Waiting(String),
+    /// Somebody wants something of the host. Its number is the wish's own.
+    Wished(Wished),
+    /// A wish was answered.
+    Answered {
+        /// The number of the [`Update::Wished`].
+        wish: u64,
+        /// Why it won't be done; `None` if it is.
+        refused: Option<String>,
+    },
+}
+
+/// What somebody wants of a host in RAM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wished {
+    /// Who: a user of this machine and their process, for people.
+    pub author: String,
+    /// What it is called by whoever made it, so that it is made once: random.
+    pub id: String,
+    /// What.
+    pub what: What,
+}
+
+/// What can be wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// Run the payload again, or another one.
+    Retry {
+        /// SHA-256 of the other one, as packed.
+        payload: Option<Digest>,
+    },
+    /// End the payload.
+    Abort,
+    /// Leave RAM.
+    Finish(Finish),
+}
+
+impl What {
+    /// The command that wishes it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Retry { .. } => "retry",
+            Self::Abort => "abort",
+            Self::Finish(_) => "finish",
+        }
+    }
+}
+
+/// The word for a way to leave RAM, in text and JSON.
+pub fn finish_name(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Reboot => "reboot",
+        Finish::Kexec => "kexec",
+        Finish::PowerOff => "poweroff",
+        Finish::Hold => "hold",
+    }
 }
 
 /// How one host's deployment went: the last JSON line of each host.

@@ -4,6 +4,7 @@ use crate::deployment::{Deployment, LONG, UP, agent_events, expect, expect_end, 
 use crate::{Outcome, Scenario};
 use lab::anemos::Anemos;
 use lab::{Context, Lab, Result, Spec, bail};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::fs::File;
 use std::io::Write;
@@ -15,6 +16,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "payload::fails_after_writing_then_retry", run: fails_after_writing },
     Scenario { name: "payload::controller_killed", run: controller_killed },
     Scenario { name: "payload::loads_what_it_opens", run: loads_what_it_opens },
+    Scenario { name: "payload::wishes_from_another_process", run: wishes_from_another },
 ];
 
 /// It is held for a person, who gets in, looks around, and sends a payload that works.
@@ -195,4 +197,71 @@ fn expect_contiguous(events: &[Value]) -> Result<()> {
 fn run_of(lines: &[Value]) -> Result<String> {
     let run = lines.iter().find(|line| line["type"] == "start").and_then(|line| line["run"].as_str());
     run.map(str::to_owned).ok_or_else(|| lab::Error::new("the output names no run"))
+}
+
+/// A payload that would go on for ever is ended from another terminal: by the process that follows the run, and where
+/// that one hangs and dies, by the one that was told to.
+fn wishes_from_another(lab: &Lab) -> Result<Outcome> {
+    let web = Deployment::new(lab, Spec::new("wishes"))?;
+    web.describe("#!/bin/sh\nanemos-agent note begun\nexec sleep 100000\n", "")?;
+    let begun = |line: &Value| is_event(line, "note") && line["text"] == "begun";
+
+    let before = web.machine.boot_id()?;
+    let mut up = web.anemos.spawn(UP)?;
+    up.wait_json("the payload", LONG, begun)?;
+    let follower = up.id()?;
+    // What can't be done is refused, and said to both.
+    let asked = Instant::now();
+    let refused = web.anemos.run(["retry", "--json"], LONG)?;
+    let took = asked.elapsed();
+    expect(refused.code() == 4 && refused.stderr.contains("web: "), format!("retry: {refused:?}"))?;
+    expect(took < Duration::from_secs(8), format!("the answer took {took:?}"))?;
+    expect(
+        refused.stderr.contains(&format!("(process {follower})")),
+        format!("not said to be asked: {}", refused.stderr),
+    )?;
+    let aborted = web.anemos.run(["abort", "--json", "web"], LONG)?;
+    expect_end(&aborted, "untouched", "aborted")?;
+    let ended = up.wait(LONG)?;
+    expect_end(&ended, "untouched", "aborted")?;
+    let lines = ended.json();
+    let (retry, no) = wish(&lines, "retry")?;
+    expect(no["accepted"] == false && no["reason"].is_string(), format!("{retry} was answered {no}"))?;
+    let (abort, yes) = wish(&lines, "abort")?;
+    expect(yes["accepted"] == true && abort["author"] != retry["author"], format!("{abort} was answered {yes}"))?;
+    // Both have seen the same, under the same numbers, and nothing is missing.
+    let numbered = |lines: &[Value]| lines.iter().filter(|line| line["number"].is_u64()).cloned().collect::<Vec<_>>();
+    expect(numbered(&lines) == numbered(&aborted.json()), "the two processes have seen different things")?;
+    let numbers = lines.iter().filter_map(|line| line["number"].as_u64());
+    expect(numbers.eq(1..=numbered(&lines).len() as u64), "the numbers have gaps")?;
+    // A reader goes on after any of them.
+    let after = numbered(&lines).len() as u64 / 2;
+    let rest = web.anemos.run(["attach", "--json", "--after", &after.to_string()], LONG)?.json();
+    expect(numbered(&lines)[after as usize..] == numbered(&rest)[..], format!("after {after} comes something else"))?;
+    web.expect_old(&before)?;
+
+    let before = web.machine.boot_id()?;
+    let mut up = web.anemos.spawn(UP)?;
+    up.wait_json("the payload", LONG, begun)?;
+    let run = run_of(&up.json())?;
+    up.signal(Signal::STOP)?;
+    let abort = web.anemos.spawn(["abort", "--json", &run])?;
+    // It waits for an answer that does not come.
+    abort.wait_stderr("asking it", LONG)?;
+    up.kill()?;
+    let ended = abort.wait(LONG)?;
+    expect_end(&ended, "untouched", "aborted")?;
+    let (_, yes) = wish(&ended.json(), "abort")?;
+    expect(yes["accepted"] == true, format!("answered {yes}"))?;
+    web.expect_old(&before)?;
+    Ok(Outcome::Passed)
+}
+
+/// The only wish of that name, and its answer.
+fn wish(lines: &[Value], name: &str) -> Result<(Value, Value)> {
+    let wishes: Vec<&Value> = lines.iter().filter(|line| line["type"] == "wish" && line["wish"] == name).collect();
+    let [wish] = wishes[..] else { bail!("{} wishes to {name}", wishes.len()) };
+    let answer = lines.iter().find(|line| line["type"] == "answer" && line["wish"] == wish["number"]);
+    let Some(answer) = answer else { bail!("no answer to {wish}") };
+    Ok((wish.clone(), answer.clone()))
 }

@@ -170,6 +170,23 @@ impl Running {
         kill_process(pid, signal).context(format!("cannot signal {}", self.what))
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> Result<u32> {
+        self.child.as_ref().map(Child::id).ok_or_else(|| Error::new(format!("{} has ended", self.what)))
+    }
+
+    /// Waits for something in what it complains about.
+    pub fn wait_stderr(&self, text: &str, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        while !self.stderr().contains(text) {
+            if Instant::now() >= end {
+                bail!("{}: no “{text}” within {} s:\n{}", self.what, limit.as_secs(), self.stderr());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Ends it as a power cut would.
     pub fn kill(mut self) -> Result<()> {
         self.signal(Signal::KILL)?;

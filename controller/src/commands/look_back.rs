@@ -5,8 +5,9 @@ use std::io::IsTerminal;
 use super::{CommandError, Status, line};
 use crate::cli;
 use crate::engine::now_ms;
-use crate::journal::{self, Digested, JournalError, Keep, Reader, Record, RunDir, RunFile, RunStore};
+use crate::journal::{self, Reader, Record, RunDir, RunFile, RunStore};
 use crate::report::Report;
+use crate::screen;
 use crate::screen::logs::{LogWriter, Wanted};
 use crate::screen::status::{self, RunRow, StatusRow};
 use crate::screen::text::Paint;
@@ -85,11 +86,6 @@ fn rows(run: &RunDir, file: &RunFile) -> Vec<StatusRow> {
     file.hosts.iter().map(|host| row(&host.name)).collect()
 }
 
-/// The journal of a host, without what was told; one that was never begun is empty.
-pub(super) fn read(run: &RunDir, host: &str) -> Result<Digested, JournalError> {
-    journal::digest(&run.journal(host), Keep::Nothing)
-}
-
 pub(super) fn logs(args: &cli::Logs) -> Result<Status, CommandError> {
     let run = RunStore::open()?.find(Some(&args.run))?;
     let file = run.load()?;
@@ -109,14 +105,14 @@ pub(super) fn logs(args: &cli::Logs) -> Result<Status, CommandError> {
     };
     let mut reader = Reader::new(&run.journal(&args.host))?;
     let mut log = LogWriter::new(std::io::BufWriter::new(std::io::stdout().lock()), wanted);
-    reader.read_on(&mut |_, record| {
+    reader.read_on(&mut |number, record| {
         if let Record::Told { wall_ms, update } = record {
-            log.write(&Report { host: args.host.clone(), wall_ms, update });
+            log.write(&Report { host: args.host.clone(), number: Some(number), wall_ms, update });
         }
     })?;
     log.finish();
     if let Some(doubt) = reader.doubt() {
-        eprintln!("warning: {doubt}; what could not be read is left out");
+        screen::warning(&format!("{doubt}; what could not be read is left out"));
     }
     Ok(Status::Done)
 }

@@ -1,11 +1,11 @@
 //! The commands.
 
 mod base;
-mod jobs;
 mod look_back;
 mod passphrase;
 mod reenter;
 mod runs;
+mod shell;
 mod up;
 
 use std::fmt;
@@ -16,23 +16,45 @@ use tokio::sync::watch as signal;
 use crate::cli::{Cli, Command};
 use crate::journal::JournalError;
 use crate::report::{Ending, Summary};
+use crate::run::{Kind, RunError};
 
 /// The exit status, as `--help` lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// All went well.
-    Done = 0,
+    Done,
     /// Something that should not happen.
-    Internal = 1,
+    Internal,
     /// Bad input or usage.
-    BadInput = 2,
+    BadInput,
     /// The plan was refused.
-    Refused = 3,
+    Refused,
     /// Some host was not deployed.
-    NotAll = 4,
+    NotAll,
     /// Stopped or detached by Ctrl-C.
-    Interrupted = 130,
+    Interrupted,
+    /// That of a command that ran in RAM.
+    Of(u8),
 }
+
+impl Status {
+    /// Its number.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Internal => 1,
+            Self::BadInput => 2,
+            Self::Refused => 3,
+            Self::NotAll => 4,
+            Self::Interrupted => 130,
+            Self::Of(status) => status,
+        }
+    }
+}
+
+/// Makes the receiver that turns true when the user wants to leave: at the first Ctrl-C. Commands that don't wait for
+/// anything leave Ctrl-C to the kernel.
+pub type Stopping = fn() -> std::io::Result<signal::Receiver<bool>>;
 
 /// Why a command can't be done at all.
 #[derive(Debug)]
@@ -61,59 +83,38 @@ impl fmt::Display for CommandError {
     }
 }
 
+impl From<RunError> for CommandError {
+    fn from(error: RunError) -> Self {
+        let status = match error.kind {
+            Kind::BadInput => Status::BadInput,
+            Kind::Internal => Status::Internal,
+            Kind::NotAll => Status::NotAll,
+        };
+        Self { status, message: error.message }
+    }
+}
+
 impl From<JournalError> for CommandError {
     fn from(error: JournalError) -> Self {
-        let status = match error {
-            JournalError::NoRun(_)
-            | JournalError::NoRuns(_)
-            | JournalError::NoHome
-            | JournalError::Ambiguous { .. }
-            | JournalError::Unwritable { .. } => Status::BadInput,
-            _ => Status::Internal,
-        };
-        Self { status, message: error.to_string() }
+        RunError::from(error).into()
     }
 }
 
 /// Does what the command line says.
-pub async fn run(cli: Cli) -> Result<Status, CommandError> {
+pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
     match cli.command {
-        Command::Up(args) => up::up(args).await,
-        Command::Plan(args) => up::plan(args).await,
-        Command::Attach(args) => reenter::attach(args).await,
-        Command::Retry(args) => reenter::retry(args).await,
-        Command::Abort(args) => reenter::abort(args).await,
-        Command::Finish(args) => reenter::finish(args).await,
-        Command::Shell(args) => reenter::shell(args).await,
+        Command::Up(args) => up::up(args, stopping).await,
+        Command::Plan(args) => up::plan(args, stopping).await,
+        Command::Attach(args) => reenter::attach(args, stopping).await,
+        Command::Retry(args) => reenter::retry(args, stopping).await,
+        Command::Abort(args) => reenter::abort(args, stopping).await,
+        Command::Finish(args) => reenter::finish(args, stopping).await,
+        Command::Shell(args) => shell::shell(args).await,
         Command::Status(args) => look_back::status(&args),
         Command::Logs(args) => look_back::logs(&args),
         Command::Runs(args) => runs::runs(&args),
         Command::Base(args) => base::run(args).await,
     }
-}
-
-/// Turns true at the first Ctrl-C (or SIGTERM); the second ends the process.
-fn stop_signal() -> Result<signal::Receiver<bool>, CommandError> {
-    use tokio::signal::unix::{SignalKind, signal as unix};
-    let (sender, receiver) = signal::channel(false);
-    let mut interrupt = unix(SignalKind::interrupt()).map_err(CommandError::internal)?;
-    let mut terminate = unix(SignalKind::terminate()).map_err(CommandError::internal)?;
-    tokio::spawn(async move {
-        let mut times = 0;
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            times += 1;
-            if times > 1 {
-                std::process::exit(Status::Interrupted as i32);
-            }
-            // Nobody listening means that there is nothing left to stop.
-            let _ = sender.send(true);
-        }
-    });
-    Ok(receiver)
 }
 
 /// The exit status for how the hosts ended; `None` stands for one that was turned away from. `refused` names those that

@@ -1,14 +1,16 @@
 //! `anemos runs`: which runs there are, how much room they take, and deleting old ones.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
-use super::look_back::{read, run_row};
+use super::look_back::run_row;
 use super::{CommandError, Status, line};
 use crate::cli::{self, RunsCommand};
 use crate::engine::now_ms;
 use crate::journal::{JournalError, RunDir, RunStore};
 use crate::report::Ending;
+use crate::run::read;
+use crate::screen;
 use crate::screen::status::{self, RunRow};
 use crate::screen::text::{Paint, bytes};
 
@@ -114,12 +116,7 @@ fn prune(store: &RunStore, args: &cli::Prune) -> Result<Status, CommandError> {
                 format!("{} would be deleted; give --yes where there is no terminal to ask on", names.join(", "));
             return Err(CommandError { status: Status::Refused, message });
         }
-        eprint!("Delete {} ({})? Type `yes`: ", names.join(", "), bytes(size));
-        let mut answer = String::new();
-        // No answer is a no.
-        let _ = std::io::stderr().flush();
-        let _ = std::io::stdin().lock().read_line(&mut answer);
-        if answer.trim() != "yes" {
+        if !screen::question(&format!("Delete {} ({})?", names.join(", "), bytes(size))) {
             return Err(CommandError { status: Status::Refused, message: "nothing was deleted".into() });
         }
     }

@@ -21,11 +21,12 @@ use std::time::Duration;
 
 pub use anemos_proto::config::Finish;
 
-pub use disk::{DiskSelector, SelectError, select_disks};
+pub use disk::{DiskSelector, select_disks};
 pub use error::ConfigError;
-pub use load::{LoadError, ReadKeysError, load};
+pub use load::load;
+#[cfg(test)]
 pub use parse::parse;
-pub use units::{format_bytes, format_duration, format_size, parse_duration, parse_size};
+pub use units::{format_bytes, format_duration};
 
 use crate::known_hosts::PublicKey;
 

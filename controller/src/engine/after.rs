@@ -14,6 +14,7 @@ use super::before::TYPING;
 use super::look::{exit_text, look};
 use super::reporter::{Reporter, now_ms};
 use super::watch::{self, Goal, Known, LeaveTo, Next, Seen};
+use super::wish::Wishes;
 use crate::journal::{Digested, HostEntry, OldSystem, Record};
 use crate::report::{Ending, Phase, Speaker, Summary, Update};
 use crate::ssh::{
@@ -27,8 +28,6 @@ pub enum End {
     Over(Box<Summary>),
     /// The user turned away; the host goes on.
     Detached,
-    /// The agent would not do what was wished.
-    Refused(String),
 }
 
 /// Time between two looks at a server that is not what is waited for.
@@ -57,9 +56,9 @@ pub struct Follow<'a> {
     /// The user's keys, for the old and the new system.
     pub user: Credentials,
     /// To tell everything to.
-    pub reporter: &'a mut Reporter,
-    /// What a person wants.
-    pub wish: Wish,
+    pub reporter: &'a Reporter,
+    /// What people want.
+    pub wishes: Wishes,
     /// Turns true when the user wants to leave.
     pub stop: signal::Receiver<bool>,
     /// Our build id.
@@ -97,14 +96,14 @@ pub async fn follow_again(with: Follow<'_>, journal: &Digested) -> End {
     following.last = journal.last_agent_seq;
     following.known.damaged.clone_from(&journal.damaged);
     following.known.ram_boot_id.clone_from(&journal.ram_boot_id);
-    for (_, update) in &journal.told {
-        if let Update::Event(Speaker::Agent, event) = update {
+    for told in &journal.told {
+        if let Update::Event(Speaker::Agent, event) = &told.update {
             following.known.learn(&event.kind);
         }
     }
-    let first = journal.told.iter().find(|(_, update)| matches!(update, Update::Event(Speaker::Agent, _)));
-    if let (Some((first, _)), Some(sent)) = (first, journal.boot_sent_ms) {
-        following.with.reporter.first_event = Some(first.saturating_sub(sent) as f64 / 1000.0);
+    let first = journal.told.iter().find(|told| matches!(told.update, Update::Event(Speaker::Agent, _)));
+    if let (Some(first), Some(sent)) = (first.map(|told| told.wall_ms), journal.boot_sent_ms) {
+        following.with.reporter.first_event(first.saturating_sub(sent) as f64 / 1000.0);
     }
     let ago = |ms: u64| Duration::from_millis(now_ms().saturating_sub(ms));
     match (&journal.left, &journal.ram_boot_id, journal.boot_sent_ms) {
@@ -239,7 +238,7 @@ impl<'a> Following<'a> {
         };
         let reached = ssh::reach(&self.addresses(), knocking, self.since, self.deadline).await?;
         let deadline = self.login_deadline();
-        let counters = &self.with.reporter.counters;
+        let counters = self.with.reporter.counters();
         ssh::handshake(reached, &Policy::pinned(keys), counters, deadline, &Tuning::default()).await
     }
 
@@ -322,7 +321,14 @@ impl<'a> Following<'a> {
             self.with.reporter.tell(Update::LinkBack);
         }
         let silence = Duration::from_secs(self.with.entry.build_s + 10 * self.with.entry.ack_s) + LEAST;
-        let Follow { reporter, wish, .. } = &mut self.with;
+        let asked = tokio::time::timeout(Duration::ZERO, self.with.wishes.next()).await.ok();
+        let mut wish = match asked.as_ref().map(|asked| asked.wish.clone()) {
+            None => Wish::Follow,
+            Some(super::wish::Wish::Retry(p)) => Wish::Retry(p),
+            Some(super::wish::Wish::Abort) => Wish::Abort,
+            Some(super::wish::Wish::Finish(f)) => Wish::Finish(f),
+        };
+        let reporter = self.with.reporter;
         let attachment = Attachment {
             reporter,
             known: &mut self.known,
@@ -331,7 +337,18 @@ impl<'a> Following<'a> {
             noted: 0,
             silence,
         };
-        let parting = attachment.follow(link, wish).await;
+        let parting = attachment.follow(link, &mut wish).await;
+        if let Some(asked) = asked {
+            let reporter = self.with.reporter;
+            match &parting {
+                Parting::Refused(why) => {
+                    asked.answered(reporter, Err(why.clone()));
+                    session.close().await;
+                    return None;
+                }
+                _ => asked.answered(reporter, Ok(())),
+            }
+        }
         session.close().await;
         self.part(parting)
     }
@@ -388,7 +405,7 @@ impl<'a> Following<'a> {
                 };
                 Some(self.over(Ending::Held, format!("{reason}; {hint}")))
             }
-            Parting::Refused(why) => Some(End::Refused(why)),
+            Parting::Refused(_) => None,
             Parting::Broken(why) => {
                 let reason = format!("the agent can't be talked to: {why}");
                 Some(self.over(Ending::Held, reason))
@@ -450,7 +467,7 @@ impl<'a> Following<'a> {
     }
 
     fn over(&mut self, ending: Ending, reason: impl Into<String>) -> End {
-        self.with.reporter.succeeded = self.known.succeeded;
+        self.with.reporter.payload_succeeded(self.known.succeeded);
         End::Over(Box::new(self.with.reporter.end(ending, reason)))
     }
 }

@@ -121,7 +121,7 @@ async fn send(writer: &Writer, request: &AgentRequest) -> Result<(), Parting> {
 /// One attachment: what was seen, and what has been acknowledged.
 pub struct Attachment<'a> {
     /// To tell everything to.
-    pub reporter: &'a mut Reporter,
+    pub reporter: &'a Reporter,
     /// What is learned about the host.
     pub known: &'a mut Known,
     /// Seq of the newest fact in the journal.
@@ -240,7 +240,7 @@ impl Attachment<'_> {
 
     fn learn(&mut self, kind: &EventKind) {
         if let Some(last_word) = self.last_word.take() {
-            self.reporter.first_event = Some(last_word.elapsed().as_secs_f64());
+            self.reporter.first_event(last_word.elapsed().as_secs_f64());
         }
         if self.reporter.now() != Some(Phase::Build) {
             self.reporter.phase(Phase::Build);

@@ -76,7 +76,7 @@ struct Met {
 /// Connects, starts the stage, and has it look around.
 async fn meet(
     job: &Job,
-    reporter: &mut Reporter,
+    reporter: &Reporter,
     probes: &Arc<Semaphore>,
     stop: &mut signal::Receiver<bool>,
 ) -> Result<Met, NotBooted> {
@@ -146,7 +146,7 @@ async fn decided(
 /// host is met again.
 async fn turn(
     job: &Job,
-    reporter: &mut Reporter,
+    reporter: &Reporter,
     mut met: Met,
     seat: &mut Seat,
     probes: &Arc<Semaphore>,
@@ -192,7 +192,7 @@ async fn turn(
 
 pub(super) async fn boot(
     job: &Job,
-    reporter: &mut Reporter,
+    reporter: &Reporter,
     (plan, decision): (oneshot::Sender<Arc<Plan>>, signal::Receiver<Decision>),
     seat: &mut Seat,
     probes: &Arc<Semaphore>,
@@ -238,7 +238,7 @@ pub(super) async fn boot(
     reporter.phase(Phase::Boot);
     reporter.record(&Record::BootSent { wall_ms: now_ms() });
     if !reporter.attempt(0) {
-        let why = reporter.broken().unwrap_or_default().to_owned();
+        let why = reporter.broken().unwrap_or_default();
         return Err(undo(stage, Trouble::before(Phase::Boot, "keeping the journal", why)).await.into());
     }
     // From here on a lost connection proves nothing: it is what a boot looks like.
@@ -262,11 +262,11 @@ async fn hang_up(session: &Session, last_word: Instant) {
     session.close().await;
 }
 
-async fn connect(job: &Job, reporter: &mut Reporter) -> Result<Session, Trouble> {
+async fn connect(job: &Job, reporter: &Reporter) -> Result<Session, Trouble> {
     let allowed = job.host.deadlines.connect;
     let entry = &job.entry;
     let deadline = Instant::now() + allowed;
-    let counters = Arc::clone(&reporter.counters);
+    let counters = Arc::clone(reporter.counters());
     let connected = ssh::connect(&entry.address, &job.trust.policy(), &counters, deadline, &Tuning::default())
         .await
         .map_err(|error| connect_trouble(job, &error, allowed))?;
@@ -426,14 +426,13 @@ fn stage_plan(job: &Job, session: &Session, plan: &Plan) -> StagePlan {
 /// Puts what tells the old system from others into the journal.
 fn remember(
     job: &Job,
-    reporter: &mut Reporter,
+    reporter: &Reporter,
     session: &Session,
     facts: &HostFacts,
     identity: &str,
     staged: &Staged,
 ) -> OldSystem {
-    reporter.downloaded = staged.downloaded_bytes;
-    reporter.initramfs = staged.initramfs_bytes;
+    reporter.staged(staged.downloaded_bytes, staged.initramfs_bytes);
     let old = OldSystem {
         boot_id: facts.boot_id.clone(),
         proved: session.host_key.clone(),

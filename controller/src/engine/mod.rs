@@ -15,6 +15,7 @@ mod stage;
 mod trust;
 mod unbooted;
 pub mod watch;
+mod wish;
 
 #[cfg(test)]
 mod tests;
@@ -25,16 +26,15 @@ use anemos_proto::Secret;
 use anemos_proto::config::Finish;
 use anemos_proto::ids::{BlobRef, Digest, RunId};
 use anemos_proto::stage::BaseSource;
-use tokio::sync::{oneshot, watch as signal};
+use tokio::sync::{mpsc, oneshot, watch as signal};
 
 pub use after::{End, Follow, follow_again};
-pub use error::Trouble;
 pub use fleet::{Fleet, Limits, Seat};
-pub use look::{Look, look};
 pub use reporter::{Reporter, now_ms};
 pub use stage::{PACKINGS, StageBinary};
 pub use trust::Trust;
 pub use unbooted::unbooted;
+pub use wish::{Asked, Wish, Wishes};
 
 use self::fleet::How;
 use crate::config;
@@ -155,11 +155,20 @@ pub struct Gate {
     pub probes: Arc<tokio::sync::Semaphore>,
 }
 
-/// Deploys one host. `None`: only the plan was asked for.
-pub async fn drive(job: &Job, reporter: &mut Reporter, gate: Gate, stop: signal::Receiver<bool>) -> Option<End> {
+/// Deploys one host, and hears what is wished of it meanwhile. `None`: only the plan was asked for.
+pub async fn drive(
+    job: &Job,
+    reporter: &Reporter,
+    gate: Gate,
+    wishes: mpsc::UnboundedReceiver<Asked>,
+    stop: signal::Receiver<bool>,
+) -> Option<End> {
     let Gate { plan, decision, mut seat, probes } = gate;
-    let booted = before::boot(job, reporter, (plan, decision), &mut seat, &probes, stop.clone()).await;
-    let over = |reporter: &mut Reporter, reason: String| End::Over(Box::new(reporter.end(Ending::Untouched, reason)));
+    let over = |reason: String| End::Over(Box::new(reporter.end(Ending::Untouched, reason)));
+    let (halt, halted) = signal::channel(false);
+    let boot = before::boot(job, reporter, (plan, decision), &mut seat, &probes, halted);
+    let mut wishes = Wishes::new(wishes);
+    let booted = wishes.until_booted(boot, &halt, stop.clone(), reporter).await;
     let end = match booted {
         Ok(booted) => {
             let follow = Follow {
@@ -169,17 +178,22 @@ pub async fn drive(job: &Job, reporter: &mut Reporter, gate: Gate, stop: signal:
                 run_key: job.run_key.clone(),
                 user: job.user.clone(),
                 reporter,
-                wish: agent::Wish::Follow,
+                wishes,
                 stop,
                 build: &job.artifacts.build,
             };
             after::follow_boot(follow, booted.last_word).await
         }
-        Err(before::NotBooted::OnlyPlan) => return None,
-        Err(before::NotBooted::Decided(reason)) => over(reporter, reason),
-        Err(before::NotBooted::Trouble(trouble)) => over(reporter, trouble.reason()),
+        Err(not_booted) => {
+            wishes.close(reporter, "it was not booted into RAM");
+            match not_booted {
+                before::NotBooted::OnlyPlan => return None,
+                before::NotBooted::Decided(reason) => over(reason),
+                before::NotBooted::Trouble(trouble) => over(trouble.reason()),
+            }
+        }
     };
-    seat.ended(became(&end, job.host.finish, reporter.succeeded));
+    seat.ended(became(&end, job.host.finish, reporter.succeeded()));
     Some(end)
 }
 
@@ -197,6 +211,5 @@ fn became(end: &End, finish: Finish, succeeded: bool) -> How {
             )),
         },
         End::Detached => How::Left,
-        End::Refused(why) => How::Failed(why.clone()),
     }
 }

@@ -1,12 +1,12 @@
 //! Tells screens and journal the same things, and keeps the sums for the summary.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anemos_proto::event::Level;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::journal::{Appender, JournalError, Record};
+use crate::journal::{Appender, JournalError, Record, Told, is_line};
 use crate::report::{Ending, Phase, PhaseSeconds, Report, Summary, Update};
 use crate::ssh::Counters;
 
@@ -19,25 +19,24 @@ pub fn now_ms() -> u64 {
 /// of the next, and in nothing else.
 const COUNT_EVERY: Duration = Duration::from_secs(30);
 
-/// The voice of one host.
+/// The voice of one host. Whoever follows the host and whoever takes wishes for it share it.
 pub struct Reporter {
     host: String,
     screens: UnboundedSender<Report>,
+    counters: Arc<Counters>,
+    state: Mutex<State>,
+}
+
+struct State {
     journal: Appender,
-    /// Bytes on this host's sockets.
-    pub counters: Arc<Counters>,
     began: Instant,
     earlier_s: f64,
     phase: Option<(Phase, Instant)>,
     seconds: PhaseSeconds,
-    /// Seconds from the stage's last word to the agent's first event.
-    pub first_event: Option<f64>,
-    /// Bytes that the host downloaded before the boot.
-    pub downloaded: u64,
-    /// Bytes of the initramfs.
-    pub initramfs: u64,
-    /// The payload succeeded, whatever became of the host.
-    pub succeeded: bool,
+    first_event: Option<f64>,
+    downloaded: u64,
+    initramfs: u64,
+    succeeded: bool,
     /// When the sums of bytes were written down last.
     counted: Option<Instant>,
     /// Which these were.
@@ -48,11 +47,8 @@ pub struct Reporter {
 impl Reporter {
     /// A voice for a host whose journal is open.
     pub fn new(host: &str, screens: UnboundedSender<Report>, journal: Appender) -> Self {
-        Self {
-            host: host.into(),
-            screens,
+        let state = State {
             journal,
-            counters: Arc::default(),
             began: Instant::now(),
             earlier_s: 0.0,
             phase: None,
@@ -64,155 +60,246 @@ impl Reporter {
             counted: None,
             written: (0, 0),
             broken: None,
-        }
+        };
+        Self { host: host.into(), screens, counters: Arc::default(), state: Mutex::new(state) }
     }
 
-    /// The host's name.
-    pub fn host(&self) -> &str {
-        &self.host
+    /// Whoever panicked while it spoke has said all it could.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over the sums of an earlier process from what it told, and shows that again, but for the first `seen`,
-    /// which the screens have got already.
-    pub fn replay(&mut self, told: Vec<(u64, Update)>, seen: usize) {
-        let (first, last) = (told.first().map(|(ms, _)| *ms), told.last().map(|(ms, _)| *ms));
+    /// Bytes on this host's sockets.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Takes over the sums of an earlier process from what it told, and shows that again, but for what has a number
+    /// up to `seen`, which the screens have got already. Before the first line of output comes `left_out`.
+    pub fn replay(&self, told: Vec<Told>, seen: u64, mut left_out: Option<Update>) {
+        let (first, last) = (told.first().map(|told| told.wall_ms), told.last().map(|told| told.wall_ms));
+        let mut state = self.state();
         let mut open: Option<(Phase, u64)> = None;
-        for (at, (wall_ms, update)) in told.into_iter().enumerate() {
+        for Told { number, wall_ms, update } in told {
             match &update {
                 Update::PhaseStarted(phase) => open = Some((*phase, wall_ms)),
                 Update::PhaseFinished(phase, seconds) => {
-                    self.set(*phase, *seconds);
+                    state.set(*phase, *seconds);
                     open = None;
                 }
-                Update::Summary(summary) => self.first_event = summary.first_event_seconds,
+                Update::Summary(summary) => state.first_event = summary.first_event_seconds,
                 _ => {}
             }
-            if at >= seen {
-                self.send(wall_ms, update);
+            if number > seen {
+                if is_line(&update)
+                    && let Some(left_out) = left_out.take()
+                {
+                    self.send(None, wall_ms, left_out);
+                }
+                self.send(Some(number), wall_ms, update);
             }
         }
         if let (Some(first), Some(last)) = (first, last) {
-            self.earlier_s = last.saturating_sub(first) as f64 / 1000.0;
+            state.earlier_s = last.saturating_sub(first) as f64 / 1000.0;
         }
         if let Some((phase, since)) = open {
             // The phase went on while nobody was looking, so its clock is the wall's.
             let gone = Duration::from_millis(now_ms().saturating_sub(since));
-            self.phase = Instant::now().checked_sub(gone).map(|start| (phase, start));
+            state.phase = Instant::now().checked_sub(gone).map(|start| (phase, start));
         }
     }
 
     /// Tells screens and journal.
-    pub fn tell(&mut self, update: Update) {
+    pub fn tell(&self, update: Update) {
+        self.tell_in(&mut self.state(), update);
+    }
+
+    /// The same. Returns its number, if the journal has it.
+    pub fn number(&self, update: Update) -> Option<u64> {
+        self.tell_in(&mut self.state(), update)
+    }
+
+    // The screens get what the journal has in the journal's order, since the state is locked.
+    fn tell_in(&self, state: &mut State, update: Update) -> Option<u64> {
         let wall_ms = now_ms();
         // Progress is not worth keeping; facts are.
-        if !matches!(update, Update::Progress(..) | Update::Uploaded { .. }) {
-            self.record(&Record::Told { wall_ms, update: update.clone() });
-        }
-        self.send(wall_ms, update);
+        let number = if matches!(update, Update::Progress(..) | Update::Uploaded { .. }) {
+            None
+        } else {
+            self.record_in(state, &Record::Told { wall_ms, update: update.clone() })
+        };
+        self.send(number, wall_ms, update);
+        number
     }
 
     /// A remark of the controller itself.
-    pub fn say(&mut self, level: Level, text: impl Into<String>) {
+    pub fn say(&self, level: Level, text: impl Into<String>) {
         self.tell(Update::Message(level, text.into()));
     }
 
-    fn send(&self, wall_ms: u64, update: Update) {
+    fn send(&self, number: Option<u64>, wall_ms: u64, update: Update) {
         // A screen that has gone is no reason to stop a deployment.
-        let _ = self.screens.send(Report { host: self.host.clone(), wall_ms, update });
+        let _ = self.screens.send(Report { host: self.host.clone(), number, wall_ms, update });
     }
 
     /// Writes to the journal only; not any more once that has failed.
-    pub fn record(&mut self, record: &Record) {
-        if self.broken.is_none()
-            && let Err(error) = self.journal.append(record)
-        {
-            self.journal_failed(&error);
+    pub fn record(&self, record: &Record) {
+        self.record_in(&mut self.state(), record);
+    }
+
+    fn record_in(&self, state: &mut State, record: &Record) -> Option<u64> {
+        if state.broken.is_some() {
+            return None;
         }
+        let appended = state.journal.append(record);
+        appended.inspect_err(|error| self.journal_failed(state, error)).ok()
     }
 
     /// Makes what was written safe. `false` if it isn't: then nothing may be acknowledged.
-    pub fn sync(&mut self) -> bool {
-        if self.broken.is_some() {
+    pub fn sync(&self) -> bool {
+        self.sync_in(&mut self.state())
+    }
+
+    fn sync_in(&self, state: &mut State) -> bool {
+        if state.broken.is_some() {
             return false;
         }
-        if self.counted.is_none_or(|last| last.elapsed() >= COUNT_EVERY) {
-            self.count();
+        if state.counted.is_none_or(|last| last.elapsed() >= COUNT_EVERY) {
+            self.count(state);
         }
         // The other hosts' tasks must not wait for this one's disk.
-        match tokio::task::block_in_place(|| self.journal.sync()) {
-            Ok(()) => self.broken.is_none(),
+        match tokio::task::block_in_place(|| state.journal.sync()) {
+            Ok(()) => state.broken.is_none(),
             Err(error) => {
-                self.journal_failed(&error);
+                self.journal_failed(state, &error);
                 false
             }
         }
     }
 
     /// Writes down the sums of bytes so far.
-    fn count(&mut self) {
+    fn count(&self, state: &mut State) {
         let (sent, received) = (self.counters.sent(), self.counters.received());
-        if self.written != (sent, received) {
-            self.record(&Record::Counted { sent, received });
-            self.written = (sent, received);
+        if state.written != (sent, received) {
+            self.record_in(state, &Record::Counted { sent, received });
+            state.written = (sent, received);
         }
-        self.counted = Some(Instant::now());
+        state.counted = Some(Instant::now());
     }
 
     /// Makes what was written safe, and then that the agent may begin payload attempt `number`. Only after `true` may
     /// it be told so.
-    pub fn attempt(&mut self, number: u32) -> bool {
-        if !self.sync() {
+    pub fn attempt(&self, number: u32) -> bool {
+        let mut state = self.state();
+        if !self.sync_in(&mut state) {
             return false;
         }
-        match tokio::task::block_in_place(|| self.journal.attempt(number)) {
+        match tokio::task::block_in_place(|| state.journal.attempt(number)) {
             Ok(()) => true,
             Err(error) => {
-                self.journal_failed(&error);
+                self.journal_failed(&mut state, &error);
                 false
             }
         }
     }
 
     /// Why the journal can't be trusted any more, if that is so.
-    pub fn broken(&self) -> Option<&str> {
-        self.broken.as_deref()
+    pub fn broken(&self) -> Option<String> {
+        self.state().broken.clone()
     }
 
-    fn journal_failed(&mut self, error: &JournalError) {
-        if self.broken.is_none() {
-            self.broken = Some(error.to_string());
+    fn journal_failed(&self, state: &mut State, error: &JournalError) {
+        if state.broken.is_none() {
+            state.broken = Some(error.to_string());
             let text = format!(
                 "the journal can't be kept from here on, so nothing that the host says now is acknowledged to it; it keeps \
                  that, and another `anemos attach` asks for it once there is room: {error}"
             );
-            self.send(now_ms(), Update::Message(Level::Error, text));
+            self.send(None, now_ms(), Update::Message(Level::Error, text));
         }
     }
 
     /// Begins a phase, ending the one before well.
-    pub fn phase(&mut self, phase: Phase) {
-        if self.phase.is_some_and(|(now, _)| now == phase) {
+    pub fn phase(&self, phase: Phase) {
+        let mut state = self.state();
+        if state.phase.is_some_and(|(now, _)| now == phase) {
             return;
         }
-        self.phase_done();
-        self.phase = Some((phase, Instant::now()));
-        self.tell(Update::PhaseStarted(phase));
+        self.phase_done_in(&mut state);
+        state.phase = Some((phase, Instant::now()));
+        self.tell_in(&mut state, Update::PhaseStarted(phase));
     }
 
     /// Ends the phase well.
-    pub fn phase_done(&mut self) {
-        if let Some((phase, since)) = self.phase.take() {
+    pub fn phase_done(&self) {
+        self.phase_done_in(&mut self.state());
+    }
+
+    fn phase_done_in(&self, state: &mut State) {
+        if let Some((phase, since)) = state.phase.take() {
             let seconds = since.elapsed().as_secs_f64();
-            self.set(phase, seconds);
-            self.tell(Update::PhaseFinished(phase, seconds));
+            state.set(phase, seconds);
+            self.tell_in(state, Update::PhaseFinished(phase, seconds));
         }
     }
 
     /// The phase it is in.
     pub fn now(&self) -> Option<Phase> {
-        self.phase.map(|(phase, _)| phase)
+        self.state().phase.map(|(phase, _)| phase)
     }
 
+    /// Seconds from the stage's last word to the agent's first event.
+    pub fn first_event(&self, seconds: f64) {
+        self.state().first_event = Some(seconds);
+    }
+
+    /// Bytes that the host downloaded before the boot, and bytes of the initramfs.
+    pub fn staged(&self, downloaded: u64, initramfs: u64) {
+        let mut state = self.state();
+        (state.downloaded, state.initramfs) = (downloaded, initramfs);
+    }
+
+    /// Whether the payload succeeded, whatever became of the host.
+    pub fn payload_succeeded(&self, succeeded: bool) {
+        self.state().succeeded = succeeded;
+    }
+
+    /// What was said of that last.
+    pub fn succeeded(&self) -> bool {
+        self.state().succeeded
+    }
+
+    /// The end: tells the summary, and makes everything safe.
+    pub fn end(&self, outcome: Ending, reason: impl Into<String>) -> Summary {
+        let mut state = self.state();
+        if let Some((phase, since)) = state.phase.take() {
+            let seconds = since.elapsed().as_secs_f64();
+            state.set(phase, seconds);
+            // A phase that something went wrong in has not finished, however long it took.
+            if outcome == Ending::Deployed {
+                self.tell_in(&mut state, Update::PhaseFinished(phase, seconds));
+            }
+        }
+        let summary = Summary {
+            host: self.host.clone(),
+            outcome,
+            reason: reason.into(),
+            uploaded_bytes: self.counters.sent(),
+            received_bytes: self.counters.received(),
+            host_downloaded_bytes: state.downloaded,
+            initramfs_bytes: state.initramfs,
+            seconds: state.seconds,
+            first_event_seconds: state.first_event,
+            total_seconds: state.earlier_s + state.began.elapsed().as_secs_f64(),
+        };
+        self.tell_in(&mut state, Update::Summary(Box::new(summary.clone())));
+        self.count(&mut state);
+        self.sync_in(&mut state);
+        summary
+    }
+}
+
+impl State {
     fn set(&mut self, phase: Phase, seconds: f64) {
         let slot = match phase {
             Phase::Connect => &mut self.seconds.connect,
@@ -226,41 +313,14 @@ impl Reporter {
         };
         *slot = Some(slot.unwrap_or(0.0) + seconds);
     }
-
-    /// The end: tells the summary, and makes everything safe.
-    pub fn end(&mut self, outcome: Ending, reason: impl Into<String>) -> Summary {
-        if let Some((phase, since)) = self.phase.take() {
-            let seconds = since.elapsed().as_secs_f64();
-            self.set(phase, seconds);
-            // A phase that something went wrong in has not finished, however long it took.
-            if outcome == Ending::Deployed {
-                self.tell(Update::PhaseFinished(phase, seconds));
-            }
-        }
-        let summary = Summary {
-            host: self.host.clone(),
-            outcome,
-            reason: reason.into(),
-            uploaded_bytes: self.counters.sent(),
-            received_bytes: self.counters.received(),
-            host_downloaded_bytes: self.downloaded,
-            initramfs_bytes: self.initramfs,
-            seconds: self.seconds,
-            first_event_seconds: self.first_event,
-            total_seconds: self.earlier_s + self.began.elapsed().as_secs_f64(),
-        };
-        self.tell(Update::Summary(Box::new(summary.clone())));
-        self.count();
-        self.sync();
-        summary
-    }
 }
 
 impl Drop for Reporter {
     fn drop(&mut self) {
+        let mut state = self.state();
         // Whoever detaches may come back tomorrow.
-        if self.counted.is_some() {
-            self.count();
+        if state.counted.is_some() {
+            self.count(&mut state);
         }
     }
 }
@@ -274,9 +334,9 @@ mod tests {
     async fn an_attempt_is_let_begin_only_once_it_is_safe() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("web1.journal");
-        let (journal, _) = Appender::open(&path).unwrap();
+        let (journal, _) = Appender::open(&path, Keep::All).unwrap();
         let (screens, mut shown) = tokio::sync::mpsc::unbounded_channel();
-        let mut reporter = Reporter::new("web1", screens, journal);
+        let reporter = Reporter::new("web1", screens, journal);
         reporter.record(&Record::BootSent { wall_ms: 1 });
         assert!(reporter.attempt(1));
         // The agent has not told of the attempt, so the journal alone would know less.

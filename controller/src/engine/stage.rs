@@ -266,7 +266,7 @@ impl Stage {
     }
 
     /// Asks for the facts.
-    pub async fn probe(&mut self, reporter: &mut Reporter) -> Result<Box<HostFacts>, StageError> {
+    pub async fn probe(&mut self, reporter: &Reporter) -> Result<Box<HostFacts>, StageError> {
         self.send(&StageRequest::Probe).await?;
         loop {
             match self.reply().await? {
@@ -290,7 +290,7 @@ impl Stage {
         &mut self,
         plan: StagePlan,
         blobs: &BTreeMap<Digest, Arc<[u8]>>,
-        reporter: &mut Reporter,
+        reporter: &Reporter,
     ) -> Result<Staged, StageError> {
         reporter.phase(Phase::Upload);
         self.send(&StageRequest::Stage(Box::new(plan))).await?;
@@ -341,7 +341,7 @@ impl Stage {
     }
 
     /// Tells it to boot, and waits for its last word. On an error the host may or may not be booting.
-    pub async fn boot(mut self, reporter: &mut Reporter) -> Result<Instant, StageError> {
+    pub async fn boot(mut self, reporter: &Reporter) -> Result<Instant, StageError> {
         self.send(&StageRequest::Boot).await?;
         loop {
             match self.reply().await? {
@@ -406,7 +406,7 @@ async fn upload(
 }
 
 /// Replies that may come at any time.
-fn pass_on(reply: StageReply, reporter: &mut Reporter) -> Result<(), StageError> {
+fn pass_on(reply: StageReply, reporter: &Reporter) -> Result<(), StageError> {
     match reply {
         StageReply::Event(event) => reporter.tell(Update::Event(Speaker::Stage, event)),
         StageReply::Progress(progress) => reporter.tell(Update::Progress(Speaker::Stage, progress)),

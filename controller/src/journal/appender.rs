@@ -46,13 +46,7 @@ impl Appender {
     /// Opens the file, makes it (0600) if need be, cuts off an unfinished end, and returns what is in it. A damaged
     /// file is kept as it is beside it, as `….damaged`, and is gone on with after its end. One of an earlier format is
     /// refused: that build goes on with it.
-    pub fn open(path: &Path) -> Result<(Self, Digested), JournalError> {
-        Self::open_seen(path, Keep::All, 0)
-    }
-
-    /// The same, with only so much of what was told, and saying how much of it an onlooker has seen who has seen what
-    /// is before `seen` bytes.
-    pub fn open_seen(path: &Path, keep: Keep, seen: u64) -> Result<(Self, Digested), JournalError> {
+    pub fn open(path: &Path, keep: Keep) -> Result<(Self, Digested), JournalError> {
         let io = |doing: &'static str| move |source: io::Error| JournalError::io(doing, path, source);
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
@@ -65,7 +59,7 @@ impl Appender {
         };
         let mut reader = Reader::new(path)?;
         let mut digested = Digested::default();
-        read_into(&mut reader, &mut digested, keep, seen)?;
+        read_into(&mut reader, &mut digested, keep)?;
         if let Some(format) = reader.earlier() {
             return Err(JournalError::Earlier { path: path.into(), format });
         }
@@ -102,11 +96,12 @@ impl Appender {
     }
 
     /// Appends a record. Lines of output are in the file after the next [`Appender::sync`], others at once; all of it
-    /// is safe only after the next [`Appender::sync`].
-    pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+    /// is safe only after the next [`Appender::sync`]. Returns the number of what was told last, the record included.
+    pub fn append(&mut self, record: &Record) -> Result<u64, JournalError> {
         self.refuse_after_failure()?;
         let appended = self.try_append(record);
-        self.note(appended)
+        self.note(appended)?;
+        Ok(self.state.number)
     }
 
     fn try_append(&mut self, record: &Record) -> Result<(), JournalError> {

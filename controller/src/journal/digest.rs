@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attempt::{self, Attempted};
 use super::{OldSystem, Record};
-use crate::report::{Phase, Speaker, Summary, Update};
+use crate::report::{Phase, Speaker, Summary, Update, What, Wished};
 use crate::ssh::HostKey;
 
 /// How much of what was told is kept in [`Digested::told`].
@@ -16,10 +16,26 @@ use crate::ssh::HostKey;
 pub enum Keep {
     /// Nothing.
     Nothing,
-    /// All but lines of output, and the last so many of these.
-    Lines(usize),
+    /// All but lines of output, and the newest of these.
+    Lines {
+        /// So many.
+        last: usize,
+        /// The reader has got everything up to this number: what of it is not kept is not missed.
+        after: u64,
+    },
     /// All of it.
     All,
+}
+
+/// Something that was told of a host, as its journal has it.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Its number among all that was told of that host, from 1.
+    pub number: u64,
+    /// When, in milliseconds since the Unix epoch, by the workstation's clock.
+    pub wall_ms: u64,
+    /// What.
+    pub update: Update,
 }
 
 /// What a host's journal amounts to. Also what stands at the beginning of each stream in a journal, in JSON, so that
@@ -43,15 +59,14 @@ pub struct Digested {
     pub left: Option<(u64, Option<Finish>, String)>,
     /// Seq of the newest fact of the agent.
     pub last_agent_seq: u64,
+    /// The number of what was told last: everything that is told of a host is counted, from 1.
+    pub number: u64,
     /// What was told, in order; see [`Keep`].
     #[serde(skip)]
-    pub told: Vec<(u64, Update)>,
-    /// Lines of output that were told and are not in `told`.
+    pub told: Vec<Told>,
+    /// Lines of output that the reader has not got and that are not in `told`.
     #[serde(skip)]
     pub left_out: u64,
-    /// How many of `told` an onlooker has seen already.
-    #[serde(skip)]
-    pub seen: usize,
     /// Lines of output in `told`.
     #[serde(skip)]
     pub(super) lines: usize,
@@ -76,13 +91,16 @@ pub struct Digested {
     pub steps: Vec<(Speaker, u32, String)>,
     /// The agent's state.
     pub agent: Option<AgentState>,
+    /// Wishes that were not answered: their numbers, and what they are.
+    pub wishes: Vec<(u64, Wished)>,
 }
 
 impl Digested {
     /// Version of what [`Digested::take`] makes of records: one that another version wrote down is not believed.
-    pub(super) const FORM: u32 = 1;
+    pub(super) const FORM: u32 = 2;
 
     /// Goes through records.
+    #[cfg(test)]
     pub fn of(records: Vec<Record>) -> Self {
         let mut digested = Self::default();
         for record in records {
@@ -99,7 +117,10 @@ impl Digested {
     /// Takes in a record.
     pub(super) fn take(&mut self, record: Record, keep: Keep) {
         match record {
-            Record::Told { wall_ms, update } => self.told(wall_ms, update, keep),
+            Record::Told { wall_ms, update } => {
+                self.number += 1;
+                self.told(wall_ms, update, keep);
+            }
             Record::OldSystem(old) => self.old = Some(old),
             Record::BootSent { wall_ms } => self.boot_sent_ms = Some(wall_ms),
             Record::Ram { boot_id } => self.ram_boot_id = Some(boot_id),
@@ -125,16 +146,18 @@ impl Digested {
             }
             Update::Facts(facts) => self.old_boot_id = Some(facts.boot_id.clone()),
             Update::Event(speaker, event) => self.event(*speaker, event),
+            Update::Wished(wished) => self.wishes.push((self.number, wished.clone())),
+            Update::Answered { wish, .. } => self.wishes.retain(|(number, _)| number != wish),
             _ => {}
         }
         if keep != Keep::Nothing {
             self.lines += usize::from(is_line(&update));
-            self.told.push((wall_ms, update));
+            self.told.push(Told { number: self.number, wall_ms, update });
         }
-        if let Keep::Lines(lines) = keep
-            && self.lines > 2 * lines
+        if let Keep::Lines { last, after } = keep
+            && self.lines > 2 * last
         {
-            self.leave_out(lines);
+            self.leave_out(last, after);
         }
     }
 
@@ -150,6 +173,8 @@ impl Digested {
                 EventKind::Attempt(number) => {
                     self.attempt = self.attempt.max(*number);
                     self.steps.retain(|(who, ..)| *who != Speaker::Agent);
+                    // That is the answer, though nobody may have written it down.
+                    self.wishes.retain(|(_, wished)| !matches!(wished.what, What::Retry { .. }));
                 }
                 EventKind::State(state) => self.agent = Some(state.clone()),
                 _ => {}
@@ -157,26 +182,24 @@ impl Digested {
         }
     }
 
-    /// Leaves all but the last so many lines of output out of what was told.
-    pub(super) fn leave_out(&mut self, keep: usize) {
-        let mut surplus = self.lines.saturating_sub(keep);
-        let (mut at, mut seen) = (0, self.seen);
-        self.left_out += surplus as u64;
+    /// Leaves all but the last so many lines of output out of what was told. Those that the reader has got, up to
+    /// number `after`, are not missed.
+    pub(super) fn leave_out(&mut self, last: usize, after: u64) {
+        let mut surplus = self.lines.saturating_sub(last);
         self.lines -= surplus;
-        self.told.retain(|(_, update)| {
-            let goes = surplus > 0 && is_line(update);
+        let mut missed = 0;
+        self.told.retain(|told| {
+            let goes = surplus > 0 && is_line(&told.update);
             surplus -= usize::from(goes);
-            seen -= usize::from(goes && at < self.seen);
-            at += 1;
+            missed += u64::from(goes && told.number > after);
             !goes
         });
-        self.seen = seen;
+        self.left_out += missed;
     }
 
     /// What was told since this was called last, and how many lines of output were left out of it.
-    pub(super) fn take_told(&mut self) -> (Vec<(u64, Update)>, u64) {
+    pub(super) fn take_told(&mut self) -> (Vec<Told>, u64) {
         self.lines = 0;
-        self.seen = 0;
         (std::mem::take(&mut self.told), std::mem::take(&mut self.left_out))
     }
 
@@ -213,4 +236,9 @@ pub fn last_seq(event: &Event) -> u64 {
         EventKind::Gap { last, .. } => last.max(event.seq),
         _ => event.seq,
     }
+}
+
+/// What is said of a host whose journal can't be believed.
+pub fn not_known(doubt: &str) -> String {
+    format!("whether a disk was written is not known: {doubt}")
 }

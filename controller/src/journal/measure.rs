@@ -11,7 +11,7 @@ use anemos_proto::Secret;
 use anemos_proto::config::Finish;
 use anemos_proto::event::{Event, EventKind, Stream};
 
-use super::{Appender, HostEntry, Record, RunFile, RunStore};
+use super::{Appender, HostEntry, Keep, Record, RunFile, RunStore};
 use crate::report::{Phase, Speaker, Update};
 use crate::ssh::{Address, RunKey};
 
@@ -109,7 +109,7 @@ fn write(
         hosts: vec![host],
     };
     let (dir, _lock) = store.create(&file, &key)?;
-    let (mut journal, _) = Appender::open(&dir.journal("web1"))?;
+    let (mut journal, _) = Appender::open(&dir.journal("web1"), Keep::All)?;
     journal.append(&Record::Told { wall_ms: START, update: Update::PhaseStarted(Phase::Build) })?;
     let mut numbers = Numbers(u64::from(run));
     let (mut text, mut uptime, mut received, mut counted, mut synced) = (0, 60_000, 0, 0, (0, 0));

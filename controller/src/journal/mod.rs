@@ -36,7 +36,7 @@ use crate::report::Update;
 use crate::ssh::{Address, HostKey};
 
 pub use appender::Appender;
-pub use digest::{Digested, Keep, is_line, last_seq};
+pub use digest::{Digested, Keep, Told, is_line, last_seq, not_known};
 pub use reader::{Follower, Reader, digest, glance};
 pub use store::{Lock, RunDir, RunStore};
 

@@ -5,11 +5,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::blocks::{Blocks, FORMAT, HEADER, Piece, STARTS};
-use super::digest::{Digested, Keep};
+use super::digest::{Digested, Keep, Told};
 use super::entries::{self, Before, Entry};
 use super::stream::Unpacker;
 use super::{JournalError, Record, v3};
-use crate::report::Update;
 
 /// Goes through the journal of a host, and on from there when more was written: another process may be writing it.
 pub struct Reader {
@@ -21,6 +20,8 @@ pub struct Reader {
     before: Before,
     damage: Option<u64>,
     unknown: Option<u64>,
+    /// How many things were told in what was read, and in what damage hides.
+    told: u64,
 }
 
 impl Reader {
@@ -36,6 +37,7 @@ impl Reader {
             before: Before::default(),
             damage: None,
             unknown: None,
+            told: 0,
         })
     }
 
@@ -68,7 +70,7 @@ impl Reader {
             .map(|at| format!("the journal says something at byte {at} that only a later version of anemos knows"))
     }
 
-    /// Hands every record to `take` that was not read before, with the byte that its block begins at.
+    /// Hands every record to `take` that was not read before, with the number of what was told last, it included.
     pub fn read_on(&mut self, take: &mut dyn FnMut(u64, Record)) -> Result<(), JournalError> {
         let Some(file) = self.open()? else { return Ok(()) };
         let path = self.path.clone();
@@ -104,10 +106,17 @@ impl Reader {
             }
             return;
         };
-        let unknown = &mut self.unknown;
+        let Self { unknown, told, .. } = self;
         let read = entries::read(&plain, &mut self.before, &mut |entry| match entry {
-            Entry::Record(record) => take(at, record),
-            Entry::State(_) => {}
+            Entry::Record(record) => {
+                *told += u64::from(matches!(record, Record::Told { .. }));
+                take(*told, record);
+            }
+            // Each stream begins with the number so far, so numbers stay the same after damage.
+            Entry::State(json) => {
+                let state: Option<Digested> = serde_json::from_slice(&json).ok();
+                *told = (*told).max(state.map_or(0, |state| state.number));
+            }
             Entry::Unknown => _ = unknown.get_or_insert(at),
         });
         if read.is_none() {
@@ -148,7 +157,8 @@ impl Reader {
         loop {
             let used = match v3::piece(rest) {
                 v3::Piece::Record(record, used) => {
-                    take(self.at, *record);
+                    self.told += u64::from(matches!(*record, Record::Told { .. }));
+                    take(self.told, *record);
                     used
                 }
                 v3::Piece::Damage(used) => {
@@ -180,8 +190,8 @@ impl Follower {
     }
 
     /// What was told since the last look, and how many lines of output were left out of it.
-    pub fn poll(&mut self) -> Result<(Vec<(u64, Update)>, u64), JournalError> {
-        match read_into(&mut self.reader, &mut self.digested, self.keep, 0) {
+    pub fn poll(&mut self) -> Result<(Vec<Told>, u64), JournalError> {
+        match read_into(&mut self.reader, &mut self.digested, self.keep) {
             // It is not begun yet.
             Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             read => read?,
@@ -193,18 +203,13 @@ impl Follower {
     pub fn digested(&self) -> &Digested {
         &self.digested
     }
-
-    /// Up to which byte the file was read.
-    pub fn at(&self) -> u64 {
-        self.reader.at()
-    }
 }
 
 /// What the journal of a host amounts to. One that was never begun is empty.
 pub fn digest(path: &Path, keep: Keep) -> Result<Digested, JournalError> {
     let mut reader = Reader::new(path)?;
     let mut digested = Digested::default();
-    match read_into(&mut reader, &mut digested, keep, 0) {
+    match read_into(&mut reader, &mut digested, keep) {
         Ok(()) => {}
         Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -213,22 +218,16 @@ pub fn digest(path: &Path, keep: Keep) -> Result<Digested, JournalError> {
     Ok(digested)
 }
 
-/// Takes all that a reader has not read yet into a digest, and why it is in doubt. [`Digested::seen`] becomes how much
-/// of what was told is in blocks that begin before `seen` bytes.
-pub(super) fn read_into(
-    reader: &mut Reader,
-    digested: &mut Digested,
-    keep: Keep,
-    seen: u64,
-) -> Result<(), JournalError> {
-    reader.read_on(&mut |at, record| {
-        digested.take(record, keep);
-        if at < seen {
-            digested.seen = digested.told.len();
+/// Takes all that a reader has not read yet into a digest, and why it is in doubt.
+pub(super) fn read_into(reader: &mut Reader, digested: &mut Digested, keep: Keep) -> Result<(), JournalError> {
+    reader.read_on(&mut |number, record| {
+        if matches!(record, Record::Told { .. }) {
+            digested.number = number - 1;
         }
+        digested.take(record, keep);
     })?;
-    if let Keep::Lines(lines) = keep {
-        digested.leave_out(lines);
+    if let Keep::Lines { last, after } = keep {
+        digested.leave_out(last, after);
     }
     digested.damaged = reader.doubt();
     digested.earlier = reader.earlier();

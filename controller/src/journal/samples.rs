@@ -7,7 +7,7 @@ use anemos_proto::ids::Digest;
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 
 use super::{OldSystem, Record};
-use crate::report::{Ending, Phase, PhaseSeconds, Speaker, Summary, Update};
+use crate::report::{Ending, Phase, PhaseSeconds, Speaker, Summary, Update, What, Wished};
 use crate::ssh::HostKey;
 
 /// When all of this was.
@@ -141,7 +141,18 @@ pub fn since() -> Vec<Record> {
         let event = Event { seq: 1, uptime_ms: 2010, wall_ms: NOW, kind };
         Record::Told { wall_ms: NOW, update: Update::Event(Speaker::Agent, event) }
     };
-    kinds.map(told).into()
+    let wished =
+        |what| Update::Wished(Wished { author: "ann (process 77)".into(), id: "0123456789abcdef".into(), what });
+    let wishes = [
+        wished(What::Retry { payload: None }),
+        wished(What::Retry { payload: Some(Digest([9; 32])) }),
+        wished(What::Abort),
+        wished(What::Finish(Finish::PowerOff)),
+        Update::Answered { wish: 17, refused: None },
+        Update::Answered { wish: 18, refused: Some("the payload is running".into()) },
+    ];
+    let wishes = wishes.map(|update| Record::Told { wall_ms: NOW, update });
+    kinds.map(told).into_iter().chain(wishes).collect()
 }
 
 /// How it ended.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::attempt::Attempted;
 use super::entries::Entry;
 use super::*;
-use crate::report::Speaker;
+use crate::report::{Speaker, What, Wished};
 use crate::ssh::RunKey;
 
 fn log(seq: u64, line: Vec<u8>) -> Record {
@@ -19,7 +19,7 @@ fn log(seq: u64, line: Vec<u8>) -> Record {
 }
 
 fn write(path: &Path, records: &[Record]) {
-    let (mut appender, _) = Appender::open(path).unwrap();
+    let (mut appender, _) = Appender::open(path, Keep::All).unwrap();
     for record in records {
         appender.append(record).unwrap();
     }
@@ -40,7 +40,7 @@ fn read(path: &Path) -> Result<(Vec<Record>, Reader), JournalError> {
 
 /// A journal with a block for each of the records, and where the blocks end.
 fn in_blocks(path: &Path, records: &[Record]) -> Vec<u64> {
-    let (mut appender, _) = Appender::open(path).unwrap();
+    let (mut appender, _) = Appender::open(path, Keep::All).unwrap();
     let mut ends = vec![8];
     for record in records {
         appender.append(record).unwrap();
@@ -102,7 +102,7 @@ proptest! {
             Record::Counted { .. } => Record::Counted { sent: wall_ms, received: seq },
             other => other,
         }).collect();
-        let (mut appender, _) = Appender::open(&path).unwrap();
+        let (mut appender, _) = Appender::open(&path, Keep::All).unwrap();
         for (at, record) in records.iter().enumerate() {
             appender.append(record).unwrap();
             if at % pause == 0 {
@@ -110,7 +110,7 @@ proptest! {
             }
             if at % (3 * pause) == 0 {
                 drop(appender);
-                appender = Appender::open(&path).unwrap().0;
+                appender = Appender::open(&path, Keep::All).unwrap().0;
             }
         }
         drop(appender);
@@ -175,7 +175,7 @@ fn a_damaged_journal_is_kept_beside_and_gone_on_with() {
     bytes[ends[2] as usize + 4] ^= 1;
     fs::write(&path, &bytes).unwrap();
     for round in 1..3 {
-        let (mut appender, digested) = Appender::open(&path).unwrap();
+        let (mut appender, digested) = Appender::open(&path, Keep::All).unwrap();
         let told = digested.damaged.unwrap();
         assert_eq!(told, format!("the journal is damaged at byte {}, kept as host.journal.damaged", ends[2]));
         let beside = fs::read(dir.path().join("host.journal.damaged")).unwrap();
@@ -373,7 +373,7 @@ fn an_earlier_journal_is_left_to_its_build() {
     let path = dir.path().join("host.journal");
     let whole = include_bytes!("testdata/v3.journal");
     fs::write(&path, &whole[..whole.len() - 5]).unwrap();
-    let error = Appender::open(&path).unwrap_err();
+    let error = Appender::open(&path, Keep::All).unwrap_err();
     assert!(matches!(error, JournalError::Earlier { format: 3, .. }), "{error}");
     assert!(error.to_string().contains("begun by an anemos before this one"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), whole[..whole.len() - 5]);
@@ -441,7 +441,7 @@ fn a_full_disk_leaves_whole_records() {
         assert_eq!(read(&path).unwrap().0.len(), records.len() + 1);
         return;
     };
-    let (mut appender, _) = Appender::open(&path).unwrap();
+    let (mut appender, _) = Appender::open(&path, Keep::All).unwrap();
     let mut synced = 0;
     let error = loop {
         appender.append(&noise(synced + 1)).unwrap();
@@ -547,7 +547,7 @@ fn following_sees_each_record_once() {
     let mut lines = || {
         let (told, left_out) = follower.poll().unwrap();
         assert_eq!(left_out, 0);
-        told.iter().map(|(wall_ms, _)| *wall_ms).collect::<Vec<_>>()
+        told.iter().map(|told| told.wall_ms).collect::<Vec<_>>()
     };
     write(&path, &[log(1, b"a".to_vec())]);
     assert_eq!(lines(), [1000]);
@@ -573,34 +573,81 @@ fn a_journal_digested() {
     assert_eq!((digested.last_agent_seq, digested.boot_sent_ms, digested.told.len()), (9, Some(7), 3));
 }
 
-/// Of the lines of output only the last are kept, of everything else all; and how much of that was seen is known.
+/// Of the lines of output only the last are kept, of everything else all; what the reader has got is not missed.
 #[test]
 fn only_the_last_lines_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("host.journal");
     let step = |n: u64| Record::Told { wall_ms: n, update: Update::Message(Level::Info, format!("step {n}")) };
-    let (mut appender, _) = Appender::open(&path).unwrap();
-    let mut half = 0;
+    let (mut appender, _) = Appender::open(&path, Keep::All).unwrap();
     for n in 0..1000_u64 {
         if n % 100 == 0 {
             appender.append(&step(n)).unwrap();
         }
         appender.append(&log(n, b"line".to_vec())).unwrap();
-        if n == 994 {
-            appender.sync().unwrap();
-            half = fs::metadata(&path).unwrap().len();
-        }
     }
     drop(appender);
-    for (lines, told, seen) in [(10, 20, 15), (3, 13, 10), (0, 10, 10), (2000, 1010, 1005)] {
-        let (_, digested) = Appender::open_seen(&path, Keep::Lines(lines), half).unwrap();
-        let left_out = 1000_u64.saturating_sub(lines as u64);
-        assert_eq!((digested.told.len(), digested.seen, digested.left_out), (told, seen, left_out), "{lines}");
-        let text = |told: &[(u64, Update)]| told.iter().map(|told| format!("{told:?}")).collect::<Vec<_>>();
-        let (all, kept) = (text(&digest(&path, Keep::All).unwrap().told), text(&digested.told));
-        assert_eq!(kept[kept.len() - lines.min(90)..], all[all.len() - lines.min(90)..]);
+    let all = digest(&path, Keep::All).unwrap().told;
+    assert!(all.iter().zip(1..).all(|(told, number)| told.number == number), "numbers are not in order");
+    // With 1010 things told, the reader of the first 505 has got 500 lines.
+    for (last, after, told, left_out) in
+        [(10, 0, 20, 990), (3, 0, 13, 997), (0, 0, 10, 1000), (2000, 0, 1010, 0), (10, 505, 20, 490), (10, 1010, 20, 0)]
+    {
+        let (_, digested) = Appender::open(&path, Keep::Lines { last, after }).unwrap();
+        assert_eq!(
+            (digested.told.len(), digested.number, digested.left_out),
+            (told, 1010, left_out),
+            "{last}, {after}"
+        );
+        let text = |told: &[Told]| told.iter().map(|told| format!("{told:?}")).collect::<Vec<_>>();
+        let (all, kept) = (text(&all), text(&digested.told));
+        assert_eq!(kept[kept.len() - last.min(90)..], all[all.len() - last.min(90)..]);
         assert_eq!(kept.iter().filter(|told| told.contains("step")).count(), 10);
     }
+}
+
+/// What was told keeps its number, whoever reads, from where, and whatever is damaged before it.
+#[test]
+fn a_number_is_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("host.journal");
+    let said = |text: &str| Record::Told { wall_ms: 5, update: Update::Message(Level::Info, text.into()) };
+    let mut streams = Vec::new();
+    // Each appender begins a stream of its own.
+    for (at, number) in [("one", 1), ("two", 3), ("three", 5)] {
+        let (mut appender, _) = Appender::open(&path, Keep::All).unwrap();
+        streams.push(fs::metadata(&path).unwrap().len());
+        assert_eq!(appender.append(&said(at)).unwrap(), number);
+        assert_eq!(appender.append(&Record::Ram { boot_id: "b".into() }).unwrap(), number, "only what is told counts");
+        assert_eq!(appender.append(&log(number, b"line".to_vec())).unwrap(), number + 1);
+    }
+    let numbers = || {
+        let digested = digest(&path, Keep::All).unwrap();
+        (digested.told.iter().map(|told| told.number).collect::<Vec<_>>(), digested.number, digested.damaged.is_some())
+    };
+    assert_eq!(numbers(), (vec![1, 2, 3, 4, 5, 6], 6, false));
+    let mut follower = Follower::new(&path, Keep::Lines { last: 1, after: 0 }).unwrap();
+    assert_eq!(follower.poll().unwrap().0.last().unwrap().number, 6);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[streams[1] as usize + 30] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(numbers(), (vec![1, 2, 5, 6], 6, true));
+}
+
+/// Which wishes wait for an answer is known at the end.
+#[test]
+fn wishes_without_an_answer() {
+    let told = |update| Record::Told { wall_ms: 5, update };
+    let wished = |id: &str, what| told(Update::Wished(Wished { author: "ann".into(), id: id.into(), what }));
+    let open = |records: Vec<Record>| {
+        Digested::of(records).wishes.into_iter().map(|(number, wished)| (number, wished.id)).collect::<Vec<_>>()
+    };
+    let retry = || wished("a", What::Retry { payload: None });
+    let answered = |wish| told(Update::Answered { wish, refused: None });
+    assert_eq!(open(vec![retry(), wished("b", What::Abort)]), [(1, "a".into()), (2, "b".into())]);
+    assert_eq!(open(vec![retry(), wished("b", What::Abort), answered(1)]), [(2, "b".into())]);
+    // The attempt that begins is the answer to a retry, though nobody wrote that down.
+    assert_eq!(open(vec![retry(), wished("b", What::Abort), attempt(1, 2)]), [(2, "b".into())]);
 }
 
 #[test]
@@ -638,7 +685,7 @@ fn the_second_file_tells_what_the_journal_has_lost() {
     let booted = fs::read(&path).unwrap();
     assert_eq!((attempt::read(&path), damaged()), (Attempted::Number(0), None));
 
-    let (mut appender, _) = Appender::open(&path).unwrap();
+    let (mut appender, _) = Appender::open(&path, Keep::All).unwrap();
     appender.append(&attempt(1, 1)).unwrap();
     appender.attempt(1).unwrap();
     let digested = digest(&path, Keep::All).unwrap();

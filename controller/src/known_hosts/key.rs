@@ -45,11 +45,6 @@ impl PublicKey {
         &self.algorithm
     }
 
-    /// The wire form.
-    pub fn blob(&self) -> &[u8] {
-        &self.blob
-    }
-
     /// The wire form in Base64, as in the files.
     pub fn base64(&self) -> String {
         BASE64.encode(&self.blob)

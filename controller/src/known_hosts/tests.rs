@@ -7,6 +7,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::key::KeyError;
 use super::*;
 
 const PLAIN: &str = include_str!("fixtures/plain");
@@ -135,20 +136,6 @@ fn a_key_revoked_for_the_address_is_revoked() {
     assert_eq!(known_hosts.lookup("h", 22, None).check(&a), Verdict::Match(place(1)));
     // The address' own key says nothing of the name.
     assert_eq!(known_hosts.lookup("i", 22, addr).check(&ed25519(3)), Verdict::Unknown);
-}
-
-#[test]
-fn algorithms_that_can_show_a_known_key_are_offered_first() {
-    let supported = ["ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256"];
-    let order = |text: &str, port| read(text).lookup("h", port, None).order_algorithms(&supported);
-    let rsa = key("ssh-rsa", 1);
-    assert_eq!(order("", 22), supported);
-    assert_eq!(order(&format!("h {rsa}"), 22), ["rsa-sha2-512", "rsa-sha2-256", "ssh-ed25519", "ecdsa-sha2-nistp256"]);
-    assert_eq!(order(&format!("h {rsa}"), 2222)[0], "rsa-sha2-512", "the plain name's key can still confirm");
-    assert_eq!(order(&format!("@revoked h {rsa}"), 22), supported);
-    assert_eq!(order(&format!("@cert-authority h {rsa}"), 22), supported);
-    let both = format!("h {rsa}\nh {}", key("ecdsa-sha2-nistp256", 1));
-    assert_eq!(order(&both, 22), ["ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256", "ssh-ed25519"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::json_facts::FactsJson;
 use super::text::{base64, is_invisible, rfc3339};
 use super::{Out, Show};
 use crate::plan::Plan;
-use crate::report::{Phase, Report, Speaker, Summary, Update};
+use crate::report::{Phase, Report, Speaker, Summary, Update, What, finish_name};
 
 /// Version of the schema: it changes when a field changes its meaning or goes away, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -23,7 +23,11 @@ pub(super) struct JsonScreen {
 
 impl JsonScreen {
     pub(super) fn new(mut out: Out, run: Option<&str>, hosts: &[String], now_ms: u64) -> Self {
-        out.line(&line(&Line { time: rfc3339(now_ms), body: Body::Start { schema: SCHEMA, run, hosts } }));
+        out.line(&line(&Line {
+            number: None,
+            time: rfc3339(now_ms),
+            body: Body::Start { schema: SCHEMA, run, hosts },
+        }));
         Self { out }
     }
 }
@@ -83,14 +87,31 @@ pub fn report_line(report: &Report) -> String {
         Update::Message(level, text) => Body::Message { host, level: level_name(*level), text },
         Update::Waiting(reason) => Body::Waiting { host, reason },
         Update::Summary(summary) => Body::Summary(summary),
+        Update::Wished(wished) => Body::Wish {
+            host,
+            wish: wished.what.name(),
+            finish: match wished.what {
+                What::Finish(finish) => Some(finish_name(finish)),
+                What::Retry { .. } | What::Abort => None,
+            },
+            payload: match wished.what {
+                What::Retry { payload } => payload.map(|digest| digest.to_string()),
+                What::Abort | What::Finish(_) => None,
+            },
+            author: &wished.author,
+            id: &wished.id,
+        },
+        Update::Answered { wish, refused } => {
+            Body::Answer { host, wish: *wish, accepted: refused.is_none(), reason: refused.as_deref() }
+        }
     };
-    line(&Line { time: rfc3339(report.wall_ms), body })
+    line(&Line { number: report.number, time: rfc3339(report.wall_ms), body })
 }
 
 /// One host's plan as one line of JSON, without its newline. A host that is refused has no place in the order.
 pub fn plan_line(plan: &Plan, order: Option<&str>, now_ms: u64) -> String {
     let order = order.filter(|_| plan.refusals.is_empty());
-    line(&Line { time: rfc3339(now_ms), body: Body::Plan { plan, order } })
+    line(&Line { number: None, time: rfc3339(now_ms), body: Body::Plan { plan, order } })
 }
 
 /// Any serialisable value as one line. Characters that a terminal would act on are written as `\u….`.
@@ -106,6 +127,8 @@ pub(super) fn line(value: &impl Serialize) -> String {
 struct Line<'a> {
     #[serde(flatten)]
     body: Body<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
     time: String,
 }
 
@@ -155,6 +178,20 @@ enum Body<'a> {
     Waiting {
         host: &'a str,
         reason: &'a str,
+    },
+    Wish {
+        host: &'a str,
+        wish: &'static str,
+        finish: Option<&'static str>,
+        payload: Option<String>,
+        author: &'a str,
+        id: &'a str,
+    },
+    Answer {
+        host: &'a str,
+        wish: u64,
+        accepted: bool,
+        reason: Option<&'a str>,
     },
     Plan {
         #[serde(flatten)]

@@ -11,7 +11,7 @@ use rustix::termios::tcgetwinsize;
 
 use super::diagnostics::Holding;
 use super::frame::{View, frame};
-use super::plain::{event_text, level_text};
+use super::plain::{answered_text, event_text, level_text, wished_text};
 use super::state::Hosts;
 use super::text::{Paint, duration, log_line, sanitise_str, width};
 use super::{Show, plan, table};
@@ -99,6 +99,8 @@ impl LiveScreen {
                 Some(paint.yellow(&format!("connection lost: {}; trying again", sanitise_str(why))))
             }
             Update::LinkBack if single => Some("connected again".to_owned()),
+            Update::Wished(wished) => Some(paint.yellow(&wished_text(wished))),
+            Update::Answered { refused, .. } => Some(paint.yellow(&answered_text(refused.as_deref()))),
             Update::Event(_, event) if stays(&event.kind, single) => match &event.kind {
                 EventKind::Log { stream, line } => Some(paint.dim(&log_line(*stream, line))),
                 kind => {

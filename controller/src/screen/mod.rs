@@ -19,7 +19,7 @@ pub mod text;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,11 +92,13 @@ impl Screen {
     }
 
     /// Plain lines into `out`, without colours.
+    #[cfg(test)]
     pub fn plain(out: Box<dyn Write + Send>, hosts: &[String]) -> Self {
         Self(Box::new(plain::PlainScreen::new(Out::new(out), hosts, Paint(false))))
     }
 
     /// JSON Lines into `out`.
+    #[cfg(test)]
     pub fn json(out: Box<dyn Write + Send>, run: Option<&str>, hosts: &[String]) -> Self {
         Self(Box::new(json::JsonScreen::new(Out::new(out), run, hosts, now_ms())))
     }
@@ -130,6 +132,26 @@ impl Screen {
     pub fn finish(&mut self) {
         self.0.finish(now_ms());
     }
+}
+
+/// Something that the user should know, before or after what a screen shows.
+pub fn note(text: &str) {
+    eprintln!("note: {}", text::sanitise_str(text));
+}
+
+/// Something that the user should look after.
+pub fn warning(text: &str) {
+    eprintln!("warning: {}", text::sanitise_str(text));
+}
+
+/// Asks on the terminal, without a screen. No answer is a no.
+pub fn question(text: &str) -> bool {
+    eprint!("{} Type `yes`: ", text::sanitise_str(text));
+    let mut answer = String::new();
+    // An answer that can't be read is none.
+    let _ = io::stderr().flush();
+    let _ = io::stdin().lock().read_line(&mut answer);
+    answer.trim() == "yes"
 }
 
 /// Asks the task that owns the screen for something out of turn. The reports sent before are shown before.
@@ -178,6 +200,7 @@ impl Control {
 }
 
 /// Shows every report until the channel closes, then the summary.
+#[cfg(test)]
 pub async fn run(screen: Screen, reports: mpsc::UnboundedReceiver<Report>) {
     let (_control, requests) = control();
     run_controlled(screen, reports, requests).await;

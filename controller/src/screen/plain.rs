@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, EventKind, Level, Outcome, Progress, StepOutcome, Unit};
 use anemos_proto::host::{Firmware, HostFacts};
 
@@ -11,7 +12,7 @@ use super::text::{Paint, bytes, clip, clock, duration, log_line, sanitise_str};
 use super::{Out, Show, table};
 use crate::known_hosts::PublicKey;
 use crate::plan::Plan;
-use crate::report::{Ending, Phase, Report, Speaker, Summary, Update};
+use crate::report::{Ending, Phase, Report, Speaker, Summary, Update, What, Wished};
 
 /// Milliseconds after which the progress of a step is worth a line again.
 const PROGRESS_EVERY_MS: u64 = 10_000;
@@ -127,6 +128,8 @@ impl PlainLines {
             Update::Message(level, text) => Some(level_text(*level, text)),
             Update::Waiting(what) => Some(sanitise_str(what)),
             Update::Summary(summary) => Some(summary_text(summary)),
+            Update::Wished(wished) => Some(wished_text(wished)),
+            Update::Answered { refused, .. } => Some(answered_text(refused.as_deref())),
         }
     }
 
@@ -153,6 +156,25 @@ pub(super) fn phase_meaning(phase: Phase) -> &'static str {
         Phase::Reboot => "rebooting",
         Phase::Verify => "checking the new system",
     }
+}
+
+/// What somebody wants of the host.
+pub(super) fn wished_text(wished: &Wished) -> String {
+    let what = match &wished.what {
+        What::Retry { payload: None } => "to run the payload again",
+        What::Retry { payload: Some(_) } => "to run another payload",
+        What::Abort => "to end the payload",
+        What::Finish(Finish::Reboot) => "to reboot",
+        What::Finish(Finish::Kexec) => "to boot the new system by kexec",
+        What::Finish(Finish::PowerOff) => "to power off",
+        What::Finish(Finish::Hold) => "to stay in RAM",
+    };
+    format!("{} asks the host {what} ({})", sanitise_str(&wished.author), wished.what.name())
+}
+
+/// What became of that.
+pub(super) fn answered_text(refused: Option<&str>) -> String {
+    refused.map_or_else(|| "accepted".into(), |why| format!("refused: {}", sanitise_str(why)))
 }
 
 fn facts_text(facts: &HostFacts) -> String {

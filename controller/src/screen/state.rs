@@ -113,6 +113,9 @@ impl HostState {
                 }
             }
             Update::Waiting(what) => self.waiting = Some(sanitise_str(what)),
+            // A host that was over is taken up again for a wish.
+            Update::Wished(_) => self.summary = None,
+            Update::Answered { .. } => {}
             Update::Summary(summary) => {
                 self.link_lost = None;
                 self.waiting = None;

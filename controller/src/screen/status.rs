@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::json;
 use super::table::{NAME, Table, paint_ending};
 use super::text::{Paint, bytes, clip, duration, sanitise_str};
-use crate::journal::Digested;
+use crate::journal::{Digested, not_known};
 use crate::report::{Ending, Phase};
 
 /// Columns that a reason may take.
@@ -69,11 +69,6 @@ impl StatusRow {
             last_event_seconds: None,
         }
     }
-}
-
-/// What is said of a host whose journal can't be believed.
-pub fn not_known(doubt: &str) -> String {
-    format!("whether a disk was written is not known: {doubt}")
 }
 
 fn agent_word(state: &AgentState) -> &'static str {

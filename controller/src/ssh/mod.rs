@@ -25,8 +25,8 @@ use tokio::time::{Instant, timeout_at};
 pub use auth::{AuthError, Credentials, Passphrases, UserCredentials};
 pub use channel::{Exec, ExecError, Exit, Output, Writer};
 pub use counting::Counters;
-pub use keys::{HostKey, KeyError, RunKey, new_seed};
-pub use shell::{ShellError, interactive};
+pub use keys::{HostKey, RunKey, new_seed};
+pub use shell::interactive;
 
 use counting::Counting;
 

@@ -2,7 +2,7 @@ use anemos_proto::Secret;
 use anemos_proto::config::Finish;
 
 use super::*;
-use crate::journal::{Appender, HostEntry, Lock, Record, RunFile};
+use crate::journal::{Appender, HostEntry, Keep, Lock, Record, RunFile};
 use crate::report::{PhaseSeconds, Summary, Update};
 use crate::ssh::{Address, RunKey};
 
@@ -47,7 +47,7 @@ impl Runs {
             hosts: vec![host],
         };
         let (run, lock) = self.store.create(&file, &key).unwrap();
-        let (mut journal, _) = Appender::open(&run.journal("web1")).unwrap();
+        let (mut journal, _) = Appender::open(&run.journal("web1"), Keep::All).unwrap();
         if let Some(outcome) = outcome {
             let summary = Summary {
                 host: "web1".into(),

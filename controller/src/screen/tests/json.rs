@@ -4,14 +4,14 @@ use serde_json::Value;
 
 use super::samples::{Sink, event, every_report, log, plan, summary_of};
 use crate::plan::Plan;
-use crate::report::{Ending, Phase, Summary};
+use crate::report::{Ending, Phase, Report, Summary};
 use crate::screen::json::{plan_line, report_line};
 use crate::screen::status::{RunRow, StatusRow, run_json, status_json};
 use crate::screen::{Screen, json};
 use anemos_proto::event::{EventKind, Level};
 
 /// Fields of all lines but the first: described once.
-const COMMON: [&str; 3] = ["type", "time", "host"];
+const COMMON: [&str; 4] = ["type", "time", "host", "number"];
 
 /// Fields of all events: described once, under `event`.
 const OF_EVENTS: [&str; 5] = ["speaker", "seq", "uptime_ms", "host_time", "kind"];
@@ -74,6 +74,8 @@ fn written() -> BTreeMap<String, BTreeSet<String>> {
         if kind != "start" && kind != "run" {
             assert!(fields.remove("host"), "no host in {line}");
             assert!(kind == "status" || fields.remove("time"), "no time in {line}");
+            // Not every line has one.
+            fields.remove("number");
         }
         if kind == "event" {
             assert!(OF_EVENTS.iter().all(|name| fields.remove(*name)), "{line}");
@@ -165,6 +167,14 @@ fn log_lines_are_text_or_base64() {
     assert_eq!((&text["text"], text.get("base64")), (&Value::from("grün"), None));
     let bytes: Value = serde_json::from_str(&report_line(&log("a", 0, b"\xff\xfe"))).unwrap();
     assert_eq!((bytes.get("text"), &bytes["base64"]), (None, &Value::from("//4=")));
+}
+
+#[test]
+fn what_the_journal_keeps_has_its_number() {
+    let report = log("a", 0, b"x");
+    let number = |report: &Report| serde_json::from_str::<Value>(&report_line(report)).unwrap().get("number").cloned();
+    assert_eq!(number(&Report { number: Some(17), ..report.clone() }), Some(17.into()));
+    assert_eq!(number(&report), None);
 }
 
 #[test]

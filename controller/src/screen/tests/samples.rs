@@ -2,16 +2,19 @@
 
 use std::sync::{Arc, Mutex};
 
+use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 
+use anemos_proto::ids::Digest;
+
 pub use crate::plan::tests::{facts, plan};
-use crate::report::{Ending, Phase, PhaseSeconds, Report, Speaker, Summary, Update};
+use crate::report::{Ending, Phase, PhaseSeconds, Report, Speaker, Summary, Update, What, Wished};
 
 /// 2026-11-23T09:30:00Z.
 pub const T0: u64 = 1_795_426_200_000;
 
 pub fn report(host: &str, after_ms: u64, update: Update) -> Report {
-    Report { host: host.into(), wall_ms: T0 + after_ms, update }
+    Report { host: host.into(), number: None, wall_ms: T0 + after_ms, update }
 }
 
 pub fn event(host: &str, after_ms: u64, kind: EventKind) -> Report {
@@ -113,6 +116,10 @@ pub fn event_kinds() -> Vec<EventKind> {
     kinds
 }
 
+fn wished(what: What) -> Wished {
+    Wished { author: "ann (process 77)".into(), id: "0123456789abcdef".into(), what }
+}
+
 /// Every kind of report.
 pub fn every_report() -> Vec<Report> {
     let mut updates = vec![
@@ -128,6 +135,10 @@ pub fn every_report() -> Vec<Report> {
         Update::LinkBack,
         Update::Message(Level::Warning, "the host's clock is 3 s off".into()),
         Update::Waiting("waits for web0, which goes alone".into()),
+        Update::Wished(wished(What::Retry { payload: Some(Digest([9; 32])) })),
+        Update::Answered { wish: 11, refused: Some("the payload is running".into()) },
+        Update::Wished(wished(What::Finish(Finish::Kexec))),
+        Update::Answered { wish: 13, refused: None },
         Update::Summary(Box::new(summary_of("web1", Ending::Held, "deploy ended with 1"))),
     ];
     let events = event_kinds()
@@ -148,11 +159,14 @@ pub fn every_report() -> Vec<Report> {
         Update::Message(..) => 8,
         Update::Summary(_) => 9,
         Update::Waiting(_) => 10,
+        Update::Wished(_) => 11,
+        Update::Answered { .. } => 12,
     };
-    for number in 0..=10 {
+    for number in 0..=12 {
         assert!(updates.iter().any(|update| known(update) == number), "no sample of update {number}");
     }
-    updates.into_iter().enumerate().map(|(i, update)| report("web1", i as u64 * 1000, update)).collect()
+    let numbered = |(i, update)| Report { number: Some(i as u64 + 1), ..report("web1", i as u64 * 1000, update) };
+    updates.into_iter().enumerate().map(numbered).collect()
 }
 
 /// A writer whose bytes can be looked at.

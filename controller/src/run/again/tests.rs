@@ -1,11 +1,19 @@
 use anemos_proto::Secret;
 use anemos_proto::config::Finish;
-use anemos_proto::event::{Event, EventKind, Stream};
+use anemos_proto::event::{Event, EventKind, Level, Stream};
 use tokio::sync::watch;
 
 use super::*;
-use crate::journal::RunFile;
+use crate::journal::{RunFile, RunStore, is_line};
 use crate::report::{PhaseSeconds, Speaker};
+use crate::run::find::some_in_ram;
+use crate::run::onlook::FOLLOW_EVERY;
+use crate::run::{Kind, forget};
+use crate::ssh::Address;
+
+fn looking_on() -> Intent {
+    Intent { lines: Some(LINES), ..Intent::default() }
+}
 
 /// A terminal with nobody at it.
 #[derive(Debug)]
@@ -60,13 +68,13 @@ impl Begun {
         };
         let (run, lock) = RunStore::at(dir.path().join("runs")).create(&file, &key).unwrap();
         for name in names {
-            Appender::open(&run.journal(name)).unwrap();
+            Appender::open(&run.journal(name), Keep::All).unwrap();
         }
         Self { _dir: dir, run, lock: Some(lock), hosts: file.hosts }
     }
 
     fn write(&self, host: &str, records: impl IntoIterator<Item = Record>) {
-        let (mut journal, _) = Appender::open(&self.run.journal(host)).unwrap();
+        let (mut journal, _) = Appender::open(&self.run.journal(host), Keep::All).unwrap();
         for record in records {
             journal.append(&record).unwrap();
         }
@@ -120,8 +128,7 @@ async fn an_onlooker_goes_on_where_the_other_stopped() {
     let (_stopping, stop) = watch::channel(false);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let (run, hosts) = (begun.run.clone(), begun.hosts.clone());
-    let looking =
-        tokio::spawn(async move { follow(&run, hosts, None, &|| Wish::Follow, (&asks, LINES), reports, &stop).await });
+    let looking = tokio::spawn(async move { follow(&run, hosts, None, &looking_on(), &asks, reports, &stop).await });
     tokio::time::sleep(3 * FOLLOW_EVERY).await;
     assert!(!looking.is_finished(), "it left while somebody else followed the run");
     begun.write("web2", [said("the last word")]);
@@ -146,8 +153,7 @@ async fn an_onlooker_leaves_with_the_last_summary() {
     let (_stopping, stop) = watch::channel(false);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let (run, hosts) = (begun.run.clone(), begun.hosts.clone());
-    let looking =
-        tokio::spawn(async move { follow(&run, hosts, None, &|| Wish::Follow, (&asks, LINES), reports, &stop).await });
+    let looking = tokio::spawn(async move { follow(&run, hosts, None, &looking_on(), &asks, reports, &stop).await });
     tokio::time::sleep(3 * FOLLOW_EVERY).await;
     assert!(!looking.is_finished(), "a host was taken up again and has no end yet");
     begun.write("web2", [ended("web2", Ending::Deployed)]);
@@ -168,9 +174,9 @@ async fn a_wish_for_all_is_for_those_in_ram() {
     let (_stopping, stop) = watch::channel(false);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let lock = begun.lock.take();
-    let wish = || Wish::Retry(None);
-    let followed = follow(&begun.run, begun.hosts.clone(), lock, &wish, (&asks, LINES), reports, &stop).await.unwrap();
-    assert_eq!(followed.problems, [""; 0]);
+    let retry = Intent { wish: Some(Wish::Retry(None)), ..looking_on() };
+    let followed = follow(&begun.run, begun.hosts.clone(), lock, &retry, &asks, reports, &stop).await.unwrap();
+    assert_eq!(followed.problems, ["web3: it is not in RAM"]);
     let ends = [Some(Ending::Deployed), Some(Ending::Held), Some(Ending::Untouched)];
     assert_eq!(outcomes(&followed.ends), ends);
     let shown = shown(received).await;
@@ -181,7 +187,7 @@ async fn a_wish_for_all_is_for_those_in_ram() {
     assert!(read(&begun.run, "web2").unwrap().summary.is_some());
 
     let error = some_in_ram(&begun.run, &begun.hosts).unwrap_err();
-    assert_eq!(error.status, Status::BadInput);
+    assert_eq!(error.kind, Kind::BadInput);
     assert!(error.message.contains("web1: the host is deployed already: so it went\nweb2: the host has left RAM"));
 }
 
@@ -258,7 +264,7 @@ fn damage_leads_to_no_other_verdict() {
     let path = begun.run.journal("web1");
     let second = path.with_extension("attempt");
     let key = begun.hosts[0].agent_key.clone();
-    let (mut journal, _) = Appender::open(&path).unwrap();
+    let (mut journal, _) = Appender::open(&path, Keep::All).unwrap();
     for record in deployment(&key) {
         if matches!(&record, Record::Told { update, .. } if is_line(update)) {
             journal.append(&record).unwrap();
@@ -363,8 +369,7 @@ async fn each_host_by_itself() {
     let (_stopping, stop) = watch::channel(false);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let lock = begun.lock.take();
-    let followed =
-        follow(&begun.run, begun.hosts.clone(), lock, &|| Wish::Follow, (&asks, LINES), reports, &stop).await.unwrap();
+    let followed = follow(&begun.run, begun.hosts.clone(), lock, &looking_on(), &asks, reports, &stop).await.unwrap();
     assert_eq!(outcomes(&followed.ends), [Some(Ending::Deployed), Some(Ending::Untouched), Some(Ending::Held)]);
     let held = followed.ends[2].as_ref().unwrap();
     assert!(held.reason.starts_with("whether a disk was written is not known: the journal is damaged at byte "));
@@ -388,17 +393,18 @@ async fn of_many_lines_the_last_are_shown() {
     let line = |seq: u64| fact(seq, EventKind::Log { stream: Stream::Stdout, line: format!("line {seq}").into() });
     begun.write("web1", std::iter::once(said("first")).chain((1..=2500).map(line)));
     begun.write("web1", [ended("web1", Ending::Deployed)]);
-    for (keep, lines, word) in [(LINES, 1000, true), (Keep::All, 2500, false)] {
+    for (most, after, lines, word) in [(Some(LINES), 0, 1000, true), (None, 0, 2500, false), (None, 2000, 501, false)] {
         let (reports, received) = mpsc::unbounded_channel();
         let (_stopping, stop) = watch::channel(false);
         let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
         let lock = begun.lock.take();
         let run = begun.run.clone();
-        let follow = follow(&run, begun.hosts.clone(), lock, &|| Wish::Follow, (&asks, keep), reports, &stop);
+        let intent = Intent { wish: None, lines: most, after: HashMap::from([("web1".into(), after)]) };
+        let follow = follow(&run, begun.hosts.clone(), lock, &intent, &asks, reports, &stop);
         begun.lock = follow.await.unwrap().lock;
         let shown = shown(received).await;
         assert_eq!(shown.iter().filter(|(_, text)| text.contains("Log")).count(), lines);
-        assert_eq!(shown[0].1, "first");
+        assert_eq!(shown[0].1 == "first", after == 0);
         assert_eq!(
             shown[1].1.starts_with("1500 earlier lines are left out here; `anemos logs 2026"),
             word,

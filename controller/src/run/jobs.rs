@@ -8,10 +8,11 @@ use anemos_proto::Secret;
 use anemos_proto::ids::{Digest, RunId};
 use anemos_proto::stage::BaseSource;
 
-use super::{CommandError, base};
+use super::base::{self, Showing};
+use super::error::RunError;
 use crate::config::{self, Host};
 use crate::embed;
-use crate::engine::{Artifacts, BasePlan, Blob, Job, Trust, sha256};
+use crate::engine::{Artifacts, BasePlan, Blob, Job, Trust};
 use crate::journal::HostEntry;
 use crate::payload::{self, Keep};
 use crate::ssh::{self, Address, Credentials, Passphrases, RunKey, UserCredentials};
@@ -24,12 +25,12 @@ pub(super) struct Jobs {
 }
 
 /// A new name for a run.
-pub(super) fn new_run_id() -> Result<RunId, CommandError> {
+pub(super) fn new_run_id() -> Result<RunId, RunError> {
     let stamp = anemos_base::Time::now().snapshot_id();
-    let random = ssh::new_seed().map_err(CommandError::internal)?;
-    let [a, b, ..] = random.expose() else { return Err(CommandError::internal("no random numbers")) };
+    let random = ssh::new_seed().map_err(RunError::internal)?;
+    let [a, b, ..] = random.expose() else { return Err(RunError::internal("no random numbers")) };
     let text = format!("{}-{}-{a:02x}{b:02x}", &stamp[..8], &stamp[9..15]);
-    text.parse().map_err(CommandError::internal)
+    text.parse().map_err(RunError::internal)
 }
 
 /// Prepares a job for each host.
@@ -39,16 +40,16 @@ pub(super) async fn prepare(
     run_key: &RunKey,
     artifacts: &Arc<Artifacts>,
     lock: Option<&Path>,
-    asks: &Arc<dyn Passphrases>,
-) -> Result<Jobs, CommandError> {
+    (asks, show): (&Arc<dyn Passphrases>, &Showing),
+) -> Result<Jobs, RunError> {
     let mut notes = Vec::new();
     let mut payloads: HashMap<PathBuf, (Blob, Vec<Keep>)> = HashMap::new();
     let mut bases: Vec<((Option<PathBuf>, config::BaseSource), BasePlan)> = Vec::new();
     let mut jobs = Vec::new();
     let fallback_mirror = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter().next();
-    let fallback_snapshot = tokio::task::spawn_blocking(base::known_snapshot).await.map_err(CommandError::internal)?;
+    let fallback_snapshot = tokio::task::spawn_blocking(base::known_snapshot).await.map_err(RunError::internal)?;
     for host in hosts {
-        let named = |what: String| CommandError::bad_input(format!("host `{}`: {what}", host.name));
+        let named = |what: String| RunError::bad_input(format!("host `{}`: {what}", host.name));
         let overrides = Overrides {
             user: host.user.clone(),
             port: host.port,
@@ -78,7 +79,7 @@ pub(super) async fn prepare(
         let base = if let Some((_, plan)) = bases.iter().find(|(key, _)| *key == wanted) {
             plan.clone()
         } else {
-            let plan = base_plan(wanted.0.as_deref(), &wanted.1, &host).await?;
+            let plan = base_plan(wanted.0.as_deref(), &wanted.1, &host, show).await?;
             bases.push((wanted, plan.clone()));
             plan
         };
@@ -91,8 +92,8 @@ pub(super) async fn prepare(
             let bytes = std::fs::read(path).map_err(|e| named(format!("secret `{name}`: {}: {e}", path.display())))?;
             secrets.push((name.clone(), Secret::new(bytes)));
         }
-        let agent_seed = ssh::new_seed().map_err(CommandError::internal)?;
-        let agent_key = RunKey::from_seed(&agent_seed).map_err(CommandError::internal)?.public();
+        let agent_seed = ssh::new_seed().map_err(RunError::internal)?;
+        let agent_key = RunKey::from_seed(&agent_seed).map_err(RunError::internal)?.public();
         let entry = entry(&host, &ssh, agent_key);
         let trust = Trust::load(&ssh, host.accept_new);
         for file in &trust.unread {
@@ -163,17 +164,22 @@ pub(super) fn credentials(entry: &HostEntry, asks: &Arc<dyn Passphrases>) -> Cre
     }))
 }
 
-async fn base_plan(file: Option<&Path>, source: &config::BaseSource, host: &Host) -> Result<BasePlan, CommandError> {
-    let (lock, text) = embed::lock(file).map_err(CommandError::bad_input)?;
-    let image: Digest = lock.image.to_string().parse().map_err(CommandError::internal)?;
-    let compressed = zstd::encode_all(text.as_bytes(), 19).map_err(CommandError::internal)?;
+async fn base_plan(
+    file: Option<&Path>,
+    source: &config::BaseSource,
+    host: &Host,
+    show: &Showing,
+) -> Result<BasePlan, RunError> {
+    let (lock, text) = embed::lock(file).map_err(RunError::bad_input)?;
+    let image: Digest = lock.image.to_string().parse().map_err(RunError::internal)?;
+    let compressed = zstd::encode_all(text.as_bytes(), 19).map_err(RunError::internal)?;
     let mut sources = vec![BaseSource::Cache];
     let mut upload = None;
     match source {
         config::BaseSource::Build => sources.push(BaseSource::Build),
         config::BaseSource::Urls(urls) => sources.push(BaseSource::Urls(urls.clone())),
         config::BaseSource::Upload => {
-            upload = Some(base::image(&lock, host.mirror.as_deref(), host.snapshot.as_deref()).await?);
+            upload = Some(base::image(&lock, (host.mirror.as_deref(), host.snapshot.as_deref()), show).await?);
         }
         config::BaseSource::Auto => {
             sources.push(BaseSource::Build);
@@ -186,9 +192,4 @@ async fn base_plan(file: Option<&Path>, source: &config::BaseSource, host: &Host
     }
     let kernel = lock.kernel.as_ref().map(|kernel| kernel.release.clone());
     Ok(BasePlan { lock: Blob::new(compressed), image, kernel, sources, upload })
-}
-
-/// Names bytes.
-pub(super) fn digest(bytes: &[u8]) -> Digest {
-    sha256(bytes)
 }

@@ -1,0 +1,50 @@
+//! `anemos shell`: a terminal, or a command, in the RAM system.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{CommandError, Status};
+use crate::cli;
+use crate::run::{read, run_of};
+use crate::ssh::{self, Address, Credentials, Exit, Policy, Tuning};
+
+/// How long a shell may take to be reached.
+const REACH: Duration = Duration::from_secs(30);
+
+pub(super) async fn shell(args: cli::Shell) -> Result<Status, CommandError> {
+    let run = run_of(&args.host, args.run.as_deref())?;
+    let file = run.load()?;
+    let entry = file.hosts.into_iter().find(|entry| entry.name == args.host);
+    let entry = entry.ok_or_else(|| CommandError::bad_input(format!("run {} has no host `{}`", run.id, args.host)))?;
+    let digested = read(&run, &entry.name)?;
+    // Where the journal is damaged, that it knows of no boot proves nothing.
+    let agent_port = match digested.old {
+        Some(old) => Some(old.agent_port),
+        None => digested.damaged.map(|_| entry.address.port),
+    };
+    let (Some(port), Some(key)) = (agent_port, run.key()?) else {
+        return Err(CommandError::bad_input(format!("`{}` is not in RAM in run {}", entry.name, run.id)));
+    };
+    let address = Address { host: entry.address.host.clone(), port };
+    let deadline = Instant::now() + REACH;
+    let policy = Policy::pinned(vec![entry.agent_key.clone()]);
+    let failed = |what: &dyn std::fmt::Display| CommandError {
+        status: Status::NotAll,
+        message: format!("{}: the RAM system can't be reached: {what}", entry.name),
+    };
+    let counters = Arc::default();
+    let connected =
+        ssh::connect(&address, &policy, &counters, deadline, &Tuning::default()).await.map_err(|e| failed(&e))?;
+    let session = connected.authenticate("root", &Credentials::Run(key), deadline).await.map_err(|e| failed(&e))?;
+    let command = (!args.command.is_empty()).then(|| args.command.join(" "));
+    let exit = ssh::interactive(&session, command.as_deref()).await.map_err(|e| failed(&e))?;
+    session.close().await;
+    // The status of what ran there is the status here, as with ssh.
+    match exit {
+        Exit::Status(0) => Ok(Status::Done),
+        Exit::Status(status) => Ok(Status::Of(u8::try_from(status).unwrap_or(255))),
+        Exit::Signal(_) | Exit::Unknown => Ok(Status::Of(255)),
+    }
+}

@@ -1,0 +1,106 @@
+//! The base image on this machine: built if need be, kept, and sent to hosts that can't build it.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anemos_base::{Archive, Fetcher, Limits, Lock, Progress};
+
+use super::error::RunError;
+use crate::engine::Blob;
+
+/// Is told of each package that is built into an image, and, with `None`, that this is over.
+pub type Showing = Arc<dyn Fn(Option<&Progress<'_>>) + Send + Sync>;
+
+/// Small on the wire, and still a matter of a minute.
+const LEVEL: i32 = 15;
+
+/// The package archives to build from: the one given, or those of this machine's apt.
+pub fn mirrors(given: Option<&str>) -> Result<Vec<String>, RunError> {
+    let mirrors = match given {
+        Some(mirror) => vec![mirror.to_owned()],
+        None => anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")),
+    };
+    if mirrors.is_empty() {
+        return Err(RunError::bad_input("this machine has no apt sources; name a package archive with --mirror"));
+    }
+    Ok(mirrors)
+}
+
+/// An archive of past versions, from whoever on this machine knows one: its apt, or the apt in a base image that was
+/// built here.
+pub fn known_snapshot() -> Option<String> {
+    anemos_base::snapshot_of_apt().or_else(|| anemos_base::snapshot_of_images(&cache_directory().ok()?))
+}
+
+/// Builds the image into a file, which is there only if it is whole.
+pub fn build(
+    lock: &Lock,
+    output: &Path,
+    (mirror, snapshot): (Option<&str>, Option<&str>),
+    show: &Showing,
+) -> Result<(), RunError> {
+    let io = |e: std::io::Error| RunError::bad_input(format!("{}: {e}", output.display()));
+    let fetcher = Fetcher::new(Limits::default());
+    let snapshot = || snapshot.map(str::to_owned).or_else(known_snapshot);
+    let archive = Archive::new(&fetcher, lock, mirrors(mirror)?, snapshot);
+    let mut partial = output.as_os_str().to_owned();
+    partial.push(format!(".{}.partial", std::process::id()));
+    let partial = PathBuf::from(partial);
+    let file = File::create(&partial).map_err(io)?;
+    let built = anemos_base::build(lock, &archive, LEVEL, BufWriter::new(file), &mut |p| show(Some(&p)));
+    show(None);
+    if let Err(error) = built {
+        // What is left of it is of no use; that it stays is not the news.
+        let _ = fs::remove_file(&partial);
+        return Err(RunError::bad_input(error));
+    }
+    fs::rename(&partial, output).map_err(io)
+}
+
+/// Where images are kept on this machine.
+fn cache_directory() -> Result<PathBuf, RunError> {
+    let non_empty = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = non_empty("XDG_CACHE_HOME")
+        .filter(|path| path.is_absolute())
+        .or_else(|| non_empty("HOME").map(|home| home.join(".cache")))
+        .ok_or_else(|| RunError::bad_input("neither XDG_CACHE_HOME nor HOME is set"))?;
+    Ok(home.join("anemos"))
+}
+
+/// Where the image of a lock is kept on this machine.
+pub fn cache_path(lock: &Lock) -> Result<PathBuf, RunError> {
+    let cache = cache_directory()?;
+    fs::create_dir_all(&cache).map_err(|e| RunError::bad_input(format!("{}: {e}", cache.display())))?;
+    Ok(cache.join(format!("base-{}.cpio.zst", lock.image)))
+}
+
+/// The image, if it is in the cache.
+pub fn cached_image(lock: &Lock) -> Result<Option<Blob>, RunError> {
+    let path = cache_path(lock)?;
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(Blob::new(bytes))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(RunError::bad_input(format!("{}: {error}", path.display()))),
+    }
+}
+
+/// The image, built if need be.
+pub async fn image(
+    lock: &Lock,
+    (mirror, snapshot): (Option<&str>, Option<&str>),
+    show: &Showing,
+) -> Result<Blob, RunError> {
+    if let Some(blob) = cached_image(lock)? {
+        return Ok(blob);
+    }
+    let (lock, mirror, snapshot) = (lock.clone(), mirror.map(str::to_owned), snapshot.map(str::to_owned));
+    let show = Arc::clone(show);
+    tokio::task::spawn_blocking(move || {
+        build(&lock, &cache_path(&lock)?, (mirror.as_deref(), snapshot.as_deref()), &show)?;
+        cached_image(&lock)?.ok_or_else(|| RunError::internal("the image that was just built is gone"))
+    })
+    .await
+    .map_err(RunError::internal)?
+}

@@ -1,0 +1,271 @@
+//! Begins a run: prepares it, meets its hosts, and goes ahead with those that it is decided for.
+
+use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
+
+use super::again::Member;
+use super::base::Showing;
+use super::error::RunError;
+use super::forget;
+use super::host::{Busy, Plea, Task, attend};
+use super::inbox::Inbox;
+use super::jobs::{Jobs, new_run_id, prepare};
+use crate::config::Host;
+use crate::embed;
+use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, drive, now_ms};
+use crate::journal::{Appender, Keep, Lock, RunDir, RunFile, RunStore};
+use crate::plan::Plan;
+use crate::report::{Report, Summary};
+use crate::ssh::{Passphrases, RunKey, new_seed};
+
+/// What a run is begun with.
+pub struct Order {
+    /// Its hosts, in the order of hosts.toml.
+    pub hosts: Vec<Host>,
+    /// Where that is, as the user names it.
+    pub hosts_file: PathBuf,
+    /// A base.lock for hosts that name none.
+    pub lock: Option<PathBuf>,
+    /// How many at once, and how many may fail.
+    pub limits: Limits,
+    /// Only the plan is wanted: the run leaves nothing behind, not even on this machine.
+    pub only_plan: bool,
+}
+
+/// A run that is prepared: no host has been met yet.
+pub struct Prepared {
+    order: Order,
+    jobs: Vec<Job>,
+    file: RunFile,
+    key: RunKey,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// A run whose hosts have been met.
+pub struct Met {
+    hosts: Vec<Attended>,
+    fleet: signal::Sender<Fleet>,
+    limits: Limits,
+    only_plan: bool,
+    plans: Vec<Arc<Plan>>,
+    running: Running,
+}
+
+/// What lasts as long as the run is followed.
+struct Running {
+    dir: RunDir,
+    file: RunFile,
+    _lock: Lock,
+    _inbox: Option<Inbox>,
+    /// Deleted at the end.
+    _plan_dir: Option<PlanDir>,
+}
+
+/// One host that is being followed.
+struct Attended {
+    name: String,
+    /// Its plan, and where the decision goes; `None` if it can't be deployed, which its own report tells.
+    met: Option<(Arc<Plan>, signal::Sender<Decision>)>,
+    task: tokio::task::JoinHandle<Result<Option<End>, String>>,
+}
+
+/// How a run ended.
+#[derive(Default)]
+pub struct Ended {
+    /// How the hosts ended; `None`: they go on alone.
+    pub ends: Vec<Option<Summary>>,
+    /// Hosts that were not begun with, because of their plan.
+    pub refused: Vec<String>,
+    /// What should not have happened.
+    pub problems: Vec<String>,
+    /// What went wrong with clearing up.
+    pub warning: Option<String>,
+}
+
+impl Prepared {
+    /// Finds out everything that can be known without meeting a host.
+    pub async fn new(order: Order, asks: &Arc<dyn Passphrases>, show: &Showing) -> Result<Self, RunError> {
+        let artifacts = Arc::new(embed::artifacts().map_err(RunError::bad_input)?);
+        let run = new_run_id()?;
+        let key = new_seed().and_then(|seed| RunKey::from_seed(&seed)).map_err(RunError::internal)?;
+        let hosts = order.hosts.clone();
+        let Jobs { jobs, notes } = prepare(hosts, &run, &key, &artifacts, order.lock.as_deref(), (asks, show)).await?;
+        let hosts_file = std::path::absolute(&order.hosts_file).unwrap_or_else(|_| order.hosts_file.clone());
+        let file = RunFile {
+            format: RunFile::FORMAT,
+            run,
+            started_ms: now_ms(),
+            hosts_file,
+            pid: std::process::id(),
+            hosts: jobs.iter().map(|job| job.entry.clone()).collect(),
+        };
+        Ok(Self { order, jobs, file, key, notes })
+    }
+
+    /// The name of the run; `None` if nothing of it stays.
+    pub fn run(&self) -> Option<&str> {
+        (!self.order.only_plan).then_some(self.file.run.as_str())
+    }
+
+    /// The names of its hosts.
+    pub fn names(&self) -> Vec<String> {
+        self.jobs.iter().map(|job| job.host.name.clone()).collect()
+    }
+
+    /// Begins the run, and meets its hosts. Returns when each has its plan, or is over.
+    pub async fn meet(
+        self,
+        reports: mpsc::UnboundedSender<Report>,
+        stop: &signal::Receiver<bool>,
+    ) -> Result<Met, RunError> {
+        let names = self.names();
+        let Self { order, jobs, file, key, .. } = self;
+        let plan_dir = order.only_plan.then(|| PlanDir::new(&file)).transpose()?;
+        let store = match &plan_dir {
+            Some(dir) => RunStore::at(dir.0.clone()),
+            None => RunStore::open()?,
+        };
+        let (dir, lock) = store.create(&file, &key)?;
+        let fleet = signal::channel(Fleet::new(&names, order.limits, &order.hosts_file.display().to_string())).0;
+        let probes = Arc::new(Semaphore::new(order.limits.parallel));
+        let busy = Busy::new(jobs.len());
+        let (mut inbox, mut begun) = (HashMap::new(), Vec::new());
+        for (number, job) in jobs.into_iter().enumerate() {
+            let (journal, _) = Appender::open(&dir.journal(&job.host.name), Keep::Nothing)?;
+            let member = Member {
+                run: dir.clone(),
+                entry: job.entry.clone(),
+                user: job.user.clone(),
+                key: Some(key.clone()),
+                reports: reports.clone(),
+                stop: stop.clone(),
+                keep: Keep::Lines { last: 0, after: 0 },
+            };
+            let seat = Seat::new(&fleet, number);
+            let (host, pleas) = start(job, member, journal, (seat, &probes), busy.clone());
+            inbox.insert(host.name.clone(), pleas);
+            begun.push(host);
+        }
+        drop(reports);
+        let inbox = (!order.only_plan).then(|| Inbox::open(&dir, inbox)).and_then(|inbox| {
+            let warn = |error: &_| tracing::warn!(%error, "no wishes are taken from other processes");
+            inbox.inspect_err(warn).ok()
+        });
+        let (mut hosts, mut plans) = (Vec::new(), Vec::new());
+        for Begun { name, plan, decision, task } in begun {
+            // A host that can't be deployed sends no plan; its own report says why.
+            let met = plan.await.ok().map(|plan| (plan, decision));
+            plans.extend(met.iter().map(|(plan, _)| Arc::clone(plan)));
+            hosts.push(Attended { name, met, task });
+        }
+        let running = Running { dir, file, _lock: lock, _inbox: inbox, _plan_dir: plan_dir };
+        Ok(Met { hosts, fleet, limits: order.limits, only_plan: order.only_plan, plans, running })
+    }
+}
+
+/// One host on its way to its plan.
+struct Begun {
+    name: String,
+    plan: oneshot::Receiver<Arc<Plan>>,
+    decision: signal::Sender<Decision>,
+    task: tokio::task::JoinHandle<Result<Option<End>, String>>,
+}
+
+fn start(
+    job: Job,
+    member: Member,
+    journal: Appender,
+    (seat, probes): (Seat, &Arc<Semaphore>),
+    busy: Busy,
+) -> (Begun, mpsc::UnboundedSender<Plea>) {
+    let (plan_tx, plan) = oneshot::channel();
+    let (decision, decided) = signal::channel(Decision::Pending);
+    let gate = Gate { plan: plan_tx, decision: decided, seat, probes: Arc::clone(probes) };
+    let name = job.host.name.clone();
+    let reporter = Arc::new(Reporter::new(&name, member.reports.clone(), journal));
+    let (wishes, asked) = mpsc::unbounded_channel();
+    let (telling, stop) = (Arc::clone(&reporter), member.stop.clone());
+    let work = Box::pin(async move { Ok(drive(&job, &telling, gate, asked, stop).await) });
+    let (pleas, received) = mpsc::unbounded_channel();
+    let task = tokio::spawn(async move { attend(&member, Task { reporter, wishes, work }, received, busy).await });
+    (Begun { name, plan, decision, task }, pleas)
+}
+
+impl Met {
+    /// The plans of all hosts that were met, in the order of hosts.toml.
+    pub fn plans(&self) -> &[Arc<Plan>] {
+        &self.plans
+    }
+
+    /// The order in which those go that can be deployed, for people; `None` for a single one.
+    pub fn order(&self) -> Option<String> {
+        self.limits.order(&self.able())
+    }
+
+    /// The hosts that can be deployed.
+    fn able(&self) -> Vec<String> {
+        self.plans.iter().filter(|plan| plan.refused().is_none()).map(|plan| plan.host.clone()).collect()
+    }
+
+    /// Goes ahead, or not, and returns when all hosts are over or left.
+    pub async fn decide(self, go: bool) -> Ended {
+        let able = self.able();
+        self.fleet.send_modify(|fleet| fleet.begin(&able));
+        let Self { hosts, only_plan, running, .. } = self;
+        let mut ended = Ended::default();
+        let mut tasks = Vec::new();
+        for Attended { name, met, task } in hosts {
+            if let Some((plan, decision)) = met {
+                let why_not = plan.refused();
+                if why_not.is_some() || !(go || only_plan) {
+                    ended.refused.push(name.clone());
+                }
+                // A host whose task has ended has reported why.
+                let _ = decision.send(match why_not {
+                    _ if only_plan => Decision::OnlyPlan,
+                    Some(why) => Decision::Refuse(why),
+                    None if go => Decision::Go,
+                    None => Decision::Refuse("the plan was refused".into()),
+                });
+            }
+            tasks.push((name, task));
+        }
+        for (name, task) in tasks {
+            match task.await {
+                Ok(Ok(Some(End::Over(summary)))) => ended.ends.push(Some(*summary)),
+                Ok(Ok(Some(End::Detached))) => ended.ends.push(None),
+                Ok(Ok(None)) => {}
+                Ok(Err(why)) => ended.problems.push(format!("{name}: {why}")),
+                Err(error) => ended.problems.push(format!("{name}: {error}")),
+            }
+        }
+        ended.warning = forget(&running.dir, &running.file.hosts);
+        ended
+    }
+}
+
+/// A private directory for the journal of a plan, which nobody will read.
+struct PlanDir(PathBuf);
+
+impl PlanDir {
+    fn new(file: &RunFile) -> Result<Self, RunError> {
+        let path = std::env::temp_dir().join(format!("anemos-plan-{}-{}", file.run, std::process::id()));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|e| RunError::internal(format!("{}: {e}", path.display())))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PlanDir {
+    fn drop(&mut self) {
+        // At worst a small directory stays among the temporary files.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

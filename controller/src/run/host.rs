@@ -1,0 +1,148 @@
+//! One host of a run that is followed: from its first task to the last, with the wishes that come meanwhile.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch as signal};
+
+use super::again::{Again, Member};
+use super::find::{not_in_ram, read};
+use super::inbox::Answer;
+use crate::engine::{Asked, End, Reporter, Wish};
+use crate::report::{Ending, Update, Wished};
+
+/// Whoever made a wish is answered by then, though the host may not have been reached.
+const ANSWER: Duration = Duration::from_secs(4);
+
+/// A wish on its way to a host.
+#[derive(Debug)]
+pub struct Plea {
+    /// See [`Wished`].
+    pub id: String,
+    /// See [`Wished`].
+    pub author: String,
+    /// What.
+    pub wish: Wish,
+    /// Takes the answer. Dropped without one if the host is not followed any more.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// What is being done about a host.
+pub(super) struct Task {
+    /// Tells everything.
+    pub reporter: Arc<Reporter>,
+    /// Takes wishes.
+    pub wishes: mpsc::UnboundedSender<Asked>,
+    /// Ends with the host's end; `None` if only its plan was asked for.
+    pub work: Pin<Box<dyn Future<Output = Result<Option<End>, String>> + Send>>,
+}
+
+/// How many hosts of a run something is being done about.
+#[derive(Debug, Clone)]
+pub(super) struct Busy(signal::Sender<usize>);
+
+impl Busy {
+    pub(super) fn new(hosts: usize) -> Self {
+        Self(signal::channel(hosts).0)
+    }
+
+    fn add(&self, hosts: isize) {
+        self.0.send_modify(|busy| *busy = busy.saturating_add_signed(hosts));
+    }
+
+    /// Ends when nothing is being done about any.
+    async fn none(&self) {
+        // There is a sender: this one.
+        let _ = self.0.subscribe().wait_for(|busy| *busy == 0).await;
+    }
+}
+
+/// Does the task, and hands on the wishes that come meanwhile. A host that is held stays at hand for as long as another
+/// host of the run is being followed: a wish takes it up again.
+pub(super) async fn attend(
+    member: &Member,
+    task: Task,
+    mut pleas: mpsc::UnboundedReceiver<Plea>,
+    busy: Busy,
+) -> Result<Option<End>, String> {
+    let mut task = Some(task);
+    let mut end = Ok(None);
+    loop {
+        if let Some(Task { reporter, wishes, work }) = &mut task {
+            tokio::select! {
+                biased;
+                Some(plea) = pleas.recv() => hand(plea, reporter, wishes, member.name()),
+                ended = work => {
+                    end = ended;
+                    task = None;
+                    busy.add(-1);
+                }
+            }
+        } else {
+            tokio::select! {
+                biased;
+                () = busy.none() => return end,
+                Some(plea) = pleas.recv() => {
+                    busy.add(1);
+                    match again(member, &end, &plea) {
+                        Ok(again) => {
+                            let Again { task: new, .. } = again;
+                            hand(plea, &new.reporter, &new.wishes, member.name());
+                            task = Some(new);
+                        }
+                        Err(why) => {
+                            busy.add(-1);
+                            refuse(plea, member.name(), why);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Takes up a host that is over, if that can be done.
+fn again(member: &Member, end: &Result<Option<End>, String>, plea: &Plea) -> Result<Again, String> {
+    match end {
+        Ok(Some(End::Over(summary))) if summary.outcome != Ending::Held => {
+            Err(format!("the host is {} already: {}", summary.outcome, summary.reason))
+        }
+        Ok(Some(End::Over(_))) => {
+            let journal = read(&member.run, member.name()).map_err(|error| error.to_string())?;
+            if let Some(why) = not_in_ram(&journal) {
+                return Err(why);
+            }
+            member.take_up(u64::MAX, Some(&plea.id)).map_err(|error| error.to_string())
+        }
+        Ok(Some(End::Detached) | None) => Err("it is not followed any more".into()),
+        Err(why) => Err(why.clone()),
+    }
+}
+
+/// Writes a wish down, and hands it to the host.
+fn hand(plea: Plea, reporter: &Arc<Reporter>, wishes: &mpsc::UnboundedSender<Asked>, host: &str) {
+    let Plea { id, author, wish, answer: reply } = plea;
+    let number = reporter.number(Update::Wished(Wished { author, id, what: wish.what() }));
+    // What is made of it may be lost with this process, and must not be a secret then.
+    reporter.sync();
+    let (answer, answered) = oneshot::channel();
+    if let Err(mpsc::error::SendError(asked)) = wishes.send(Asked { wish, number, answer }) {
+        asked.answered(reporter, Err("it is not in RAM".into()));
+    }
+    let host = host.to_owned();
+    tokio::spawn(async move {
+        let (refused, made) = match tokio::time::timeout(ANSWER, answered).await {
+            Ok(Ok(answer)) => (answer.clone().err(), answer.is_ok()),
+            Ok(Err(_)) => (Some("the host is not followed any more".into()), false),
+            Err(_) => (None, false),
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(Answer { host, number, refused, made });
+    });
+}
+
+fn refuse(plea: Plea, host: &str, why: String) {
+    // Whoever asked may have gone.
+    let _ = plea.answer.send(Answer { host: host.into(), number: None, refused: Some(why), made: false });
+}

@@ -1,0 +1,28 @@
+//! Runs: the hosts of one, begun together or taken up again, with what people wish of them meanwhile. No terminal: who
+//! asks, shows and ends a process is a command.
+
+mod again;
+pub mod base;
+mod begin;
+mod error;
+mod find;
+mod host;
+mod inbox;
+mod jobs;
+mod onlook;
+
+pub use again::{Intent, LINES, follow};
+pub use begin::{Order, Prepared};
+pub use error::{Kind, RunError};
+pub use find::{pick, read, run_of, some_in_ram};
+
+use crate::journal::{HostEntry, RunDir};
+use crate::report::Ending;
+
+/// Deletes the run's key once no host of it, by the journals, can be in RAM any more. Returns what went wrong with that.
+pub fn forget(dir: &RunDir, hosts: &[HostEntry]) -> Option<String> {
+    let over = |host: &HostEntry| {
+        read(dir, &host.name).is_ok_and(|journal| journal.end().is_some_and(|end| end.outcome != Ending::Held))
+    };
+    if hosts.iter().all(over) { dir.forget_key().err().map(|error| error.to_string()) } else { None }
+}

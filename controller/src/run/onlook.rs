@@ -1,0 +1,97 @@
+//! Looks on at a run that another process follows.
+
+use std::time::Duration;
+
+use anemos_proto::event::Level;
+use anemos_proto::ids::RunId;
+use tokio::sync::mpsc;
+
+use super::again::{Intent, left_out};
+use super::error::RunError;
+use crate::engine::now_ms;
+use crate::journal::{Follower, HostEntry, JournalError, Lock, RunDir, Told};
+use crate::report::{Report, Summary, Update};
+
+/// Time between two looks at a journal that another process writes.
+pub(super) const FOLLOW_EVERY: Duration = Duration::from_millis(250);
+
+/// A host, as far as its journal has been shown.
+pub(super) struct Watched {
+    pub host: HostEntry,
+    /// The screens have got all up to this number.
+    pub seen: u64,
+    pub summary: Option<Summary>,
+    /// Why it can't be shown.
+    pub problem: Option<String>,
+}
+
+impl Watched {
+    pub(super) fn new(host: HostEntry, intent: &Intent) -> Self {
+        Self { seen: intent.after(&host.name), host, summary: None, problem: None }
+    }
+
+    /// Shows what is new.
+    fn look(&mut self, run: &RunId, journal: &mut Follower, reports: &mpsc::UnboundedSender<Report>) {
+        let (told, lines) = match journal.poll() {
+            Ok(new) => new,
+            Err(error) => {
+                self.problem = Some(error.to_string());
+                return;
+            }
+        };
+        let host = &self.host.name;
+        // A screen that has gone is no reason to fail.
+        let show = |number, wall_ms, update| _ = reports.send(Report { host: host.clone(), number, wall_ms, update });
+        if lines > 0 {
+            let wall_ms = told.first().map_or_else(now_ms, |told| told.wall_ms);
+            show(None, wall_ms, left_out(lines, run, host));
+        }
+        for Told { number, wall_ms, update } in told.into_iter().filter(|told| told.number > self.seen) {
+            show(Some(number), wall_ms, update);
+        }
+        self.seen = self.seen.max(journal.digested().number);
+        self.summary.clone_from(&journal.digested().summary);
+    }
+}
+
+/// Shows what another process writes, until every host has its summary, or that process is gone and left some without:
+/// then with the lock, to go on where it stopped.
+pub(super) async fn look_on(
+    run: &RunDir,
+    hosts: Vec<HostEntry>,
+    reports: &mpsc::UnboundedSender<Report>,
+    intent: &Intent,
+) -> Result<(Option<Lock>, Vec<Watched>), RunError> {
+    let mut watched = Vec::new();
+    for host in hosts {
+        let journal = Follower::new(&run.journal(&host.name), intent.keep(intent.after(&host.name)))?;
+        watched.push((Watched::new(host, intent), journal));
+    }
+    let mut ticks = tokio::time::interval(FOLLOW_EVERY);
+    loop {
+        ticks.tick().await;
+        let lock = match run.follower() {
+            Some(_) => None,
+            None => match run.lock() {
+                Ok(lock) => Some(lock),
+                // Somebody else was quicker.
+                Err(JournalError::Locked { .. }) => None,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        // After the lock: nobody writes any more, so this sees the last word.
+        for (host, journal) in watched.iter_mut().filter(|(host, _)| host.problem.is_none()) {
+            tokio::task::block_in_place(|| host.look(&run.id, journal, reports));
+        }
+        let over = |host: &Watched| host.summary.is_some() || host.problem.is_some();
+        if lock.is_some() || watched.iter().all(|(host, _)| over(host)) {
+            for (host, _) in watched.iter().filter(|(host, _)| !over(host)) {
+                let text = "the other anemos is gone; this one goes on".to_owned();
+                let update = Update::Message(Level::Info, text);
+                let (host, wall_ms) = (host.host.name.clone(), now_ms());
+                let _ = reports.send(Report { host, number: None, wall_ms, update });
+            }
+            return Ok((lock, watched.into_iter().map(|(host, _)| host).collect()));
+        }
+    }
+}
