@@ -1,11 +1,13 @@
 use anemos_proto::Secret;
 use anemos_proto::config::Finish;
 use anemos_proto::event::{Event, EventKind, Level, Stream};
+use anemos_proto::ids::BlobRef;
 use tokio::sync::watch;
 
 use super::*;
+use crate::engine::sha256;
 use crate::journal::{RunFile, RunStore, is_line};
-use crate::report::{PhaseSeconds, Speaker};
+use crate::report::{PhaseSeconds, Speaker, What, Wished};
 use crate::run::find::some_in_ram;
 use crate::run::onlook::FOLLOW_EVERY;
 use crate::run::{Kind, forget};
@@ -412,4 +414,122 @@ async fn of_many_lines_the_last_are_shown() {
             shown[1].1
         );
     }
+}
+
+/// What a host that is followed does with a wish, in place of one that would have to be reached.
+type Doing = fn(Plea) -> Option<(oneshot::Sender<Answer>, Answer)>;
+
+fn answer(plea: Plea, refused: Option<&str>) -> (oneshot::Sender<Answer>, Answer) {
+    let refused = refused.map(str::to_owned);
+    (plea.answer, Answer { host: "web1".into(), number: Some(7), refused, made: true })
+}
+
+/// A process that follows the run, and takes one wish. `Doing` may swallow it.
+fn follower(begun: &Begun, doing: Doing) -> (Inbox, tokio::task::JoinHandle<Option<(String, String, Wish)>>) {
+    let (pleas, mut received) = mpsc::unbounded_channel::<Plea>();
+    let inbox = Inbox::open(&begun.run, HashMap::from([("web1".into(), pleas)])).unwrap();
+    let task = tokio::spawn(async move {
+        let plea = received.recv().await?;
+        let heard = (plea.id.clone(), plea.author.clone(), plea.wish.clone());
+        if let Some((to, answer)) = doing(plea) {
+            to.send(answer).unwrap();
+        }
+        Some(heard)
+    });
+    (inbox, task)
+}
+
+fn retry_with(bytes: &[u8]) -> Wish {
+    let bytes: Arc<[u8]> = bytes.into();
+    Wish::Retry(Some((BlobRef { digest: sha256(&bytes), size: bytes.len() as u64 }, bytes)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_reaches_the_process_that_follows() {
+    let begun = Begun::new(&["web1"]);
+    begun.write("web1", [said("one")]);
+    let hosts = begun.hosts.clone();
+    // More than a socket holds.
+    let payload = vec![7; 3 << 20];
+    let (inbox, heard) = follower(&begun, |plea| Some(answer(plea, None)));
+    let heard_of = ask(&begun.run, &hosts, "id-1", &retry_with(&payload)).await.unwrap();
+    let Heard::Answers(answers) = heard_of else { panic!("nobody answered") };
+    assert_eq!(answers, [Answer { host: "web1".into(), number: Some(7), refused: None, made: true }]);
+    let (id, author, wish) = heard.await.unwrap().unwrap();
+    assert_eq!((id.as_str(), author), ("id-1", ourselves()), "the kernel says who asks");
+    let Wish::Retry(Some((_, bytes))) = wish else { panic!("{wish:?}") };
+    assert!(bytes[..] == payload[..]);
+    drop(inbox);
+
+    let (_inbox, _heard) = follower(&begun, |plea| Some(answer(plea, Some("the payload is running"))));
+    let (reports, _received) = mpsc::unbounded_channel();
+    let (_stopping, stop) = watch::channel(false);
+    let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
+    let abort = Intent { wish: Some(Wish::Abort), ..looking_on() };
+    let followed = follow(&begun.run, hosts, None, &abort, &asks, reports, &stop).await.unwrap();
+    assert_eq!(followed.problems, ["web1: the payload is running"]);
+    assert!(followed.lock.is_none() && followed.ends.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_outlives_the_process_that_was_asked() {
+    let mut begun = Begun::new(&["web1"]);
+    begun.write("web1", [said("one")]);
+    // It dies before it answers: with it its end of the connection, its socket, and its lock.
+    let (inbox, heard) = follower(&begun, |_| None);
+    let lock = begun.lock.take();
+    let dying = tokio::spawn(async move {
+        heard.await.unwrap().expect("it was not asked");
+        drop((inbox, lock));
+    });
+    let heard = ask(&begun.run, &begun.hosts, "id-1", &Wish::Abort).await.unwrap();
+    assert!(matches!(heard, Heard::Nobody(_)), "the wish is this process's to make now");
+    dying.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_does_not_answer_is_named() {
+    let begun = Begun::new(&["web1"]);
+    begun.write("web1", [said("one")]);
+    // Nobody listens, as before there were wishes.
+    let error = ask(&begun.run, &begun.hosts, "id-1", &Wish::Abort).await.err().unwrap();
+    let pid = std::process::id();
+    assert!(error.message.contains(&format!("(process {pid}), which takes no wishes")), "{error}");
+    // What comes is no request.
+    let (_inbox, _heard) = follower(&begun, |plea| Some(answer(plea, None)));
+    let path = begun.run.path().join("inbox");
+    for (said, why) in [
+        ("what?\n", "no request"),
+        ("{\"format\":99}\n", "another version"),
+        ("{\"format\":1,\"id\":\"x\",\"hosts\":[],\"wish\":\"dance\"}\n", "no request"),
+        ("{\"format\":1", "the request can't be read"),
+    ] {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        stream.write_all(said.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut heard = String::new();
+        tokio::task::block_in_place(|| stream.read_to_string(&mut heard)).unwrap();
+        assert!(heard.starts_with("{\"error\":") && heard.contains(why), "{said}: {heard}");
+    }
+}
+
+/// A wish that a process took before it died is answered by the next, which knows no more of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_that_nobody_answered_is_answered_by_the_next() {
+    let mut begun = Begun::new(&["web1"]);
+    let wished = Wished { author: "ann".into(), id: "id-0".into(), what: What::Abort };
+    begun.write("web1", [Record::Told { wall_ms: 1, update: Update::Wished(wished) }]);
+    let (reports, mut received) = mpsc::unbounded_channel();
+    let (_stopping, stop) = watch::channel(false);
+    let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
+    let lock = begun.lock.take();
+    follow(&begun.run, begun.hosts.clone(), lock, &looking_on(), &asks, reports, &stop).await.unwrap();
+    let mut answers = Vec::new();
+    while let Some(report) = received.recv().await {
+        if let Update::Answered { wish, refused } = report.update {
+            answers.push((report.number, wish, refused.unwrap_or_default()));
+        }
+    }
+    assert!(matches!(&answers[..], [(Some(2), 1, why)] if why.contains("is not known")), "{answers:?}");
 }

@@ -48,7 +48,11 @@ web1 | kernel: EXT4-fs (vda2): mounted
 09:30:32 web1 connect: all disks are read-only, and nothing was written to any
 09:30:33 web1 connect: somebody got a shell or ran a command in RAM
 09:30:34 web1 connect: waits for web0, which goes alone
-09:30:35 web1 connect: HELD: deploy ended with 1; 3m53s in all, 1.2 MiB sent, 46.9 KiB received
+09:30:35 web1 connect: ann (process 77) asks the host to run another payload (retry)
+09:30:36 web1 connect: refused: the payload is running
+09:30:37 web1 connect: ann (process 77) asks the host to boot the new system by kexec (finish)
+09:30:38 web1 connect: accepted
+09:30:39 web1 connect: HELD: deploy ended with 1; 3m53s in all, 1.2 MiB sent, 46.9 KiB received
 ";
     assert_eq!(lines(&every_report()), expected);
 }

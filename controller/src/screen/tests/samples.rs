@@ -145,7 +145,8 @@ pub fn every_report() -> Vec<Report> {
         .into_iter()
         .enumerate()
         .map(|(i, kind)| Update::Event(Speaker::Agent, Event { seq: i as u64 + 1, uptime_ms: 900, wall_ms: T0, kind }));
-    let at = updates.len() - 2;
+    let waiting = updates.iter().position(|update| matches!(update, Update::Waiting(_)));
+    let at = waiting.unwrap_or(updates.len());
     updates.splice(at..at, events);
     let known = |update: &Update| match update {
         Update::PhaseStarted(_) => 0,
