@@ -18,12 +18,16 @@ use super::stage::{Stage, StageError};
 use super::{Decision, Job};
 use crate::config::{Host, Kernel, format_duration};
 use crate::journal::{OldSystem, Record};
-use crate::plan::{Choices, Plan, Upload, judge};
+use crate::plan::{Approval, Choices, Plan, Upload, judge};
 use crate::report::{Phase, Update};
 use crate::ssh::{self, ConnectError, HostKey, Judgement, Session, Tuning};
 
 /// Somebody has to find and type a passphrase.
 pub(super) const TYPING: Duration = Duration::from_secs(120);
+
+/// What was found out about a host longer ago than this may not be so any more. The host is looked at again before it is
+/// told what to do.
+const FRESH: Duration = Duration::from_secs(10);
 
 /// How long the old connection may outlive the stage's last word before the host is looked for anew.
 const HANGING_UP: Duration = Duration::from_millis(1500);
@@ -71,6 +75,8 @@ struct Met {
     facts: Box<HostFacts>,
     /// What follows from these facts.
     plan: Arc<Plan>,
+    /// When it looked around.
+    seen: Instant,
 }
 
 /// Connects, starts the stage, and has it look around.
@@ -96,12 +102,24 @@ async fn meet(
     let allowed = job.host.deadlines.stage;
     let deadline = Instant::now() + allowed;
     let start = Stage::start(&session, &job.artifacts.stage, &job.artifacts.build);
-    let mut stage = match bounded(stop, deadline, "stage", start).await {
+    let stage = match bounded(stop, deadline, "stage", start).await {
         Ok(stage) => stage,
         // It removes itself when its connection ends.
         Err(StageError::Stopped) => return Err(stopped()),
         Err(error) => return Err(trouble(Phase::Probe, "starting the stage", error, allowed).into()),
     };
+    look_around(job, reporter, session, stage, (deadline, stop)).await
+}
+
+/// Has the stage look around, and judges what it finds.
+async fn look_around(
+    job: &Job,
+    reporter: &Reporter,
+    session: Session,
+    mut stage: Stage,
+    (deadline, stop): (Instant, &mut signal::Receiver<bool>),
+) -> Result<Met, NotBooted> {
+    let allowed = job.host.deadlines.stage;
     let facts = match bounded(stop, deadline, "stage", stage.probe(reporter)).await {
         Ok(facts) => facts,
         Err(StageError::Stopped) => return Err(undo_stopped(stage).await),
@@ -110,16 +128,16 @@ async fn meet(
     reporter.tell(Update::Facts(facts.clone()));
     reporter.phase_done();
     let plan = Arc::new(judge(&facts, choices(job, &session, &stage)));
-    Ok(Met { session, stage, facts, plan })
+    Ok(Met { session, stage, facts, plan, seen: Instant::now() })
 }
 
-/// Waits for the decision; whatever else it is than to go ahead, the stage is gone afterwards.
+/// Waits for the decision; whatever else it is than an approval of the host's plan, the stage is gone afterwards.
 async fn decided(
     mut met: Met,
     mut decision: signal::Receiver<Decision>,
     stop: &mut signal::Receiver<bool>,
     allowed: Duration,
-) -> Result<Met, NotBooted> {
+) -> Result<(Met, Approval), NotBooted> {
     let stopped = || Decision::Refuse(STOPPED.into());
     let decided = tokio::select! {
         decided = decision.wait_for(|decision| *decision != Decision::Pending) => {
@@ -131,27 +149,45 @@ async fn decided(
             return Err(trouble(Phase::Probe, "waiting for the decision", ended, allowed).into());
         }
     };
-    let why_not = match decided {
-        Decision::Go => return Ok(met),
-        Decision::Pending => NotBooted::Decided("nothing was decided".into()),
-        Decision::Refuse(why) => NotBooted::Decided(why),
-        Decision::OnlyPlan => NotBooted::OnlyPlan,
+    let why_not = match approved(decided, &met.plan) {
+        Ok(approval) => return Ok((met, approval)),
+        Err(why_not) => why_not,
     };
     met.stage.abort().await.map_err(|error| trouble(Phase::Probe, "removing the stage", error, allowed))?;
     met.session.close().await;
     Err(why_not)
 }
 
-/// Waits until the host may go on. The hosts before it may take longer than the stage or the connection last: then the
-/// host is met again.
+/// The approval of this plan, if that is what was decided.
+fn approved(decision: Decision, plan: &Plan) -> Result<Approval, NotBooted> {
+    match decision {
+        Decision::Go(approval) => match approval.covers(plan) {
+            Ok(()) => Ok(approval),
+            Err(why) => Err(NotBooted::Decided(why)),
+        },
+        Decision::Pending => Err(NotBooted::Decided("nothing was decided".into())),
+        Decision::Refuse(why) => Err(NotBooted::Decided(why)),
+        Decision::OnlyPlan => Err(NotBooted::OnlyPlan),
+    }
+}
+
+/// What is left of the meeting with a host, once the host may go on.
+enum Still {
+    /// All of it.
+    Met(Met),
+    /// The stage waits, but what it found may not be so any more.
+    Waiting(Met),
+    /// Nothing: the stage or the connection has ended.
+    Gone,
+}
+
+/// Waits until the host may go on. The hosts before it may take longer than the stage or the connection last.
 async fn turn(
-    job: &Job,
     reporter: &Reporter,
     mut met: Met,
     seat: &mut Seat,
-    probes: &Arc<Semaphore>,
     stop: &mut signal::Receiver<bool>,
-) -> Result<Met, NotBooted> {
+) -> Result<Still, NotBooted> {
     let mut ended = false;
     let mut told = String::new();
     let why_not = loop {
@@ -174,20 +210,43 @@ async fn turn(
         }
     };
     match why_not {
-        None if !ended => Ok(met),
-        None => {
-            let approved = met.plan;
-            let met = meet(job, reporter, probes, stop).await?;
-            if met.plan.wipe == approved.wipe {
-                return Ok(met);
-            }
-            let why = "its disks are not those of the plan any more";
-            let trouble = Trouble::before(Phase::Probe, "choosing the disk", why).hint("look at the plan again");
-            Err(undo(met.stage, trouble).await.into())
-        }
+        None if ended => Ok(Still::Gone),
+        None if !told.is_empty() || met.seen.elapsed() > FRESH => Ok(Still::Waiting(met)),
+        None => Ok(Still::Met(met)),
         Some(why) if ended => Err(NotBooted::Decided(why)),
         Some(why) => Err(undo_decided(met.stage, why).await),
     }
+}
+
+/// Looks at the host again if need be. What is there then is judged again, whole, and must be what was approved.
+async fn confirmed(
+    job: &Job,
+    reporter: &Reporter,
+    (still, approval): (Still, &Approval),
+    probes: &Arc<Semaphore>,
+    stop: &mut signal::Receiver<bool>,
+) -> Result<Met, NotBooted> {
+    let met = match still {
+        Still::Met(met) => return Ok(met),
+        Still::Waiting(Met { session, stage, .. }) => {
+            reporter.phase(Phase::Probe);
+            let deadline = Instant::now() + job.host.deadlines.stage;
+            look_around(job, reporter, session, stage, (deadline, stop)).await?
+        }
+        Still::Gone => meet(job, reporter, probes, stop).await?,
+    };
+    match changed(approval, &met.plan) {
+        None => Ok(met),
+        Some(trouble) => Err(undo(met.stage, trouble).await.into()),
+    }
+}
+
+/// Why a host that was looked at again can't be deployed with the approval that it has.
+fn changed(approval: &Approval, plan: &Plan) -> Option<Trouble> {
+    let differences = approval.differences(plan);
+    let why = format!("it is not what was approved any more: {}", differences.join("; "));
+    let trouble = Trouble::before(Phase::Probe, "looking at the host again", why);
+    (!differences.is_empty()).then(|| trouble.hint("look at the plan again"))
 }
 
 pub(super) async fn boot(
@@ -202,13 +261,11 @@ pub(super) async fn boot(
     let met = meet(job, reporter, probes, &mut stop).await?;
     // Nobody waiting for the plan means that the decision is made without it.
     let _ = plan.send(Arc::clone(&met.plan));
-    let met = decided(met, decision, &mut stop, allowed).await?;
-    let met = turn(job, reporter, met, seat, probes, &mut stop).await?;
-    let Met { session, mut stage, facts, plan } = met;
-    if let Some(why) = plan.refused() {
-        return Err(undo_decided(stage, why).await);
-    }
-    let plan = stage_plan(job, &session, &plan);
+    let (met, approval) = decided(met, decision, &mut stop, allowed).await?;
+    let still = turn(reporter, met, seat, &mut stop).await?;
+    let met = confirmed(job, reporter, (still, &approval), probes, &mut stop).await?;
+    let Met { session, mut stage, facts, .. } = met;
+    let plan = stage_plan(job, &session, approval.plan());
     let blobs = [&job.artifacts.agent, &job.base.lock, &job.payload].into_iter().chain(&job.base.upload);
     let blobs: BTreeMap<_, _> = blobs.map(|blob| (blob.id.digest, Arc::clone(&blob.bytes))).collect();
     let deadline = Instant::now() + allowed;
@@ -445,4 +502,48 @@ fn remember(
     };
     reporter.record(&Record::OldSystem(old.clone()));
     old
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::plan;
+
+    /// Why this decision doesn't let this plan be carried out.
+    fn why_not(decision: Decision, plan: &Plan) -> Option<String> {
+        match approved(decision, plan) {
+            Ok(_) => None,
+            Err(NotBooted::Decided(why)) => Some(why),
+            Err(_) => Some("another end".into()),
+        }
+    }
+
+    #[test]
+    fn nothing_is_done_but_what_was_approved() {
+        let good = Arc::new(plan());
+        let go = |plan: &Arc<Plan>| Decision::Go(Approval::of(plan).unwrap());
+        assert_eq!(why_not(go(&good), &good), None);
+        assert_eq!(why_not(Decision::Refuse("no".into()), &good), Some("no".into()));
+        // Nobody can approve a refused plan, so somebody takes the refusals away and approves what is left.
+        let refused = Plan { refusals: vec!["no disk is that:\n  /dev/vda".into(), "no kexec".into()], ..plan() };
+        let why = "it can't be deployed as hosts.toml says: no disk is that:; no kexec";
+        assert_eq!(why_not(go(&good), &refused), Some(why.into()));
+        let other = Arc::new(Plan { host_key: "another".into(), ..plan() });
+        let why = why_not(go(&other), &good).unwrap();
+        assert!(why.starts_with("it is not what was approved: its host key was `another`"), "{why}");
+    }
+
+    #[test]
+    fn a_host_that_is_otherwise_than_approved_ends_with_what_is_otherwise() {
+        let approval = Approval::of(&Arc::new(plan())).unwrap();
+        assert_eq!(changed(&approval, &Plan { upload_bytes: 0, ..plan() }), None);
+        let mut relabelled = plan();
+        relabelled.wipe[0].contents[1].label = Some("swap".into());
+        let reason = changed(&approval, &relabelled).unwrap().reason();
+        assert_eq!(
+            reason,
+            "probe: looking at the host again: it is not what was approved any more: /dev/vda2 was ext4 “root” \
+             (20401094656 bytes) and is ext4 “swap” (20401094656 bytes) (look at the plan again)"
+        );
+    }
 }

@@ -40,7 +40,7 @@ use self::fleet::How;
 use crate::config;
 use crate::journal::HostEntry;
 use crate::payload::Keep;
-use crate::plan::Plan;
+use crate::plan::{Approval, Plan};
 use crate::report::Ending;
 use crate::ssh::{Credentials, RunKey};
 
@@ -134,8 +134,8 @@ pub struct Job {
 pub enum Decision {
     /// Nothing yet.
     Pending,
-    /// Do it.
-    Go,
+    /// Do it. What is done is what was approved, and only if that is this host's plan.
+    Go(Approval),
     /// Don't, because …
     Refuse(String),
     /// Don't: only the plan was asked for.

@@ -200,7 +200,8 @@ fn disk_warnings(disk: &Disk, kept: &Kept) -> Vec<String> {
     warnings
 }
 
-fn is_system(mount: &str) -> bool {
+/// Whether a system keeps itself there.
+pub(super) fn is_system(mount: &str) -> bool {
     matches!(mount, "/" | "/boot" | "/boot/efi" | "/efi" | "/usr" | "/var" | "/tmp" | "/var/tmp" | "[SWAP]")
 }
 

@@ -1,8 +1,10 @@
 //! The plan for one host: what is lost, what is kept, what is sent, what boots, and what speaks against it.
 //!
-//! [`judge`] makes it from the host's facts and from what hosts.toml chooses. It is the only place that judges these; the
-//! engine keeps to its judgement, and screens show it. A plan is data: it knows no terminal.
+//! [`judge`] makes it from the host's facts and from what hosts.toml chooses. It is the only place that judges these. A
+//! plan without refusals can be approved: the engine carries out nothing without an [`Approval`], and nothing else than
+//! what was approved. Screens show plans; a plan is data, and knows no terminal.
 
+mod approval;
 mod judge;
 mod words;
 
@@ -15,6 +17,7 @@ use anemos_proto::ids::{BlobRef, Digest};
 use anemos_proto::stage::{BaseSource, KernelSource};
 use serde::{Deserialize, Serialize};
 
+pub use approval::Approval;
 pub use judge::judge;
 
 use crate::config::DiskSelector;

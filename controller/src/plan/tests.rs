@@ -1,6 +1,7 @@
 //! What is judged, and how.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anemos_proto::config::Finish;
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
@@ -8,7 +9,9 @@ use anemos_proto::ids::{BlobRef, Digest};
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 use anemos_proto::stage::{BaseSource, KernelSource};
 
-use super::{Choices, Plan, PlanDisk, Upload, judge};
+use proptest::prelude::*;
+
+use super::{Approval, Choices, Plan, PlanDisk, Upload, judge};
 use crate::config::DiskSelector;
 use crate::payload::Keep;
 
@@ -251,4 +254,189 @@ fn a_plan_is_plain_data() {
         assert!(text.contains(word), "{word}: {text}");
     }
     assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+}
+
+#[test]
+fn only_a_plan_without_refusals_is_approved() {
+    let good = Arc::new(plan());
+    let approval = Approval::of(&good).unwrap();
+    assert_eq!((approval.plan(), approval.covers(&good)), (&*good, Ok(())));
+    let refused = Arc::new(with(|f| f.kexec.disabled = true));
+    assert_eq!(Approval::of(&refused).unwrap_err(), refused.refused().unwrap());
+    // Somebody takes the refusals away and approves what is left.
+    let forged = Approval::of(&Arc::new(Plan { refusals: Vec::new(), ..(*refused).clone() })).unwrap();
+    assert_eq!(forged.covers(&refused), Err(refused.refused().unwrap()));
+    let other = Plan { host: "web2".into(), ..plan() };
+    assert_eq!(approval.covers(&other), Err("it is not what was approved: the host was `web1` and is `web2`".into()));
+}
+
+/// Each changes the facts, or the choices, of a host whose plan was approved.
+type Change = fn(&mut HostFacts, &mut Choices);
+
+fn differences(change: Change) -> Vec<String> {
+    let (mut facts, mut choices) = (facts(), Choices { keeps: vec![keep("root", true)], ..choices() });
+    let approval = Approval::of(&Arc::new(judge(&facts, choices.clone()))).unwrap();
+    change(&mut facts, &mut choices);
+    approval.differences(&judge(&facts, choices))
+}
+
+#[test]
+fn what_must_be_as_it_was_approved() {
+    let cases: &[(Change, &[&str])] = &[
+        (
+            |f, _| f.disks[0].partitions[1].label = None,
+            &[
+                "/dev/vda2 was ext4 “root” (20401094656 bytes, kept) and is ext4 (20401094656 bytes)",
+                "there was no warning that /dev/vda has no partition labelled “root” to keep: it is made",
+            ],
+        ),
+        (
+            |f, c| (f.disks[0].partitions[1].label, c.keeps[0].or_made) = (None, false),
+            &[
+                "/dev/vda2 was ext4 “root” (20401094656 bytes, kept) and is ext4 (20401094656 bytes)",
+                "it can't be deployed now: /dev/vda has no partition labelled “root”",
+            ],
+        ),
+        (
+            |f, _| f.disks[0].partitions[0].label = Some("root".into()),
+            &[
+                "/dev/vda1 was vfat (133169152 bytes) and is vfat “root” (133169152 bytes)",
+                "/dev/vda2 was ext4 “root” (20401094656 bytes, kept) and is ext4 “root” (20401094656 bytes)",
+                "it can't be deployed now: /dev/vda1 and /dev/vda2 are both labelled “root”",
+            ],
+        ),
+        (
+            |f, _| f.disks[0].partitions[2].size += 512,
+            &["/dev/vda3 was swap (536870912 bytes) and is swap (536871424 bytes)"],
+        ),
+        (
+            |f, _| f.disks[0].partitions[2].content = Some("ext4".into()),
+            &["/dev/vda3 was swap (536870912 bytes) and is ext4 (536870912 bytes)"],
+        ),
+        (
+            |f, _| f.disks[0].partitions[2].mounts.push("/srv/db".into()),
+            &[
+                "/dev/vda3 was swap (536870912 bytes) and is swap (536870912 bytes, on /srv/db)",
+                "there was no warning that /dev/vda3 is mounted on /srv/db: what is there will be lost",
+            ],
+        ),
+        (|f, _| drop(f.disks[0].partitions.remove(2)), &["/dev/vda3 was swap (536870912 bytes) and is gone"]),
+        (
+            |f, _| f.disks[0].partitions.push(partition("vda4", 7, "xfs", &[])),
+            &["/dev/vda4 was not there and is xfs (7 bytes)"],
+        ),
+        (
+            |f, _| f.disks[0].id.serial = Some("OTHER".into()),
+            &["the disk that is wiped was /dev/vda (21474836480 bytes, serial SER-vda, wwid wwid-vda, at \
+             pci0000:00/0000:00:05.0/virtio2) and is /dev/vda (21474836480 bytes, serial OTHER, wwid wwid-vda, at \
+             pci0000:00/0000:00:05.0/virtio2)"],
+        ),
+        (|f, _| f.disks[0].id.size -= 512, &["the disk that is wiped was /dev/vda (21474836480 bytes"]),
+        (|f, _| f.disks[0].model = "OTHER".into(), &["the model of /dev/vda was `QEMU HARDDISK` and is `OTHER`"]),
+        (
+            |f, _| drop(f.disks.remove(0)),
+            &["1 disks were to be wiped and 0 would be", "it can't be deployed now: no disk is"],
+        ),
+        (
+            |_, c| c.disks.push(DiskSelector::Path("/dev/vdb".into())),
+            &[
+                "1 disks were to be wiped and 2 would be",
+                "there was no warning that /dev/vdb is mounted on /srv: what is there will be lost",
+            ],
+        ),
+        (|f, _| f.disks[0].read_only = true, &["there was no warning that /dev/vda is read-only"]),
+        (
+            |_, c| c.host_key = "ssh-ed25519 SHA256:xyz".into(),
+            &["its host key was `ssh-ed25519 SHA256:abc` and is `ssh-ed25519 SHA256:xyz`"],
+        ),
+        (|_, c| c.system = "0-0".into(), &["its root file system was `77ab01f2-0123456789abcdef` and is `0-0`"]),
+        (|f, _| f.hostname = "web9".into(), &["its name was `web1` and is `web9`"]),
+        (|f, _| f.os.clear(), &["its system was `Debian GNU/Linux 12 (bookworm)` and is unknown"]),
+        (|f, _| f.arch = "aarch64".into(), &["its machine was `x86_64` and is `aarch64`"]),
+        (|f, _| f.firmware = Firmware::Bios, &["its firmware was `UEFI` and is `BIOS`"]),
+        (|f, _| f.firmware = Firmware::Uefi { secure_boot: true }, &["there was no warning that Secure Boot is on"]),
+        (
+            |f, _| f.kernel_release = "6.1.0-29".into(),
+            &["the kernel that boots was `6.1.0-28-cloud-amd64` and is `6.1.0-29`"],
+        ),
+        (
+            |f, _| f.kernel_image = None,
+            &[
+                "the kernel that boots was `6.1.0-28-cloud-amd64` and is `6.12.57+deb13-amd64`",
+                "the kernel's source was `the host` and is `base.lock`",
+                "there was no warning that no readable image of the running kernel",
+            ],
+        ),
+        (|f, _| f.kexec.disabled = true, &["it can't be deployed now: kexec is switched off"]),
+        (|f, _| f.lost_ways = vec!["br0 (bridge)".into()], &["it can't be deployed now: the host is reached through"]),
+        (|_, c| c.base = Digest([0xac; 32]), &["the base was `abab"]),
+        (|_, c| c.payload = "examples/arch".into(), &["the payload was `examples/debian` and is `examples/arch`"]),
+        (|_, c| c.finish = Finish::Hold, &["the finish was `reboot` and is `hold`"]),
+        (|_, c| c.check = None, &["the check was `systemctl is-system-running --wait` and is unknown"]),
+        (
+            |_, c| c.address = "root@192.0.2.8:22".into(),
+            &["its address was `root@192.0.2.7:22` and is `root@192.0.2.8:22`"],
+        ),
+    ];
+    for (number, (change, expected)) in cases.iter().enumerate() {
+        let found = differences(*change);
+        let same = found.len() == expected.len() && found.iter().zip(*expected).all(|(a, b)| a.starts_with(b));
+        assert!(same, "{number}: {found:#?}, and not {expected:#?}");
+    }
+}
+
+#[test]
+fn what_may_be_otherwise_than_approved() {
+    let cases: &[Change] = &[
+        |_, _| {},
+        |f, _| f.cached_blobs = vec![Digest([9; 32]), Digest([8; 32])],
+        |f, _| f.cached_bases = vec![Digest([0xab; 32])],
+        |_, c| c.stage.cached = !c.stage.cached,
+        |f, _| (f.memory_total, f.memory_available) = (3 << 30, 1 << 20),
+        |f, _| f.boot_id = "another".into(),
+        |f, _| drop(f.disks.remove(1)),
+        |f, _| f.disks.push(disk("sdz", 1 << 30)),
+        |f, _| f.disks[1].mounts.clear(),
+        |f, _| f.disks[0].partitions[0].mounts.clear(),
+        |f, _| f.disks[0].partitions[2].mounts.clear(),
+        |f, _| f.disks[0].partitions[2].label = Some(String::new()),
+    ];
+    for (number, change) in cases.iter().enumerate() {
+        assert_eq!(differences(*change), Vec::<String>::new(), "{number}");
+    }
+}
+
+proptest! {
+    /// Whatever is on a disk: an approval covers its own plan, and another only if the same is wiped and kept.
+    #[test]
+    fn a_plan_is_what_was_approved(one in any_facts(), two in any_facts(), keeps in prop::collection::vec("[ab]", 0..3)) {
+        let keeps: Vec<Keep> = keeps.iter().map(|label| keep(label, true)).collect();
+        let judged = |facts| Arc::new(judge(facts, Choices { keeps: keeps.clone(), ..choices() }));
+        let (one, two) = (judged(&one), judged(&two));
+        match (Approval::of(&one), Approval::of(&two)) {
+            (Ok(first), Ok(second)) => {
+                prop_assert_eq!(first.differences(&one), Vec::<String>::new());
+                prop_assert_eq!(first.covers(&one), Ok(()));
+                prop_assert_eq!(first.covers(&two).is_ok(), second.covers(&one).is_ok());
+                prop_assert_eq!(first.covers(&two).is_ok(), one.wipe == two.wipe);
+            }
+            (first, _) => prop_assert_eq!(first.is_err(), !one.refusals.is_empty()),
+        }
+    }
+}
+
+/// Hosts that have a first disk with some partitions, labelled or not.
+fn any_facts() -> impl Strategy<Value = HostFacts> {
+    let part = ("[ab]?", 0..3_u64, prop::sample::select(vec!["ext4", "vfat"]));
+    prop::collection::vec(part, 0..4).prop_map(|parts| {
+        let mut facts = facts();
+        let numbered = (1..).zip(parts);
+        facts.disks[0].partitions = numbered
+            .map(|(number, (label, size, content))| {
+                let label = (!label.is_empty()).then_some(label);
+                Partition { label, ..partition(&format!("vda{number}"), size, content, &[]) }
+            })
+            .collect();
+        facts
+    })
 }

@@ -18,7 +18,7 @@ use crate::config::Host;
 use crate::embed;
 use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, drive, now_ms};
 use crate::journal::{Appender, Keep, Lock, RunDir, RunFile, RunStore};
-use crate::plan::Plan;
+use crate::plan::{Approval, Plan};
 use crate::report::{Report, Summary};
 use crate::ssh::{Passphrases, RunKey, new_seed};
 
@@ -221,16 +221,16 @@ impl Met {
         let mut tasks = Vec::new();
         for Attended { name, met, task } in hosts {
             if let Some((plan, decision)) = met {
-                let why_not = plan.refused();
-                if why_not.is_some() || !(go || only_plan) {
+                let approval = Approval::of(&plan);
+                if approval.is_err() || !(go || only_plan) {
                     ended.refused.push(name.clone());
                 }
                 // A host whose task has ended has reported why.
-                let _ = decision.send(match why_not {
+                let _ = decision.send(match approval {
                     _ if only_plan => Decision::OnlyPlan,
-                    Some(why) => Decision::Refuse(why),
-                    None if go => Decision::Go,
-                    None => Decision::Refuse("the plan was refused".into()),
+                    Err(why) => Decision::Refuse(why),
+                    Ok(approval) if go => Decision::Go(approval),
+                    Ok(_) => Decision::Refuse("the plan was refused".into()),
                 });
             }
             tasks.push((name, task));
