@@ -6,7 +6,7 @@ use anemos_proto::config::Finish;
 use anemos_proto::host::DiskId;
 use anemos_proto::stage::KernelSource;
 
-use super::judge::is_system;
+use super::judge::{is_system, memory_warning};
 use super::{FirmwareKind, Plan, PlanContent, PlanDisk};
 
 /// Somebody's word that a plan may be carried out. Only a plan without refusals gives one, and it holds for that plan
@@ -93,7 +93,8 @@ impl Approval {
         text("the finish", finish_text(*finish), finish_text(now.finish));
         text("the check", check.as_deref().unwrap_or_default(), now.check.as_deref().unwrap_or_default());
         wiped(wipe, &now.wipe, &mut found);
-        let new = now.warnings.iter().filter(|warning| !warnings.contains(warning));
+        let memory = memory_warning(now.memory_total);
+        let new = now.warnings.iter().filter(|warning| !warnings.contains(warning) && memory.as_ref() != Some(warning));
         found.extend(new.map(|warning| format!("there was no warning that {warning}")));
         let new = now.refusals.iter().filter(|refusal| !refusals.contains(refusal));
         found.extend(new.filter_map(|why| why.lines().next()).map(|why| format!("it can't be deployed now: {why}")));

@@ -114,13 +114,15 @@ fn system_refusals(facts: &HostFacts) -> Vec<String> {
     refusals
 }
 
+/// What is said of a host that has only so many bytes of memory, if that is little.
+pub(super) fn memory_warning(total: u64) -> Option<String> {
+    let text = || format!("only {} of memory: base, payload and what it unpacks must fit", format_bytes(total));
+    (total < LOW_MEMORY).then(text)
+}
+
 /// What may stand in the way of the boot.
 fn system_warnings(facts: &HostFacts, kernel: KernelSource) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if facts.memory_total < LOW_MEMORY {
-        let memory = format_bytes(facts.memory_total);
-        warnings.push(format!("only {memory} of memory: base, payload and what it unpacks must fit"));
-    }
+    let mut warnings: Vec<String> = memory_warning(facts.memory_total).into_iter().collect();
     if facts.firmware == (Firmware::Uefi { secure_boot: true }) {
         warnings.push(
             "Secure Boot is on: only a kernel signed for this machine will load, and so for the new system".into(),

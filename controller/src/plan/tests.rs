@@ -392,7 +392,7 @@ fn what_may_be_otherwise_than_approved() {
         |f, _| f.cached_blobs = vec![Digest([9; 32]), Digest([8; 32])],
         |f, _| f.cached_bases = vec![Digest([0xab; 32])],
         |_, c| c.stage.cached = !c.stage.cached,
-        |f, _| (f.memory_total, f.memory_available) = (3 << 30, 1 << 20),
+        |f, _| (f.memory_total, f.memory_available) = (480 << 20, 1 << 20),
         |f, _| f.boot_id = "another".into(),
         |f, _| drop(f.disks.remove(1)),
         |f, _| f.disks.push(disk("sdz", 1 << 30)),
