@@ -150,10 +150,12 @@ impl fmt::Display for SelectError {
                 format!("{found} disks are ({selector}): say more, so that only one is, such as its serial")
             }
             Why::Alike => format!(
-                "disk ({selector}) could not be told from another after the boot, since these have the same ids and size: they                  are paths to one disk, or clones; unplug all but one, or give them serial numbers of their own"
+                "disk ({selector}) could not be told from another after the boot, since these have the same ids and \
+                 size: they are paths to one disk, or clones; unplug all but one, or give them serial numbers of their own"
             ),
             Why::Nameless => format!(
-                "disk ({selector}) could not be found again after the boot: it has no serial number, no world-wide id, and no                  place that stays the same"
+                "disk ({selector}) could not be found again after the boot: it has no serial number, no world-wide \
+                 id, and no place that stays the same"
             ),
         };
         f.write_str(&why)?;
