@@ -6,12 +6,13 @@ mod process;
 mod spec;
 
 pub use net::Net;
-pub use spec::{Boot, DataDisk, Disks, Firmware, Kernel, OnPanic, Spec};
+pub use spec::{Boot, DataDisk, Disks, Firmware, Kernel, OnPanic, Snapshot, Spec};
 
+use crate::image::Image;
 use crate::link::Link;
 use crate::qemu::Monitor;
 use crate::ssh;
-use crate::{Context, Error, Lab, Result, bail, evidence, image, snapshot};
+use crate::{Context, Error, Lab, Result, bail, evidence};
 use net::Wiring;
 use process::Process;
 use ring::digest;
@@ -55,26 +56,16 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts a machine. One that starts from a snapshot answers SSH, and has the right time, when this returns.
-    pub fn start(lab: &Lab, spec: Spec) -> Result<Self> {
-        let name = spec.name.clone();
-        Self::start_inner(lab, spec).context(format!("machine {name}"))
-    }
-
-    fn start_inner(lab: &Lab, spec: Spec) -> Result<Self> {
-        if !spec.nvme.is_empty() && matches!(spec.boot, Boot::Snapshot) {
+    /// Starts a machine from this image or snapshot, or from the disks that the specification has.
+    pub(crate) fn start_from(lab: &Lab, spec: Spec, image: &Image, snapshot: Option<&Snapshot>) -> Result<Self> {
+        if !spec.nvme.is_empty() && snapshot.is_some() {
             bail!("a machine with NVMe disks has to boot: QEMU keeps no snapshot of one");
         }
-        let image = image::ensure(lab, spec.net)?;
-        let snapshot = match &spec.boot {
-            Boot::Snapshot => Some(snapshot::ensure(lab, &spec, &image)?),
-            Boot::Image | Boot::Disks(_) => None,
-        };
         let dir = new_dir(lab, &spec.name)?;
-        let disks = match (&snapshot, &spec.boot) {
+        let disks = match (snapshot, &spec.boot) {
             (Some(snapshot), _) => snapshot.disks.over(&dir)?,
             (None, Boot::Disks(disks)) => disks.clone(),
-            (None, _) => Disks::from_image(&image, spec.firmware, &dir)?,
+            (None, _) => Disks::from_image(image, spec.firmware, &dir)?,
         };
         let wiring = Wiring::new(spec.net, spec.archive)?;
         let mut command = spec::qemu(lab, &spec.name, &spec.hardware(), &dir, &disks)?;
@@ -84,12 +75,12 @@ impl Machine {
             spec::write_pattern(&file, NVME_MIB)?;
             spec::add_nvme(&mut command, serial, &file);
         }
-        if let Some(snapshot) = &snapshot {
+        if let Some(snapshot) = snapshot {
             // The one form of migration that reads a plain file in every version of QEMU.
             command.arg("-incoming").arg(format!("exec:cat '{}'", snapshot.memory.display()));
         }
         if let Some(kernel) = &spec.kernel {
-            kernel.arguments(&mut command, &image);
+            kernel.arguments(&mut command, image);
         }
         evidence::note(format!("{} on its serial line", spec.name), dir.join("serial.log"));
         evidence::note(format!("{}'s processors at the end", spec.name), dir.join("processors.log"));
@@ -229,8 +220,8 @@ impl Machine {
         }
     }
 
-    /// Asks with a command that may run twice, again and again for a minute: OpenSSH lets nobody in for some seconds who
-    /// knocked often while it was starting.
+    /// Asks with a command that may run twice, again and again for a minute: OpenSSH lets nobody in for some seconds
+    /// who knocked often while it was starting.
     pub fn ask(&self, question: &str) -> Result<String> {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
@@ -340,7 +331,8 @@ impl Machine {
         Self::start(&lab, Spec { boot: Boot::Disks(disks), ..spec })
     }
 
-    /// Plugs another disk into the running machine, full of bytes that are not zero, with this serial number; gives its file.
+    /// Plugs another disk into the running machine, full of bytes that are not zero, with this serial number; gives its
+    /// file.
     pub fn plug_disk(&self, serial: &str, mib: u64) -> Result<PathBuf> {
         let path = self.dir.join(format!("{serial}.raw"));
         spec::write_pattern(&path, mib)?;
@@ -387,7 +379,8 @@ impl Machine {
         )?;
         self.monitor.execute(
             "device_add",
-            &json!({"driver": "virtio-blk-pci", "id": "disk1", "drive": "data0", "serial": "anemos-data", "addr": "0x9"}),
+            &json!({"driver": "virtio-blk-pci", "id": "disk1", "drive": "data0", "serial": "anemos-data",
+                "addr": "0x9"}),
         )?;
         self.data_disk = Some(path);
         Ok(())

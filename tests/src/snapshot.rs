@@ -1,12 +1,11 @@
-//! Booted hosts, kept as a frozen disk and a file with the memory. Every machine starts from new overlays of the disk, so
-//! nothing of it is copied, and from the memory read as an incoming migration.
+//! Booted hosts, kept as a frozen disk and a file with the memory. Every machine starts from new overlays of the disk,
+//! so nothing of it is copied, and from the memory read as an incoming migration.
 
-use crate::image::Image;
-use crate::machine::{Boot, Disks, Machine, Spec};
+use crate::image::{self, Image};
+use crate::machine::{Boot, Disks, Machine, Snapshot, Spec};
 use crate::{Context, Lab, Result, accel, bail};
 use serde_json::json;
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Changed whenever the machine's hardware is.
@@ -14,13 +13,20 @@ const VERSION: &str = "1";
 /// How long Debian may take to boot where the processor is emulated and shared.
 const BOOT: Duration = Duration::from_secs(300);
 
-/// A booted host.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// Frozen disks.
-    pub disks: Disks,
-    /// Memory and devices.
-    pub memory: PathBuf,
+impl Machine {
+    /// Starts a machine. One that starts from a snapshot answers SSH, and has the right time, when this returns.
+    pub fn start(lab: &Lab, spec: Spec) -> Result<Self> {
+        let name = spec.name.clone();
+        let start = || {
+            let image = image::ensure(lab, spec.net)?;
+            let snapshot = match &spec.boot {
+                Boot::Snapshot => Some(ensure(lab, &spec, &image)?),
+                Boot::Image | Boot::Disks(_) => None,
+            };
+            Self::start_from(lab, spec, &image, snapshot.as_ref())
+        };
+        start().context(format!("machine {name}"))
+    }
 }
 
 /// The snapshot for this hardware, made now if there is none for the present image.
@@ -48,7 +54,7 @@ pub fn ensure(lab: &Lab, spec: &Spec, image: &Image) -> Result<Snapshot> {
     eprintln!("lab: booting Debian 12 for the snapshot {hardware}");
     let begin = Instant::now();
     let disks = Disks::from_image(image, spec.firmware, &dir)?;
-    let machine = Machine::start(
+    let machine = Machine::start_from(
         lab,
         Spec {
             boot: Boot::Disks(disks),
@@ -58,6 +64,8 @@ pub fn ensure(lab: &Lab, spec: &Spec, image: &Image) -> Result<Snapshot> {
             name: format!("snapshot-{hardware}"),
             ..spec.clone()
         },
+        image,
+        None,
     )?;
     machine.wait_ssh(BOOT)?;
     let banner = begin.elapsed();

@@ -1,6 +1,6 @@
 //! Filling the archive with the ordinary package client, from the mirror that this machine's apt uses.
 
-use super::{sources, updates};
+use super::{Filled, sources};
 use crate::command::run;
 use crate::machine::file_sha256;
 use crate::{Context, Lab, Result, bail, checkout, tools};
@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(super) const SUITE: &str = "trixie";
+
+/// Beside the archive: for what it was filled.
+const STAMP: &str = "archive/stamp";
 
 /// What a minimal Debian consists of. apt adds what these depend on.
 const MINIMAL: &[&str] = &["?essential", "?priority(required)", "?priority(important)"];
@@ -45,27 +48,6 @@ const PACKAGES: &[&str] = &[
 ];
 const LOADERS: &[&[&str]] = &[&["grub-pc", "grub-pc-bin"], &["grub-efi-amd64", "grub-efi-amd64-bin", "efibootmgr"]];
 
-impl Filled {
-    fn and(self, other: Self) -> Self {
-        Self {
-            packages: self.packages + other.packages,
-            bytes: self.bytes + other.bytes,
-            fetched: self.fetched + other.fetched,
-        }
-    }
-}
-
-/// What the archive holds.
-#[derive(Debug, Clone, Copy)]
-pub struct Filled {
-    /// Packages.
-    pub packages: usize,
-    /// Their size together.
-    pub bytes: u64,
-    /// Packages that were fetched just now.
-    pub fetched: usize,
-}
-
 /// One package file, as apt describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Deb {
@@ -88,33 +70,13 @@ impl Deb {
     }
 }
 
-/// Fills the archive unless that was done for the present base.lock.
-pub fn fill_if_missing(lab: &Lab) -> Result<()> {
-    let wanted = identity()?;
-    let is_filled = |stamp| fs::read_to_string(lab.path(stamp)).is_ok_and(|text| text == wanted);
-    if is_filled("archive/stamp") && updates::are_fresh(lab, &wanted) {
-        return Ok(());
-    }
-    // What has been filled may be years old; updates expire within days.
-    let filled = if is_filled("archive/stamp") { updates::fill(lab)? } else { fill(lab)? };
-    eprintln!(
-        "lab: archive of {} packages, {} MB ({} fetched)",
-        filled.packages,
-        filled.bytes / 1_000_000,
-        filled.fetched
-    );
-    Ok(())
+/// Whether the suite and base.lock's packages have been fetched for what is wanted.
+pub(super) fn is_filled(lab: &Lab, wanted: &str) -> bool {
+    fs::read_to_string(lab.path(STAMP)).is_ok_and(|text| text == wanted)
 }
 
-/// Brings the archive up to date. What is there already is not fetched again.
-pub fn fill(lab: &Lab) -> Result<Filled> {
-    let _lock = lab.lock("archive")?;
-    let main = fill_main(lab)?;
-    let updates = updates::fill_locked(lab)?;
-    Ok(main.and(updates))
-}
-
-fn fill_main(lab: &Lab) -> Result<Filled> {
+/// Fetches the suite and base.lock's packages. What is there already is not fetched again.
+pub(super) fn fill(lab: &Lab) -> Result<Filled> {
     let wanted = identity()?;
     let root = lab.path("archive");
     let main = [Source::debian(SUITE)?];
@@ -133,7 +95,7 @@ fn fill_main(lab: &Lab) -> Result<Filled> {
         }
     }
     let filled = apt.fetch_missing(&debs, &root)?;
-    fs::write(lab.path("archive/stamp"), wanted).context("cannot write the archive's stamp")?;
+    fs::write(lab.path(STAMP), wanted).context("cannot write the archive's stamp")?;
     Ok(filled)
 }
 

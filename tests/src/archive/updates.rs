@@ -1,8 +1,8 @@
 //! Updates and security updates: signed indexes that expire within days, and the packages that these have newer than
 //! the suite.
 
-use super::fill::{self, Apt, Filled, Indexes, SUITE, Source};
-use super::sources;
+use super::fill::{self, Apt, Indexes, SUITE, Source};
+use super::{Filled, sources};
 use crate::command::run;
 use crate::{Context, Lab, Result, bail};
 use std::fs;
@@ -36,11 +36,6 @@ pub(super) fn are_fresh(lab: &Lab, wanted: &str) -> bool {
 
 /// Fetches them. What is there already is not fetched again.
 pub(super) fn fill(lab: &Lab) -> Result<Filled> {
-    let _lock = lab.lock("archive")?;
-    fill_locked(lab)
-}
-
-pub(super) fn fill_locked(lab: &Lab) -> Result<Filled> {
     let root = lab.path("archive");
     let main = Source::debian(SUITE)?;
     let mut updates = vec![Source { suite: format!("{SUITE}-updates"), ..main.clone() }];

@@ -90,8 +90,8 @@ pub struct Spec {
     pub net: Net,
     /// Memory.
     pub memory_mib: u32,
-    /// Processors. With more than one, a kernel that is emulated (QEMU 7.2, several threads) dies now and then of `Oops: int3`
-    /// when it patches its own code: one processor runs what the other had translated before.
+    /// Processors. With more than one, a kernel that is emulated (QEMU 7.2, several threads) dies now and then of
+    /// `Oops: int3` when it patches its own code: one processor runs what the other had translated before.
     pub cpus: u32,
     /// What it starts from.
     pub boot: Boot,
@@ -194,6 +194,15 @@ impl Disks {
             let _ = fs::remove_file(vars);
         }
     }
+}
+
+/// A booted host, kept.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Disks that must not change any more.
+    pub disks: Disks,
+    /// Memory and devices, as QEMU's migration writes them.
+    pub memory: PathBuf,
 }
 
 /// Firmware variables as a new machine has them.
