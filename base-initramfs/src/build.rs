@@ -73,7 +73,7 @@ impl<'a> Archive<'a> {
                 return Ok(());
             }
         }
-        // Whoever is busy is waited for when nobody else has it.
+        // When nobody else has the package, the servers that were busy are waited for.
         if self.fetcher.try_again(stop, &mut attempts, &mut get) {
             return Ok(());
         }
@@ -88,7 +88,7 @@ impl<'a> Archive<'a> {
     fn has_left(&self, package: &Package) -> bool {
         self.mirrors.iter().all(|mirror| {
             let body = self.fetcher.open(&below(mirror, &package.path), package.size);
-            // A tool that speaks TLS for us says so only when its output is read.
+            // A tool that speaks TLS for us says that there is no such file only when its output is read.
             let read = body.and_then(|mut body| body.read(&mut [0]).map_err(failure_of));
             read == Err(Failure::NotFound)
         })
@@ -223,7 +223,7 @@ pub(crate) fn assemble(
         if result.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
-        // A worker that waits to hand over what nobody wants sees its lane closed.
+        // A worker that still waits to hand over a package sees its lane closed, and ends.
         lanes.clear();
         result
     })?;
@@ -282,7 +282,7 @@ pub fn copy_verified<R: Read, W: Write>(lock: &Lock, image: R, copy: W) -> Resul
     check(lock, Image { sha256: hasher.finish(), size, compressed_size }, "")
 }
 
-/// What reading a compressed image can fail of: the network, or its own bytes.
+/// The error of reading a compressed image: one of the network's, or damage in the image itself.
 fn damaged(error: io::Error) -> Error {
     match error.downcast::<crate::Failure>() {
         Ok(Failure::Cancelled) => Error::Cancelled,
@@ -309,7 +309,7 @@ pub fn fetch_image<W: Write>(
         let failure = match copied.and_then(|copy| copy_verified(lock, body, copy)) {
             Err(Error::Image(ImageError::Hash { expected, found, .. })) => Failure::Hash { expected, found },
             Err(Error::Image(error)) => Failure::Connection(error.to_string()),
-            // It is had, or can't be for a reason that no other address mends.
+            // The image was fetched, or there is a reason against it that no other address mends.
             result => {
                 let done = result.is_ok();
                 ended = Some(result);

@@ -18,7 +18,8 @@ pub(crate) struct Output {
     child: Arc<Mutex<Child>>,
     stdout: ChildStdout,
     stderr: Option<JoinHandle<String>>,
-    /// Dropping it tells the watchdog that it is over; `watchdog` then says whether it had to bite.
+    /// Dropping it tells the watchdog that the command has ended; `watchdog` then returns whether it killed the
+    /// command.
     over: Option<Sender<()>>,
     watchdog: Option<JoinHandle<bool>>,
     deadline: Duration,
@@ -26,7 +27,7 @@ pub(crate) struct Output {
 }
 
 fn kill(child: &Mutex<Child>) {
-    // The only error is that it is gone already.
+    // The only possible error is that the child has ended already.
     let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
 }
 
@@ -68,7 +69,7 @@ impl Output {
         })
     }
 
-    /// Waits for the end, and says whether it was a good one.
+    /// Waits until the command has ended; an error says how it failed.
     fn finish(&mut self) -> Result<(), Failure> {
         if let Some(finished) = &self.finished {
             return finished.clone();

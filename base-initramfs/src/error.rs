@@ -93,7 +93,8 @@ pub enum ImageError {
     },
     /// The lock was written by a build of this library that adds other files.
     #[error(
-        "the lock was made with skeleton {expected}, but this anemos has {found}; make the lock anew with `anemos base lock`"
+        "the lock was made with skeleton {expected}, but this anemos has {found}; make the lock anew with \
+         `anemos base lock`"
     )]
     Skeleton {
         /// What the lock says.
@@ -194,9 +195,9 @@ fn left(file: &str, attempts: &[Attempt], packages: &[String], asked: usize) -> 
         }
     };
     format!(
-        "{file}: {}; {who} left the mirror, and no archive of past versions is known: no apt (of version 2.7 or later), neither the \
-         host's nor the workstation's, and no base image in a cache names one. Name it with `snapshot` in hosts.toml, or with \
-         `anemos base build --snapshot`",
+        "{file}: {}; {who} left the mirror, and no archive of past versions is known: no apt (of version 2.7 or \
+         later), neither the host's nor the workstation's, and no base image in a cache names one. Name it with `snapshot` in \
+         hosts.toml, or with `anemos base build --snapshot`",
         tried(attempts)
     )
 }

@@ -175,8 +175,8 @@ impl Fetcher {
                 let Failure::Busy { status, after } = failure else { continue };
                 if !enough {
                     *failure = Failure::Timeout(format!(
-                        "the server answered {status}, and is to be left alone for {} s more, which is longer than the deadline \
-                         `busy` ({} s) allows",
+                        "the server answered {status}, and is to be left alone for {} s more, which is longer than the \
+                         deadline `busy` ({} s) allows",
                         its.as_secs(),
                         self.limits.busy.as_secs()
                     ));
@@ -201,7 +201,7 @@ impl Fetcher {
         if self.is_cancelled() { Error::Cancelled } else { Error::Fetch { file: file.to_owned(), attempts } }
     }
 
-    /// Writes the file with these bytes (how many, and their hash) from `url` to `out`. `stop` is looked at often.
+    /// Writes the file of this size and hash from `url` to `out`. `stop` is looked at often.
     pub(crate) fn pinned(
         &self,
         url: &str,
@@ -260,7 +260,7 @@ impl Fetcher {
             200 => {}
             404 | 410 => return Err(Failure::NotFound),
             status @ (429 | 503) => {
-                // A date, which it may also be, is not worth its code: nobody who throttles says one.
+                // The header may also be a date. That is not read: servers that throttle send seconds.
                 let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
                 return Err(Failure::Busy { status, after: seconds.map(Duration::from_secs) });
             }
@@ -350,10 +350,10 @@ impl Sink for &File {
     }
 }
 
-/// What a command downloads that only writes to a file named by its last argument, as apt-helper does. The file is in a directory of
-/// its own, which is gone with this.
+/// The output of a command that writes to a file named by its last argument, as apt-helper does. The file is in a
+/// directory of its own, which dropping this removes.
 struct ThroughFile {
-    /// Until it has succeeded. It ends before its directory does.
+    /// The command, until it has succeeded. Fields are dropped in their order: it is killed before its directory goes.
     helper: Option<Output>,
     file: Option<File>,
     dir: PathBuf,
@@ -442,10 +442,10 @@ impl Body<'_> {
         match error.downcast::<ureq::Error>() {
             Ok(ureq::Error::Io(_)) if kind == io::ErrorKind::UnexpectedEof => self.truncated(),
             Ok(error) => self.fetcher.http_failure(&error),
-            // Both are what a server that goes away in the middle looks like.
+            // A server that goes away in the middle of a file causes either of the two.
             Err(_) if matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => self.truncated(),
             Err(error) => match failure_of(error) {
-                // What curl and wget say about a 404, and the best there is: neither tells it by its exit status alone.
+                // curl and wget tell a 404 only in their messages, not by their exit status alone.
                 Failure::Connection(said) if said.contains(" 404") => Failure::NotFound,
                 Failure::Connection(said) if said.contains(" 429") => Failure::Busy { status: 429, after: None },
                 Failure::Connection(said) if said.contains(" 503") => Failure::Busy { status: 503, after: None },

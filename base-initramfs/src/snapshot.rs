@@ -1,4 +1,4 @@
-//! Where past versions of Debian's packages are kept, asked of those who know: no file of ours names an archive.
+//! Where past versions of Debian's packages are kept: apt and base images know, and no file of ours names an archive.
 //!
 //! Since 2.7 apt has the addresses built in, and options that override them (apt.conf(5), `Acquire::Snapshots::URI`).
 //! What comes from there is pinned, so nobody has to vouch for the answer.

@@ -1,5 +1,4 @@
 //! Downloads from a server that flips, cuts, stalls, forgets and redirects.
-#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -12,7 +11,7 @@ fn fetcher() -> Fetcher {
     patient(Duration::ZERO)
 }
 
-/// One that waits so long for busy servers.
+/// A fetcher that waits this long for busy servers.
 fn patient(busy: Duration) -> Fetcher {
     let second = Duration::from_secs(1);
     Fetcher::new(Limits { connect: second, stall: second, total: 20 * second, busy })
@@ -145,15 +144,15 @@ fn what_has_left_is_named_where_no_snapshots_are_known() {
     let start = format!("{BETA}: no address had it: {}/{BETA}: not found; beta has left the mirror", mirror.url);
     assert!(error.starts_with(&start), "{error}");
     assert!(error.contains("`snapshot` in hosts.toml") && error.contains("no archive of past versions"), "{error}");
-    // Nothing of it is there: then it may be none.
+    // A server that has none of the packages may be no mirror at all.
     let empty = Server::start();
     let error = told(&[&empty], true);
     assert!(error.contains("none of the 2 packages is there, so this may be no mirror"), "{error}");
-    // One that has it is enough.
+    // One mirror that has the package is enough.
     let full = Server::start();
     serve(&full, &shelf);
     built(&fetcher(), &lock, &[&empty, &full], None).unwrap();
-    // What another mirror can't say, is not known to have left.
+    // A mirror that can't answer may still have the package: it is not said to have left.
     full.set(BETA, Reply::Status(500));
     let error = built(&fetcher(), &lock, &[&mirror, &full], None).unwrap_err();
     assert!(matches!(error, Error::Fetch { .. }), "{error}");
@@ -172,7 +171,7 @@ fn a_busy_server_is_asked_again_when_it_says() {
     for (reply, at_least) in [
         (Reply::Busy(1, 429, Some(1), shelf.0[BETA].clone()), 1),
         (Reply::Busy(2, 503, Some(1), shelf.0[BETA].clone()), 2),
-        // It doesn't say.
+        // Without Retry-After.
         (Reply::Busy(1, 503, None, shelf.0[BETA].clone()), 2),
     ] {
         mirror.set(BETA, reply);
@@ -193,11 +192,12 @@ fn a_busy_server_is_asked_again_when_it_says() {
     let (built, took) = timed(&patient(long), &[&mirror], template());
     built.unwrap();
     assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(10), "{took:?}");
-    // Not for ever: what it asks for is more than is given, at once or in the end.
+    // A server that asks for more time than the deadline has is given up, at once or in the end.
     mirror.set(BETA, Reply::Busy(100, 429, Some(3600), Vec::new()));
     let (built, took) = timed(&patient(long), &[&mirror], None);
     let error = built.unwrap_err().to_string();
-    let said = "the server answered 429, and is to be left alone for 3600 s more, which is longer than the deadline `busy` (60 s)";
+    let said = "the server answered 429, and is to be left alone for 3600 s more, which is longer than the \
+                deadline `busy` (60 s)";
     assert!(error.contains(said) && took < Duration::from_secs(10), "{error} {took:?}");
     mirror.set(BETA, Reply::Busy(100, 503, Some(1), Vec::new()));
     let (built, took) = timed(&patient(Duration::from_secs(2)), &[&mirror], None);

@@ -1,5 +1,4 @@
 //! Images from packages made on the spot: what goes in, what is refused, and that the bytes never differ.
-#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -238,7 +237,8 @@ fn golden_segment() {
     let bytes = segment.finish().unwrap();
     let header = |ino: u32, mode: u32, nlink: u32, mtime: u32, size: u32, rdev: (u32, u32), name: u32| {
         format!(
-            "070701{ino:08x}{mode:08x}{:08x}{:08x}{nlink:08x}{mtime:08x}{size:08x}{:08x}{:08x}{:08x}{:08x}{name:08x}{:08x}",
+            "070701{ino:08x}{mode:08x}{:08x}{:08x}{nlink:08x}{mtime:08x}{size:08x}{:08x}{:08x}{:08x}{:08x}{name:08x}\
+             {:08x}",
             0, 0, 0, 0, rdev.0, rdev.1, 0
         )
     };
@@ -321,7 +321,8 @@ proptest! {
 
     #[test]
     fn a_package_with_one_byte_changed(at in 0_usize..3000, value: u8) {
-        let mut package = ar_of(&[("debian-binary", b"2.0\n"), ("data.tar", &tar_of(&[file("./usr/x", "hello"), Item::Hard("./usr/y", "./usr/x")]))]);
+        let data = tar_of(&[file("./usr/x", "hello"), Item::Hard("./usr/y", "./usr/x")]);
+        let mut package = ar_of(&[("debian-binary", b"2.0\n"), ("data.tar", &data)]);
         let at = at % package.len();
         package[at] = value;
         let mut tree = Tree::new(&[], 1 << 20).unwrap();

@@ -49,7 +49,8 @@ impl Builder {
             expect_end(&ended, "untouched", word)?;
         }
         let left = self.machine.ssh(
-            "cat /proc/sys/kernel/random/boot_id /sys/kernel/kexec_loaded; ls -d /var/lib/anemos /root/.anemos /run/anemos /var/cache/anemos 2>/dev/null || true",
+            "cat /proc/sys/kernel/random/boot_id /sys/kernel/kexec_loaded; \
+             ls -d /var/lib/anemos /root/.anemos /run/anemos /var/cache/anemos 2>/dev/null || true",
         )?;
         let expected = format!("{}\n0\n", self.boot_id);
         expect(left == expected, format!("the old system is not as it was: {left:?}, not {expected:?}"))
@@ -61,8 +62,8 @@ fn apt_option(machine: &Machine) -> String {
     format!("Acquire::Snapshots::URI::Override::Origin::Debian \"{}\";\n", machine.snapshot_url())
 }
 
-/// A damaged package, half of one, none, and an image that is not the lock's: each is refused by name, and the machine that
-/// all of it happens to is the same as before.
+/// A damaged package, half of one, none, and an image that is not the lock's: each is refused by name, and the machine
+/// that all of it happens to is the same as before.
 fn wrong_bytes(lab: &Lab) -> Result<Outcome> {
     let host = Builder::new(lab, Spec::new("wrong-bytes"))?;
     // Packages are unpacked in the order of their names, so one of the first ends each attempt early.
@@ -74,7 +75,8 @@ fn wrong_bytes(lab: &Lab) -> Result<Outcome> {
         host.refused(lab, "", &words)?;
         host.server.mend();
     }
-    // A package has left the mirror. Neither apt knows where past versions are, so that is said, and what to do.
+    // A package has left the mirror. Neither the host's apt nor the workstation's knows where past versions are: the error
+    // says so, and what to do.
     host.server.fault("/apt_", Fault::NotFound);
     host.refused(
         lab,
@@ -82,7 +84,7 @@ fn wrong_bytes(lab: &Lab) -> Result<Outcome> {
         &["/apt_", "not found", "; apt has left the mirror", "Name it with `snapshot` in hosts.toml"],
     )?;
     expect(!asked(&host.server, "/snapshot/"), "the snapshot archive was asked, which nobody named")?;
-    // The workstation's apt knows, but there it is neither.
+    // The workstation's apt knows a snapshot archive, but that one lacks the package too.
     host.anemos.tell_apt(&apt_option(&host.machine))?;
     host.refused(lab, "", &["/apt_", "not found", "/snapshot/20"])?;
     host.anemos.tell_apt("")?;

@@ -47,7 +47,8 @@ fn debian_uefi(lab: &Lab) -> Result<Outcome> {
     debian(lab, Firmware::Uefi)
 }
 
-/// Debian 12 becomes the Debian 13 that it built itself, keeps its name among machines, and its disk starts any machine.
+/// Debian 12 becomes the Debian 13 that it built itself, keeps its name among machines, and its disk starts any
+/// machine.
 fn debian(lab: &Lab, firmware: Firmware) -> Result<Outcome> {
     let server = Server::start(lab)?;
     let spec = Spec { firmware, archive: Some(server.port()), ..Spec::new(format!("debian-{firmware}")) };
@@ -79,7 +80,8 @@ fn debian(lab: &Lab, firmware: Firmware) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// A host without a DHCP server, whose routers are outside its prefixes; the first deployment is small, and the next tiny.
+/// A host without a DHCP server, whose routers are outside its prefixes; the first deployment is small, and the next
+/// tiny.
 fn hello_static_twice(lab: &Lab) -> Result<Outcome> {
     // Not the name: this payload has nobody who would rename the card.
     const NETWORK: &str = "ip -o -4 addr show scope global | awk '{ print $4 }'

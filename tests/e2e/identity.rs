@@ -70,7 +70,8 @@ fn wrong_host_key_before(lab: &Lab) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// After the kexec somebody else answers in the host's place. It learns nothing, and when the host is back the run goes on.
+/// After the kexec somebody else answers in the host's place. It learns nothing, and when the host is back the run goes
+/// on.
 fn impostor_after_kexec(lab: &Lab) -> Result<Outcome> {
     let server = Server::start(lab)?;
     let machine = Machine::start(lab, Spec { archive: Some(server.port()), ..Spec::new("impostor") })?;

@@ -33,7 +33,8 @@ fn snapshot(lab: &Lab, firmware: Firmware) -> Result<Outcome> {
     let begin = Instant::now();
     let facts = machine.ssh(
         "grep ^VERSION_CODENAME /etc/os-release; systemctl is-system-running; test -d /sys/firmware/efi && echo efi; \
-         grep -c root=UUID /proc/cmdline; lsblk -no SERIAL /dev/vda; ip -4 route show default; date +%s; test -e /run/dbus && echo dbus; true",
+         grep -c root=UUID /proc/cmdline; lsblk -no SERIAL /dev/vda; ip -4 route show default; date +%s; \
+         test -e /run/dbus && echo dbus; true",
     )?;
     expect(begin.elapsed() < Duration::from_secs(30), "a command takes more than half a minute")?;
     for wanted in ["VERSION_CODENAME=bookworm", "running", "anemos-root", "default via 10.0.2.2 dev ens3"] {
@@ -174,7 +175,7 @@ fn impostor(lab: &Lab) -> Result<Outcome> {
     expect(machine.ssh("true").is_err(), "the impostor was believed")?;
     expect(impostor.connections() == 1, "the impostor was not asked")?;
     impostor.assert_told_nothing()?;
-    // Who does not look at the host key tells it everything.
+    // A client that does not check the host key tells the impostor everything.
     let known_hosts = machine.dir().join("fooled");
     let host_key =
         std::fs::read_to_string(machine.dir().join("impostor/host_key.pub")).context("the impostor's key")?;

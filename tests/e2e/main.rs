@@ -1,7 +1,7 @@
 //! The end-to-end tests: real machines, the real executable. `cargo test -p anemos-tests --test e2e [-- FILTER…]`.
 //!
-//! Each file here holds a group of scenarios and lists them in its `SCENARIOS`. A scenario ends passed, skipped with its
-//! reason, or failed with the ends of all logs. `ANEMOS_E2E_JOBS` is how many run at a time.
+//! Each file here holds a group of scenarios and lists them in its `SCENARIOS`. A scenario ends passed, skipped with
+//! its reason, or failed with the ends of all logs. `ANEMOS_E2E_JOBS` is how many run at a time.
 
 #![allow(clippy::unnecessary_debug_formatting, reason = "it quotes a path as TOML does")]
 

@@ -192,14 +192,14 @@ fn update_kernel(machine: &Machine, place: &str, newer: &str) -> Result<()> {
     assert!(menu.iter().any(|line| line.starts_with("serial --unit=0")), "{said}");
     assert!(menu.contains(&"terminal_output serial console"), "{said}");
     let old = machine.boot_id()?;
-    // It ends the connection that it came by.
+    // The reboot ends this connection, so its status means nothing.
     let _ = machine.ssh("systemctl reboot");
     machine.wait_boot(&old, BOOT)?;
     assert_no_module_is_missed(machine);
     assert_is_running(machine)
 }
 
-/// GRUB has said nothing of files that its menu needs.
+/// GRUB has not complained that a file of its menu is missing.
 fn assert_no_module_is_missed(machine: &Machine) {
     let serial = machine.serial();
     let said = |line: &&str| line.contains("error:") && line.contains("not found");
@@ -208,8 +208,8 @@ fn assert_no_module_is_missed(machine: &Machine) {
 
 const ABOUT: &str =
     "cat /etc/motd; hostname; id -nG admin; stat -c %a:%U /etc/ssh/ssh_host_ed25519_key ~admin/.ssh/authorized_keys
-     tail -1 /etc/default/ssh; test -d /sys/firmware/efi && echo uefi || echo bios; cat /proc/cmdline; findmnt -no FSTYPE /
-     uname -r; sed -n 's/^Suites: //p' /etc/apt/sources.list.d/debian.sources";
+     tail -1 /etc/default/ssh; test -d /sys/firmware/efi && echo uefi || echo bios; cat /proc/cmdline
+     findmnt -no FSTYPE /; uname -r; sed -n 's/^Suites: //p' /etc/apt/sources.list.d/debian.sources";
 
 fn check_system(facts: &str, firmware: &str, kernel: &str) {
     let lines: Vec<&str> = facts.lines().collect();
@@ -281,7 +281,8 @@ fn debian_other_disks(lab: &Lab) -> Result<Outcome> {
         project.build("out", |_| {})?;
         let running = project.boot(lab, &project.work.join("out/debian.img"), firmware)?;
         let facts = running.machine.ask(
-            "findmnt -rno TARGET,FSTYPE --real -t ext4,xfs,btrfs | sort; swapon --noheadings --show=NAME | sed 's/.*/[SWAP]/'",
+            "findmnt -rno TARGET,FSTYPE --real -t ext4,xfs,btrfs | sort; \
+             swapon --noheadings --show=NAME | sed 's/.*/[SWAP]/'",
         )?;
         assert_eq!(facts.trim(), mounted, "{format}");
         running.end();

@@ -19,7 +19,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "payload::wishes_from_another_process", run: wishes_from_another },
 ];
 
-/// It is held for a person, who gets in, looks around, and sends a payload that works.
+/// A host whose payload fails after it has written is held for a person, who gets in, looks around, and sends a payload
+/// that works.
 fn fails_after_writing(lab: &Lab) -> Result<Outcome> {
     let web = Deployment::new(lab, Spec::new("fails-after"))?;
     let script = "#!/bin/sh\nanemos-agent step 'write a little'\n\

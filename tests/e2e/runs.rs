@@ -31,8 +31,8 @@ pub fn started(line: &Value, phase: &str) -> bool {
     line["type"] == "phase" && line["phase"] == phase && line["state"] == "started"
 }
 
-/// One of two hosts fails before it has written anything, and is back in its old system; the other becomes examples/hello.
-/// The mirror has no packages: the first gets its base from the workstation.
+/// One of two hosts fails before it has written anything, and is back in its old system; the other becomes
+/// examples/hello. The mirror has no packages: the first gets its base from the workstation.
 fn two_hosts(lab: &Lab) -> Result<Outcome> {
     let server = Server::start(lab)?;
     let machine = |name: &str| Machine::start(lab, Spec { archive: Some(server.port()), ..Spec::new(name) });
@@ -224,7 +224,8 @@ fn numbered_without_gaps(lines: &[Value], host: &str) {
 /// What is where a deployment keeps its files, and whether a kernel is loaded or the stage runs.
 fn traces(machine: &Machine) -> Result<String> {
     machine.ssh(
-        "find /var/lib /var/cache /root /run/anemos /tmp -maxdepth 2 -printf '%p %y\\n' 2>/dev/null | grep -v systemd-private | sort; \
+        "find /var/lib /var/cache /root /run/anemos /tmp -maxdepth 2 -printf '%p %y\\n' 2>/dev/null | \
+         grep -v systemd-private | sort; \
          cat /sys/kernel/kexec_loaded; ls -l /proc/[0-9]*/exe 2>/dev/null | grep -c anemos; true",
     )
 }
@@ -315,7 +316,8 @@ fn selectors(anemos: &Anemos, table: &str) -> Result<()> {
     Ok(())
 }
 
-/// The controller dies while the host prepares the boot: the host clears up, and whoever attaches looks whether it is there.
+/// The controller dies while the host prepares the boot: the host clears up, and whoever attaches looks whether it is
+/// there.
 fn killed_before_the_boot(anemos: &Anemos, machine: &Machine, traces_before: &str) -> Result<()> {
     let mut running = anemos.spawn(["up", "--yes", "--json", "hosts.toml"])?;
     running.wait_json("stage", SHORT, |line| started(line, "stage"))?;

@@ -92,8 +92,8 @@ impl Anemos {
         command
     }
 
-    /// A shell script on a terminal of its own, ready to be started. In it `"$anemos"` is the executable; what the terminal
-    /// shows comes on standard output.
+    /// A shell script on a terminal of its own, ready to be started. In it `"$anemos"` is the executable; what the
+    /// terminal shows comes on standard output.
     pub fn on_terminal(&self, script: &str) -> Command {
         let like = self.command::<&str>([]);
         let mut command = program("script");
@@ -145,8 +145,8 @@ impl Anemos {
 /// The part of a `[hosts.NAME]` table that says how to reach a machine and which disk is its own.
 pub fn host_table(lab: &Lab, name: &str, machine: &Machine) -> String {
     format!(
-        "[hosts.{name}]\naddress = \"127.0.0.1\"\nport = {}\nuser = \"root\"\nidentity_file = {:?}\nknown_hosts = {:?}\n\
-         disk = {{ serial = \"anemos-root\" }}\n",
+        "[hosts.{name}]\naddress = \"127.0.0.1\"\nport = {}\nuser = \"root\"\nidentity_file = {:?}\n\
+         known_hosts = {:?}\ndisk = {{ serial = \"anemos-root\" }}\n",
         machine.port(),
         lab.key().display().to_string(),
         machine.dir().join("known_hosts").display().to_string(),

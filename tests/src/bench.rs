@@ -24,15 +24,16 @@ until /bin/busybox wget -q -O /dev/null http://10.0.2.2/bench/up; do :; done
 /bin/busybox sleep 600
 ";
 
-/// The least that a kexec takes: a busybox in an initramfs, and two system calls (`kexec_file_load` is 320, `reboot` 169),
-/// which the host's own Perl makes without the dozen libraries that kexec-tools brings along.
+/// The least that a kexec takes: a busybox in an initramfs, and two system calls (`kexec_file_load` is 320, `reboot`
+/// 169), which the host's own Perl makes without the dozen libraries that kexec-tools brings along.
 const PREPARE: &str = "set -e
 get() { /usr/lib/apt/apt-helper download-file http://10.0.2.2/bench/$1 $2 >/dev/null; }
 mkdir -p /root/bench/bin /root/bench/modules /root/bench/dev
 get busybox /root/bench/bin/busybox; get init /root/bench/init
 chmod 755 /root/bench/bin/busybox /root/bench/init
 number=10
-for module in $(for name in virtio_pci virtio_net; do modprobe --show-depends $name; done | awk '/^insmod/ && !seen[$2]++ { print $2 }'); do
+depends=$(for name in virtio_pci virtio_net; do modprobe --show-depends $name; done)
+for module in $(echo \"$depends\" | awk '/^insmod/ && !seen[$2]++ { print $2 }'); do
     cp $module /root/bench/modules/$number.ko; number=$((number + 1))
 done
 cd /root/bench && find . | cpio --quiet -o -H newc > /run/initrd
@@ -56,7 +57,8 @@ pub fn run(lab: &Lab, rounds: usize) -> Result<()> {
         let (first, again) = deploy_twice(lab)?;
         for (what, run) in [("first deployment", &first), ("redeployment", &again)] {
             println!(
-                "round {round}: {what}: last word to first event {:.2} s, {} bytes sent, {} received, initramfs {} bytes; seconds: {}",
+                "round {round}: {what}: last word to first event {:.2} s, {} bytes sent, {} received, \
+                 initramfs {} bytes; seconds: {}",
                 run.first_event, run.uploaded, run.received, run.initramfs, run.phases
             );
         }

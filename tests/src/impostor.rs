@@ -1,4 +1,5 @@
-//! A real OpenSSH server with a host key that nobody expects, where a machine should be, and a record of what it was told.
+//! A real OpenSSH server with a host key that nobody expects, where a machine should be, and a record of what it was
+//! told.
 
 use crate::command::{program, run};
 use crate::{Context, Error, Result, evidence};
@@ -26,8 +27,8 @@ impl Impostor {
         run(program("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key))?;
         fs::write(dir.join("authorized_keys"), admits).context("cannot write authorized_keys")?;
         let config = format!(
-            "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication yes\n\
-             PidFile none\nLogLevel DEBUG1\n",
+            "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n\
+             PasswordAuthentication yes\nPidFile none\nLogLevel DEBUG1\n",
             key.display(),
             dir.join("authorized_keys").display()
         );

@@ -36,7 +36,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Opens the lab in `$ANEMOS_LAB`, or in `.lab` of the checkout, and makes its directory and key if they are missing.
+    /// Opens the lab in `$ANEMOS_LAB`, or in `.lab` of the checkout, and makes its directory and key if they are
+    /// missing.
     pub fn open() -> Result<Self> {
         let dir = match std::env::var_os("ANEMOS_LAB") {
             Some(dir) => PathBuf::from(dir),

@@ -1,5 +1,5 @@
-//! The line between the workstation and a machine: a TCP relay on a loopback port of its own that counts bytes, and can be
-//! made slow, cut, or led to somebody else.
+//! The line between the workstation and a machine: a TCP relay on a loopback port of its own that counts bytes, and can
+//! be made slow, cut, or led to somebody else.
 
 use crate::netns::Namespace;
 use crate::{Context, Result};

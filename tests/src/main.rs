@@ -144,7 +144,8 @@ fn setup(lab: &Lab, all: bool) -> Result<()> {
         let image = image::ensure(lab, spec.net)?;
         snapshot::ensure(lab, spec, &image).map(drop)
     };
-    // Each waits for something most of the time: a download, a disk, a boot. No host image needs the archive.
+    // Each of these waits most of the time, for a download, a disk or a boot, so they run beside each other. Host images
+    // don't need the archive.
     thread::scope(|scope| {
         let mut parts = vec![
             scope.spawn(|| {
@@ -176,7 +177,7 @@ fn end_with_stdin() -> Result<()> {
         Err(error) => return Err(error).context("cannot start a process group"),
     }
     thread::spawn(|| {
-        // What can't be read any more is at its end, too.
+        // Standard input that can't be read any more counts as closed.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         let _ = rustix::process::kill_current_process_group(rustix::process::Signal::TERM);
     });
@@ -228,7 +229,7 @@ fn demo_host(lab: &Lab, spec: Spec, into: &Path, forever: bool) -> Result<()> {
         env.extend(["LAB_", &name.to_uppercase(), "='", &value, "'\n"]);
     }
     fs::write(into.join("host.env"), env).context("cannot write host.env")?;
-    // Last, and at once: who waits for it finds all of it.
+    // host.json appears last and in one piece: whoever waits for it finds all files complete.
     let part = into.join("host.json.part");
     fs::write(&part, format!("{description}\n")).context("cannot write host.json")?;
     fs::rename(&part, into.join("host.json")).context("cannot write host.json")?;

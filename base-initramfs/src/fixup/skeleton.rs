@@ -22,7 +22,7 @@ enum Item {
 
 use Item::{Alternative, Copy, Device, Directory, File, Link};
 
-/// What changes when the code of the fix-ups changes what it makes: part of the hash.
+/// Raised when the code of the fix-ups makes other files than before: part of the skeleton's hash.
 const REVISION: u32 = 1;
 
 const SKELETON: &[(&str, Item)] = &[

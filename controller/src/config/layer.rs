@@ -60,7 +60,7 @@ pub(super) struct Layer {
     pub(super) authorized_keys: Option<Vec<AuthorizedKey>>,
     pub(super) check: Option<String>,
     pub(super) ssh_port_ram: Option<u16>,
-    /// Keys that the table has, right or wrong: a wrong one is not missing too.
+    /// Keys that the table has. One with a wrong value is among them, so that it is not reported as missing too.
     pub(super) present: BTreeSet<String>,
 }
 
@@ -78,7 +78,7 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
             "port" => layer.port = reader.port(name, value),
             "user" => layer.user = reader.checked(name, value, "a user's name", user),
             "identity_file" => layer.identity_files = paths(reader, name, value),
-            // It need not exist yet: `accept_new` makes it.
+            // The file need not exist yet: `accept_new` creates it.
             "known_hosts" => {
                 layer.known_hosts = reader.path(name, value, PathKind::File);
                 reader.paths.pop_if(|used| used.span == value.span());
@@ -113,7 +113,8 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
             "ssh_port_ram" => layer.ssh_port_ram = reader.port(name, value),
             _ => {
                 reader.unknown_key(key, place, KEYS);
-                // It is most likely that one, misspelt: that it is missing needn't be said too.
+                // An unknown key most likely is the nearest known one, misspelt: that one is not reported as missing
+                // too.
                 layer.present.extend(nearest(name, KEYS).map(str::to_owned));
             }
         }
@@ -265,7 +266,7 @@ fn vars(reader: &mut Reader<'_>, value: &Value<'_>) -> BTreeMap<String, String> 
                 continue;
             }
             DeValue::String(text) => text.clone().into_owned(),
-            // TOML's other notations (0x10, 1_000) would be strings to the payload: it gets the number.
+            // The payload gets the number in decimal: it could not read TOML's other notations (0x10, 1_000).
             DeValue::Integer(integer) => {
                 let Ok(number) = i64::from_str_radix(integer.as_str(), integer.radix()) else {
                     let message = format!("`{full}`: {integer} is too large a number; write it as a string");
@@ -280,7 +281,7 @@ fn vars(reader: &mut Reader<'_>, value: &Value<'_>) -> BTreeMap<String, String> 
                 continue;
             }
         };
-        // As environment variables are written; so `greeting` and `GREETING` in hosts.toml are the same.
+        // Environment variables are written in upper case, so `greeting` and `GREETING` in hosts.toml are one name.
         if vars.insert(name.to_ascii_uppercase(), text).is_some() {
             let upper = name.to_ascii_uppercase();
             reader.error(key.span(), format!("`{full}` is given twice: each is ANEMOS_VAR_{upper} to the payload"));

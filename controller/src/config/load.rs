@@ -40,7 +40,7 @@ pub enum LoadError {
         /// Why.
         source: io::Error,
     },
-    /// Something in it is wrong: all that is.
+    /// Its contents are wrong: every error in it.
     Invalid(Vec<ConfigError>),
 }
 

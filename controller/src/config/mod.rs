@@ -1,7 +1,7 @@
 //! hosts.toml: what the user says about hosts, read strictly and resolved completely.
 //!
-//! [`parse`] is pure: text in, hosts or *all* errors out, each with its line, column and a caret. [`load`] reads the file
-//! and checks that the files it names exist. docs/HOSTS.md is the reference of every key.
+//! [`parse`] is pure: text in, hosts or *all* errors out, each with its line, column and a caret. [`load`] reads the
+//! file and checks that the files it names exist. docs/HOSTS.md is the reference of every key.
 
 mod disk;
 mod error;
@@ -45,8 +45,8 @@ impl HostsFile {
         self.hosts.iter().find(|host| host.name == name)
     }
 
-    /// The hosts of those names in the order of the file, or all where none is named. A name that no host has is an error
-    /// that suggests the nearest one.
+    /// The hosts of those names in the order of the file, or all where none is named. A name that no host has is an
+    /// error that suggests the nearest one.
     pub fn pick<S: AsRef<str>>(&self, names: &[S]) -> Result<Vec<&Host>, NoSuchHost> {
         if let Some(name) = names.iter().map(AsRef::as_ref).find(|name| self.get(name).is_none()) {
             let known: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
@@ -86,7 +86,8 @@ impl std::error::Error for NoSuchHost {}
 
 /// One host, `[defaults]` merged in, every value checked and every path made relative to the file's directory.
 ///
-/// `Option`s that are `None` are left to OpenSSH's configuration (see [`crate::ssh_config`]) or to what is found on the host.
+/// `Option`s that are `None` are left to OpenSSH's configuration (see [`crate::ssh_config`]) or to what is found on the
+/// host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// `NAME` of `[hosts.NAME]`.

@@ -1,4 +1,4 @@
-//! Text to hosts: the tree, `[defaults]` under each host, and what only the whole can tell.
+//! Text to hosts: reads the tree, puts `[defaults]` under each host, and makes the checks that need the whole file.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,9 +14,9 @@ use super::{Deadlines, Host, HostsFile};
 
 /// Reads the text of a hosts.toml.
 ///
-/// `file` is where it came from: its directory is where relative paths start. `home` is what `~/` means. Nothing is read
-/// but the text. All errors are reported, in the order of the file; a text that is not TOML has only those errors, as what
-/// comes after them can't be trusted (a duplicate key is no such error).
+/// `file` is where it came from: its directory is where relative paths start. `home` is what `~/` means. Nothing is
+/// read but the text. All errors are reported, in the order of the file; a text that is not TOML has only those errors,
+/// as what comes after them can't be trusted (a duplicate key is no such error).
 #[cfg(test)]
 pub fn parse(text: &str, file: &Path, home: Option<&Path>) -> Result<HostsFile, Vec<ConfigError>> {
     let (hosts, reader) = read(text, file, home);
@@ -195,7 +195,7 @@ fn keep_apart<'p>(reader: &mut Reader<'_>, payload: &Path, secrets: impl Iterato
     }
 }
 
-/// The paths named, for a look at the file system.
+/// Takes out the paths that hosts.toml names, so that the caller can check them on the disk.
 pub(super) fn take_paths(reader: &mut Reader<'_>) -> Vec<PathUse> {
     std::mem::take(&mut reader.paths)
 }

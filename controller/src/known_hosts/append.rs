@@ -20,9 +20,9 @@ pub struct AppendError {
 
 /// Adds a line for `host` to a known_hosts file, which is made (0600, its directory 0700) if need be.
 ///
-/// `hash`: write the name as `HashKnownHosts yes` does. The line goes out in one write and is on the disk when this returns.
-/// After a crash in the middle there may be a part of the line, which matches nothing, and which the next line does not
-/// continue. Whatever else the file has stays as it is, and links to it stay links.
+/// `hash`: write the name as `HashKnownHosts yes` does. The line goes out in one write and is on the disk when this
+/// returns. After a crash in the middle there may be a part of the line, which matches nothing, and which the next line
+/// does not continue. Whatever else the file has stays as it is, and links to it stay links.
 pub fn add_line(file: &Path, host: &str, port: u16, key: &PublicKey, hash: bool) -> Result<(), AppendError> {
     append(file, host, port, key, hash).map_err(|why| AppendError { file: file.to_owned(), why })
 }

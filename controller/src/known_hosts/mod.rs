@@ -1,7 +1,7 @@
 //! known_hosts: which key a host has, as OpenSSH's files say (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT").
 //!
-//! Names are looked up as OpenSSH's client does: lower-cased, and as `[host]:port` where the port is not 22. With such a
-//! port and nothing known under `[host]:port`, what is known under the plain name can *confirm* a key, but never
+//! Names are looked up as OpenSSH's client does: lower-cased, and as `[host]:port` where the port is not 22. With such
+//! a port and nothing known under `[host]:port`, what is known under the plain name can *confirm* a key, but never
 //! contradicts one: several machines may answer behind one address. A key revoked under either name, or for the address
 //! that the name led to, is refused, whatever else the files say; there Anemos is stricter than OpenSSH, which looks at
 //! the plain name's revocations only to decide whether the plain name confirms.

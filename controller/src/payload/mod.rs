@@ -1,8 +1,8 @@
 //! Packs a payload directory into the tar.zst that is sent, the same bytes for the same contents on any machine.
 //!
-//! Names are sorted as bytes; times, owners and groups are zero; modes become 0755 (directories, and files that their owner
-//! may execute) or 0644, as umasks differ between checkouts; symbolic links are kept as they are. Compression is at a fixed
-//! level on one thread. `.git` is left out wherever it is, as no two of them are the same; nothing else is.
+//! Names are sorted as bytes; times, owners and groups are zero; modes become 0755 (directories, and files that their
+//! owner may execute) or 0644, as umasks differ between checkouts; symbolic links are kept as they are. Compression is
+//! at a fixed level on one thread. `.git` is left out wherever it is, as no two of them are the same; nothing else is.
 
 #[cfg(test)]
 mod tests;
@@ -23,7 +23,7 @@ pub const MAX_SIZE: u64 = 256 << 20;
 /// A packed payload larger than this gets a warning: it crosses the user's own link.
 pub const WARN_SIZE: u64 = 5 << 20;
 
-/// Small, and still some MB/s.
+/// The highest level of zstd that still packs some MB/s.
 const ZSTD_LEVEL: i32 = 19;
 
 /// The file that makes a directory a payload.
@@ -73,7 +73,11 @@ pub enum PayloadError {
     #[error("payload {} is not a directory", .0.display())]
     NotADirectory(PathBuf),
     /// No script.
-    #[error("payload {} has no file `deploy` and no IMGBUILD: put the script that builds the new system there, or the description of it", .0.display())]
+    #[error(
+        "payload {} has no file `deploy` and no IMGBUILD: put the script that builds the new system there, or the \
+         description of it",
+        .0.display()
+    )]
     NoScript(PathBuf),
     /// What makeimg could not build.
     #[error("{}", .0.join("\n"))]
@@ -85,10 +89,17 @@ pub enum PayloadError {
     #[error("{} is not executable: chmod +x {}", .0.display(), shell_quoted(.0))]
     NotExecutable(PathBuf),
     /// The script lacks its interpreter.
-    #[error("{} is neither a script with a first line such as #!/bin/sh nor a program: the kernel would not run it", .0.display())]
+    #[error(
+        "{} is neither a script with a first line such as #!/bin/sh nor a program: the kernel would not run it",
+        .0.display()
+    )]
     NoInterpreter(PathBuf),
     /// The script has DOS line ends.
-    #[error("{} ends its first line with a carriage return: the host would look for an interpreter of that name; save it with Unix line ends", .0.display())]
+    #[error(
+        "{} ends its first line with a carriage return: the host would look for an interpreter of that name; save it \
+         with Unix line ends",
+        .0.display()
+    )]
     DosLines(PathBuf),
     /// A socket, a device or a pipe.
     #[error("{} is a {what}: a payload has only files, directories and symbolic links", path.display())]
@@ -99,7 +110,12 @@ pub enum PayloadError {
         what: &'static str,
     },
     /// A link to what would not be there.
-    #[error("{} is a link to {}, outside of the payload: it would lead nowhere on the host; copy what it means into the payload", path.display(), target.display())]
+    #[error(
+        "{} is a link to {}, outside of the payload: it would lead nowhere on the host; copy what it means into the \
+         payload",
+        path.display(),
+        target.display()
+    )]
     Escapes {
         /// The link.
         path: PathBuf,
@@ -107,7 +123,14 @@ pub enum PayloadError {
         target: PathBuf,
     },
     /// Too much.
-    #[error("payload {} is larger than {} MiB, and it must fit into the host's memory: let `deploy` download the large parts; the largest here is {} ({} MiB)", dir.display(), MAX_SIZE >> 20, largest.display(), largest_size >> 20)]
+    #[error(
+        "payload {} is larger than {} MiB, and it must fit into the host's memory: let `deploy` download the large \
+         parts; the largest here is {} ({} MiB)",
+        dir.display(),
+        MAX_SIZE >> 20,
+        largest.display(),
+        largest_size >> 20
+    )]
     TooLarge {
         /// The payload.
         dir: PathBuf,
@@ -192,7 +215,7 @@ fn check_script(dir: &Path) -> Result<(Vec<Keep>, Vec<String>), PayloadError> {
     if meta.permissions().mode() & 0o100 == 0 {
         return Err(PayloadError::NotExecutable(path));
     }
-    // As much as the kernel reads of a first line.
+    // The kernel reads no more than this of a script's first line.
     let mut start = Vec::new();
     reading(&path, File::open(&path).and_then(|file| file.take(256).read_to_end(&mut start)))?;
     let first_line = start.split(|&b| b == b'\n').next().unwrap_or_default();
@@ -323,7 +346,8 @@ fn append(tar: &mut tar::Builder<impl Write>, dir: &Path, entry: &Entry) -> Resu
         }
         Kind::File { size, executable } => {
             let path = dir.join(&entry.name);
-            // Not through a link, and not waiting on a pipe, that has taken the file's place since.
+            // A link or a pipe may have taken the file's place since: the link is not followed, and the pipe not waited
+            // for.
             let open = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
             let mut contents = Vec::new();
             let read = reading(&path, open.and_then(|file| file.take(size + 1).read_to_end(&mut contents)))?;

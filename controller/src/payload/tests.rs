@@ -213,12 +213,12 @@ fn what_a_host_could_not_have_is_refused() {
 fn a_payload_too_large_is_refused_before_it_is_read() {
     let dir = payload();
     let file = File::create(dir.path().join("image.raw")).unwrap();
-    // Without contents: it takes no room, and no time unless it is read.
+    // The file is sparse: it takes no room, and no time unless somebody reads it.
     file.set_len(MAX_SIZE + (10 << 20)).unwrap();
     assert_eq!(
         refusal(dir.path()),
-        "payload DIR is larger than 256 MiB, and it must fit into the host's memory: let `deploy` download the large parts; \
-         the largest here is image.raw (266 MiB)"
+        "payload DIR is larger than 256 MiB, and it must fit into the host's memory: let `deploy` download the large \
+         parts; the largest here is image.raw (266 MiB)"
     );
 }
 

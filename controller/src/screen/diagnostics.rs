@@ -1,4 +1,5 @@
-//! Where `ANEMOS_LOG` writes: standard error, but through the live screen while there is one, whose rows it would tear.
+//! Where `ANEMOS_LOG` writes: standard error. While there is a live screen, that one writes the lines, since they would
+//! tear its rows.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -62,7 +63,7 @@ impl Holding {
 impl Drop for Holding {
     fn drop(&mut self) {
         if let Some(rest) = held().take() {
-            // A terminal that has gone needs none of it.
+            // A terminal that has gone needs no diagnostics.
             let _ = io::stderr().write_all(&rest);
         }
     }

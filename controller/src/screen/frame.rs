@@ -27,7 +27,7 @@ pub fn frame(hosts: &[HostState], now_ms: u64, view: View) -> Vec<String> {
     let tails = |hosts: &[&HostState]| hosts.iter().map(|host| tail_wanted(host)).sum::<usize>();
     let mut order: Vec<&HostState> = hosts.iter().collect();
     let wanted = tails(&order);
-    // Rows jump about only when not all of them can be seen.
+    // Hosts are sorted by importance only if not all of them fit: otherwise each keeps its row.
     let all_fit = hosts.len() + wanted <= budget;
     let for_tails = if all_fit { wanted } else { wanted.min(budget / 3) };
     let rows = if hosts.len() + for_tails <= budget { hosts.len() } else { budget.saturating_sub(for_tails + 1) };

@@ -40,7 +40,7 @@ pub(super) struct LiveScreen {
     waiting: VecDeque<String>,
     unseen: usize,
     paused: bool,
-    /// What else would write over the rows; none in tests.
+    /// Holds back the diagnostics, which would write over the rows; none in tests.
     diagnostics: Option<Holding>,
 }
 
@@ -123,7 +123,7 @@ impl LiveScreen {
     /// The last words of a host that has ended.
     fn farewell(&mut self, name: &str) {
         if self.single() {
-            // The end of the run says it, and its log has scrolled by already.
+            // The summary at the end says how a single host ended, and its log has scrolled by already.
             return;
         }
         let paint = self.paint;
@@ -177,8 +177,8 @@ impl LiveScreen {
         self.tty.show();
     }
 
-    /// A terminal that changes its width wraps the frame anew, and then the rows that indicatif would clear are not the
-    /// frame's: so the frame is taken away by what it must be now, and a new one begins.
+    /// A terminal that changes its width wraps the frame anew, and the rows that indicatif would clear are not the
+    /// frame's any more. So this erases the rows that the frame takes at the new width, and begins a new frame.
     fn follow_resize(&mut self) {
         let now = (self.size)();
         let before = self.tty.size();
@@ -302,9 +302,9 @@ fn new_bar(tty: &Tty) -> ProgressBar {
 
 /// The terminal as indicatif sees it.
 ///
-/// indicatif fills each line with blanks up to the right edge and lets the terminal wrap. A terminal then takes frame and
-/// log for one endless line: it reflows all of it on a resize, and copies it as one. So here the filling becomes a line
-/// break, written when the next line comes. Everything is held back until [`Tty::show`]: one write a drawing.
+/// indicatif fills each line with blanks up to the right edge and lets the terminal wrap. A terminal then takes frame
+/// and log for one endless line: it reflows all of it on a resize, and copies it as one. So here the filling becomes a
+/// line break, written when the next line comes. Everything is held back until [`Tty::show`]: one write a drawing.
 #[derive(Clone)]
 struct Tty(Arc<Mutex<TtyState>>);
 

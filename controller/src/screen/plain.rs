@@ -56,7 +56,7 @@ impl Show for PlainScreen {
         let summaries: Vec<&Summary> = self.lines.hosts.all().iter().filter_map(|host| host.summary.as_ref()).collect();
         match summaries[..] {
             [] => {}
-            // Its line has said the rest.
+            // The line about its end has said the rest.
             [summary] => self.out.line(&format!("{} phases: {}", sanitise_str(&summary.host), table::phases(summary))),
             _ => self.out.line(&format!("\n{}", table::summaries(&summaries, self.paint, None).trim_end())),
         }

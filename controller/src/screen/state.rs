@@ -153,7 +153,7 @@ impl HostState {
                 self.tail.clear();
                 self.steps.retain(|step| step.speaker != Speaker::Agent);
             }
-            // A step may fail and the payload know how to go on.
+            // The payload succeeded, so a step that failed before is no trouble any more.
             EventKind::Outcome(Outcome::Succeeded) => self.trouble = None,
             EventKind::Outcome(Outcome::Failed { reason, .. }) => self.trouble = Some(sanitise_str(reason)),
             EventKind::Note { .. }

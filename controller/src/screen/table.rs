@@ -15,8 +15,8 @@ const GAP: &str = "  ";
 /// Columns that a host's name may take.
 pub(super) const NAME: usize = 24;
 
-/// The end of a run: who, how, why, how long in which phase, how many bytes. Of what does not fit into `columns`, the phases
-/// go first.
+/// The end of a run: who, how, why, how long in which phase, how many bytes. Of what does not fit into `columns`, the
+/// phases go first.
 pub fn summaries(summaries: &[&Summary], paint: Paint, columns: Option<usize>) -> String {
     if let [summary] = summaries {
         return summary_lines(summary, paint, columns);
@@ -25,7 +25,7 @@ pub fn summaries(summaries: &[&Summary], paint: Paint, columns: Option<usize>) -
     let fitting = [true, false].into_iter().find_map(|phases| {
         let table = summary_table(summaries, widest, phases);
         let over = columns.map_or(0, |columns| table.width().saturating_sub(columns));
-        // The reasons give way: they are written in full below.
+        // The column of reasons gives way: the reasons are written in full below.
         let reason = widest.checked_sub(over).filter(|reason| *reason >= widest.min(SHORT_REASON))?;
         Some((summary_table(summaries, reason, phases), reason))
     });
@@ -90,10 +90,10 @@ fn wrapped(list: &str, columns: usize, indent: &str) -> String {
     text
 }
 
-/// The same for one host, or for a terminal that is too narrow for the table.
+/// The end of one host in a few lines, for a single host or a terminal that is too narrow for the table.
 fn summary_lines(summary: &Summary, paint: Paint, columns: Option<usize>) -> String {
     let (host, outcome) = (sanitise_str(&summary.host), summary.outcome.to_string());
-    // Wrapped as if host and outcome were part of it, which are painted instead.
+    // The reason is wrapped behind as many `x` as host and outcome have columns, which are then painted instead.
     let head = format!("{host}  {outcome}  ");
     let reason = format!("{}{}", "x".repeat(width(&head)), sanitise_str(&summary.reason));
     let reason = wrap(&reason, columns.unwrap_or(usize::MAX), 2).join("\n");

@@ -24,7 +24,7 @@ pub enum Credentials {
     Run(RunKey),
 }
 
-/// Somebody who can be asked.
+/// Asks a person for passphrases.
 pub trait Passphrases: std::fmt::Debug + Send + Sync {
     /// Whether there is any point in asking.
     fn possible(&self) -> bool;
@@ -42,7 +42,7 @@ pub struct UserCredentials {
     pub identities_only: bool,
     /// Private keys, in this order.
     pub identity_files: Vec<PathBuf>,
-    /// Knows the passphrases.
+    /// Asks for the passphrases of these keys.
     pub asks: Arc<dyn Passphrases>,
 }
 
@@ -361,7 +361,7 @@ async fn ask_and_decrypt(path: &Path, key: PrivateKey, asks: &dyn Passphrases) -
         let again = if attempt == 0 { "" } else { "That was not it. " };
         let passphrase = asks.ask(format!("{again}Passphrase for {}: ", path.display())).await?;
         let locked = key.clone();
-        // Made slow on purpose.
+        // A passphrase takes long to try, on purpose: not on a thread that drives connections.
         let unlocked = tokio::task::spawn_blocking(move || locked.decrypt(passphrase.expose()));
         if let Ok(Ok(key)) = unlocked.await {
             return Ok(Arc::new(key));

@@ -84,7 +84,7 @@ impl Writer {
         self.unless_ended(self.half.window_change(columns, rows, 0, 0)).await
     }
 
-    /// Waiting for window space never ends when the connection does, so both are watched.
+    /// russh goes on waiting for window space when the connection has ended, so this watches both.
     async fn unless_ended<E>(&self, action: impl Future<Output = Result<(), E>>) -> Result<(), ExecError> {
         let mut exit = self.exit.clone();
         tokio::select! {
@@ -221,7 +221,7 @@ async fn drain(mut read: ChannelReadHalf, output: mpsc::UnboundedSender<Output>,
     // The exit status may come before or after the end of the output: only `None` is the end.
     let mut how = Exit::Unknown;
     while let Some(message) = read.wait().await {
-        // That nobody listens any more is no reason to stop draining.
+        // Draining goes on when nobody listens any more: the connection would stall.
         match message {
             ChannelMsg::Data { data } => drop(output.send(Output::Stdout(data.to_vec()))),
             ChannelMsg::ExtendedData { data, ext: 1 } => drop(output.send(Output::Stderr(data.to_vec()))),

@@ -94,10 +94,10 @@ impl Policy {
 /// Why there is no connection to a host that is known to be the right one.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The name means nothing.
+    /// The name can't be resolved.
     #[error("{address} can't be resolved: {source}")]
     Resolve {
-        /// What.
+        /// The name.
         address: String,
         /// Why.
         #[source]
@@ -196,7 +196,7 @@ impl client::Handler for Callbacks {
     type Error = russh::Error;
 
     async fn check_server_key(&mut self, server_key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
-        // Certificates are never offered, so a plain key is what comes.
+        // We never offer an algorithm with certificates, so the server sends a plain key.
         let PublicKeyOrCertificate::PublicKey { key, .. } = server_key else { return Ok(false) };
         let key = HostKey::of(key);
         let judgement = (self.policy.judge)(&key);
@@ -260,7 +260,7 @@ pub async fn handshake(
     tuning: &Tuning,
 ) -> Result<Connected, ConnectError> {
     let Reached { stream, address } = reached;
-    // Small requests such as an acknowledgement must not wait for company. It is a wish, not a need.
+    // A small request such as an acknowledgement must not wait until more is to be sent. An error costs only speed.
     let _ = stream.set_nodelay(true);
 
     let mut limits = russh::Limits::default();
@@ -301,12 +301,13 @@ pub async fn handshake(
 /// How long one knock of [`reach`] may take at most.
 const KNOCK_MOST: Duration = Duration::from_secs(30);
 
-/// A knock may take this part of the time that was waited so far. So a host is noticed about a tenth of that
-/// late, and one that is slow to answer gets more time the longer it takes.
+/// A knock may take the time that was waited so far, divided by this. So a host that comes up is noticed after about a
+/// tenth more of that time, and a host that is slow to answer gets more time the longer it takes.
 const KNOCK_SHARE: u32 = 4;
 
-/// How [`reach`] knocks. A host that boots swallows packets, and TCP then waits longer and longer before it sends the next:
-/// knocking anew is faster than waiting. But a server that is slow to speak is made slower by each who does not wait for it.
+/// How [`reach`] knocks. A host that boots swallows packets, and TCP then waits longer and longer before it sends the
+/// next: knocking anew is faster than waiting. But each client that does not wait makes a server that is slow to speak
+/// slower still.
 #[derive(Debug, Clone, Copy)]
 pub struct Knocking {
     /// How long a knock takes at least.
@@ -316,10 +317,10 @@ pub struct Knocking {
 }
 
 impl Knocking {
-    /// At the agent, which is there in seconds and minds nobody.
+    /// For the agent: it starts within seconds, and lets one address have more connections than these.
     pub const BRISK: Self = Self { least: Duration::from_millis(800), at_once: 4 };
-    /// At a system that boots. OpenSSH shuts out who drops many connections without logging in (`PerSourcePenalties`,
-    /// `MaxStartups`).
+    /// For a system that boots: OpenSSH shuts out a client that drops many connections without logging in
+    /// (`PerSourcePenalties`, `MaxStartups`).
     pub const CALM: Self = Self { least: Duration::from_secs(2), at_once: 2 };
 }
 
@@ -331,8 +332,9 @@ pub struct Reached {
     pub address: Address,
 }
 
-/// Knocks at `addresses` until one of them speaks. On slow links and at booting hosts several knocks are on their way at
-/// once; a knock sends nothing. `since` is when the waiting began: a call may be one of many.
+/// Knocks at `addresses` until one of them speaks. On slow links and at booting hosts several knocks are on their way
+/// at once; a knock sends nothing. `since` is when the waiting began, which may be before this call: callers call again
+/// and again.
 pub async fn reach(
     addresses: &[Address],
     knocking: Knocking,
@@ -353,7 +355,7 @@ pub async fn reach(
                 knock(&address, until).await.map(|stream| Reached { stream, address })
             });
         }
-        // Evenly, so that there is always one that was sent a moment ago.
+        // Knocks start at even distances, so that one was always sent a moment ago.
         let next = Instant::now() + patience / knocking.at_once;
         loop {
             match timeout_at(next.min(deadline), knocks.join_next()).await {
@@ -379,7 +381,7 @@ async fn knock(address: &Address, deadline: Instant) -> Result<TcpStream, Connec
     let mut said = [0; 1024];
     match timeout_at(deadline, stream.peek(&mut said)).await {
         Ok(Ok(0)) => Err(refused("it closed the connection at once".into())),
-        // What OpenSSH says instead, when there are too many who have not logged in yet.
+        // OpenSSH sends another line instead of its version when too many clients have not logged in yet.
         Ok(Ok(length)) if !speaks_ssh(&said[..length]) => {
             Err(refused(format!("it said {:?}", String::from_utf8_lossy(&said[..length]).trim_end())))
         }
@@ -458,7 +460,7 @@ impl Session {
 
     /// Says goodbye, so that the other side needn't wait.
     pub async fn close(&self) {
-        // Gone already is as good.
+        // A connection that is gone already needs no goodbye.
         let bye = self.handle.disconnect(russh::Disconnect::ByApplication, "", "");
         let _ = tokio::time::timeout(Duration::from_secs(1), bye).await;
     }

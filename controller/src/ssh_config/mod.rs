@@ -54,7 +54,7 @@ pub struct Effective {
     pub user: String,
     /// Private keys to try, in order. Those of ssh_config need not exist.
     pub identity_files: Vec<PathBuf>,
-    /// Only `identity_files` may be tried, of what an agent holds.
+    /// Of the keys that an agent holds, only those in `identity_files` may be tried.
     pub identities_only: bool,
     /// The agent to ask.
     pub agent: Agent,
@@ -66,7 +66,8 @@ pub struct Effective {
     pub host_key_alias: Option<String>,
     /// `HashKnownHosts`: how a new key is remembered.
     pub hash_known_hosts: bool,
-    /// `StrictHostKeyChecking`, as it was given. Anemos is always strict; `accept-new` and `no` are not taken from here.
+    /// `StrictHostKeyChecking`, as it was given. Anemos is always strict; `accept-new` and `no` are not taken from
+    /// here.
     pub strict_host_key_checking: Option<String>,
     /// Something in ssh_config that Anemos can't do, in words for the user: the host can't be reached as `ssh` would.
     pub unsupported: Option<String>,
@@ -111,7 +112,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Of this process.
+    /// The values of this process.
     pub fn here() -> Self {
         let text =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
@@ -141,7 +142,7 @@ struct OpenSsh {
 
 impl OpenSsh {
     async fn effective(&self, alias: &str, overrides: &Overrides, local: &Local) -> Effective {
-        // What is given here decides `Match user`, and `%r` and `%p` in paths that ssh expands itself.
+        // The options given here decide `Match user`, and `%r` and `%p` in paths that ssh expands itself.
         let mut given = Vec::new();
         if let Some(user) = &overrides.user {
             given.extend(["-l".to_owned(), user.clone()]);
@@ -284,8 +285,8 @@ impl<'a> Options<'a> {
     }
 }
 
-/// `ssh -G` prints a list of files with spaces between, and doesn't quote those in a name. What doesn't look like the
-/// beginning of a path goes on with the one before.
+/// `ssh -G` prints a list of files with spaces between, and doesn't quote those in a name. A word that
+/// doesn't look like the beginning of a path continues the path before it.
 fn split_files(list: &str) -> Vec<String> {
     let mut files: Vec<String> = Vec::new();
     for word in list.split(' ') {

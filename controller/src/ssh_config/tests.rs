@@ -95,8 +95,9 @@ fn without_openssh_the_defaults_apply() {
 
 #[test]
 fn paths_are_expanded_or_left_out_with_a_note() {
-    let answer = "hostname h\nidentityfile ${KEYS}/%u-%r-%i-%p-%n\nidentityfile ~other/k\nidentityfile %Z\nidentityfile ${NONE}/k\n\
-                  identityfile 100%%\nidentityfile none\nidentityagent none\nuserknownhostsfile none\nproxycommand nc -X 5 %h %p\n";
+    let answer = "hostname h\nidentityfile ${KEYS}/%u-%r-%i-%p-%n\nidentityfile ~other/k\nidentityfile %Z\n\
+                  identityfile ${NONE}/k\nidentityfile 100%%\nidentityfile none\nidentityagent none\n\
+                  userknownhostsfile none\nproxycommand nc -X 5 %h %p\n";
     let effective = resolve("web", answer, "", &Overrides::default(), &local());
     assert_eq!(effective.identity_files, paths(&["/keys/me-root-1000-22-web", "100%"]));
     assert_eq!(effective.agent, Agent::Disabled);

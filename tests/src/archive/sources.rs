@@ -4,7 +4,8 @@ use crate::command::run;
 use crate::{Result, bail};
 use std::process::Command;
 
-/// The address of the Debian archive in this machine's apt sources. It is read at run time, so none is written anywhere.
+/// The address of the Debian archive in this machine's apt sources. It is read at run time, so none is written
+/// anywhere.
 pub fn debian_mirror() -> Result<String> {
     let output =
         run(Command::new("apt-get").args(["indextargets", "--format", "$(SITE)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"]))?;
@@ -37,7 +38,8 @@ fn pick(targets: &str) -> Result<String> {
         }
     }
     bail!(
-        "this machine's apt sources name no Debian archive over http or https: run `apt-get update`, then see `apt-get indextargets`"
+        "this machine's apt sources name no Debian archive over http or https: run `apt-get update`, then see \
+         `apt-get indextargets`"
     )
 }
 

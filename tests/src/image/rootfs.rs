@@ -10,8 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// What somebody who rents a small server finds on it. No D-Bus, as on any minimal Debian.
-const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,openssh-server,ifupdown,isc-dhcp-client,iproute2,iputils-ping,\
-                        netbase,ca-certificates,gzip,zstd,kmod,udev,procps,e2fsprogs,less,grub-pc-bin,grub-efi-amd64-bin,grub2-common";
+const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,openssh-server,ifupdown,isc-dhcp-client,iproute2,\
+                        iputils-ping,netbase,ca-certificates,gzip,zstd,kmod,udev,procps,e2fsprogs,less,grub-pc-bin,\
+                        grub-efi-amd64-bin,grub2-common";
 
 /// Bootstraps Debian 12 from the mirror that this machine's apt uses.
 pub fn bootstrap(root: &Path, log: &Path) -> Result<()> {
@@ -102,7 +103,8 @@ fn configure_network(root: &Path, kind: Net, write: Writer) -> Result<()> {
                 &format!(
                     "auto lo\niface lo inet loopback\n\nauto {device}\n\
                      iface {device} inet static\n    address {}/32\n    gateway {}\n\
-                     iface {device} inet6 static\n    address {}/64\n    gateway {}\n    accept_ra 0\n    dad-attempts 0\n",
+                     iface {device} inet6 static\n    address {}/64\n    gateway {}\n    accept_ra 0\n    \
+                     dad-attempts 0\n",
                     net::STATIC_V4,
                     net::STATIC_V4_GATEWAY,
                     net::STATIC_V6,

@@ -4,8 +4,8 @@
 //! lab offers to the guest is carried in, and what the guest offers is carried out, by a [`Link`].
 //!
 //! *dhcp* is QEMU's user network: a lease with a router and a name server, and a router advertisement.
-//! *static* is a tap device where no DHCP server and no router advertisement exist, the addresses are given by hand, and
-//! both gateways are outside the host's prefix (onlink).
+//! *static* is a tap device where no DHCP server and no router advertisement exist, the addresses are given by hand,
+//! and both gateways are outside the host's prefix (onlink).
 
 use crate::Result;
 use crate::link::{Link, Target};

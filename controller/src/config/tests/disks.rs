@@ -72,7 +72,8 @@ fn a_disk_may_be_meant_once() {
     let host = one("[hosts.a]\npayload = \"p\"\ndisk = \"/dev/sda\"\ndisks = [{ serial = \"S1\" }]\n");
     assert_eq!(
         select_disks(host.all_disks(), &disks).unwrap_err().to_string(),
-        "disk (serial `S1`) is the same as (/dev/sda): each disk may be named once\n  /dev/sda: 1.0 kB, serial `S1`, wwid `wwid-of-/dev/sda`"
+        "disk (serial `S1`) is the same as (/dev/sda): each disk may be named once\n  \
+         /dev/sda: 1.0 kB, serial `S1`, wwid `wwid-of-/dev/sda`"
     );
 }
 

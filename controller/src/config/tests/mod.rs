@@ -84,7 +84,7 @@ identity_file = ["~/.ssh/id_a", "keys/b", "/etc/keys/c"]
 known_hosts = "known_hosts"
 accept_new = true
 payload = "./payloads/db"
-disk = {{ serial = "S3Z8NB0K", model = "Samsung SSD 860", wwid = "naa.5002538e", min_size = "500GB", max_size = "1TiB" }}
+disk = {{ serial = "S3Z8NB0K", model = "Samsung 860", wwid = "naa.5002538e", min_size = "500GB", max_size = "1TiB" }}
 disks = ["/dev/nvme1n1", {{ min_size = "2T" }}]
 vars = {{ role = "db", shards = 0x10, debug = true, _x9 = "" }}
 secrets = {{ "tls.key" = "secrets/tls.key" }}
@@ -110,7 +110,7 @@ ssh_port_ram = 22022
         payload: "fleet/payloads/db".into(),
         disk: DiskSelector::Match {
             serial: Some("S3Z8NB0K".into()),
-            model: Some("Samsung SSD 860".into()),
+            model: Some("Samsung 860".into()),
             wwid: Some("naa.5002538e".into()),
             min_size: Some(500_000_000_000),
             max_size: Some(1 << 40),
@@ -215,7 +215,7 @@ adress = "10.0.0.1"
 dsik = "/dev/vda"
 port = 70000
 user = 3
-deadlines = { build = "2 hours", bot = "1m" }
+deadlines = { build = "2 x", bot = "1m" }
 
 [hosts.-web2]
 disk = { serail = "X" }
@@ -241,15 +241,15 @@ fleet/hosts.toml:8:8: `user` must be a user's name, not an integer
 8 | user = 3
   |        ^
 
-fleet/hosts.toml:9:23: `deadlines.build`: `2 hours` is not a duration: write a number and s, m, h or d, such as "90s", "10m" or "1h30m"
+fleet/hosts.toml:9:23: `deadlines.build`: `2 x` is not a duration: write a number and s, m, h or d, such as "90s", "10m" or "1h30m"
   |
-9 | deadlines = { build = "2 hours", bot = "1m" }
-  |                       ^^^^^^^^^
+9 | deadlines = { build = "2 x", bot = "1m" }
+  |                       ^^^^^
 
-fleet/hosts.toml:9:34: unknown key `bot` in `deadlines`
+fleet/hosts.toml:9:30: unknown key `bot` in `deadlines`
   |
-9 | deadlines = { build = "2 hours", bot = "1m" }
-  |                                  ^^^ did you mean `boot`?
+9 | deadlines = { build = "2 x", bot = "1m" }
+  |                              ^^^ did you mean `boot`?
 
 fleet/hosts.toml:11:8: host name `-web2` must begin with a letter, a digit or `_`
    |
@@ -313,7 +313,8 @@ fleet/hosts.toml:7:8: `a` is given twice
 
 #[test]
 fn two_hosts_at_one_address_are_one_machine() {
-    let text = "[defaults]\npayload=\"p\"\ndisk=\"/dev/sda\"\n[hosts.a]\naddress=\"10.0.0.1\"\n[hosts.b]\naddress=\"10.0.0.1\"\n";
+    let text = "[defaults]\npayload=\"p\"\ndisk=\"/dev/sda\"\n[hosts.a]\naddress=\"10.0.0.1\"\n[hosts.b]\n\
+                address=\"10.0.0.1\"\n";
     let expected = "fleet/hosts.toml:6:8: hosts `a` and `b` are the same machine: both are at 10.0.0.1
   |
 6 | [hosts.b]
@@ -337,7 +338,8 @@ fn long_and_hostile_lines_are_shown_safely() {
 #[test]
 fn a_private_key_is_not_repeated() {
     let shown = errors(
-        "[hosts.a]\npayload=\"p\"\ndisk=\"/dev/sda\"\nauthorized_keys = [\"-----BEGIN OPENSSH PRIVATE KEY-----\\nc2VjcmV0\"]\n",
+        "[hosts.a]\npayload=\"p\"\ndisk=\"/dev/sda\"\n\
+         authorized_keys = [\"-----BEGIN OPENSSH PRIVATE KEY-----\\nc2VjcmV0\"]\n",
     );
     let expected = "fleet/hosts.toml:4:20: `authorized_keys` has a private key in it: put the public one there";
     assert_eq!(shown, expected);
@@ -390,7 +392,8 @@ fn wrong_values_say_what_is_wrong() {
         ("disks = [\"sdb\"]", "`disks`: `sdb` is not the path of a disk: it must begin with /dev/"),
         (
             "disks = [\"/dev/disk/by-id/x\"]",
-            "`disks`: `/dev/disk/by-id/x` is a link that udev makes: name the disk itself, or by { serial = \"…\" } or { wwid = \"…\" }",
+            "`disks`: `/dev/disk/by-id/x` is a link that udev makes: name the disk itself, or by \
+             { serial = \"…\" } or { wwid = \"…\" }",
         ),
         ("disks = [\"/dev/../etc/passwd\"]", "`disks`: `/dev/../etc/passwd` is not the path of a disk"),
         ("disks = [{}]", "`disks` says nothing about the disk: give one of serial, model, wwid, min_size, max_size"),
@@ -404,11 +407,13 @@ fn wrong_values_say_what_is_wrong() {
         ),
         (
             "authorized_keys = [\"ssh-ed25519 AAAA\"]",
-            "`authorized_keys`: neither the path of a .pub file nor a public key: the key is cut short or of another kind than it says",
+            "`authorized_keys`: neither the path of a .pub file nor a public key: the key is cut short or of \
+             another kind than it says",
         ),
         (
             "authorized_keys = [\"id_ed25519\"]",
-            "`authorized_keys`: neither the path of a .pub file nor a public key: `id_ed25519` is not a kind of public key (options before the key are not supported)",
+            "`authorized_keys`: neither the path of a .pub file nor a public key: `id_ed25519` is not a kind of \
+             public key (options before the key are not supported)",
         ),
     ] {
         assert_eq!(messages_of(lines), [message], "{lines}");
@@ -437,7 +442,8 @@ fn right_values_are_taken() {
 fn a_secret_may_not_be_in_the_payload() {
     let text =
         "[defaults]\npayload = \"p\"\ndisk = \"/dev/sda\"\n\n[hosts.a]\nsecrets = { s = \"p/keys/s\", t = \"pp/t\" }\n";
-    let expected = "fleet/hosts.toml:6:17: fleet/p/keys/s is secret, but inside the payload: it would be sent with it; move it elsewhere
+    let expected = "fleet/hosts.toml:6:17: fleet/p/keys/s is secret, but inside the payload: \
+it would be sent with it; move it elsewhere
   |
 6 | secrets = { s = \"p/keys/s\", t = \"pp/t\" }
   |                 ^^^^^^^^^^";
@@ -461,7 +467,8 @@ fn hosts_are_picked_by_name() {
 fn loading_looks_at_the_files_that_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("hosts.toml");
-    let text = "[hosts.a]\npayload = \"p\"\ndisk = \"/dev/sda\"\nsecrets = { s = \"s\" }\nidentity_file = \"p\"\nknown_hosts = \"not-yet\"\n";
+    let text = "[hosts.a]\npayload = \"p\"\ndisk = \"/dev/sda\"\nsecrets = { s = \"s\" }\nidentity_file = \"p\"\n\
+                known_hosts = \"not-yet\"\n";
     fs::write(&path, text).unwrap();
     let shown = load(&path).unwrap_err().to_string().replace(&dir.path().display().to_string(), "DIR");
     let expected = "DIR/hosts.toml:2:11: no directory DIR/p
@@ -536,10 +543,13 @@ proptest! {
     }
 
     #[test]
-    fn any_damage_to_a_good_file_is_read_or_refused(at in 0_usize..400, with in "[\\PC\n\t\u{1b}]{0,4}", cut in 0_usize..20) {
+    fn any_damage_to_a_good_file_is_read_or_refused(
+            at in 0_usize..400, with in "[\\PC\n\t\u{1b}]{0,4}", cut in 0_usize..20
+        ) {
         let good = format!(
-            "[defaults]\npayload = \"p\"\ndisk = {{ serial = \"ä\" }}\n\n[hosts.a]\naddress = \"10.0.0.1\"\nvars = {{ x = 1 }}\n\
-             deadlines = {{ boot = \"2m\" }}\nauthorized_keys = [\"{ED25519}\"]\nbase = {{ urls = [\"http://x/\"] }}\n"
+            "[defaults]\npayload = \"p\"\ndisk = {{ serial = \"ä\" }}\n\n[hosts.a]\naddress = \"10.0.0.1\"\n\
+             vars = {{ x = 1 }}\ndeadlines = {{ boot = \"2m\" }}\n\
+             authorized_keys = [\"{ED25519}\"]\nbase = {{ urls = [\"http://x/\"] }}\n"
         );
         let mut chars: Vec<char> = good.chars().collect();
         let at = at.min(chars.len());

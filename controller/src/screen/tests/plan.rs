@@ -133,7 +133,7 @@ fn question_names_hosts_and_disks() {
     let none = Arc::new(Plan { host: "db".into(), wipe: Vec::new(), ..approved() });
     assert_eq!(
         ask(&[plan(), other, none], None, "no\n").1,
-        "  web1        /dev/vda (20.0 GiB)\n  database-3  /dev/vda (20.0 GiB)\n  db          no disk\nEverything on these \
-         disks of 3 hosts will be lost. Type `yes` to go on: "
+        "  web1        /dev/vda (20.0 GiB)\n  database-3  /dev/vda (20.0 GiB)\n  db          no disk\n\
+         Everything on these disks of 3 hosts will be lost. Type `yes` to go on: "
     );
 }
