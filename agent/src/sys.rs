@@ -1,5 +1,5 @@
 //! System calls for which there is no safe wrapper.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "these system calls have no safe wrapper")]
 
 use std::ffi::{c_int, c_long, c_ulong};
 use std::fs::File;

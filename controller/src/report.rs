@@ -217,7 +217,7 @@ pub struct Summary {
 
 /// Seconds per phase; `null` for a phase that was not reached.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "each field is the phase of its name")]
 pub struct PhaseSeconds {
     pub connect: Option<f64>,
     pub probe: Option<f64>,

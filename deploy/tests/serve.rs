@@ -18,8 +18,7 @@ struct Stage {
 
 impl Stage {
     fn start(dir: &Path, more: &[&str]) -> Self {
-        // Waited for by `exit_code`, or ended by the end of its input.
-        #[expect(clippy::zombie_processes)]
+        #[expect(clippy::zombie_processes, reason = "`exit_code` waits for it, or the end of its input ends it")]
         let mut child = Command::new(env!("CARGO_BIN_EXE_anemos-stage"))
             .args(["serve", "--dir"])
             .arg(dir)

@@ -1,5 +1,5 @@
 //! `kexec_load(2)`, and which of the two ways of loading there are.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "these system calls have no safe wrapper")]
 
 use std::io;
 

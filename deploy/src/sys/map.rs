@@ -1,5 +1,5 @@
 //! A file mapped into memory, so that kexec_load(2) can copy it without a buffer in between.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "these system calls have no safe wrapper")]
 
 use std::fs::File;
 use std::io;

@@ -1,5 +1,5 @@
 //! Signals: which are ignored, which are waited for, and SIGTERM for everybody else.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "these system calls have no safe wrapper")]
 
 use std::io;
 

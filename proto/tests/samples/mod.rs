@@ -1,5 +1,5 @@
 //! One full value of each message, for golden bytes and round trips.
-#![allow(missing_docs, dead_code)]
+#![allow(missing_docs, dead_code, reason = "several tests have this module, and none uses all of it")]
 
 use std::net::IpAddr;
 
