@@ -558,10 +558,35 @@ fn holding_keeps_the_agent_until_it_is_told_otherwise() {
     assert_eq!(trial.left(), "PowerOff");
 }
 
+/// For a person who looks at the agent at work: CONTRIBUTING.md says how. The payload is `$DEPLOY`, or prints a word.
+#[test]
+#[ignore = "it waits for a person"]
+fn an_agent_to_look_at() {
+    let script = std::env::var_os("DEPLOY").map(|path| fs::read_to_string(path).unwrap());
+    // It runs on this machine, and is told a disk's name that this machine may have.
+    assert!(script.is_none() || !rustix::process::geteuid().is_root(), "no payload of yours runs here as root");
+    let script = script.as_deref().unwrap_or("#!/bin/sh\necho hello\n");
+    let trial = Trial::new(&Setup { script, finish: Finish::Hold, ..Setup::default() });
+    let (agent, root) = (env!("CARGO_BIN_EXE_anemos-agent"), trial.dir.path().display());
+    println!("{agent} serve --root {root} --listen {}\n{:?}", trial.address, trial.ssh("key", &[]));
+    let mut controller = trial.attach(0);
+    let (_, outcome) = controller.outcome();
+    for event in &controller.events {
+        match &event.kind {
+            EventKind::Log { stream, line } => println!("{stream:?}: {}", String::from_utf8_lossy(line)),
+            kind => println!("{kind:?}"),
+        }
+    }
+    println!("{outcome:?}. Press Enter to end the agent.");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
 #[test]
 fn requests_to_flush_can_be_made_to_do_nothing() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root may filter system calls as the agent does it");
+        let test = "requests_to_flush_can_be_made_to_do_nothing";
+        // Past libtest, which shows nothing of a test that passes.
+        let _ = writeln!(std::io::stderr(), "skipped: {test}: only root may filter system calls as the agent does it");
         return;
     }
     let sync = |words: &[&str]| Command::new(words[0]).args(&words[1..]).status().unwrap().code();

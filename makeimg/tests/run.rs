@@ -1,9 +1,13 @@
 //! `makeimg run`, with a stand-in for QEMU that prints how it is called. tests/e2e/makeimg.rs boots images.
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+
+use common::skipped;
 
 const STANDIN: &str = "#!/bin/sh\nprintf '%s\\n' \"$@\"\n";
 
@@ -42,7 +46,7 @@ fn qemu_is_called_and_what_is_missing_is_said() {
 
     let (uefi, said) = run(dir, &["--accel", "tcg", "--uefi", "a,b.img"]);
     if uefi.is_empty() {
-        println!("skipped: this machine has no UEFI firmware (tests/install-tools.sh installs it)");
+        skipped("this machine has no UEFI firmware (tests/install-tools.sh installs it)");
         assert_eq!(said, "makeimg: this machine has no UEFI firmware for QEMU; install it (ovmf on Debian)\n");
         return;
     }

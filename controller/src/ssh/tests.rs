@@ -14,7 +14,13 @@ use tokio::time::Instant;
 use super::*;
 use crate::known_hosts::add_line;
 
-const SSHD: &str = "/usr/sbin/sshd";
+const SSHD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sshd.sh");
+
+/// Who runs the tests, and whom the server therefore may let in.
+fn user() -> String {
+    let output = Command::new("id").arg("-un").output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
 
 /// A server; its directory has `host`, `user` and their `.pub`.
 struct Server {
@@ -41,8 +47,8 @@ fn keygen(path: &Path, kind: &str, passphrase: &str) {
 
 impl Server {
     fn start(host_kinds: &[&str], more: &str) -> Self {
-        assert!(Path::new(SSHD).exists(), "{SSHD} (package openssh-server) is needed by this test");
-        assert!(rustix::process::getuid().is_root(), "this test starts sshd, which must be root to let root in");
+        let there = Path::new("/usr/sbin/sshd").exists();
+        assert!(there, "this test needs OpenSSH's server: tests/install-tools.sh installs it");
         let dir = tempfile::tempdir().unwrap();
         keygen(&dir.path().join("user"), "ed25519", "");
         std::fs::copy(dir.path().join("user.pub"), dir.path().join("authorized")).unwrap();
@@ -57,7 +63,6 @@ impl Server {
             config = format!("{config}HostKey {at}/host_{kind}\n");
         }
         std::fs::write(dir.path().join("config"), config).unwrap();
-        std::fs::create_dir_all("/run/sshd").unwrap();
         let child = Command::new(SSHD)
             .arg("-D")
             .arg("-f")
@@ -107,11 +112,11 @@ impl Server {
         let policy = Policy::pinned(vec![self.host_key("ed25519")]);
         let (connected, counters) = self.connect(&policy, tuning).await;
         let deadline = Instant::now() + Duration::from_secs(20);
-        connected.unwrap().authenticate("root", credentials, deadline).await.map(|session| (session, counters))
+        connected.unwrap().authenticate(&user(), credentials, deadline).await.map(|session| (session, counters))
     }
 }
 
-/// Knows what will be typed, the last first, and what was asked.
+/// Stands for the person who types passphrases: what they will type, the last first, and what they were asked.
 #[derive(Debug, Default)]
 struct Answers {
     typed: Mutex<Vec<&'static str>>,
@@ -144,7 +149,7 @@ fn trust_in(server: &Server, file: PathBuf, accept_new: bool) -> crate::engine::
     let ssh = crate::ssh_config::Effective {
         host_name: "127.0.0.1".into(),
         port: server.port,
-        user: "root".into(),
+        user: user(),
         identity_files: Vec::new(),
         identities_only: false,
         agent: crate::ssh_config::Agent::Disabled,
@@ -173,7 +178,7 @@ async fn host_keys_known_unknown_changed_and_revoked() {
             Err(other) => panic!("{other}"),
         }
     };
-    // Known by its RSA key only: that is the one to ask for, though the server has a better one.
+    // known_hosts has only the RSA key, so the client must ask for that one, though the server prefers another.
     assert_eq!(judged(format!("{name} {}\n", right.line()), false).await, Ok(right.clone()));
     assert_eq!(judged(String::new(), false).await, Err(Judgement::Unknown));
     assert!(matches!(judged(format!("{name} {}\n", wrong.line()), true).await, Err(Judgement::Changed(_))));
@@ -190,7 +195,7 @@ async fn host_keys_known_unknown_changed_and_revoked() {
     assert!(written.starts_with("|1|"), "hashed, as asked: {written}");
     assert_eq!(judged(written, false).await, Ok(connected.host_key));
 
-    // What can't be read may know the host, and better.
+    // A file that can't be read may hold another key of the host, so no key is accepted as new.
     let unreadable = server.path("a-directory");
     std::fs::create_dir(&unreadable).unwrap();
     let blind = trust_in(&server, unreadable, true);
@@ -235,7 +240,7 @@ async fn passphrases_are_asked_for_when_they_help() {
     server.session(&user, &Tuning::default()).await.unwrap();
     let asked = std::mem::take(&mut *answers.asked.lock().unwrap());
     assert!(asked.len() == 2 && asked.iter().all(|prompt| prompt.contains("first")), "{asked:?}");
-    // Once is enough.
+    // The passphrase is not asked for a second time.
     server.session(&user, &Tuning::default()).await.unwrap();
     assert!(answers.asked.lock().unwrap().is_empty());
 
@@ -332,7 +337,7 @@ async fn nobody_there_ends_with_the_deadline() {
     let port = listener.local_addr().unwrap().port();
     let address = Address { host: "127.0.0.1".into(), port };
     let started = Instant::now();
-    // It takes connections and says nothing.
+    // This listener takes connections and says nothing.
     let error = reach(std::slice::from_ref(&address), Knocking::BRISK, started, started + Duration::from_secs(1))
         .await
         .unwrap_err();
