@@ -6,7 +6,7 @@ BUILD   := $(shell git describe --always --dirty 2>/dev/null || echo source)
 PAYLOAD ?= examples/debian
 
 help: ## this text
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: remote ## one self-contained executable: target/release/anemos
 	ANEMOS_STAGE=$(CURDIR)/$(REMOTE)/stage ANEMOS_AGENT_ZST=$(CURDIR)/$(REMOTE)/agent.zst ANEMOS_BUILD=$(BUILD) \
@@ -23,11 +23,16 @@ demo: rust tools ## a lab machine, redeployed before your eyes (PAYLOAD=examples
 
 # Unoptimised, without stage and agent inside: there in a third of the time. tests/demo.sh makes it beside the lab.
 build-demo: remote
-	cargo build --locked -p anemos
+	cargo build --locked --workspace --bin anemos
 
-test: rust tools build ## everything: unit, integration, end to end
-	cargo test --locked --workspace
+test: rust tools build unit ## everything: unit, integration, end to end
 	tests/e2e.sh
+
+unit: rust ## all tests that need no machine: no network, and no root (what needs root says that it is skipped)
+	cargo test --locked --workspace
+
+e2e: rust tools build ## scenarios whose names contain T: make e2e T=machines::bios
+	tests/e2e.sh $(T)
 
 bench: rust tools build ## measured in the lab, as ratios of one run
 	tests/bench.sh
@@ -35,7 +40,7 @@ bench: rust tools build ## measured in the lab, as ratios of one run
 check: ## formatting, lints, licences
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked -p anemos-tests --test e2e -- -D warnings
+	cargo clippy --locked --workspace --test e2e -- -D warnings
 	cargo deny check licenses bans sources
 	@if cargo deny fetch >/dev/null 2>&1; then cargo deny check advisories; else echo "advisories: skipped, their database can't be reached from here"; fi
 
@@ -49,4 +54,4 @@ clean: ## what the lab and cargo made
 	cargo clean
 	rm -rf .lab
 
-.PHONY: help build build-demo remote rust tools demo test bench check clean
+.PHONY: help build build-demo remote rust tools demo test unit e2e bench check clean

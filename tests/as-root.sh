@@ -2,7 +2,8 @@
 
 # Builds the lab's command, and leaves its name in $lab.
 build_lab() {
-    cargo build --locked --quiet -p anemos-tests --bin anemos-lab
+    # With the features that all of the workspace needs, as all other builds have them: so nothing is built twice.
+    cargo build --locked --quiet --workspace --bin anemos-lab
     lab=${CARGO_TARGET_DIR:-$PWD/target}/debug/anemos-lab
 }
 
@@ -11,7 +12,7 @@ find_root() {
     as_root=()
     [ "$(id -u)" != 0 ] || return 0
     command -v sudo >/dev/null || { echo "tests: the lab needs root: run this as root, or install sudo" >&2; exit 1; }
-    as_root=(sudo --preserve-env=CARGO_TARGET_DIR,ANEMOS_LAB,ANEMOS_LAB_BUILT,ANEMOS_LAB_KEEP,ANEMOS_E2E_JOBS,ANEMOS_BIN,FIRMWARE,TERM)
+    as_root=(sudo --preserve-env=CARGO_TARGET_DIR,ANEMOS_LAB,ANEMOS_LAB_BUILT,ANEMOS_LAB_KEEP,ANEMOS_LAB_WAIT,ANEMOS_E2E_LONG,ANEMOS_E2E_JOBS,ANEMOS_BIN,FIRMWARE,TERM)
 }
 
 # After `build_then_root "$@"` the script goes on as root, with $lab (anemos-lab) and $e2e (the end-to-end tests) built
@@ -21,7 +22,7 @@ build_then_root() {
         build_lab
         # (`tee /dev/stderr` would open the file that stderr may be anew, and write over its beginning.)
         # cargo says where it put the test only in words: "  Executable … (target/debug/deps/e2e-0123456789abcdef)"
-        e2e=$(cargo test --locked -p anemos-tests --test e2e --no-run 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+        e2e=$(cargo test --locked --workspace --test e2e --no-run 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
         [ -x "$e2e" ] || { echo "tests: cargo built no end-to-end tests" >&2; exit 1; }
         export ANEMOS_LAB_BUILT=$e2e
         find_root

@@ -201,5 +201,5 @@ rm -rf "$work/bare/srv/anemos/target"
 
 shared=("$PWD" "$(git rev-parse --path-format=absolute --git-common-dir)")
 for place in "${CARGO_TARGET_DIR:-}" "${ANEMOS_LAB:-}"; do [ -z "$place" ] || shared+=("$place"); done
-attempt "this checkout: build and unit tests" "cd '$PWD'; make build; cargo test --locked --workspace"
+attempt "this checkout: build and unit tests" "cd '$PWD'; make build unit"
 attempt "this checkout: the demo" "cd '$PWD'; make demo PAYLOAD=examples/hello </dev/null"
