@@ -1,0 +1,225 @@
+//! The invariants of docs/ARCHITECTURE.md that can be read off the source. Each rule returns what breaks it, one line
+//! each; that each can be broken is shown with made-up trees in `broken`.
+
+mod broken;
+mod house;
+mod modules;
+mod source;
+
+use std::collections::BTreeSet;
+
+use house::House;
+use modules::{Modules, circles};
+use source::{all_tokens, tokens};
+
+/// Crates that must be usable without the rest: `proto` is what two programs of different builds agree on, and
+/// `makeimg` is a program of its own.
+const ALONE: [&str; 2] = ["makeimg", "proto"];
+
+/// The three programs know of each other only what `proto` says. They meet over the network, and one that could call
+/// another's functions would soon rely on being the same build.
+const STRANGERS: [&str; 3] = ["agent", "controller", "deploy"];
+
+/// Libraries that may be replaced one day, or that dictate how the code around them is written, and the only places
+/// where they may appear.
+const LIBRARIES: [(&str, &[&str]); 3] = [
+    // An unread channel stalls its connection: whoever uses it must know such things.
+    ("russh", &["agent/src/ssh/", "controller/src/ssh/"]),
+    // Everything below the screens only reports, so that a terminal is not the only thing that can show it.
+    ("indicatif", &["controller/src/screen/live.rs", "makeimg/src/screen.rs"]),
+    // It has no maintainer, and it is positional: nothing but the wire's frames may depend on it.
+    ("bincode", &["proto/src/codec.rs"]),
+];
+
+/// Rooms of the controller, and rooms that they must not look into. Screens and commands stand on `run`, `run` on
+/// `engine`, `engine` on `plan`: so whatever drives a deployment without a terminal has all of it.
+const FLOORS: [(&str, &[&str]); 9] = [
+    ("plan", &["cli", "commands", "engine", "run", "screen"]),
+    ("engine", &["cli", "commands", "run", "screen"]),
+    ("run", &["cli", "commands", "screen"]),
+    ("screen", &["cli", "commands"]),
+    // A journal is read by builds whose engine is another.
+    ("journal", &["cli", "commands", "engine", "plan", "run", "screen"]),
+    // These are of use without any deployment.
+    ("config", &["cli", "commands", "engine", "journal", "plan", "run", "screen"]),
+    ("known_hosts", &["cli", "commands", "engine", "journal", "plan", "run", "screen"]),
+    ("payload", &["cli", "commands", "engine", "journal", "plan", "run", "screen"]),
+    ("ssh", &["cli", "commands", "engine", "journal", "plan", "run", "screen"]),
+];
+
+/// Where the controller may print a line or end the process. Anywhere else it would tear a live screen apart, or end
+/// a run that others look at.
+const EDGE: [&str; 2] = ["controller/src/main.rs", "controller/src/screen/"];
+
+/// How long a line may be: two files fit beside each other. rustfmt leaves comments and strings alone.
+const COLUMNS: usize = 120;
+
+/// The modules below a crate root.
+fn modules(house: &House, root: &str) -> Modules {
+    Modules::of(root, &|path| house.files.get(path).cloned())
+}
+
+/// The picture in the document is what the manifests say.
+fn picture(house: &House) -> Vec<String> {
+    let drawn = house.picture();
+    let none = BTreeSet::new();
+    let wrong = house.crates.iter().filter_map(|(folder, own)| {
+        let drawn = drawn.get(folder).unwrap_or(&none);
+        (*drawn != own.uses).then(|| format!("{folder} depends on {:?}, and the picture says {drawn:?}", own.uses))
+    });
+    wrong.collect()
+}
+
+/// The crates of [`ALONE`] depend on none of ours, those of [`STRANGERS`] not on each other.
+fn dependencies(house: &House) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for folder in house.crates.keys() {
+        for other in house.reached(folder) {
+            let strangers = STRANGERS.contains(&&**folder) && STRANGERS.contains(&&*other);
+            if strangers || ALONE.contains(&&**folder) {
+                wrong.push(format!("{folder} must not depend on {other}"));
+            }
+        }
+    }
+    wrong
+}
+
+/// The table of crates says what Cargo calls them and their executables.
+fn table(house: &House) -> Vec<String> {
+    let named = |package: &str, binaries: &[String]| match binaries {
+        [] => package.to_owned(),
+        binaries => format!("{package} with {}", binaries.join(", ")),
+    };
+    let mut told = house.table();
+    let mut wrong = Vec::new();
+    for (folder, own) in &house.crates {
+        let real = named(&own.package, &own.binaries);
+        let row = told.remove(folder).map_or("nothing".to_owned(), |(package, binaries)| named(&package, &binaries));
+        if row != real {
+            wrong.push(format!("{folder} is {real}, and the table says {row}"));
+        }
+    }
+    wrong.extend(told.keys().map(|folder| format!("{folder} is in the table and is no crate")));
+    wrong
+}
+
+/// Whether the code has this word.
+fn says(text: &str, word: &str) -> bool {
+    // Most files don't have it even in a comment, and need no closer look.
+    text.contains(word) && all_tokens(text).iter().any(|token| token == word)
+}
+
+/// Code below `src` names a library of [`LIBRARIES`] only where it belongs.
+fn libraries(house: &House) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (library, rooms) in LIBRARIES {
+        for (path, text) in house.files.iter().filter(|(path, _)| path.contains("/src/")) {
+            if !rooms.iter().any(|room| path.starts_with(room)) && says(text, library) {
+                wrong.push(format!("{path} names {library}, which belongs in {}", rooms.join(", ")));
+            }
+        }
+    }
+    wrong
+}
+
+/// The controller prints lines and ends the process only at its [`EDGE`].
+fn edge(house: &House) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let inside = house.files.iter().filter(|(path, _)| path.starts_with("controller/src/"));
+    for (path, text) in inside.filter(|(path, _)| !EDGE.iter().any(|edge| path.starts_with(edge)) && !is_test(path)) {
+        let code = tokens(text);
+        for (what, said) in [(&["process", "::", "exit"][..], "process::exit"), (&["eprintln", "!"], "eprintln!")] {
+            if code.windows(what.len()).any(|window| window == what) {
+                wrong.push(format!("{path}: {said} belongs in {}", EDGE.join(", ")));
+            }
+        }
+    }
+    wrong
+}
+
+/// Whether a file below `src` is only compiled for tests, as its name says.
+fn is_test(path: &str) -> bool {
+    path.contains("/tests/") || path.ends_with("/tests.rs") || path.ends_with("_tests.rs")
+}
+
+/// The controller's rooms look down only: see [`FLOORS`].
+fn floors(house: &House) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let within = |path: &str, room: &str| {
+        let rest = path.strip_prefix("controller/src/").and_then(|path| path.strip_prefix(room));
+        rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    };
+    let modules = modules(house, "controller/src/lib.rs");
+    let arrows = modules.arrows();
+    for (room, others) in FLOORS {
+        for (from, to) in arrows.iter().flat_map(|(&from, to)| to.iter().map(move |&to| (from, to))) {
+            if within(from, room) && others.iter().any(|other| within(to, other)) {
+                wrong.push(format!("{from} uses {to}"));
+            }
+        }
+    }
+    wrong
+}
+
+/// No files use each other in a circle: each can be read, tested and moved with only what is below it.
+fn no_circles(house: &House) -> Vec<String> {
+    let circles = |root: &str| circles(&modules(house, root).arrows());
+    house.roots().flat_map(circles).map(|circle| circle.join(" – ")).collect()
+}
+
+/// No line is longer than [`COLUMNS`].
+fn columns(house: &House) -> Vec<String> {
+    let long = |(path, text): (&String, &String)| -> Vec<String> {
+        let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.chars().count()));
+        lines.filter(|&(_, length)| length > COLUMNS).map(|(at, length)| format!("{path}:{at} has {length}")).collect()
+    };
+    house.files.iter().flat_map(long).collect()
+}
+
+/// Unsafe code stands in a crate's `sys`: whoever checks it finds all of it there, behind functions that are safe.
+fn unsafe_code(house: &House) -> Vec<String> {
+    let in_sys = |path: &str| path.contains("/src/sys/") || path.ends_with("/src/sys.rs");
+    let wrong = house.files.iter().filter(|(path, text)| !in_sys(path) && says(text, "unsafe"));
+    wrong.map(|(path, _)| format!("{path} has unsafe code")).collect()
+}
+
+/// Documents name files and folders that exist: a name that is out of date sends its reader nowhere.
+fn names_in_documents(house: &House) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (document, text) in &house.documents {
+        for name in text.split('`').skip(1).step_by(2) {
+            let inside = name.split_once('/').is_some_and(|(folder, _)| house.crates.contains_key(folder));
+            if inside && !name.contains(['*', '…', ' ', '\n', '<']) && !house.has(name) {
+                wrong.push(format!("{document} names {name}, which is not there"));
+            }
+        }
+    }
+    wrong
+}
+
+/// The rules, by what they say.
+const RULES: [(&str, fn(&House) -> Vec<String>); 10] = [
+    ("the dependency picture is what the manifests say", picture),
+    ("crates depend only on those below them", dependencies),
+    ("the table of crates has Cargo's names", table),
+    ("libraries appear where they belong", libraries),
+    ("the controller speaks and ends at its edge", edge),
+    ("the controller's rooms look down only", floors),
+    ("no files use each other in a circle", no_circles),
+    ("no line is too long", columns),
+    ("unsafe code stands in sys", unsafe_code),
+    ("documents name what exists", names_in_documents),
+];
+
+#[test]
+fn the_house_is_as_the_document_says() {
+    let house = House::read(lab::checkout().as_path());
+    assert!(house.files.len() > 100 && house.roots().count() > 8, "{:?}", house.files.keys());
+    let mut broken = String::new();
+    for (says, rule) in RULES {
+        for wrong in rule(&house) {
+            broken += &format!("\n  {says}: {wrong}");
+        }
+    }
+    assert!(broken.is_empty(), "docs/ARCHITECTURE.md, or tests/tests/tidy, has the reasons:{broken}");
+}
