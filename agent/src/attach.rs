@@ -78,7 +78,7 @@ pub async fn run(app: Arc<App>, mut input: ChannelIn, out: ChannelOut) {
 }
 
 async fn greet(input: &mut ChannelIn, frames: &mut FrameReader) -> Result<(), String> {
-    let mut greeting = Greeting::new(Role::Controller, crate::BUILD);
+    let mut greeting = Greeting::new(Role::Controller, crate::app::BUILD);
     loop {
         match input.next().await {
             Some(Input::Data(bytes, _)) => {

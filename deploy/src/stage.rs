@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anemos_base::{Archive, Fetcher, Lock};
 use anemos_host::sha256::digest;
-use anemos_host::{Root, boot_id, disks, host_keys};
+use anemos_host::{Root, disks, host_keys};
 use anemos_proto::config::HostConfig;
 use anemos_proto::event::{Level, Unit};
 use anemos_proto::net::NetworkState;
