@@ -1,4 +1,5 @@
-//! Leaves the old system for what was loaded, as cleanly as can be done in a second or two and without any service.
+//! Leaves the old system for the kernel that was loaded: as cleanly as a second or two allow, and without asking any
+//! service.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -12,22 +13,22 @@ use rustix::time::Timespec;
 
 use crate::sys;
 
-/// Processes get this long to end after SIGTERM …
+/// Time for processes to end after SIGTERM.
 const TERMINATION: Duration = Duration::from_secs(2);
 
-/// … but when none has ended for this long, those that are left ignore it.
+/// If no process has ended for so long, those that are left are taken to ignore SIGTERM.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// Writing everything to disk may take this long; a network file system that is gone would take for ever.
+/// Time for writing everything to disk, which would never end on a network file system whose server is gone.
 const SYNC: Duration = Duration::from_secs(30);
 
-/// Making file systems read-only may take this long.
+/// Time for the kernel to make file systems read-only.
 const READ_ONLY: Duration = Duration::from_secs(2);
 
-/// Steps out of the session and control group that the connection's end takes down.
+/// Leaves the session and the control group of the connection, so that the connection's end doesn't end the stage.
 pub fn detach(root: &Root) {
     sys::signal::ignore_all();
-    // A session of its own fails only for a process that leads one already.
+    // setsid(2) fails only for a process that leads a group already, which needs no new session.
     _ = rustix::process::setsid();
     // A service manager that stops sshd may end everything in its control group.
     _ = std::fs::write(root.at("/sys/fs/cgroup/cgroup.procs"), std::process::id().to_string());
@@ -41,7 +42,7 @@ pub fn go(root: &Root) -> ! {
     _ = within(SYNC, rustix::fs::sync);
     make_read_only(root);
     let error = reboot(RebootCommand::Kexec).err();
-    // Nobody is connected any more: the kernel's log, and so the console, is the only place left.
+    // The connection is gone, so the error goes to the kernel's log, and thereby to the console.
     let text = format!("anemos-stage: kexec failed ({error:?}), restarting into the old system\n");
     _ = std::fs::write(root.at("/dev/kmsg"), &text);
     eprint!("{text}");
@@ -49,7 +50,7 @@ pub fn go(root: &Root) -> ! {
     std::process::exit(1);
 }
 
-/// Asks every process to end, and waits until they have, or as long as it makes sense.
+/// Asks every process to end, and waits until all have ended, none has for [`QUIET`], or [`TERMINATION`] has passed.
 fn terminate(root: &Root) {
     let mut waiting = processes(root);
     if sys::signal::terminate_others().is_err() {
@@ -61,7 +62,7 @@ fn terminate(root: &Root) {
         let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(QUIET.subsec_nanos()) };
         match poll(&mut polled, Some(&limit)) {
             Ok(ended) if ended > 0 => {}
-            // Nothing has ended for a while, or nothing can be learned.
+            // No process has ended within QUIET, or poll(2) failed.
             _ => return,
         }
         let ended: Vec<_> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
@@ -76,18 +77,18 @@ fn processes(root: &Root) -> Vec<OwnedFd> {
     let numbers = root.names("/proc").into_iter().filter_map(|name| name.parse::<i32>().ok());
     numbers
         .filter(|pid| *pid != 1 && *pid != me)
-        // Kernel threads have no command line, and don't end.
+        // Leaves out kernel threads, which have no command line and never end.
         .filter(|pid| root.read(&format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()))
         .filter_map(|pid| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok())
         .collect()
 }
 
-/// Has the kernel make every file system read-only, which also marks them clean, and waits until it has.
+/// Has the kernel make every file system read-only, which also marks it clean, and waits until all on disks are.
 fn make_read_only(root: &Root) {
     if std::fs::write(root.at("/proc/sysrq-trigger"), "u").is_err() {
         return;
     }
-    // The kernel does it in the background and tells nobody: the mount table is all there is to look at.
+    // The kernel works in the background and doesn't tell when it is done, so the mount table is read again and again.
     let deadline = Instant::now() + READ_ONLY;
     while Instant::now() < deadline && writable_disks(&root.text("/proc/mounts").unwrap_or_default()) {
         std::thread::sleep(Duration::from_millis(5));

@@ -1,4 +1,4 @@
-//! Lets at most one of two things happen: the kernel is loaded, or the stage is given up.
+//! Keeps a kernel from being loaded once the stage is given up.
 
 use std::sync::{Mutex, PoisonError, TryLockError};
 
@@ -27,7 +27,7 @@ impl Gate {
         Ok(loaded)
     }
 
-    /// Closes the gate, waiting for a loading under way, and unloads what was loaded.
+    /// Closes the gate and unloads what was loaded. Waits first if a loading is under way.
     pub fn close(&self) -> std::io::Result<()> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.closed = true;
@@ -45,7 +45,7 @@ impl Gate {
         if let Some(mut state) = state {
             state.closed = true;
             if std::mem::take(&mut state.loaded) {
-                // There is nobody to tell that would not be told of the panic.
+                // An error is ignored: whoever could be told of it is told of the panic.
                 _ = sys::kexec::unload();
             }
         }
@@ -67,7 +67,7 @@ mod tests {
     fn a_failed_load_leaves_nothing_to_unload() {
         let gate = Gate::default();
         gate.load::<()>(|| Err(Fault::new("x", "y"))).unwrap_err();
-        // Unloading would fail here for want of privileges or support; nothing is asked for.
+        // Succeeds because nothing is unloaded: kexec's unloading would fail here, without privileges or support.
         gate.close().unwrap();
     }
 }

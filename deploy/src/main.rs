@@ -1,7 +1,7 @@
 //! The stage: what Anemos runs on a host under its old system, up to the kexec.
 //!
-//! It speaks the protocol on its standard streams. Until the boot it changes nothing on the host but its one private
-//! directory, which it removes, and the kernel that is loaded for kexec, which it unloads.
+//! The stage speaks the protocol on its standard streams. Until the boot it changes nothing on the host but its private
+//! directory, which it removes, and the kernel that it loads for kexec, which it unloads.
 
 mod base;
 mod blobs;

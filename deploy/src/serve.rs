@@ -44,16 +44,16 @@ use crate::stage::Job;
 use crate::sys;
 use crate::wire::{self, Input, Output};
 
-/// A probe that takes longer hangs on a device.
+/// Time for a probe. One that takes longer waits for a device that doesn't answer.
 const PROBE: Duration = Duration::from_secs(60);
 
-/// A person may take this long to answer the controller's question.
+/// Time for a person to answer the controller's question.
 const SILENCE: Duration = Duration::from_secs(3600);
 
-/// The last word may take this long to leave.
+/// Time for the last reply to be sent.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
-/// The controller gets this long to close its side before the boot.
+/// Time for the controller to close its side before the boot.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// How the stage was started.
@@ -79,7 +79,7 @@ enum Phase {
     Idle,
     Probing,
     Staging,
-    /// Loaded, waiting for the word.
+    /// The kernel is loaded, and the controller may say Boot.
     Staged,
 }
 
@@ -114,7 +114,7 @@ fn start(options: &Options) -> io::Result<ExitCode> {
     let dir = match PrivateDir::take(&options.dir) {
         Ok(dir) => dir,
         Err(fault) => {
-            // Not ours: whoever has it removes it.
+            // The directory is left alone: the stage that has it removes it.
             output.send(&StageReply::Failed(fault.into_failure()));
             output.flush(LAST_WORD);
             return Ok(ExitCode::FAILURE);
@@ -151,11 +151,11 @@ struct Conversation {
     gate: Arc<Gate>,
     fetcher: Arc<Fetcher>,
     phase: Phase,
-    /// When the phase must be over, and how long it had.
+    /// When the phase must be over, and how long it was given.
     deadline: (Instant, Duration),
 }
 
-/// How the conversation ends, but for a boot.
+/// How the conversation ends, if not by a boot.
 enum End {
     /// The controller asked for it.
     Aborted,
@@ -170,12 +170,12 @@ impl Conversation {
             let left = self.deadline.0.saturating_duration_since(Instant::now());
             let ended = match messages.recv_timeout(left) {
                 Ok(Message::Input(Input::Request(request))) if *request == StageRequest::Boot => {
-                    // Comes back only if it could not be begun.
+                    // boot returns only if it could not begin.
                     Err(self.boot(messages))
                 }
                 Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => Err(self.too_late()),
-                // Never: this side holds a sender itself.
+                // Can't happen, since this struct holds a sender itself.
                 Err(RecvTimeoutError::Disconnected) => Ok(Some(End::Gone)),
             };
             match ended {
@@ -288,13 +288,13 @@ impl Conversation {
                 break;
             }
         }
-        // What is left in it is not worth staying for.
+        // An error is ignored: the boot matters more than files that are left.
         _ = self.dir.remove();
         boot::go(&self.root)
     }
 
     fn end(&self, end: End) -> ExitCode {
-        // Undone first: whoever reads the answer may rely on it.
+        // Undoes everything before it answers, so that whoever reads the answer may rely on it.
         self.fetcher.cancel();
         let unloaded = self.gate.close().map_err(|error| format!("the loaded kernel could not be unloaded: {error}"));
         let removed = self.dir.remove().map_err(|fault| fault.to_string());

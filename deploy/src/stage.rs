@@ -28,13 +28,13 @@ use crate::modules::{self, select};
 use crate::report::Report;
 use crate::wire::Output;
 
-/// No base.lock, and no agent, is larger than this when unpacked.
+/// Most bytes that base.lock, and the agent, may have when unpacked.
 const BLOB_LIMIT: usize = 64 << 20;
 
-/// Bytes for the new kernel's random pool.
+/// Number of random bytes for the new kernel's pool.
 const SEED: usize = 256;
 
-/// What a staging works with. Whoever gives it up closes the gate and cancels the fetcher.
+/// One staging, and what it needs. To give it up, close the gate and cancel the fetcher.
 pub struct Job {
     /// The host's files.
     pub root: Root,
@@ -55,10 +55,10 @@ pub struct Job {
 }
 
 impl Job {
-    /// Does all of it.
+    /// Stages: returns once the kernel is loaded.
     pub fn run(&self) -> Result<Staged> {
         let Self { root, plan, blobs, report, .. } = self;
-        // Before anything is downloaded, and again as it is when it is written down.
+        // Checks the network before anything is downloaded. It is read again below, where it is stored.
         let lost = anemos_netstate::lost_servers(&network()?);
         if !lost.is_empty() {
             report.note(Level::Warning, no_names(&lost));
@@ -160,7 +160,7 @@ impl Job {
         let step = self.report.step("kernel");
         let mirrors = base::mirrors(&self.root, &self.plan);
         let archive = Archive::new(&self.fetcher, lock, mirrors, || base::snapshot(&self.root, &self.plan));
-        // One for each package, and one for all of their modules.
+        // Counts one item for each package, and one for all modules in them.
         let total = locked.packages.len() as u64 + 1;
         let mut done = 0;
         let kernel = KernelSet::locked(locked, &archive, &self.dir, |what| {
@@ -178,8 +178,7 @@ impl Job {
             ("base.cpio.zst".to_owned(), format!("base-{image}.cpio.zst")),
             ("agent.zst".to_owned(), format!("blob-{}", plan.agent.digest)),
             ("base.lock".to_owned(), format!("blob-{}", plan.lock.digest)),
-            // Unpacked, since the new system may lack what unpacks it, and wants it for nothing but the next
-            // deployment.
+            // The stage is cached unpacked, because the new system may lack the tool to unpack it.
             ("stage".to_owned(), "stage".to_owned()),
         ];
         let mut random = vec![0; SEED];
@@ -237,7 +236,7 @@ fn no_names(servers: &[String]) -> String {
     )
 }
 
-/// What is to be said of firmware that is not taken along.
+/// A note on firmware that is not taken along, if any.
 fn about(firmware: &Firmware<'_>) -> Option<(Level, String)> {
     match (firmware.too_much(), firmware.missing()) {
         ([], 0) => None,
@@ -263,7 +262,8 @@ fn own() -> Result<Vec<u8>> {
     std::fs::read("/proc/self/exe").doing(|| "reading the stage's own executable".into())
 }
 
-/// Unpacks a blob, which may be compressed against the stage's own executable: the agent has much in common with it.
+/// Unpacks a blob. It may be compressed as a patch to the stage's own executable, with which the agent has much in
+/// common.
 fn unpack(what: &str, blob: &[u8]) -> Result<Vec<u8>> {
     use std::io::Read;
     let unpacking = || format!("unpacking {what}");
@@ -326,7 +326,7 @@ mod tests {
         let own = std::fs::read("/proc/self/exe")?;
         let mut patched = own.clone();
         patched[1000..2000].fill(7);
-        // As `zstd --patch-from` has it: long matches, and a window that reaches over both files.
+        // The settings of `zstd --patch-from`: long matches, and a window that reaches over both files.
         let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), 1, &own)?;
         encoder.long_distance_matching(true)?;
         encoder.window_log(27)?;

@@ -14,7 +14,7 @@ use anemos_proto::stage::{StageReply, StageRequest};
 pub enum Input {
     /// A request.
     Request(Box<StageRequest>),
-    /// Its side is closed.
+    /// The controller has closed its side.
     Closed,
     /// What came is not the protocol, because …
     Broken(String),
@@ -25,7 +25,7 @@ enum Outgoing {
     Flush(SyncSender<()>),
 }
 
-/// The way to the controller. Sending never blocks; replies leave in order.
+/// Sends replies to the controller, in order. Sending never blocks.
 #[derive(Clone)]
 pub struct Output(Sender<Outgoing>);
 
@@ -35,7 +35,8 @@ impl Output {
         let (sender, receiver) = mpsc::channel();
         let hello = Hello::new(Role::Stage, build).encode();
         std::thread::Builder::new().name("output".into()).spawn(move || {
-            // A controller that has gone shows as the end of input; here there is nobody left to tell.
+            // Errors are ignored: the reading thread sees it when the controller is gone, and nobody is left to be told
+            // here.
             let mut alive = sink.write_all(&hello).and_then(|()| sink.flush()).is_ok();
             while let Ok(next) = receiver.recv() {
                 match next {
@@ -61,7 +62,7 @@ impl Output {
     pub fn flush(&self, limit: Duration) {
         let (done, wait) = mpsc::sync_channel(1);
         if self.0.send(Outgoing::Flush(done)).is_ok() {
-            // Too late or not at all: the caller goes on either way.
+            // The caller goes on whether or not the bytes were written in time.
             _ = wait.recv_timeout(limit);
         }
     }
@@ -119,7 +120,7 @@ fn read_requests(mut source: impl Read, build: &str, deliver: &mut impl FnMut(In
 mod tests {
     use super::*;
 
-    /// Gives its pieces one by one.
+    /// A source that gives one piece for each read.
     struct Pieces(Vec<Vec<u8>>);
 
     impl Read for Pieces {

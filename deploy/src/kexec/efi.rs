@@ -1,8 +1,9 @@
-//! What a kernel booted by kexec must be told of EFI: its firmware can be set up only once, and was.
+//! What a kernel that is booted by kexec must be told of EFI. A kernel can set up EFI's runtime services only once per
+//! boot of the firmware, so the new one must be told how the old one has set them up.
 
 use anemos_host::Root;
 
-/// EFI as the running kernel has it.
+/// EFI as the running kernel has set it up.
 #[derive(Debug, Clone)]
 pub struct Efi {
     /// `efi_info` of the boot parameters: signature, system table, versions.
@@ -17,17 +18,19 @@ pub struct Efi {
 const INFO: usize = 0x1c0;
 const INFO_SIZE: usize = 32;
 
-/// A node of setup data: its header, and what a kernel wants to know of an EFI that is set up already.
+/// A node of setup data (`struct setup_data`, type `SETUP_EFI`): its header, and the `struct efi_setup_data` for an EFI
+/// that is set up already.
 const SETUP_EFI: u32 = 4;
 const SETUP_HEADER: usize = 16;
 const SETUP_SIZE: usize = 96;
 const REGIONS: usize = 128;
 
-/// A region's descriptor is at least so long.
+/// Least bytes of a region's descriptor.
 const DESCRIPTOR: usize = 40;
 
 impl Efi {
-    /// Reads what is there; `None` without EFI, or when its runtime services are not in use.
+    /// Reads it from /sys and the boot parameters; `None` without EFI, or if the kernel doesn't use its runtime
+    /// services.
     pub fn read(root: &Root, params: &[u8]) -> Option<Self> {
         let hex = |path: String| u64::from_str_radix(root.text(&path)?.trim_start_matches("0x"), 16).ok();
         let info = params.get(INFO..INFO + INFO_SIZE)?.to_vec();
@@ -58,11 +61,12 @@ impl Efi {
         (REGIONS + self.regions.len() * self.descriptor()) as u64
     }
 
-    /// Writes into `block` at `at`, which will be at `address`, and points the boot parameters at its start to it.
+    /// Writes the data into `block` at offset `at`, which will have the physical address `address`. Points the boot
+    /// parameters, with which `block` starts, to it.
     pub fn write(&self, block: &mut [u8], at: usize, address: u64) {
         let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
         let descriptor = self.descriptor();
-        // Next node: none.
+        // The pointer to the next node stays 0.
         put(at + 8, &SETUP_EFI.to_le_bytes());
         put(at + 12, &(SETUP_SIZE as u32).to_le_bytes());
         let [vendor, tables, smbios] = self.tables;
@@ -70,7 +74,7 @@ impl Efi {
             put(at + SETUP_HEADER + 8 * slot, &value.to_le_bytes());
         }
         for (number, region) in self.regions.iter().enumerate() {
-            // The type is 32 bits, and 32 of padding.
+            // The type has 32 bits, and 32 of padding follow, so it can be written as 64.
             for (slot, value) in region.iter().enumerate() {
                 put(at + REGIONS + number * descriptor + 8 * slot, &value.to_le_bytes());
             }
@@ -85,7 +89,7 @@ impl Efi {
     }
 }
 
-/// Where EFI says that ACPI's root pointer is.
+/// Physical address of ACPI's root pointer, as EFI gives it.
 pub fn rsdp(root: &Root) -> Option<u64> {
     table(root, "ACPI20").or_else(|| table(root, "ACPI"))
 }

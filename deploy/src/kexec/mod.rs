@@ -22,7 +22,7 @@ use segments::Machine;
 
 /// What is to be loaded.
 pub struct Boot<'a> {
-    /// The kernel image, for people.
+    /// Where the kernel image is from, for errors.
     pub name: &'a str,
     /// Its bytes.
     pub image: &'a [u8],
@@ -32,7 +32,7 @@ pub struct Boot<'a> {
     pub initramfs: &'a File,
     /// The command line.
     pub cmdline: &'a str,
-    /// Refuses if there is no memory for so many copies of the initramfs at a time.
+    /// Fails if memory lacks for so many copies of the initramfs at a time.
     pub room: &'a dyn Fn(u64) -> Result<()>,
 }
 
@@ -72,7 +72,7 @@ fn is_encrypted(root: &Root) -> bool {
     let flags =
         cpuinfo.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':')).map_or("", |(_, flags)| flags);
     let encrypted = flags.split_whitespace().any(|flag| matches!(flag, "sev" | "sev_es" | "sev_snp" | "tdx_guest"));
-    // A host for such machines has the flags too, but isn't one.
+    // A host for such machines has the same flags, but is no such machine itself.
     encrypted && flags.split_whitespace().any(|flag| flag == "hypervisor")
 }
 
@@ -108,7 +108,7 @@ fn segments_load(root: &Root, boot: &Boot<'_>) -> Result<()> {
     sys::kexec::load(layout.entry, &parts).map_err(|error| Fault::new(loading(), explain(&error)))
 }
 
-/// What a refusal means.
+/// What the kernel's refusal means.
 fn explain(error: &io::Error) -> String {
     let meaning = match error.raw_os_error() {
         Some(libc::EPERM) => {

@@ -1,11 +1,11 @@
-//! Where in physical memory things can go, and the memory map for the new kernel.
+//! Finds free places in physical memory, and makes the memory map for the new kernel.
 
 use anemos_host::Root;
 
-/// Pages, the kernel's unit of placing.
+/// Bytes of a page, by which the kernel places.
 pub const PAGE: u64 = 4096;
 
-/// A range of physical addresses: first, and first behind.
+/// A range of physical addresses: the first, and the first after the range.
 pub type Range = (u64, u64);
 
 /// An entry of the new kernel's memory map: start, length, type.
@@ -32,7 +32,7 @@ pub fn free_ram(iomem: &str) -> Vec<Range> {
     free
 }
 
-/// `ranges` without what lies in `taken`.
+/// The parts of `ranges` that are not in `taken`.
 pub fn without(ranges: &[Range], taken: Range) -> Vec<Range> {
     let cut = |&(start, end): &Range| {
         let pieces = if taken.1 <= start || taken.0 >= end {
@@ -80,7 +80,7 @@ pub fn memory_map(root: &Root) -> Vec<E820> {
     map
 }
 
-/// The number of a memory type, by the kernel's name for it. What isn't known is not to be touched.
+/// The number of a memory type, by the kernel's name for it. Unknown types count as reserved.
 fn kind(name: &str) -> u32 {
     match name {
         "System RAM" => 1,

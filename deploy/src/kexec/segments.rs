@@ -6,7 +6,7 @@ use super::efi::Efi;
 use super::place::{self, E820, PAGE, Range};
 use crate::cmdline;
 
-/// What only the running kernel knows.
+/// What only the running kernel knows of the machine.
 pub struct Machine {
     /// RAM that can be written at the jump.
     pub free: Vec<Range>,
@@ -14,38 +14,38 @@ pub struct Machine {
     pub map: Vec<E820>,
     /// The running kernel's own boot parameters, if it shows them.
     pub params: Vec<u8>,
-    /// EFI, if it runs on it and shows it.
+    /// EFI, if the running kernel uses it and shows it.
     pub efi: Option<Efi>,
     /// Physical address of ACPI's root pointer, if the firmware doesn't leave it where every kernel looks.
     pub rsdp: Option<u64>,
 }
 
-/// Where everything goes.
+/// Where everything goes in physical memory.
 #[derive(Debug)]
 pub struct Layout {
-    /// The kernel: where, how much memory it works in, and where in the image it begins.
+    /// The kernel: its address, the bytes of memory that it needs, and the offset in the image at which it begins.
     pub kernel: (u64, u64, usize),
-    /// The initramfs.
+    /// Address of the initramfs.
     pub initramfs: u64,
-    /// Boot parameters, command line, code, EFI's data.
+    /// Address and bytes of the block with boot parameters, command line, code, and EFI's data.
     pub params: (u64, Vec<u8>),
-    /// Where to jump.
+    /// Address of the first instruction.
     pub entry: u64,
 }
 
 const FOUR_GIB: u64 = 1 << 32;
 
-/// Below this is the firmware's and the processors' start-up code.
+/// Nothing is placed below this address, where the firmware's data and the processors' start-up code are.
 const LOW: u64 = 1 << 20;
 
-/// Offsets within the parameters: what comes first is the boot parameters proper, one page.
+/// Offsets in the block, whose first page has the boot parameters proper.
 const CMDLINE: u64 = PAGE;
 const CODE: u64 = PAGE + 2048;
 const GDT: u64 = CODE + 256;
 const STACK: u64 = 2 * PAGE;
 const EFI: u64 = 2 * PAGE;
 
-/// At most so many entries of the memory map fit.
+/// Most entries of a memory map that the boot parameters have room for.
 const MAP_ENTRIES: usize = 128;
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -111,7 +111,7 @@ pub fn lay_out(image: &[u8], initramfs: u64, command_line: &str, machine: &Machi
     let params = place::highest(&free, length, LOW, FOUR_GIB).ok_or_else(|| room("the boot parameters", length))?;
     let free = place::without(&free, (params, params + length));
 
-    // A kernel that can be loaded above 4 GiB also takes its initramfs there.
+    // A kernel that can be loaded above 4 GiB also takes an initramfs from there.
     let highest = u64::from(u32_at(image, 0x22c)).saturating_add(1).min(FOUR_GIB);
     let size_in_memory = initramfs.next_multiple_of(PAGE);
     let ramdisk = place::highest(&free, size_in_memory, LOW, highest)
@@ -140,13 +140,13 @@ pub fn lay_out(image: &[u8], initramfs: u64, command_line: &str, machine: &Machi
     Ok(Layout { kernel: (kernel, size, begin), initramfs: ramdisk, params: (params, block), entry: params + CODE })
 }
 
-/// Fills the boot parameters proper, but for addresses and the memory map.
+/// Fills in the boot parameters proper, all but addresses and memory map.
 fn boot_params(block: &mut [u8], image: &[u8], machine: &Machine) {
-    // The header's length stands in the operand of its own jump instruction.
+    // The length of the header is the operand of the jump instruction in it.
     let end = (0x202 + usize::from(image[0x201])).min(0x290);
     put(block, 0x1f1, &image[0x1f1..end]);
     let old = |range: std::ops::Range<usize>| machine.params.get(range).map(<[u8]>::to_vec);
-    // Screen, its EDID, and what the BIOS said of disks stay as they were.
+    // The new kernel is told of the screen, its EDID, and the BIOS's disks what the old one was told.
     for range in [0x000..0x040, 0x140..0x1c0, 0x1e9..0x1eb, 0x1ec..0x1ed, 0x290..0x2d0, 0xd00..0xeec] {
         if let Some(bytes) = old(range.clone()) {
             put(block, range.start, &bytes);
@@ -154,13 +154,13 @@ fn boot_params(block: &mut [u8], image: &[u8], machine: &Machine) {
     }
     let rsdp = machine.rsdp.unwrap_or_else(|| u64_at(&machine.params, 0x70));
     put(block, 0x70, &rsdp.to_le_bytes());
-    // Loader: kexec. No quick boot flags of another loader, no data of another kernel.
+    // The loader's number is that of kexec, and there is no setup data yet.
     block[0x210] = 0xd0;
     put(block, 0x250, &0_u64.to_le_bytes());
 }
 
-/// The instructions that the old kernel jumps to, in 64-bit mode with memory mapped as it lies: they load flat segments
-/// and a stack, point `rsi` to the boot parameters, and go to the new kernel.
+/// The instructions that the old kernel jumps to, in 64-bit mode and with memory mapped one to one. They load flat
+/// segments and a stack, point `rsi` to the boot parameters, and jump to the new kernel.
 fn code(params: u64, kernel: u64) -> Vec<u8> {
     let mut code = Vec::new();
     let mut add = |bytes: &[u8]| code.extend_from_slice(bytes);
