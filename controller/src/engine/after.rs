@@ -11,9 +11,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::agent::{Attachment, Link, Parting, Wish};
 use super::before::TYPING;
+use super::known::Known;
 use super::look::{exit_text, look};
 use super::reporter::{Reporter, now_ms};
-use super::watch::{self, Goal, Known, LeaveTo, Next, Seen};
+use super::verdict::{self, Goal, LeaveTo, Next, Seen};
 use super::wish::Wishes;
 use crate::journal::{Digested, HostEntry, OldSystem, Record};
 use crate::report::{Ending, Phase, Speaker, Summary, Update};
@@ -221,7 +222,7 @@ impl<'a> Following<'a> {
             if Instant::now() >= self.deadline {
                 let allowance = self.allowance();
                 let (ending, reason) =
-                    watch::too_late(&self.goal, &self.known, self.seen.as_ref(), &self.why, allowance);
+                    verdict::too_late(&self.goal, &self.known, self.seen.as_ref(), &self.why, allowance);
                 return self.over(ending, reason);
             }
             sleep(next.min(self.deadline.saturating_duration_since(Instant::now()))).await;
@@ -268,7 +269,7 @@ impl<'a> Following<'a> {
         let waited = self.since.elapsed();
         if connected.host_key == self.with.entry.agent_key {
             self.seen = Some(Seen::Agent);
-            return match watch::decide(&self.goal, &self.known, &Seen::Agent, waited) {
+            return match verdict::decide(&self.goal, &self.known, &Seen::Agent, waited) {
                 Next::Attach => self.attach(connected).await,
                 _ => None,
             };
@@ -290,7 +291,7 @@ impl<'a> Following<'a> {
             Err(why) => Seen::LockedOut(why),
         };
         self.seen = Some(seen.clone());
-        let next = watch::decide(&self.goal, &self.known, &seen, waited);
+        let next = verdict::decide(&self.goal, &self.known, &seen, waited);
         tracing::debug!(host = self.with.entry.name, goal = ?self.goal, ?seen, ?waited, ?next, "somebody answers");
         let end = match next {
             Next::Wait | Next::Attach => None,

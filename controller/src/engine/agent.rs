@@ -10,8 +10,8 @@ use anemos_proto::hello::{Greeting, Hello, Role};
 use anemos_proto::ids::{BLOB_CHUNK, BlobRef};
 use tokio::time::{Instant, sleep_until};
 
+use super::known::Known;
 use super::reporter::Reporter;
-use super::watch::Known;
 use crate::journal::{Record, last_seq};
 use crate::report::{Phase, Speaker, Update};
 use crate::ssh::{Exec, Output, Session, Writer};

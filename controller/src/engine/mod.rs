@@ -1,20 +1,21 @@
 //! One deployment, from the first connection to the verified new system.
 //!
 //! [`drive`] runs it for one host. What may happen before the boot is a straight line, each step of which ends well or
-//! leaves the host untouched; what may happen after it is decided in [`watch`].
+//! leaves the host untouched; what may happen after it is decided in [`verdict`].
 
 mod after;
 pub mod agent;
 mod before;
 mod error;
 mod fleet;
+mod known;
 mod look;
 mod reporter;
 mod script;
 mod stage;
 mod trust;
 mod unbooted;
-pub mod watch;
+pub mod verdict;
 mod wish;
 
 #[cfg(test)]
