@@ -1,16 +1,14 @@
 //! The commands that take up a run again: attach, retry, abort, finish.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use anemos_proto::ids::BlobRef;
 use tokio::sync::mpsc;
 
 use super::passphrase::OnTerminal;
 use super::{CommandError, Status, Stopping, status_of};
 use crate::cli;
-use crate::engine::{Wish, sha256};
+use crate::engine::{Blob, Wish};
 use crate::journal::{HostEntry, JournalError, RunDir, RunStore};
 use crate::payload;
 use crate::run::{self, Intent};
@@ -51,14 +49,9 @@ pub(super) async fn abort(args: cli::Pick, stopping: Stopping) -> Result<Status,
 pub(super) async fn retry(args: cli::Retry, stopping: Stopping) -> Result<Status, CommandError> {
     let payload = match args.payload {
         None => None,
-        Some(dir) => Some(packed(&dir)?),
+        Some(dir) => Some(Blob::new(payload::pack(&dir).map_err(CommandError::bad_input)?.bytes)),
     };
     wish(&args.pick, Wish::Retry(payload), stopping).await
-}
-
-fn packed(dir: &Path) -> Result<(BlobRef, Arc<[u8]>), CommandError> {
-    let bytes: Arc<[u8]> = payload::pack(dir).map_err(CommandError::bad_input)?.bytes.into();
-    Ok((BlobRef { digest: sha256(&bytes), size: bytes.len() as u64 }, bytes))
 }
 
 async fn wish(args: &cli::Pick, wish: Wish, stopping: Stopping) -> Result<Status, CommandError> {

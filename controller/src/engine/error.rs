@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::report::Phase;
 
-/// What went wrong with a host: where, what, why, and what to do. That nothing on the host changed need not be said: it is
-/// what the outcome `untouched` means, which every trouble before the boot ends in.
+/// What went wrong with a host: where, what, why, and what to do. It does not say that nothing on the host changed: the
+/// outcome `untouched`, in which every trouble before the boot ends, means that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     /// The phase in which it happened.

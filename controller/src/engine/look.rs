@@ -19,10 +19,10 @@ pub struct Look {
     pub note: String,
 }
 
-/// Bytes of an answer that are read at most.
+/// At most so many bytes of an answer are read.
 const LIMIT: usize = 64 * 1024;
 
-/// Asks.
+/// Asks a system what it is, before `deadline`. An error says why it did not tell.
 pub async fn look(session: &Session, deadline: Instant) -> Result<Look, String> {
     let (stdout, stderr, exit) =
         session.output(&script::look(), LIMIT, deadline).await.map_err(|e: ExecError| e.to_string())?;

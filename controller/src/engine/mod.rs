@@ -1,21 +1,23 @@
 //! One deployment, from the first connection to the verified new system.
 //!
 //! [`drive`] runs it for one host. What may happen before the boot is a straight line, each step of which ends well or
-//! leaves the host untouched; what may happen after it is decided in [`verdict`].
+//! leaves the host untouched; what may happen after it is decided in [`machine`] and done in
+//! [`after`].
 
 mod after;
-pub mod agent;
+mod agent;
 mod before;
 mod error;
 mod fleet;
 mod known;
 mod look;
+mod machine;
 mod reporter;
 mod script;
 mod stage;
 mod trust;
 mod unbooted;
-pub mod verdict;
+mod verdict;
 mod wish;
 
 #[cfg(test)]
@@ -35,7 +37,7 @@ pub use reporter::{Reporter, now_ms};
 pub use stage::{PACKINGS, StageBinary};
 pub use trust::Trust;
 pub use unbooted::unbooted;
-pub use wish::{Asked, Wish, Wishes};
+pub use wish::{Asked, Asker, Wish, Wishes};
 
 use self::fleet::How;
 use crate::config;
@@ -46,7 +48,7 @@ use crate::report::Ending;
 use crate::ssh::{Credentials, RunKey};
 
 /// Bytes that are named by their SHA-256.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
     /// The name.
     pub id: BlobRef,

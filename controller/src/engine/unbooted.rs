@@ -50,8 +50,8 @@ pub async fn unbooted(
         Err(why) => (
             Ending::Held,
             format!(
-                "the controller ended before the boot, so this run left the host's disks alone; but it can't be reached \
-                 now to make sure: {why}. `anemos attach` tries again"
+                "the controller ended before the boot, so this run left the host's disks alone; but it can't be \
+                 reached now to make sure: {why}. `anemos attach` tries again"
             ),
         ),
     }

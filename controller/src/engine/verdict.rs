@@ -76,12 +76,12 @@ impl Goal {
     }
 }
 
-/// Decides.
+/// Says what follows when somebody answers who has been waited for so long.
 pub fn decide(goal: &Goal, known: &Known, seen: &Seen, waited: Duration) -> Next {
     match seen {
         Seen::Agent => match goal {
             Goal::Leave(_) if waited < LEAVING_GRACE => Next::Wait,
-            // It didn't leave after all: it will say why.
+            // The agent didn't leave after all, and will say why.
             _ => Next::Attach,
         },
         Seen::System(look) => system(goal, known, look, waited),
@@ -101,7 +101,7 @@ fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
                     waited.as_secs()
                 ),
             ),
-            // It is still going down, or the network shows us the past. Either ends with the deadline.
+            // The old system is still going down. The deadline ends the waiting for that.
             _ => Next::Wait,
         };
     }
@@ -131,8 +131,8 @@ fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
         Goal::Leave(LeaveTo::New(_)) | Goal::Run if !is_old => Next::Verify,
         // A payload that changed the old system in place looks the same as a firmware that still starts the old disk.
         Goal::Leave(LeaveTo::New(_)) | Goal::Run if known.written && known.succeeded => held(
-            "the payload succeeded, but what came up has the old root file system and machine id: the firmware may start \
-             another disk than the one that was written; check the boot order"
+            "the payload succeeded, but what came up has the old root file system and machine id: the firmware may \
+             start another disk than the one that was written; check the boot order"
                 .into(),
         ),
         Goal::Leave(LeaveTo::New(_)) if known.written => held(
@@ -163,7 +163,8 @@ fn name(look: &Look) -> &str {
     if look.os.is_empty() { "a system without a name" } else { &look.os }
 }
 
-/// What it means that the deadline has passed.
+/// How a host ends of which nobody answered as hoped until the deadline. `last`: who did answer last; `why`: why nobody
+/// does.
 pub fn too_late(goal: &Goal, known: &Known, last: Option<&Seen>, why: &str, deadline: Duration) -> (Ending, String) {
     if let Some(Seen::System(look)) = last
         && *goal == Goal::Boot

@@ -1,49 +1,72 @@
-//! What a person wants of a host in RAM.
+//! What a person wants of a host in RAM. It may be asked at any time while the host is followed.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::fmt;
 
 use anemos_proto::config::Finish;
-use anemos_proto::ids::BlobRef;
 use tokio::sync::{mpsc, oneshot, watch as signal};
 
+use super::Blob;
 use super::reporter::Reporter;
 use crate::report::{Update, What};
 
 /// What a person wants of the agent.
-#[derive(Debug, Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Wish {
-    /// Run the payload again; `Some`: another one, as packed.
-    Retry(Option<(BlobRef, Arc<[u8]>)>),
+    /// Run the payload again; `Some`: another payload, packed as a zstd-compressed tar archive.
+    Retry(Option<Blob>),
     /// End the payload.
     Abort,
     /// Leave RAM.
     Finish(Finish),
 }
 
+/// A payload is named and not printed.
+impl fmt::Debug for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Retry(payload) => f.debug_tuple("Retry").field(&payload.as_ref().map(|blob| blob.id)).finish(),
+            Self::Abort => f.write_str("Abort"),
+            Self::Finish(finish) => f.debug_tuple("Finish").field(finish).finish(),
+        }
+    }
+}
+
 impl Wish {
     /// The same without the bytes, for journal and screens.
     pub fn what(&self) -> What {
         match self {
-            Self::Retry(payload) => What::Retry { payload: payload.as_ref().map(|(blob, _)| blob.digest) },
+            Self::Retry(payload) => What::Retry { payload: payload.as_ref().map(|blob| blob.id.digest) },
             Self::Abort => What::Abort,
             Self::Finish(finish) => What::Finish(*finish),
         }
     }
 }
 
-/// A wish that waits for its answer.
+/// A wish, and who gets its answer.
+///
+/// The answer is `Ok` when the agent has accepted the wish, and `Err` with the reason when the agent has refused it,
+/// when the host has left RAM, or when the following has ended. A wish that the agent was asked, and that came about
+/// before the agent answered, counts as accepted. While the agent can't be reached the wish waits; the asker decides
+/// how long it waits for the answer. The answer never comes where the user detaches before there is one.
 #[derive(Debug)]
 pub struct Asked {
     /// What is wanted.
     pub wish: Wish,
-    /// Its number in the host's journal, if that has it.
+    /// Who wants it.
+    pub asker: Asker,
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+pub struct Asker {
+    /// The wish's number in the host's journal, if that has it.
     pub number: Option<u64>,
     /// Takes the answer: `Err` is why not.
     pub answer: oneshot::Sender<Result<(), String>>,
 }
 
-impl Asked {
+impl Asker {
     /// Tells everybody, and then whoever asked.
     pub fn answered(self, reporter: &Reporter, answer: Result<(), String>) {
         if let Some(wish) = self.number {
@@ -82,7 +105,7 @@ impl Wishes {
     pub fn close(mut self, reporter: &Reporter, why: &str) {
         self.incoming.close();
         while let Some(asked) = self.waiting.pop_front().or_else(|| self.incoming.try_recv().ok()) {
-            asked.answered(reporter, Err(why.into()));
+            asked.asker.answered(reporter, Err(why.into()));
         }
     }
 
@@ -104,7 +127,7 @@ impl Wishes {
                     match &booted {
                         // It was too late to stop it, but the payload can be ended.
                         Ok(_) => self.waiting.extend(aborts),
-                        Err(_) => aborts.into_iter().for_each(|asked| asked.answered(reporter, Ok(()))),
+                        Err(_) => aborts.into_iter().for_each(|asked| asked.asker.answered(reporter, Ok(()))),
                     }
                     return booted;
                 }
@@ -117,7 +140,7 @@ impl Wishes {
                         halt.send_replace(true);
                     }
                     Wish::Retry(_) | Wish::Finish(_) => {
-                        asked.answered(reporter, Err("the host is not in RAM yet".into()));
+                        asked.asker.answered(reporter, Err("the host is not in RAM yet".into()));
                     }
                 },
             }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch as signal};
 use super::again::{Again, Member};
 use super::find::{not_in_ram, read};
 use super::inbox::Answer;
-use crate::engine::{Asked, End, Reporter, Wish};
+use crate::engine::{Asked, Asker, End, Reporter, Wish};
 use crate::report::{Ending, Update, Wished};
 
 /// Whoever made a wish is answered by then, though the host may not have been reached.
@@ -127,8 +127,8 @@ fn hand(plea: Plea, reporter: &Arc<Reporter>, wishes: &mpsc::UnboundedSender<Ask
     // What is made of it may be lost with this process, and must not be a secret then.
     reporter.sync();
     let (answer, answered) = oneshot::channel();
-    if let Err(mpsc::error::SendError(asked)) = wishes.send(Asked { wish, number, answer }) {
-        asked.answered(reporter, Err("it is not in RAM".into()));
+    if let Err(mpsc::error::SendError(asked)) = wishes.send(Asked { wish, asker: Asker { number, answer } }) {
+        asked.asker.answered(reporter, Err("it is not in RAM".into()));
     }
     let host = host.to_owned();
     tokio::spawn(async move {

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::host::Plea;
-use crate::engine::{Wish, sha256};
+use crate::engine::{Blob, Wish};
 use crate::journal::RunDir;
 
 /// Version of the conversation.
@@ -87,7 +87,7 @@ impl Request {
     pub fn new(id: &str, hosts: Vec<String>, wish: &Wish) -> Self {
         let wish = match wish {
             Wish::Retry(payload) => {
-                Words::Retry { payload: payload.as_ref().map(|(blob, _)| (blob.digest, blob.size)) }
+                Words::Retry { payload: payload.as_ref().map(|Blob { id, .. }| (id.digest, id.size)) }
             }
             Wish::Abort => Words::Abort,
             Wish::Finish(finish) => Words::Finish(*finish),
@@ -216,7 +216,7 @@ async fn request(mut from: BufReader<tokio::net::unix::OwnedReadHalf>) -> Result
         Words::Finish(finish) => Wish::Finish(finish),
         Words::Retry { payload: None } => Wish::Retry(None),
         Words::Retry { payload: Some((digest, size)) } => {
-            Wish::Retry(Some((BlobRef { digest, size }, payload(&mut from, digest, size).await?)))
+            Wish::Retry(Some(payload(&mut from, BlobRef { digest, size }).await?))
         }
     };
     Ok((request, wish))
@@ -228,11 +228,8 @@ async fn line(from: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> io::Result<S
     if line.ends_with('\n') { Ok(line) } else { Err(ErrorKind::UnexpectedEof.into()) }
 }
 
-async fn payload(
-    from: &mut (impl tokio::io::AsyncRead + Unpin),
-    digest: Digest,
-    size: u64,
-) -> Result<Arc<[u8]>, String> {
+async fn payload(from: &mut (impl tokio::io::AsyncRead + Unpin), wanted: BlobRef) -> Result<Blob, String> {
+    let size = wanted.size;
     if size > PAYLOAD {
         return Err(format!("a payload of {size} bytes is too large"));
     }
@@ -246,10 +243,8 @@ async fn payload(
             Err(error) => return Err(format!("the payload can't be read: {error}")),
         }
     }
-    if bytes.len() as u64 != size || sha256(&bytes) != digest {
-        return Err("the payload is not the one that was announced".into());
-    }
-    Ok(bytes.into())
+    let blob = Blob::new(bytes);
+    if blob.id == wanted { Ok(blob) } else { Err("the payload is not the one that was announced".into()) }
 }
 
 /// Who is at the other end, as the kernel knows it.
@@ -290,8 +285,8 @@ pub async fn ask(run: &RunDir, request: &Request, wish: &Wish) -> Result<Vec<Ans
     text.push('\n');
     let sent = async {
         stream.write_all(text.as_bytes()).await?;
-        if let Wish::Retry(Some((_, bytes))) = wish {
-            stream.write_all(bytes).await?;
+        if let Wish::Retry(Some(payload)) = wish {
+            stream.write_all(&payload.bytes).await?;
         }
         io::Result::Ok(())
     };

@@ -1,11 +1,10 @@
 use anemos_proto::Secret;
 use anemos_proto::config::Finish;
 use anemos_proto::event::{Event, EventKind, Level, Stream};
-use anemos_proto::ids::BlobRef;
 use tokio::sync::watch;
 
 use super::*;
-use crate::engine::sha256;
+use crate::engine::Blob;
 use crate::journal::{RunFile, RunStore, is_line};
 use crate::report::{PhaseSeconds, Speaker, What, Wished};
 use crate::run::find::some_in_ram;
@@ -440,8 +439,7 @@ fn follower(begun: &Begun, doing: Doing) -> (Inbox, tokio::task::JoinHandle<Opti
 }
 
 fn retry_with(bytes: &[u8]) -> Wish {
-    let bytes: Arc<[u8]> = bytes.into();
-    Wish::Retry(Some((BlobRef { digest: sha256(&bytes), size: bytes.len() as u64 }, bytes)))
+    Wish::Retry(Some(Blob::new(bytes.to_vec())))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -457,8 +455,8 @@ async fn a_wish_reaches_the_process_that_follows() {
     assert_eq!(answers, [Answer { host: "web1".into(), number: Some(7), refused: None, made: true }]);
     let (id, author, wish) = heard.await.unwrap().unwrap();
     assert_eq!((id.as_str(), author), ("id-1", ourselves()), "the kernel says who asks");
-    let Wish::Retry(Some((_, bytes))) = wish else { panic!("{wish:?}") };
-    assert!(bytes[..] == payload[..]);
+    let Wish::Retry(Some(blob)) = wish else { panic!("{wish:?}") };
+    assert!(blob.bytes[..] == payload[..]);
     drop(inbox);
 
     let (_inbox, _heard) = follower(&begun, |plea| Some(answer(plea, Some("the payload is running"))));
