@@ -25,8 +25,8 @@ use crate::ssh::{self, ConnectError, HostKey, Judgement, Session, Tuning};
 /// Somebody has to find and type a passphrase.
 pub(super) const TYPING: Duration = Duration::from_secs(120);
 
-/// What was found out about a host longer ago than this may not be so any more. The host is looked at again before it is
-/// told what to do.
+/// What was found out about a host longer ago than this may not be so any more. The host is looked at again before it
+/// is told what to do.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// How long the old connection may outlive the stage's last word before the host is looked for anew.

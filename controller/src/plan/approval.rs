@@ -136,7 +136,8 @@ fn contents(before: &[PlanContent], now: &[PlanContent], found: &mut Vec<String>
     }
 }
 
-/// All that a plan says of what is on a partition, but for mounts of the system itself: these come and go by themselves.
+/// All that a plan says of what is on a partition, but for mounts of the system itself: these come and go by
+/// themselves.
 fn content_text(content: &PlanContent) -> String {
     let PlanContent { name: _, size, content, label, mounts, kept } = content;
     let kind = content.as_deref().unwrap_or("unknown");

@@ -106,8 +106,8 @@ fn system_refusals(facts: &HostFacts) -> Vec<String> {
     }
     if !facts.lost_ways.is_empty() {
         refusals.push(format!(
-            "the host is reached through {}, and only network cards themselves are restored in RAM: move its address and \
-             default route to the network card itself for the deployment",
+            "the host is reached through {}, and only network cards themselves are restored in RAM: move its address \
+             and default route to the network card itself for the deployment",
             facts.lost_ways.join(" and ")
         ));
     }

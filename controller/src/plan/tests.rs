@@ -409,7 +409,11 @@ fn what_may_be_otherwise_than_approved() {
 proptest! {
     /// Whatever is on a disk: an approval covers its own plan, and another only if the same is wiped and kept.
     #[test]
-    fn a_plan_is_what_was_approved(one in any_facts(), two in any_facts(), keeps in prop::collection::vec("[ab]", 0..3)) {
+    fn a_plan_is_what_was_approved(
+        one in any_facts(),
+        two in any_facts(),
+        keeps in prop::collection::vec("[ab]", 0..3),
+    ) {
         let keeps: Vec<Keep> = keeps.iter().map(|label| keep(label, true)).collect();
         let judged = |facts| Arc::new(judge(facts, Choices { keeps: keeps.clone(), ..choices() }));
         let (one, two) = (judged(&one), judged(&two));
