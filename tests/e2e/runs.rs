@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "runs::two_hosts_one_fails", run: two_hosts },
     Scenario { name: "runs::one_bad_payload_costs_one_host", run: bad_payload },
+    Scenario { name: "runs::a_host_that_changed_while_it_waited", run: changed_while_waiting },
     Scenario { name: "runs::plan_refusals_and_ctrl_c", run: plan_and_refusals },
 ];
 
@@ -166,6 +167,60 @@ fn bad_payload(lab: &Lab) -> Result<Outcome> {
     assert_eq!([lame.boot_id()?, spared.boot_id()?], [before[0].clone(), before[2].clone()], "a host was booted");
     assert_eq!([traces(&lame)?, traces(&spared)?], clean, "something was left on a host");
     assert!(bad.wait_boot(&before[1], Duration::from_secs(10)).is_err(), "the host that is held is not in RAM");
+    Ok(Outcome::Passed)
+}
+
+/// While a host waits for another, the partition that its plan showed as kept loses its label. With that, the IMGBUILD
+/// would have it made anew. The host is looked at again before it is told anything, and stays as it is.
+fn changed_while_waiting(lab: &Lab) -> Result<Outcome> {
+    let server = Server::start(lab)?;
+    let machine = |name: &str| Machine::start(lab, Spec { archive: Some(server.port()), ..Spec::new(name) });
+    let (first, changed) = (machine("goes-first")?, machine("changed")?);
+    let before = [first.boot_id()?, changed.boot_id()?];
+    let clean = traces(&changed)?;
+    let anemos = Anemos::new(lab, "changed")?;
+    anemos.payload("failing", "#!/bin/sh\nexit 1\n")?;
+    let example = checkout().join("examples/imgbuild-debian/payload/IMGBUILD");
+    let imgbuild = std::fs::read_to_string(&example).context(example.display())?;
+    anemos.write("payload/IMGBUILD", &format!("{imgbuild}\nfilesystems='/srv 64M keep LABEL=data'\n"))?;
+    let hosts = format!(
+        "{}payload = \"failing\"\n{}{}payload = \"payload\"\n{}",
+        host_table(lab, "first", &first),
+        base::from_url(lab, &first)?,
+        host_table(lab, "changed", &changed),
+        base::from_url(lab, &changed)?,
+    );
+    anemos.write("hosts.toml", &hosts)?;
+
+    // The first host is prepared until it is told to stop: its base never comes.
+    server.fault("/base/", Fault::Stall(1000));
+    let mut running = anemos.spawn(["up", "--yes", "--json", "hosts.toml"])?;
+    running.wait_json("stage", SHORT, |line| line["host"] == "first" && started(line, "stage"))?;
+    running.wait_json("waiting", SHORT, |line| line["host"] == "changed" && line["type"] == "waiting")?;
+    let content = "sha256sum <$part";
+    let find = |label: &str| format!("part=$(blkid -t LABEL={label} -o device)");
+    let bytes = changed.ssh(&format!("{}; e2label $part date; sync; udevadm settle; {content}", find("data")))?;
+    first.ssh(
+        "for exe in /proc/[0-9]*/exe; do case $(readlink $exe) in */stage-*) kill $(basename ${exe%/exe});; esac; done",
+    )?;
+    let ended = running.wait(SHORT)?;
+    assert_eq!(ended.code(), 4, "{}", ended.stderr);
+
+    let stopped = ended.summary("first")?;
+    let reason = stopped["reason"].as_str().unwrap_or_default();
+    assert!(stopped["outcome"] == "untouched" && reason.contains("signal 15"), "{stopped}");
+    let refused = ended.summary("changed")?;
+    let reason = refused["reason"].as_str().unwrap_or_default();
+    assert_eq!(refused["outcome"], "untouched", "{refused}");
+    for part in ["was ext4 “data” (", "kept) and is ext4 “date” (", "it is made", "look at the plan again"] {
+        assert!(reason.contains(part), "no {part:?} in {reason}");
+    }
+    let lines = ended.json();
+    let of = |wanted: &str| lines.iter().filter(|line| line["host"] == "changed" && line["type"] == wanted).count();
+    assert_eq!((of("plan"), of("facts"), of("uploaded")), (1, 2, 0), "it was not looked at again, or prepared");
+    assert_eq!(changed.ssh(&format!("{}; {content}", find("date")))?, bytes, "the partition has changed");
+    assert_eq!([first.boot_id()?, changed.boot_id()?], before, "a host was booted");
+    assert_eq!(traces(&changed)?, clean, "something was left on the host");
     Ok(Outcome::Passed)
 }
 
