@@ -30,6 +30,8 @@ mod payload;
 mod prepare;
 mod serve;
 mod shell;
+#[cfg(test)]
+mod skip;
 mod ssh;
 mod sys;
 mod unpack;
