@@ -6,7 +6,10 @@ use crate::house::{ARCHITECTURE, Crate, House};
 use crate::modules::{Modules, circles};
 use crate::source::tokens;
 
-fn files(files: &[(&str, &str)]) -> House {
+/// Files with their text, or with the files that they use.
+type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+fn files(files: Pairs) -> House {
     let files = files.iter().map(|&(path, text)| (path.to_owned(), text.to_owned())).collect();
     House { files, ..House::default() }
 }
@@ -22,7 +25,7 @@ fn crates(crates: &[(&str, &str, &[&str], &[&str])], architecture: &str) -> Hous
 }
 
 /// The arrows of a crate whose files are these, as `from > to`, without the folder and `.rs`.
-fn arrows(text: &[(&str, &str)]) -> Vec<String> {
+fn arrows(text: Pairs) -> Vec<String> {
     let files: BTreeMap<String, &str> = text.iter().map(|&(path, text)| (format!("c/src/{path}.rs"), text)).collect();
     let root = format!("c/src/{}.rs", text[0].0);
     let modules = Modules::of(&root, &|path| files.get(path).map(|&text| text.to_owned()));
@@ -51,7 +54,7 @@ fn code_is_told_from_the_rest() {
 
 #[test]
 fn paths_lead_to_files() {
-    let cases: [(&str, &[(&str, &str)], &[&str]); 8] = [
+    let cases: [(&str, Pairs, &[&str]); 8] = [
         (
             "from the root, from the parent, from itself",
             &[
@@ -129,7 +132,7 @@ fn paths_lead_to_files() {
 
 #[test]
 fn circles_are_found() {
-    let cases: [(&str, &[(&str, &str)], &[&[&str]]); 5] = [
+    let cases: [(&str, Pairs, &[&[&str]]); 5] = [
         ("a path has none", &[("a", "b"), ("b", "c"), ("c", "")], &[]),
         ("two", &[("a", "b"), ("b", "a")], &[&["a", "b"]]),
         ("three, and one beside", &[("a", "b"), ("b", "c d"), ("c", "a"), ("d", "")], &[&["a", "b", "c"]]),
@@ -226,7 +229,7 @@ fn what_belongs_where() {
     );
     breaks(
         crate::unsafe_code,
-        &files(&[("a/src/sys.rs", "unsafe {}"), ("b/src/sys/c.rs", "unsafe {}"), ("a/src/d.rs", "// unsafe")]),
+        &files(&[("agent/src/sys.rs", "unsafe {}"), ("deploy/src/sys/c.rs", "unsafe {}"), ("a/src/d.rs", "// unsafe")]),
         &files(&[("a/src/d.rs", "unsafe {}")]),
         &["a/src/d.rs has unsafe code"],
     );

@@ -29,23 +29,23 @@ impl Modules {
     /// Reads the modules that the file `root` declares, and those that they declare. `read` gives a file's text.
     pub fn of(root: &str, read: &impl Fn(&str) -> Option<String>) -> Self {
         let mut modules = Self::default();
-        modules.file(Vec::new(), root, read);
+        modules.file(&[], root, read);
         modules
     }
 
-    fn file(&mut self, place: Place, path: &str, read: &impl Fn(&str) -> Option<String>) {
+    fn file(&mut self, place: &[String], path: &str, read: &impl Fn(&str) -> Option<String>) {
         let text = read(path).unwrap_or_else(|| panic!("{path} can't be read"));
         let (folder, name) = path.rsplit_once('/').expect("a crate's files are in a folder");
         let children = match name {
             "lib.rs" | "main.rs" | "mod.rs" => folder.to_owned(),
             _ => path.trim_end_matches(".rs").to_owned(),
         };
-        for (child, inside) in self.text(&place, path, &tokens(&text)) {
+        for (child, inside) in self.text(place, path, &tokens(&text)) {
             let below = inside.iter().fold(children.clone(), |folder, module| format!("{folder}/{module}"));
             let at = [format!("{below}/{child}.rs"), format!("{below}/{child}/mod.rs")];
             let found = at.iter().find(|path| read(path).is_some());
             let found = found.unwrap_or_else(|| panic!("{path} declares {child}, and neither of {at:?} is there"));
-            self.file([&place[..], &inside, &[child]].concat(), found, read);
+            self.file(&[place, &inside, &[child]].concat(), found, read);
         }
     }
 
@@ -65,7 +65,7 @@ impl Modules {
                 }
                 "mod" if word(2) == "{" => {
                     let length = bracketed(&rest[2..]);
-                    let inner = &rest[3..1 + length];
+                    let inner = &rest[3..=length];
                     let name = word(1).to_owned();
                     let below = self.text(&[place, std::slice::from_ref(&name)].concat(), file, inner);
                     let stands = |(child, inside): (String, Place)| (child, [vec![name.clone()], inside].concat());
