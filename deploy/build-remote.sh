@@ -31,7 +31,7 @@ for file in "$built/anemos-stage" "$built/anemos-agent"; do
     "$file" --version >/dev/null
 done
 rm -f "$out/blank"
-# The controller sends the smallest that the host can unpack (controller/src/engine/stage.rs has a sample of each, made
+# The controller sends the smallest that the host can unpack (controller/src/engine/packing.rs has a sample of each, made
 # with these options). No larger dictionary than the executable, since that is what unpacking takes of the host's
 # memory; CRC32, since not every xz has CRC64; lc and pb as suits x86 code, whose instructions are not aligned.
 xz="--threads=1 --check=crc32 --lzma2=preset=9e,dict=4MiB,lc=4,lp=0,pb=0"

@@ -12,6 +12,7 @@ mod fleet;
 mod known;
 mod look;
 mod machine;
+mod packing;
 mod reporter;
 mod script;
 mod stage;
@@ -33,8 +34,8 @@ use tokio::sync::{mpsc, oneshot, watch as signal};
 
 pub use after::{End, Follow, follow_again};
 pub use fleet::{Fleet, Limits, Seat};
+pub use packing::{PACKINGS, StageBinary};
 pub use reporter::{Reporter, now_ms};
-pub use stage::{PACKINGS, StageBinary};
 pub use trust::Trust;
 pub use unbooted::unbooted;
 pub use wish::{Asked, Asker, Wish, Wishes};

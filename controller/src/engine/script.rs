@@ -3,7 +3,7 @@
 
 use anemos_proto::agent::NOTE;
 
-use super::stage::StageBinary;
+use super::packing::StageBinary;
 
 /// What marks our lines among whatever else a login shell prints.
 pub const MARK: &str = "anemos: ";
@@ -55,7 +55,8 @@ die "the host has nothing that unpacks the stage; install one of xz, zstd and gz
 say "need $how {IDENTITY}";
 head -c $size >"$f.packed" || die "$d can not be written";
 n=$(wc -c <"$f.packed"); [ $n = $size ] || die "the stage arrived damaged: $n of $size bytes";
-$unpack <"$f.packed" >"$f" || die "the stage, which came as $how, can not be unpacked into $d: it is full, or $unpack failed";
+$unpack <"$f.packed" >"$f" ||
+die "the stage, which came as $how, can not be unpacked into $d: it is full, or $unpack failed";
 good || die "the stage arrived damaged: the SHA-256 of what $unpack made of it is another";
 rm -f "$f.packed";
 fi;

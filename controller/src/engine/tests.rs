@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use anemos_proto::config::Finish;
 
 use super::fleet::How;
-use super::stage::{PACKINGS, Packing, StageBinary};
+use super::packing::{PACKINGS, Packing, StageBinary};
 use super::{End, became, script};
 use crate::report::{Ending, PhaseSeconds, Summary};
 
