@@ -134,8 +134,8 @@ fn keep(volumes: &mut [Volume], labels: &[String]) -> Result<(), String> {
         let volume = volumes.iter_mut().find(|volume| volume.keep && volume.label == *label);
         let volume = volume.ok_or_else(|| {
             format!(
-                "filesystems: the plan showed that the partition labelled {label:?} is kept, and as this host reads the \
-                 IMGBUILD it is not; nothing was written: have `filesystems` say the same everywhere"
+                "filesystems: the plan showed that the partition labelled {label:?} is kept, and as this host reads \
+                 the IMGBUILD it is not; nothing was written: have `filesystems` say the same everywhere"
             )
         })?;
         // A volume without a size is taken as it is and never made anew.

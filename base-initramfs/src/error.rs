@@ -196,8 +196,8 @@ fn left(file: &str, attempts: &[Attempt], packages: &[String], asked: usize) -> 
     };
     format!(
         "{file}: {}; {who} left the mirror, and no archive of past versions is known: no apt (of version 2.7 or \
-         later), neither the host's nor the workstation's, and no base image in a cache names one. Name it with `snapshot` in \
-         hosts.toml, or with `anemos base build --snapshot`",
+         later), neither the host's nor the workstation's, and no base image in a cache names one. Name it with \
+         `snapshot` in hosts.toml, or with `anemos base build --snapshot`",
         tried(attempts)
     )
 }

@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Turns machines that you reach by SSH into exactly what a directory describes.
 ///
-/// `anemos up hosts.toml` connects to each host, shows what will be lost and what will be sent, asks, boots a small system
-/// into the host's memory, runs your payload there, and watches until the new system has proved itself.
+/// `anemos up hosts.toml` connects to each host, shows what will be lost and what will be sent, asks, boots a small
+/// system into the host's memory, runs your payload there, and watches until the new system has proved itself.
 ///
 /// Every deployment ends in one of three ways. Deployed: the new system is up, and is the one that was built.
 /// Untouched: the old system is up, and known to be as it was. Held: you have to look; the host waits in RAM for you
@@ -50,9 +50,9 @@ pub struct Cli {
 pub enum Command {
     /// Deploy hosts: probe, show the plan, ask, build, verify
     ///
-    /// Nothing is done to any host before all of them were looked at and you have typed `yes`. Until a host boots into RAM, Ctrl-C
-    /// undoes everything on it; from then on Ctrl-C only detaches: the host goes on alone, and `anemos attach` follows it again.
-    /// A second Ctrl-C ends at once.
+    /// Nothing is done to any host before all of them were looked at and you have typed `yes`. Until a host boots into
+    /// RAM, Ctrl-C undoes everything on it; from then on Ctrl-C only detaches: the host goes on alone, and `anemos
+    /// attach` follows it again. A second Ctrl-C ends at once.
     ///
     /// Of several hosts the first goes alone. Once it is deployed, the others follow. After a host that was told to
     /// boot and ended otherwise than deployed, no other host is told to: those that are left stay as they are.
@@ -62,8 +62,8 @@ pub enum Command {
     Up(Up),
     /// Show what `up` would do; changes nothing on the hosts
     ///
-    /// Connects to each host, has it say what it is, and takes everything away again: the disks with model, serial and contents,
-    /// what would be lost, what would be sent, and what would boot.
+    /// Connects to each host, has it say what it is, and takes everything away again: the disks with model, serial and
+    /// contents, what would be lost, what would be sent, and what would boot.
     #[command(after_help = "Exit status: 0 all can be deployed, 2 bad input, 3 some can't, 4 some can't be looked at.")]
     Plan(PlanArgs),
     /// Follow a run again, from the first event to the end
@@ -97,9 +97,8 @@ pub enum Command {
     )]
     Abort(Pick),
     /// Make a held host leave its RAM system
-    #[command(
-        after_help = "Exit status: 0 deployed, 2 not in RAM, 4 not deployed, as is a host that is powered off, 130 Ctrl-C."
-    )]
+    #[command(after_help = "Exit status: 0 deployed, 2 not in RAM, 4 not deployed, as is a host that is powered off, \
+                      130 Ctrl-C.")]
     Finish(FinishArgs),
     /// Make, build and check the base initramfs
     #[command(subcommand)]
@@ -141,7 +140,8 @@ pub struct PlanArgs {
     /// Tell further hosts to boot until more than N that were told to have ended otherwise than deployed
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub max_failures: u32,
-    /// Take the host keys of unknown hosts on trust, and remember them. A changed or revoked key is refused all the same
+    /// Take the host keys of unknown hosts on trust, and remember them. A changed or revoked key is refused all the
+    /// same
     #[arg(long)]
     pub accept_new: bool,
     /// Another base.lock than the one in this executable
@@ -353,8 +353,8 @@ impl From<FinishHow> for Finish {
 pub enum Base {
     /// Resolve a list of packages against a mirror's signed index, and write the lock
     #[command(
-        after_help = "Example: anemos base lock base.toml --output base.lock, then `base = { lock = \"base.lock\" }` in \
-                            hosts.toml"
+        after_help = "Example: anemos base lock base.toml --output base.lock, then `base = { lock = \"base.lock\" }` \
+                            in hosts.toml"
     )]
     Lock {
         /// The list of packages
@@ -368,8 +368,8 @@ pub enum Base {
     },
     /// Build the image that a lock describes
     ///
-    /// The same lock makes the same image everywhere. Serve it from anywhere (`base = { urls = ["…"] }` in hosts.toml), or leave
-    /// it in this machine's cache, from which it is uploaded to hosts that can't come by it otherwise.
+    /// The same lock makes the same image everywhere. Serve it from anywhere (`base = { urls = ["…"] }` in hosts.toml),
+    /// or leave it in this machine's cache, from which it is uploaded to hosts that can't come by it otherwise.
     Build {
         /// The lock; default: the one in this executable
         lock: Option<PathBuf>,

@@ -75,8 +75,8 @@ fn wrong_bytes(lab: &Lab) -> Result<Outcome> {
         host.refused(lab, "", &words)?;
         host.server.mend();
     }
-    // A package has left the mirror. Neither the host's apt nor the workstation's knows where past versions are: the error
-    // says so, and what to do.
+    // A package has left the mirror. Neither the host's apt nor the workstation's knows where past versions are: the
+    // error says so, and what to do.
     host.server.fault("/apt_", Fault::NotFound);
     host.refused(
         lab,

@@ -395,7 +395,8 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Somebody wants to look at the machine. Without its disks, which are taken for another one, it is no longer wanted.
+        // Somebody wants to look at the machine. Without its disks, which are taken for another one, it is no longer
+        // wanted.
         if std::env::var_os("ANEMOS_LAB_WAIT").is_some() && self.disks.is_some() && self.process.ended().is_none() {
             eprintln!("{} still runs: {:?}\nPress Enter to end it.", self.name, self.ssh_command());
             let _ = std::io::stdin().read_line(&mut String::new());

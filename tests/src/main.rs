@@ -144,8 +144,8 @@ fn setup(lab: &Lab, all: bool) -> Result<()> {
         let image = image::ensure(lab, spec.net)?;
         snapshot::ensure(lab, spec, &image).map(drop)
     };
-    // Each of these waits most of the time, for a download, a disk or a boot, so they run beside each other. Host images
-    // don't need the archive.
+    // Each of these waits most of the time, for a download, a disk or a boot, so they run beside each other. Host
+    // images don't need the archive.
     thread::scope(|scope| {
         let mut parts = vec![
             scope.spawn(|| {

@@ -51,8 +51,8 @@ async fn hidden_line(mut tty: File, prompt: &str) -> std::io::Result<Secret> {
     line
 }
 
-/// A line, without its end, from a file that doesn't wait. No thread reads on once this is dropped: what is typed then is
-/// for somebody else.
+/// A line, without its end, from a file that doesn't wait. No thread reads on once this is dropped: what is typed then
+/// is for somebody else.
 async fn line(mut keyboard: File) -> std::io::Result<Secret> {
     let mut line = Vec::new();
     loop {

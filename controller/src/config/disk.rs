@@ -151,7 +151,8 @@ impl fmt::Display for SelectError {
             }
             Why::Alike => format!(
                 "disk ({selector}) could not be told from another after the boot, since these have the same ids and \
-                 size: they are paths to one disk, or clones; unplug all but one, or give them serial numbers of their own"
+                 size: they are paths to one disk, or clones; unplug all but one, or give them serial numbers of \
+                 their own"
             ),
             Why::Nameless => format!(
                 "disk ({selector}) could not be found again after the boot: it has no serial number, no world-wide \

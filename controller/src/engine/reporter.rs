@@ -212,8 +212,8 @@ impl Reporter {
         if state.broken.is_none() {
             state.broken = Some(error.to_string());
             let text = format!(
-                "the journal can't be kept from here on, so nothing that the host says now is acknowledged to it; it keeps \
-                 that, and another `anemos attach` asks for it once there is room: {error}"
+                "the journal can't be kept from here on, so nothing that the host says now is acknowledged to it; it \
+                 keeps that, and another `anemos attach` asks for it once there is room: {error}"
             );
             self.send(None, now_ms(), Update::Message(Level::Error, text));
         }

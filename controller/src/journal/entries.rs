@@ -8,9 +8,11 @@
 //! | kind | content |
 //! |---|---|
 //! | 0 | a [`Record`] in JSON |
-//! | 1 | count; a byte with a bit for each column that is not all zeros, from the lowest; these columns: seq less one, uptime (ms), clock less uptime (ms), time told less clock (ms), source; text, each line with its newline |
+//! | 1 | count; a byte with a bit for each column that is not all zeros, from the lowest; columns; text with newlines |
 //! | 2 | bytes sent and received so far, as differences |
 //! | 3 | the state at the beginning of a stream, in JSON: [`super::Digested`] |
+//!
+//! The columns: seq less one, uptime (ms), clock less uptime (ms), time told less clock (ms), source.
 
 use anemos_proto::event::{Event, EventKind, Stream};
 

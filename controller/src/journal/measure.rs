@@ -1,9 +1,9 @@
 //! Writes runs with journals as a deployment does, for measuring what they take and how fast they are read:
 //! docs/BENCHMARKS.md has the commands and what came out.
 //!
-//! `ANEMOS_JOURNALS="DIR RUNS LINES [LOG]"` makes RUNS runs of one host in DIR/anemos/runs, each of LINES lines of output.
-//! They are made up, and come as fast as they are taken, or are those of the file LOG (from its beginning again as often
-//! as need be), about twelve a second.
+//! `ANEMOS_JOURNALS="DIR RUNS LINES [LOG]"` makes RUNS runs of one host in DIR/anemos/runs, each of LINES lines of
+//! output. They are made up, and come as fast as they are taken, or are those of the file LOG (from its beginning again
+//! as often as need be), about twelve a second.
 
 use std::path::Path;
 
@@ -47,8 +47,11 @@ fn made_up(numbers: &mut Numbers) -> Vec<u8> {
     let n = numbers.next();
     let (unit, size) = (n % 10_000, (n >> 20) % 100_000);
     format!(
-        "[{:6}/{:6}] Building object {a}/{b}/{c}/unit_{unit:04}.o, -O2 -fstack-protector-strong -Wformat ({size} bytes in {} ms)",
-        n >> 44, 1_000_000, (n >> 8) % 900
+        "[{:6}/{:6}] Building object {a}/{b}/{c}/unit_{unit:04}.o, -O2 -fstack-protector-strong \
+         -Wformat ({size} bytes in {} ms)",
+        n >> 44,
+        1_000_000,
+        (n >> 8) % 900
     )
     .into_bytes()
 }

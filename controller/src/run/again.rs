@@ -178,7 +178,8 @@ impl Member {
             (Standing::Doubtful(doubt), ..) => return held(&doubt),
             (Standing::Unbooted, ..) => {
                 wishes.close(reporter, "it is not in RAM");
-                // The stage undoes everything when the connection to it ends; but that is not known until somebody looks.
+                // The stage undoes everything when the connection to it ends; but that is not known until somebody
+                // looks.
                 let (met, boot_id) = (digested.met.as_ref(), digested.old_boot_id.as_deref());
                 let (ending, reason) = tokio::select! {
                     looked = unbooted(&self.entry, met, boot_id, &self.user, reporter.counters()) => looked,
@@ -390,7 +391,8 @@ fn new_id() -> Result<String, RunError> {
 /// Says that lines are not shown.
 pub(super) fn left_out(lines: u64, run: &RunId, host: &str) -> Update {
     let text = format!(
-        "{lines} earlier lines are left out here; `anemos logs {run} {host}` has them, `anemos attach --all {run}` shows all"
+        "{lines} earlier lines are left out here; `anemos logs {run} {host}` has them, \
+         `anemos attach --all {run}` shows all"
     );
     Update::Message(Level::Info, text)
 }

@@ -1,9 +1,10 @@
 //! Wishes for the hosts of a run from other processes: a Unix socket in the run's directory, which whoever has the
 //! run's lock listens on.
 //!
-//! A conversation: whoever asks sends one line of JSON, a [`Request`], and after it the bytes of the payload if the wish
-//! has one. Then come, each as a line of JSON, an [`Answer`] for each host, and the end. All of it is between processes of
-//! one machine, and of one user or root: the directory is 0700, and the kernel says who is at the other end.
+//! A conversation: whoever asks sends one line of JSON, a [`Request`], and after it the bytes of the payload if the
+//! wish has one. Then come, each as a line of JSON, an [`Answer`] for each host, and the end. All of it is between
+//! processes of one machine, and of one user or root: the directory is 0700, and the kernel says who is at the other
+//! end.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

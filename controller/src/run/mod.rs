@@ -19,7 +19,8 @@ pub use find::{pick, read, run_of, some_in_ram};
 use crate::journal::{HostEntry, RunDir};
 use crate::report::Ending;
 
-/// Deletes the run's key once no host of it, by the journals, can be in RAM any more. Returns what went wrong with that.
+/// Deletes the run's key once no host of it, by the journals, can be in RAM any more. Returns what went wrong with
+/// that.
 pub fn forget(dir: &RunDir, hosts: &[HostEntry]) -> Option<String> {
     let over = |host: &HostEntry| {
         read(dir, &host.name).is_ok_and(|journal| journal.end().is_some_and(|end| end.outcome != Ending::Held))

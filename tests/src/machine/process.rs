@@ -112,7 +112,8 @@ impl Process {
     /// Ends it now and waits until it is gone.
     pub fn kill(&mut self) {
         {
-            // The watcher forgets the pid under this lock before it reaps the process, so the pid is still the process's own.
+            // The watcher forgets the pid under this lock before it reaps the process, so the pid is still the
+            // process's own.
             let state = self.shared.lock();
             if let Some(pid) = state.pid {
                 let _ = kill_process(pid, Signal::KILL);
