@@ -63,8 +63,8 @@ pub fn snapshot(root: &Root, plan: &StagePlan) -> Option<String> {
 }
 
 impl Sources<'_> {
-    /// Writes the image, compressed and verified, to the end of `out`, and returns where it came from.
-    pub fn write(&self, out: &mut File) -> Result<BaseSource> {
+    /// Writes the image, compressed and verified, to the end of `out`.
+    pub fn write(&self, out: &mut File) -> Result<()> {
         let step = self.report.step("base");
         let start = out.stream_position().map_err(|error| Fault::new("writing the base", error))?;
         let mut reasons = Vec::new();
@@ -78,7 +78,7 @@ impl Sources<'_> {
             match attempt.and_then(|()| self.from(source, out, start, &step)) {
                 Ok(()) => {
                     step.finish();
-                    return Ok(source.clone());
+                    return Ok(());
                 }
                 Err(why) => {
                     let text = format!("{}: {why}", name(source));

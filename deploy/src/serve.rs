@@ -70,7 +70,7 @@ enum Message {
     Input(Input),
     Signal(i32),
     Probed(Result<Box<HostFacts>>),
-    Staged(Result<Box<Staged>>),
+    Staged(Result<Staged>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -201,7 +201,7 @@ impl Conversation {
                 self.enter(Phase::Idle, SILENCE);
             }
             Message::Staged(staged) => {
-                self.output.send(&StageReply::Staged(*staged?));
+                self.output.send(&StageReply::Staged(staged?));
                 self.enter(Phase::Staged, SILENCE);
             }
         }
@@ -253,7 +253,7 @@ impl Conversation {
             report: self.report.clone(),
             output: self.output.clone(),
         };
-        self.spawn("stage", move || Message::Staged(job.run().map(Box::new)))
+        self.spawn("stage", move || Message::Staged(job.run()))
     }
 
     fn too_late(&self) -> Fault {

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anemos_base::{Archive, Fetcher, Lock};
-use anemos_host::sha256::digest;
 use anemos_host::{Root, disks, host_keys};
 use anemos_proto::config::HostConfig;
 use anemos_proto::event::{Level, Unit};
@@ -75,7 +74,7 @@ impl Job {
         let mut kernel = self.kernel(&lock)?;
         let mut initramfs = Initramfs::new()?;
         let sources = Sources { root, plan, lock: &lock, fetcher: &self.fetcher, blobs, output: &self.output, report };
-        let base_source = initramfs.opaque(compose::BASE, |out| sources.write(out))?;
+        initramfs.opaque(compose::BASE, |out| sources.write(out))?;
 
         let step = report.step("compose");
         let index = kernel.index()?;
@@ -128,18 +127,9 @@ impl Job {
             cmdline: &cmdline,
             room: &|copies| Memory::of(root).loads(initramfs_bytes, copies),
         };
-        let method = self.gate.load(|| kexec::load(root, &boot))?;
+        self.gate.load(|| kexec::load(root, &boot))?;
         step.finish();
-        Ok(Staged {
-            kernel_release: kernel.release.clone(),
-            kernel: digest(&kernel.image),
-            base: Digest(*lock.image.as_bytes()),
-            base_source,
-            initramfs_bytes,
-            downloaded_bytes: self.fetcher.downloaded(),
-            cmdline,
-            method,
-        })
+        Ok(Staged { initramfs_bytes, downloaded_bytes: self.fetcher.downloaded() })
     }
 
     fn kernel(&self, lock: &Lock) -> Result<KernelSet> {

@@ -99,34 +99,13 @@ pub enum KernelSource {
     Locked,
 }
 
-/// Which system call loads the kernel.
+/// What was made ready to boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum KexecMethod {
-    /// `kexec_file_load(2)`.
-    FileLoad,
-    /// `kexec_load(2)`.
-    Load,
-}
-
-/// What will boot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Staged {
-    /// Release of the kernel.
-    pub kernel_release: String,
-    /// SHA-256 of the kernel image.
-    pub kernel: Digest,
-    /// SHA-256 of the uncompressed base image.
-    pub base: Digest,
-    /// Where the base came from.
-    pub base_source: BaseSource,
     /// Bytes of the whole initramfs as loaded.
     pub initramfs_bytes: u64,
     /// Bytes that the host downloaded for this.
     pub downloaded_bytes: u64,
-    /// The kernel command line.
-    pub cmdline: String,
-    /// What loaded it.
-    pub method: KexecMethod,
 }
 
 /// Why something could not be done. Together with host, phase and state, which the controller knows, this is the error.

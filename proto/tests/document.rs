@@ -8,7 +8,7 @@ use anemos_proto::config::{Finish, HostConfig, RunConfig};
 use anemos_proto::event::{AgentState, EventKind, Level, Outcome, StepOutcome, Stream, Unit};
 use anemos_proto::host::Firmware;
 use anemos_proto::net::LinkKind;
-use anemos_proto::stage::{BaseSource, KernelSource, KexecMethod, StageReply, StageRequest};
+use anemos_proto::stage::{BaseSource, KernelSource, StageReply, StageRequest};
 use serde_reflection::{ContainerFormat, Format, Named, Registry, Samples, Tracer, TracerConfig, VariantFormat};
 
 mod samples;
@@ -35,7 +35,6 @@ fn registry() -> Registry {
         Unit,
         BaseSource,
         KernelSource,
-        KexecMethod,
         LinkKind,
         EventKind,
         HostConfig,

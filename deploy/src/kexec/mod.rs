@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::AsFd;
 
 use anemos_host::Root;
-use anemos_proto::stage::KexecMethod;
 
 use crate::cmdline;
 use crate::error::{Doing, Fault, Result};
@@ -36,31 +35,28 @@ pub struct Boot<'a> {
     pub room: &'a dyn Fn(u64) -> Result<()>,
 }
 
-/// Loads the kernel, and returns what did it.
+/// Loads the kernel.
 ///
 /// The kernel hashes what `kexec_file_load` loads, and hashes it again after the jump with plain code. On a slow
 /// machine that takes seconds for an initramfs of ours, and it takes memory for one more copy. So `kexec_load` is tried
 /// first; the kernel refuses it where it wants signatures. Where memory is encrypted it is tried last: the new kernel
 /// must be told how, and only the old kernel can tell it.
-pub fn load(root: &Root, boot: &Boot<'_>) -> Result<KexecMethod> {
+pub fn load(root: &Root, boot: &Boot<'_>) -> Result<()> {
     if boot.cmdline.len() > cmdline::MAX {
         let why = format!("it has {} bytes, and kernels take {}", boot.cmdline.len(), cmdline::MAX);
         let hint = "it is made from the host's own (/proc/cmdline): shorten that where its boot loader is configured";
         return Err(Fault::new("composing the kernel's command line", why).hint(hint));
     }
-    let mut methods = [KexecMethod::Load, KexecMethod::FileLoad];
+    let mut ways = ["kexec_load", "kexec_file_load"];
     if is_encrypted(root) {
-        methods.reverse();
+        ways.reverse();
     }
     let mut refusals = Vec::new();
-    for method in methods {
-        let (name, loaded) = match method {
-            KexecMethod::Load => ("kexec_load", segments_load(root, boot)),
-            KexecMethod::FileLoad => ("kexec_file_load", file_load(boot)),
-        };
+    for way in ways {
+        let loaded = if way == "kexec_load" { segments_load(root, boot) } else { file_load(boot) };
         match loaded {
-            Ok(()) => return Ok(method),
-            Err(fault) => refusals.push(format!("{name}: {}", fault.why())),
+            Ok(()) => return Ok(()),
+            Err(fault) => refusals.push(format!("{way}: {}", fault.why())),
         }
     }
     Err(Fault::new(format!("loading {}", boot.name), refusals.join("; ")))

@@ -9,9 +9,7 @@ use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
 use anemos_proto::ids::BlobRef;
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
-use anemos_proto::stage::{
-    BaseSource, Failure, KernelSource, KexecMethod, StagePlan, StageReply, StageRequest, Staged,
-};
+use anemos_proto::stage::{BaseSource, Failure, KernelSource, StagePlan, StageReply, StageRequest, Staged};
 use anemos_proto::{Digest, RunId, Secret};
 
 pub fn digest(n: u8) -> Digest {
@@ -232,16 +230,7 @@ pub fn stage_replies() -> Vec<StageReply> {
         StageReply::Facts(Box::new(facts())),
         StageReply::Need(vec![digest(1), digest(2)]),
         StageReply::Progress(progress()),
-        StageReply::Staged(Staged {
-            kernel_release: "6.1.0-40-cloud-amd64".into(),
-            kernel: digest(8),
-            base: digest(9),
-            base_source: BaseSource::Build,
-            initramfs_bytes: 70_000_000,
-            downloaded_bytes: 60_000_000,
-            cmdline: "console=ttyS0 rdinit=/init panic=10".into(),
-            method: KexecMethod::FileLoad,
-        }),
+        StageReply::Staged(Staged { initramfs_bytes: 70_000_000, downloaded_bytes: 60_000_000 }),
         StageReply::Booting,
         StageReply::Aborted,
         StageReply::Failed(Failure { what: "loading the kernel".into(), why: "EPERM".into(), hint: "lockdown".into() }),
