@@ -170,7 +170,7 @@ pub async fn drive(
     let Gate { plan, decision, mut seat, probes } = gate;
     let over = |reason: String| End::Over(Box::new(reporter.end(Ending::Untouched, reason)));
     let (halt, halted) = signal::channel(false);
-    let boot = before::boot(job, reporter, (plan, decision), &mut seat, &probes, halted);
+    let boot = Box::pin(before::boot(job, reporter, (plan, decision), &mut seat, &probes, halted));
     let mut wishes = Wishes::new(wishes);
     let booted = wishes.until_booted(boot, &halt, stop.clone(), reporter).await;
     let end = match booted {

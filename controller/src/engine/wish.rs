@@ -113,12 +113,11 @@ impl Wishes {
     /// user leaves. Nothing else can be wished of it.
     pub(super) async fn until_booted<B, E>(
         &mut self,
-        boot: impl Future<Output = Result<B, E>>,
+        mut boot: impl Future<Output = Result<B, E>> + Unpin,
         halt: &signal::Sender<bool>,
         mut stop: signal::Receiver<bool>,
         reporter: &Reporter,
     ) -> Result<B, E> {
-        let mut boot = std::pin::pin!(boot);
         let mut aborts = Vec::new();
         loop {
             tokio::select! {

@@ -4,27 +4,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anemos_proto::event::Level;
-use anemos_proto::ids::RunId;
 use tokio::sync::{mpsc, oneshot, watch as signal};
 use tokio::time::Instant;
 
 use super::error::RunError;
 use super::find::{not_in_ram, read};
-use super::host::{Busy, Plea, Task, attend};
-use super::inbox::{self, Answer, Inbox, Request, Unheard, ourselves};
+use super::host::{Busy, attend};
+use super::inbox::{self, Inbox, Request, Unheard, ourselves};
+use super::intent::Intent;
 use super::jobs::credentials;
+use super::member::{Again, Member};
 use super::onlook::{Watched, look_on};
-use crate::embed::BUILD;
-use crate::engine::{End, Follow, Reporter, Wish, Wishes, follow_again, now_ms, unbooted};
-use crate::journal::{
-    Appender, Digested, HostEntry, JournalError, Keep, Lock, OldSystem, Record, RunDir, Told, digest, not_known,
-};
-use crate::report::{Ending, Report, Summary, Update};
-use crate::ssh::{self, Credentials, Passphrases, RunKey};
-
-/// Of what was told before, so many lines are shown at once.
-pub const LINES: usize = 1000;
+use super::plea::{Answer, Plea};
+use crate::engine::{End, Wish};
+use crate::journal::{HostEntry, JournalError, Keep, Lock, RunDir, Told, digest};
+use crate::report::{Ending, Report, Summary};
+use crate::ssh::{self, Passphrases};
 
 /// Whoever has the lock and answers nothing for so long is not asked any longer.
 const ASKING: Duration = Duration::from_secs(5);
@@ -34,166 +29,6 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// A host whose agent has refused what was wished may take so long to end by itself before it is left alone.
 const AFTER_REFUSAL: Duration = Duration::from_secs(2);
-
-/// What somebody takes up a run for.
-#[derive(Debug, Clone, Default)]
-pub struct Intent {
-    /// What is wanted of the hosts; `None`: only to follow them.
-    pub wish: Option<Wish>,
-    /// Of the lines of output so far, so many; `None`: all.
-    pub lines: Option<usize>,
-    /// Of each host only what comes after this number.
-    pub after: HashMap<String, u64>,
-}
-
-impl Intent {
-    /// How much of a host's journal is shown.
-    pub(super) fn keep(&self, after: u64) -> Keep {
-        self.lines.map_or(Keep::All, |last| Keep::Lines { last, after })
-    }
-
-    pub(super) fn after(&self, host: &str) -> u64 {
-        self.after.get(host).copied().unwrap_or(0)
-    }
-}
-
-/// What is to be done about a host that somebody takes up again, by its journal alone.
-#[derive(Debug, Clone, PartialEq)]
-enum Standing {
-    /// It is over, and stays so.
-    Over(Box<Summary>),
-    /// It was never told to boot: whether all was undone is to be looked at.
-    Unbooted,
-    /// It was told to boot: it is to be looked for, unless the run's key is gone.
-    Booted(Box<OldSystem>),
-    /// Nothing is to be concluded, because …: it is held as it is.
-    Doubtful(String),
-}
-
-/// Decides. `again`: one that is held is to be taken up again.
-fn standing(journal: &Digested, again: bool) -> Standing {
-    match journal.end() {
-        // A held host can be taken up again; whatever else is over stays over.
-        Some(summary) if summary.outcome != Ending::Held || !again => return Standing::Over(Box::new(summary.clone())),
-        _ => {}
-    }
-    match (&journal.old, journal.boot_sent_ms, &journal.damaged) {
-        (Some(old), Some(_), _) => Standing::Booted(Box::new(old.clone())),
-        (.., Some(doubt)) => Standing::Doubtful(doubt.clone()),
-        (.., None) => Standing::Unbooted,
-    }
-}
-
-/// How a host ends of which nothing is concluded.
-fn doubtful(host: &str, doubt: &str) -> (Ending, String) {
-    let reason = format!(
-        "{}. `anemos logs` has what can be read. The run's key stays: if the host is in RAM, `anemos shell {host}` \
-         reaches it, else look at its console",
-        not_known(doubt)
-    );
-    (Ending::Held, reason)
-}
-
-/// One host of a run that this process has the lock of.
-#[derive(Clone)]
-pub(super) struct Member {
-    pub run: RunDir,
-    pub entry: HostEntry,
-    pub user: Credentials,
-    pub key: Option<RunKey>,
-    pub reports: mpsc::UnboundedSender<Report>,
-    pub stop: signal::Receiver<bool>,
-    pub keep: Keep,
-}
-
-/// A host that was taken up.
-pub(super) struct Again {
-    pub task: Task,
-    /// It may be in RAM, so that something can be wished of it.
-    pub in_ram: bool,
-    /// Its journal has the wish, and no answer to it.
-    pub open: bool,
-}
-
-impl Member {
-    pub(super) fn name(&self) -> &str {
-        &self.entry.name
-    }
-
-    /// Takes the host up. The screens have got all up to number `seen`. `wish` is the one that it is taken up for.
-    pub(super) fn take_up(&self, seen: u64, wish: Option<&str>) -> Result<Again, JournalError> {
-        let path = self.run.journal(self.name());
-        let (journal, mut digested) = tokio::task::block_in_place(|| Appender::open(&path, self.keep))?;
-        let reporter = Reporter::new(self.name(), self.reports.clone(), journal);
-        let (sent, received) = digested.counted;
-        reporter.counters().add(sent, received);
-        if let Some(old) = &digested.old {
-            reporter.staged(old.downloaded, old.initramfs);
-        }
-        let in_ram = not_in_ram(&digested).is_none();
-        let standing = standing(&digested, in_ram || wish.is_none());
-        let mut told = std::mem::take(&mut digested.told);
-        let left_out = (digested.left_out > 0).then(|| left_out(digested.left_out, &self.run.id, self.name()));
-        let over = matches!(standing, Standing::Over(_));
-        if !over && digested.summary.take().is_some() {
-            reporter.record(&Record::Reopened { wall_ms: now_ms() });
-            told.retain(|told| !matches!(told.update, Update::Summary(_)));
-        }
-        reporter.replay(told.clone(), seen, left_out);
-        digested.told = told;
-        let mut open = false;
-        for (number, wished) in std::mem::take(&mut digested.wishes) {
-            if wish == Some(&wished.id) {
-                open = true;
-            } else if !over {
-                let why = "the anemos that took it has ended since; whether the host got it is not known";
-                reporter.tell(Update::Answered { wish: number, refused: Some(why.into()) });
-            }
-        }
-        let reporter = Arc::new(reporter);
-        let (wishes, asked) = mpsc::unbounded_channel();
-        let member = self.clone();
-        let telling = Arc::clone(&reporter);
-        let work =
-            Box::pin(async move { member.work(standing, digested, &telling, Wishes::new(asked)).await.map(Some) });
-        Ok(Again { task: Task { reporter, wishes, work }, in_ram, open })
-    }
-
-    async fn work(
-        &self,
-        standing: Standing,
-        digested: Digested,
-        reporter: &Reporter,
-        wishes: Wishes,
-    ) -> Result<End, String> {
-        let held = |doubt: &str| {
-            let (ending, reason) = doubtful(self.name(), doubt);
-            Ok(End::Over(Box::new(reporter.end(ending, reason))))
-        };
-        let mut stop = self.stop.clone();
-        let old = match (standing, &self.key, &digested.damaged) {
-            (Standing::Over(summary), ..) => return Ok(End::Over(summary)),
-            (Standing::Booted(_), None, Some(doubt)) => return held(doubt),
-            (Standing::Booted(old), ..) => *old,
-            (Standing::Doubtful(doubt), ..) => return held(&doubt),
-            (Standing::Unbooted, ..) => {
-                wishes.close(reporter, "it is not in RAM");
-                // The stage undoes everything when the connection to it ends; but that is not known until somebody
-                // looks.
-                let (met, boot_id) = (digested.met.as_ref(), digested.old_boot_id.as_deref());
-                let (ending, reason) = tokio::select! {
-                    looked = unbooted(&self.entry, met, boot_id, &self.user, reporter.counters()) => looked,
-                    _ = stop.wait_for(|stop| *stop) => return Ok(End::Detached),
-                };
-                return Ok(End::Over(Box::new(reporter.end(ending, reason))));
-            }
-        };
-        let Some(run_key) = self.key.clone() else { return Err("the run is over, and its key was deleted".into()) };
-        let (run, user, entry) = (self.run.id.clone(), self.user.clone(), &self.entry);
-        let follow = Follow { run, entry, old, run_key, user, reporter, wishes, stop, build: BUILD };
-        Ok(follow_again(follow, &digested).await)
-    }
-}
 
 /// How the following of a run ended.
 #[derive(Default)]
@@ -388,14 +223,6 @@ fn new_id() -> Result<String, RunError> {
     Ok(random.expose().iter().take(8).fold(String::new(), |id, byte| format!("{id}{byte:02x}")))
 }
 
-/// Says that lines are not shown.
-pub(super) fn left_out(lines: u64, run: &RunId, host: &str) -> Update {
-    let text = format!(
-        "{lines} earlier lines are left out here; `anemos logs {run} {host}` has them, \
-         `anemos attach --all {run}` shows all"
-    );
-    Update::Message(Level::Info, text)
-}
 /// Shows a host of a run that an earlier version of Anemos began. If it is not over, only that version can go on.
 fn show_earlier(
     run: &RunDir,

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
 
-use super::again::Member;
 use super::base::Showing;
 use super::error::RunError;
 use super::forget;
-use super::host::{Busy, Plea, Task, attend};
+use super::host::{Busy, attend};
 use super::inbox::Inbox;
 use super::jobs::{Jobs, new_run_id, prepare};
+use super::member::{Member, Task};
+use super::plea::Plea;
 use crate::config::Host;
 use crate::embed;
 use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, drive, now_ms};

@@ -1,42 +1,18 @@
 //! One host of a run that is followed: from its first task to the last, with the wishes that come meanwhile.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch as signal};
 
-use super::again::{Again, Member};
 use super::find::{not_in_ram, read};
-use super::inbox::Answer;
-use crate::engine::{Asked, Asker, End, Reporter, Wish};
+use super::member::{Again, Member, Task};
+use super::plea::{Answer, Plea};
+use crate::engine::{Asked, Asker, End, Reporter};
 use crate::report::{Ending, Update, Wished};
 
 /// Whoever made a wish is answered by then, though the host may not have been reached.
 const ANSWER: Duration = Duration::from_secs(4);
-
-/// A wish on its way to a host.
-#[derive(Debug)]
-pub struct Plea {
-    /// See [`Wished`].
-    pub id: String,
-    /// See [`Wished`].
-    pub author: String,
-    /// What.
-    pub wish: Wish,
-    /// Takes the answer. Dropped without one if the host is not followed any more.
-    pub answer: oneshot::Sender<Answer>,
-}
-
-/// What is being done about a host.
-pub(super) struct Task {
-    /// Tells everything.
-    pub reporter: Arc<Reporter>,
-    /// Takes wishes.
-    pub wishes: mpsc::UnboundedSender<Asked>,
-    /// Ends with the host's end; `None` if only its plan was asked for.
-    pub work: Pin<Box<dyn Future<Output = Result<Option<End>, String>> + Send>>,
-}
 
 /// How many hosts of a run something is being done about.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::host::Plea;
+use super::plea::{Answer, Plea};
 use crate::engine::{Blob, Wish};
 use crate::journal::RunDir;
 
@@ -59,19 +59,6 @@ enum Words {
     Retry { payload: Option<(Digest, u64)> },
     Abort,
     Finish(Finish),
-}
-
-/// What became of a wish for one host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// The host.
-    pub host: String,
-    /// The wish's number in the host's journal, if it is there.
-    pub number: Option<u64>,
-    /// Why it won't be done; `None` if it is, or will be.
-    pub refused: Option<String>,
-    /// The host has got it. If not, it gets it as soon as it is reached.
-    pub made: bool,
 }
 
 /// Why there is no answer.

@@ -8,13 +8,17 @@ mod error;
 mod find;
 mod host;
 mod inbox;
+mod intent;
 mod jobs;
+mod member;
 mod onlook;
+mod plea;
 
-pub use again::{Intent, LINES, follow};
+pub use again::follow;
 pub use begin::{Order, Prepared};
 pub use error::{Kind, RunError};
 pub use find::{pick, read, run_of, some_in_ram};
+pub use intent::{Intent, LINES};
 
 use crate::journal::{HostEntry, RunDir};
 use crate::report::Ending;

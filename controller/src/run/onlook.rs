@@ -6,8 +6,8 @@ use anemos_proto::event::Level;
 use anemos_proto::ids::RunId;
 use tokio::sync::mpsc;
 
-use super::again::{Intent, left_out};
 use super::error::RunError;
+use super::intent::{Intent, left_out};
 use crate::engine::now_ms;
 use crate::journal::{Follower, HostEntry, JournalError, Lock, RunDir, Told};
 use crate::report::{Report, Summary, Update};

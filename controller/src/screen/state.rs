@@ -95,7 +95,7 @@ impl HostState {
                     self.steps.clear();
                 }
             }
-            Update::PhaseFinished(..) | Update::Facts(_) => {}
+            Update::PhaseFinished(..) | Update::Facts(_) | Update::Answered { .. } => {}
             Update::Uploaded { sent, total } => self.uploaded = Some((*sent, *total)),
             Update::Event(speaker, event) => self.event(*speaker, &event.kind, now),
             Update::Progress(speaker, progress) => {
@@ -115,7 +115,6 @@ impl HostState {
             Update::Waiting(what) => self.waiting = Some(sanitise_str(what)),
             // A host that was over is taken up again for a wish.
             Update::Wished(_) => self.summary = None,
-            Update::Answered { .. } => {}
             Update::Summary(summary) => {
                 self.link_lost = None;
                 self.waiting = None;

@@ -5,12 +5,14 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::engine::Blob;
-use crate::journal::{RunFile, RunStore, is_line};
-use crate::report::{PhaseSeconds, Speaker, What, Wished};
+use crate::journal::{Appender, OldSystem, Record, RunFile, RunStore, is_line};
+use crate::report::{PhaseSeconds, Speaker, Update, What, Wished};
 use crate::run::find::some_in_ram;
+use crate::run::intent::LINES;
+use crate::run::member::{Standing, standing};
 use crate::run::onlook::FOLLOW_EVERY;
 use crate::run::{Kind, forget};
-use crate::ssh::Address;
+use crate::ssh::{Address, RunKey};
 
 fn looking_on() -> Intent {
     Intent { lines: Some(LINES), ..Intent::default() }
@@ -418,13 +420,16 @@ async fn of_many_lines_the_last_are_shown() {
 /// What a host that is followed does with a wish, in place of one that would have to be reached.
 type Doing = fn(Plea) -> Option<(oneshot::Sender<Answer>, Answer)>;
 
+/// What it was asked: the wish's id, its author, and itself.
+type Pleaded = (String, String, Wish);
+
 fn answer(plea: Plea, refused: Option<&str>) -> (oneshot::Sender<Answer>, Answer) {
     let refused = refused.map(str::to_owned);
     (plea.answer, Answer { host: "web1".into(), number: Some(7), refused, made: true })
 }
 
 /// A process that follows the run, and takes one wish. `Doing` may swallow it.
-fn follower(begun: &Begun, doing: Doing) -> (Inbox, tokio::task::JoinHandle<Option<(String, String, Wish)>>) {
+fn follower(begun: &Begun, doing: Doing) -> (Inbox, tokio::task::JoinHandle<Option<Pleaded>>) {
     let (pleas, mut received) = mpsc::unbounded_channel::<Plea>();
     let inbox = Inbox::open(&begun.run, HashMap::from([("web1".into(), pleas)])).unwrap();
     let task = tokio::spawn(async move {

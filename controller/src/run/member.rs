@@ -1,0 +1,162 @@
+//! One host of a run that this process has the lock of, and how it is taken up.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch as signal};
+
+use super::find::not_in_ram;
+use super::intent::left_out;
+use crate::embed::BUILD;
+use crate::engine::{Asked, End, Follow, Reporter, Wishes, follow_again, now_ms, unbooted};
+use crate::journal::{Appender, Digested, HostEntry, JournalError, Keep, OldSystem, Record, RunDir, not_known};
+use crate::report::{Ending, Report, Summary, Update};
+use crate::ssh::{Credentials, RunKey};
+
+/// What is being done about a host.
+pub(super) struct Task {
+    /// Tells everything.
+    pub reporter: Arc<Reporter>,
+    /// Takes wishes.
+    pub wishes: mpsc::UnboundedSender<Asked>,
+    /// Ends with the host's end; `None` if only its plan was asked for.
+    pub work: Pin<Box<dyn Future<Output = Result<Option<End>, String>> + Send>>,
+}
+
+/// What is to be done about a host that somebody takes up again, by its journal alone.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Standing {
+    /// It is over, and stays so.
+    Over(Box<Summary>),
+    /// It was never told to boot: whether all was undone is to be looked at.
+    Unbooted,
+    /// It was told to boot: it is to be looked for, unless the run's key is gone.
+    Booted(Box<OldSystem>),
+    /// Nothing is to be concluded, because …: it is held as it is.
+    Doubtful(String),
+}
+
+/// Decides. `again`: one that is held is to be taken up again.
+pub(super) fn standing(journal: &Digested, again: bool) -> Standing {
+    match journal.end() {
+        // A held host can be taken up again; whatever else is over stays over.
+        Some(summary) if summary.outcome != Ending::Held || !again => return Standing::Over(Box::new(summary.clone())),
+        _ => {}
+    }
+    match (&journal.old, journal.boot_sent_ms, &journal.damaged) {
+        (Some(old), Some(_), _) => Standing::Booted(Box::new(old.clone())),
+        (.., Some(doubt)) => Standing::Doubtful(doubt.clone()),
+        (.., None) => Standing::Unbooted,
+    }
+}
+
+/// How a host ends of which nothing is concluded.
+fn doubtful(host: &str, doubt: &str) -> (Ending, String) {
+    let reason = format!(
+        "{}. `anemos logs` has what can be read. The run's key stays: if the host is in RAM, `anemos shell {host}` \
+         reaches it, else look at its console",
+        not_known(doubt)
+    );
+    (Ending::Held, reason)
+}
+
+/// One host of a run that this process has the lock of.
+#[derive(Clone)]
+pub(super) struct Member {
+    pub run: RunDir,
+    pub entry: HostEntry,
+    pub user: Credentials,
+    pub key: Option<RunKey>,
+    pub reports: mpsc::UnboundedSender<Report>,
+    pub stop: signal::Receiver<bool>,
+    pub keep: Keep,
+}
+
+/// A host that was taken up.
+pub(super) struct Again {
+    pub task: Task,
+    /// It may be in RAM, so that something can be wished of it.
+    pub in_ram: bool,
+    /// Its journal has the wish, and no answer to it.
+    pub open: bool,
+}
+
+impl Member {
+    pub(super) fn name(&self) -> &str {
+        &self.entry.name
+    }
+
+    /// Takes the host up. The screens have got all up to number `seen`. `wish` is the one that it is taken up for.
+    pub(super) fn take_up(&self, seen: u64, wish: Option<&str>) -> Result<Again, JournalError> {
+        let path = self.run.journal(self.name());
+        let (journal, mut digested) = tokio::task::block_in_place(|| Appender::open(&path, self.keep))?;
+        let reporter = Reporter::new(self.name(), self.reports.clone(), journal);
+        let (sent, received) = digested.counted;
+        reporter.counters().add(sent, received);
+        if let Some(old) = &digested.old {
+            reporter.staged(old.downloaded, old.initramfs);
+        }
+        let in_ram = not_in_ram(&digested).is_none();
+        let standing = standing(&digested, in_ram || wish.is_none());
+        let mut told = std::mem::take(&mut digested.told);
+        let left_out = (digested.left_out > 0).then(|| left_out(digested.left_out, &self.run.id, self.name()));
+        let over = matches!(standing, Standing::Over(_));
+        if !over && digested.summary.take().is_some() {
+            reporter.record(&Record::Reopened { wall_ms: now_ms() });
+            told.retain(|told| !matches!(told.update, Update::Summary(_)));
+        }
+        reporter.replay(told.clone(), seen, left_out);
+        digested.told = told;
+        let mut open = false;
+        for (number, wished) in std::mem::take(&mut digested.wishes) {
+            if wish == Some(&wished.id) {
+                open = true;
+            } else if !over {
+                let why = "the anemos that took it has ended since; whether the host got it is not known";
+                reporter.tell(Update::Answered { wish: number, refused: Some(why.into()) });
+            }
+        }
+        let reporter = Arc::new(reporter);
+        let (wishes, asked) = mpsc::unbounded_channel();
+        let member = self.clone();
+        let telling = Arc::clone(&reporter);
+        let work =
+            Box::pin(async move { member.work(standing, digested, &telling, Wishes::new(asked)).await.map(Some) });
+        Ok(Again { task: Task { reporter, wishes, work }, in_ram, open })
+    }
+
+    async fn work(
+        &self,
+        standing: Standing,
+        digested: Digested,
+        reporter: &Reporter,
+        wishes: Wishes,
+    ) -> Result<End, String> {
+        let held = |doubt: &str| {
+            let (ending, reason) = doubtful(self.name(), doubt);
+            Ok(End::Over(Box::new(reporter.end(ending, reason))))
+        };
+        let mut stop = self.stop.clone();
+        let old = match (standing, &self.key, &digested.damaged) {
+            (Standing::Over(summary), ..) => return Ok(End::Over(summary)),
+            (Standing::Booted(_), None, Some(doubt)) => return held(doubt),
+            (Standing::Booted(old), ..) => *old,
+            (Standing::Doubtful(doubt), ..) => return held(&doubt),
+            (Standing::Unbooted, ..) => {
+                wishes.close(reporter, "it is not in RAM");
+                // The stage undoes everything when the connection to it ends; but that is not known until somebody
+                // looks.
+                let (met, boot_id) = (digested.met.as_ref(), digested.old_boot_id.as_deref());
+                let (ending, reason) = tokio::select! {
+                    looked = unbooted(&self.entry, met, boot_id, &self.user, reporter.counters()) => looked,
+                    _ = stop.wait_for(|stop| *stop) => return Ok(End::Detached),
+                };
+                return Ok(End::Over(Box::new(reporter.end(ending, reason))));
+            }
+        };
+        let Some(run_key) = self.key.clone() else { return Err("the run is over, and its key was deleted".into()) };
+        let (run, user, entry) = (self.run.id.clone(), self.user.clone(), &self.entry);
+        let follow = Follow { run, entry, old, run_key, user, reporter, wishes, stop, build: BUILD };
+        Ok(follow_again(follow, &digested).await)
+    }
+}
