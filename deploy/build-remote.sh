@@ -10,10 +10,24 @@ for tool in readelf:binutils objcopy:binutils gzip:gzip xz:xz-utils zstd:zstd; d
 done
 # Static, so that they run under any distribution's userland and under none. The flags go by `--config`, so that a
 # RUSTFLAGS of the caller's can't replace them and host builds keep their own fingerprints.
-env -u RUSTFLAGS cargo build --locked --profile small --target "$target" \
-    --config "target.$target.rustflags=['-C', 'target-feature=+crt-static', '-C', 'relocation-model=static']" \
-    -p anemos-deploy -p anemos-agent
 mkdir -p "$out"
+flags="'-C', 'target-feature=+crt-static', '-C', 'relocation-model=static'"
+# Functions whose code is the same become one, where the linker can do that (lld, which rustc brings along since 1.90;
+# others make somewhat larger executables). Rust does not promise that functions have addresses of their own, and
+# nothing in the C libraries that are linked in compares addresses of its functions.
+folding='-Wl,--icf=all'
+if echo 'fn main() {}' | rustc --target "$target" -C "link-arg=$folding" -o "$out/folding" - 2>/dev/null; then
+    flags="$flags, '-C', 'link-arg=$folding'"
+fi
+rm -f "$out/folding"
+# Panics name the file that they come from. Where the sources of crates lie on this machine says nothing there, and would
+# be sent: only the crate and the file are kept. The sources are fetched first, so that the flags are the same ever after.
+cargo fetch --locked --quiet --target "$target"
+for sources in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do
+    flags="$flags, '--remap-path-prefix', '$sources/='"
+done
+env -u RUSTFLAGS cargo build --locked --profile small --target "$target" --config "target.$target.rustflags=[$flags]" \
+    -p anemos-deploy -p anemos-agent
 built=target/$target/small
 for file in "$built/anemos-stage" "$built/anemos-agent"; do
     if readelf -l "$file" | grep -q INTERP; then

@@ -37,13 +37,9 @@ pub fn hardware(root: &Root) -> Vec<String> {
 /// The names in `/sys` of a disk's partitions, by their numbers.
 pub fn partitions(root: &Root, disk: &str) -> Vec<String> {
     let sys = format!("/sys/block/{disk}");
-    let mut found: Vec<(u64, String)> = Vec::new();
-    for name in root.names(&sys) {
-        if let Some(number) = root.number(&format!("{sys}/{name}/partition")) {
-            // Inserted in order, because a sort of pairs would be kilobytes of code on the slow link.
-            found.insert(found.partition_point(|(other, _)| *other < number), (number, name));
-        }
-    }
+    let number = |name: String| Some((root.number(&format!("{sys}/{name}/partition"))?, name));
+    let mut found: Vec<(u64, String)> = root.names(&sys).into_iter().filter_map(number).collect();
+    found.sort();
     found.into_iter().map(|(_, name)| name).collect()
 }
 

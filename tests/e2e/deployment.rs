@@ -95,13 +95,15 @@ pub fn is_log(line: &Value, text: &str) -> bool {
     is_event(line, "log") && line["text"].as_str().is_some_and(|line| line.contains(text))
 }
 
-/// The agent's events, in the order in which they were shown, without the time at which the workstation heard of each:
-/// the journal keeps that of a line to a tenth of a second, and what it had not got when its process died is told again.
+/// The agent's events, in the order in which they were shown, without the time at which the workstation heard of each
+/// and the number there: the journal keeps the time of a line to a tenth of a second, and what it had not got when its
+/// process died is told again.
 pub fn agent_events(lines: &[Value]) -> Vec<Value> {
     let is_agents = |line: &&Value| line["type"] == "event" && line["speaker"] == "agent";
     let mut events: Vec<Value> = lines.iter().filter(is_agents).cloned().collect();
     for event in events.iter_mut().filter_map(Value::as_object_mut) {
         event.remove("time");
+        event.remove("number");
     }
     events
 }
