@@ -93,8 +93,8 @@ pub async fn follow(
             continue;
         }
         let (user, key, reports) = (credentials(&entry, asks), key.clone(), reports.clone());
-        let halt = own_stop(stop);
-        let (keep, stop) = (intent.keep(seen), halt.subscribe());
+        let (halt, stop) = own_stop(stop);
+        let keep = intent.keep(seen);
         let member = Member { run: run.clone(), entry, user, key, reports, stop, keep };
         match member.take_up(seen, intent.wish.as_ref().map(|_| id.as_str())) {
             Ok(again) => tasks.push((member, again, halt)),
@@ -202,19 +202,24 @@ async fn own_answer(host: String, answer: oneshot::Receiver<Answer>, halt: Arc<s
     answer
 }
 
-/// Stops one host; and is stopped itself with all of them.
-fn own_stop(all: &signal::Receiver<bool>) -> Arc<signal::Sender<bool>> {
-    let own = Arc::new(signal::channel(*all.borrow()).0);
+/// Stops one host, which is stopped with all of them as well. What it returns second is for that host: its sender lives
+/// for as long as that is there.
+fn own_stop(all: &signal::Receiver<bool>) -> (Arc<signal::Sender<bool>>, signal::Receiver<bool>) {
+    let (own, stopped) = signal::channel(*all.borrow());
+    let own = Arc::new(own);
     let (mut all, stop) = (all.clone(), Arc::clone(&own));
     tokio::spawn(async move {
         tokio::select! {
-            _ = all.wait_for(|stop| *stop) => {
-                stop.send_replace(true);
+            stopped = async { all.wait_for(|stop| *stop).await.is_ok() } => {
+                if stopped {
+                    stop.send_replace(true);
+                }
+                stop.closed().await;
             }
             () = stop.closed() => {}
         }
     });
-    own
+    (own, stopped)
 }
 
 /// A name for a wish.

@@ -5,14 +5,14 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::engine::Blob;
-use crate::journal::{Appender, OldSystem, Record, RunFile, RunStore, is_line};
-use crate::report::{PhaseSeconds, Speaker, Update, What, Wished};
+use crate::journal::samples::{ended, run_file, run_key};
+use crate::journal::{Appender, OldSystem, Record, RunStore, is_line};
+use crate::report::{Speaker, Update, What, Wished};
 use crate::run::find::some_in_ram;
 use crate::run::intent::LINES;
 use crate::run::member::{Standing, standing};
 use crate::run::onlook::FOLLOW_EVERY;
 use crate::run::{Kind, forget};
-use crate::ssh::{Address, RunKey};
 
 fn looking_on() -> Intent {
     Intent { lines: Some(LINES), ..Intent::default() }
@@ -43,33 +43,8 @@ struct Begun {
 impl Begun {
     fn new(names: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let key = RunKey::from_seed(&Secret::new(vec![3; 32])).unwrap();
-        let host = |name: &&str| HostEntry {
-            name: (*name).into(),
-            address: Address { host: "192.0.2.1".into(), port: 22 },
-            user: "root".into(),
-            agent_socket: None,
-            identities_only: true,
-            identity_files: Vec::new(),
-            agent_key: key.public(),
-            check: None,
-            finish: Finish::Reboot,
-            boot_s: 1,
-            build_s: 1,
-            reboot_s: 1,
-            verify_s: 1,
-            ack_s: 1,
-            dead_man_s: 1,
-        };
-        let file = RunFile {
-            format: RunFile::FORMAT,
-            run: "20261123-093000-0a1b".parse().unwrap(),
-            started_ms: 1,
-            hosts_file: "/x/hosts.toml".into(),
-            pid: 1,
-            hosts: names.iter().map(host).collect(),
-        };
-        let (run, lock) = RunStore::at(dir.path().join("runs")).create(&file, &key).unwrap();
+        let file = run_file("20261123-093000-0a1b", names);
+        let (run, lock) = RunStore::at(dir.path().join("runs")).create(&file, &run_key()).unwrap();
         for name in names {
             Appender::open(&run.journal(name), Keep::All).unwrap();
         }
@@ -86,22 +61,6 @@ impl Begun {
 
 fn said(text: &str) -> Record {
     Record::Told { wall_ms: 1, update: Update::Message(Level::Info, text.into()) }
-}
-
-fn ended(host: &str, outcome: Ending) -> Record {
-    let summary = Summary {
-        host: host.into(),
-        outcome,
-        reason: "so it went".into(),
-        uploaded_bytes: 0,
-        received_bytes: 0,
-        host_downloaded_bytes: 0,
-        initramfs_bytes: 0,
-        seconds: PhaseSeconds::default(),
-        first_event_seconds: None,
-        total_seconds: 0.0,
-    };
-    Record::Told { wall_ms: 2, update: Update::Summary(Box::new(summary)) }
 }
 
 /// What the screen got until nobody had more to say: host, and text or outcome.
@@ -535,4 +494,20 @@ async fn a_wish_that_nobody_answered_is_answered_by_the_next() {
         }
     }
     assert!(matches!(&answers[..], [(Some(2), 1, why)] if why.contains("is not known")), "{answers:?}");
+}
+
+/// A host whose wish was refused is stopped alone; and all are stopped with Ctrl-C, also where nobody could stop one
+/// alone any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_host_is_stopped_alone_or_with_all() {
+    let (all, stop) = watch::channel(false);
+    let (halt, mut one) = own_stop(&stop);
+    let (forgotten, mut other) = own_stop(&stop);
+    drop(forgotten);
+    halt.send_replace(true);
+    one.wait_for(|stop| *stop).await.unwrap();
+    let stopped = tokio::time::timeout(Duration::from_millis(200), other.wait_for(|stop| *stop)).await.is_ok();
+    assert!(!stopped, "the other was stopped, or left alone");
+    all.send_replace(true);
+    other.wait_for(|stop| *stop).await.unwrap();
 }
