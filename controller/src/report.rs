@@ -8,6 +8,8 @@ use anemos_proto::host::HostFacts;
 use anemos_proto::ids::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Plan;
+
 /// The phases of a deployment, in order. Each has a deadline, and its name is in every error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -111,6 +113,13 @@ pub enum Update {
     PhaseFinished(Phase, f64),
     /// The stage's facts about the host.
     Facts(Box<HostFacts>),
+    /// What is to be done to the host.
+    Planned {
+        /// That.
+        plan: Box<Plan>,
+        /// In which order the run's hosts go, for people, if several can be deployed and this is one of them.
+        order: Option<String>,
+    },
     /// Bytes of blobs sent, of all that must be sent.
     Uploaded {
         /// Bytes sent.

@@ -10,7 +10,8 @@ use anemos_proto::config::Finish;
 use super::fleet::How;
 use super::packing::{PACKINGS, Packing, StageBinary};
 use super::{End, became, script};
-use crate::report::{Ending, PhaseSeconds, Summary};
+use crate::journal::samples;
+use crate::report::{Ending, Summary};
 
 /// What begins a command that may mount, and is root as far as it can tell: nothing for root, a user namespace for
 /// others. None where the kernel lets others have none.
@@ -275,20 +276,8 @@ fn a_system_tells_what_it_is() {
 /// What of an end counts against the payload.
 #[test]
 fn a_host_that_ends_as_it_was_told_proves_the_payload() {
-    let end = |outcome, reason: &str| {
-        End::Over(Box::new(Summary {
-            host: "web1".into(),
-            outcome,
-            reason: reason.into(),
-            uploaded_bytes: 0,
-            received_bytes: 0,
-            host_downloaded_bytes: 0,
-            initramfs_bytes: 0,
-            seconds: PhaseSeconds::default(),
-            first_event_seconds: None,
-            total_seconds: 0.0,
-        }))
-    };
+    let end =
+        |outcome, reason: &str| End::Over(Box::new(Summary { reason: reason.into(), ..samples::summary(outcome) }));
     let failed = |text: &str| How::Failed(text.into());
     let cases = [
         (end(Ending::Deployed, "Debian"), Finish::Reboot, true, How::Proved),

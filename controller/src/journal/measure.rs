@@ -7,13 +7,11 @@
 
 use std::path::Path;
 
-use anemos_proto::Secret;
-use anemos_proto::config::Finish;
 use anemos_proto::event::{Event, EventKind, Stream};
 
-use super::{Appender, HostEntry, Keep, Record, RunFile, RunStore};
+use super::samples::{run_file, run_key};
+use super::{Appender, Keep, Record, RunFile, RunStore};
 use crate::report::{Phase, Speaker, Update};
-use crate::ssh::{Address, RunKey};
 
 /// When the first line was printed, in milliseconds since the Unix epoch.
 const START: u64 = 1_795_860_000_000;
@@ -85,33 +83,9 @@ fn write(
     lines: u64,
     log: Option<&[&[u8]]>,
 ) -> Result<(u64, u64), Box<dyn std::error::Error>> {
-    let key = RunKey::from_seed(&Secret::new(vec![3; 32]))?;
-    let host = HostEntry {
-        name: "web1".into(),
-        address: Address { host: "192.0.2.1".into(), port: 22 },
-        user: "root".into(),
-        agent_socket: None,
-        identities_only: true,
-        identity_files: Vec::new(),
-        agent_key: key.public(),
-        check: None,
-        finish: Finish::Reboot,
-        boot_s: 1,
-        build_s: 1,
-        reboot_s: 1,
-        verify_s: 1,
-        ack_s: 1,
-        dead_man_s: 1,
-    };
-    let file = RunFile {
-        format: RunFile::FORMAT,
-        run: format!("20261128-12{:02}{:02}-{run:04x}", run / 60 % 60, run % 60).parse()?,
-        started_ms: START,
-        hosts_file: "/x/hosts.toml".into(),
-        pid: std::process::id(),
-        hosts: vec![host],
-    };
-    let (dir, _lock) = store.create(&file, &key)?;
+    let id = format!("20261128-12{:02}{:02}-{run:04x}", run / 60 % 60, run % 60);
+    let file = RunFile { started_ms: START, pid: std::process::id(), ..run_file(&id, &["web1"]) };
+    let (dir, _lock) = store.create(&file, &run_key())?;
     let (mut journal, _) = Appender::open(&dir.journal("web1"), Keep::All)?;
     journal.append(&Record::Told { wall_ms: START, update: Update::PhaseStarted(Phase::Build) })?;
     let mut numbers = Numbers(u64::from(run));

@@ -21,7 +21,7 @@ mod v3;
 #[cfg(test)]
 mod measure;
 #[cfg(test)]
-mod samples;
+pub mod samples;
 #[cfg(test)]
 mod tests;
 

@@ -1,14 +1,16 @@
 //! One record of each kind, with every kind of fact in it: what the golden files hold.
 
+use anemos_proto::Secret;
 use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
 use anemos_proto::ids::Digest;
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 
-use super::{OldSystem, Record};
+use super::{HostEntry, OldSystem, Record, RunFile};
+use crate::plan;
 use crate::report::{Ending, Phase, PhaseSeconds, Speaker, Summary, Update, What, Wished};
-use crate::ssh::HostKey;
+use crate::ssh::{self, HostKey, RunKey};
 
 /// When all of this was.
 const NOW: u64 = 1_795_860_000_000;
@@ -151,8 +153,49 @@ pub fn since() -> Vec<Record> {
         Update::Answered { wish: 17, refused: None },
         Update::Answered { wish: 18, refused: Some("the payload is running".into()) },
     ];
-    let wishes = wishes.map(|update| Record::Told { wall_ms: NOW, update });
-    kinds.map(told).into_iter().chain(wishes).collect()
+    let planned = Update::Planned { plan: Box::new(plan::tests::plan()), order: Some("all 2 at once".into()) };
+    let updates = wishes.into_iter().chain([planned]).map(|update| Record::Told { wall_ms: NOW, update });
+    kinds.map(told).into_iter().chain(updates).collect()
+}
+
+/// The key of a run whose hosts nobody reaches.
+pub fn run_key() -> RunKey {
+    RunKey::from_seed(&Secret::new(vec![3; 32])).unwrap()
+}
+
+/// A run with that name, of these hosts: at an address that nobody has (RFC 5737), with the shortest deadlines.
+pub fn run_file(id: &str, names: &[&str]) -> RunFile {
+    let host = |name: &&str| HostEntry {
+        name: (*name).into(),
+        address: ssh::Address { host: "192.0.2.1".into(), port: 22 },
+        user: "root".into(),
+        agent_socket: None,
+        identities_only: true,
+        identity_files: Vec::new(),
+        agent_key: run_key().public(),
+        check: None,
+        finish: Finish::Reboot,
+        boot_s: 1,
+        build_s: 1,
+        reboot_s: 1,
+        verify_s: 1,
+        ack_s: 1,
+        dead_man_s: 1,
+    };
+    RunFile {
+        format: RunFile::FORMAT,
+        run: id.parse().unwrap(),
+        started_ms: 1,
+        hosts_file: "/x/hosts.toml".into(),
+        pid: 1,
+        hosts: names.iter().map(host).collect(),
+    }
+}
+
+/// That a host ended, with numbers that nobody looks at.
+pub fn ended(host: &str, outcome: Ending) -> Record {
+    let summary = Summary { host: host.into(), ..summary(outcome) };
+    Record::Told { wall_ms: 2, update: Update::Summary(Box::new(summary)) }
 }
 
 /// How it ended.

@@ -463,14 +463,7 @@ fn a_full_disk_leaves_whole_records() {
 }
 
 fn run_file(id: &str) -> RunFile {
-    RunFile {
-        format: RunFile::FORMAT,
-        run: id.parse().unwrap(),
-        started_ms: 1,
-        hosts_file: "/x/hosts.toml".into(),
-        pid: 1,
-        hosts: Vec::new(),
-    }
+    samples::run_file(id, &[])
 }
 
 #[test]

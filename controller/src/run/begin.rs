@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
 
@@ -20,7 +20,7 @@ use crate::embed;
 use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, drive, now_ms};
 use crate::journal::{Appender, Keep, Lock, RunDir, RunFile, RunStore};
 use crate::plan::{Approval, Plan};
-use crate::report::{Report, Summary};
+use crate::report::{Report, Summary, Update};
 use crate::ssh::{Passphrases, RunKey, new_seed};
 
 /// What a run is begun with.
@@ -158,20 +158,31 @@ impl Prepared {
             inbox.inspect_err(warn).ok()
         });
         let (mut hosts, mut plans) = (Vec::new(), Vec::new());
-        for Begun { name, plan, decision, task } in begun {
+        let mut tellers = Vec::new();
+        for Begun { name, reporter, plan, decision, task } in begun {
             // A host that can't be deployed sends no plan; its own report says why.
             let met = plan.await.ok().map(|plan| (plan, decision));
             plans.extend(met.iter().map(|(plan, _)| Arc::clone(plan)));
+            tellers.extend(met.iter().map(|(plan, _)| (reporter.clone(), Arc::clone(plan))));
             hosts.push(Attended { name, met, task });
         }
         let running = Running { dir, file, _lock: lock, _inbox: inbox, _plan_dir: plan_dir };
-        Ok(Met { hosts, fleet, limits: order.limits, only_plan: order.only_plan, plans, running })
+        let met = Met { hosts, fleet, limits: order.limits, only_plan: order.only_plan, plans, running };
+        for (reporter, plan) in tellers {
+            let order = met.order().filter(|_| plan.refused().is_none());
+            // A host that is over meanwhile has said its last word.
+            if let Some(reporter) = reporter.upgrade() {
+                reporter.tell(Update::Planned { plan: Box::new((*plan).clone()), order });
+            }
+        }
+        Ok(met)
     }
 }
 
 /// One host on its way to its plan.
 struct Begun {
     name: String,
+    reporter: Weak<Reporter>,
     plan: oneshot::Receiver<Arc<Plan>>,
     decision: signal::Sender<Decision>,
     task: tokio::task::JoinHandle<Result<Option<End>, String>>,
@@ -193,8 +204,9 @@ fn start(
     let (telling, stop) = (Arc::clone(&reporter), member.stop.clone());
     let work = Box::pin(async move { Ok(drive(&job, &telling, gate, asked, stop).await) });
     let (pleas, received) = mpsc::unbounded_channel();
+    let voice = Arc::downgrade(&reporter);
     let task = tokio::spawn(async move { attend(&member, Task { reporter, wishes, work }, received, busy).await });
-    (Begun { name, plan, decision, task }, pleas)
+    (Begun { name, reporter: voice, plan, decision, task }, pleas)
 }
 
 impl Met {

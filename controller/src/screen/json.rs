@@ -41,10 +41,8 @@ impl Show for JsonScreen {
         self.out.flush();
     }
 
-    fn plans(&mut self, plans: &[Arc<Plan>], order: Option<&str>, now_ms: u64) {
-        for plan in plans {
-            self.out.line(&plan_line(plan, order, now_ms));
-        }
+    fn plans(&mut self, _plans: &[Arc<Plan>], _order: Option<&str>, _now_ms: u64) {
+        // Each was reported.
         self.out.flush();
     }
 
@@ -87,6 +85,7 @@ pub fn report_line(report: &Report) -> String {
         Update::Message(level, text) => Body::Message { host, level: level_name(*level), text },
         Update::Waiting(reason) => Body::Waiting { host, reason },
         Update::Summary(summary) => Body::Summary(summary),
+        Update::Planned { plan, order } => Body::Plan { plan, order: order.as_deref() },
         Update::Wished(wished) => Body::Wish {
             host,
             wish: wished.what.name(),
@@ -106,12 +105,6 @@ pub fn report_line(report: &Report) -> String {
         }
     };
     line(&Line { number: report.number, time: rfc3339(report.wall_ms), body })
-}
-
-/// One host's plan as one line of JSON, without its newline. A host that is refused has no place in the order.
-pub fn plan_line(plan: &Plan, order: Option<&str>, now_ms: u64) -> String {
-    let order = order.filter(|_| plan.refusals.is_empty());
-    line(&Line { number: None, time: rfc3339(now_ms), body: Body::Plan { plan, order } })
 }
 
 /// Any serialisable value as one line. Characters that a terminal would act on are written as `\u….`.

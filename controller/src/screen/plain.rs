@@ -127,6 +127,8 @@ impl PlainLines {
             Update::LinkBack => Some("connected again".to_owned()),
             Update::Message(level, text) => Some(level_text(*level, text)),
             Update::Waiting(what) => Some(sanitise_str(what)),
+            // Those of all hosts are shown together.
+            Update::Planned { .. } => None,
             Update::Summary(summary) => Some(summary_text(summary)),
             Update::Wished(wished) => Some(wished_text(wished)),
             Update::Answered { refused, .. } => Some(answered_text(refused.as_deref())),

@@ -1,10 +1,6 @@
-use anemos_proto::Secret;
-use anemos_proto::config::Finish;
-
 use super::*;
-use crate::journal::{Appender, HostEntry, Keep, Lock, Record, RunFile};
-use crate::report::{PhaseSeconds, Summary, Update};
-use crate::ssh::{Address, RunKey};
+use crate::journal::samples::{ended, run_file, run_key};
+use crate::journal::{Appender, Keep, Lock};
 
 struct Runs {
     _dir: tempfile::TempDir,
@@ -20,48 +16,10 @@ impl Runs {
 
     /// A run with one host, and how that ended.
     fn run(&self, id: &str, outcome: Option<Ending>) -> (RunDir, Lock) {
-        let key = RunKey::from_seed(&Secret::new(vec![3; 32])).unwrap();
-        let host = HostEntry {
-            name: "web1".into(),
-            address: Address { host: "192.0.2.1".into(), port: 22 },
-            user: "root".into(),
-            agent_socket: None,
-            identities_only: true,
-            identity_files: Vec::new(),
-            agent_key: key.public(),
-            check: None,
-            finish: Finish::Reboot,
-            boot_s: 1,
-            build_s: 1,
-            reboot_s: 1,
-            verify_s: 1,
-            ack_s: 1,
-            dead_man_s: 1,
-        };
-        let file = RunFile {
-            format: RunFile::FORMAT,
-            run: id.parse().unwrap(),
-            started_ms: 1,
-            hosts_file: "/x/hosts.toml".into(),
-            pid: 1,
-            hosts: vec![host],
-        };
-        let (run, lock) = self.store.create(&file, &key).unwrap();
+        let (run, lock) = self.store.create(&run_file(id, &["web1"]), &run_key()).unwrap();
         let (mut journal, _) = Appender::open(&run.journal("web1"), Keep::All).unwrap();
         if let Some(outcome) = outcome {
-            let summary = Summary {
-                host: "web1".into(),
-                outcome,
-                reason: "so it went".into(),
-                uploaded_bytes: 0,
-                received_bytes: 0,
-                host_downloaded_bytes: 0,
-                initramfs_bytes: 0,
-                seconds: PhaseSeconds::default(),
-                first_event_seconds: None,
-                total_seconds: 0.0,
-            };
-            journal.append(&Record::Told { wall_ms: 1, update: Update::Summary(Box::new(summary)) }).unwrap();
+            journal.append(&ended("web1", outcome)).unwrap();
             if outcome != Ending::Held {
                 run.forget_key().unwrap();
             }
