@@ -350,6 +350,9 @@ mod tests {
 
     #[test]
     fn all_kinds_arrive() {
+        if crate::skip::without_root() {
+            return;
+        }
         let project = Project::new(&[
             ("files/etc/motd", "hello\n"),
             ("files/etc/web.conf.makeimg.template", "name ${domain} \\$host\n"),

@@ -20,6 +20,8 @@ pub mod project;
 pub mod report;
 pub mod settings;
 pub mod shell;
+#[cfg(test)]
+mod skip;
 pub mod sources;
 pub mod supervise;
 pub mod template;
