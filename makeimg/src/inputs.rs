@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn all_kinds_arrive() {
-        if crate::skip::without_root() {
+        if !crate::common::is_root() {
             return;
         }
         let project = Project::new(&[

@@ -6,6 +6,9 @@ pub mod arch;
 pub mod build;
 pub mod chroot;
 pub mod command;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
 pub mod debian;
 pub mod declare;
 pub mod disk;
@@ -20,8 +23,6 @@ pub mod project;
 pub mod report;
 pub mod settings;
 pub mod shell;
-#[cfg(test)]
-mod skip;
 pub mod sources;
 pub mod supervise;
 pub mod template;

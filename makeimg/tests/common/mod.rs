@@ -15,7 +15,7 @@ pub fn is_root() -> bool {
     let everybody = map.split_whitespace().eq(["0", "0", "4294967295"]);
     let root = everybody && rustix::process::geteuid().is_root();
     if !root {
-        skipped("only root can make file systems and images");
+        skipped("only root can make file systems, and give files to others");
     }
     root
 }
