@@ -64,10 +64,11 @@ async fn deploy(
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
     let met = run.meet(reports, &stop).await?;
     let order = met.order();
-    if !met.plans().is_empty() {
-        control.plans(met.plans().to_vec(), order.clone()).await;
+    let plans = met.plans();
+    if !plans.is_empty() {
+        control.plans(plans, order.clone()).await;
     }
-    let able: Vec<Arc<Plan>> = met.plans().iter().filter(|plan| plan.refused().is_none()).cloned().collect();
+    let able = met.able();
     let go = match ask {
         _ if able.is_empty() => false,
         Ask::OnlyPlan => false,

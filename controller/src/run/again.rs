@@ -13,7 +13,7 @@ use super::host::{Busy, attend};
 use super::inbox::{self, Inbox, Request, Unheard, ourselves};
 use super::intent::Intent;
 use super::jobs::credentials;
-use super::member::{Again, Member};
+use super::member::{Again, Known, Member};
 use super::onlook::{Watched, look_on};
 use super::plea::{Answer, Plea};
 use crate::engine::{End, Wish};
@@ -55,7 +55,7 @@ pub async fn follow(
 ) -> Result<Followed, RunError> {
     let id = new_id()?;
     let mut followed = Followed::default();
-    let mut answered = None;
+    let mut asked = false;
     if let (None, Some(wish)) = (&lock, &intent.wish) {
         match ask(run, &hosts, &id, wish).await? {
             Heard::Answers(answers) => {
@@ -63,7 +63,7 @@ pub async fn follow(
                 if answers.iter().all(|answer| answer.refused.is_some()) {
                     return Ok(followed);
                 }
-                answered = Some(answers);
+                asked = true;
             }
             Heard::Nobody(ours) => lock = Some(ours),
         }
@@ -107,13 +107,22 @@ pub async fn follow(
     let mut inbox = HashMap::new();
     let mut attended = Vec::new();
     let mut own = Vec::new();
-    for (member, Again { task, in_ram, open }, halt) in tasks {
+    for (member, Again { task, in_ram, wish: known }, halt) in tasks {
         let (pleas, received) = mpsc::unbounded_channel();
-        // What the process before this one has answered is not asked for again, unless it ended before it was made.
-        if let Some(wish) = intent.wish.clone().filter(|_| in_ram && (open || answered.is_none())) {
+        // What the process before this one has done about the wish is not asked for again.
+        let number = match known {
+            Known::Nothing if !asked => Some(None),
+            Known::Open(number) => Some(Some(number)),
+            Known::Answered(Err(why)) if !asked => {
+                followed.problems.push(format!("{}: {why}", member.name()));
+                None
+            }
+            Known::Nothing | Known::Answered(_) => None,
+        };
+        if let (Some(number), Some(wish), true) = (number, intent.wish.clone(), in_ram) {
             let (answer, answers) = oneshot::channel();
             // The receiver is here.
-            let _ = pleas.send(Plea { id: id.clone(), author: ourselves(), wish, answer });
+            let _ = pleas.send(Plea { id: id.clone(), author: ourselves(), number, wish, answer });
             own.push(tokio::spawn(own_answer(member.name().to_owned(), answers, halt)));
         }
         inbox.insert(member.name().to_owned(), pleas);
@@ -121,10 +130,7 @@ pub async fn follow(
         let name = member.name().to_owned();
         attended.push((name, tokio::spawn(async move { attend(&member, task, received, busy).await })));
     }
-    let inbox = Inbox::open(run, inbox);
-    if let Err(error) = &inbox {
-        tracing::warn!(run = run.id.as_str(), %error, "no wishes are taken from other processes");
-    }
+    let _inbox = Inbox::open(run, inbox);
     for (name, task) in attended {
         match task.await {
             Ok(Ok(Some(End::Over(summary)))) => followed.ends.push(Some(*summary)),

@@ -53,7 +53,6 @@ pub struct Met {
     fleet: signal::Sender<Fleet>,
     limits: Limits,
     only_plan: bool,
-    plans: Vec<Arc<Plan>>,
     running: Running,
 }
 
@@ -153,23 +152,20 @@ impl Prepared {
             begun.push(host);
         }
         drop(reports);
-        let inbox = (!order.only_plan).then(|| Inbox::open(&dir, inbox)).and_then(|inbox| {
-            let warn = |error: &_| tracing::warn!(%error, "no wishes are taken from other processes");
-            inbox.inspect_err(warn).ok()
-        });
-        let (mut hosts, mut plans) = (Vec::new(), Vec::new());
-        let mut tellers = Vec::new();
+        let inbox = if order.only_plan { None } else { Inbox::open(&dir, inbox) };
+        let mut hosts = Vec::new();
+        let mut reporters = Vec::new();
         for Begun { name, reporter, plan, decision, task } in begun {
             // A host that can't be deployed sends no plan; its own report says why.
             let met = plan.await.ok().map(|plan| (plan, decision));
-            plans.extend(met.iter().map(|(plan, _)| Arc::clone(plan)));
-            tellers.extend(met.iter().map(|(plan, _)| (reporter.clone(), Arc::clone(plan))));
+            reporters.extend(met.is_some().then_some(reporter));
             hosts.push(Attended { name, met, task });
         }
         let running = Running { dir, file, _lock: lock, _inbox: inbox, _plan_dir: plan_dir };
-        let met = Met { hosts, fleet, limits: order.limits, only_plan: order.only_plan, plans, running };
-        for (reporter, plan) in tellers {
-            let order = met.order().filter(|_| plan.refused().is_none());
+        let met = Met { hosts, fleet, limits: order.limits, only_plan: order.only_plan, running };
+        let order = met.order();
+        for (reporter, plan) in reporters.into_iter().zip(met.plans()) {
+            let order = order.clone().filter(|_| plan.refused().is_none());
             // A host that is over meanwhile has said its last word.
             if let Some(reporter) = reporter.upgrade() {
                 reporter.tell(Update::Planned { plan: Box::new((*plan).clone()), order });
@@ -211,24 +207,29 @@ fn start(
 
 impl Met {
     /// The plans of all hosts that were met, in the order of hosts.toml.
-    pub fn plans(&self) -> &[Arc<Plan>] {
-        &self.plans
+    pub fn plans(&self) -> Vec<Arc<Plan>> {
+        self.hosts.iter().filter_map(|host| host.met.as_ref()).map(|(plan, _)| Arc::clone(plan)).collect()
+    }
+
+    /// Those of the hosts that can be deployed.
+    pub fn able(&self) -> Vec<Arc<Plan>> {
+        self.plans().into_iter().filter(|plan| plan.refused().is_none()).collect()
     }
 
     /// The order in which those go that can be deployed, for people; `None` for a single one.
     pub fn order(&self) -> Option<String> {
-        self.limits.order(&self.able())
+        self.limits.order(&self.going())
     }
 
     /// The hosts that can be deployed.
-    fn able(&self) -> Vec<String> {
-        self.plans.iter().filter(|plan| plan.refused().is_none()).map(|plan| plan.host.clone()).collect()
+    fn going(&self) -> Vec<String> {
+        self.able().iter().map(|plan| plan.host.clone()).collect()
     }
 
     /// Goes ahead, or not, and returns when all hosts are over or left.
     pub async fn decide(self, go: bool) -> Ended {
-        let able = self.able();
-        self.fleet.send_modify(|fleet| fleet.begin(&able));
+        let going = self.going();
+        self.fleet.send_modify(|fleet| fleet.begin(&going));
         let Self { hosts, only_plan, running, .. } = self;
         let mut ended = Ended::default();
         let mut tasks = Vec::new();

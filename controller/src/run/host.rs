@@ -9,7 +9,7 @@ use super::find::{not_in_ram, read};
 use super::member::{Again, Member, Task};
 use super::plea::{Answer, Plea};
 use crate::engine::{Asked, Asker, End, Reporter};
-use crate::report::{Ending, Update, Wished};
+use crate::report::{Update, Wished};
 
 /// Whoever made a wish is answered by then, though the host may not have been reached.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -81,9 +81,6 @@ pub(super) async fn attend(
 /// Takes up a host that is over, if that can be done.
 fn again(member: &Member, end: &Result<Option<End>, String>, plea: &Plea) -> Result<Again, String> {
     match end {
-        Ok(Some(End::Over(summary))) if summary.outcome != Ending::Held => {
-            Err(format!("the host is {} already: {}", summary.outcome, summary.reason))
-        }
         Ok(Some(End::Over(_))) => {
             let journal = read(&member.run, member.name()).map_err(|error| error.to_string())?;
             if let Some(why) = not_in_ram(&journal) {
@@ -98,8 +95,9 @@ fn again(member: &Member, end: &Result<Option<End>, String>, plea: &Plea) -> Res
 
 /// Writes a wish down, and hands it to the host.
 fn hand(plea: Plea, reporter: &Arc<Reporter>, wishes: &mpsc::UnboundedSender<Asked>, host: &str) {
-    let Plea { id, author, wish, answer: reply } = plea;
-    let number = reporter.number(Update::Wished(Wished { author, id, what: wish.what() }));
+    let Plea { id, author, number, wish, answer: reply } = plea;
+    let tell = || reporter.number(Update::Wished(Wished { author, id, what: wish.what() }));
+    let number = number.or_else(tell);
     // What is made of it may be lost with this process, and must not be a secret then.
     reporter.sync();
     let (answer, answered) = oneshot::channel();

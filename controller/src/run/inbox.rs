@@ -38,6 +38,9 @@ const PAYLOAD: u64 = 1 << 30;
 /// Whoever is silent for so long in the middle of a request is not waited for.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// Time between two attempts at taking a conversation.
+const BUSY: Duration = Duration::from_millis(100);
+
 /// Whoever asked knows after this time that nobody answers.
 const ANSWERS: Duration = Duration::from_secs(5);
 
@@ -84,11 +87,6 @@ impl Request {
     }
 }
 
-/// The socket of a run.
-fn path(run: &RunDir) -> PathBuf {
-    run.path().join("inbox")
-}
-
 /// A name for a socket in a directory that is short enough for the kernel (108 bytes, unix(7)) however long the
 /// directory's is. Good for as long as the file is open.
 fn short(dir: &Path) -> io::Result<(File, PathBuf)> {
@@ -105,9 +103,15 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Listens. Only whoever has the run's lock may.
-    pub fn open(run: &RunDir, hosts: HashMap<String, mpsc::UnboundedSender<Plea>>) -> io::Result<Self> {
-        let path = path(run);
+    /// Listens. Only whoever has the run's lock may. A run that takes no wishes goes on all the same.
+    pub fn open(run: &RunDir, hosts: HashMap<String, mpsc::UnboundedSender<Plea>>) -> Option<Self> {
+        let warn =
+            |error: &_| tracing::warn!(run = run.id.as_str(), %error, "no wishes are taken from other processes");
+        Self::listen(run, hosts).inspect_err(warn).ok()
+    }
+
+    fn listen(run: &RunDir, hosts: HashMap<String, mpsc::UnboundedSender<Plea>>) -> io::Result<Self> {
+        let path = run.path().join("inbox");
         match fs::remove_file(&path) {
             // Whoever listened before has died.
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -121,9 +125,11 @@ impl Inbox {
             let mut conversations = tokio::task::JoinSet::new();
             loop {
                 tokio::select! {
-                    Ok((stream, _)) = listener.accept() => {
-                        conversations.spawn(serve(stream, Arc::clone(&hosts)));
-                    }
+                    accepted = listener.accept() => match accepted {
+                        Ok((stream, _)) => _ = conversations.spawn(serve(stream, Arc::clone(&hosts))),
+                        // This process has no file to spare, as a rule; nothing says when it has.
+                        Err(_) => tokio::time::sleep(BUSY).await,
+                    },
                     Some(_) = conversations.join_next() => {}
                 }
             }
@@ -176,7 +182,7 @@ fn plead(
     wish: &Wish,
 ) -> impl Future<Output = Option<Answer>> + use<> {
     let (answer, answered) = oneshot::channel();
-    let plea = Plea { id: id.into(), author: author.into(), wish: wish.clone(), answer };
+    let plea = Plea { id: id.into(), author: author.into(), number: None, wish: wish.clone(), answer };
     let known = hosts.get(host).map(|host| host.send(plea).is_ok());
     let host = host.to_owned();
     async move {
@@ -278,13 +284,14 @@ pub async fn ask(run: &RunDir, request: &Request, wish: &Wish) -> Result<Vec<Ans
         }
         io::Result::Ok(())
     };
-    let sent = sent.await;
+    // Also a process that takes nothing more is silent.
     let until = Instant::now() + ANSWERS;
+    let silent = |_| Unheard::Refused(format!("it did not answer within {}s", ANSWERS.as_secs()));
+    let sent = timeout_at(until, sent).await.map_err(silent)?;
     let mut said = String::new();
     // Whoever does not want to read all may have said why.
     let read = timeout_at(until, stream.take(LINE * 16).read_to_string(&mut said)).await;
-    let silent = || Unheard::Refused(format!("it did not answer within {}s", ANSWERS.as_secs()));
-    read.map_err(|_| silent())?.map_err(gone)?;
+    read.map_err(silent)?.map_err(gone)?;
     let answers: Vec<Answer> = match said.lines().map(serde_json::from_str).collect() {
         Ok(answers) => answers,
         Err(error) => {

@@ -9,8 +9,8 @@ use super::find::not_in_ram;
 use super::intent::left_out;
 use crate::embed::BUILD;
 use crate::engine::{Asked, End, Follow, Reporter, Wishes, follow_again, now_ms, unbooted};
-use crate::journal::{Appender, Digested, HostEntry, JournalError, Keep, OldSystem, Record, RunDir, not_known};
-use crate::report::{Ending, Report, Summary, Update};
+use crate::journal::{Appender, Digested, HostEntry, JournalError, Keep, OldSystem, Record, RunDir, Told, not_known};
+use crate::report::{Ending, Report, Summary, Update, Wished};
 use crate::ssh::{Credentials, RunKey};
 
 /// What is being done about a host.
@@ -77,8 +77,34 @@ pub(super) struct Again {
     pub task: Task,
     /// It may be in RAM, so that something can be wished of it.
     pub in_ram: bool,
-    /// Its journal has the wish, and no answer to it.
-    pub open: bool,
+    /// What its journal knows of the wish.
+    pub wish: Known,
+}
+
+/// What the journal of a host knows of a wish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing.
+    Nothing,
+    /// That it was made, under this number, and not what came of it.
+    Open(u64),
+    /// Its answer: `Err` is why not.
+    Answered(Result<(), String>),
+}
+
+/// Looks a wish up in what was told, given the numbers of those that wait for an answer.
+fn known(id: &str, told: &[Told], open: &[(u64, Wished)]) -> Known {
+    let is_it = |told: &&Told| matches!(&told.update, Update::Wished(wished) if wished.id == id);
+    let Some(number) = told.iter().find(is_it).map(|told| told.number) else { return Known::Nothing };
+    if open.iter().any(|(wish, _)| *wish == number) {
+        return Known::Open(number);
+    }
+    let answer = told.iter().find_map(|told| match &told.update {
+        Update::Answered { wish, refused } if *wish == number => Some(refused.clone().map_or(Ok(()), Err)),
+        _ => None,
+    });
+    // One that is neither open nor answered has come about: see `Digested::wishes`.
+    Known::Answered(answer.unwrap_or(Ok(())))
 }
 
 impl Member {
@@ -107,11 +133,10 @@ impl Member {
         }
         reporter.replay(told.clone(), seen, left_out);
         digested.told = told;
-        let mut open = false;
-        for (number, wished) in std::mem::take(&mut digested.wishes) {
-            if wish == Some(&wished.id) {
-                open = true;
-            } else if !over {
+        let open = std::mem::take(&mut digested.wishes);
+        let known = wish.map_or(Known::Nothing, |id| known(id, &digested.told, &open));
+        for (number, wished) in open {
+            if wish != Some(&wished.id) && !over {
                 let why = "the anemos that took it has ended since; whether the host got it is not known";
                 reporter.tell(Update::Answered { wish: number, refused: Some(why.into()) });
             }
@@ -122,7 +147,7 @@ impl Member {
         let telling = Arc::clone(&reporter);
         let work =
             Box::pin(async move { member.work(standing, digested, &telling, Wishes::new(asked)).await.map(Some) });
-        Ok(Again { task: Task { reporter, wishes, work }, in_ram, open })
+        Ok(Again { task: Task { reporter, wishes, work }, in_ram, wish: known })
     }
 
     async fn work(

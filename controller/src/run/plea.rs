@@ -12,6 +12,8 @@ pub struct Plea {
     pub id: String,
     /// See [`crate::report::Wished`].
     pub author: String,
+    /// Its number, if the host's journal has it already: the process that wrote it down ended before it was answered.
+    pub number: Option<u64>,
     /// What.
     pub wish: Wish,
     /// Takes the answer. Dropped without one if the host is not followed any more.

@@ -511,3 +511,28 @@ async fn one_host_is_stopped_alone_or_with_all() {
     all.send_replace(true);
     other.wait_for(|stop| *stop).await.unwrap();
 }
+
+/// What the process that was asked has written down before it died decides whether the wish is made (again).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_is_made_once() {
+    let told = |update| Record::Told { wall_ms: 1, update };
+    let wished = || told(Update::Wished(Wished { author: "ann".into(), id: "id-0".into(), what: What::Abort }));
+    let answered = |refused: Option<&str>| told(Update::Answered { wish: 2, refused: refused.map(str::to_owned) });
+    let cases = [
+        (vec![], Known::Nothing),
+        (vec![wished()], Known::Open(2)),
+        (vec![wished(), answered(None)], Known::Answered(Ok(()))),
+        (vec![wished(), answered(Some("no"))], Known::Answered(Err("no".into()))),
+    ];
+    for (records, expected) in cases {
+        let begun = Begun::new(&["web1"]);
+        begun.write("web1", [said("one")].into_iter().chain(records));
+        let (reports, _received) = mpsc::unbounded_channel();
+        let (_stopping, stop) = watch::channel(false);
+        let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
+        let entry = begun.hosts[0].clone();
+        let (run, user) = (begun.run.clone(), credentials(&entry, &asks));
+        let member = Member { run, entry, user, key: None, reports, stop, keep: Keep::Lines { last: 0, after: 0 } };
+        assert_eq!(member.take_up(0, Some("id-0")).unwrap().wish, expected);
+    }
+}
