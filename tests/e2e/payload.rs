@@ -234,7 +234,9 @@ fn wishes_from_another(lab: &Lab) -> Result<Outcome> {
     // The journal has the time of a line of output only about.
     let numbered = |lines: &[Value]| {
         let mut lines: Vec<Value> = lines.iter().filter(|line| line["number"].is_u64()).cloned().collect();
-        lines.iter_mut().for_each(|line| line["time"] = Value::Null);
+        for line in &mut lines {
+            line["time"] = Value::Null;
+        }
         lines
     };
     expect(numbered(&lines) == numbered(&aborted.json()), "the two processes have seen different things")?;
