@@ -59,7 +59,7 @@ struct Setup<'a> {
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        let deadlines = Deadlines { dead_man_s: 600, payload_s: 600, ack_s: 600 };
+        let deadlines = Deadlines { dead_man_s: 600, payload_s: 600, ack_s: 600, start_s: 600, hang_s: 600 };
         Self { script: "#!/bin/sh\n", deadlines, finish: Finish::Reboot, spoil_base: false }
     }
 }
@@ -519,11 +519,11 @@ fn payloads_can_t_stall_the_agent() {
 
 #[test]
 fn deadlines_end_what_nobody_waits_for() {
-    let alone = Deadlines { dead_man_s: 1, payload_s: 60, ack_s: 60 };
+    let alone = Deadlines { dead_man_s: 1, payload_s: 60, ack_s: 60, start_s: 600, hang_s: 600 };
     let trial = Trial::new(&Setup { deadlines: alone, ..Setup::default() });
     assert_eq!(trial.left(), "Reboot", "nobody attached");
 
-    let slow = Deadlines { dead_man_s: 60, payload_s: 1, ack_s: 1 };
+    let slow = Deadlines { dead_man_s: 60, payload_s: 1, ack_s: 1, start_s: 600, hang_s: 600 };
     let trial = Trial::new(&Setup { script: "#!/bin/sh\nexec sleep 600\n", deadlines: slow, ..Setup::default() });
     let mut controller = trial.attach(0);
     let (_, outcome) = controller.outcome();

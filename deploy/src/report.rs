@@ -48,7 +48,7 @@ impl Report {
         let event = Event {
             seq: state.seq,
             uptime_ms: boot.tv_sec as u64 * 1000 + boot.tv_nsec as u64 / 1_000_000,
-            wall_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            wall_ms: wall_ms(),
             kind,
         };
         // Sends while the state is locked, so that facts leave in the order of their numbers.
@@ -135,4 +135,9 @@ impl Drop for Step {
             self.report.end(self.id, StepOutcome::Failed("it did not get to its end".into()));
         }
     }
+}
+
+/// Milliseconds since the Unix epoch.
+pub fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -191,6 +191,7 @@ impl Job {
             disks: disks::whole(root).iter().map(|name| disks::id(root, name)).collect(),
             random_seed: Secret::new(random),
             seed_cache,
+            wall_ms: crate::report::wall_ms(),
         };
         codec::to_bytes(&host).doing(|| "encoding the host's configuration".into())
     }

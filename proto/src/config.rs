@@ -25,6 +25,9 @@ pub struct RunConfig {
     /// Labels of the partitions of the first disk that the plan showed as kept. The agent refuses an IMGBUILD that
     /// would not keep one of them.
     pub keeps: Vec<String>,
+    /// Whether the payload may give disks and their controllers commands that the kernel does not count as writes. The
+    /// agent takes every disk for written once it does.
+    pub raw_access: bool,
     /// `ANEMOS_VAR_<NAME>`.
     pub vars: Vec<(String, String)>,
     /// Files for `$ANEMOS_SECRETS`.
@@ -50,6 +53,12 @@ pub struct Deadlines {
     pub payload_s: u32,
     /// The agent finishes after this if nobody is attached who could acknowledge the terminal event.
     pub ack_s: u32,
+    /// The agent goes back to the old system if it isn't ready for a payload after this, also while somebody is
+    /// attached.
+    pub start_s: u32,
+    /// A kernel, an init or an agent that gives no sign of life for this long hangs: the machine is reset, or the agent
+    /// started again.
+    pub hang_s: u32,
 }
 
 /// How the agent leaves.
@@ -96,4 +105,6 @@ pub struct HostConfig {
     pub random_seed: Secret,
     /// Files for the new system's cache: name in `/anemos`, name in the cache.
     pub seed_cache: Vec<(String, String)>,
+    /// The old system's clock when this was written, in milliseconds since the Unix epoch.
+    pub wall_ms: u64,
 }

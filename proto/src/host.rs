@@ -46,6 +46,28 @@ pub struct HostFacts {
     pub cached_blobs: Vec<Digest>,
     /// Base images that the host has, by the SHA-256 of the uncompressed image.
     pub cached_bases: Vec<Digest>,
+    /// Watchdogs, also those that nobody uses.
+    #[serde(default)]
+    pub watchdogs: Vec<Watchdog>,
+}
+
+/// A watchdog timer, from `/sys/class/watchdog` (Documentation/ABI/testing/sysfs-class-watchdog).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watchdog {
+    /// Its name in `/dev`, such as `watchdog0`.
+    pub name: String,
+    /// What it calls itself, such as `iTCO_wdt`.
+    pub identity: String,
+    /// Name of the module of its driver, or empty where the kernel contains the driver.
+    pub module: String,
+    /// Whether it is counting now.
+    pub active: bool,
+    /// Seconds after which it resets the machine unless it is fed, if known.
+    pub timeout_s: Option<u32>,
+    /// Whether it can't be stopped once it counts.
+    pub nowayout: bool,
+    /// Who holds it open, as `systemd (1)`, if somebody does.
+    pub holder: Option<String>,
 }
 
 /// How the machine was booted.
@@ -94,6 +116,8 @@ pub struct Disk {
     pub partitions: Vec<Partition>,
     /// Where the disk itself, or something on top of it (LVM, RAID, crypt), is mounted.
     pub mounts: Vec<String>,
+    /// Why it can't be had in RAM, such as `iSCSI`: what makes it a disk here isn't there. `None` where it can.
+    pub out_of_reach: Option<String>,
 }
 
 /// What names a disk across a kexec, where names such as `/dev/sda` may change.

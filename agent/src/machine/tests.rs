@@ -1,6 +1,6 @@
 use super::*;
 
-const DEADLINES: Deadlines = Deadlines { dead_man_s: 100, payload_s: 1000, ack_s: 10 };
+const DEADLINES: Deadlines = Deadlines { dead_man_s: 100, payload_s: 1000, ack_s: 10, start_s: 500, hang_s: 60 };
 
 /// A machine, its clock, and all that it wanted done.
 struct Story {

@@ -132,6 +132,8 @@ pub struct Host {
     pub check: Option<String>,
     /// The agent's SSH port; `None`: the one on which the old system was reached.
     pub ssh_port_ram: Option<u16>,
+    /// The payload may give disks and their controllers commands that the kernel does not count as writes.
+    pub raw_access: bool,
 }
 
 impl Host {
@@ -194,6 +196,10 @@ pub struct Deadlines {
     pub boot: Duration,
     /// Nothing written and nobody attached for this long: the agent goes back to the old system.
     pub dead_man: Duration,
+    /// From the RAM system's first moment until it is ready for the payload.
+    pub start: Duration,
+    /// No sign of life of the RAM system's kernel, init or agent for this long: it is taken to hang.
+    pub hang: Duration,
     /// Until the payload ends.
     pub build: Duration,
     /// From the agent's last word until the new system answers.
@@ -212,6 +218,8 @@ impl Default for Deadlines {
             stage: minutes(20),
             boot: minutes(5),
             dead_man: minutes(10),
+            start: minutes(10),
+            hang: minutes(2),
             build: minutes(120),
             reboot: minutes(15),
             verify: minutes(2),
@@ -222,7 +230,8 @@ impl Default for Deadlines {
 
 impl Deadlines {
     /// The names, in the order in which the clocks run.
-    pub const NAMES: [&str; 8] = ["connect", "stage", "boot", "dead_man", "build", "reboot", "verify", "ack"];
+    pub const NAMES: [&str; 10] =
+        ["connect", "stage", "boot", "start", "hang", "dead_man", "build", "reboot", "verify", "ack"];
 
     /// The clock of that name.
     fn get_mut(&mut self, name: &str) -> Option<&mut Duration> {
@@ -230,6 +239,8 @@ impl Deadlines {
             "connect" => &mut self.connect,
             "stage" => &mut self.stage,
             "boot" => &mut self.boot,
+            "start" => &mut self.start,
+            "hang" => &mut self.hang,
             "dead_man" => &mut self.dead_man,
             "build" => &mut self.build,
             "reboot" => &mut self.reboot,

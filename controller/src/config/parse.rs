@@ -178,6 +178,7 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
         authorized_keys: layer.authorized_keys.or(defaults.authorized_keys).unwrap_or_default(),
         check: layer.check.or(defaults.check),
         ssh_port_ram: layer.ssh_port_ram.or(defaults.ssh_port_ram),
+        raw_access: layer.raw_access.or(defaults.raw_access).unwrap_or(false),
     })
 }
 

@@ -3,7 +3,7 @@
 use anemos_proto::Secret;
 use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
-use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
+use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::Digest;
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 
@@ -54,6 +54,7 @@ fn facts() -> HostFacts {
                 mounts: vec!["/".into()],
             }],
             mounts: Vec::new(),
+            out_of_reach: Some("iSCSI".into()),
         }],
         kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
         network: NetworkState {
@@ -99,6 +100,15 @@ fn facts() -> HostFacts {
         mirrors: vec!["http://mirror.example/debian".into()],
         cached_blobs: vec![Digest([7; 32])],
         cached_bases: vec![Digest([8; 32])],
+        watchdogs: vec![Watchdog {
+            name: "watchdog0".into(),
+            identity: "iTCO_wdt".into(),
+            module: "iTCO_wdt".into(),
+            active: true,
+            timeout_s: Some(30),
+            nowayout: false,
+            holder: Some("systemd (1)".into()),
+        }],
     }
 }
 

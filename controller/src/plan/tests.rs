@@ -32,6 +32,7 @@ pub fn disk(name: &str, size: u64) -> Disk {
         content: None,
         partitions: Vec::new(),
         mounts: Vec::new(),
+        out_of_reach: None,
     }
 }
 
@@ -113,6 +114,7 @@ pub fn facts() -> HostFacts {
         mirrors: vec!["http://mirror.example/debian".into()],
         cached_blobs: vec![Digest([1; 32])],
         cached_bases: vec![Digest([2; 32])],
+        watchdogs: Vec::new(),
     }
 }
 

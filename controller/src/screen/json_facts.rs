@@ -1,6 +1,6 @@
 //! A host's facts in JSON: digests and addresses as text, enums as words.
 
-use anemos_proto::host::{Disk, Firmware, HostFacts, Partition};
+use anemos_proto::host::{Disk, Firmware, HostFacts, Partition, Watchdog};
 use anemos_proto::net::{Link, NetworkState, Route};
 use serde::Serialize;
 
@@ -25,6 +25,18 @@ pub(super) struct FactsJson<'a> {
     mirrors: &'a [String],
     cached_blobs: Vec<String>,
     cached_bases: Vec<String>,
+    watchdogs: Vec<WatchdogJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct WatchdogJson<'a> {
+    name: &'a str,
+    identity: &'a str,
+    module: &'a str,
+    active: bool,
+    timeout_s: Option<u32>,
+    nowayout: bool,
+    holder: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -50,6 +62,7 @@ struct DiskJson<'a> {
     content: Option<&'a str>,
     partitions: Vec<PartitionJson<'a>>,
     mounts: &'a [String],
+    out_of_reach: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -128,6 +141,21 @@ impl<'a> From<&'a HostFacts> for FactsJson<'a> {
             mirrors: &facts.mirrors,
             cached_blobs: facts.cached_blobs.iter().map(ToString::to_string).collect(),
             cached_bases: facts.cached_bases.iter().map(ToString::to_string).collect(),
+            watchdogs: facts.watchdogs.iter().map(WatchdogJson::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a Watchdog> for WatchdogJson<'a> {
+    fn from(watchdog: &'a Watchdog) -> Self {
+        Self {
+            name: &watchdog.name,
+            identity: &watchdog.identity,
+            module: &watchdog.module,
+            active: watchdog.active,
+            timeout_s: watchdog.timeout_s,
+            nowayout: watchdog.nowayout,
+            holder: watchdog.holder.as_deref(),
         }
     }
 }
@@ -148,6 +176,7 @@ impl<'a> From<&'a Disk> for DiskJson<'a> {
             content: disk.content.as_deref(),
             partitions: disk.partitions.iter().map(PartitionJson::from).collect(),
             mounts: &disk.mounts,
+            out_of_reach: disk.out_of_reach.as_deref(),
         }
     }
 }

@@ -40,6 +40,7 @@ fn disk(root: &Root, name: &str, in_use: &InUse) -> Disk {
         content,
         partitions,
         mounts: mounted(root, &sys, name, in_use),
+        out_of_reach: None,
     }
 }
 

@@ -48,6 +48,7 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
         mirrors: mirrors(root),
         cached_blobs,
         cached_bases,
+        watchdogs: Vec::new(),
     })
 }
 

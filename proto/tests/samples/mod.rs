@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
 use anemos_proto::config::{Deadlines, Finish, HostConfig, RunConfig};
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
-use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
+use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::BlobRef;
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 use anemos_proto::stage::{BaseSource, Failure, KernelSource, StagePlan, StageReply, StageRequest, Staged};
@@ -95,12 +95,13 @@ pub fn run_config() -> RunConfig {
         target_keys: vec!["ssh-ed25519 BBBB me".into()],
         disks: vec![disk_id()],
         keeps: vec!["srv".into()],
+        raw_access: false,
         vars: vec![("GREETING".into(), "hello".into())],
         secrets: vec![("token".into(), Secret::new(b"s3cret".to_vec()))],
         mirror: Some("http://192.0.2.5/debian".into()),
         finish: Finish::Reboot,
         ssh_port: Some(2222),
-        deadlines: Deadlines { dead_man_s: 600, payload_s: 7200, ack_s: 60 },
+        deadlines: Deadlines { dead_man_s: 600, payload_s: 7200, ack_s: 60, start_s: 600, hang_s: 120 },
         payload: digest(3),
     }
 }
@@ -120,6 +121,7 @@ pub fn host_config() -> HostConfig {
         disks: vec![disk_id()],
         random_seed: Secret::new(vec![5; 4]),
         seed_cache: vec![("agent.zst".into(), "blob-02".into())],
+        wall_ms: 1_795_424_700_123,
     }
 }
 
@@ -151,6 +153,7 @@ pub fn facts() -> HostFacts {
                 mounts: vec!["/".into()],
             }],
             mounts: vec![],
+            out_of_reach: Some("iSCSI".into()),
         }],
         kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
         network: network(),
@@ -160,6 +163,15 @@ pub fn facts() -> HostFacts {
         mirrors: vec!["http://192.0.2.5/debian".into()],
         cached_blobs: vec![digest(2)],
         cached_bases: vec![],
+        watchdogs: vec![Watchdog {
+            name: "watchdog0".into(),
+            identity: "iTCO_wdt".into(),
+            module: "iTCO_wdt".into(),
+            active: true,
+            timeout_s: Some(30),
+            nowayout: false,
+            holder: Some("systemd (1)".into()),
+        }],
     }
 }
 

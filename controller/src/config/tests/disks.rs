@@ -21,6 +21,7 @@ fn disk(name: &str, model: &str, serial: Option<&str>, size: u64) -> Disk {
         content: None,
         partitions: vec![],
         mounts: vec![],
+        out_of_reach: None,
     }
 }
 

@@ -68,6 +68,7 @@ fn the_least_that_a_host_needs() {
         authorized_keys: vec![],
         check: None,
         ssh_port_ram: None,
+        raw_access: false,
     };
     assert_eq!(host, expected);
 }
@@ -97,6 +98,7 @@ finish = "kexec"
 authorized_keys = ["{ED25519} me@laptop", "keys/team.pub"]
 check = "systemctl is-system-running"
 ssh_port_ram = 22022
+raw_access = true
 "#
     ));
     let expected = Host {
@@ -148,6 +150,7 @@ ssh_port_ram = 22022
         ],
         check: Some("systemctl is-system-running".into()),
         ssh_port_ram: Some(22022),
+        raw_access: true,
     };
     assert_eq!(host, expected);
 }
