@@ -99,6 +99,7 @@ impl Trial {
             target_keys: vec!["ssh-ed25519 AAAA target".into()],
             disks: vec![disk],
             keeps: Vec::new(),
+            raw_access: false,
             vars: vec![("COLOUR".into(), "blue".into())],
             secrets: vec![("token".into(), Secret::new(b"hush".to_vec()))],
             mirror: None,
@@ -121,6 +122,7 @@ impl Trial {
             disks: Vec::new(),
             random_seed: Secret::default(),
             seed_cache: vec![("payload.tar.zst".into(), "blob-1".into()), ("missing".into(), "blob-2".into())],
+            wall_ms: 0,
         };
         fs::write(root.join("anemos/run.bin"), to_bytes(&run).unwrap()).unwrap();
         fs::write(root.join("anemos/host.bin"), to_bytes(&host).unwrap()).unwrap();
