@@ -27,11 +27,12 @@
 //!   +-----------------------> Judging -------+
 //! ```
 //!
-//! - **fail** is [`Input::NotReady`] in Starting; [`Input::Ended`] with an error in Running; [`Input::Abort`] in
-//!   Starting, Waiting, Arming and Held; the dead-man's clock in the same four; in Arming also the end of the time in
-//!   which the attempt must be acknowledged. The dead-man's clock runs while nobody is there and no disk was written.
-//!   In Running an abort and the deadline `build` only stop the payload, and the payload's end is what fails. In Held
-//!   an abort is refused once a disk was written.
+//! - **fail** is [`Input::NotReady`] in Starting, and the deadline `start`, which runs from the beginning, whether or
+//!   not somebody is there; [`Input::Ended`] with an error in Running; [`Input::Abort`] in Starting, Waiting, Arming
+//!   and Held; the dead-man's clock in the same four; in Arming also the end of the time in which the attempt must be
+//!   acknowledged. The dead-man's clock runs while nobody is there and no disk was written. In Running an abort and the
+//!   deadline `build` only stop the payload, and the payload's end is what fails. In Held an abort is refused once a
+//!   disk was written.
 //! - **leave** is [`Input::Finish`] in Starting, Waiting, Arming, Held, Succeeded and Returning, and in Succeeded
 //!   also the acknowledgement. Where the finish is to hold, the next state is Held instead.
 //! - **Acked** in Arming means that the announcement of the attempt is acknowledged. Elsewhere it means that the
@@ -168,6 +169,8 @@ pub struct Machine {
     alone_since: u64,
     /// The attempt in which certainly nothing was written, until a controller has acknowledged that.
     unheard: Option<u32>,
+    /// When the deadline `start` passes.
+    start_until: u64,
     /// When the deadline `build` ends the payload.
     payload_until: Option<u64>,
     /// Seq of the terminal event, and when it was recorded.
@@ -190,6 +193,7 @@ impl Machine {
             ever_attached: false,
             alone_since: now,
             unheard: None,
+            start_until: now + u64::from(deadlines.start_s) * 1000,
             payload_until: None,
             terminal: None,
             shown: AgentState::Starting,
@@ -232,7 +236,13 @@ impl Machine {
 
     /// When the machine wants the next [`Input::Tick`].
     pub fn deadline(&self) -> Option<u64> {
-        [self.dead_man(), self.payload_until, self.unannounced(), self.unacknowledged()].into_iter().flatten().min()
+        let all = [self.unready(), self.dead_man(), self.payload_until, self.unannounced(), self.unacknowledged()];
+        all.into_iter().flatten().min()
+    }
+
+    /// When the agent stops waiting for the RAM system to become ready.
+    fn unready(&self) -> Option<u64> {
+        (self.phase == Phase::Starting).then_some(self.start_until)
     }
 
     /// When the agent stops waiting for the acknowledgement that lets an attempt start.
@@ -508,7 +518,11 @@ impl Machine {
             let limit = self.deadlines.payload_s;
             actions.push(Action::Stop(format!("the payload did not end within deadline `build` ({limit} s)")));
         }
-        if passed(self.unannounced()) {
+        if passed(self.unready()) {
+            let limit = self.deadlines.start_s;
+            let reason = format!("the RAM system did not become ready within deadline `start` ({limit} s)");
+            self.fail(reason, Then::ReturnAtOnce, actions);
+        } else if passed(self.unannounced()) {
             let (attempt, limit) = (self.attempt, self.deadlines.dead_man_s);
             let reason = format!(
                 "no controller acknowledged attempt {attempt} within deadline `dead_man` ({limit} s), so it was not \

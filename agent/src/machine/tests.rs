@@ -314,6 +314,62 @@ fn getting_ready_can_fail() {
     assert!(story.returned());
 }
 
+/// What it is, what happens, and after how many seconds starting ends.
+type Start = (&'static str, fn(&mut Story), u64);
+
+/// Each way of not becoming ready within the deadline `start`, with who is there and what was written.
+#[test]
+fn starting_has_an_end_whoever_is_there() {
+    let cases: [Start; 4] = [
+        (
+            "a controller watches",
+            |story| {
+                story.attach();
+            },
+            500,
+        ),
+        (
+            "a person is in a shell",
+            |story| {
+                story.tell(Input::PersonCame);
+            },
+            500,
+        ),
+        (
+            "somebody comes again and again",
+            |story| {
+                story.attach().detach().pass(90).attach().detach();
+            },
+            190,
+        ),
+        ("nobody is there, and the dead-man's clock is faster", |_| {}, 100),
+    ];
+    for (what, happens, end) in cases {
+        let mut story = Story::new(Finish::Reboot);
+        happens(&mut story);
+        story.pass((end - 1) - story.now / 1000);
+        assert_eq!(story.machine.state(), AgentState::Starting, "{what}");
+        story.pass(2);
+        let AgentState::Returning(why) = story.machine.state() else { panic!("{what}: {:?}", story.machine.state()) };
+        let clock = if end == 500 { "deadline `start` (500 s)" } else { "deadline `dead_man` (100 s)" };
+        assert!(why.contains(clock), "{what}: {why}");
+        assert_eq!(
+            story.left().is_some(),
+            end != 500 || story.machine.attached == 0,
+            "{what}: who is there hears of it"
+        );
+    }
+    let mut written = Story::new(Finish::Reboot);
+    written.attach().tell(Input::Written).pass(501);
+    assert!(written.is_held() && written.left().is_none());
+    let mut late = Story::new(Finish::Reboot);
+    late.attach().pass(501).tell(Input::Ready).tell(Input::Acked(77));
+    assert!(late.returned() && !late.done.iter().any(|action| matches!(action, Action::Announce(_))), "too late");
+    let mut ready = Story::new(Finish::Reboot);
+    ready.attach().pass(499).tell(Input::Ready).tell(Input::Acked(50)).pass(500);
+    assert_eq!(ready.machine.state(), AgentState::Running);
+}
+
 #[test]
 fn states_are_told_before_the_terminal_event_and_once() {
     let mut story = Story::running();
