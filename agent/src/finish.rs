@@ -14,10 +14,10 @@ use anemos_host::{Root, host_keys, kexec};
 use anemos_proto::config::Finish;
 use anemos_proto::event::{EventKind, Level, StepOutcome};
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::system::{RebootCommand, reboot};
 
 use crate::app::App;
 use crate::disks::{self, Disks};
+use crate::reset::{self, Way};
 
 /// Space that seeding the cache leaves free in the new system, in bytes.
 const SPARE: u64 = 64 << 20;
@@ -280,19 +280,11 @@ pub fn leave(app: &App, finish: Finish) -> String {
         crate::console::say(&why);
     }
     let loaded = kexec::is_loaded(&Root::host());
-    let command = match finish {
-        Finish::Kexec if loaded => RebootCommand::Kexec,
-        Finish::PowerOff => RebootCommand::PowerOff,
-        _ => RebootCommand::Restart,
-    };
-    let why = match reboot(command) {
-        Ok(()) => "reboot(2) returned".into(),
-        Err(e) => format!("reboot(2) failed: {e}"),
-    };
-    crate::console::say(&why);
-    // The SSH server has ended, so nobody can reach the machine: tries a plain restart as the last way out.
-    let _ = reboot(RebootCommand::Restart);
-    why
+    reset::leave(match finish {
+        Finish::Kexec if loaded => Way::Kexec,
+        Finish::PowerOff => Way::PowerOff,
+        _ => Way::Restart,
+    })
 }
 
 #[cfg(test)]

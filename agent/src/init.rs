@@ -18,6 +18,7 @@ use crate::disks::{self, Disks};
 use crate::given::{self, PROBLEMS};
 use crate::modules;
 use crate::paths::Paths;
+use crate::reset::{self, Way};
 
 /// Time for the modules that the network needs to load.
 const FIRST_MODULES: Duration = Duration::from_secs(30);
@@ -25,6 +26,9 @@ const FIRST_MODULES: Duration = Duration::from_secs(30);
 /// How long the agent may break again and again before init goes back to the old system, where run.bin can't be read
 /// for the deadline `dead_man`.
 const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Time for data on its way to reach the disks before init reboots.
+const SYNC: Duration = Duration::from_secs(30);
 
 /// Share of the memory that the root file system may take.
 const ROOT_SIZE: &CStr = c"size=85%";
@@ -148,8 +152,8 @@ fn supervise(paths: &Paths) -> ! {
         // The agent's own dead-man's clock starts anew with each agent, so init has one as well.
         if breaking.elapsed() >= patience && is_unwritten(paths) {
             say("the agent breaks again and again, and no write was counted: going back to the old system");
-            rustix::fs::sync();
-            let _ = reboot(RebootCommand::Restart);
+            within(SYNC, rustix::fs::sync);
+            reset::leave(Way::Restart);
         }
         // Without a pause an agent that breaks at once each time would keep the machine too busy for a person to find
         // out why.

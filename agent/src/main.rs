@@ -28,6 +28,7 @@ mod note;
 mod paths;
 mod payload;
 mod prepare;
+mod reset;
 mod serve;
 mod shell;
 #[cfg(test)]

@@ -166,3 +166,26 @@ pub fn watch(file: File) -> io::Result<tokio::io::unix::AsyncFd<File>> {
     // SAFETY: a File owns its descriptor, always returns the same one, and closes it only when it is dropped.
     unsafe { tokio::io::unix::AsyncFd::register(file) }.map_err(|e| io::Error::other(e.to_string()))
 }
+
+/// Has a process of its own write the bytes `letters` to `file`, each in a write(2) of its own and `pause_ms`
+/// milliseconds after the one before. The process goes on whatever becomes of its parent.
+pub fn write_later(file: &File, pause_ms: c_int, letters: &'static [u8]) -> io::Result<()> {
+    // SAFETY: the child makes only async-signal-safe system calls, on values made before the fork, and ends with _exit.
+    match unsafe { libc::fork() } {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: as above. Everything but the file is closed, so that no port or pipe of the parent stays open.
+            unsafe {
+                libc::setsid();
+                libc::dup2(file.as_raw_fd(), 0);
+                libc::syscall(libc::SYS_close_range, 1, c_int::MAX, 0);
+                for letter in letters {
+                    libc::poll(std::ptr::null_mut(), 0, pause_ms);
+                    libc::write(0, std::ptr::from_ref(letter).cast(), 1);
+                }
+                libc::_exit(0);
+            }
+        }
+        _ => Ok(()),
+    }
+}
