@@ -54,6 +54,8 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
     fs::create_dir_all(&paths.run).map_err(|e| format!("{}: {e}", paths.run.display()))?;
     let run = given::read_run(&paths)?;
     let host = given::read_host(&paths)?;
+    // Before the log opens, so that every event has the right time. An agent before this one has done it already.
+    let clock = if paths.machine && held.is_none() { clock::mend(host.wall_ms) } else { None };
     let cap = LOG_CAP.min(memory::total() / 16).max(1 << 20);
     let log = Log::open(&paths.run.join("log"), cap).map_err(|e| format!("the event log: {e}"))?;
     let boot_id = anemos_host::boot_id(&Root::host());
@@ -66,6 +68,11 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
     let _ = fs::remove_file(app.paths.run.join(PROBLEMS));
     for problem in boot_problems.lines().map(str::to_owned).chain(problems) {
         app.log.note(Level::Warning, problem);
+    }
+    match clock {
+        Some(Ok(text)) => app.log.note(Level::Info, text),
+        Some(Err(text)) => app.log.note(Level::Warning, text),
+        None => {}
     }
     if keys.is_empty() {
         app.log.note(Level::Error, "nobody can log in: there is no usable key in the run's authorized_keys");
