@@ -1,15 +1,10 @@
-//! Finds the disks that the payload may write, guards the others, and notices writes.
+//! The disks of this machine, and which of them are those that the payload may write.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::collections::BTreeSet;
 
 use anemos_host::Root;
-use anemos_host::disks::{self, dev_path, hardware, partitions};
+use anemos_host::disks::{self, hardware, partitions};
 use anemos_proto::host::DiskId;
-
-use crate::paths::Paths;
 
 /// Block devices with one major number: `first..=last` of the minor ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,21 +80,6 @@ impl Disks {
         known.iter().filter(|id| id.is(id) && !here.iter().any(|(_, disk)| id.is(disk))).collect()
     }
 
-    /// Sectors of 512 bytes written or discarded since the boot, by name of the disk (Documentation/block/stat.rst).
-    /// Includes the hidden paths of multipath NVMe disks, because before Linux 6.3 only the paths count, not the disk.
-    pub fn sectors_written(&self) -> BTreeMap<String, u64> {
-        let count = |name: &str| {
-            let stat = self.root.text(&format!("/sys/block/{name}/stat"))?;
-            let fields: Vec<u64> = stat.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
-            Some(fields.get(6)? + fields.get(13).copied().unwrap_or(0))
-        };
-        let counted = |name: String| {
-            let count = count(&name).unwrap_or(0);
-            (name, count)
-        };
-        hardware(&self.root).into_iter().map(counted).collect()
-    }
-
     /// Names in `/sys` of a disk and its partitions.
     pub fn with_partitions(&self, name: &str) -> Vec<String> {
         let mut names = vec![name.to_owned()];
@@ -128,82 +108,9 @@ impl Disks {
     }
 
     /// Whether the kernel has the device set read-only.
-    fn is_read_only(&self, name: &str) -> bool {
+    pub fn is_read_only(&self, name: &str) -> bool {
         self.root.flag(&format!("/sys/class/block/{name}/ro"))
     }
-
-    /// Sets every disk but `allowed`, and its partitions, read-only; returns the devices that were not before, and
-    /// failures.
-    pub fn guard(&self, allowed: &[String]) -> (Vec<String>, Vec<String>) {
-        let (mut done, mut failed) = (Vec::new(), Vec::new());
-        for disk in self.names().iter().filter(|name| !allowed.contains(name)) {
-            for device in self.with_partitions(disk) {
-                if self.is_read_only(&device) {
-                    continue;
-                }
-                match set_read_only(&device, true) {
-                    Ok(()) => done.push(device),
-                    // A drive without a medium can't be set read-only, and can't be written.
-                    Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEDIUM | libc::ENXIO)) => {}
-                    Err(e) => failed.push(format!("{device}: {e}")),
-                }
-            }
-        }
-        (done, failed)
-    }
-
-    /// Makes these disks and their partitions writable again; returns failures.
-    pub fn release(&self, allowed: &[String]) -> Vec<String> {
-        let devices = allowed.iter().flat_map(|disk| self.with_partitions(disk));
-        let locked = devices.filter(|device| self.is_read_only(device));
-        locked.filter_map(|device| Some(format!("{device}: {}", set_read_only(&device, false).err()?))).collect()
-    }
-}
-
-fn set_read_only(device: &str, on: bool) -> io::Result<()> {
-    // Without O_NONBLOCK a floppy drive without a disk can't be opened.
-    let device = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(dev_path(device))?;
-    crate::sys::set_read_only(&device, on)
-}
-
-/// The disks' counters as they were before anything could be written. The first agent of this boot stores them for
-/// those that are started after it.
-pub fn baseline(paths: &Paths) -> Result<BTreeMap<String, u64>, String> {
-    let path = paths.run.join("baseline");
-    if let Ok(text) = fs::read_to_string(&path) {
-        let entry = |line: &str| line.split_once(' ').and_then(|(name, n)| Some((name.to_owned(), n.parse().ok()?)));
-        return Ok(text.lines().filter_map(entry).collect());
-    }
-    let found = Disks::new(&paths.tree).sectors_written();
-    let text: Vec<String> = found.iter().map(|(name, n)| format!("{name} {n}")).collect();
-    fs::write(&path, text.join("\n")).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(found)
-}
-
-/// Disks of `baseline` that are gone or whose counters began anew, so that writes to them can't be known.
-pub fn uncounted(baseline: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<String> {
-    let lost = |(name, before): &(&String, &u64)| now.get(*name).is_none_or(|count| count < *before);
-    baseline.iter().filter(lost).map(|(name, _)| name.clone()).collect()
-}
-
-/// Disks written since `baseline`, each with the number of sectors.
-pub fn written(baseline: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
-    let mut grown: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    for (name, count) in now {
-        let sectors = count.saturating_sub(baseline.get(name).copied().unwrap_or(0));
-        let head = head(name);
-        let (own, paths) = grown.entry(head.clone().unwrap_or_else(|| name.clone())).or_default();
-        *if head.is_some() { paths } else { own } += sectors;
-    }
-    // Since Linux 6.3 a write counts for the path and for the disk, so the two must not be added up.
-    grown.into_iter().map(|(name, (own, paths))| (name, own.max(paths))).filter(|(_, sectors)| *sectors > 0).collect()
-}
-
-/// The disk that a hidden path of a multipath NVMe disk leads to: `nvme0n1` for `nvme0c3n1`.
-fn head(path: &str) -> Option<String> {
-    let (subsystem, rest) = path.strip_prefix("nvme")?.split_once('c')?;
-    let (_, namespace) = rest.split_once('n')?;
-    Some(format!("nvme{subsystem}n{namespace}"))
 }
 
 /// The ids of a disk in words, for an error.

@@ -1,3 +1,5 @@
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -226,37 +228,6 @@ fn places_keep_what_is_stable() {
     }
 }
 
-#[test]
-fn written_is_what_grew() {
-    let counts = |pairs: &[(&str, u64)]| pairs.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect();
-    let before: BTreeMap<String, u64> = counts(&[("sda", 8), ("sdb", 0)]);
-    assert_eq!(written(&before, &before), []);
-    let now = counts(&[("sda", 8), ("sdb", 3), ("sdc", 1)]);
-    assert_eq!(written(&before, &now), [("sdb".to_owned(), 3), ("sdc".to_owned(), 1)]);
-}
-
-#[test]
-fn a_disk_that_went_took_its_counter_along() {
-    let counts = |pairs: &[(&str, u64)]| pairs.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect();
-    let before: BTreeMap<String, u64> = counts(&[("sda", 8), ("sdb", 0), ("sdc", 5)]);
-    assert!(uncounted(&before, &counts(&[("sda", 8), ("sdb", 3), ("sdc", 5), ("sdd", 0)])).is_empty());
-    assert_eq!(uncounted(&before, &counts(&[("sda", 8), ("sdc", 0)])), ["sdb", "sdc"], "pulled, and plugged in again");
-}
-
-#[test]
-fn what_a_hidden_path_wrote_is_its_disks() {
-    let counts = |pairs: &[(&str, u64)]| pairs.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect();
-    let before: BTreeMap<String, u64> = counts(&[("nvme1c4n2", 10), ("nvme1c5n2", 0), ("nvme1n2", 0)]);
-    let disk = |sectors| vec![("nvme1n2".to_owned(), sectors)];
-    assert_eq!(written(&before, &before), []);
-    let old_kernel = counts(&[("nvme1c4n2", 15), ("nvme1c5n2", 2), ("nvme1n2", 0)]);
-    assert_eq!(written(&before, &old_kernel), disk(7));
-    let new_kernel = counts(&[("nvme1c4n2", 15), ("nvme1c5n2", 2), ("nvme1n2", 7)]);
-    assert_eq!(written(&before, &new_kernel), disk(7));
-    let path_gone = counts(&[("nvme1c5n2", 2), ("nvme1n2", 7)]);
-    assert_eq!(written(&before, &path_gone), disk(7));
-}
-
 /// Makes files below `dir`.
 fn files(dir: &Path, texts: &[(&str, &str)]) -> io::Result<()> {
     for (file, text) in texts {
@@ -283,10 +254,6 @@ fn sysfs_is_read() -> io::Result<()> {
     std::os::unix::fs::symlink("../devices/virtual/block/loop0", sys.join("block/loop0"))?;
     let disks = Disks::new(&root);
     assert_eq!(disks.names(), ["vda"]);
-    assert_eq!(disks.sectors_written(), BTreeMap::from([("vda".to_owned(), 77)]));
-    // As later kernels have it: discards, and what a flush took, after these.
-    fs::write(place.join("stat"), "1 2 3 4 5 6 77 8 9 10 11 12 13 1000 15 16 17\n")?;
-    assert_eq!(disks.sectors_written()["vda"], 1077, "what is discarded is gone");
     assert_eq!(disks.with_partitions("vda"), ["vda", "vda1"]);
     let vda = id("sda", "", "abc", "", 2048 * 512);
     assert_eq!(disks.resolve(std::slice::from_ref(&vda), &[]), Ok(vec!["vda".to_owned()]));

@@ -16,8 +16,9 @@ use anemos_proto::event::{EventKind, Level, StepOutcome};
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::app::App;
-use crate::disks::{self, Disks};
+use crate::disks::Disks;
 use crate::reset::{self, Way};
+use crate::{lock, writes};
 
 /// Space that seeding the cache leaves free in the new system, in bytes.
 const SPARE: u64 = 64 << 20;
@@ -217,12 +218,20 @@ pub fn judge(app: &App) -> Result<(), String> {
     unmount_disks()?;
     rustix::fs::sync();
     let disks = Disks::new(&app.paths.tree);
-    let (_, failed) = disks.guard(&[]);
-    if !failed.is_empty() {
-        return Err(format!("can't be set read-only: {}", failed.join(", ")));
+    let locked = lock::lock(&disks, &[]);
+    let declared = writes::found(&app.paths).unwrap_or_default();
+    let is_declared = |disk: &String| declared.iter().any(|found| found.name == *disk);
+    if !locked.failed.is_empty() || locked.silent.iter().any(is_declared) {
+        return Err(format!("can't be set read-only: {}", locked.problems().join(", ")));
+    }
+    if !locked.silent.is_empty() {
+        // A dying disk that nobody wanted to write must not cost the proof: its counter is read like the others, and no
+        // process is left that could open it.
+        let text = format!("{} does not answer, so it could not be set read-only", locked.silent.join(" and "));
+        app.log.note(Level::Warning, text);
     }
     rustix::fs::sync();
-    let uncounted = disks::uncounted(&disks::baseline(&app.paths)?, &disks.sectors_written());
+    let uncounted = writes::uncounted(&writes::baseline(&app.paths)?, &writes::counts(&app.paths.tree));
     if !uncounted.is_empty() {
         return Err(format!("gone, with what was counted: {}", uncounted.join(", ")));
     }

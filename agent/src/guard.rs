@@ -1,34 +1,145 @@
 //! Keeps every disk but the declared ones from being written: read-only in the kernel, and closed to the payload's
 //! processes.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anemos_proto::event::Level;
+use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::cgroup;
 use crate::disks::Disks;
+use crate::lock;
+
+/// Deadline `disks`: time to look at every disk. Each disk has less, but asking some for their ids has no end of its
+/// own.
+pub const PASS: Duration = Duration::from_secs(30);
+
+/// Does what may wait for disks in a thread of its own, since the agent's own thread serves the network and the clocks.
+/// An error says which deadline passed; the thread is left behind then.
+pub async fn apart<T: Send + 'static>(
+    deadline: &str,
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
+        Ok(done) => done.map_err(|e| e.to_string()),
+        Err(_) => Err(format!("deadline `{deadline}` ({} s) passed", limit.as_secs())),
+    }
+}
 
 /// Sets all disks but `allowed` read-only; returns failures. A name in `allowed` that another disk has got since counts
-/// for nothing.
+/// for nothing. Waits for disks.
 pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
     let disks = Disks::new(&app.paths.tree);
-    let (done, failed) = disks.guard(&disks.still(allowed, &app.run.disks));
-    if !done.is_empty() {
-        app.log.note(Level::Info, format!("set read-only: {}", done.join(", ")));
+    let locked = lock::lock(&disks, &disks.still(allowed, &app.run.disks));
+    if !locked.done.is_empty() {
+        app.log.note(Level::Info, format!("set read-only: {}", locked.done.join(", ")));
         fence(app, allowed);
     }
-    failed
+    locked.problems()
+}
+
+/// Opens the disks `allowed` to the payload, and no others. An error says why the payload must not start.
+pub async fn open(app: &Arc<App>, allowed: &[String]) -> Result<(), String> {
+    if !app.paths.machine {
+        return Ok(());
+    }
+    let (here, allowed) = (app.clone(), allowed.to_vec());
+    let open = move || {
+        fence(&here, &allowed);
+        for failed in lock::unlock(&Disks::new(&here.paths.tree), &allowed) {
+            here.log.note(Level::Warning, format!("can't be made writable again: {failed}"));
+        }
+    };
+    apart("disks", PASS, open).await.map_err(|why| format!("the disks can't be opened to the payload: {why}"))
 }
 
 /// Keeps the payload's processes from opening any disk but `allowed` for writing. A name in `allowed` that another disk
-/// has got since counts for nothing.
-pub fn fence(app: &App, allowed: &[String]) {
-    if !app.paths.machine {
-        return;
-    }
+/// has got since counts for nothing. Waits for disks.
+fn fence(app: &App, allowed: &[String]) {
     let disks = Disks::new(&app.paths.tree);
     let devices = disks.numbers_without(&disks.still(allowed, &app.run.disks));
     if let Err(e) = cgroup::forbid_writing(&devices) {
         let text = format!("other disks are protected from the payload only by being set read-only: {e}");
         app.log.note(Level::Warning, text);
+    }
+}
+
+/// Guarding disks once a second, in a thread of its own, since a dying disk may keep it waiting. One pass at a time.
+#[derive(Default)]
+pub struct Pass {
+    task: Option<JoinHandle<Vec<String>>>,
+    /// When it was begun, in milliseconds.
+    begun: u64,
+    /// What was wrong last.
+    problems: Vec<String>,
+}
+
+impl Pass {
+    /// Begins a pass, if none is going on. Returns what is newly wrong, in words: also that the last pass hangs.
+    pub fn begin(&mut self, now: u64, guard: impl FnOnce() -> Vec<String> + Send + 'static) -> Option<String> {
+        if self.task.is_none() {
+            (self.task, self.begun) = (Some(tokio::task::spawn_blocking(guard)), now);
+            return None;
+        }
+        let limit = PASS.as_secs();
+        let late = now.saturating_sub(self.begun) >= limit * 1000;
+        late.then(|| self.news(vec![format!("looking at the disks takes more than deadline `disks` ({limit} s)")]))?
+    }
+
+    /// Waits for the end of the pass that goes on, if one does. Returns what is newly wrong, in words.
+    pub async fn end(&mut self) -> Option<String> {
+        let Some(task) = &mut self.task else { return std::future::pending().await };
+        let problems = task.await.unwrap_or_else(|e| vec![e.to_string()]);
+        self.task = None;
+        self.news(problems)
+    }
+
+    fn news(&mut self, problems: Vec<String>) -> Option<String> {
+        let news = !problems.is_empty() && problems != self.problems;
+        let text = news.then(|| format!("can't be set read-only: {}", problems.join(", ")));
+        self.problems = problems;
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pass_that_hangs_is_told_once_and_is_the_only_one() {
+        let (answer, wait) = channel::<()>();
+        let mut pass = Pass::default();
+        let hang = move || {
+            let _ = wait.recv();
+            Vec::new()
+        };
+        let second = || -> Vec<String> { panic!("two at a time") };
+        assert_eq!(pass.begin(0, hang), None);
+        assert_eq!(pass.begin(29_999, second), None);
+        assert!(pass.begin(30_000, second).unwrap().contains("deadline `disks` (30 s)"));
+        assert_eq!(pass.begin(31_000, second), None, "told already");
+        drop(answer);
+        assert_eq!(pass.end().await, None);
+
+        let busy = || vec!["sda: busy".to_owned()];
+        assert_eq!(pass.begin(32_000, busy), None);
+        assert_eq!(pass.end().await.as_deref(), Some("can't be set read-only: sda: busy"));
+        pass.begin(33_000, busy);
+        assert_eq!(pass.end().await, None, "told already");
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_disk_has_an_end() {
+        let (answer, wait) = channel::<()>();
+        let late = apart("judge", Duration::from_millis(20), move || wait.recv().is_ok()).await;
+        assert_eq!(late, Err("deadline `judge` (0 s) passed".into()));
+        assert_eq!(apart("judge", Duration::from_secs(60), || 7).await, Ok(7));
+        drop(answer);
     }
 }

@@ -14,11 +14,10 @@ use rustix::process::{Pid, WaitOptions, wait};
 use rustix::system::{RebootCommand, reboot, sethostname};
 
 use crate::console::say;
-use crate::disks::{self, Disks};
 use crate::given::{self, PROBLEMS};
-use crate::modules;
 use crate::paths::Paths;
 use crate::reset::{self, Way};
+use crate::{modules, writes};
 
 /// Time for the modules that the network needs to load.
 const FIRST_MODULES: Duration = Duration::from_secs(30);
@@ -165,8 +164,7 @@ fn supervise(paths: &Paths) -> ! {
 /// Whether no write to a disk was counted. This proves nothing, since data may still be on its way to a disk, so init
 /// doesn't claim that nothing was written.
 fn is_unwritten(paths: &Paths) -> bool {
-    let now = Disks::new(&paths.tree).sectors_written();
-    disks::baseline(paths).is_ok_and(|before| disks::written(&before, &now).is_empty())
+    writes::baseline(paths).is_ok_and(|before| writes::touched(paths, &before).is_empty())
 }
 
 /// Reaps processes until the agent ends; returns how it ended.

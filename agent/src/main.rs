@@ -20,6 +20,7 @@ mod imgbuild;
 mod init;
 mod kmsg;
 mod lines;
+mod lock;
 mod log;
 mod machine;
 mod memory;
@@ -36,6 +37,7 @@ mod skip;
 mod ssh;
 mod sys;
 mod unpack;
+mod writes;
 
 use std::process::ExitCode;
 

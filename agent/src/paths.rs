@@ -70,6 +70,11 @@ impl Paths {
         self.run.join("payload")
     }
 
+    /// Exists until the first process starts that may write to a disk.
+    pub fn unexposed(&self) -> PathBuf {
+        self.run.join("unexposed")
+    }
+
     /// Exists once the base is unpacked and the disks are guarded; lists the declared disks.
     pub fn ready_mark(&self) -> PathBuf {
         self.run.join("ready")

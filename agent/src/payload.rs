@@ -19,7 +19,6 @@ use tokio::time::Instant;
 
 use crate::app::App;
 use crate::cgroup::Cgroup;
-use crate::disks::Disks;
 use crate::helper::{Call, Plea};
 use crate::lines::Lines;
 use crate::paths::PATH;
@@ -58,13 +57,11 @@ impl Runner {
         stop: &mut mpsc::UnboundedReceiver<String>,
     ) -> Result<(), String> {
         let cgroup = Cgroup::new(&self.app);
-        guard::fence(&self.app, &self.disks);
-        if self.app.paths.machine {
-            for failed in Disks::new(&self.app.paths.tree).release(&self.disks) {
-                self.app.log.note(Level::Warning, format!("can't be made writable again: {failed}"));
-            }
-        }
-        let result = match self.start(&cgroup).await {
+        let started = match guard::open(&self.app, &self.disks).await {
+            Ok(()) => self.start(&cgroup).await,
+            Err(reason) => Err(reason),
+        };
+        let result = match started {
             Ok(child) => self.attend(child, &cgroup, calls, stop).await,
             Err(reason) => Err(reason),
         };

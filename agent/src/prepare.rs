@@ -3,16 +3,15 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anemos_netstate as netstate;
 use anemos_proto::event::{Level, Progress, StepOutcome, Unit};
 use rustix::mount::{MountFlags, mount};
-use tokio::time::Instant;
 
 use crate::app::App;
 use crate::disks::Disks;
-use crate::{guard, memory, modules, unpack};
+use crate::{guard, lock, memory, modules, unpack, writes};
 
 /// Time for a controller to attach before work begins that keeps the processor busy.
 const FIRST_WORD: Duration = Duration::from_secs(2);
@@ -20,6 +19,10 @@ const FIRST_WORD: Duration = Duration::from_secs(2);
 const DISKS_DEADLINE: Duration = Duration::from_secs(60);
 /// Time for the host's other disks to show up, after the declared ones have.
 const OTHERS_DEADLINE: Duration = Duration::from_secs(15);
+/// Deadline `efivars`: time for the firmware to list its variables.
+const EFIVARS: Duration = Duration::from_secs(30);
+/// Time between two looks for disks.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Bytes of memory that must be left once the base is unpacked.
 const SLACK: u64 = 48 << 20;
 /// Paths that unpacking the base leaves alone.
@@ -113,12 +116,11 @@ pub async fn ready(app: &Arc<App>) -> Result<Vec<String>, String> {
     let (disks, ()) = tokio::join!(disks(app), index_modules(app));
     let disks = disks?;
     if app.paths.machine
-        && let Err(why) = mount_efivars()
+        && let Err(why) = guard::apart("efivars", EFIVARS, mount_efivars).await.flatten()
     {
         app.log.note(Level::Warning, why);
     }
-    let mark = app.paths.ready_mark();
-    fs::write(&mark, disks.join("\n")).map_err(|e| format!("{}: {e}", mark.display()))?;
+    writes::store(&app.paths, &disks).map_err(|e| format!("{}: {e}", app.paths.ready_mark().display()))?;
     Ok(disks)
 }
 
@@ -134,7 +136,7 @@ fn mount_efivars() -> Result<(), String> {
 
 /// The declared disks that an agent before this one found.
 pub fn was_ready(app: &App) -> Option<Vec<String>> {
-    fs::read_to_string(app.paths.ready_mark()).ok().map(|text| text.lines().map(str::to_owned).collect())
+    Some(writes::found(&app.paths)?.into_iter().map(|disk| disk.name).collect())
 }
 
 fn base(app: &App) -> Result<(), String> {
@@ -219,46 +221,55 @@ async fn disks(app: &Arc<App>) -> Result<Vec<String>, String> {
 }
 
 async fn find_disks(app: &Arc<App>) -> Result<Vec<String>, String> {
-    let disks = Disks::new(&app.paths.tree);
-    let deadline = Instant::now() + DISKS_DEADLINE;
-    let found = loop {
-        match disks.resolve(&app.run.disks, &app.host.disks) {
-            Ok(found) => break found,
-            Err(why) if Instant::now() > deadline => {
-                return Err(format!("{why} (waited {} s for it)", DISKS_DEADLINE.as_secs()));
+    let here = app.clone();
+    let resolve = move || {
+        let disks = Disks::new(&here.paths.tree);
+        let deadline = Instant::now() + DISKS_DEADLINE;
+        loop {
+            match disks.resolve(&here.run.disks, &here.host.disks) {
+                Err(why) if Instant::now() > deadline => {
+                    return Err(format!("{why} (waited {} s for it)", DISKS_DEADLINE.as_secs()));
+                }
+                // Looks again and again, because sysfs doesn't tell when the kernel has found all disks.
+                Err(_) => std::thread::sleep(LOOK_AGAIN),
+                found => return found,
             }
-            // Looks again and again, because sysfs doesn't tell when the kernel has found all disks.
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     };
+    let found = guard::apart("disks", DISKS_DEADLINE + guard::PASS, resolve).await??;
     if app.paths.machine {
-        // Waits for the others too: a disk that shows up later is guarded within a second, but the payload could write
-        // to it before that.
-        let deadline = Instant::now() + OTHERS_DEADLINE;
-        loop {
-            let missing = disks.missing(&app.host.disks);
-            if missing.is_empty() {
-                break;
-            }
-            if Instant::now() > deadline {
-                let names: Vec<&str> = missing.iter().map(|id| &*id.name).collect();
-                let text = format!(
-                    "what was {} has not shown up in {} s; a disk that shows up later is set read-only within a second",
-                    names.join(" and "),
-                    OTHERS_DEADLINE.as_secs()
-                );
-                app.log.note(Level::Warning, text);
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        let mut failed = guard::guard(app, &found);
-        // Sets the declared disks read-only too, until a controller has acknowledged an attempt: no process may write
-        // while nobody knows of an attempt.
-        failed.extend(disks.guard(&[]).1);
-        if !failed.is_empty() {
-            return Err(format!("these disks can't be set read-only: {}", failed.join(", ")));
-        }
+        let (here, declared) = (app.clone(), found.clone());
+        guard::apart("disks", OTHERS_DEADLINE + 2 * guard::PASS, move || guard_all(&here, &declared)).await??;
     }
     Ok(found)
+}
+
+/// Sets all disks read-only, the declared ones too, and waits for those that haven't shown up yet.
+fn guard_all(app: &App, declared: &[String]) -> Result<(), String> {
+    let disks = Disks::new(&app.paths.tree);
+    // A disk that shows up later is guarded within a second, but the payload could write to it before that.
+    let deadline = Instant::now() + OTHERS_DEADLINE;
+    loop {
+        let missing = disks.missing(&app.host.disks);
+        if missing.is_empty() {
+            break;
+        }
+        if Instant::now() > deadline {
+            let names: Vec<&str> = missing.iter().map(|id| &*id.name).collect();
+            let text = format!(
+                "what was {} has not shown up in {} s; a disk that shows up later is set read-only within a second",
+                names.join(" and "),
+                OTHERS_DEADLINE.as_secs()
+            );
+            app.log.note(Level::Warning, text);
+            break;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    let mut failed = guard::guard(app, declared);
+    // The declared disks are read-only too, until a controller has acknowledged an attempt: no process may write while
+    // nobody knows of an attempt.
+    failed.extend(lock::lock(&disks, &[]).problems());
+    failed.dedup();
+    if failed.is_empty() { Ok(()) } else { Err(format!("these disks can't be set read-only: {}", failed.join(", "))) }
 }

@@ -1,6 +1,5 @@
 //! The agent proper: drives the state machine.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,9 +10,9 @@ use anemos_proto::agent::{Leaving, SUBSYSTEM};
 use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, EventKind, Level, Outcome};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::app::{App, Message};
-use crate::disks::{self, Disks};
 use crate::given::PROBLEMS;
 use crate::helper::{self, Plea};
 use crate::log::Log;
@@ -21,6 +20,7 @@ use crate::machine::{Action, Input, Machine};
 use crate::paths::Paths;
 use crate::payload::{self, Runner};
 use crate::ssh::{Keys, Server, Service};
+use crate::writes::{self, Counts};
 use crate::{clock, console, desk, finish, given, guard, kmsg, memory, note, prepare};
 
 /// Compressed bytes of log that are kept at most.
@@ -59,7 +59,7 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
     let cap = LOG_CAP.min(memory::total() / 16).max(1 << 20);
     let log = Log::open(&paths.run.join("log"), cap).map_err(|e| format!("the event log: {e}"))?;
     let boot_id = anemos_host::boot_id(&Root::host());
-    let baseline = disks::baseline(&paths)?;
+    let baseline = writes::baseline(&paths)?;
     let port = run.ssh_port.unwrap_or(host.ssh_port);
     let (app, messages) = App::new(paths, run, host, log, boot_id);
 
@@ -107,13 +107,15 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
         machine,
         baseline,
         told_written: false,
+        pass: guard::Pass::default(),
         calls: Some(calls),
         returned_calls: None,
         stop: None,
         close,
+        server: Some(server),
         port,
     };
-    driver.run(messages, server).await
+    driver.run(messages).await
 }
 
 fn last_attempt(log: &Log) -> u32 {
@@ -134,26 +136,26 @@ fn last_attempt(log: &Log) -> u32 {
 struct Driver {
     app: Arc<App>,
     machine: Machine,
-    baseline: BTreeMap<String, u64>,
+    baseline: Counts,
     /// Whether the log of this agent says that a disk was written.
     told_written: bool,
+    /// Guards disks that come while the payload runs.
+    pass: guard::Pass,
     /// Declared disks, by name.
     disks: Vec<String>,
     /// The payload's calls, while no payload has them.
     calls: Option<mpsc::UnboundedReceiver<Plea>>,
-    returned_calls: Option<tokio::task::JoinHandle<mpsc::UnboundedReceiver<Plea>>>,
+    returned_calls: Option<JoinHandle<mpsc::UnboundedReceiver<Plea>>>,
     stop: Option<mpsc::UnboundedSender<String>>,
     /// Closes the SSH server.
     close: watch::Sender<bool>,
+    /// The SSH server's task, until the agent leaves.
+    server: Option<JoinHandle<()>>,
     port: u16,
 }
 
 impl Driver {
-    async fn run(
-        mut self,
-        mut messages: mpsc::UnboundedReceiver<Message>,
-        mut server: tokio::task::JoinHandle<()>,
-    ) -> Result<(), String> {
+    async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) -> Result<(), String> {
         // An agent that init had to start again begins in another state, which controllers are told as soon as they
         // attach.
         self.app.state.send_replace(self.machine.state());
@@ -184,23 +186,19 @@ impl Driver {
         });
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut unguarded = Vec::new();
         loop {
             let deadline = self.machine.deadline();
             let message = tokio::select! {
                 Some(message) = messages.recv() => message,
                 () = until(deadline) => Message::Happened(Input::Tick),
+                Some(text) = self.pass.end() => {
+                    self.app.log.note(Level::Warning, text);
+                    continue;
+                }
                 _ = look.tick() => {
                     // Reads the counters often, because a disk that fails takes its counters with it.
-                    self.look_for_writes(&mut server).await;
-                    if self.machine.state() == AgentState::Running && self.app.paths.machine {
-                        let failed = guard::guard(&self.app, &self.disks);
-                        if failed != unguarded && !failed.is_empty() {
-                            let text = format!("can't be set read-only: {}", failed.join(", "));
-                            self.app.log.note(Level::Warning, text);
-                        }
-                        unguarded = failed;
-                    }
+                    self.look_for_writes().await;
+                    self.guard();
                     continue;
                 }
             };
@@ -208,39 +206,51 @@ impl Driver {
                 self.disks = disks;
             }
             // The machine must know of writes before it takes any input, since they decide where it may go.
-            self.look_for_writes(&mut server).await;
+            self.look_for_writes().await;
             match message {
-                Message::Happened(input) => self.step(input, None, &mut server).await,
-                Message::Wanted(input, answer) => self.step(input, Some(answer), &mut server).await,
+                Message::Happened(input) => self.step(input, None).await,
+                Message::Wanted(input, answer) => self.step(input, Some(answer)).await,
+            }
+        }
+    }
+
+    fn guard(&mut self) {
+        if self.machine.state() == AgentState::Running && self.app.paths.machine {
+            let (app, disks) = (self.app.clone(), self.disks.clone());
+            if let Some(text) = self.pass.begin(clock::uptime_ms(), move || guard::guard(&app, &disks)) {
+                self.app.log.note(Level::Warning, text);
             }
         }
     }
 
     /// Tells the machine of writes. Logs the first of them at once, because an agent that dies later could not report
     /// it any more.
-    async fn look_for_writes(&mut self, server: &mut tokio::task::JoinHandle<()>) {
+    async fn look_for_writes(&mut self) {
         let written = self.written();
         if written.is_empty() {
             return;
         }
         if !self.told_written {
             self.told_written = true;
+            let counts = writes::counts(&self.app.paths.tree);
+            for name in writes::lost(&writes::found(&self.app.paths).unwrap_or_default(), &counts) {
+                let text = format!(
+                    "{name} is gone, or another disk has its name: what was written to it can't be known, so it counts \
+                     as written"
+                );
+                self.app.log.note(Level::Warning, text);
+            }
             self.app.log.append(EventKind::Written(written));
         }
-        self.step(Input::Written, None, server).await;
+        self.step(Input::Written, None).await;
     }
 
     fn written(&self) -> Vec<(String, u64)> {
-        disks::written(&self.baseline, &Disks::new(&self.app.paths.tree).sectors_written())
+        writes::touched(&self.app.paths, &self.baseline)
     }
 
     /// Gives the machine an input, answers whoever asked for it, and carries out the machine's actions.
-    async fn step(
-        &mut self,
-        input: Input,
-        mut answer: Option<oneshot::Sender<Result<(), String>>>,
-        server: &mut tokio::task::JoinHandle<()>,
-    ) {
+    async fn step(&mut self, input: Input, mut answer: Option<oneshot::Sender<Result<(), String>>>) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
             let (actions, result) = match self.machine.handle(clock::uptime_ms(), input) {
@@ -254,7 +264,7 @@ impl Driver {
                 tokio::task::yield_now().await;
             }
             for action in actions {
-                if let Some(more) = self.act(action, server).await {
+                if let Some(more) = self.act(action).await {
                     inputs.push(more);
                 }
             }
@@ -266,7 +276,7 @@ impl Driver {
         }
     }
 
-    async fn act(&mut self, action: Action, server: &mut tokio::task::JoinHandle<()>) -> Option<Input> {
+    async fn act(&mut self, action: Action) -> Option<Input> {
         let app = &self.app;
         match action {
             Action::Record(kind) => drop(app.log.append(kind)),
@@ -278,12 +288,8 @@ impl Driver {
                 let app = app.clone();
                 tokio::spawn(async move {
                     let here = app.clone();
-                    let judged = tokio::task::spawn_blocking(move || finish::judge(&here));
-                    let judged = match tokio::time::timeout(JUDGE, judged).await {
-                        Ok(judged) => judged.map_err(|e| e.to_string()).and_then(|done| done),
-                        Err(_) => Err(format!("deadline `judge` ({} s) passed", JUDGE.as_secs())),
-                    };
-                    app.tell(Input::Judged(judged));
+                    let judged = guard::apart("judge", JUDGE, move || finish::judge(&here)).await;
+                    app.tell(Input::Judged(judged.flatten()));
                 });
             }
             Action::Conclude(outcome) => {
@@ -306,6 +312,7 @@ impl Driver {
                 while calls.try_recv().is_ok() {}
                 let (stop, mut stopped) = mpsc::unbounded_channel();
                 self.stop = Some(stop);
+                writes::expose(&app.paths);
                 // The helper accepts the payload's calls only in this state.
                 app.state.send_replace(AgentState::Running);
                 let runner = Runner::new(app.clone(), self.disks.clone());
@@ -325,28 +332,21 @@ impl Driver {
                 let app = app.clone();
                 tokio::spawn(async move {
                     let here = app.clone();
-                    let sealed = tokio::task::spawn_blocking(move || finish::seal(&here));
-                    let sealed = match tokio::time::timeout(SEAL, sealed).await {
-                        Ok(sealed) => sealed.map_err(|e| e.to_string()).and_then(|done| done),
-                        Err(_) => Err(format!(
-                            "writing everything to the disks took more than deadline `seal` ({} min)",
-                            SEAL.as_secs() / 60
-                        )),
-                    };
-                    app.tell(match sealed {
+                    let sealed = guard::apart("seal", SEAL, move || finish::seal(&here)).await;
+                    app.tell(match sealed.flatten() {
                         Ok(()) => Input::Sealed,
                         Err(why) => Input::Broken(format!("the payload succeeded, but {why}")),
                     });
                 });
             }
-            Action::Leave(leaving) => return Some(Input::Broken(self.leave(leaving, server).await)),
+            Action::Leave(leaving) => self.leave(leaving),
         }
         None
     }
 
-    /// Leaves RAM; returns only if that fails, with the reason.
-    async fn leave(&self, leaving: Leaving, server: &mut tokio::task::JoinHandle<()>) -> String {
-        let app = &self.app;
+    /// Begins to leave RAM. The driver goes on meanwhile.
+    fn leave(&mut self, leaving: Leaving) {
+        let app = self.app.clone();
         let (finish, text) = match &leaving {
             Leaving::Finish(finish) => (*finish, format!("leaving: {finish:?}")),
             Leaving::OldSystem(why) => (Finish::Reboot, format!("going back to the old system: {why}")),
@@ -354,20 +354,24 @@ impl Driver {
         console::say_if(app.paths.machine, &text);
         app.leaving.send_replace(Some(leaving));
         self.close.send_replace(true);
-        let _ = tokio::time::timeout(GOODBYE, server).await;
         let note = self.machine.unheard().filter(|_| app.paths.machine);
-        let app = app.clone();
-        let left = tokio::task::spawn_blocking(move || {
-            if let Some(attempt) = note {
-                note::write(&app.run.run, attempt);
+        let server = self.server.take();
+        tokio::spawn(async move {
+            if let Some(server) = server {
+                let _ = tokio::time::timeout(GOODBYE, server).await;
             }
-            let why = finish::leave(&app, finish);
-            // Leaving failed. Processes that are started from now on may write, so the note might become untrue.
-            note::remove();
-            why
-        })
-        .await;
-        left.unwrap_or_else(|e| e.to_string())
+            let here = app.clone();
+            let left = tokio::task::spawn_blocking(move || {
+                if let Some(attempt) = note {
+                    note::write(&here.run.run, attempt);
+                }
+                let why = finish::leave(&here, finish);
+                // Leaving failed. Processes that are started from now on may write, so the note might become untrue.
+                note::remove();
+                why
+            });
+            app.tell(Input::Broken(left.await.unwrap_or_else(|e| e.to_string())));
+        });
     }
 
     fn show_state(&self) {

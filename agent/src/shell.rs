@@ -51,6 +51,7 @@ pub async fn run(app: &App, program: Program, input: ChannelIn, out: ChannelOut)
         return out.close().await;
     }
     app.log.append(EventKind::Shell);
+    crate::writes::expose(&app.paths);
     let _person = program.terminal.is_some().then(|| Person::came(app));
     match start(app, &program) {
         Ok((child, Plumbing::Pipes)) => pipes(child, input, &out).await,

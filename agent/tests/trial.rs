@@ -500,6 +500,17 @@ fn every_fact_comes_once_whenever_one_attaches_even_after_the_agent_was_killed()
 }
 
 #[test]
+fn a_declared_disk_that_goes_counts_as_written() {
+    let script = "#!/bin/sh\nrm \"$ANEMOS_FILES/../sys/block/vda\"\nexit 1\n";
+    let trial = Trial::new(&Setup { script, ..Setup::default() });
+    let mut controller = trial.attach(0);
+    let (_, outcome) = controller.outcome();
+    assert!(matches!(outcome, Outcome::Failed { written: true, .. }), "{outcome:?}");
+    assert!(controller.events.iter().any(|event| event.kind == EventKind::Written(vec![("vda".into(), 1)])));
+    controller.until(|kind| matches!(kind, EventKind::State(AgentState::Held(_))));
+}
+
+#[test]
 fn payloads_can_t_stall_the_agent() {
     // Floods, closes its output, leaves a daemon, and never ends.
     let script = "#!/bin/sh\nyes flood | head -c 1500000\nhead -c 40000 /dev/zero | tr '\\0' x\necho\n\
