@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 use anemos_netstate::render;
 
 use crate::app::BUILD;
+use crate::heart::Heart;
 use crate::helper::{self, Call};
 use crate::paths::Paths;
 use crate::{given, identity, imgbuild, serve};
@@ -38,7 +39,9 @@ pub fn run(words: &[String]) -> ExitCode {
             println!("anemos-agent {BUILD}");
             return ExitCode::SUCCESS;
         }
-        ["serve", ref options @ ..] => serve_options(options).and_then(|(paths, held)| serve::run(&paths, held)),
+        ["serve", ref options @ ..] => {
+            serve_options(options).and_then(|(paths, held, heart)| serve::run(&paths, held, heart))
+        }
         [word @ ("step" | "progress" | "note"), ref rest @ ..] => {
             let rest: Vec<String> = rest.iter().map(|&w| w.into()).collect();
             Call::parse(word, &rest).and_then(|call| helper::tell(&socket(), &call))
@@ -62,15 +65,19 @@ pub fn run(words: &[String]) -> ExitCode {
     }
 }
 
-/// Reads the options of `serve`: init gives `--held REASON`; `--root DIR --listen ADDRESS` is for a trial on an
-/// ordinary machine.
-fn serve_options(options: &[&str]) -> Result<(Paths, Option<String>), String> {
-    let (mut held, mut root, mut listen) = (None, None, None);
+/// Reads the options of `serve`: init gives `--held REASON` and `--heart DESCRIPTOR`; `--root DIR --listen ADDRESS` is
+/// for a trial on an ordinary machine.
+fn serve_options(options: &[&str]) -> Result<(Paths, Option<String>, Heart), String> {
+    let (mut held, mut root, mut listen, mut heart) = (None, None, None, Heart::default());
     let mut rest = options.iter();
     while let Some(&option) = rest.next() {
         let value = *rest.next().ok_or_else(|| format!("{option} needs a value"))?;
         match option {
             "--held" => held = Some(value.to_owned()),
+            "--heart" => {
+                let number = value.parse().map_err(|_| format!("`{value}` is no DESCRIPTOR"))?;
+                heart = Heart::inherited(number).map_err(|e| format!("--heart {number}: {e}"))?;
+            }
             "--root" => root = Some(PathBuf::from(value)),
             "--listen" => listen = Some(value.parse().map_err(|_| format!("`{value}` is no ADDRESS:PORT"))?),
             _ => return Err(format!("serve has no option {option}")),
@@ -81,7 +88,7 @@ fn serve_options(options: &[&str]) -> Result<(Paths, Option<String>), String> {
         (Some(root), Some(listen)) => Paths::trial(&root, listen),
         _ => return Err("--root and --listen go together".into()),
     };
-    Ok((paths, held))
+    Ok((paths, held, heart))
 }
 
 /// Becomes the program; returns only if that fails, with the reason.

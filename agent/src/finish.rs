@@ -273,8 +273,8 @@ fn running(stat: &str) -> Option<String> {
     (!gone && flags & KERNEL_THREAD == 0).then(|| format!("{name} ({pid})"))
 }
 
-/// Unmounts the disks and leaves this system. Returns only if that fails, with the reason.
-pub fn leave(app: &App, finish: Finish) -> String {
+/// Unmounts the disks, says so to `ready`, and leaves this system. Returns only if that fails, with the reason.
+pub fn leave(app: &App, finish: Finish, ready: impl FnOnce()) -> String {
     if !app.paths.machine {
         // A trial on an ordinary machine leaves by exiting.
         let _ = fs::write(app.paths.run.join("left"), format!("{finish:?}\n"));
@@ -289,6 +289,7 @@ pub fn leave(app: &App, finish: Finish) -> String {
         crate::console::say(&why);
     }
     let loaded = kexec::is_loaded(&Root::host());
+    ready();
     reset::leave(match finish {
         Finish::Kexec if loaded => Way::Kexec,
         Finish::PowerOff => Way::PowerOff,

@@ -1,30 +1,41 @@
-//! PID 1: makes the machine usable, starts the agent, reaps processes, and starts the agent again, held, if it ends.
+//! PID 1: makes the machine usable, starts the agent, reaps processes, starts the agent again, held, if it ends or
+//! hangs, and feeds the watchdogs. [`Supervisor`] decides; here is what it sees and does.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
+use std::time::Duration;
 
+use anemos_host::Root;
 use anemos_host::deadline::within;
+use anemos_proto::config::Deadlines;
+use rustix::io::FdFlags;
 use rustix::mount::{MountFlags, mount, mount_remount};
-use rustix::process::{Pid, WaitOptions, wait};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use rustix::system::{RebootCommand, reboot, sethostname};
 
 use crate::console::say;
 use crate::given::{self, PROBLEMS};
+use crate::heart::Beat;
 use crate::paths::Paths;
 use crate::reset::{self, Way};
-use crate::{modules, writes};
+use crate::supervisor::{Action, Input, Supervisor};
+use crate::watchdog::{self, Order, Watchdogs, Word};
+use crate::writes::{self, Counts};
+use crate::{clock, detectors, modules};
 
 /// Time for the modules that the network needs to load.
 const FIRST_MODULES: Duration = Duration::from_secs(30);
 
-/// How long the agent may break again and again before init goes back to the old system, where run.bin can't be read
-/// for the deadline `dead_man`.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How often init looks after everything, at least.
+const PULSE: Duration = Duration::from_secs(1);
 
 /// Time for data on its way to reach the disks before init reboots.
 const SYNC: Duration = Duration::from_secs(30);
@@ -37,15 +48,19 @@ pub fn run() -> ! {
     let mut problems = Vec::new();
     make_machine(&mut problems);
     let paths = Paths::host();
+    let deadlines = given::read_run(&paths).map(|run| run.deadlines).ok();
+    let init = Init::new(&paths, deadlines);
+    problems.extend(detectors::arm(&Root::host(), init.supervisor.hang_s()));
     prepare(&paths, &mut problems);
-    // Loads only what the network needs; the agent loads the others once a controller has heard of it. Waits for a
-    // limited time only, so that a driver that hangs can't keep the agent, and its dead-man's clock, from starting.
+    // Loads only what the network needs, and watchdogs; the agent loads the others once a controller has heard of it.
+    // Waits for a limited time only, so that a driver that hangs can't keep the agent, and its dead-man's clock, from
+    // starting.
     match within(FIRST_MODULES, || modules::load(&Paths::host(), "modules.first")) {
         Some(more) => problems.extend(more),
         None => problems.push(format!("a module that the network needs does not load within {FIRST_MODULES:?}")),
     }
     let _ = fs::write(paths.run.join(PROBLEMS), problems.join("\n"));
-    supervise(&paths)
+    init.run()
 }
 
 fn make_machine(problems: &mut Vec<String>) {
@@ -120,65 +135,203 @@ fn prepare(paths: &Paths, problems: &mut Vec<String>) {
     }
 }
 
-fn supervise(paths: &Paths) -> ! {
-    let mut reason: Option<String> = None;
-    let mut pause = Duration::from_secs(1);
-    let mut breaking = Instant::now();
-    let patience = given::read_run(paths).map_or(PATIENCE, |run| Duration::from_secs(run.deadlines.dead_man_s.into()));
-    loop {
-        let started = Instant::now();
-        let _ = fs::remove_file(paths.last_words());
+/// What init works with while it supervises the agent.
+struct Init<'a> {
+    paths: &'a Paths,
+    supervisor: Supervisor,
+    /// The agent's process, while there is one.
+    agent: Option<Pid>,
+    /// How many agents were started.
+    started: u32,
+    /// What the kernel had counted before anything could be written.
+    baseline: Counts,
+    watchdogs: Watchdogs,
+    /// Where the watchdogs' threads take orders.
+    orders: BTreeMap<String, SyncSender<Order>>,
+    /// Where events come from, and where threads send them.
+    events: (Sender<Event>, Receiver<Event>),
+    /// Whether hangs are a reboot.
+    guarded: bool,
+}
+
+/// What init's threads hear of.
+enum Event {
+    /// A byte from the agent with this number; `None`: its end of the pipe is closed.
+    Heart(u32, Option<u8>),
+    /// An answer of a watchdog's thread.
+    Watchdog(String, Word),
+}
+
+impl<'a> Init<'a> {
+    fn new(paths: &'a Paths, deadlines: Option<Deadlines>) -> Self {
+        Self {
+            paths,
+            supervisor: Supervisor::new(deadlines, clock::uptime_ms()),
+            agent: None,
+            started: 0,
+            baseline: writes::counts(&paths.tree),
+            watchdogs: Watchdogs::default(),
+            orders: BTreeMap::new(),
+            events: channel(),
+            guarded: true,
+        }
+    }
+
+    /// Wakes every second at least, and waits for nothing that may never come: neither for a disk nor for a watchdog.
+    fn run(mut self) -> ! {
+        loop {
+            match self.events.1.recv_timeout(PULSE) {
+                Ok(Event::Heart(number, Some(byte))) if number == self.started => {
+                    if let Some(beat) = Beat::of(byte) {
+                        self.handle(Input::Beat(beat));
+                    }
+                }
+                Ok(Event::Watchdog(name, word)) => {
+                    if let Some(text) = self.watchdogs.told(clock::uptime_ms(), &name, word) {
+                        say(&text);
+                    }
+                    // The agent tells of them when it is ready.
+                    let _ = fs::write(self.paths.watchdogs(), self.watchdogs.list().join("\n"));
+                }
+                // The end of the pipe wakes init, which finds below whether the agent has ended.
+                Ok(Event::Heart(..)) | Err(_) => {}
+            }
+            self.reap();
+            self.look_for_writes();
+            self.handle(Input::Tick);
+            self.tend();
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        for action in self.supervisor.handle(clock::uptime_ms(), input) {
+            match action {
+                Action::Start(held) => self.start(held),
+                Action::Kill => {
+                    if let Some(agent) = self.agent {
+                        let _ = kill_process(agent, Signal::KILL);
+                    }
+                }
+                Action::Say(text) => say(&text),
+                Action::GoBack(why) => self.go_back(&why),
+            }
+        }
+        if self.guarded && self.supervisor.is_written() {
+            self.guarded = false;
+            for problem in detectors::disarm(&Root::host()) {
+                say(&problem);
+            }
+        }
+    }
+
+    fn start(&mut self, held: Option<String>) {
+        let _ = fs::remove_file(self.paths.last_words());
         let mut command = Command::new("/init");
         command.arg("serve");
-        if let Some(reason) = &reason {
+        if let Some(reason) = held {
             command.arg("--held").arg(reason);
         }
-        let how = match command.spawn() {
-            Ok(child) => describe(reap(&child)),
-            Err(e) => format!("can't be started: {e}"),
-        };
-        let last_words = fs::read_to_string(paths.last_words()).unwrap_or_default();
-        let mut text = format!("the agent broke ({how})");
-        if !last_words.is_empty() {
-            text = format!("{text}: {}", last_words.trim());
+        self.started += 1;
+        let (number, tell) = (self.started, self.events.0.clone());
+        match start_with_heart(command, move |byte| drop(tell.send(Event::Heart(number, byte)))) {
+            Ok(child) => self.agent = Pid::from_raw(child.id().cast_signed()),
+            Err(e) => self.handle(Input::Ended(format!("the agent can't be started: {e}"))),
         }
-        say(&text);
-        // Each restart gives the reason of the first failure, because later failures may only follow from it, unless
-        // the agent has run well for long in between.
-        if reason.is_none() || started.elapsed() > Duration::from_secs(600) {
-            (reason, pause, breaking) = (Some(text), Duration::from_secs(1), Instant::now());
+    }
+
+    /// Reaps every process that has ended.
+    fn reap(&mut self) {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if Some(pid) == self.agent => {
+                    self.agent = None;
+                    let mut text = format!("the agent broke ({})", ExitStatus::from_raw(status.as_raw()));
+                    let last_words = fs::read_to_string(self.paths.last_words()).unwrap_or_default();
+                    if !last_words.is_empty() {
+                        text = format!("{text}: {}", last_words.trim());
+                    }
+                    self.handle(Input::Ended(text));
+                }
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Ok(None) | Err(_) => return,
+            }
         }
-        // The agent's own dead-man's clock starts anew with each agent, so init has one as well.
-        if breaking.elapsed() >= patience && is_unwritten(paths) {
-            say("the agent breaks again and again, and no write was counted: going back to the old system");
-            within(SYNC, rustix::fs::sync);
+    }
+
+    /// Looks for itself whether the kernel has counted a write, since the agent may hang.
+    fn look_for_writes(&mut self) {
+        if !self.supervisor.is_written() && !writes::touched(self.paths, &self.baseline).is_empty() {
+            self.handle(Input::Written);
+        }
+    }
+
+    /// Takes new watchdogs, and gives those it has their orders.
+    fn tend(&mut self) {
+        let care = self.supervisor.care();
+        let names = self.paths.tree.names("/sys/class/watchdog");
+        let old = Path::new("/dev").join(watchdog::OLD).exists();
+        for name in self.watchdogs.found(&names, old, care) {
+            let (tell, to) = (self.events.0.clone(), name.clone());
+            let tell = move |word| drop(tell.send(Event::Watchdog(to.clone(), word)));
+            match watchdog::keep(Path::new("/dev").join(&name), self.supervisor.hang_s(), tell) {
+                Ok(orders) => drop(self.orders.insert(name, orders)),
+                Err(e) => say(&format!("{name} can't be used: {e}")),
+            }
+        }
+        for (name, order) in self.watchdogs.orders(clock::uptime_ms(), care) {
+            if let Some(orders) = self.orders.get(&name) {
+                // A full queue means that its driver hangs.
+                let _ = orders.try_send(order);
+            }
+        }
+    }
+
+    /// Reboots into the old system, unless a write is counted once every process is ended. That none is proves nothing,
+    /// since data may still be on its way to a disk, so init doesn't claim that nothing was written.
+    fn go_back(&mut self, why: &str) {
+        say(&format!("{why}, and no write was counted: going back to the old system"));
+        crate::sys::kill_all_others();
+        within(SYNC, rustix::fs::sync);
+        self.look_for_writes();
+        if !self.supervisor.is_written() {
             reset::leave(Way::Restart);
         }
-        // Without a pause an agent that breaks at once each time would keep the machine too busy for a person to find
-        // out why.
-        std::thread::sleep(pause);
-        pause = (2 * pause).min(Duration::from_secs(30));
     }
 }
 
-/// Whether no write to a disk was counted. This proves nothing, since data may still be on its way to a disk, so init
-/// doesn't claim that nothing was written.
-fn is_unwritten(paths: &Paths) -> bool {
-    writes::baseline(paths).is_ok_and(|before| writes::touched(paths, &before).is_empty())
-}
-
-/// Reaps processes until the agent ends; returns how it ended.
-fn reap(agent: &Child) -> Option<ExitStatus> {
-    let agent = Pid::from_raw(agent.id().cast_signed());
-    loop {
-        match wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if Some(pid) == agent => return Some(ExitStatus::from_raw(status.as_raw())),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return None,
+/// Starts an agent with a pipe to init, and a thread that tells of each byte in it.
+fn start_with_heart(mut command: Command, tell: impl Fn(Option<u8>) + Send + 'static) -> io::Result<Child> {
+    let (mut reader, writer) = io::pipe()?;
+    std::thread::Builder::new().name("heart".into()).spawn(move || {
+        let mut byte = [0];
+        while reader.read_exact(&mut byte).is_ok() {
+            tell(Some(byte[0]));
         }
-    }
+        tell(None);
+    })?;
+    // Only the agent gets this end: init starts nothing else meanwhile, and the agent keeps it from what it starts.
+    rustix::io::fcntl_setfd(&writer, FdFlags::empty())?;
+    command.arg("--heart").arg(writer.as_raw_fd().to_string()).spawn()
 }
 
-fn describe(status: Option<ExitStatus>) -> String {
-    status.map_or_else(|| "it is gone".into(), |status| status.to_string())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell stands for the agent.
+    #[test]
+    fn init_hears_what_the_agent_sends_and_when_it_stops() -> io::Result<()> {
+        let (tell, told) = channel();
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"printf aw > "/proc/self/fd/$2"; read _"#, "agent"]).stdin(std::process::Stdio::piped());
+        let mut child = start_with_heart(command, move |byte| {
+            let _ = tell.send(byte);
+        })?;
+        let wait = || told.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!([wait(), wait()], [Some(b'a'), Some(b'w')]);
+        drop(child.stdin.take());
+        child.wait()?;
+        assert_eq!(wait(), None);
+        Ok(())
+    }
 }

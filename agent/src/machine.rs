@@ -49,6 +49,8 @@ use anemos_proto::agent::Leaving;
 use anemos_proto::config::{Deadlines, Finish};
 use anemos_proto::event::{AgentState, EventKind, Level, Outcome};
 
+use crate::heart::Beat;
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
@@ -227,6 +229,19 @@ impl Machine {
     /// so.
     pub fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Judging { .. } | Phase::Returning(_) | Phase::Gone)
+    }
+
+    /// What init is told with each beat of the agent's heart. Init goes back to the old system by itself if the
+    /// dead-man's clock should have struck here and the agent stays.
+    pub fn beat(&self) -> Beat {
+        let busy = matches!(self.phase, Phase::Running | Phase::Sealing | Phase::Succeeded);
+        if self.written {
+            Beat::Written
+        } else if busy || self.attached > 0 || self.people > 0 {
+            Beat::Busy
+        } else {
+            Beat::Alone
+        }
     }
 
     /// The attempt in which certainly nothing was written, while no controller has acknowledged that.

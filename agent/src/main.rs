@@ -10,10 +10,12 @@ mod cli;
 mod clock;
 mod console;
 mod desk;
+mod detectors;
 mod disks;
 mod finish;
 mod given;
 mod guard;
+mod heart;
 mod helper;
 mod identity;
 mod imgbuild;
@@ -35,8 +37,10 @@ mod shell;
 #[cfg(test)]
 mod skip;
 mod ssh;
+mod supervisor;
 mod sys;
 mod unpack;
+mod watchdog;
 mod writes;
 
 use std::process::ExitCode;

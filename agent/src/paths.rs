@@ -80,6 +80,11 @@ impl Paths {
         self.run.join("ready")
     }
 
+    /// Written by init: the watchdogs that guard this machine, one a line.
+    pub fn watchdogs(&self) -> PathBuf {
+        self.run.join("watchdogs")
+    }
+
     /// The text of the agent's panic, for init to show.
     pub fn last_words(&self) -> PathBuf {
         self.run.join("panic")

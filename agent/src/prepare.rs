@@ -121,7 +121,29 @@ pub async fn ready(app: &Arc<App>) -> Result<Vec<String>, String> {
         app.log.note(Level::Warning, why);
     }
     writes::store(&app.paths, &disks).map_err(|e| format!("{}: {e}", app.paths.ready_mark().display()))?;
+    note_watchdogs(app);
     Ok(disks)
+}
+
+/// Tells what becomes of this machine if its kernel hangs.
+fn note_watchdogs(app: &App) {
+    if !app.paths.machine {
+        return;
+    }
+    let listed = fs::read_to_string(app.paths.watchdogs()).unwrap_or_default();
+    let (level, text) = match listed.trim() {
+        "" => {
+            let text = "this machine has no watchdog: if its kernel hangs, and none of the kernel's own detectors sees \
+                        it, somebody has to reset it";
+            (Level::Warning, text.to_owned())
+        }
+        list => {
+            let text =
+                format!("until a disk is written, a machine that hangs is reset by {}", list.replace('\n', ", "));
+            (Level::Info, text)
+        }
+    };
+    app.log.note(level, text);
 }
 
 /// Mounts the firmware's variables. The kernel has modprobe load efivarfs for it, so the modules must be indexed.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::app::{App, Message};
 use crate::given::PROBLEMS;
+use crate::heart::{Beat, Heart};
 use crate::helper::{self, Plea};
 use crate::log::Log;
 use crate::machine::{Action, Input, Machine};
@@ -34,8 +36,8 @@ const JUDGE: Duration = Duration::from_secs(60);
 /// Deadline `seal`: time to write all data of the payload to the disks.
 const SEAL: Duration = Duration::from_secs(1800);
 
-/// Runs the agent. Returns only if the agent can't run, with the reason.
-pub fn run(paths: &Paths, held: Option<String>) -> Result<(), String> {
+/// Runs the agent, which tells init of itself through `heart`. Returns only if the agent can't run, with the reason.
+pub fn run(paths: &Paths, held: Option<String>, heart: Heart) -> Result<(), String> {
     let last_words = paths.last_words();
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -43,14 +45,14 @@ pub fn run(paths: &Paths, held: Option<String>) -> Result<(), String> {
         usual(panic);
     }));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let result = runtime.block_on(Box::pin(serve(paths.clone(), held)));
+    let result = runtime.block_on(Box::pin(serve(paths.clone(), held, heart)));
     if let Err(why) = &result {
         let _ = fs::write(paths.last_words(), why);
     }
     result
 }
 
-async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
+async fn serve(paths: Paths, held: Option<String>, heart: Heart) -> Result<(), String> {
     fs::create_dir_all(&paths.run).map_err(|e| format!("{}: {e}", paths.run.display()))?;
     let run = given::read_run(&paths)?;
     let host = given::read_host(&paths)?;
@@ -107,12 +109,14 @@ async fn serve(paths: Paths, held: Option<String>) -> Result<(), String> {
         machine,
         baseline,
         told_written: false,
+        heart,
         pass: guard::Pass::default(),
         calls: Some(calls),
         returned_calls: None,
         stop: None,
         close,
         server: Some(server),
+        rebooting: Arc::default(),
         port,
     };
     driver.run(messages).await
@@ -139,6 +143,7 @@ struct Driver {
     baseline: Counts,
     /// Whether the log of this agent says that a disk was written.
     told_written: bool,
+    heart: Heart,
     /// Guards disks that come while the payload runs.
     pass: guard::Pass,
     /// Declared disks, by name.
@@ -151,6 +156,8 @@ struct Driver {
     close: watch::Sender<bool>,
     /// The SSH server's task, until the agent leaves.
     server: Option<JoinHandle<()>>,
+    /// Whether reboot(2) is about to be called.
+    rebooting: Arc<AtomicBool>,
     port: u16,
 }
 
@@ -198,6 +205,7 @@ impl Driver {
                 _ = look.tick() => {
                     // Reads the counters often, because a disk that fails takes its counters with it.
                     self.look_for_writes().await;
+                    self.beat();
                     self.guard();
                     continue;
                 }
@@ -212,6 +220,11 @@ impl Driver {
                 Message::Wanted(input, answer) => self.step(input, Some(answer)).await,
             }
         }
+    }
+
+    fn beat(&mut self) {
+        let beat = if self.rebooting.load(Relaxed) { Beat::Leaving } else { self.machine.beat() };
+        self.heart.beat(beat);
     }
 
     fn guard(&mut self) {
@@ -241,6 +254,9 @@ impl Driver {
                 self.app.log.note(Level::Warning, text);
             }
             self.app.log.append(EventKind::Written(written));
+            self.step(Input::Written, None).await;
+            // Init must know at once, because from now on a hang is no reboot any more.
+            return self.beat();
         }
         self.step(Input::Written, None).await;
     }
@@ -344,7 +360,7 @@ impl Driver {
         None
     }
 
-    /// Begins to leave RAM. The driver goes on meanwhile.
+    /// Begins to leave RAM. The driver goes on meanwhile, since init must hear its heart until the machine reboots.
     fn leave(&mut self, leaving: Leaving) {
         let app = self.app.clone();
         let (finish, text) = match &leaving {
@@ -355,7 +371,7 @@ impl Driver {
         app.leaving.send_replace(Some(leaving));
         self.close.send_replace(true);
         let note = self.machine.unheard().filter(|_| app.paths.machine);
-        let server = self.server.take();
+        let (server, rebooting) = (self.server.take(), self.rebooting.clone());
         tokio::spawn(async move {
             if let Some(server) = server {
                 let _ = tokio::time::timeout(GOODBYE, server).await;
@@ -365,7 +381,7 @@ impl Driver {
                 if let Some(attempt) = note {
                     note::write(&here.run.run, attempt);
                 }
-                let why = finish::leave(&here, finish);
+                let why = finish::leave(&here, finish, || rebooting.store(true, Relaxed));
                 // Leaving failed. Processes that are started from now on may write, so the note might become untrue.
                 note::remove();
                 why

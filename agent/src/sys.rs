@@ -189,3 +189,55 @@ pub fn write_later(file: &File, pause_ms: c_int, letters: &'static [u8]) -> io::
         _ => Ok(()),
     }
 }
+
+/// Takes over a descriptor that the process that started this one has left open for it, and keeps programs that this
+/// one starts from getting it as well.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD fails with EBADF if there is no such descriptor, and takes no pointers.
+    check(c_long::from(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }))?;
+    // SAFETY: the descriptor is open, and whoever started this process has left it to the caller alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// ioctls of `<linux/watchdog.h>`.
+const WDIOC_GETSUPPORT: c_ulong = 0x8028_5700;
+const WDIOC_SETOPTIONS: c_ulong = 0x8004_5704;
+const WDIOC_SETTIMEOUT: c_ulong = 0xc004_5706;
+const WDIOC_GETTIMEOUT: c_ulong = 0x8004_5707;
+/// `WDIOS_DISABLECARD`.
+const WDIOS_DISABLECARD: c_int = 1;
+
+/// What a watchdog calls itself; empty if it doesn't say.
+pub fn watchdog_identity(device: &File) -> String {
+    /// `struct watchdog_info`.
+    #[repr(C)]
+    struct Info {
+        options: u32,
+        firmware_version: u32,
+        identity: [u8; 32],
+    }
+    let mut info = Info { options: 0, firmware_version: 0, identity: [0; 32] };
+    // SAFETY: WDIOC_GETSUPPORT writes one struct watchdog_info to the pointer.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), WDIOC_GETSUPPORT as _, &raw mut info) };
+    let end = info.identity.iter().position(|&byte| byte == 0).unwrap_or(info.identity.len());
+    if result < 0 { String::new() } else { String::from_utf8_lossy(&info.identity[..end]).trim().to_owned() }
+}
+
+/// Asks a watchdog for a timeout of so many seconds; returns the timeout that it has now, if it says. The driver may
+/// round the wish, or refuse it.
+pub fn set_watchdog_timeout(device: &File, seconds: u32) -> Option<u32> {
+    let mut timeout = c_int::try_from(seconds).unwrap_or(c_int::MAX);
+    // SAFETY: both calls read or write one int at the pointer.
+    let result = unsafe {
+        libc::ioctl(device.as_raw_fd(), WDIOC_SETTIMEOUT as _, &raw mut timeout);
+        libc::ioctl(device.as_raw_fd(), WDIOC_GETTIMEOUT as _, &raw mut timeout)
+    };
+    u32::try_from(timeout).ok().filter(|_| result >= 0)
+}
+
+/// Has a watchdog stop counting. Fails where it can't be stopped.
+pub fn stop_watchdog(device: &File) -> io::Result<()> {
+    let options = WDIOS_DISABLECARD;
+    // SAFETY: WDIOC_SETOPTIONS reads one int from the pointer.
+    check(c_long::from(unsafe { libc::ioctl(device.as_raw_fd(), WDIOC_SETOPTIONS as _, &raw const options) }))
+}

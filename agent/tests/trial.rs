@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -47,6 +48,8 @@ struct Trial {
     dir: tempfile::TempDir,
     address: SocketAddr,
     agent: Child,
+    /// The agent's heart, as init hears it.
+    beats: Receiver<u8>,
 }
 
 struct Setup<'a> {
@@ -130,8 +133,8 @@ impl Trial {
         fs::write(root.join("anemos/base.cpio.zst"), zstd::bulk::compress(&base(), 3).unwrap()).unwrap();
         // Free a moment ago; the agent binds it before anybody else is likely to.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let agent = start(root, address, &[]);
-        let trial = Self { dir, address, agent };
+        let (agent, beats) = start(root, address, &[]);
+        let trial = Self { dir, address, agent, beats };
         trial.wait_for_port();
         trial
     }
@@ -209,6 +212,17 @@ impl Trial {
         controller
     }
 
+    /// Waits for this beat of the agent's heart.
+    fn hear(&self, beat: u8) {
+        let deadline = Instant::now() + WAIT;
+        while self.beats.recv_timeout(deadline.saturating_duration_since(Instant::now())).unwrap() != beat {}
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let agent = rustix::process::Pid::from_raw(self.agent.id().cast_signed()).unwrap();
+        rustix::process::kill_process(agent, signal).unwrap();
+    }
+
     fn left(&self) -> String {
         let deadline = Instant::now() + WAIT;
         loop {
@@ -230,10 +244,18 @@ impl Drop for Trial {
     }
 }
 
-fn start(root: &Path, address: SocketAddr, more: &[&str]) -> Child {
+fn start(root: &Path, address: SocketAddr, more: &[&str]) -> (Child, Receiver<u8>) {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_anemos-agent"));
     command.arg("serve").arg("--root").arg(root).args(["--listen", &address.to_string()]).args(more);
-    command.spawn().unwrap()
+    command.args(["--heart", &writer.as_raw_fd().to_string()]);
+    let (sender, beats) = channel();
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        while reader.read_exact(&mut byte).is_ok() && sender.send(byte[0]).is_ok() {}
+    });
+    (command.spawn().unwrap(), beats)
 }
 
 fn keygen(path: &Path) {
@@ -487,7 +509,7 @@ fn every_fact_comes_once_whenever_one_attaches_even_after_the_agent_was_killed()
     }
     trial.agent.kill().unwrap();
     trial.agent.wait().unwrap();
-    trial.agent = start(trial.dir.path(), trial.address, &["--held", "the agent broke (a test)"]);
+    (trial.agent, trial.beats) = start(trial.dir.path(), trial.address, &["--held", "the agent broke (a test)"]);
     trial.wait_for_port();
     let mut after = trial.attach(0);
     after.until(|kind| *kind == EventKind::State(AgentState::Held("the agent broke (a test)".into())));
@@ -500,6 +522,24 @@ fn every_fact_comes_once_whenever_one_attaches_even_after_the_agent_was_killed()
 }
 
 #[test]
+fn init_hears_whether_the_agent_is_well_and_what_it_knows() {
+    let trial = Trial::new(&Setup { script: "#!/bin/sh\nexec sleep 600\n", ..Setup::default() });
+    trial.hear(b'a');
+    let mut controller = trial.attach(0);
+    trial.hear(b'b');
+    controller.until(|kind| *kind == EventKind::State(AgentState::Running));
+    fs::write(trial.path("sys/devices/pci0/vda/stat"), "0 0 0 0 0 0 9 0\n").unwrap();
+    trial.hear(b'w');
+    controller.until(|kind| *kind == EventKind::Written(vec![("vda".into(), 9)]));
+
+    trial.signal(rustix::process::Signal::STOP);
+    // What was sent before comes first.
+    while trial.beats.recv_timeout(Duration::from_secs(4)).is_ok() {}
+    trial.signal(rustix::process::Signal::CONT);
+    trial.hear(b'w');
+}
+
+#[test]
 fn a_declared_disk_that_goes_counts_as_written() {
     let script = "#!/bin/sh\nrm \"$ANEMOS_FILES/../sys/block/vda\"\nexit 1\n";
     let trial = Trial::new(&Setup { script, ..Setup::default() });
@@ -508,6 +548,7 @@ fn a_declared_disk_that_goes_counts_as_written() {
     assert!(matches!(outcome, Outcome::Failed { written: true, .. }), "{outcome:?}");
     assert!(controller.events.iter().any(|event| event.kind == EventKind::Written(vec![("vda".into(), 1)])));
     controller.until(|kind| matches!(kind, EventKind::State(AgentState::Held(_))));
+    trial.hear(b'w');
 }
 
 #[test]

@@ -270,6 +270,21 @@ fn the_dead_man_s_clock_runs_only_while_nobody_is_there_and_nothing_is_written()
 }
 
 #[test]
+fn init_hears_whether_anybody_is_there_and_what_was_written() {
+    let mut story = Story::new(Finish::Reboot);
+    assert_eq!(story.machine.beat(), Beat::Alone);
+    assert_eq!(story.attach().machine.beat(), Beat::Busy);
+    assert_eq!(story.detach().tell(Input::PersonCame).machine.beat(), Beat::Busy);
+    assert_eq!(story.tell(Input::PersonWent).machine.beat(), Beat::Alone);
+    let mut running = Story::running();
+    assert_eq!(running.detach().machine.beat(), Beat::Busy, "the host goes on alone");
+    running.verdict = None;
+    assert_eq!(running.tell(failed()).machine.beat(), Beat::Alone, "it should go back, and may hang");
+    assert_eq!(running.tell(Input::Judged(Ok(()))).machine.beat(), Beat::Alone);
+    assert_eq!(running.attach().tell(Input::Written).machine.beat(), Beat::Written, "whoever is there");
+}
+
+#[test]
 fn a_payload_without_end_is_ended() {
     let mut story = Story::running();
     story.pass(1001);
