@@ -14,8 +14,8 @@ use anemos_host::disks::dev_path;
 
 use crate::disks::Disks;
 
-/// Time for a disk to answer.
-const ANSWER: Duration = Duration::from_secs(10);
+/// Time for a disk to answer. One that sleeps needs up to 15 s to spin up.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// Those of this process that wait for disks.
 static CREW: LazyLock<Crew> = LazyLock::new(Crew::default);
@@ -172,6 +172,6 @@ mod tests {
     #[test]
     fn what_is_not_read_only_is_told() {
         let locked = Locked { failed: vec!["sda1: busy".into()], silent: vec!["sdb".into()], done: vec!["sdc".into()] };
-        assert_eq!(locked.problems(), ["sda1: busy", "sdb: it does not answer within 10 s"]);
+        assert_eq!(locked.problems(), ["sda1: busy", "sdb: it does not answer within 20 s"]);
     }
 }

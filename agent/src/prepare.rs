@@ -292,6 +292,7 @@ fn guard_all(app: &App, declared: &[String]) -> Result<(), String> {
     // The declared disks are read-only too, until a controller has acknowledged an attempt: no process may write while
     // nobody knows of an attempt.
     failed.extend(lock::lock(&disks, &[]).problems());
+    failed.sort();
     failed.dedup();
     if failed.is_empty() { Ok(()) } else { Err(format!("these disks can't be set read-only: {}", failed.join(", "))) }
 }
