@@ -293,6 +293,7 @@ mod tests {
             mtu: 1500,
             up: true,
             driver: String::new(),
+            set_mac: None,
             addresses: vec![address],
         };
         let network = |link: &Link| NetworkState { links: vec![link.clone()], ..NetworkState::default() };

@@ -112,6 +112,12 @@ fn watch(
 
 fn restore_link(netlink: &mut Netlink, state: &NetworkState, link: &Link, now: &Present, restored: &mut Restored) {
     set_ipv6_policy(state, link, now);
+    if let Some(mac) = link.set_mac.filter(|mac| now.mac != Some(*mac)) {
+        // Before the link is up, since most drivers refuse it afterwards.
+        let message = change_link(now.index, 0).attribute(wire::IFLA_ADDRESS, &mac);
+        let action = format!("give {} the hardware address {}", now.name, mac_text(mac));
+        note(restored, netlink.request(&action, message));
+    }
     if link.mtu != now.mtu {
         let message = change_link(now.index, 0).attribute(wire::IFLA_MTU, &link.mtu.to_ne_bytes());
         note(restored, netlink.request(&format!("set the MTU of {} to {}", now.name, link.mtu), message));

@@ -75,6 +75,7 @@ fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route]) -
             up,
             driver: String::new(),
             addresses,
+            set_mac: link.set_mac(),
         });
     }
     let captured: Vec<_> = state.links.iter().map(|link| link.id).collect();

@@ -76,6 +76,13 @@ impl Present {
         if self.kind == LinkKind::Card { self.permanent.or(self.mac) } else { self.mac }
     }
 
+    /// The address that somebody gave this card in place of its permanent one. What a bond gives its members is not
+    /// meant.
+    pub fn set_mac(&self) -> Option<Mac> {
+        let is_card = self.kind == LinkKind::Card && self.master.is_none();
+        self.mac.filter(|mac| is_card && self.permanent.is_some_and(|permanent| permanent != *mac))
+    }
+
     /// Whether packets can pass. Both flags are needed: `LOWER_UP` is set before the kernel uses the carrier, and
     /// `RUNNING` is also set right after `up`, while the operational state is still "unknown".
     pub fn has_carrier(&self) -> bool {
@@ -93,10 +100,14 @@ fn text(value: &[u8]) -> String {
 
 /// The present link that `wanted` means. The kind counts too, because a VLAN or a bond has the address of a card below
 /// it. A link without a master is preferred, because a virtual function below Hyper-V's adapter has the adapter's
-/// address.
+/// address. Where no link has the address, one has it that somebody gave the card: some cards keep it, and show it as
+/// their own after a boot.
 pub fn find<'a>(present: &'a [Present], wanted: &Link) -> Option<&'a Present> {
-    let same = |link: &&Present| link.identity() == Some(wanted.mac) && link.kind == wanted.kind;
-    present.iter().filter(same).min_by_key(|link| link.master.is_some())
+    let with = |mac: Mac| {
+        let same = move |link: &&Present| link.identity() == Some(mac) && link.kind == wanted.kind;
+        present.iter().filter(same).min_by_key(|link| link.master.is_some())
+    };
+    with(wanted.mac).or_else(|| with(wanted.set_mac?))
 }
 
 /// Whether `ip` is in the network of `of`.
@@ -144,6 +155,7 @@ mod tests {
             mtu: 1500,
             up: true,
             driver: String::new(),
+            set_mac: None,
             addresses: Vec::new(),
         }
     }
@@ -162,6 +174,19 @@ mod tests {
         assert_eq!(index(&link("bond", 9)), Some(5));
         assert_eq!(index(&link("", 9)), None);
         assert_eq!(index(&link("vlan", 1)), None);
+        let given = |mac: u8, set: u8| Link { set_mac: Some([set; 6]), ..link("", mac) };
+        assert_eq!(index(&given(2, 1)), Some(4), "its own address counts more than the one that it was given");
+        assert_eq!(index(&given(7, 1)), Some(3), "a card that kept what it was given");
+        assert_eq!(index(&given(7, 8)), None);
+    }
+
+    #[test]
+    fn addresses_that_somebody_gave_a_card() {
+        assert_eq!(present(2, "", 9, Some(1), None).set_mac(), Some([9; 6]));
+        assert_eq!(present(2, "", 1, Some(1), None).set_mac(), None, "its own");
+        assert_eq!(present(2, "", 9, None, None).set_mac(), None, "nothing says that it isn't its own");
+        assert_eq!(present(2, "", 9, Some(1), Some(5)).set_mac(), None, "a bond's");
+        assert_eq!(present(2, "bond", 9, Some(1), None).set_mac(), None);
     }
 
     #[test]

@@ -45,6 +45,7 @@ mod tests {
             mtu: 1500,
             up: true,
             driver: String::new(),
+            set_mac: None,
             addresses: addresses.iter().map(address).collect(),
         }
     }

@@ -159,6 +159,7 @@ mod tests {
             mtu: 1500,
             up: true,
             driver: String::new(),
+            set_mac: None,
             addresses: vec![address],
         };
         for (text, dns, want) in [

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anemos_netstate::{Deadlines, Restored, apply, capture, render};
-use anemos_proto::net::{LinkId, LinkKind, NetworkState};
+use anemos_proto::net::{Link, LinkId, LinkKind, NetworkState};
 
 /// Set in the process that runs inside the namespace.
 const INSIDE: &str = "ANEMOS_TEST_NAMESPACE";
@@ -142,6 +142,39 @@ fn a_static_host_is_restored() {
         // Once more changes nothing.
         assert_eq!(apply(&before, quick()).unwrap().problems, Vec::<String>::new());
         assert_eq!(sorted(comparable(capture().unwrap())), sorted(before));
+    });
+}
+
+#[test]
+fn a_given_hardware_address_is_given_again() {
+    in_namespace("a_given_hardware_address_is_given_again", || {
+        plug("u0", "52:54:00:00:00:01");
+        ip("link set u0 up");
+        ip("address add 192.0.2.10/24 dev u0");
+        ip("route add default via 192.0.2.1 dev u0");
+        let mut state = comparable(capture().unwrap());
+        // Links of this kind have no permanent address, from which the present one could differ.
+        state.links[0].set_mac = Some([2, 0, 0, 0, 0, 7]);
+        let files = render::iproute2(&NetworkState {
+            links: state.links.iter().map(|link| Link { kind: LinkKind::Card, ..link.clone() }).collect(),
+            ..state.clone()
+        });
+        let address = |name: &str| ip_json(&format!("link show {name}"))[0]["address"].as_str().unwrap().to_owned();
+        // The second time the link is known by the address that it was given the first time.
+        ip("link delete u0");
+        plug("w0", "52:54:00:00:00:01");
+        for _ in 0..2 {
+            assert_eq!(apply(&state, quick()).unwrap().problems, Vec::<String>::new());
+            assert_eq!(address("w0"), "02:00:00:00:00:07");
+        }
+        ip("link delete w0");
+        plug("x0", "52:54:00:00:00:01");
+        for _ in 0..2 {
+            let output = Command::new("sh").args(["-c", &files[0].1]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+            assert_eq!(address("x0"), "02:00:00:00:00:07");
+        }
+        assert!(ip("address show dev x0").contains("192.0.2.10/24"));
     });
 }
 

@@ -67,7 +67,8 @@ pub struct Link {
     pub kind: LinkKind,
     /// The captured links that it stands on: a VLAN's link, the members of a bond, the ports of a bridge.
     pub below: Vec<LinkId>,
-    /// Hardware address. A card is found by it after the boot. A VLAN, a bond or a bridge has that of a link below it.
+    /// Hardware address, of a card the permanent one. A card is found by it after the boot. A VLAN, a bond or a bridge
+    /// has that of a link below it.
     pub mac: [u8; 6],
     /// Bytes.
     pub mtu: u32,
@@ -77,6 +78,9 @@ pub struct Link {
     pub driver: String,
     /// Addresses, in the kernel's order.
     pub addresses: Vec<Address>,
+    /// The hardware address that somebody gave a card in place of its permanent one.
+    #[serde(default)]
+    pub set_mac: Option<[u8; 6]>,
 }
 
 /// An address of a link.

@@ -68,6 +68,7 @@ fn facts() -> HostFacts {
                 mtu: 1500,
                 up: true,
                 driver: "virtio_net".into(),
+                set_mac: None,
                 addresses: vec![Address {
                     ip: "192.0.2.10".parse().unwrap(),
                     prefix: 24,

@@ -82,6 +82,7 @@ pub fn facts() -> HostFacts {
                 mtu: 1500,
                 up: true,
                 driver: "virtio_net".into(),
+                set_mac: None,
                 addresses: vec![Address {
                     ip,
                     prefix: 24,

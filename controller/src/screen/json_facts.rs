@@ -86,6 +86,7 @@ struct NetworkJson<'a> {
 struct LinkJson<'a> {
     name: &'a str,
     mac: String,
+    set_mac: Option<String>,
     mtu: u32,
     up: bool,
     kind: &'a str,
@@ -198,6 +199,7 @@ impl<'a> LinkJson<'a> {
         Self {
             name: &link.name,
             mac: mac(link.mac),
+            set_mac: link.set_mac.map(mac),
             mtu: link.mtu,
             up: link.up,
             kind: link.kind.name(),

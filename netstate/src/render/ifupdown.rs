@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::NetworkState;
 
-use super::plan::{Files, HEADER, Plan, ip_address, ip_route, plan, resolv_conf};
+use super::plan::{Files, HEADER, Plan, ip_address, ip_route, match_key, plan, resolv_conf};
 use crate::links::mac_text;
 
 /// interfaces(5), with a systemd.link(5) file for each link that pins its old name to its hardware address, because
@@ -15,7 +15,8 @@ pub fn ifupdown(state: &NetworkState) -> Files {
     for plan in &plans {
         text += &stanzas(plan);
         let link = format!(
-            "{HEADER}[Match]\nMACAddress={}\nType=ether\n\n[Link]\nName={}\n",
+            "{HEADER}[Match]\n{}={}\nType=ether\n\n[Link]\nName={}\n",
+            match_key(plan.link),
             mac_text(plan.link.mac),
             plan.name
         );
@@ -41,6 +42,7 @@ fn avoid_kernel_names(plans: &mut [Plan]) {
 
 fn stanzas(plan: &Plan) -> String {
     let mut out = format!("\nauto {}\n", plan.name);
+    let mut mac = plan.link.set_mac;
     for v6 in [false, true] {
         let wants = |is_v6: bool| is_v6 == v6;
         let mut addresses: Vec<_> = plan.addresses.iter().filter(|a| wants(a.ip.is_ipv6())).collect();
@@ -59,6 +61,9 @@ fn stanzas(plan: &Plan) -> String {
             let _ = writeln!(out, "iface {} {family} manual\n    up ip link set dev $IFACE up", plan.name);
         } else {
             continue;
+        }
+        if let Some(mac) = mac.take() {
+            let _ = writeln!(out, "    pre-up ip link set dev $IFACE address {}", mac_text(mac));
         }
         if !v6 {
             let _ = writeln!(out, "    up ip link set dev $IFACE mtu {}", plan.link.mtu);

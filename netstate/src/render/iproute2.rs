@@ -7,13 +7,14 @@ use crate::apply::{in_order, oldest_first};
 use crate::links::mac_text;
 
 const FUNCTION: &str = r#"
-# Prints the name of the link with hardware address $1 as soon as it is there. Names depend on who gives them.
+# Prints the name of the link with hardware address $1, or $2, as soon as it is there. Names depend on who gives them.
 link_with() {
     tries=0
     while [ "$tries" -lt 100 ]; do
         for link in /sys/class/net/*; do
             # A function below a virtual adapter has the adapter's address, and a master.
-            if [ ! -e "$link/master" ] && read -r mac <"$link/address" && [ "$mac" = "$1" ]; then
+            [ ! -e "$link/master" ] && read -r mac <"$link/address" || continue
+            if [ "$mac" = "$1" ] || [ "$mac" = "$2" ]; then
                 echo "${link##*/}"
                 return 0
             fi
@@ -39,12 +40,17 @@ pub fn iproute2(state: &NetworkState) -> Files {
 }
 
 fn commands(link: &Link, state: &NetworkState) -> String {
-    let mut out = format!("\nif dev=$(link_with {}); then\n", mac_text(link.mac));
+    // The script may run again, when the link has the address that it was given.
+    let macs: Vec<String> = [Some(link.mac), link.set_mac].into_iter().flatten().map(mac_text).collect();
+    let mut out = format!("\nif dev=$(link_with {}); then\n", macs.join(" "));
     let mut line = |text: &str| {
         let _ = writeln!(out, "    {text}");
     };
     // The host reaches routers from its link-local address, which duplicate address detection would block for a second.
     line(r#"[ ! -d "/proc/sys/net/ipv6/conf/$dev" ] || echo 0 >"/proc/sys/net/ipv6/conf/$dev/accept_dad""#);
+    if let Some(mac) = link.set_mac {
+        line(&format!(r#"ip link set dev "$dev" address {}"#, mac_text(mac)));
+    }
     line(&format!(r#"ip link set dev "$dev" mtu {} up"#, link.mtu));
     for address in oldest_first(link) {
         line(&format!(r#"ip address replace {} dev "$dev""#, ip_address(address)));

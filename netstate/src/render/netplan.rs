@@ -17,6 +17,9 @@ pub fn netplan(state: &NetworkState) -> Files {
 fn ethernet(plan: &Plan, state: &NetworkState) -> String {
     let mut out =
         format!("    \"{}\":\n      match:\n        macaddress: \"{}\"\n", plan.name, mac_text(plan.link.mac));
+    if let Some(mac) = plan.link.set_mac {
+        let _ = writeln!(out, "      macaddress: \"{}\"", mac_text(mac));
+    }
     let _ = writeln!(out, "      mtu: {}", plan.link.mtu);
     let _ = writeln!(out, "      dhcp4: {}\n      accept-ra: {}", plan.dhcp, plan.ra);
     if plan.dhcp {

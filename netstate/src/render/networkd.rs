@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::NetworkState;
 
-use super::plan::{Files, HEADER, Plan, SCOPE_LINK, destination, metric, plan, resolv_conf};
+use super::plan::{Files, HEADER, Plan, SCOPE_LINK, destination, match_key, metric, plan, resolv_conf};
 use crate::links::mac_text;
 
 /// systemd.network(5) files, one a link, and `etc/resolv.conf` for systems without systemd-resolved.
@@ -14,8 +14,11 @@ pub fn networkd(state: &NetworkState) -> Files {
 fn text(plan: &Plan, state: &NetworkState) -> String {
     let mut out = HEADER.to_owned();
     // A VLAN or a bridge on top of the card has the card's address too, but it has a kind, and a card has none.
-    let _ = writeln!(out, "[Match]\nMACAddress={}\nType=ether\nKind=!*\n", mac_text(plan.link.mac));
+    let _ = writeln!(out, "[Match]\n{}={}\nType=ether\nKind=!*\n", match_key(plan.link), mac_text(plan.link.mac));
     let _ = writeln!(out, "[Link]\nMTUBytes={}", plan.link.mtu);
+    if let Some(mac) = plan.link.set_mac {
+        let _ = writeln!(out, "MACAddress={}", mac_text(mac));
+    }
     if !plan.dns {
         let _ = writeln!(out, "RequiredForOnline=no");
     }

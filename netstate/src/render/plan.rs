@@ -76,6 +76,12 @@ fn plain(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect()
 }
 
+/// By what systemd is to know a card from its address. One that is given another address must be found by its own all
+/// the same; older versions of systemd know the present address only.
+pub fn match_key(link: &Link) -> &'static str {
+    if link.set_mac.is_some() { "PermanentMACAddress" } else { "MACAddress" }
+}
+
 /// `192.0.2.0/24`; the default route in full too, since only that tells the families apart.
 pub fn destination(route: &Route) -> String {
     match route.destination {

@@ -19,6 +19,7 @@ fn link(name: &str, last: u8, addresses: Vec<Address>) -> Link {
         mtu: 1500,
         up: true,
         driver: "virtio_net".into(),
+        set_mac: None,
         addresses,
     }
 }
@@ -244,6 +245,34 @@ fn files_replace_links_and_have_their_modes() {
     assert_eq!(mode("etc/netplan/60-anemos.yaml"), 0o600);
     assert_eq!(mode("etc/resolv.conf"), 0o644);
     fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
+fn a_given_hardware_address_is_given_again() {
+    let mut state = static_host();
+    state.links[0].set_mac = Some([2, 0, 0, 0, 0, 7]);
+    let has = |files: &Files, path: &str, part: &str| {
+        assert!(text(files, path).contains(part), "{part:?} in {}", text(files, path));
+    };
+    let files = networkd(&state);
+    let path = "etc/systemd/network/10-ens3.network";
+    has(&files, path, "[Match]\nPermanentMACAddress=52:54:00:00:00:01\n");
+    has(&files, path, "[Link]\nMTUBytes=1500\nMACAddress=02:00:00:00:00:07\n");
+    let files = ifupdown(&state);
+    has(&files, "etc/systemd/network/10-ens3.link", "[Match]\nPermanentMACAddress=52:54:00:00:00:01\n");
+    let interfaces = "etc/network/interfaces";
+    has(
+        &files,
+        interfaces,
+        "    pre-up ip link set dev $IFACE address 02:00:00:00:00:07\n    up ip link set dev $IFACE mtu",
+    );
+    assert_eq!(text(&files, interfaces).matches("02:00:00:00:00:07").count(), 1);
+    let part = "        macaddress: \"52:54:00:00:00:01\"\n      macaddress: \"02:00:00:00:00:07\"\n      mtu: 1500\n";
+    has(&netplan(&state), "etc/netplan/60-anemos.yaml", part);
+    let files = iproute2(&state);
+    has(&files, "etc/network.sh", "if dev=$(link_with 52:54:00:00:00:01 02:00:00:00:00:07); then\n");
+    let part = "    ip link set dev \"$dev\" address 02:00:00:00:00:07\n    ip link set dev \"$dev\" mtu 1500 up\n";
+    has(&files, "etc/network.sh", part);
 }
 
 proptest! {

@@ -67,6 +67,7 @@ pub fn network() -> NetworkState {
                     autoconf: true,
                 },
             ],
+            set_mac: Some([2, 0, 0, 0, 0, 7]),
         }],
         routes: vec![Route {
             destination: None,
