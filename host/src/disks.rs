@@ -138,6 +138,30 @@ mod tests {
         Ok(())
     }
 
+    /// NVMe shows ids at the disk, and the serial number at what the disk is of: its controller, or, where several
+    /// controllers may lead to it, its subsystem.
+    #[test]
+    fn what_names_an_nvme_disk() -> io::Result<()> {
+        for (place, device) in [
+            ("/devices/pci0/0000:01:00.0/nvme/nvme0/nvme0n1", "../../nvme0"),
+            ("/devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1", "../../nvme-subsys0"),
+        ] {
+            let dir = tempfile::tempdir()?;
+            let root = Root::new(dir.path());
+            let disk = root.at("/sys").join(&place[1..]);
+            let nguid = "00253800-b321-4019-0100-25385b01417f\n";
+            files(&disk, &[("size", "8\n"), ("wwid", "eui.0025385b01417f2c\n"), ("nguid", nguid), ("nsid", "1\n")])?;
+            files(disk.parent().unwrap(), &[("serial", "S4EVNX0N123456      \n")])?;
+            std::os::unix::fs::symlink(device, disk.join("device"))?;
+            link(&root, "nvme0n1", place)?;
+            let found = id(&root, "nvme0n1");
+            assert_eq!(found.wwid.as_deref(), Some("eui.0025385b01417f2c"), "{place}");
+            assert_eq!(found.serial.as_deref(), Some("S4EVNX0N123456"), "{place}");
+            assert_eq!(found.path, format!("/sys{}", place.strip_suffix("/nvme0n1").unwrap()));
+        }
+        Ok(())
+    }
+
     #[test]
     fn what_is_a_disk() -> io::Result<()> {
         let dir = tempfile::tempdir()?;
