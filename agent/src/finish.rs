@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anemos_host::deadline::within;
 use anemos_host::mounts::mounts;
+use anemos_host::processes::others;
 use anemos_host::{Root, host_keys, kexec};
 use anemos_proto::config::Finish;
 use anemos_proto::event::{EventKind, Level, StepOutcome};
@@ -243,34 +244,13 @@ fn end_all() -> Result<(), String> {
     let deadline = Instant::now() + ENDING;
     loop {
         crate::sys::kill_all_others();
-        let left = processes();
+        let left: Vec<String> = others(&Root::host()).iter().map(ToString::to_string).collect();
         match left[..] {
             [] => return Ok(()),
             _ if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
             _ => return Err(format!("can't be killed: {}", left.join(", "))),
         }
     }
-}
-
-/// Processes besides init and this one that may still write, as `name (pid)`. Kernel threads and zombies are left out.
-fn processes() -> Vec<String> {
-    let own = std::process::id();
-    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let stat = |pid: u32| running(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?);
-    pids.filter(|pid| *pid != 1 && *pid != own).filter_map(stat).collect()
-}
-
-/// `name (pid)` from /proc/PID/stat (proc_pid_stat(5)), unless it is a thread of the kernel or a zombie.
-fn running(stat: &str) -> Option<String> {
-    /// PF_KTHREAD, from include/linux/sched.h.
-    const KERNEL_THREAD: u64 = 0x0020_0000;
-    let (pid, rest) = stat.split_once(" (")?;
-    let (name, rest) = rest.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    let flags: u64 = fields.get(6)?.parse().ok()?;
-    let gone = matches!(fields[0], "Z" | "X");
-    (!gone && flags & KERNEL_THREAD == 0).then(|| format!("{name} ({pid})"))
 }
 
 /// Unmounts the disks, says so to `ready`, and leaves this system. Returns only if that fails, with the reason.
@@ -314,18 +294,6 @@ mod tests {
         let bare = "menuentry 'a' {\n linux /vmlinuz root=/dev/vda1\n}\nmenuentry 'b' {\n initrd /other\n}\n";
         assert_eq!(grub_entry(bare), entry("/vmlinuz", "root=/dev/vda1", None));
         assert_eq!(grub_entry("set timeout=5"), None);
-    }
-
-    #[test]
-    fn only_what_may_write_is_running() {
-        let stat = |pid: u32, name: &str, state: char, flags: u32| {
-            format!("{pid} ({name}) {state} 2 0 0 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 36 0 0\n")
-        };
-        assert_eq!(running(&stat(7, "sh) R (x", 'D', 4_194_560)).as_deref(), Some("sh) R (x (7)"));
-        assert_eq!(running(&stat(8, "kworker/0:1", 'I', 69_238_880)), None);
-        assert_eq!(running(&stat(9, "sh", 'Z', 4_194_560)), None);
-        let own = running(&fs::read_to_string("/proc/self/stat").unwrap()).unwrap();
-        assert!(own.ends_with(&format!(" ({})", std::process::id())), "{own}");
     }
 
     #[test]

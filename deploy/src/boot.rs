@@ -4,13 +4,14 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use anemos_host::Root;
 use anemos_host::deadline::within;
+use anemos_host::{Root, processes};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::system::{RebootCommand, reboot};
 use rustix::time::Timespec;
 
+use crate::guardian::Guardian;
 use crate::sys;
 
 /// Time for processes to end after SIGTERM.
@@ -33,14 +34,18 @@ pub fn detach(root: &Root) {
     // A service manager that stops sshd may end everything in its control group.
     _ = std::fs::write(root.at("/sys/fs/cgroup/cgroup.procs"), std::process::id().to_string());
     _ = std::env::set_current_dir("/");
+    // From here on the host is better off with a stage that gets to its end.
+    _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
 }
 
 /// Ends processes, syncs, makes file systems read-only, and boots what was loaded. If that fails, restarts into the old
 /// system. Never returns.
-pub fn go(root: &Root) -> ! {
-    terminate(root);
+pub fn go(root: &Root, guardian: &Guardian) -> ! {
+    terminate(root, guardian.pid());
     _ = within(SYNC, rustix::fs::sync);
     make_read_only(root);
+    // reboot(2) hangs if a driver does; the guardian resets the machine then.
+    guardian.leaves();
     let error = reboot(RebootCommand::Kexec).err();
     // The connection is gone, so the error goes to the kernel's log, and thereby to the console.
     let text = format!("anemos-stage: kexec failed ({error:?}), restarting into the old system\n");
@@ -50,9 +55,12 @@ pub fn go(root: &Root) -> ! {
     std::process::exit(1);
 }
 
-/// Asks every process to end, and waits until all have ended, none has for [`QUIET`], or [`TERMINATION`] has passed.
-fn terminate(root: &Root) {
-    let mut waiting = processes(root);
+/// Asks every process but the `guardian` to end, and waits until all have ended, none has for [`QUIET`], or
+/// [`TERMINATION`] has passed.
+fn terminate(root: &Root, guardian: Option<i32>) {
+    let others = processes::others(root).into_iter().filter(|process| Some(process.pid) != guardian);
+    let mut waiting: Vec<OwnedFd> =
+        others.filter_map(|other| pidfd_open(Pid::from_raw(other.pid)?, PidfdFlags::empty()).ok()).collect();
     if sys::signal::terminate_others().is_err() {
         return;
     }
@@ -69,18 +77,6 @@ fn terminate(root: &Root) {
         let mut ended = ended.into_iter();
         waiting.retain(|_| ended.next() == Some(false));
     }
-}
-
-/// Every user process but this one and PID 1.
-fn processes(root: &Root) -> Vec<OwnedFd> {
-    let me = std::process::id().cast_signed();
-    let numbers = root.names("/proc").into_iter().filter_map(|name| name.parse::<i32>().ok());
-    numbers
-        .filter(|pid| *pid != 1 && *pid != me)
-        // Leaves out kernel threads, which have no command line and never end.
-        .filter(|pid| root.read(&format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()))
-        .filter_map(|pid| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok())
-        .collect()
 }
 
 /// Has the kernel make every file system read-only, which also marks it clean, and waits until all on disks are.
@@ -115,13 +111,5 @@ mod tests {
         assert!(writable_disks(rw));
         assert!(!writable_disks(&rw.replace("ext4 rw", "ext4 ro")));
         assert!(!writable_disks("tmpfs /run tmpfs rw 0 0\n"));
-    }
-
-    #[test]
-    fn processes_are_found() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        assert!(!processes(&Root::new("/")).is_empty());
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }

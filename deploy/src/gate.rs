@@ -3,11 +3,15 @@
 use std::sync::{Mutex, PoisonError, TryLockError};
 
 use crate::error::{Fault, Result};
+use crate::guardian::Guardian;
 use crate::sys;
 
 /// Guards the loading of the new kernel.
 #[derive(Debug, Default)]
-pub struct Gate(Mutex<State>);
+pub struct Gate {
+    state: Mutex<State>,
+    guardian: Guardian,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -16,12 +20,23 @@ struct State {
 }
 
 impl Gate {
+    /// An open gate. `guardian` unloads the kernel should this process be killed.
+    pub fn new(guardian: Guardian) -> Self {
+        Self { guardian, ..Self::default() }
+    }
+
+    /// Who unloads the kernel should this process be killed.
+    pub fn guardian(&self) -> &Guardian {
+        &self.guardian
+    }
+
     /// Loads by `load`, unless the gate is closed already.
     pub fn load<T>(&self, load: impl FnOnce() -> Result<T>) -> Result<T> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.closed {
             return Err(Fault::new("loading the kernel", "the staging was given up"));
         }
+        self.guardian.loading();
         let loaded = load()?;
         state.loaded = true;
         Ok(loaded)
@@ -29,26 +44,32 @@ impl Gate {
 
     /// Closes the gate and unloads what was loaded. Waits first if a loading is under way.
     pub fn close(&self) -> std::io::Result<()> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.closed = true;
-        if std::mem::take(&mut state.loaded) { sys::kexec::unload() } else { Ok(()) }
+        self.unload(&mut state)
     }
 
     /// As [`close`](Self::close), but called from a panic. If the panic came in the middle of a loading, nothing is
     /// done.
     pub fn abandon(&self) {
-        let state = match self.0.try_lock() {
+        let state = match self.state.try_lock() {
             Ok(state) => Some(state),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         };
         if let Some(mut state) = state {
             state.closed = true;
-            if std::mem::take(&mut state.loaded) {
-                // An error is ignored: whoever could be told of it is told of the panic.
-                _ = sys::kexec::unload();
-            }
+            // An error is ignored: whoever could be told of it is told of the panic.
+            _ = self.unload(&mut state);
         }
+    }
+
+    fn unload(&self, state: &mut State) -> std::io::Result<()> {
+        if std::mem::take(&mut state.loaded) {
+            sys::kexec::unload()?;
+        }
+        self.guardian.unloaded();
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ mod compose;
 mod error;
 mod facts;
 mod gate;
+mod guardian;
 mod kernel;
 mod kernel_set;
 mod kexec;

@@ -38,6 +38,7 @@ use crate::boot;
 use crate::error::{Fault, Result};
 use crate::facts;
 use crate::gate::Gate;
+use crate::guardian::Guardian;
 use crate::private_dir::PrivateDir;
 use crate::report::Report;
 use crate::stage::Job;
@@ -87,7 +88,9 @@ enum Phase {
 pub fn serve(options: &Options) -> ExitCode {
     sys::signal::block();
     sys::signal::ignore_hangup();
-    match start(options) {
+    // Before any other thread runs, as a fork wants it.
+    let started = Guardian::start(&options.root).and_then(|guardian| start(options, guardian));
+    match started {
         Ok(code) => code,
         Err(error) => {
             eprintln!("anemos-stage: {error}");
@@ -96,7 +99,9 @@ pub fn serve(options: &Options) -> ExitCode {
     }
 }
 
-fn start(options: &Options) -> io::Result<ExitCode> {
+fn start(options: &Options, guardian: Guardian) -> io::Result<ExitCode> {
+    // If memory runs out, the stage ends, and nothing that the host runs does.
+    _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let output = Output::start(io::stdout(), &options.build)?;
     let (sender, receiver) = mpsc::channel();
     let (inputs, build) = (sender.clone(), options.build.clone());
@@ -120,7 +125,7 @@ fn start(options: &Options) -> io::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let gate = Arc::<Gate>::default();
+    let gate = Arc::new(Gate::new(guardian));
     let (panicked, path) = (Arc::clone(&gate), options.dir.clone());
     crate::panic::report_to(output.clone(), move || {
         panicked.abandon();
@@ -290,7 +295,7 @@ impl Conversation {
         }
         // An error is ignored: the boot matters more than files that are left.
         _ = self.dir.remove();
-        boot::go(&self.root)
+        boot::go(&self.root, self.gate.guardian())
     }
 
     fn end(&self, end: End) -> ExitCode {

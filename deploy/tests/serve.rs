@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anemos_proto::codec::{self, FrameReader};
 use anemos_proto::hello::{Greeting, Hello, Role};
@@ -141,4 +142,29 @@ fn a_signal_is_an_orderly_end() {
     let Some(StageReply::Failed(failure)) = stage.hear() else { panic!("no failure") };
     assert!(failure.why.contains("signal 15"), "{failure:?}");
     assert!(!dir.exists());
+}
+
+/// A stage that is killed leaves the guardian behind, which ends once it has undone what there is to undo.
+#[test]
+fn the_guardian_ends_after_the_stage() {
+    let (_parent, dir) = private_dir();
+    let mut stage = Stage::start(&dir, &[]);
+    stage.say(&StageRequest::Probe);
+    assert!(matches!(stage.hear(), Some(StageReply::Facts(_))));
+    let pid = stage.child.id();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let guardian = children.split_whitespace().next().expect("no guardian").to_owned();
+    stage.child.kill().unwrap();
+    // The guardian has standard output open, so the end of that is the guardian's.
+    assert_eq!(stage.hear(), None);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let gone = || {
+        let stat = std::fs::read_to_string(format!("/proc/{guardian}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ") || stat.contains(") X ")
+    };
+    while !gone() {
+        assert!(Instant::now() < deadline, "process {guardian} goes on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    stage.child.wait().unwrap();
 }

@@ -1,6 +1,6 @@
 //! What stage and agent must see alike, although one looks under the old system's kernel and the other in RAM: which
-//! disk is which, what is mounted, how much memory there is, which files are host keys. And the little that both of
-//! them do to a kernel in the same way.
+//! disk is which, what is mounted, how much memory there is, which processes run, which files are host keys. And the
+//! little that both of them do to a kernel in the same way.
 //!
 //! Readers take a [`Root`], so that tests can give them a made tree, and parsers take text. No reader changes anything.
 
@@ -10,6 +10,7 @@ pub mod host_keys;
 pub mod kexec;
 pub mod memory;
 pub mod mounts;
+pub mod processes;
 mod root;
 pub mod sha256;
 

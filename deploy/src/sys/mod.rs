@@ -2,4 +2,5 @@
 
 pub mod kexec;
 pub mod map;
+pub mod process;
 pub mod signal;
