@@ -1,5 +1,6 @@
 //! System calls that have no safe wrapper elsewhere: the only unsafe code of the stage.
 
+pub mod cpu;
 pub mod kexec;
 pub mod map;
 pub mod process;
