@@ -20,7 +20,7 @@ pub const BASE: &str = "anemos/base.cpio.zst";
 /// Path of the archive of modules that the agent unpacks.
 const MODULES: &str = "anemos/modules.cpio.zst";
 
-/// Lists of the modules that init loads for the network, and of those that the agent loads later.
+/// Lists of the modules that init loads for watchdogs and the network, and of those that the agent loads later.
 const FIRST: &str = "anemos/modules.first";
 const LOAD: &str = "anemos/modules.load";
 
@@ -109,7 +109,7 @@ impl Initramfs {
         Ok(made)
     }
 
-    /// Writes the modules, each with its firmware. Those that the network needs become files of the initramfs, which
+    /// Writes the modules, each with its firmware. Those that are loaded first become files of the initramfs, which
     /// the kernel unpacks. The others become one archive, which the agent unpacks, many times faster, once a controller
     /// has attached.
     pub fn modules(&mut self, modules: &ModuleFiles<'_>, firmware: &mut Firmware<'_>) -> Result<()> {
@@ -123,25 +123,21 @@ impl Initramfs {
         };
 
         let mut segment = Segment::new(&self.file, 0);
-        let mut linked = false;
+        // The kernel looks for firmware in /lib, which is a link to usr/lib once the base is unpacked. Modules are
+        // loaded before that.
+        segment.symlink("lib", "usr/lib").doing(writing)?;
         for name in &selection.first {
             let Some((path, bytes)) = file(name)? else { continue };
             segment.file(&path, 0o644, &bytes).doing(writing)?;
             self.unpacked += bytes.len() as u64;
             for (path, bytes) in firmware.of(name, &bytes) {
-                if !linked {
-                    // The kernel looks for firmware in /lib. That will be a link to usr/lib, but only once the base is
-                    // unpacked.
-                    segment.symlink("lib", "usr/lib").doing(writing)?;
-                    linked = true;
-                }
                 segment.file(&path, 0o644, &bytes).doing(writing)?;
                 self.unpacked += bytes.len() as u64;
             }
         }
         segment.directory("anemos", 0o700).doing(writing)?;
         for (list, names) in [(FIRST, &selection.first), (LOAD, &selection.load)] {
-            let text = modules::render_load(index, names, release);
+            let text = modules::render_load(index, names, &selection.parameters, release);
             segment.file(list, 0o600, text.as_bytes()).doing(writing)?;
         }
         segment.finish().doing(writing)?;

@@ -36,6 +36,18 @@ fn find<'a>(files: &'a [File], name: &str) -> &'a File {
     files.iter().find(|file| file.0 == name).unwrap_or_else(|| panic!("{name} is missing"))
 }
 
+/// The contents of the file at `path`, through links.
+fn follow<'a>(files: &'a [File], path: &str) -> Option<&'a [u8]> {
+    let mut path = path.to_owned();
+    loop {
+        let is_link = |file: &&File| file.1 & 0o170_000 == 0o120_000 && path.starts_with(&format!("{}/", file.0));
+        match files.iter().find(is_link) {
+            Some(link) => path = format!("{}{}", String::from_utf8_lossy(&link.3), &path[link.0.len()..]),
+            None => return files.iter().find(|file| file.0 == path).map(|file| &file.3[..]),
+        }
+    }
+}
+
 /// Both want the network's firmware, which is taken once.
 fn module(path: &str) -> Vec<u8> {
     match path {
@@ -44,7 +56,7 @@ fn module(path: &str) -> Vec<u8> {
     }
 }
 
-fn compose() -> Initramfs {
+fn compose(first: &[&str]) -> Initramfs {
     let mut initramfs = Initramfs::new().unwrap();
     // As when a first source fails: what it wrote is taken back.
     initramfs
@@ -63,8 +75,9 @@ fn compose() -> Initramfs {
     }
     let selection = Selection {
         modules: ["a_b", "net"].map(str::to_owned).into(),
-        first: vec!["net".into()],
+        first: first.iter().map(|&name| name.into()).collect(),
         load: vec!["a_b".into()],
+        parameters: [("net".to_owned(), "mode=1 x".to_owned())].into(),
     };
     let files = ModuleFiles {
         release: "6.1",
@@ -97,7 +110,7 @@ fn check_run(files: &[File]) {
 
 #[test]
 fn segments() {
-    let initramfs = compose();
+    let initramfs = compose(&["net"]);
     let bytes = bytes_of(&initramfs);
     let mut rest = &bytes[..];
     let mut next = || {
@@ -111,19 +124,39 @@ fn segments() {
     let first = next();
     assert_eq!(find(&first, "usr/lib/modules/6.1/kernel/net.ko").3, module("kernel/net.ko"));
     assert_eq!(find(&first, "usr/lib/firmware/x/net.fw").3, b"net.fw");
-    let link = find(&first, "lib");
-    assert_eq!((link.1 & 0o170_000, &link.3[..]), (0o120_000, &b"usr/lib"[..]));
-    assert_eq!(find(&first, FIRST).3, b"/usr/lib/modules/6.1/kernel/net.ko\n");
+    assert_eq!(find(&first, FIRST).3, b"/usr/lib/modules/6.1/kernel/net.ko mode=1 x\n");
     assert_eq!(find(&first, LOAD).3, b"/usr/lib/modules/6.1/kernel/a-b.ko\n");
     assert!(!first.iter().any(|file| file.0.contains("a-b")), "the kernel unpacks only what is needed first");
     let packed = next();
     let (later, _) = read(&zstd::stream::decode_all(&find(&packed, MODULES).3[..]).unwrap());
     assert_eq!(find(&later, "usr/lib/modules/6.1/kernel/a-b.ko").3, module("kernel/a-b.ko"));
     assert_eq!(find(&later, "usr/lib/firmware/x/a.fw").3, b"a.fw");
+    // As the kernel looks for it, before the base is unpacked.
+    let unpacked: Vec<File> = first.iter().chain(&later).cloned().collect();
+    assert_eq!(follow(&unpacked, "lib/firmware/x/net.fw"), Some(&b"net.fw"[..]));
+    assert_eq!(follow(&unpacked, "lib/firmware/x/a.fw"), Some(&b"a.fw"[..]));
     let firmware = first.iter().chain(&later).filter(|file| file.0.starts_with("usr/lib/firmware/x/")).count();
     assert_eq!(firmware, 2, "each that is wanted, once");
     assert_eq!(find(&later, "usr/lib/modules/6.1/modules.builtin").3, b"kernel/x.ko\n");
     assert_eq!(initramfs.later(), (module("kernel/a-b.ko").len() + b"a.fw".len() + b"kernel/x.ko\n".len()) as u64);
     check_run(&next());
     assert!(rest.is_empty());
+}
+
+/// No module that is loaded first has firmware, and one that is loaded later finds its own all the same.
+#[test]
+fn firmware_is_found_by_all_modules() {
+    let bytes = bytes_of(&compose(&[]));
+    let (mut unpacked, mut rest) = (Vec::new(), &bytes[..]);
+    while !rest.is_empty() {
+        let (files, end) = read(rest);
+        if let Some(packed) = files.iter().find(|file| file.0 == MODULES) {
+            unpacked.extend(read(&zstd::stream::decode_all(&packed.3[..]).unwrap()).0);
+        }
+        unpacked.extend(files);
+        rest = &rest[end..];
+    }
+    for name in ["net.fw", "a.fw"] {
+        assert_eq!(follow(&unpacked, &format!("lib/firmware/x/{name}")), Some(name.as_bytes()));
+    }
 }

@@ -28,7 +28,10 @@ impl<'a> Firmware<'a> {
     /// For the kernel `release`, with these modules loaded on a host with so many bytes of memory.
     pub fn new(root: &'a Root, release: &str, loaded: &'a BTreeSet<String>, memory: u64) -> Self {
         let usual = ["/lib/firmware/updates", "/lib/firmware"];
-        let directories = usual.iter().flat_map(|dir| [format!("{dir}/{release}"), (*dir).to_owned()]).collect();
+        let usual = usual.iter().flat_map(|dir| [format!("{dir}/{release}"), (*dir).to_owned()]);
+        // A directory that the administrator chose comes first (Documentation/driver-api/firmware/fw_search_path.rst).
+        let chosen = root.text("/sys/module/firmware_class/parameters/path").filter(|path| path.starts_with('/'));
+        let directories = chosen.into_iter().chain(usual).collect();
         let left = LIMIT.min(memory / 16);
         Self { root, directories, loaded, left, seen: BTreeSet::new(), missing: 0, too_much: Vec::new() }
     }
@@ -134,6 +137,23 @@ mod tests {
         assert_eq!(firmware.of("qed", &qed), [file("qed/a.bin", b"packed"), file("qed/b.bin", b"packed too")]);
         assert_eq!(firmware.of("ast", &bnx2x), []);
         assert_eq!((firmware.missing(), firmware.too_much().len()), (2, 0));
+    }
+
+    #[test]
+    fn a_chosen_directory_comes_first() {
+        let (dir, root) = host(&[("a.fw", b"usual"), ("b.fw", b"usual")]);
+        for (path, text) in [
+            ("sys/module/firmware_class/parameters/path", "/run/current-system/firmware\n"),
+            ("run/current-system/firmware/a.fw", "chosen"),
+        ] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let loaded = names(&["x"]);
+        let taken = Firmware::new(&root, "6.1", &loaded, u64::MAX).of("x", &elf(b"firmware=a.fw\0firmware=b.fw\0"));
+        let file = |path: &str, bytes: &[u8]| (format!("usr/lib/firmware/{path}"), bytes.to_vec());
+        assert_eq!(taken, [file("a.fw", b"chosen"), file("b.fw", b"usual")]);
     }
 
     #[test]

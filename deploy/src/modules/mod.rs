@@ -4,9 +4,10 @@
 pub mod firmware;
 pub mod index;
 pub mod modinfo;
+pub mod modprobe;
 pub mod select;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
@@ -15,6 +16,7 @@ use anemos_host::Root;
 
 use index::Index;
 use modinfo::ModInfo;
+use modprobe::Modprobe;
 use select::{Hardware, Place};
 
 use crate::error::{Doing, Fault, Result};
@@ -42,13 +44,50 @@ pub fn info_of(path: &str, packed: Vec<u8>) -> std::result::Result<Option<ModInf
     Ok(modinfo::parse(&unpack(path, packed).map_err(wrong)?))
 }
 
-/// The machine's loaded modules and modaliases, and the places of its network devices with these names.
+/// The machine's modules and devices, and the places of its network devices with these names.
 pub fn hardware<'a>(root: &Root, network: impl Iterator<Item = &'a str>) -> Hardware {
     let modules = root.text("/proc/modules").unwrap_or_default();
     let loaded = modules.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
-    let mut modaliases = BTreeSet::new();
-    find_modaliases(&root.at("/sys/devices"), 0, &mut modaliases);
-    Hardware { loaded, modaliases, network: network.flat_map(|name| places(root, name)).collect() }
+    let (mut modaliases, mut bound) = (BTreeSet::new(), BTreeSet::new());
+    find_devices(&root.at("/sys/devices"), 0, &mut modaliases, &mut bound);
+    let watchdogs = devices(root, "/sys/class/watchdog");
+    Hardware {
+        loaded,
+        modaliases,
+        bound,
+        data: DATA.iter().flat_map(|class| devices(root, class)).flat_map(|path| drivers(root, &path)).collect(),
+        network: network.flat_map(|name| places(root, name)).collect(),
+        has_watchdog: watchdogs.iter().any(|path| !path.contains("/virtual/")),
+        watchdogs: watchdogs.iter().flat_map(|path| drivers(root, path)).collect(),
+        modprobe: Modprobe::read(root),
+    }
+}
+
+/// Directories with the devices that keep data or carry it.
+const DATA: [&str; 4] = ["/sys/block", "/sys/class/net", "/sys/class/scsi_host", "/sys/class/nvme"];
+
+/// Paths below `/sys/devices` of the devices in a directory of links.
+fn devices(root: &Root, directory: &str) -> Vec<String> {
+    let names = root.names(directory).into_iter();
+    let paths = names.filter_map(|name| root.resolve(&format!("{directory}/{name}")));
+    paths.filter(|path| path.starts_with("/sys/devices/")).collect()
+}
+
+/// The path of a device and those of all devices above it, from the root down.
+fn ancestors(device: &str) -> impl Iterator<Item = &str> {
+    let ends = device.match_indices('/').map(|(at, _)| at).chain([device.len()]);
+    ends.filter(|end| *end > "/sys/devices".len()).map(move |end| &device[..end])
+}
+
+/// Names of the modules that drive a device and those above it, from the root down.
+fn drivers(root: &Root, device: &str) -> Vec<String> {
+    ancestors(device).filter_map(|path| driver(&root.at(path))).collect()
+}
+
+/// Name of the module that drives the device in the directory `dir`, if one does.
+pub fn driver(dir: &Path) -> Option<String> {
+    let module = std::fs::read_link(dir.join("driver/module")).ok()?;
+    Some(module.file_name()?.to_str()?.replace('-', "_"))
 }
 
 /// The places in the tree of devices that the network device `name` needs, in the order in which their drivers should
@@ -58,31 +97,31 @@ fn places(root: &Root, name: &str) -> Vec<Place> {
     let Some(device) = root.resolve(&link).filter(|path| path.starts_with("/sys/devices/")) else { return Vec::new() };
     let place = |path: &str| Place {
         modalias: root.text(&format!("{path}/modalias")).filter(|text| !text.is_empty()),
-        module: root
-            .resolve(&format!("{path}/driver/module"))
-            .and_then(|path| path.rsplit('/').next().map(|name| name.replace('-', "_"))),
+        module: driver(&root.at(path)),
     };
-    let slashes = device.match_indices('/').map(|(at, _)| at).filter(|at| *at > "/sys/devices".len());
-    let mut places: Vec<_> = slashes.map(|at| place(&device[..at])).collect();
-    let mut below = BTreeSet::new();
-    find_modaliases(&root.at(&device), 0, &mut below);
+    let mut places: Vec<_> = ancestors(&device).map(place).collect();
+    let own = places.pop();
+    let (mut below, mut bound) = (BTreeSet::new(), BTreeSet::new());
+    find_devices(&root.at(&device), 0, &mut below, &mut bound);
     places.extend(below.into_iter().map(|modalias| Place { modalias: Some(modalias), module: None }));
-    places.push(place(&device));
+    places.extend(own);
     places.retain(|place| place.modalias.is_some() || place.module.is_some());
     places
 }
 
-fn find_modaliases(dir: &Path, depth: usize, found: &mut BTreeSet<String>) {
+/// Adds the modaliases of the devices below `dir`, and the modules that drive them.
+fn find_devices(dir: &Path, depth: usize, modaliases: &mut BTreeSet<String>, bound: &mut BTreeSet<String>) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
+    bound.extend(driver(dir));
     for entry in entries.flatten() {
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() && depth < 40 {
-            find_modaliases(&entry.path(), depth + 1, found);
+            find_devices(&entry.path(), depth + 1, modaliases, bound);
         } else if kind.is_file() && entry.file_name() == "modalias" {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
             let text = text.trim();
             if !text.is_empty() {
-                found.insert(text.to_owned());
+                modaliases.insert(text.to_owned());
             }
         }
     }
@@ -113,14 +152,20 @@ fn decompress(extension: &str, packed: &[u8], limit: u64) -> Option<std::io::Res
 
 /// The path of a module once it is uncompressed.
 pub fn plain_path(path: &str) -> &str {
-    path.find(".ko").map_or(path, |at| &path[..at + 3])
+    path.rfind(".ko").map_or(path, |at| &path[..at + 3])
 }
 
-/// A list of modules for the agent: absolute paths in loading order.
-pub fn render_load(index: &Index, names: &[String], release: &str) -> String {
+/// A list of modules for the agent, in loading order: absolute paths, each followed by a space and the module's
+/// parameters if it has any.
+pub fn render_load(index: &Index, names: &[String], parameters: &BTreeMap<String, String>, release: &str) -> String {
     let mut out = String::new();
-    for module in names.iter().filter_map(|name| index.modules.get(name)) {
-        _ = writeln!(out, "/usr/lib/modules/{release}/{}", plain_path(&module.path));
+    for name in names {
+        let Some(module) = index.modules.get(name) else { continue };
+        _ = write!(out, "/usr/lib/modules/{release}/{}", plain_path(&module.path));
+        if let Some(parameters) = parameters.get(name) {
+            _ = write!(out, " {parameters}");
+        }
+        out.push('\n');
     }
     out
 }
@@ -150,9 +195,10 @@ mod tests {
         for name in ["a", "d"] {
             index.modules.insert(name.into(), index::Module { path: format!("kernel/{name}.ko.xz"), needs: vec![] });
         }
+        let parameters = BTreeMap::from([("d".to_owned(), "x=1 y=\"a b\"".to_owned())]);
         assert_eq!(
-            render_load(&index, &["d".into(), "a".into(), "gone".into()], "6.1"),
-            "/usr/lib/modules/6.1/kernel/d.ko\n/usr/lib/modules/6.1/kernel/a.ko\n"
+            render_load(&index, &["d".into(), "a".into(), "gone".into()], &parameters, "6.1"),
+            "/usr/lib/modules/6.1/kernel/d.ko x=1 y=\"a b\"\n/usr/lib/modules/6.1/kernel/a.ko\n"
         );
     }
 
@@ -201,6 +247,47 @@ mod tests {
         assert_eq!(phy_first[0].0.as_deref(), Some("mdio:01100"));
         assert_eq!(phy_first.last().unwrap().1.as_deref(), Some("tg3"));
         assert_eq!(found("lo"), []);
+        Ok(())
+    }
+
+    /// A disk at a SATA controller, a display, and a watchdog that is a part of a bridge.
+    #[test]
+    fn what_drives_what() -> std::io::Result<()> {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir()?;
+        let root = Root::new(dir.path());
+        let pci = "/sys/devices/pci0000:00";
+        let (disk, watchdog) =
+            (format!("{pci}/0000:00:1f.2/ata1/host0/0:0:0:0"), format!("{pci}/0000:00:1f.0/iTCO_wdt"));
+        for (path, module) in [
+            (format!("{pci}/0000:00:1f.2"), "ahci"),
+            (disk.clone(), "sd_mod"),
+            (format!("{pci}/0000:00:02.0"), "nvidia-drm"),
+            (format!("{pci}/0000:00:1f.0"), "lpc_ich"),
+            (watchdog.clone(), "iTCO_wdt"),
+        ] {
+            let driver = root.at(&format!("/sys/bus/x/drivers/{module}"));
+            std::fs::create_dir_all(&driver)?;
+            symlink(format!("../../../../module/{module}"), driver.join("module"))?;
+            std::fs::create_dir_all(root.at(&path))?;
+            symlink(driver, root.at(&path).join("driver"))?;
+        }
+        for (link, device) in [
+            ("/sys/block/sda", format!("{disk}/block/sda")),
+            ("/sys/class/watchdog/watchdog0", format!("{watchdog}/watchdog/watchdog0")),
+        ] {
+            std::fs::create_dir_all(root.at(&device))?;
+            std::fs::create_dir_all(root.at(link).parent().unwrap())?;
+            symlink(root.at(&device), root.at(link))?;
+        }
+        std::fs::create_dir_all(root.at("/proc"))?;
+        std::fs::write(root.at("/proc/modules"), "nvidia_drm 1 0 - Live 0x0\nahci 1 1 - Live 0x0\n")?;
+        let found = hardware(&root, std::iter::empty());
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(found.bound, names(&["ahci", "sd_mod", "nvidia_drm", "lpc_ich", "iTCO_wdt"]));
+        assert_eq!(found.data, names(&["ahci", "sd_mod"]));
+        assert_eq!(found.loaded, names(&["ahci", "nvidia_drm"]));
+        assert_eq!((found.has_watchdog, found.watchdogs), (true, vec!["lpc_ich".to_owned(), "iTCO_wdt".to_owned()]));
         Ok(())
     }
 }

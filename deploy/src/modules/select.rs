@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::index::{self, Index};
+use super::index::{self, Index, Module};
+use super::modprobe::Modprobe;
 
 /// The host's hardware, by which modules are chosen.
 #[derive(Debug, Clone, Default)]
@@ -11,8 +12,18 @@ pub struct Hardware {
     pub loaded: BTreeSet<String>,
     /// Every modalias of a device in `/sys`.
     pub modaliases: BTreeSet<String>,
+    /// Names of the modules that drive a device now.
+    pub bound: BTreeSet<String>,
+    /// Names of those that drive a disk, a network device, or a device above one.
+    pub data: BTreeSet<String>,
     /// The network devices through which the host is reached, and the places that they need: see `places`.
     pub network: Vec<Place>,
+    /// Whether there is a hardware watchdog that shows itself in `/sys`.
+    pub has_watchdog: bool,
+    /// Names of the modules that drive watchdogs and the devices above them, from the root down.
+    pub watchdogs: Vec<String>,
+    /// What modprobe would be told about modules.
+    pub modprobe: Modprobe,
 }
 
 /// A place in the tree of devices.
@@ -29,10 +40,12 @@ pub struct Place {
 pub struct Selection {
     /// Names of all chosen modules and of those that they need.
     pub modules: BTreeSet<String>,
-    /// Names of the modules that the network needs, each after those that it needs itself.
+    /// Names of the modules that watchdogs and the network need, each after those that it needs itself.
     pub first: Vec<String>,
     /// Names of the other modules to load, each after those that it needs itself.
     pub load: Vec<String>,
+    /// Parameters of modules, by name.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// Directories whose modules are all taken: they are small, and a payload may need them for any disk or file system.
@@ -151,7 +164,6 @@ const NEVER: &[&str] = &[
     "kernel/drivers/powercap/",
     "kernel/drivers/staging/",
     "kernel/drivers/thermal/",
-    "kernel/drivers/watchdog/",
     "kernel/arch/x86/events/",
     "kernel/arch/x86/kvm/",
     "kernel/samples/",
@@ -177,19 +189,53 @@ const NEVER: &[&str] = &[
 /// Display drivers of servers: without them the console of such a machine stays dark after a kexec.
 const DISPLAYS: &[&str] = &["ast", "bochs", "cirrus_qemu", "hyperv_drm", "mgag200", "virtio_gpu"];
 
+/// Drivers of watchdogs. Those that the host uses are loaded first, and no others: a watchdog that nobody has fed so
+/// far may count from the moment at which its driver is loaded.
+const WATCHDOGS: &str = "kernel/drivers/watchdog/";
+
+/// The driver of a BMC's watchdog, and the beginning of the names of what it stands on: a BMC is found by a module that
+/// nothing needs by name.
+const IPMI_WATCHDOG: &str = "ipmi_watchdog";
+const IPMI: &str = "ipmi_";
+
+/// The watchdog that the kernel itself makes, of a timer.
+const SOFTDOG: &str = "softdog";
+
 /// Whether the module at `path` may be chosen for its own sake.
 pub fn may_be_chosen(path: &str) -> bool {
     !NEVER.iter().any(|prefix| path.starts_with(prefix)) || DISPLAYS.contains(&&*index::name_of(path))
 }
 
+/// Whether the module at `path` is of the kernel's own sources.
+fn is_in_tree(path: &str) -> bool {
+    path.starts_with("kernel/")
+}
+
 /// Chooses from `index` for a machine with `hardware`.
 pub fn select(index: &Index, hardware: &Hardware) -> Selection {
-    let allowed = |name: &str| index.modules.get(name).is_some_and(|module| may_be_chosen(&module.path));
-    let asked: BTreeSet<&str> = by_modalias(index, &hardware.modaliases)
-        .into_iter()
-        .chain(hardware.loaded.iter().filter_map(|name| index.modules.get_key_value(name)).map(|(name, _)| &**name))
-        .filter(|name| allowed(name))
-        .collect();
+    let mut index = index.clone();
+    // What is configured counts as what the modules say of themselves.
+    index.aliases.extend(hardware.modprobe.aliases.iter().cloned());
+    index.softdeps.extend(hardware.modprobe.softdeps.iter().cloned());
+    let index = &index;
+    let allowed = |name: &str| {
+        index.modules.get(name).is_some_and(|Module { path, .. }| {
+            if is_in_tree(path) {
+                may_be_chosen(path) && !path.starts_with(WATCHDOGS)
+            } else {
+                // A driver from elsewhere, such as a display's, may take long, or hang: only what data needs is taken.
+                hardware.data.contains(name)
+            }
+        })
+    };
+    let known = |names: &BTreeSet<String>| -> Vec<&str> {
+        names.iter().filter_map(|name| index.modules.get_key_value(name)).map(|(name, _)| &**name).collect()
+    };
+    // Of two drivers of one device that which is loaded first gets the device.
+    let mut asked = known(&hardware.bound);
+    asked.extend(known(&hardware.loaded));
+    asked.extend(by_modalias(index, hardware, &hardware.modaliases));
+    asked.retain(|name| allowed(name));
     let general = index.modules.iter().filter(|(name, module)| {
         ALWAYS.contains(&&***name) || WHOLE.iter().any(|prefix| module.path.starts_with(prefix))
     });
@@ -204,7 +250,10 @@ pub fn select(index: &Index, hardware: &Hardware) -> Selection {
 
     let mut first = Vec::new();
     let mut seen = BTreeSet::new();
-    for name in for_network(index, hardware).into_iter().filter(|name| allowed(name)) {
+    let (watchdogs, ipmi) = for_watchdogs(index, hardware);
+    let network = for_network(index, hardware).into_iter().filter(|name| allowed(name));
+    // A BMC takes seconds to answer, and gives two minutes: the network comes before it.
+    for name in watchdogs.into_iter().chain(network).chain(ipmi) {
         visit(index, &soft, name, &mut seen, &mut first);
     }
     // Displays are loaded last, because they take longest and nothing waits for them. The order of all others follows
@@ -215,9 +264,31 @@ pub fn select(index: &Index, hardware: &Hardware) -> Selection {
         visit(index, &soft, name, &mut seen, &mut load);
     }
     let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
-    // Adds the modules of the network, since a driver that is bound now may be one that no modalias asks for.
+    // Adds the modules that are loaded first, since a driver that is bound now may be one that no modalias asks for.
     let modules = all.into_iter().chain(first.iter().copied()).map(str::to_owned).collect();
-    Selection { modules, first: owned(first), load: owned(load) }
+    let parameters = hardware.modprobe.parameters(index);
+    Selection { modules, first: owned(first), load: owned(load), parameters }
+}
+
+/// Names of the modules that watchdogs need, and of those that a BMC's watchdog needs.
+fn for_watchdogs<'a>(index: &'a Index, hardware: &Hardware) -> (Vec<&'a str>, Vec<&'a str>) {
+    let known = |name: &str| index.modules.get_key_value(name).map(|(name, module)| (&**name, &*module.path));
+    let mut found: Vec<&str> = hardware.watchdogs.iter().filter_map(|name| known(name)).map(|(name, _)| name).collect();
+    // A watchdog of an old driver is no device in /sys/class/watchdog.
+    let loaded = hardware.loaded.iter().filter_map(|name| known(name));
+    let loaded = loaded.filter(|(name, path)| path.starts_with(WATCHDOGS) && *name != SOFTDOG);
+    found.extend(loaded.map(|(name, _)| name));
+    let has_ipmi = hardware.loaded.contains(IPMI_WATCHDOG);
+    let is_ipmi = |name: &&str| has_ipmi && name.starts_with(IPMI);
+    let mut ipmi: Vec<&str> =
+        hardware.loaded.iter().filter_map(|name| known(name)).map(|(name, _)| name).filter(is_ipmi).collect();
+    ipmi.sort_by_key(|name| *name == IPMI_WATCHDOG);
+    if !hardware.has_watchdog && !has_ipmi && !found.iter().any(|name| index.modules[*name].path.starts_with(WATCHDOGS))
+    {
+        found.extend(known(SOFTDOG).map(|(name, _)| name));
+    }
+    found.retain(|name| !is_ipmi(name));
+    (found, ipmi)
 }
 
 /// Names of the modules that the network needs.
@@ -230,14 +301,15 @@ fn for_network<'a>(index: &'a Index, hardware: &Hardware) -> Vec<&'a str> {
     let mut names: Vec<_> = hardware.loaded.get("ipv6").and_then(|name| known(name)).into_iter().collect();
     for place in &hardware.network {
         let modaliases = place.modalias.iter().cloned().collect();
-        names.extend(by_modalias(index, &modaliases));
+        // Of two drivers of one device that which is loaded first gets the device.
         names.extend(place.module.as_deref().and_then(known));
+        names.extend(by_modalias(index, hardware, &modaliases));
     }
     names
 }
 
-/// Names of the modules that devices ask for.
-fn by_modalias<'a>(index: &'a Index, modaliases: &BTreeSet<String>) -> BTreeSet<&'a str> {
+/// Names of the modules that devices ask for, without those that the host has switched off.
+fn by_modalias<'a>(index: &'a Index, hardware: &Hardware, modaliases: &BTreeSet<String>) -> BTreeSet<&'a str> {
     // Only patterns of the same bus are tried, since there are tens of thousands of patterns.
     let bus = |text: &str| text.split(':').next().map(str::to_owned);
     let mut by_bus: BTreeMap<String, Vec<&str>> = BTreeMap::new();
@@ -255,6 +327,7 @@ fn by_modalias<'a>(index: &'a Index, modaliases: &BTreeSet<String>) -> BTreeSet<
         .filter(wanted)
         .filter_map(|(_, name)| index.modules.get_key_value(name))
         .map(|(n, _)| &**n)
+        .filter(|name| !hardware.modprobe.blacklist.contains(*name))
         .collect()
 }
 
