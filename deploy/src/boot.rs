@@ -1,6 +1,8 @@
 //! Leaves the old system for the kernel that was loaded: as cleanly as a second or two allow, and without asking any
 //! service.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -42,6 +44,7 @@ pub fn detach(root: &Root) {
 /// system. Never returns.
 pub fn go(root: &Root, guardian: &Guardian) -> ! {
     terminate(root, guardian.pid());
+    stop_watchdogs(root);
     _ = within(SYNC, rustix::fs::sync);
     make_read_only(root);
     // reboot(2) hangs if a driver does; the guardian resets the machine then.
@@ -79,6 +82,24 @@ fn terminate(root: &Root, guardian: Option<i32>) {
     }
 }
 
+/// Stops the watchdogs that count and whose feeders have ended, as the feeders should have done. One that PID 1 holds
+/// can't be opened; the RAM system feeds it, as it does one that can't be stopped.
+fn stop_watchdogs(root: &Root) {
+    for name in root.names("/sys/class/watchdog") {
+        let sys = format!("/sys/class/watchdog/{name}");
+        // Opening a watchdog starts it, so one that doesn't count is left alone.
+        if root.text(&format!("{sys}/state")).is_none_or(|state| state != "active")
+            || root.flag(&format!("{sys}/nowayout"))
+        {
+            continue;
+        }
+        if let Ok(mut device) = OpenOptions::new().write(true).open(root.at(&format!("/dev/{name}"))) {
+            // The character says that the close that follows is meant (Documentation/watchdog/watchdog-api.rst).
+            _ = device.write_all(b"V");
+        }
+    }
+}
+
 /// Has the kernel make every file system read-only, which also marks it clean, and waits until all on disks are.
 fn make_read_only(root: &Root) {
     if std::fs::write(root.at("/proc/sysrq-trigger"), "u").is_err() {
@@ -111,5 +132,26 @@ mod tests {
         assert!(writable_disks(rw));
         assert!(!writable_disks(&rw.replace("ext4 rw", "ext4 ro")));
         assert!(!writable_disks("tmpfs /run tmpfs rw 0 0\n"));
+    }
+
+    #[test]
+    fn only_watchdogs_that_count_and_can_be_stopped_are() -> std::io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let root = Root::new(dir.path());
+        std::fs::create_dir(root.at("/dev"))?;
+        let cases = [("active", "0", "V"), ("inactive", "0", ""), ("active", "1", "")];
+        for (number, (state, nowayout, _)) in cases.iter().enumerate() {
+            let sys = root.at(&format!("/sys/class/watchdog/watchdog{number}"));
+            std::fs::create_dir_all(&sys)?;
+            std::fs::write(sys.join("state"), format!("{state}\n"))?;
+            std::fs::write(sys.join("nowayout"), format!("{nowayout}\n"))?;
+            std::fs::write(root.at(&format!("/dev/watchdog{number}")), "")?;
+        }
+        stop_watchdogs(&root);
+        for (number, (state, nowayout, written)) in cases.iter().enumerate() {
+            let text = std::fs::read_to_string(root.at(&format!("/dev/watchdog{number}")))?;
+            assert_eq!(text, *written, "{state}, nowayout {nowayout}");
+        }
+        Ok(())
     }
 }

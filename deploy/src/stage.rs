@@ -7,6 +7,7 @@ use anemos_base::{Archive, Fetcher, Lock};
 use anemos_host::{Root, disks, host_keys};
 use anemos_proto::config::HostConfig;
 use anemos_proto::event::{Level, Unit};
+use anemos_proto::host::Watchdog;
 use anemos_proto::net::NetworkState;
 use anemos_proto::stage::{KernelSource, StagePlan, StageReply, Staged};
 use anemos_proto::{Digest, Secret, codec};
@@ -82,6 +83,7 @@ impl Job {
         let needed = network.links.iter().filter(|link| anemos_netstate::is_needed(&network, link));
         let hardware = modules::hardware(root, needed.map(|link| &*link.name));
         let selection = select::select(&index, &hardware);
+        all_are_fed(&facts::watchdogs::watchdogs(root, &facts::kernel_release(root)), &selection.first)?;
         kernel.take(&selection.modules)?;
         let mut firmware = Firmware::new(root, &kernel.release, &hardware.loaded, Memory::of(root).total);
         let files = ModuleFiles {
@@ -177,6 +179,8 @@ impl Job {
             let bytes = root.read(&format!("{}/{name}", host_keys::DIR)).ok()?;
             Some((name, Secret::new(bytes)))
         });
+        let whole = disks::whole(root);
+        let here = whole.iter().filter(|name| facts::disks::remote(root, name).is_none());
         let host = HostConfig {
             network,
             ssh_port: facts::ssh_port(std::env::var("SSH_CONNECTION").ok().as_deref()),
@@ -188,7 +192,8 @@ impl Job {
             security_mirror: facts::security_mirror(root),
             base: image,
             base_size: lock.image_size,
-            disks: disks::whole(root).iter().map(|name| disks::id(root, name)).collect(),
+            // The agent waits for all of these, to guard them.
+            disks: here.map(|name| disks::id(root, name)).collect(),
             random_seed: Secret::new(random),
             seed_cache,
             wall_ms: crate::report::wall_ms(),
@@ -218,6 +223,27 @@ fn can_be_restored(network: &NetworkState, reached_at: Option<&str>) -> Result<(
     Err(Fault::new("making sure that the host will be reached in RAM", why)
         .hint("move its address and default route to the network card itself for the deployment, then try again"))
 }
+
+/// Fails if a watchdog would reset the machine in RAM.
+fn all_are_fed(watchdogs: &[Watchdog], first: &[String]) -> Result<()> {
+    let unfed = facts::watchdogs::unfed(watchdogs, first);
+    if unfed.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> =
+        unfed.iter().map(|watchdog| format!("{} (driver {})", watchdog.name, watchdog.module)).collect();
+    let why = format!(
+        "{} is active and can't be stopped from here, and the kernel that boots has no such driver: nobody would feed \
+         it, and it would reset the machine while the payload runs. Nothing was changed on the host",
+        names.join(" and ")
+    );
+    Err(Fault::new("making sure that no watchdog resets the machine in RAM", why).hint(STOP_WATCHDOG))
+}
+
+/// How a watchdog is stopped under the old system.
+const STOP_WATCHDOG: &str = "stop it for the deployment, then try again: `systemctl stop watchdog`, or \
+    RuntimeWatchdogSec=0 in /etc/systemd/system.conf and `systemctl daemon-reexec`; one that can't be stopped \
+    (nowayout) only a boot without it stops";
 
 fn no_names(servers: &[String]) -> String {
     format!(
@@ -304,6 +330,24 @@ mod tests {
         assert!(can_be_restored(&network(&bridge), Some("192.0.2.11")).is_ok());
         bridge.kind = LinkKind::Card;
         assert!(can_be_restored(&network(&bridge), Some("192.0.2.10")).is_ok());
+    }
+
+    #[test]
+    fn a_watchdog_that_nobody_would_feed_is_refused() {
+        let watchdog = Watchdog {
+            name: "watchdog0".into(),
+            identity: "x".into(),
+            module: "x_wdt".into(),
+            active: true,
+            timeout_s: None,
+            nowayout: false,
+            holder: Some("systemd (1)".into()),
+        };
+        let refused = all_are_fed(std::slice::from_ref(&watchdog), &[]).unwrap_err().to_string();
+        for said in ["watchdog0 (driver x_wdt)", "Nothing was changed", "RuntimeWatchdogSec=0"] {
+            assert!(refused.contains(said), "{refused}");
+        }
+        assert!(all_are_fed(&[watchdog], &["x_wdt".into()]).is_ok());
     }
 
     #[test]

@@ -40,8 +40,47 @@ fn disk(root: &Root, name: &str, in_use: &InUse) -> Disk {
         content,
         partitions,
         mounts: mounted(root, &sys, name, in_use),
-        out_of_reach: None,
+        out_of_reach: out_of_reach(root, name),
     }
+}
+
+/// Why RAM can't have the disk, in words that follow `it is`: something of the old system makes it a disk, and is not
+/// there. `None` if RAM can have it.
+fn out_of_reach(root: &Root, name: &str) -> Option<String> {
+    for holder in root.names(&format!("/sys/block/{name}/holders")) {
+        let text = |file: &str| root.text(&format!("/sys/block/{holder}/dm/{file}"));
+        if text("uuid").is_some_and(|uuid| uuid.starts_with("mpath-")) {
+            let called = text("name").unwrap_or(holder);
+            return Some(format!("one of the paths of the multipath disk {called}"));
+        }
+    }
+    remote(root, name).map(|how| format!("reached over the network ({how})"))
+}
+
+/// How a disk is reached over the network, if it is.
+pub fn remote(root: &Root, name: &str) -> Option<String> {
+    let path = root.resolve(&format!("/sys/block/{name}"))?;
+    let is = |part: &str, word: &str| {
+        let number = part.strip_prefix(word).unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    // An iSCSI session, also one that a card has opened by itself; and the control device of an FCoE link.
+    if path.split('/').any(|part| is(part, "session")) {
+        return Some("iSCSI".into());
+    }
+    if path.split('/').any(|part| is(part, "ctlr_")) {
+        return Some("FCoE".into());
+    }
+    if !name.starts_with("nvme") {
+        return None;
+    }
+    // The controllers of an NVMe disk: the one that it is below, or those that its subsystem has.
+    let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+    let below = root.names(above).into_iter().filter(|name| is(name, "nvme")).map(|name| format!("{above}/{name}"));
+    let transports = below.chain([above.to_owned()]).filter_map(|path| root.text(&format!("{path}/transport")));
+    let transports: Vec<String> = transports.collect();
+    let is_local = transports.iter().any(|transport| matches!(&**transport, "pcie" | "apple-nvme"));
+    transports.first().filter(|_| !is_local).map(|transport| format!("NVMe over {transport}"))
 }
 
 fn model(root: &Root, sys: &str) -> String {
@@ -106,4 +145,4 @@ fn head(root: &Root, device: &str) -> Vec<u8> {
 
 #[cfg(test)]
 #[path = "disks_tests.rs"]
-mod tests;
+pub(super) mod tests;

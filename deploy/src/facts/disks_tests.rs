@@ -1,8 +1,8 @@
 use super::*;
 use anemos_host::mounts;
 
-/// Makes a tree of files and links: `path = text`, or `path -> target`.
-fn tree(lines: &str) -> (tempfile::TempDir, Root) {
+/// Makes a tree of files and links: `path = text`, with `\n` for a new line, or `path -> target`.
+pub fn tree(lines: &str) -> (tempfile::TempDir, Root) {
     let dir = tempfile::tempdir().unwrap();
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (path, text, link) = match line.split_once(" -> ") {
@@ -14,7 +14,7 @@ fn tree(lines: &str) -> (tempfile::TempDir, Root) {
         if link {
             std::os::unix::fs::symlink(text, path).unwrap();
         } else {
-            std::fs::write(path, text).unwrap();
+            std::fs::write(path, text.replace("\\n", "\n")).unwrap();
         }
     }
     let root = Root::new(dir.path());
@@ -105,4 +105,53 @@ fn circles_of_holders_end() {
          sys/block/dm-0/holders/sda = x\nsys/block/dm-0/dev = 253:0",
     );
     assert_eq!(disks(&root, &InUse::default()).len(), 1);
+}
+
+#[test]
+fn what_ram_cannot_have() {
+    let pci = "devices/pci0000:00/0000:01:00.0";
+    let over = |how: &str| Some(format!("reached over the network ({how})"));
+    let sd = |above: &str| {
+        let path = format!("{above}/target2:0:0/2:0:0:1/block/sda");
+        format!("sys/block/sda -> ../{path}\nsys/{path}/size = 8\n")
+    };
+    let nvme = |path: &str| format!("sys/block/nvme0n1 -> ../{path}/nvme0n1\nsys/{path}/nvme0n1/size = 8\n");
+    let subsystem = "devices/virtual/nvme-subsystem/nvme-subsys0";
+    let head = |transports: &[&str]| {
+        let controller = |(n, how): (usize, &&str)| {
+            format!("sys/{subsystem}/nvme{n} -> ../../../c{n}\nsys/devices/c{n}/transport = {how}\n")
+        };
+        transports.iter().enumerate().map(controller).fold(nvme(subsystem), |all, text| all + &text)
+    };
+    let mapped = |uuid: &str| {
+        format!(
+            "{}sys/{pci}/host2/target2:0:0/2:0:0:1/block/sda/holders/dm-3 = x\nsys/block/dm-3/dm/uuid = {uuid}\n\
+             sys/block/dm-3/dm/name = mpatha\n",
+            sd(&format!("{pci}/host2"))
+        )
+    };
+    for (what, files, expected) in [
+        ("a SATA disk", sd(&format!("{pci}/ata1/host2")), None),
+        ("a Fibre Channel LUN: the card's driver finds it", sd(&format!("{pci}/host2/rport-2:0-1")), None),
+        ("iSCSI", sd("devices/platform/host2/session1"), over("iSCSI")),
+        ("iSCSI by a card", sd(&format!("{pci}/host2/session7")), over("iSCSI")),
+        ("FCoE", sd(&format!("{pci}/net/eth0/ctlr_0/host2/rport-2:0-0")), over("FCoE")),
+        ("multipath", mapped("mpath-36001405abcdef"), Some("one of the paths of the multipath disk mpatha".into())),
+        ("LVM", mapped("LVM-abcdef"), None),
+        ("NVMe", nvme(&format!("{pci}/nvme/nvme0")) + &format!("sys/{pci}/nvme/nvme0/transport = pcie\n"), None),
+        ("NVMe of a kernel that does not tell", nvme(&format!("{pci}/nvme/nvme0")), None),
+        (
+            "NVMe over TCP",
+            nvme("devices/virtual/nvme-fabrics/ctl/nvme0")
+                + "sys/devices/virtual/nvme-fabrics/ctl/nvme0/transport = tcp\n",
+            over("NVMe over tcp"),
+        ),
+        ("an NVMe head", head(&["pcie", "pcie"]), None),
+        ("an NVMe head of remote controllers", head(&["rdma", "rdma"]), over("NVMe over rdma")),
+    ] {
+        let (_dir, root) = tree(&files);
+        let found = disks(&root, &InUse::default());
+        assert_eq!(found.len(), 1, "{what}");
+        assert_eq!(found[0].out_of_reach, expected, "{what}");
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod disks;
 pub mod signature;
+pub mod watchdogs;
 
 use std::str::FromStr;
 
@@ -23,6 +24,7 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
     let release = kernel_release(root);
     let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
     let memory = Memory::of(root);
+    let watchdogs = watchdogs::watchdogs(root, &release);
     let (cached_blobs, cached_bases) = parse_cache(&root.names(CACHE));
     Ok(HostFacts {
         hostname: root.text("/proc/sys/kernel/hostname").unwrap_or_default(),
@@ -48,7 +50,7 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
         mirrors: mirrors(root),
         cached_blobs,
         cached_bases,
-        watchdogs: Vec::new(),
+        watchdogs,
     })
 }
 
