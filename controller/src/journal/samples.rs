@@ -54,7 +54,7 @@ fn facts() -> HostFacts {
                 mounts: vec!["/".into()],
             }],
             mounts: Vec::new(),
-            out_of_reach: Some("iSCSI".into()),
+            out_of_reach: None,
         }],
         kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
         network: NetworkState {
@@ -101,16 +101,25 @@ fn facts() -> HostFacts {
         mirrors: vec!["http://mirror.example/debian".into()],
         cached_blobs: vec![Digest([7; 32])],
         cached_bases: vec![Digest([8; 32])],
-        watchdogs: vec![Watchdog {
-            name: "watchdog0".into(),
-            identity: "iTCO_wdt".into(),
-            module: "iTCO_wdt".into(),
-            active: true,
-            timeout_s: Some(30),
-            nowayout: false,
-            holder: Some("systemd (1)".into()),
-        }],
+        watchdogs: Vec::new(),
     }
+}
+
+/// What hosts have told since.
+fn facts_since() -> HostFacts {
+    let mut facts = facts();
+    facts.disks[0].out_of_reach = Some("reached over the network (iSCSI)".into());
+    facts.network.links[0].set_mac = Some([2, 0, 0, 0, 0, 7]);
+    facts.watchdogs.push(Watchdog {
+        name: "watchdog0".into(),
+        identity: "iTCO_wdt".into(),
+        module: "iTCO_wdt".into(),
+        active: true,
+        timeout_s: Some(30),
+        nowayout: false,
+        holder: Some("systemd (1)".into()),
+    });
+    facts
 }
 
 /// Facts of every kind.
@@ -165,7 +174,8 @@ pub fn since() -> Vec<Record> {
         Update::Answered { wish: 18, refused: Some("the payload is running".into()) },
     ];
     let planned = Update::Planned { plan: Box::new(plan::tests::plan()), order: Some("all 2 at once".into()) };
-    let updates = wishes.into_iter().chain([planned]).map(|update| Record::Told { wall_ms: NOW, update });
+    let facts = Update::Facts(Box::new(facts_since()));
+    let updates = wishes.into_iter().chain([planned, facts]).map(|update| Record::Told { wall_ms: NOW, update });
     kinds.map(told).into_iter().chain(updates).collect()
 }
 

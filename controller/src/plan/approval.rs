@@ -64,6 +64,7 @@ impl Approval {
             upload_bytes: _,
             kernel,
             kernel_source,
+            hang_covered,
             base,
             base_source: _,
             payload,
@@ -92,6 +93,9 @@ impl Approval {
         text("the payload", payload, &now.payload);
         text("the finish", finish_text(*finish), finish_text(now.finish));
         text("the check", check.as_deref().unwrap_or_default(), now.check.as_deref().unwrap_or_default());
+        if *hang_covered && !now.hang_covered {
+            found.push("a watchdog was to reset it should the new kernel hang, and none is".into());
+        }
         wiped(wipe, &now.wipe, &mut found);
         let memory = memory_warning(now.memory_total);
         let new = now.warnings.iter().filter(|warning| !warnings.contains(warning) && memory.as_ref() != Some(warning));

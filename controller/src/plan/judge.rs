@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use anemos_proto::host::{Disk, Firmware, HostFacts};
 use anemos_proto::stage::{BaseSource, KernelSource};
 
-use super::{Choices, Plan, PlanDisk, Upload};
+use super::{Choices, Plan, PlanDisk, Upload, watchdogs};
 use crate::config::{format_bytes, select_disks};
 use crate::payload::Keep;
 
@@ -18,6 +18,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
         Ok(disks) => (disks, Vec::new()),
         Err(error) => (Vec::new(), vec![error.to_string()]),
     };
+    refusals.extend(wipe.iter().filter_map(|disk| out_of_reach(disk)));
     refusals.extend(system_refusals(facts));
     let kept = Kept::find(wipe.first().copied(), &choices.keeps);
     let mut warnings = system_warnings(facts, choices.kernel);
@@ -37,6 +38,8 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
     let untouched = facts.disks.iter().filter(|disk| !wipe.iter().any(|wiped| wiped.id == disk.id));
     let untouched = untouched.map(PlanDisk::from).collect();
     let wipe = wipe.into_iter().map(plan_disk).collect();
+    warnings.extend(watchdogs::warnings(&facts.watchdogs));
+    refusals.extend(watchdogs::refusals(&facts.watchdogs, kernel_source));
     warnings.extend(kept.made);
     refusals.extend(kept.refusals);
     let mut seen = HashSet::new();
@@ -57,6 +60,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
         uploads,
         kernel,
         kernel_source,
+        hang_covered: watchdogs::cover_the_boot(&facts.watchdogs),
         base: choices.base,
         base_source,
         payload: choices.payload,
@@ -93,6 +97,16 @@ fn base_source(facts: &HostFacts, choices: &Choices) -> String {
         })
         .collect();
     texts.join("; should that fail, ")
+}
+
+/// Why the payload could not write a disk that it is to write, if RAM can't have it.
+fn out_of_reach(disk: &Disk) -> Option<String> {
+    let why = disk.out_of_reach.as_ref()?;
+    Some(format!(
+        "{} can't be had in RAM, where nothing makes it a disk: it is {why}. Name a disk of the machine's own in \
+         hosts.toml; of a disk with several paths, unplug all but one and end multipathd for the deployment",
+        disk.id.name
+    ))
 }
 
 /// Why no new kernel can be booted, or the host would not be reached in RAM.

@@ -6,6 +6,7 @@
 
 mod approval;
 mod judge;
+mod watchdogs;
 mod words;
 
 #[cfg(test)]
@@ -103,6 +104,9 @@ pub struct Plan {
     /// Whose kernel that is.
     #[serde(with = "words::KernelWord")]
     pub kernel_source: KernelSource,
+    /// Whether a watchdog resets the machine should the new kernel hang before its init.
+    #[serde(default)]
+    pub hang_covered: bool,
     /// SHA-256 of the uncompressed base image.
     #[serde(with = "words::digest")]
     pub base: Digest,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anemos_proto::config::Finish;
-use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition};
+use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::{BlobRef, Digest};
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 use anemos_proto::stage::{BaseSource, KernelSource};
@@ -115,7 +115,7 @@ pub fn facts() -> HostFacts {
         mirrors: vec!["http://mirror.example/debian".into()],
         cached_blobs: vec![Digest([1; 32])],
         cached_bases: vec![Digest([2; 32])],
-        watchdogs: Vec::new(),
+        watchdogs: vec![Watchdog { active: false, ..watchdog("iTCO_wdt", None) }],
     }
 }
 
@@ -201,6 +201,57 @@ fn warnings() {
     has(with(|f| f.disks[0].partitions.push(partition("vda4", 1, "LVM2_member", &[]))), "part of something larger");
     has(with(|f| f.disks[0].removable = true), "removable");
     has(with(|f| f.disks[0].read_only = true), "read-only");
+}
+
+fn watchdog(module: &str, holder: Option<&str>) -> Watchdog {
+    Watchdog {
+        name: "watchdog0".into(),
+        identity: "iTCO_wdt".into(),
+        module: module.into(),
+        active: true,
+        timeout_s: Some(30),
+        nowayout: false,
+        holder: holder.map(str::to_owned),
+    }
+}
+
+#[test]
+fn watchdogs() {
+    let judged = |watchdog: Watchdog, kernel| {
+        let facts = HostFacts { watchdogs: vec![watchdog], ..facts() };
+        judge(&facts, Choices { kernel, ..choices() })
+    };
+    let by_init = |module| watchdog(module, Some("systemd (1)"));
+    let plan = judged(by_init("iTCO_wdt"), KernelSource::Host);
+    assert_eq!((plan.warnings.len(), &plan.refusals, plan.hang_covered), (1, &vec![], false));
+    let said = "the watchdog watchdog0 (iTCO_wdt) resets this machine after 30 s unless it is fed, as systemd does now";
+    assert!(plan.warnings[0].starts_with(said), "{:?}", plan.warnings);
+    let idle = judged(Watchdog { active: false, ..by_init("iTCO_wdt") }, KernelSource::Host);
+    assert!(idle.warnings.is_empty(), "{:?}", idle.warnings);
+    assert!(judged(by_init("ipmi_watchdog"), KernelSource::Host).hang_covered, "a BMC counts on");
+    assert!(!judged(watchdog("ipmi_watchdog", Some("watchdog (812)")), KernelSource::Host).hang_covered);
+
+    let forever = |watchdog: Watchdog| Watchdog { nowayout: true, ..watchdog };
+    for (what, watchdog, kernel, refused) in [
+        ("a built-in driver that only the host's kernel may have", by_init(""), KernelSource::Locked, true),
+        ("one that can't be stopped", forever(watchdog("", None)), KernelSource::Locked, true),
+        ("the kernel that has it boots", forever(by_init("")), KernelSource::Host, false),
+        ("a daemon lets go of it", watchdog("", Some("watchdog (812)")), KernelSource::Locked, false),
+        ("the stage sees whether the module is there", by_init("iTCO_wdt"), KernelSource::Locked, false),
+        ("it does not count", Watchdog { active: false, ..forever(by_init("")) }, KernelSource::Locked, false),
+    ] {
+        let refusals = judged(watchdog, kernel).refusals;
+        assert_eq!(refusals.iter().any(|why| why.contains("RuntimeWatchdogSec=0")), refused, "{what}: {refusals:?}");
+    }
+}
+
+#[test]
+fn disks_that_ram_cannot_have_are_refused() {
+    let chosen = with(|f| f.disks[0].out_of_reach = Some("reached over the network (iSCSI)".into()));
+    let why = "/dev/vda can't be had in RAM, where nothing makes it a disk: it is reached over the network (iSCSI)";
+    assert!(chosen.refusals[0].starts_with(why), "{:?}", chosen.refusals);
+    let other = with(|f| f.disks[1].out_of_reach = Some("reached over the network (iSCSI)".into()));
+    assert_eq!(other.refusals, Vec::<String>::new(), "it is not to be written");
 }
 
 #[test]
@@ -371,6 +422,14 @@ fn what_must_be_as_it_was_approved() {
             ],
         ),
         (|f, _| f.kexec.disabled = true, &["it can't be deployed now: kexec is switched off"]),
+        (
+            |f, _| f.watchdogs = vec![watchdog("iTCO_wdt", Some("systemd (1)"))],
+            &["there was no warning that the watchdog watchdog0 (iTCO_wdt) resets this machine after 30 s"],
+        ),
+        (
+            |f, _| f.disks[0].out_of_reach = Some("one of the paths of mpatha".into()),
+            &["it can't be deployed now: /dev/vda can't be had in RAM"],
+        ),
         (|f, _| f.lost_ways = vec!["br0 (bridge)".into()], &["it can't be deployed now: the host is reached through"]),
         (|_, c| c.base = Digest([0xac; 32]), &["the base was `abab"]),
         (|_, c| c.payload = "examples/arch".into(), &["the payload was `examples/debian` and is `examples/arch`"]),
@@ -403,6 +462,7 @@ fn what_may_be_otherwise_than_approved() {
         |f, _| f.disks[0].partitions[0].mounts.clear(),
         |f, _| f.disks[0].partitions[2].mounts.clear(),
         |f, _| f.disks[0].partitions[2].label = Some(String::new()),
+        |f, _| f.watchdogs.clear(),
     ];
     for (number, change) in cases.iter().enumerate() {
         assert_eq!(differences(*change), Vec::<String>::new(), "{number}");

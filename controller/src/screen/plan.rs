@@ -121,11 +121,17 @@ fn host_text(plan: &Plan, paint: Paint, columns: Option<usize>) -> String {
 
 fn kernel_text(plan: &Plan) -> String {
     let release = sanitise_str(&plan.kernel);
-    match (plan.kernel_source, release.as_str()) {
+    let hang = if plan.hang_covered {
+        "a watchdog resets the machine if it hangs early"
+    } else {
+        "if it hangs before its init, only a reset by hand helps"
+    };
+    let kernel = match (plan.kernel_source, release.as_str()) {
         (KernelSource::Host, _) => format!("Linux {release}, the host's own"),
         (KernelSource::Locked, "") => "Linux from base.lock".to_owned(),
         (KernelSource::Locked, _) => format!("Linux {release} from base.lock"),
-    }
+    };
+    format!("{kernel}; {hang}")
 }
 
 fn disk_text(disk: &PlanDisk) -> String {

@@ -31,7 +31,7 @@ web1  root@192.0.2.7:22
                /dev/vda3  512 MiB   swap         on [SWAP]
   read-only  /dev/vdb  2.0 TiB  QEMU HARDDISK  serial SER-vdb
   sent       949 KiB: agent 938 KiB, payload 11.7 KiB (already there: stage 723 KiB, base.lock 20.5 KiB)
-  boots      Linux 6.1.0-28-cloud-amd64, the host's own
+  boots      Linux 6.1.0-28-cloud-amd64, the host's own; if it hangs before its init, only a reset by hand helps
   base       abababababab…, built on the host from distribution packages
   payload    examples/debian
   finish     reboot into the new system
@@ -87,11 +87,13 @@ fn what_is_kept_is_said() {
 }
 
 #[test]
-fn the_locked_kernel_is_told_from_the_hosts_own() {
+fn what_boots_is_told() {
     let locked = |kernel: &str| Plan { kernel: kernel.into(), kernel_source: KernelSource::Locked, ..approved() };
+    let covered = plain(&[Arc::new(Plan { hang_covered: true, ..approved() })]);
+    assert!(covered.contains("the host's own; a watchdog resets the machine if it hangs early\n"), "{covered}");
     let text = plain(&[Arc::new(locked("6.12.57+deb13-amd64")), Arc::new(locked(""))]);
-    assert!(text.contains("Linux 6.12.57+deb13-amd64 from base.lock\n"), "{text}");
-    assert!(text.contains("Linux from base.lock\n"), "{text}");
+    assert!(text.contains("Linux 6.12.57+deb13-amd64 from base.lock; "), "{text}");
+    assert!(text.contains("Linux from base.lock; "), "{text}");
 }
 
 #[test]

@@ -1,0 +1,62 @@
+//! What a watchdog that the old system runs means for the boot and for the RAM system.
+
+use anemos_proto::host::Watchdog;
+use anemos_proto::stage::KernelSource;
+
+/// The driver of a BMC's watchdog. When the machine restarts it lets the watchdog count on, for two minutes at least.
+/// Those of other drivers stop for a restart, or may.
+const IPMI: &str = "ipmi_watchdog";
+
+/// What is said of each watchdog that counts.
+pub(super) fn warnings(watchdogs: &[Watchdog]) -> impl Iterator<Item = String> {
+    let active = watchdogs.iter().filter(|watchdog| watchdog.active);
+    active.map(|watchdog| {
+        let Watchdog { timeout_s, holder, .. } = watchdog;
+        let seconds = timeout_s.map_or(String::new(), |seconds| format!(" after {seconds} s"));
+        let feeder = holder.as_deref().map_or("nobody", name);
+        format!(
+            "the watchdog {} resets this machine{seconds} unless it is fed, as {feeder} does now: it is stopped for \
+             the boot if it can be, and its driver is loaded in RAM and fed there",
+            text(watchdog)
+        )
+    })
+}
+
+/// Why a watchdog would reset the machine while the payload runs, for each of which that is to be feared. The stage
+/// makes sure of those whose driver is a module.
+pub(super) fn refusals(watchdogs: &[Watchdog], kernel: KernelSource) -> Vec<String> {
+    let is_feared = |watchdog: &&Watchdog| {
+        let goes_on = watchdog.nowayout || is_held_by_init(watchdog);
+        watchdog.active && goes_on && watchdog.module.is_empty() && kernel == KernelSource::Locked
+    };
+    let refusal = |watchdog: &Watchdog| {
+        let why = if watchdog.nowayout { "it can't be stopped" } else { "PID 1 does not let go of it" };
+        format!(
+            "the watchdog {} is active, {why}, and its driver is part of the host's kernel, and perhaps not of the one \
+             from base.lock: nobody might feed it in RAM. Stop it for the deployment (`systemctl stop watchdog`; or \
+             RuntimeWatchdogSec=0 in /etc/systemd/system.conf and `systemctl daemon-reexec`), or say kernel = \"host\"",
+            text(watchdog)
+        )
+    };
+    watchdogs.iter().filter(is_feared).map(refusal).collect()
+}
+
+/// Whether one of them resets the machine should the new kernel hang before its init.
+pub(super) fn cover_the_boot(watchdogs: &[Watchdog]) -> bool {
+    watchdogs.iter().any(|watchdog| watchdog.active && watchdog.module == IPMI && is_held_by_init(watchdog))
+}
+
+/// Whether PID 1 holds it open, and so keeps anybody else from stopping it.
+fn is_held_by_init(watchdog: &Watchdog) -> bool {
+    watchdog.holder.as_ref().is_some_and(|holder| holder.ends_with(" (1)"))
+}
+
+/// The name in `systemd (1)`. The number is left out, since it changes when a daemon is started again.
+fn name(holder: &str) -> &str {
+    holder.rsplit_once(" (").map_or(holder, |(name, _)| name)
+}
+
+fn text(watchdog: &Watchdog) -> String {
+    let Watchdog { name, identity, .. } = watchdog;
+    if identity.is_empty() { name.clone() } else { format!("{name} ({identity})") }
+}
