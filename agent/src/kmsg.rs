@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anemos_proto::event::{EventKind, Level, Stream};
 use tokio::io::Interest;
+use tokio::time::Instant;
 
 use crate::app::App;
 
@@ -19,6 +20,8 @@ const RECORD: usize = 8192;
 /// Records that are logged without a pause; after these one for each [`PAUSE`].
 const BURST: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(100);
+/// Least time between two notes that messages are left out.
+const COMPLAINT: Duration = Duration::from_secs(60);
 
 /// Logs warnings and worse from now on. Of what came earlier since the boot only errors are logged, because kernels
 /// warn of quirks of the hardware at every boot.
@@ -36,14 +39,17 @@ async fn try_follow(app: &App, since_boot: bool) -> io::Result<()> {
     let file = crate::sys::watch(file)?;
     let begin = crate::clock::uptime_ms();
     let mut buffer = vec![0; RECORD];
-    let mut budget = BURST;
+    let (mut budget, mut complained) = (BURST, None::<Instant>);
     loop {
         let read = |mut file: &File| file.read(&mut buffer);
         let record = match file.async_io(Interest::READABLE, read).await {
             Ok(n) => Record::parse(&buffer[..n]).filter(|record| record.matters(begin)),
             // EPIPE: the kernel has overwritten records that nobody had read yet.
             Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {
-                app.log.note(Level::Info, "some of the kernel's messages are left out: there were too many");
+                if complained.is_none_or(|at| at.elapsed() > COMPLAINT) {
+                    app.log.note(Level::Info, "some of the kernel's messages are left out: there are too many");
+                    complained = Some(Instant::now());
+                }
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }

@@ -59,7 +59,7 @@ async fn serve(paths: Paths, held: Option<String>, heart: Heart) -> Result<(), S
     // Before the log opens, so that every event has the right time. An agent before this one has done it already.
     let clock = if paths.machine && held.is_none() { clock::mend(host.wall_ms) } else { None };
     let cap = LOG_CAP.min(memory::total() / 16).max(1 << 20);
-    let log = Log::open(&paths.run.join("log"), cap).map_err(|e| format!("the event log: {e}"))?;
+    let log = Log::open(&paths.run.join("log"), cap);
     let boot_id = anemos_host::boot_id(&Root::host());
     let baseline = writes::baseline(&paths)?;
     let port = run.ssh_port.unwrap_or(host.ssh_port);

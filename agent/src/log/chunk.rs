@@ -39,7 +39,7 @@ pub struct Chunk {
 impl Chunk {
     /// Compresses `frames` into a file under `dir`, or into memory if the file can't be written.
     pub fn store(dir: &Path, first: u64, last: u64, frames: &[u8]) -> Self {
-        let path = dir.join(format!("{first:020}.zst"));
+        let path = dir.join(format!("{first:020}-{last:020}.zst"));
         // Compression into memory fails only if no memory is left.
         let bytes = zstd::bulk::compress(frames, 3).unwrap_or_else(|e| panic!("can't compress the log: {e}"));
         let length = bytes.len() as u64;
@@ -49,6 +49,17 @@ impl Chunk {
             Err(_) => Some(bytes),
         };
         Self { first, last, raw: frames.len() as u64, keep: Keep::All, path, memory, length }
+    }
+
+    /// First and last of the facts in the file at `path`, by its name. `None`: it is no chunk's.
+    pub fn range_of(path: &Path) -> Option<(u64, u64)> {
+        let (first, last) = path.file_name()?.to_str()?.strip_suffix(".zst")?.split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()?))
+    }
+
+    /// A chunk that has nothing but the gap that stands for the facts `first..=last`.
+    pub fn missing(dir: &Path, first: u64, last: u64) -> Self {
+        Self::store(dir, first, last, &frames(&[gap(first, last, 0)]))
     }
 
     /// Takes over a chunk that an earlier agent stored.
@@ -80,14 +91,19 @@ impl Chunk {
 
     /// The gap that stands for all facts of this chunk when it can't be read.
     pub fn as_gap(&self) -> Event {
-        let kind = EventKind::Gap { first: self.first, last: self.last, bytes: self.raw };
-        Event { seq: self.last, uptime_ms: crate::clock::uptime_ms(), wall_ms: crate::clock::wall_ms(), kind }
+        gap(self.first, self.last, self.raw)
     }
 
     /// Deletes the chunk's file.
     pub fn remove(&self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// The gap that stands for the facts `first..=last`, which were `bytes` long.
+fn gap(first: u64, last: u64, bytes: u64) -> Event {
+    let kind = EventKind::Gap { first, last, bytes };
+    Event { seq: last, uptime_ms: crate::clock::uptime_ms(), wall_ms: crate::clock::wall_ms(), kind }
 }
 
 /// Facts as frames.

@@ -6,6 +6,7 @@
 
 mod chunk;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -30,10 +31,10 @@ pub struct Log {
 struct Inner {
     dir: PathBuf,
     chunks: VecDeque<Chunk>,
-    /// Frames of the open chunk. `open_file` holds the same bytes.
+    /// Frames of the open chunk. `open_file` holds the same bytes, where it could be made and had room.
     open: Vec<u8>,
     open_first: u64,
-    open_file: File,
+    open_file: Option<File>,
     /// Seq of the newest fact.
     last: u64,
     last_step: u32,
@@ -53,53 +54,45 @@ pub struct Cursor {
 }
 
 impl Log {
-    /// Opens the log in `dir`, with the facts that an earlier agent of this boot left there. Above `cap` compressed
-    /// bytes the log drops facts, lines of output first.
-    pub fn open(dir: &Path, cap: u64) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
-        let mut chunks = VecDeque::new();
-        let mut names: Vec<PathBuf> = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-        names.retain(|path| path.extension().is_some_and(|e| e == "zst"));
-        names.sort();
-        let (mut last, mut last_step) = (0, 0);
-        for path in names {
-            // Fails on a chunk that can't be read: without a gap in its place, readers would miss its facts and not
-            // know it.
-            let (chunk, events) = Chunk::load(path)?;
-            if chunk.last <= last {
-                // A crash while chunks were joined left this one behind. The joined chunk, which sorts before it, has
-                // all its facts.
-                chunk.remove();
-                continue;
+    /// Opens the log in `dir`, with the facts that an earlier agent of this boot left there; a gap stands for those
+    /// that can't be read any more. Above `cap` compressed bytes the log drops facts, lines of output first. Where
+    /// nothing can be written the log is in memory only.
+    pub fn open(dir: &Path, cap: u64) -> Self {
+        let _ = fs::create_dir_all(dir);
+        let mut files: Vec<(u64, Reverse<u64>, PathBuf)> = Vec::new();
+        for path in fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if let Some((first, last)) = Chunk::range_of(&path) {
+                files.push((first, Reverse(last), path));
             }
-            last = chunk.last;
-            last_step = last_step.max(newest_step(&events));
-            chunks.push_back(chunk);
+        }
+        files.sort();
+        let mut past = Past { dir, chunks: VecDeque::new(), last: 0, last_step: 0 };
+        let named = files.iter().map(|(_, Reverse(last), _)| *last).max().unwrap_or(0);
+        for (_, _, path) in files {
+            past.take(path);
         }
         let open_path = dir.join("open");
-        let left = fs::read(&open_path).unwrap_or_default();
-        let rest: Vec<Event> = chunk::parse_tail(&left).into_iter().filter(|e| e.seq > last).collect();
-        last_step = last_step.max(newest_step(&rest));
-        let open = chunk::frames(&rest);
-        let open_first = last + 1;
-        last = rest.last().map_or(last, |e| e.seq);
-        let mut open_file = File::create(&open_path)?;
-        open_file.write_all(&open)?;
-        let stored = chunks.iter().map(Chunk::stored).sum();
-        let inner = Inner {
+        let left = chunk::parse_tail(&fs::read(&open_path).unwrap_or_default());
+        let rest: Vec<Event> = left.into_iter().filter(|event| event.seq > past.last).collect();
+        let next = rest.first().map_or(named.max(past.last) + 1, |event| event.seq);
+        past.fill_up_to(next);
+        let last = rest.last().map_or(past.last, |event| event.seq);
+        let mut inner = Inner {
             dir: dir.into(),
-            chunks,
-            open,
-            open_first,
-            open_file,
+            open: chunk::frames(&rest),
+            open_first: past.last + 1,
+            // Truncating the file frees what its facts are written to again.
+            open_file: File::create(&open_path).ok(),
             last,
-            last_step,
+            last_step: past.last_step.max(newest_step(&rest)),
             cap,
-            stored,
+            stored: past.chunks.iter().map(Chunk::stored).sum(),
+            chunks: past.chunks,
             progress: BTreeMap::new(),
             progress_version: 0,
         };
-        Ok(Self { inner: Mutex::new(inner), changed: watch::Sender::new(0) })
+        inner.save_open(0);
+        Self { inner: Mutex::new(inner), changed: watch::Sender::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -209,11 +202,44 @@ impl Log {
     }
 }
 
+/// What an earlier agent left of the log, in order and without holes.
+struct Past<'a> {
+    dir: &'a Path,
+    chunks: VecDeque<Chunk>,
+    last: u64,
+    last_step: u32,
+}
+
+impl Past<'_> {
+    /// Takes over the chunk in the file at `path`. Does without if it can't be read: a gap will take its place.
+    fn take(&mut self, path: PathBuf) {
+        let Ok((chunk, events)) = Chunk::load(path) else { return };
+        if chunk.last <= self.last {
+            // A crash while chunks were joined left this one behind. The joined chunk, which is taken before it, has
+            // all its facts.
+            return chunk.remove();
+        }
+        self.fill_up_to(chunk.first);
+        self.last = chunk.last;
+        self.last_step = self.last_step.max(newest_step(&events));
+        self.chunks.push_back(chunk);
+    }
+
+    /// Puts a gap in the place of the facts before `next` that are missing: without it readers would not know that they
+    /// miss them.
+    fn fill_up_to(&mut self, next: u64) {
+        if next > self.last + 1 {
+            self.chunks.push_back(Chunk::missing(self.dir, self.last + 1, next - 1));
+            self.last = next - 1;
+        }
+    }
+}
+
 impl Inner {
     fn save_open(&mut self, from: usize) {
         // Errors are ignored: only an agent that is started again needs the file, and a full tmpfs must not cost the
         // facts in memory.
-        let _ = self.open_file.write_all(&self.open[from..]);
+        let _ = self.open_file.as_mut().map(|file| file.write_all(&self.open[from..]));
     }
 
     fn close_chunk(&mut self) {
@@ -223,7 +249,7 @@ impl Inner {
         self.chunks.push_back(chunk);
         self.open_first = self.last + 1;
         if let Ok(file) = File::create(self.dir.join("open")) {
-            self.open_file = file;
+            self.open_file = Some(file);
         }
         while self.stored > self.cap && self.thin() {}
     }
@@ -251,7 +277,8 @@ impl Inner {
             new.keep = keep;
             for chunk in old {
                 self.stored -= chunk.stored();
-                if chunk.first != first {
+                // A chunk that was not joined has the file of the one that it was thinned to.
+                if (chunk.first, chunk.last) != (first, last) {
                     chunk.remove();
                 }
             }

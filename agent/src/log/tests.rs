@@ -50,7 +50,7 @@ proptest! {
         reopen in any::<bool>(),
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = Log::open(dir.path(), cap).unwrap();
+        let mut log = Log::open(dir.path(), cap);
         let mut structure = Vec::new();
         for (i, (count, length, structural)) in batches.iter().enumerate() {
             log.append_all((0..*count).map(|n| line(i * 1000 + n, *length)));
@@ -58,7 +58,7 @@ proptest! {
                 structure.push(log.begin(format!("step {i}"), None));
             }
             if reopen && i % 3 == 2 {
-                log = Log::open(dir.path(), cap).unwrap();
+                log = Log::open(dir.path(), cap);
             }
         }
         let last = log.last();
@@ -85,7 +85,7 @@ proptest! {
 fn the_cap_holds_under_a_flood_and_few_files_stay() {
     let dir = tempfile::tempdir().unwrap();
     let cap = 400_000;
-    let log = Log::open(dir.path(), cap).unwrap();
+    let log = Log::open(dir.path(), cap);
     let step = log.begin("first", None);
     for n in 0..200 {
         log.append_all((0..20).map(|i| line(n * 20 + i, 4000)));
@@ -109,7 +109,7 @@ fn the_cap_holds_under_a_flood_and_few_files_stay() {
 #[test]
 fn a_crash_in_the_middle_of_writing_loses_only_the_torn_fact() {
     let dir = tempfile::tempdir().unwrap();
-    let log = Log::open(dir.path(), u64::MAX).unwrap();
+    let log = Log::open(dir.path(), u64::MAX);
     log.append(EventKind::State(AgentState::Starting));
     log.begin("step", None);
     log.append(line(1, 100));
@@ -117,7 +117,7 @@ fn a_crash_in_the_middle_of_writing_loses_only_the_torn_fact() {
     let path = dir.path().join("open");
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
-    let log = Log::open(dir.path(), u64::MAX).unwrap();
+    let log = Log::open(dir.path(), u64::MAX);
     assert_eq!(log.last(), 2);
     assert_eq!(log.begin("another", None), 2, "step ids go on");
     assert_whole(&read_all(&log, 0), 0, 3);
@@ -126,7 +126,7 @@ fn a_crash_in_the_middle_of_writing_loses_only_the_torn_fact() {
 #[test]
 fn progress_is_the_latest_of_each_step_and_ends_with_it() {
     let dir = tempfile::tempdir().unwrap();
-    let log = Log::open(dir.path(), u64::MAX).unwrap();
+    let log = Log::open(dir.path(), u64::MAX);
     let step = log.begin("step", None);
     let progress = |done| Progress { step, done, total: Some(9), unit: Unit::Items, what: None };
     let mut cursor = Cursor::default();
@@ -138,4 +138,60 @@ fn progress_is_the_latest_of_each_step_and_ends_with_it() {
     assert_eq!(log.read_progress(&mut Cursor::default()), [progress(4)], "for one who attaches now");
     log.end(step, StepOutcome::Done);
     assert_eq!(log.read_progress(&mut Cursor::default()), []);
+}
+
+#[test]
+fn a_gap_stands_for_what_an_agent_before_can_t_hand_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), u64::MAX);
+    // Four chunks, and an open one.
+    for n in 0..4 {
+        log.append_all((0..33).map(|i| line(n * 100 + i, 4000)));
+    }
+    log.begin("step", None);
+    let last = log.last();
+    let whole = read_all(&log, 0);
+    drop(log);
+    let mut files: Vec<PathBuf> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "zst"));
+    assert_eq!(files.len(), 4, "{files:?}");
+    // One is damaged; one was never stored, as where there was no room.
+    fs::write(&files[1], "nonsense").unwrap();
+    fs::remove_file(&files[2]).unwrap();
+    for again in [false, true] {
+        let log = Log::open(dir.path(), u64::MAX);
+        let all = read_all(&log, 0);
+        assert_whole(&all, 0, last);
+        let gap = |event: &&Event| matches!(event.kind, EventKind::Gap { .. });
+        assert_eq!(all.iter().filter(gap).count(), 1, "again: {again}");
+        assert!(all.iter().filter(|event| !gap(event)).all(|event| whole.contains(event)));
+        assert_eq!(log.last(), last, "again: {again}");
+    }
+    // The newest is damaged, and nothing came after it: no number is given to two facts.
+    fs::write(&files[3], "nonsense").unwrap();
+    fs::write(dir.path().join("open"), "").unwrap();
+    let log = Log::open(dir.path(), u64::MAX);
+    log.begin("another", None);
+    let all = read_all(&log, 0);
+    assert_eq!(all.last().unwrap().seq, log.last());
+    assert_whole(&all, 0, log.last());
+    assert!(log.last() >= last, "{} facts after {last}", log.last());
+}
+
+#[test]
+fn without_room_for_files_the_log_is_in_memory() {
+    let fill = |log: &Log| {
+        log.append_all((0..100).map(|n| line(n, 4000)));
+        log.begin("step", None);
+        assert_whole(&read_all(log, 0), 0, 101);
+    };
+    fill(&Log::open(Path::new("/dev/null/log"), u64::MAX));
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), u64::MAX);
+    // Writing to this device fails as on a full file system. The log makes the file anew with each chunk.
+    let open = dir.path().join("open");
+    fs::remove_file(&open).unwrap();
+    std::os::unix::fs::symlink("/dev/full", open).unwrap();
+    fill(&log);
 }
