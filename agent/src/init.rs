@@ -31,7 +31,7 @@ use crate::watchdog::{self, Order, Watchdogs, Word};
 use crate::writes::{self, Counts};
 use crate::{clock, detectors, modules};
 
-/// Time for the modules that the network needs to load.
+/// Time for each of the modules that the network needs to load.
 const FIRST_MODULES: Duration = Duration::from_secs(30);
 
 /// How often init looks after everything, at least.
@@ -53,12 +53,7 @@ pub fn run() -> ! {
     problems.extend(detectors::arm(&Root::host(), init.supervisor.hang_s()));
     prepare(&paths, &mut problems);
     // Loads only what the network needs, and watchdogs; the agent loads the others once a controller has heard of it.
-    // Waits for a limited time only, so that a driver that hangs can't keep the agent, and its dead-man's clock, from
-    // starting.
-    match within(FIRST_MODULES, || modules::load(&Paths::host(), "modules.first")) {
-        Some(more) => problems.extend(more),
-        None => problems.push(format!("a module that the network needs does not load within {FIRST_MODULES:?}")),
-    }
+    problems.extend(modules::load(&paths, "modules.first", FIRST_MODULES));
     let _ = fs::write(paths.run.join(PROBLEMS), problems.join("\n"));
     init.run()
 }

@@ -1,24 +1,40 @@
 //! Kernel modules in RAM: loading those that a list of the stage's names, and the device nodes that have the kernel
 //! load others when they are opened.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Component, Path};
+use std::time::Duration;
 
+use anemos_host::deadline::within;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use crate::paths::Paths;
 
-/// Loads the modules that the file `list` of the stage's names, in its order; returns what went wrong.
-pub fn load(paths: &Paths, list: &str) -> Vec<String> {
+/// Loads the modules that the file `list` of the stage's names, in its order; returns what went wrong. A module that
+/// doesn't load within `each` is left behind, and the others go on.
+///
+/// A line of the list is the path of a module, which has no spaces; a space and the module's parameters may follow, as
+/// modprobe would give them to the kernel.
+pub fn load(paths: &Paths, list: &str, each: Duration) -> Vec<String> {
     let list = fs::read_to_string(paths.anemos.join(list)).unwrap_or_default();
-    let names = list.lines().map(str::trim).filter(|line| !line.is_empty());
-    let load = |path: &str| match File::open(path).and_then(|file| crate::sys::load_module(&file)) {
-        // EEXIST: the module is built in, or loaded already.
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Some(format!("module {path}: {e}")),
-        _ => None,
+    load_all(&list, each, |path, parameters| crate::sys::load_module(&File::open(path)?, &CString::new(parameters)?))
+}
+
+fn load_all(list: &str, each: Duration, load: fn(&str, &str) -> io::Result<()>) -> Vec<String> {
+    let one = |line: &str| {
+        let (path, parameters) = line.split_once(' ').unwrap_or((line, ""));
+        let (name, parameters) = (path.to_owned(), parameters.trim().to_owned());
+        // A driver that hangs while it looks for its hardware can't be interrupted.
+        match within(each, move || load(&name, &parameters)) {
+            None => Some(format!("module {path}: does not load within {} s, and is left behind", each.as_secs())),
+            // EEXIST: the module is built in, or loaded already.
+            Some(Err(e)) if e.kind() != io::ErrorKind::AlreadyExists => Some(format!("module {path}: {e}")),
+            Some(_) => None,
+        }
     };
-    names.filter_map(load).collect()
+    list.lines().map(str::trim).filter(|line| !line.is_empty()).filter_map(one).collect()
 }
 
 /// Makes the device nodes that modules want to be found at before they are loaded, such as /dev/loop-control: whoever
@@ -54,7 +70,41 @@ fn static_node(line: &str) -> Option<(&str, FileType, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    #[test]
+    fn a_module_that_hangs_or_fails_costs_no_other() {
+        static LOADED: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+        fn load(path: &str, parameters: &str) -> io::Result<()> {
+            LOADED.lock().unwrap().push((path.into(), parameters.into()));
+            match path {
+                "/m/hangs.ko" => loop {
+                    std::thread::park();
+                },
+                "/m/there.ko" => Err(io::ErrorKind::AlreadyExists.into()),
+                "/m/fails.ko" => Err(io::Error::other("no such device")),
+                _ => Ok(()),
+            }
+        }
+        let list = "/m/plain.ko\n/m/there.ko\n/m/hangs.ko debug=1\n\n/m/fails.ko\n\
+                    /m/nvme.ko io_timeout=255 names=\"a b\"\n  /m/last.ko  \n";
+        let problems = load_all(list, Duration::from_millis(50), load);
+        let hangs = "module /m/hangs.ko: does not load within 0 s, and is left behind";
+        assert_eq!(problems, [hangs, "module /m/fails.ko: no such device"]);
+        let loaded = LOADED.lock().unwrap();
+        let loaded: Vec<(&str, &str)> = loaded.iter().map(|(path, parameters)| (&**path, &**parameters)).collect();
+        let expected = [
+            ("/m/plain.ko", ""),
+            ("/m/there.ko", ""),
+            ("/m/hangs.ko", "debug=1"),
+            ("/m/fails.ko", ""),
+            ("/m/nvme.ko", "io_timeout=255 names=\"a b\""),
+            ("/m/last.ko", ""),
+        ];
+        assert_eq!(loaded, expected);
+    }
 
     #[test]
     fn static_nodes_are_read() {

@@ -23,6 +23,8 @@ const OTHERS_DEADLINE: Duration = Duration::from_secs(15);
 const EFIVARS: Duration = Duration::from_secs(30);
 /// Time between two looks for disks.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Time for each module to load.
+const MODULE_DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of memory that must be left once the base is unpacked.
 const SLACK: u64 = 48 << 20;
 /// Paths that unpacking the base leaves alone.
@@ -76,7 +78,7 @@ fn unpack_modules(app: &App) -> Vec<String> {
         .and_then(|archive| unpack::cpio(archive, &app.paths.root, &[], |_| {}));
     let problems = match unpacked {
         Ok(_) => {
-            let problems = modules::load(&app.paths, "modules.load");
+            let problems = modules::load(&app.paths, "modules.load", MODULE_DEADLINE);
             // Frees the archive's memory; nobody reads the archive again.
             let _ = fs::remove_file(&path);
             problems

@@ -1,7 +1,7 @@
 //! System calls for which there is no safe wrapper.
 #![allow(unsafe_code, reason = "these system calls have no safe wrapper")]
 
-use std::ffi::{c_int, c_long, c_ulong};
+use std::ffi::{CStr, c_int, c_long, c_ulong};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -15,10 +15,10 @@ fn check(result: c_long) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Loads the kernel module in `file`.
-pub fn load_module(file: &File) -> io::Result<()> {
-    // SAFETY: finit_module(2) with a valid descriptor, an empty NUL-terminated string and no flags.
-    check(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) })
+/// Loads the kernel module in `file` with these parameters, as `NAME=VALUE` separated by spaces.
+pub fn load_module(file: &File, parameters: &CStr) -> io::Result<()> {
+    // SAFETY: finit_module(2) with a valid descriptor, a NUL-terminated string and no flags.
+    check(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) })
 }
 
 /// Puts `bytes` in the kernel's pool and credits them as entropy.
