@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::log::Log;
 use crate::machine::Input;
 use crate::paths::Paths;
+use crate::unpack::digest_of;
 
 /// What the agent calls itself in its hello.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -59,7 +60,8 @@ impl App {
         boot_id: String,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Message>) {
         let (messages, receiver) = mpsc::unbounded_channel();
-        let payload = Mutex::new(run.payload);
+        // An agent before this one may have received another.
+        let payload = Mutex::new(digest_of(&paths.new_payload_archive()).unwrap_or(run.payload));
         let state = watch::Sender::new(AgentState::Starting);
         let (met, leaving) = (watch::Sender::new(false), watch::Sender::new(None));
         let closing = AtomicBool::new(false);

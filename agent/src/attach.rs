@@ -235,16 +235,21 @@ impl Upload {
         Ok(self.count == self.blob.size)
     }
 
-    fn finish(self, app: &App) -> Result<(), String> {
-        if self.hash.finish() != self.blob.digest {
+    fn finish(mut self, app: &App) -> Result<(), String> {
+        if std::mem::replace(&mut self.hash, Hasher::new()).finish() != self.blob.digest {
             return Err(format!("the payload that came is not {}: send it again", self.blob.digest));
         }
-        // A copy, since rename(2) can't move a file from /run to /, which is another file system.
-        let to = app.paths.payload_archive();
-        std::fs::copy(&self.path, &to).map_err(|e| format!("can't store the payload in {}: {e}", to.display()))?;
-        let _ = std::fs::remove_file(&self.path);
+        let to = app.paths.new_payload_archive();
+        std::fs::rename(&self.path, &to).map_err(|e| format!("can't store the payload in {}: {e}", to.display()))?;
         app.set_payload(self.blob.digest);
         Ok(())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Of a payload that didn't come whole nothing may be left that takes the place of the next.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 

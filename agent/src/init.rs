@@ -2,13 +2,12 @@
 //! hangs, and feeds the watchdogs. [`Supervisor`] decides; here is what it sees and does.
 
 use std::collections::BTreeMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::time::Duration;
@@ -29,7 +28,7 @@ use crate::reset::{self, Way};
 use crate::supervisor::{Action, Input, Supervisor};
 use crate::watchdog::{self, Order, Watchdogs, Word};
 use crate::writes::{self, Counts};
-use crate::{clock, detectors, modules};
+use crate::{clock, detectors, memory, modules};
 
 /// Time for each of the modules that the network needs to load.
 const FIRST_MODULES: Duration = Duration::from_secs(30);
@@ -40,14 +39,11 @@ const PULSE: Duration = Duration::from_secs(1);
 /// Time for data on its way to reach the disks before init reboots.
 const SYNC: Duration = Duration::from_secs(30);
 
-/// Share of the memory that the root file system may take.
-const ROOT_SIZE: &CStr = c"size=85%";
-
 /// Runs as PID 1, for ever.
 pub fn run() -> ! {
     let mut problems = Vec::new();
-    make_machine(&mut problems);
     let paths = Paths::host();
+    make_machine(&paths, &mut problems);
     let deadlines = given::read_run(&paths).map(|run| run.deadlines).ok();
     let init = Init::new(&paths, deadlines);
     problems.extend(detectors::arm(&Root::host(), init.supervisor.hang_s()));
@@ -58,36 +54,58 @@ pub fn run() -> ! {
     init.run()
 }
 
-fn make_machine(problems: &mut Vec<String>) {
+/// Mounts a file system, and makes its directory if there is none.
+fn mount_at(path: &str, kind: &CStr, flags: MountFlags, data: &CStr, problems: &mut Vec<String>) {
+    let _ = fs::create_dir_all(path);
+    // EINVAL: the kernel may be too old for the option.
+    let mounted = mount(kind, path, kind, flags, data).or_else(|e| match e {
+        rustix::io::Errno::INVAL if !data.is_empty() => mount(kind, path, kind, flags, c""),
+        other => Err(other),
+    });
+    match mounted {
+        // EBUSY: the kernel may have mounted /dev itself.
+        Ok(()) | Err(rustix::io::Errno::BUSY) => {}
+        Err(e) => problems.push(format!("can't mount {path}: {e}")),
+    }
+}
+
+/// The mount table. The root file system is the kernel's own; /tmp is a directory in it.
+fn mount_all(paths: &Paths, problems: &mut Vec<String>) {
     let usual = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let devices = MountFlags::NOSUID | MountFlags::NOEXEC;
     let shared = MountFlags::NOSUID | MountFlags::NODEV;
+    mount_at("/proc", c"proc", usual, c"", problems);
+    let base = given::read_host(paths).map_or(0, |host| host.base_size);
+    let sizes = memory::sizes(paths, base);
+    let limit = |size: u64, mode: &str| CString::new(format!("size={size},mode={mode}")).unwrap_or_default();
+    let (shm, run) = (limit(sizes.shm, "1777"), limit(sizes.run, "0755"));
+    let (own, payload) = (limit(sizes.agent, "0755"), limit(sizes.payload, "0755"));
+    let (own_dir, payload_dir) = (paths.run.to_string_lossy(), paths.payload());
+    let payload_dir = payload_dir.to_string_lossy();
     let mounts: [(&str, &CStr, MountFlags, &CStr); 8] = [
-        ("/proc", c"proc", usual, c""),
         ("/sys", c"sysfs", usual, c""),
         ("/dev", c"devtmpfs", MountFlags::NOSUID, c"mode=0755"),
         ("/dev/pts", c"devpts", devices, c"gid=5,mode=620,ptmxmode=666"),
-        ("/dev/shm", c"tmpfs", shared, c"mode=1777"),
-        ("/run", c"tmpfs", shared, c"mode=0755"),
-        ("/tmp", c"tmpfs", shared, c"mode=1777"),
+        ("/dev/shm", c"tmpfs", shared, &shm),
+        ("/run", c"tmpfs", shared, &run),
+        // What fills /run or the payload's directory takes no room from the agent's log and archives.
+        (&own_dir, c"tmpfs", shared, &own),
+        (&payload_dir, c"tmpfs", shared, &payload),
         ("/sys/fs/cgroup", c"cgroup2", usual, c""),
     ];
     for (path, kind, flags, data) in mounts {
-        if path.starts_with("/sys/") {
-            // In sysfs only the kernel can make the directory; without it there is nothing to mount.
-            if !Path::new(path).exists() {
-                continue;
-            }
-        } else {
-            let _ = fs::create_dir_all(path);
-        }
-        if let Err(e) = mount(kind, path, kind, flags, data) {
-            // The kernel may have mounted /dev itself.
-            if e != rustix::io::Errno::BUSY {
-                problems.push(format!("can't mount {path}: {e}"));
-            }
-        }
+        mount_at(path, kind, flags, data, problems);
     }
+    let root = CString::new(format!("size={}", sizes.root)).unwrap_or_default();
+    if let Err(e) = mount_remount("/", MountFlags::empty(), &*root) {
+        problems.push(format!("the size of the root file system can't be set: {e}"));
+    }
+    let _ = fs::create_dir_all("/tmp");
+    let _ = fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777));
+}
+
+fn make_machine(paths: &Paths, problems: &mut Vec<String>) {
+    mount_all(paths, problems);
     for (link, to) in [
         ("/dev/fd", "/proc/self/fd"),
         ("/dev/stdin", "/proc/self/fd/0"),
@@ -103,9 +121,6 @@ fn make_machine(problems: &mut Vec<String>) {
     }
     // Keeps kernel messages below a warning off the screen, which is for what the agent says.
     let _ = crate::sys::set_console_level(5);
-    if let Err(e) = mount_remount("/", MountFlags::empty(), ROOT_SIZE) {
-        problems.push(format!("the root file system can't be given more of the memory: {e}"));
-    }
     if let Err(e) = reboot(RebootCommand::CadOff) {
         problems.push(format!("Ctrl-Alt-Del still reboots: {e}"));
     }

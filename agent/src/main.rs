@@ -21,6 +21,7 @@ mod identity;
 mod imgbuild;
 mod init;
 mod kmsg;
+mod limits;
 mod lines;
 mod lock;
 mod log;

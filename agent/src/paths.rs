@@ -13,7 +13,7 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 pub struct Paths {
     /// The files that the stage put into the initramfs: `/anemos`.
     pub anemos: PathBuf,
-    /// The agent's own tmpfs: `/run/anemos`.
+    /// The agent's own directory, in a file system of its own: `/run/anemos`.
     pub run: PathBuf,
     /// Where the base is unpacked: `/`.
     pub root: PathBuf,
@@ -60,12 +60,18 @@ impl Paths {
         self.run.join("agent.sock")
     }
 
-    /// The payload, packed.
+    /// The run's payload, packed.
     pub fn payload_archive(&self) -> PathBuf {
         self.anemos.join("payload.tar.zst")
     }
 
-    /// Where the payload is unpacked.
+    /// The payload that came with a retry, packed. It counts instead of the run's if it is there. It is among the
+    /// agent's own files, so that it can be stored where a payload has filled all the others.
+    pub fn new_payload_archive(&self) -> PathBuf {
+        self.run.join("payload.tar.zst")
+    }
+
+    /// Where the payload is unpacked, in a file system of its own.
     pub fn payload(&self) -> PathBuf {
         self.run.join("payload")
     }

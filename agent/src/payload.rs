@@ -1,5 +1,6 @@
 //! Runs the payload: its environment, its output, its end.
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use anemos_host::disks::dev_path;
 use anemos_proto::event::{EventKind, Level, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::Firmware;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
@@ -23,7 +25,7 @@ use crate::helper::{Call, Plea};
 use crate::lines::Lines;
 use crate::paths::PATH;
 use crate::sys::{ChildSetup, in_own_session};
-use crate::{guard, unpack};
+use crate::{guard, memory, unpack};
 
 /// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
@@ -80,8 +82,17 @@ impl Runner {
     async fn start(&self, cgroup: &Cgroup) -> Result<Child, String> {
         let app = self.app.clone();
         let dir = self.app.paths.payload();
-        let (archive, digest, to) = (self.app.paths.payload_archive(), self.app.payload(), dir.clone());
-        tokio::task::spawn_blocking(move || unpack::payload(&archive, digest, &to))
+        let digest = self.app.payload();
+        let is_new = digest != self.app.run.payload;
+        let archive = if is_new { app.paths.new_payload_archive() } else { app.paths.payload_archive() };
+        let (to, machine) = (dir.clone(), app.paths.machine);
+        let unpacking = move || {
+            if machine {
+                renew(&to)?;
+            }
+            unpack::payload(&archive, digest, &to)
+        };
+        tokio::task::spawn_blocking(unpacking)
             .await
             .map_err(|e| e.to_string())
             .and_then(|done| done.map_err(|e| e.to_string()))
@@ -344,6 +355,17 @@ fn private_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
     io::Write::write_all(&mut file, bytes)
+}
+
+/// Mounts an empty file system over the payload's directory in place of the one that is there, which an earlier attempt
+/// may have filled, and may have mounted disks in.
+fn renew(dir: &Path) -> io::Result<()> {
+    // Something larger may be mounted there.
+    let Some(size) = memory::size_of(dir).map(|size| size.min(memory::total() / 4)) else { return Ok(()) };
+    // EINVAL: nothing is mounted there any more.
+    while unmount(dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
+    let data = CString::new(format!("size={size},mode=0755"))?;
+    Ok(mount(c"tmpfs", dir, c"tmpfs", MountFlags::NOSUID | MountFlags::NODEV, &*data)?)
 }
 
 /// Kills the processes of a payload whose agent broke.

@@ -25,8 +25,6 @@ use crate::ssh::{Keys, Server, Service};
 use crate::writes::{self, Counts};
 use crate::{clock, console, desk, finish, given, guard, kmsg, memory, note, prepare};
 
-/// Compressed bytes of log that are kept at most.
-const LOG_CAP: u64 = 64 << 20;
 /// How often to look for disks that have come or were written, while the payload runs.
 const LOOK: Duration = Duration::from_secs(1);
 /// Time for attached controllers to be told that the agent leaves.
@@ -58,7 +56,7 @@ async fn serve(paths: Paths, held: Option<String>, heart: Heart) -> Result<(), S
     let host = given::read_host(&paths)?;
     // Before the log opens, so that every event has the right time. An agent before this one has done it already.
     let clock = if paths.machine && held.is_none() { clock::mend(host.wall_ms) } else { None };
-    let cap = LOG_CAP.min(memory::total() / 16).max(1 << 20);
+    let cap = memory::log_cap(&paths);
     let log = Log::open(&paths.run.join("log"), cap);
     let boot_id = anemos_host::boot_id(&Root::host());
     let baseline = writes::baseline(&paths)?;

@@ -226,16 +226,14 @@ impl Tree {
     }
 }
 
-/// Unpacks the payload archive at `path`, whose digest is `expected`, into the new directory `to`.
+/// Unpacks the payload archive at `path`, whose digest is `expected`, into the directory `to`, which has nothing else
+/// then. The directory itself stays if it is there: it may be a mount point.
 pub fn payload(path: &Path, expected: Digest, to: &Path) -> io::Result<()> {
     let found = digest_of(path)?;
     if found != expected {
         return Err(io::Error::other(format!("{} has SHA-256 {found}, expected {expected}", path.display())));
     }
-    match fs::remove_dir_all(to) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at(to, &e)),
-        _ => fs::create_dir_all(to).map_err(|e| at(to, &e))?,
-    }
+    fs::create_dir_all(to).and_then(|()| empty(to)).map_err(|e| at(to, &e))?;
     let mut archive = tar::Archive::new(zstd::stream::read::Decoder::new(File::open(path)?)?);
     archive.set_preserve_permissions(true);
     for entry in archive.entries()? {
@@ -246,6 +244,15 @@ pub fn payload(path: &Path, expected: Digest, to: &Path) -> io::Result<()> {
         if !entry.unpack_in(to).map_err(|e| at(&name, &e))? {
             return Err(io::Error::other(format!("the payload has a path that leads out of it: {}", name.display())));
         }
+    }
+    Ok(())
+}
+
+fn empty(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let is_dir = entry.file_type()?.is_dir();
+        if is_dir { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
     }
     Ok(())
 }

@@ -21,6 +21,9 @@ use anemos_proto::ids::BlobRef;
 use anemos_proto::net::NetworkState;
 use anemos_proto::{RunId, Secret};
 
+#[path = "trial/greedy.rs"]
+mod greedy;
+
 const WAIT: Duration = Duration::from_secs(30);
 
 fn payload(script: &str) -> Vec<u8> {
@@ -58,12 +61,13 @@ struct Setup<'a> {
     finish: Finish,
     /// Makes the base's digest wrong.
     spoil_base: bool,
+    raw_access: bool,
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
         let deadlines = Deadlines { dead_man_s: 600, payload_s: 600, ack_s: 600, start_s: 600, hang_s: 600 };
-        Self { script: "#!/bin/sh\n", deadlines, finish: Finish::Reboot, spoil_base: false }
+        Self { script: "#!/bin/sh\n", deadlines, finish: Finish::Reboot, spoil_base: false, raw_access: false }
     }
 }
 
@@ -102,7 +106,7 @@ impl Trial {
             target_keys: vec!["ssh-ed25519 AAAA target".into()],
             disks: vec![disk],
             keeps: Vec::new(),
-            raw_access: false,
+            raw_access: setup.raw_access,
             vars: vec![("COLOUR".into(), "blue".into())],
             secrets: vec![("token".into(), Secret::new(b"hush".to_vec()))],
             mirror: None,
@@ -124,8 +128,8 @@ impl Trial {
             base_size: base().len() as u64,
             disks: Vec::new(),
             random_seed: Secret::default(),
-            seed_cache: vec![("payload.tar.zst".into(), "blob-1".into()), ("missing".into(), "blob-2".into())],
             wall_ms: 0,
+            seed_cache: vec![("payload.tar.zst".into(), "blob-1".into()), ("missing".into(), "blob-2".into())],
         };
         fs::write(root.join("anemos/run.bin"), to_bytes(&run).unwrap()).unwrap();
         fs::write(root.join("anemos/host.bin"), to_bytes(&host).unwrap()).unwrap();

@@ -145,9 +145,17 @@ fn payloads_stay_where_they_belong() -> io::Result<()> {
         assert!(payload(&file, digest, &to).is_err(), "{items:?}");
         assert!(!dir.path().join("inner/evil").exists() && !dir.path().join("evil").exists());
     }
-    // A retry finds nothing of the attempt before.
+    // A retry finds nothing of the attempt before, in the directory that was there.
+    let directory = fs::metadata(&to)?.ino();
+    fs::create_dir(to.join("deep"))?;
+    fs::write(to.join("deep/file"), "x")?;
+    symlink(dir.path(), to.join("link"))?;
     let digest = archive(&[("other", regular, "x")], &file);
     payload(&file, digest, &to)?;
-    assert!(!to.join("deploy").exists());
+    let found: Vec<_> =
+        fs::read_dir(&to)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>()?;
+    assert_eq!(found, ["other"]);
+    assert_eq!(fs::metadata(&to)?.ino(), directory);
+    assert!(file.exists(), "what the link leads to stays");
     Ok(())
 }

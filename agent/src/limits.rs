@@ -1,0 +1,81 @@
+//! How much of the machine the files in RAM may take. Pure.
+
+const MIB: u64 = 1 << 20;
+
+/// The least that a file system in memory gets, whatever the machine has.
+const LEAST_FILES: u64 = 4 * MIB;
+
+/// The most compressed bytes of log that are kept.
+const MOST_LOG: u64 = 64 * MIB;
+
+/// The limits in bytes of the file systems in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// `/`, with /tmp.
+    pub root: u64,
+    /// The payload's directory.
+    pub payload: u64,
+    /// The agent's own directory.
+    pub agent: u64,
+    /// `/run`.
+    pub run: u64,
+    /// `/dev/shm`.
+    pub shm: u64,
+}
+
+/// The limits on a machine with `total` bytes of memory. `files` are those that `/` has now and is about to get from
+/// the agent: base and modules.
+///
+/// Pages of such files can be neither written out nor dropped, so all limits together must leave memory to processes:
+/// an eighth of the whole. `/` gets what its files need. The rest is halved again and again: a half for what is written
+/// to `/` and /tmp later, a quarter for the payload's directory, an eighth for the agent's, the last eighth for /run
+/// and /dev/shm. Where the files alone take more than seven eighths, every file system gets the least there is, and
+/// unpacking fails with numbers.
+pub fn sizes(total: u64, files: u64) -> Sizes {
+    let rest = (total - total / 8).saturating_sub(files);
+    let share = |part: u64| (rest / part).max(LEAST_FILES);
+    Sizes { root: files + share(2), payload: share(4), agent: share(8), run: share(16), shm: share(16) }
+}
+
+/// The most compressed bytes of log that are kept in the agent's directory of so many bytes: half of them, since a new
+/// payload may have to be received there as well.
+pub fn log(agent: u64) -> u64 {
+    (agent / 2).min(MOST_LOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_by_machine() {
+        // MemTotal of machines with 512 MiB, 1 GiB, 4 GiB and 64 GiB, and a base of 166 MiB with its archives.
+        let cases = [
+            (462, 280, [280 + 62, 31, 15, 7, 7]),
+            (962, 336, [336 + 252, 126, 63, 31, 31]),
+            (3919, 336, [336 + 1546, 773, 386, 193, 193]),
+            (64_000, 336, [336 + 27_832, 13_916, 6958, 3479, 3479]),
+            // Too little for the files.
+            (256, 280, [280 + 4, 4, 4, 4, 4]),
+        ];
+        for (total, files, expected) in cases {
+            let Sizes { root, payload, agent, run, shm } = sizes(total * MIB, files * MIB);
+            assert_eq!([root, payload, agent, run, shm].map(|size| size / MIB), expected, "{total} MiB");
+        }
+    }
+
+    proptest! {
+        /// Full file systems leave memory to processes, on any machine that has more than its files need.
+        #[test]
+        fn limits_sum_to_less_than_the_memory(total in 256u64..1 << 20, files in 32u64..400) {
+            let (total, files) = (total * MIB, files * MIB);
+            let Sizes { root, payload, agent, run, shm } = sizes(total, files);
+            prop_assert!(root >= files + LEAST_FILES);
+            if total - total / 8 > files + 16 * LEAST_FILES {
+                prop_assert!(root + payload + agent + run + shm <= total - total / 8);
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Payloads that take more than they should, and what an agent that is started again knows of them.
+
+use super::*;
+
+#[test]
+fn a_shell_opens_while_a_payload_floods() {
+    // One line of 10 MB, then what can't be compressed, without end.
+    let script = "#!/bin/sh\nhead -c 10000000 /dev/zero | tr '\\0' x\necho\n\
+                  while :; do head -c 1000000 /dev/urandom | base64; done\n";
+    let trial = Trial::new(&Setup { script, ..Setup::default() });
+    let mut controller = trial.attach(0);
+    controller.until(|kind| matches!(kind, EventKind::Log { line, .. } if line.len() == 10_000_000 % 16_384));
+    let pieces = controller.events.iter().filter_map(|event| match &event.kind {
+        EventKind::Log { line, .. } if line.iter().all(|&byte| byte == b'x') => Some(line.len()),
+        _ => None,
+    });
+    assert_eq!(pieces.sum::<usize>(), 10_000_000);
+    let flood = controller.events.last().unwrap().seq;
+    controller.until(|kind| matches!(kind, EventKind::Log { line, .. } if line.len() == 76));
+    let began = Instant::now();
+    assert_eq!(trial.run(&[], "echo in").stdout, b"in\n");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    controller.ask(&AgentRequest::Abort);
+    let (seq, outcome) = controller.outcome();
+    assert!(matches!(&outcome, Outcome::Failed { reason, .. } if reason.contains("aborted")), "{outcome:?}");
+    assert!(seq > flood);
+    controller.assert_contiguous();
+}
+
+#[test]
+fn an_agent_that_is_started_again_has_the_payload_that_came_with_a_retry() {
+    let mut trial = Trial::new(&Setup { script: "#!/bin/sh\nexit 3\n", ..Setup::default() });
+    fs::write(trial.path("sys/block/vda/stat"), "0 0 0 0 0 0 9 0\n").unwrap();
+    let mut controller = trial.attach(0);
+    controller.until(|kind| matches!(kind, EventKind::State(AgentState::Held(_))));
+    let AgentReply::Attached { .. } = controller.reply() else { panic!() };
+    let mended = payload("#!/bin/sh\necho mended\nexit 4\n");
+    let blob = BlobRef { digest: sha256::digest(&mended), size: mended.len() as u64 };
+    let retry = |controller: &mut Controller, data: Vec<u8>| {
+        controller.ask(&AgentRequest::Retry { payload: Some(blob) });
+        assert_eq!(controller.reply(), AgentReply::Accepted);
+        controller.ask(&AgentRequest::Blob { digest: blob.digest, data });
+    };
+    // What comes damaged leaves nothing behind.
+    retry(&mut controller, vec![0; mended.len()]);
+    let AgentReply::Refused(why) = controller.reply() else { panic!() };
+    assert!(why.contains("send it again"), "{why}");
+    assert!(!trial.path("run/upload").exists());
+    retry(&mut controller, mended.clone());
+    controller.until(|kind| matches!(kind, EventKind::Log { line, .. } if line == b"mended"));
+    controller.until(
+        |kind| matches!(kind, EventKind::Outcome(Outcome::Failed { reason, .. }) if reason.contains("status 4")),
+    );
+    assert_eq!(fs::read(trial.path("anemos/payload.tar.zst")).unwrap().len(), payload("#!/bin/sh\nexit 3\n").len());
+    drop(controller);
+
+    trial.agent.kill().unwrap();
+    trial.agent.wait().unwrap();
+    trial.agent = start(trial.dir.path(), trial.address, &["--held", "the agent broke (a test)"]);
+    trial.wait_for_port();
+    let mut controller = trial.attach(0);
+    let AgentReply::Attached { last, .. } = controller.reply() else { panic!() };
+    controller.ask(&AgentRequest::Retry { payload: None });
+    let deadline = Instant::now() + WAIT;
+    loop {
+        assert!(Instant::now() < deadline, "{:#?}", controller.events);
+        let AgentReply::Event(event) = controller.replies.recv_timeout(WAIT).unwrap() else { continue };
+        controller.keep(event.clone());
+        match event.kind {
+            EventKind::Outcome(Outcome::Failed { reason, .. }) if event.seq > last => {
+                assert!(reason.contains("status 4"), "{reason}");
+                break;
+            }
+            _ => {}
+        }
+    }
+}
