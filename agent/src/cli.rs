@@ -10,7 +10,7 @@ use crate::app::BUILD;
 use crate::heart::Heart;
 use crate::helper::{self, Call};
 use crate::paths::Paths;
-use crate::{given, identity, imgbuild, serve};
+use crate::{given, identity, imgbuild, seccomp, serve};
 
 const USAGE: &str = "\
 anemos-agent: the payload's line to the agent that runs it
@@ -93,7 +93,7 @@ fn serve_options(options: &[&str]) -> Result<(Paths, Option<String>, Heart), Str
 
 /// Becomes the program; returns only if that fails, with the reason.
 fn nosync(program: &str, arguments: &[&str]) -> String {
-    if let Err(e) = crate::sys::ignore_syncs() {
+    if let Err(e) = crate::sys::filter_calls(&seccomp::ignoring_syncs()) {
         // The program works all the same, only slower.
         eprintln!("anemos-agent: requests to flush are not ignored: {e}");
     }

@@ -56,12 +56,12 @@ pub async fn open(app: &Arc<App>, allowed: &[String]) -> Result<(), String> {
     apart("disks", PASS, open).await.map_err(|why| format!("the disks can't be opened to the payload: {why}"))
 }
 
-/// Keeps the payload's processes from opening any disk but `allowed` for writing. A name in `allowed` that another disk
-/// has got since counts for nothing. Waits for disks.
+/// Keeps the payload's processes from opening any disk but `allowed` for writing, and from what passes commands on to
+/// disks uncounted. A name in `allowed` that another disk has got since counts for nothing. Waits for disks.
 fn fence(app: &App, allowed: &[String]) {
     let disks = Disks::new(&app.paths.tree);
     let devices = disks.numbers_without(&disks.still(allowed, &app.run.disks));
-    if let Err(e) = cgroup::forbid_writing(&devices) {
+    if let Err(e) = cgroup::forbid(&devices, app.run.raw_access) {
         let text = format!("other disks are protected from the payload only by being set read-only: {e}");
         app.log.note(Level::Warning, text);
     }

@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn only_host_keys_are_installed_with_their_modes() -> io::Result<()> {
-        if crate::skip::without_root() {
+        if crate::skip::without_root("only root may give files to others") {
             return Ok(());
         }
         let root = tempfile::tempdir()?;

@@ -23,7 +23,7 @@ use rustix::system::{RebootCommand, reboot, sethostname};
 use crate::console::say;
 use crate::given::{self, PROBLEMS};
 use crate::heart::Beat;
-use crate::paths::Paths;
+use crate::paths::{CGROUPS, Paths};
 use crate::reset::{self, Way};
 use crate::supervisor::{Action, Input, Supervisor};
 use crate::watchdog::{self, Order, Watchdogs, Word};
@@ -91,7 +91,9 @@ fn mount_all(paths: &Paths, problems: &mut Vec<String>) {
         // What fills /run or the payload's directory takes no room from the agent's log and archives.
         (&own_dir, c"tmpfs", shared, &own),
         (&payload_dir, c"tmpfs", shared, &payload),
-        ("/sys/fs/cgroup", c"cgroup2", usual, c""),
+        // A process in a namespace of cgroups can't leave the cgroup that is the namespace's root, nor change its
+        // limits.
+        (CGROUPS, c"cgroup2", usual, c"nsdelegate"),
     ];
     for (path, kind, flags, data) in mounts {
         mount_at(path, kind, flags, data, problems);
@@ -270,7 +272,8 @@ impl<'a> Init<'a> {
 
     /// Looks for itself whether the kernel has counted a write, since the agent may hang.
     fn look_for_writes(&mut self) {
-        if !self.supervisor.is_written() && !writes::touched(self.paths, &self.baseline).is_empty() {
+        let is_touched = || self.paths.raw_mark().exists() || !writes::touched(self.paths, &self.baseline).is_empty();
+        if !self.supervisor.is_written() && is_touched() {
             self.handle(Input::Written);
         }
     }

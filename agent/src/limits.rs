@@ -1,9 +1,18 @@
-//! How much of the machine the files in RAM may take. Pure.
+//! How much of the machine the files in RAM and the payload may take. Pure.
 
 const MIB: u64 = 1 << 20;
 
-/// The least that a file system in memory gets, whatever the machine has.
+/// The least that a file system in memory gets, and that a payload gets, whatever the machine has.
 const LEAST_FILES: u64 = 4 * MIB;
+const LEAST_PAYLOAD: u64 = 16 * MIB;
+
+/// What the kernel, the agent and a person's shell keep for themselves while a payload runs: a sixteenth of the memory
+/// between these.
+const LEAST_KEPT: u64 = 32 * MIB;
+const MOST_KEPT: u64 = 512 * MIB;
+
+/// The most processes and threads that any payload gets.
+const MOST_PROCESSES: u64 = 32 * 1024;
 
 /// The most compressed bytes of log that are kept.
 const MOST_LOG: u64 = 64 * MIB;
@@ -43,6 +52,20 @@ pub fn log(agent: u64) -> u64 {
     (agent / 2).min(MOST_LOG)
 }
 
+/// How much memory in bytes the payload's processes may take, with the files that they write into memory. `total` is
+/// all of the machine's, `available` what can be had now, `held` what files of an earlier attempt take: they stay
+/// charged to the payload. The log may still grow by `log`.
+pub fn memory(total: u64, available: u64, held: u64, log: u64) -> u64 {
+    let kept = (total / 16).clamp(LEAST_KEPT, MOST_KEPT) + log;
+    held + available.saturating_sub(kept).max(LEAST_PAYLOAD)
+}
+
+/// How many processes and threads the payload may have: half of what the kernel can number (`pid_max`) or has memory
+/// for (`threads_max`).
+pub fn processes(pid_max: u64, threads_max: u64) -> u64 {
+    (pid_max.min(threads_max) / 2).clamp(1, MOST_PROCESSES)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -64,6 +87,30 @@ mod tests {
             let Sizes { root, payload, agent, run, shm } = sizes(total * MIB, files * MIB);
             assert_eq!([root, payload, agent, run, shm].map(|size| size / MIB), expected, "{total} MiB");
         }
+    }
+
+    #[test]
+    fn memory_and_processes_by_machine() {
+        let log_of = |total, files| log(sizes(total * MIB, files * MIB).agent);
+        let cases = [
+            (462, 280, 140, 0, 100),
+            (962, 336, 560, 0, 468),
+            (3919, 336, 3500, 0, 3191),
+            (64_000, 336, 63_000, 0, 62_424),
+            // With 300 MiB of files that an earlier attempt left.
+            (962, 336, 260, 300, 468),
+            // With next to nothing.
+            (462, 280, 20, 100, 116),
+        ];
+        for (total, files, available, held, expected) in cases {
+            let limit = memory(total * MIB, available * MIB, held * MIB, log_of(total, files));
+            assert_eq!(limit / MIB, expected, "{total} MiB, {available} available, {held} held");
+        }
+        assert_eq!(processes(32_768, 3600), 1800);
+        assert_eq!(processes(32_768, 7600), 3800);
+        assert_eq!(processes(32_768, 510_000), 16_384);
+        assert_eq!(processes(4_194_304, 510_000), 32_768);
+        assert_eq!(processes(0, 0), 1);
     }
 
     proptest! {

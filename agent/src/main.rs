@@ -32,7 +32,9 @@ mod note;
 mod paths;
 mod payload;
 mod prepare;
+mod raw;
 mod reset;
+mod seccomp;
 mod serve;
 mod shell;
 #[cfg(test)]

@@ -8,6 +8,9 @@ use anemos_host::Root;
 /// `PATH` of everything that the agent starts.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where init mounts the tree of all cgroups: out of the way of programs, which look for cgroups at /sys/fs/cgroup.
+pub const CGROUPS: &str = "/run/anemos/cgroup";
+
 /// Where the agent finds and puts things.
 #[derive(Debug, Clone)]
 pub struct Paths {
@@ -89,6 +92,11 @@ impl Paths {
     /// Written by init: the watchdogs that guard this machine, one a line.
     pub fn watchdogs(&self) -> PathBuf {
         self.run.join("watchdogs")
+    }
+
+    /// Exists once a payload with raw access was started: what was written can't be known from then on.
+    pub fn raw_mark(&self) -> PathBuf {
+        self.run.join("raw-access")
     }
 
     /// The text of the agent's panic, for init to show.

@@ -23,9 +23,10 @@ use crate::app::App;
 use crate::cgroup::Cgroup;
 use crate::helper::{Call, Plea};
 use crate::lines::Lines;
+use crate::machine::Input;
 use crate::paths::PATH;
 use crate::sys::{ChildSetup, in_own_session};
-use crate::{guard, memory, unpack};
+use crate::{guard, memory, seccomp, unpack};
 
 /// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
@@ -59,6 +60,9 @@ impl Runner {
         stop: &mut mpsc::UnboundedReceiver<String>,
     ) -> Result<(), String> {
         let cgroup = Cgroup::new(&self.app);
+        if self.app.run.raw_access {
+            note_raw_access(&self.app);
+        }
         let started = match guard::open(&self.app, &self.disks).await {
             Ok(()) => self.start(&cgroup).await,
             Err(reason) => Err(reason),
@@ -68,6 +72,7 @@ impl Runner {
             Err(reason) => Err(reason),
         };
         cgroup.kill().await;
+        let result = self.weigh(result, &cgroup);
         let outcome = || match &result {
             Ok(()) => StepOutcome::Done,
             Err(reason) => StepOutcome::Failed(reason.clone()),
@@ -77,6 +82,21 @@ impl Runner {
         }
         self.app.log.end(self.step, outcome());
         result
+    }
+
+    /// Adds to the payload's end that it reached its limits.
+    fn weigh(&self, result: Result<(), String>, cgroup: &Cgroup) -> Result<(), String> {
+        if let Some(crowded) = cgroup.was_crowded() {
+            self.app.log.note(Level::Warning, format!("the payload {crowded}"));
+        }
+        match (result, cgroup.ran_out()) {
+            (Err(reason), Some(memory)) => Err(format!("{reason}, and {memory}")),
+            (Ok(()), Some(memory)) => {
+                self.app.log.note(Level::Warning, format!("the payload {memory}"));
+                Ok(())
+            }
+            (result, None) => result,
+        }
     }
 
     async fn start(&self, cgroup: &Cgroup) -> Result<Child, String> {
@@ -103,8 +123,12 @@ impl Runner {
         command.args(arguments);
         command.env_clear().envs(environment).current_dir(&dir).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mortal = app.paths.machine;
-        in_own_session(&mut command, ChildSetup { cgroup: cgroup.door(), mortal, ..ChildSetup::default() });
+        let mut setup = ChildSetup { cgroup: cgroup.door(), ..ChildSetup::default() };
+        if machine {
+            setup.score = Some("0");
+            setup.filter = seccomp::for_payload(app.run.raw_access);
+        }
+        in_own_session(&mut command, setup);
         command.spawn().map_err(|e| format!("the payload's {} could not be started: {e}", program.display()))
     }
 
@@ -264,9 +288,6 @@ fn judge(ended: io::Result<ExitStatus>) -> Result<(), String> {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(match (status.code(), status.signal()) {
             (Some(code), _) => format!("the payload exited with status {code}"),
-            (None, Some(libc::SIGKILL)) => {
-                "the payload was killed by signal 9; `anemos shell` and dmesg may show that memory ran out".into()
-            }
             (None, signal) => format!("the payload was killed by signal {}", signal.unwrap_or(0)),
         }),
         Err(e) => Err(format!("the payload did not end: {e}")),
@@ -357,6 +378,17 @@ fn private_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     io::Write::write_all(&mut file, bytes)
 }
 
+/// Takes every disk for written, from before a payload with raw access starts.
+fn note_raw_access(app: &App) {
+    // The mark is for an agent after this one.
+    if let Err(e) = fs::write(app.paths.raw_mark(), "") {
+        app.log.note(Level::Warning, format!("an agent that is started again won't know of raw access: {e}"));
+    }
+    let text = "the payload has raw access (`raw_access` in hosts.toml): the disks are taken for written from now on";
+    app.log.note(Level::Warning, text);
+    app.tell(Input::Written);
+}
+
 /// Mounts an empty file system over the payload's directory in place of the one that is there, which an earlier attempt
 /// may have filled, and may have mounted disks in.
 fn renew(dir: &Path) -> io::Result<()> {
@@ -368,9 +400,12 @@ fn renew(dir: &Path) -> io::Result<()> {
     Ok(mount(c"tmpfs", dir, c"tmpfs", MountFlags::NOSUID | MountFlags::NODEV, &*data)?)
 }
 
-/// Kills the processes of a payload whose agent broke.
+/// Kills the processes of a payload whose agent broke, and takes over what they may have done.
 pub async fn kill_leftovers(app: &App) {
-    Cgroup::new(app).kill().await;
+    Cgroup::left_behind(app).kill().await;
+    if app.paths.raw_mark().exists() {
+        app.tell(Input::Written);
+    }
 }
 
 #[cfg(test)]

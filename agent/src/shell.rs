@@ -28,6 +28,10 @@ use crate::sys::{ChildSetup, in_own_session};
 /// Time after the program's end in which output of processes that it left behind is still sent.
 const DRAIN: Duration = Duration::from_millis(500);
 
+/// `oom_score_adj` of people's programs (proc_pid_oom_score_adj(5)). When the machine's memory runs out, a payload is
+/// killed first, unless such a program takes half of the memory more than it.
+const SCORE: &str = "-500";
+
 /// A person at a terminal. The dead-man's clock stands still until it is dropped.
 struct Person<'a>(&'a App);
 
@@ -85,7 +89,7 @@ fn start(app: &App, program: &Program) -> Result<(Child, Plumbing), String> {
             command.env(name, value);
         }
     }
-    let mut setup = ChildSetup { mortal: app.paths.machine, ..ChildSetup::default() };
+    let mut setup = ChildSetup { score: app.paths.machine.then_some(SCORE), ..ChildSetup::default() };
     let plumbing = match &program.terminal {
         None => {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

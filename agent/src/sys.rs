@@ -90,39 +90,30 @@ pub fn set_console_level(level: c_int) -> io::Result<()> {
     check(c_long::from(unsafe { libc::klogctl(8, std::ptr::null_mut(), level) }))
 }
 
-/// Makes fsync(2) and its like succeed without doing anything, for this process and all that it becomes or starts.
-pub fn ignore_syncs() -> io::Result<()> {
-    // Offsets in struct seccomp_data.
-    const NUMBER: u32 = 0;
-    const ARCHITECTURE: u32 = 4;
-    // AUDIT_ARCH_* of <linux/audit.h>.
-    #[cfg(target_arch = "x86_64")]
-    const NATIVE: u32 = 0xc000_003e;
-    #[cfg(target_arch = "aarch64")]
-    const NATIVE: u32 = 0xc000_00b7;
-    let load = |k| libc::sock_filter { code: 0x20, jt: 0, jf: 0, k };
-    let jump_if = |k, jt, jf| libc::sock_filter { code: 0x15, jt, jf, k };
-    let result = |k| libc::sock_filter { code: 0x06, jt: 0, jf: 0, k };
-    let calls = [libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_sync, libc::SYS_syncfs, libc::SYS_sync_file_range];
-    let mut code = vec![load(ARCHITECTURE), jump_if(NATIVE, 0, calls.len() as u8 + 1), load(NUMBER)];
-    for (call, left) in calls.iter().zip((0..calls.len() as u8).rev()) {
-        code.push(jump_if(*call as u32, left + 1, 0));
-    }
-    code.extend([result(libc::SECCOMP_RET_ALLOW), result(libc::SECCOMP_RET_ERRNO)]);
-    let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
-    // SAFETY: the program points to `len` instructions, alive during the call, which copies them.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) })
+/// Has the kernel ask `program` about each system call of this thread, and of all that it becomes or starts. Takes
+/// `CAP_SYS_ADMIN`.
+pub fn filter_calls(program: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    let install = |flags: c_ulong| {
+        // SAFETY: the program points to `len` instructions, alive during the call, which copies them.
+        check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) })
+    };
+    // The flag keeps kernels before 5.16 from slowing filtered programs down against attacks that they might try. Those
+    // before 4.17 don't know it.
+    install(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW).or_else(|_| install(0))
 }
 
-/// What a child does to itself before it becomes the program.
+/// What a child does to itself before it becomes the program, in this order.
 #[derive(Default)]
 pub struct ChildSetup {
     /// Make its standard input its controlling terminal.
     pub terminal: bool,
-    /// `cgroup.procs` of the cgroup that it enters.
+    /// Set its `oom_score_adj` to this, because the agent's own, which it inherits, forbids the kernel to kill it.
+    pub score: Option<&'static str>,
+    /// `cgroup.procs` of the cgroup that it enters. That cgroup is then the root of its cgroup namespace.
     pub cgroup: Option<OwnedFd>,
-    /// Set its `oom_score_adj` to 0, because the agent's own, which it inherits, forbids the kernel to kill it.
-    pub mortal: bool,
+    /// The program that the kernel asks about its system calls: see [`filter_calls`]. Empty: none.
+    pub filter: Vec<libc::sock_filter>,
 }
 
 /// Makes `command` start in a session of its own, set up as told.
@@ -136,29 +127,33 @@ pub fn in_own_session(command: &mut tokio::process::Command, setup: ChildSetup) 
             if setup.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
                 return Err(io::Error::last_os_error());
             }
-            if setup.mortal {
+            if let Some(score) = setup.score {
                 let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
                 // Without /proc the agent's own score was never set.
                 if file >= 0 {
-                    write_zero(file);
+                    let _ = write_text(file, score);
                     libc::close(file);
                 }
             }
-            if let Some(cgroup) = &setup.cgroup
-                && !write_zero(cgroup.as_raw_fd())
-            {
-                return Err(io::Error::last_os_error());
+            if let Some(cgroup) = &setup.cgroup {
+                write_text(cgroup.as_raw_fd(), "0")?;
+                // EINVAL: a kernel before 4.6 has no such namespaces.
+                if libc::unshare(libc::CLONE_NEWCGROUP) < 0
+                    && io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL)
+                {
+                    return Err(io::Error::last_os_error());
+                }
             }
         }
-        Ok(())
+        if setup.filter.is_empty() { Ok(()) } else { filter_calls(&setup.filter) }
     };
     // SAFETY: see the closure.
     unsafe { command.pre_exec(step) };
 }
 
-fn write_zero(file: RawFd) -> bool {
-    // SAFETY: writes one byte from a static buffer.
-    unsafe { libc::write(file, b"0".as_ptr().cast(), 1) == 1 }
+fn write_text(file: RawFd, text: &str) -> io::Result<()> {
+    // SAFETY: writes from a buffer as long as the length says.
+    check(unsafe { libc::write(file, text.as_ptr().cast(), text.len()) } as c_long)
 }
 
 /// Watches a file for readiness.

@@ -9,6 +9,7 @@ use lab::{Error, Lab, Result, Spec};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "safety::dead_mans_clock", run: dead_mans_clock },
     Scenario { name: "safety::agent_that_breaks", run: agent_that_breaks },
+    Scenario { name: "safety::payload_stays_in", run: payload_stays_in },
     Scenario { name: "safety::undeclared_disk", run: undeclared_disk },
 ];
 
@@ -40,21 +41,81 @@ fn dead_mans_clock(lab: &Lab) -> Result<Outcome> {
 /// same. But a payload was started, and no agent lived to make sure that it wrote nothing.
 fn agent_that_breaks(lab: &Lab) -> Result<Outcome> {
     let web = Deployment::new(lab, Spec::new("breaks"))?;
-    web.describe(
-        "#!/bin/sh
-        # Out of the payload's cgroup, which ends with the agent.
-        echo $$ >/sys/fs/cgroup/cgroup.procs
-        while sleep 1; do pkill -KILL -f '^/init serve'; done",
-        "deadlines = { dead_man = \"20s\" }",
-    )?;
+    web.describe("#!/bin/sh\necho waiting\nexec sleep 1000\n", "deadlines = { dead_man = \"20s\" }")?;
     let before = web.machine.boot_id()?;
-    let up = web.anemos.spawn(UP)?;
+    let mut up = web.anemos.spawn(UP)?;
+    up.wait_json("the payload's line", LONG, |line| is_log(line, "waiting"))?;
+    // What a person starts is outside of the payload's cgroup, which ends with the agent.
+    let kill = "setsid sh -c 'while sleep 1; do pkill -KILL -f \"^/init serve\"; done' >/dev/null 2>&1 </dev/null &";
+    web.anemos.run(["shell", "web", "--", kill], LONG)?;
     web.machine.wait_serial("anemos: the agent broke (signal: 9 (SIGKILL))", BOOT)?;
     web.machine.wait_serial("anemos: the agent breaks again and again, and no write was counted", BOOT)?;
     up.kill()?;
     web.expect_old(&before)?;
     let ended = web.anemos.run(["attach", "--json"], LONG)?;
     expect_end(&ended, "held", "whether a disk was written is not known")?;
+    Ok(Outcome::Passed)
+}
+
+/// What a payload may try to get out of its cgroup, or past its filters.
+const LEAVE: &str = r#"#!/bin/bash
+inside() {
+    [ "$(</proc/self/cgroup)" = 0::/ ] && ! grep -qx $$ /run/anemos/cgroup/cgroup.procs && echo "still inside: $1"
+}
+for tree in /sys/fs/cgroup /run/anemos/cgroup /proc/1/root/run/anemos/cgroup; do
+    echo $$ >"$tree/cgroup.procs"
+    inside "$tree"
+done
+mkdir -p /tmp/tree && mount -t cgroup2 none /tmp/tree && echo $$ >/tmp/tree/cgroup.procs
+inside 'mounted anew'
+umount /sys/fs/cgroup; echo $$ >/sys/fs/cgroup/cgroup.procs
+inside 'unmounted'
+mkdir -p /tmp/old && mount -t cgroup -o devices none /tmp/old && echo 'mounted the old kind'
+nsenter --target 1 --cgroup true && echo 'entered the namespace of init'
+perl -e 'open F, "<", "/proc/1/ns/cgroup"; print "entered without a type\n" unless syscall(308, fileno(F), 0)'
+for limit in memory.max pids.max; do
+    echo max >"/run/anemos/cgroup/anemos-payload/$limit" && echo "set $limit"
+done
+perl -e 'open F, "<", $ENV{ANEMOS_DISK} or die; $b = "\0" x 128; $a = $b;
+    ioctl(F, 0x2285, $a); print "SG_IO: $!\n";
+    print "HDIO_GETGEO: ", ioctl(F, 0x301, $b) ? "works" : $!, "\n"'
+(: >>/dev/mem) && echo 'opened the memory'
+setsid sh -c 'while sleep 3; do pkill -KILL -f "^/init serve"; done' >/dev/null 2>&1 </dev/null &
+exec sleep 1000
+"#;
+
+/// A payload does what it can to leave its cgroup, and then kills the agent, again and again: it ends with the first.
+fn payload_stays_in(lab: &Lab) -> Result<Outcome> {
+    let web = Deployment::new(lab, Spec::new("inside"))?;
+    web.describe(LEAVE, "")?;
+    let before = web.machine.boot_id()?;
+    let ended = web.anemos.run(UP, LONG)?;
+    expect_end(&ended, "held", "the agent broke (signal: 9 (SIGKILL))")?;
+    let lines = ended.json();
+    for what in [
+        "still inside: /sys/fs/cgroup",
+        "still inside: /run/anemos/cgroup",
+        "still inside: /proc/1/root/run/anemos/cgroup",
+        "still inside: mounted anew",
+        "still inside: unmounted",
+        "SG_IO: Operation not permitted",
+        "HDIO_GETGEO: works",
+    ] {
+        expect(lines.iter().any(|line| is_log(line, what)), format!("no “{what}” in {}", ended.stdout))?;
+    }
+    for what in [
+        "mounted the old kind",
+        "entered the namespace",
+        "entered without a type",
+        "set memory.max",
+        "set pids.max",
+        "opened the memory",
+    ] {
+        expect(!lines.iter().any(|line| is_log(line, what)), format!("the payload {what}"))?;
+    }
+    let ended = web.anemos.run(["abort", "--json"], LONG)?;
+    expect_end(&ended, "untouched", "nothing had been written to a disk")?;
+    web.expect_old(&before)?;
     Ok(Outcome::Passed)
 }
 

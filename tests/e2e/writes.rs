@@ -2,8 +2,12 @@
 
 use crate::deployment::{BOOT, Deployment, LONG, UP, expect, expect_end, is_event, is_log};
 use crate::{Outcome, Scenario};
-use lab::machine::{Firmware, OnPanic};
+use lab::machine::Firmware;
 use lab::{Lab, Result, Spec};
+use std::time::{Duration, Instant};
+
+/// Time for a shell to open, whatever a payload does.
+const SHELL: Duration = Duration::from_secs(10);
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "writes::memory_runs_out", run: memory_runs_out },
@@ -16,24 +20,45 @@ pub const SCENARIOS: &[Scenario] = &[
 /// Writes one sector between the partition table and the first partition, which nothing reads.
 const ONE_SECTOR: &str = "printf x | dd of=\"$ANEMOS_DISK\" bs=512 seek=1000 conv=notrunc,fsync status=none";
 
-/// The payload writes one sector and then fills all memory there is. The RAM system dies, and the old one comes back.
+/// Fills every file system in memory, takes memory without end, and starts processes without end.
+const GREEDY: &str = r#"
+mkfifo /tmp/never
+for dir in /run /tmp / /dev/shm "$ANEMOS_PAYLOAD"; do cat /dev/zero >$dir/fill; done
+echo 'all is full'
+tail /dev/zero
+bomb() { while :; do bomb & done; }
+echo 'bombing'
+bomb &
+read -r never </tmp/never
+"#;
+
+/// The payload writes one sector and then takes all that there is. Only it ends; the RAM system is reached throughout,
+/// and can begin anew.
 fn memory_runs_out(lab: &Lab) -> Result<Outcome> {
-    let web = Deployment::new(lab, Spec { on_panic: OnPanic::Note, ..Spec::new("memory") })?;
-    web.describe(
-        &format!(
-            "#!/bin/sh\n{ONE_SECTOR}\necho 'filling the memory'\n\
-             for dir in /tmp /run /; do dd if=/dev/zero of=$dir/fill bs=1M status=none & done; wait\n\
-             while :; do for dir in /tmp /run /; do head -c 1M /dev/zero >>$dir/more; done; done\n"
-        ),
-        "",
-    )?;
-    let before = web.machine.boot_id()?;
+    let web = Deployment::new(lab, Spec::new("memory"))?;
+    web.describe(&format!("#!/bin/bash\n{ONE_SECTOR}\n{GREEDY}"), "")?;
     let mut up = web.anemos.spawn(UP)?;
-    up.wait_json("the payload's line", LONG, |line| is_log(line, "filling the memory"))?;
-    web.expect_old(&before)?;
+    up.wait_json("the payload's line", LONG, |line| is_log(line, "all is full"))?;
+    up.wait_json("the payload's line", LONG, |line| is_log(line, "bombing"))?;
+    for _ in 0..3 {
+        let began = Instant::now();
+        let shell = web.anemos.run(["shell", "web", "--", "echo in; cat /proc/loadavg"], LONG)?;
+        expect(shell.stdout.starts_with("in\n"), format!("no shell: {shell:?}"))?;
+        expect(began.elapsed() < SHELL, format!("a shell took {:?}: {}", began.elapsed(), shell.stdout))?;
+    }
+    // The payload may have ended by itself.
+    web.anemos.run(["abort", "--json"], LONG)?;
     let ended = up.wait(LONG)?;
-    // What the agent could still say before it died is not certain; that a sector was written is.
-    expect_end(&ended, "held", "written")?;
+    expect_end(&ended, "held", "ran out of memory: limit ")?;
+
+    // Neither an agent that is started again nor the next attempt needs what is full.
+    let kill = "kill -KILL $(grep -lsxz '[s]erve' /proc/[0-9]*/cmdline | cut -d/ -f3)";
+    web.anemos.run(["shell", "web", "--", kill], LONG)?;
+    let ended = web.anemos.run(["attach", "--json"], LONG)?;
+    expect_end(&ended, "held", "the agent broke (signal: 9 (SIGKILL))")?;
+    web.anemos.payload("mended", "#!/bin/sh\ndf\necho here >here && cat here && exit 5\n")?;
+    let ended = web.anemos.run(["retry", "--json", "--payload", "mended"], LONG)?;
+    expect_end(&ended, "held", "the payload exited with status 5")?;
     Ok(Outcome::Passed)
 }
 
