@@ -346,6 +346,19 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_takes_the_program() {
+        if crate::skip::without_root("only root may load a filter for devices") {
+            return;
+        }
+        let rule =
+            |minor| Rule { kind: BLOCK, access: WRITE, numbers: Numbers { major: 8, first: minor, last: minor } };
+        for rules in [Vec::new(), (0..300).map(rule).collect()] {
+            let loaded = crate::sys::load_device_filter(&program(&rules));
+            assert!(loaded.is_ok(), "{} rules: {loaded:?}", rules.len());
+        }
+    }
+
+    #[test]
     fn counts_are_read() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Counts::read(dir.path()), Counts::default());
