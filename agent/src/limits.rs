@@ -36,12 +36,13 @@ pub struct Sizes {
 /// the agent: base and modules.
 ///
 /// Pages of such files can be neither written out nor dropped, so all limits together must leave memory to processes:
-/// an eighth of the whole. `/` gets what its files need. The rest is halved again and again: a half for what is written
-/// to `/` and /tmp later, a quarter for the payload's directory, an eighth for the agent's, the last eighth for /run
-/// and /dev/shm. Where the files alone take more than seven eighths, every file system gets the least there is, and
-/// unpacking fails with numbers.
+/// an eighth of the whole, and a quarter of what the files of `/` leave. `/` gets what its files need. The rest is
+/// halved again and again: a half for what is written to `/` and /tmp later, a quarter for the payload's directory, an
+/// eighth for the agent's, the last eighth for /run and /dev/shm. Where the files alone take more than seven eighths,
+/// every file system gets the least there is, and unpacking fails with numbers.
 pub fn sizes(total: u64, files: u64) -> Sizes {
-    let rest = (total - total / 8).saturating_sub(files);
+    let free = total.saturating_sub(files);
+    let rest = (total - total / 8).saturating_sub(files).min(free - free / 4);
     let share = |part: u64| (rest / part).max(LEAST_FILES);
     Sizes { root: files + share(2), payload: share(4), agent: share(8), run: share(16), shm: share(16) }
 }
@@ -77,9 +78,9 @@ mod tests {
         // MemTotal of machines with 512 MiB, 1 GiB, 4 GiB and 64 GiB, and a base of 166 MiB with its archives.
         let cases = [
             (462, 280, [280 + 62, 31, 15, 7, 7]),
-            (962, 336, [336 + 252, 126, 63, 31, 31]),
-            (3919, 336, [336 + 1546, 773, 386, 193, 193]),
-            (64_000, 336, [336 + 27_832, 13_916, 6958, 3479, 3479]),
+            (962, 336, [336 + 234, 117, 58, 29, 29]),
+            (3919, 336, [336 + 1343, 671, 335, 167, 167]),
+            (64_000, 336, [336 + 23_874, 11_937, 5968, 2984, 2984]),
             // Too little for the files.
             (256, 280, [280 + 4, 4, 4, 4, 4]),
         ];
@@ -94,11 +95,11 @@ mod tests {
         let log_of = |total, files| log(sizes(total * MIB, files * MIB).agent);
         let cases = [
             (462, 280, 140, 0, 100),
-            (962, 336, 560, 0, 468),
+            (962, 336, 560, 0, 470),
             (3919, 336, 3500, 0, 3191),
             (64_000, 336, 63_000, 0, 62_424),
             // With 300 MiB of files that an earlier attempt left.
-            (962, 336, 260, 300, 468),
+            (962, 336, 260, 300, 470),
             // With next to nothing.
             (462, 280, 20, 100, 116),
         ];
@@ -120,8 +121,10 @@ mod tests {
             let (total, files) = (total * MIB, files * MIB);
             let Sizes { root, payload, agent, run, shm } = sizes(total, files);
             prop_assert!(root >= files + LEAST_FILES);
-            if total - total / 8 > files + 16 * LEAST_FILES {
-                prop_assert!(root + payload + agent + run + shm <= total - total / 8);
+            if total - total / 8 > files + 16 * LEAST_FILES && total - files > 22 * LEAST_FILES {
+                let sum = root + payload + agent + run + shm;
+                prop_assert!(sum <= total - total / 8);
+                prop_assert!(total - sum >= (total - files) / 4);
             }
         }
     }
