@@ -45,7 +45,7 @@ fn with_raw_access_every_attempt_counts_as_written() {
     // An agent that is started again knows it, too.
     trial.agent.kill().unwrap();
     trial.agent.wait().unwrap();
-    trial.agent = start(trial.dir.path(), trial.address, &["--held", "the agent broke (a test)"]);
+    (trial.agent, trial.beats) = start(trial.dir.path(), trial.address, &["--held", "the agent broke (a test)"]);
     trial.wait_for_port();
     let mut controller = trial.attach(0);
     let AgentReply::Attached { .. } = controller.reply() else { panic!() };
@@ -83,7 +83,7 @@ fn an_agent_that_is_started_again_has_the_payload_that_came_with_a_retry() {
 
     trial.agent.kill().unwrap();
     trial.agent.wait().unwrap();
-    trial.agent = start(trial.dir.path(), trial.address, &["--held", "the agent broke (a test)"]);
+    (trial.agent, trial.beats) = start(trial.dir.path(), trial.address, &["--held", "the agent broke (a test)"]);
     trial.wait_for_port();
     let mut controller = trial.attach(0);
     let AgentReply::Attached { last, .. } = controller.reply() else { panic!() };
