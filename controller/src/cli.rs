@@ -51,8 +51,9 @@ pub enum Command {
     /// Deploy hosts: probe, show the plan, ask, build, verify
     ///
     /// Nothing is done to any host before all of them were looked at and you have typed `yes`. Until a host boots into
-    /// RAM, Ctrl-C undoes everything on it; from then on Ctrl-C only detaches: the host goes on alone, and `anemos
-    /// attach` follows it again. A second Ctrl-C ends at once.
+    /// RAM, Ctrl-C undoes everything on it. From then on Ctrl-C only detaches, once the payload has begun: the host
+    /// goes on alone, and `anemos attach` follows it again. A second Ctrl-C leaves at once, and says when a host whose
+    /// payload has not begun goes back to its old system. SIGTERM and SIGHUP are as Ctrl-C.
     ///
     /// Of several hosts the first goes alone. Once it is deployed, the others follow. After a host that was told to
     /// boot and ended otherwise than deployed, no other host is told to: those that are left stay as they are.
@@ -82,7 +83,8 @@ pub enum Command {
     Runs(Runs),
     /// Open a shell in a host's RAM system
     ///
-    /// Works while the payload runs, and while the host is held. The exit status is that of what ran there.
+    /// Works while the payload runs, and while the host is held. The exit status is that of what ran there, or 255 if
+    /// the link was lost.
     #[command(after_help = "Example: anemos shell web1 -- 'lsblk; dmesg | tail'")]
     Shell(Shell),
     /// Run the payload again on hosts that are held

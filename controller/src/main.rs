@@ -12,16 +12,21 @@ mod plan;
 mod report;
 mod run;
 mod screen;
+mod signals;
 mod ssh;
 mod ssh_config;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
-use tokio::sync::watch as signal;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use self::cli::Cli;
 use self::commands::Status;
+use self::engine::Stop;
+use self::signals::Leaving;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -35,7 +40,7 @@ fn main() -> ExitCode {
         }
     };
     let status = runtime.block_on(commands::run(cli, stopping)).unwrap_or_else(|error| {
-        eprintln!("anemos: {error}");
+        screen::error(&error.to_string());
         error.status
     });
     // A thread that waits for the keyboard would otherwise keep the process.
@@ -43,26 +48,22 @@ fn main() -> ExitCode {
     ExitCode::from(status.code())
 }
 
-/// Turns true at the first Ctrl-C (or SIGTERM); the second ends the process.
-fn stopping() -> std::io::Result<signal::Receiver<bool>> {
-    use tokio::signal::unix::{SignalKind, signal as unix};
-    let (sender, receiver) = signal::channel(false);
-    let mut interrupt = unix(SignalKind::interrupt())?;
-    let mut terminate = unix(SignalKind::terminate())?;
+/// After the second signal the process ends so soon, whatever is being done.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// Tells of Ctrl-C, which SIGTERM and SIGHUP count as. After the second the hosts have a moment to say how they are
+/// left; the third ends the process.
+fn stopping() -> std::io::Result<watch::Receiver<Stop>> {
+    let (sender, receiver) = watch::channel(Stop::No);
+    let mut leaving = Leaving::new()?;
     tokio::spawn(async move {
-        let mut times = 0;
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            times += 1;
-            if times > 1 {
-                std::process::exit(Status::Interrupted.code().into());
-            }
-            // Nobody listening means that there is nothing left to stop.
-            let _ = sender.send(true);
-        }
+        leaving.next().await;
+        // Nobody listening means that there is nothing left to stop.
+        let _ = sender.send(Stop::Leave);
+        leaving.next().await;
+        let _ = sender.send(Stop::Now);
+        let _ = timeout(AT_ONCE, leaving.next()).await;
+        std::process::exit(Status::Interrupted.code().into());
     });
     Ok(receiver)
 }

@@ -14,6 +14,7 @@ use std::io::Write;
 use tokio::sync::watch as signal;
 
 use crate::cli::{Cli, Command};
+use crate::engine::Stop;
 use crate::journal::JournalError;
 use crate::report::{Ending, Summary};
 use crate::run::{Kind, RunError};
@@ -52,9 +53,9 @@ impl Status {
     }
 }
 
-/// Makes the receiver that turns true when the user wants to leave: at the first Ctrl-C. Commands that don't wait for
-/// anything leave Ctrl-C to the kernel.
-pub type Stopping = fn() -> std::io::Result<signal::Receiver<bool>>;
+/// Makes the receiver that tells when the user wants to leave. Commands that don't wait for anything leave Ctrl-C to
+/// the kernel.
+pub type Stopping = fn() -> std::io::Result<signal::Receiver<Stop>>;
 
 /// Why a command can't be done at all.
 #[derive(Debug)]

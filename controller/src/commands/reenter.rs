@@ -114,5 +114,5 @@ async fn reenter(
     if !followed.problems.is_empty() {
         return Err(CommandError { status: Status::NotAll, message: followed.problems.join("\n") });
     }
-    Ok(status_of(&followed.ends, &[], *stop.borrow()))
+    Ok(status_of(&followed.ends, &[], stop.borrow().asked()))
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{CommandError, Status};
 use crate::cli;
 use crate::run::{read, run_of};
-use crate::ssh::{self, Address, Credentials, Exit, Policy, Tuning};
+use crate::ssh::{self, Address, Credentials, Exit, Policy, ShellError, Tuning};
 
 /// How long a shell may take to be reached.
 const REACH: Duration = Duration::from_secs(30);
@@ -39,12 +39,17 @@ pub(super) async fn shell(args: cli::Shell) -> Result<Status, CommandError> {
         ssh::connect(&address, &policy, &counters, deadline, &Tuning::default()).await.map_err(|e| failed(&e))?;
     let session = connected.authenticate("root", &Credentials::Run(key), deadline).await.map_err(|e| failed(&e))?;
     let command = (!args.command.is_empty()).then(|| args.command.join(" "));
-    let exit = ssh::interactive(&session, command.as_deref()).await.map_err(|e| failed(&e))?;
+    let exit = ssh::interactive(&session, command.as_deref()).await;
     session.close().await;
     // The status of what ran there is the status here, as with ssh.
+    let of = |status: u32| Status::Of(u8::try_from(status).unwrap_or(255));
     match exit {
-        Exit::Status(0) => Ok(Status::Done),
-        Exit::Status(status) => Ok(Status::Of(u8::try_from(status).unwrap_or(255))),
-        Exit::Signal(_) | Exit::Unknown => Ok(Status::Of(255)),
+        Ok(Exit::Status(0)) => Ok(Status::Done),
+        Ok(Exit::Status(status)) => Ok(of(status)),
+        Ok(Exit::Signal(_) | Exit::Unknown) => Ok(of(255)),
+        // As the kernel's default for the signal would have it, and the shell that started this.
+        Err(ShellError::Ended(signal)) => Ok(of(128 + signal.unsigned_abs())),
+        Err(why @ ShellError::Lost) => Err(CommandError { status: of(255), message: format!("{}: {why}", entry.name) }),
+        Err(error) => Err(failed(&error)),
     }
 }

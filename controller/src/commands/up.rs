@@ -9,7 +9,7 @@ use super::passphrase::OnTerminal;
 use super::{CommandError, Status, Stopping, base, status_of};
 use crate::cli::{PlanArgs, Up};
 use crate::config::{self, Host};
-use crate::engine::Limits;
+use crate::engine::{Limits, Stop};
 use crate::plan::Plan;
 use crate::run::{Order, Prepared};
 use crate::screen::plan::confirm;
@@ -89,7 +89,7 @@ async fn deploy(
     if !ended.problems.is_empty() {
         return Err(CommandError::internal(ended.problems.join("\n")));
     }
-    let stopped = *stop.borrow();
+    let stopped = stop.borrow().asked();
     Ok(status_of(&ended.ends, &ended.refused, stopped))
 }
 
@@ -106,7 +106,7 @@ fn chosen(args: &PlanArgs, finish: Option<config::Finish>) -> Result<Vec<Host>, 
 }
 
 /// Asks on the terminal. Ctrl-C is a no.
-async fn question(plans: Vec<Arc<Plan>>, order: Option<String>, mut stop: signal::Receiver<bool>) -> bool {
+async fn question(plans: Vec<Arc<Plan>>, order: Option<String>, mut stop: signal::Receiver<Stop>) -> bool {
     let answer = tokio::task::spawn_blocking(move || {
         let paint = Paint::pick(std::io::stderr().is_terminal());
         let mut input = std::io::stdin().lock();
@@ -114,7 +114,7 @@ async fn question(plans: Vec<Arc<Plan>>, order: Option<String>, mut stop: signal
     });
     tokio::select! {
         answer = answer => answer.unwrap_or(false),
-        _ = stop.wait_for(|stop| *stop) => false,
+        _ = stop.wait_for(|stop| stop.asked()) => false,
     }
 }
 

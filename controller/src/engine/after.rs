@@ -15,6 +15,7 @@ use super::before::TYPING;
 use super::look::{exit_text, look};
 use super::machine::{Action, Input, Machine, Mark, Setup, Whom};
 use super::reporter::{Reporter, now_ms};
+use super::stop::Stop;
 use super::wish::{Asked, Asker, Wishes};
 use crate::journal::{Digested, HostEntry, OldSystem, Record};
 use crate::report::{Speaker, Summary, Update};
@@ -50,8 +51,8 @@ pub struct Follow<'a> {
     pub reporter: &'a Reporter,
     /// What people want.
     pub wishes: Wishes,
-    /// Turns true when the user wants to leave.
-    pub stop: signal::Receiver<bool>,
+    /// Whether the user wants to leave.
+    pub stop: signal::Receiver<Stop>,
     /// Our build id.
     pub build: &'a str,
 }
@@ -147,11 +148,13 @@ struct Following<'a> {
     other: Other,
     /// Where the answers to wishes go, the oldest first.
     askers: VecDeque<Asker>,
+    /// What the machine was told of a user who wants to leave.
+    heard: Stop,
 }
 
 impl<'a> Following<'a> {
     fn new(with: Follow<'a>, machine: Machine, began: Instant) -> Self {
-        Self { with, machine, began, other: Other::Nobody, askers: VecDeque::new() }
+        Self { with, machine, began, other: Other::Nobody, askers: VecDeque::new(), heard: Stop::No }
     }
 
     async fn run(mut self, mut actions: Vec<Action>) -> End {
@@ -175,7 +178,8 @@ impl<'a> Following<'a> {
 
     /// Waits for what happens next.
     async fn next(&mut self) -> Input {
-        let Self { with: Follow { wishes, stop, .. }, machine, began, other, askers } = self;
+        let Self { with: Follow { wishes, stop, .. }, machine, began, other, askers, heard } = self;
+        let told = *heard;
         let clock = machine.deadline().map(|at| *began + at);
         tokio::select! {
             input = other.next() => input,
@@ -184,8 +188,10 @@ impl<'a> Following<'a> {
                 Input::Wished(wish)
             }
             () = sleep_until(clock.unwrap_or_else(Instant::now)), if clock.is_some() => Input::Clock,
-            // The sender lives as long as the process.
-            _ = stop.wait_for(|stop| *stop) => Input::Leave,
+            said = async { stop.wait_for(|stop| *stop > told).await.map_or(Stop::Now, |stop| *stop) } => {
+                *heard = said;
+                if said == Stop::Now { Input::LeaveNow } else { Input::Leave }
+            }
         }
     }
 

@@ -32,8 +32,9 @@
 //! ```
 //!
 //! Any contact may lead to the end (`Over`): by what happens there, by the goal's deadline, after which nobody is
-//! looked for again, or because the user detaches. After the end nothing follows but the answer `Err` to whoever still
-//! wishes something.
+//! looked for again, or because the user detaches. Whoever wants to leave stays until a payload has begun: the agent
+//! begins one only once somebody has attached and has its number in the journal. After the end nothing follows but the
+//! answer `Err` to whoever still wishes something.
 
 mod meet;
 mod talk;
@@ -46,7 +47,7 @@ use std::time::Duration;
 
 use anemos_proto::agent::{AgentReply, AgentRequest};
 use anemos_proto::config::Finish;
-use anemos_proto::event::{Event, Level, Progress};
+use anemos_proto::event::{AgentState, Event, EventKind, Level, Progress};
 use anemos_proto::ids::RunId;
 
 use super::Blob;
@@ -54,6 +55,7 @@ use super::known::Known;
 use super::look::Look;
 use super::verdict::{self, Goal, LeaveTo, Seen};
 use super::wish::Wish;
+use crate::config::format_duration;
 use crate::journal::{Digested, HostEntry, OldSystem, Told};
 use crate::report::{Ending, Phase, Speaker, Update};
 use crate::ssh::{Address, HostKey};
@@ -149,8 +151,10 @@ pub enum Input {
     Wished(Wish),
     /// [`Machine::deadline`] has come.
     Clock,
-    /// The user turns away.
+    /// The user wants to leave, as soon as the host goes on alone.
     Leave,
+    /// The user leaves.
+    LeaveNow,
 }
 
 /// What to do.
@@ -292,6 +296,10 @@ pub struct Machine {
     left: bool,
     /// That the link was lost was told, and that it is back was not.
     link_lost: bool,
+    /// The agent has said that its newest attempt at the payload has begun, so that it goes on alone.
+    begun: bool,
+    /// The user wants to leave.
+    leaving: bool,
     /// The agent's first event is still to come.
     first_due: bool,
     /// The phase that was begun last.
@@ -328,7 +336,7 @@ impl Machine {
         let mut first = None;
         for Told { wall_ms: told_ms, update, .. } in &journal.told {
             if let Update::Event(Speaker::Agent, event) = update {
-                machine.known.learn(&event.kind);
+                machine.learn(&event.kind);
                 first.get_or_insert(*told_ms);
             }
         }
@@ -368,6 +376,8 @@ impl Machine {
             wishes: VecDeque::new(),
             left: false,
             link_lost: false,
+            begun: false,
+            leaving: false,
             first_due: false,
             phase: None,
             strangers: Vec::new(),
@@ -396,6 +406,9 @@ impl Machine {
     pub fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
         let mut out = Vec::new();
         self.take(now, input, &mut out);
+        if self.leaving && self.goes_on_alone() && !matches!(self.contact, Contact::Over(_)) {
+            self.detach(&mut out);
+        }
         out
     }
 
@@ -403,7 +416,8 @@ impl Machine {
         match (&mut self.contact, input) {
             (Contact::Over(Some(why)), Input::Wished(_)) => out.push(Action::Answer(Err(why.clone()))),
             (Contact::Over(_), _) => {}
-            (_, Input::Leave) => self.detach(out),
+            (_, Input::Leave) => self.leave(out),
+            (_, Input::LeaveNow) => self.detach(out),
             (_, Input::Wished(wish)) => self.wished(wish, out),
             (_, Input::Safe(mark)) => self.safe(now, mark, out),
             (Contact::Parting(_), Input::NotSafe) => self.parted(now, out),
@@ -527,10 +541,45 @@ impl Machine {
         self.end(ending, reason, out);
     }
 
+    /// Takes in a fact of the agent's.
+    fn learn(&mut self, fact: &EventKind) {
+        self.known.learn(fact);
+        match fact {
+            EventKind::Attempt(_) => self.begun = false,
+            EventKind::State(state) => self.begun |= is_past_beginning(state),
+            _ => {}
+        }
+    }
+
+    /// Whether nobody needs to be attached for the host to go on.
+    fn goes_on_alone(&self) -> bool {
+        self.begun || matches!(self.goal, Goal::Leave(_))
+    }
+
+    fn leave(&mut self, out: &mut Vec<Action>) {
+        if !std::mem::replace(&mut self.leaving, true) && !self.goes_on_alone() {
+            let text = "leaving as soon as the payload has begun: the agent begins it only once somebody has \
+                        attached. Ctrl-C again leaves at once";
+            out.push(Action::Say(Level::Warning, text.into()));
+        }
+    }
+
     fn detach(&mut self, out: &mut Vec<Action>) {
         let run = &self.setup.run;
-        let text = format!("detached; the host goes on alone. `anemos attach {run}` follows it again");
-        out.push(Action::Say(Level::Info, text));
+        let (level, text) = if self.goes_on_alone() {
+            (Level::Info, format!("detached; the host goes on alone. `anemos attach {run}` follows it again"))
+        } else if self.known.written {
+            let text = format!("detached before the payload was begun again: the agent waits for `anemos attach {run}`");
+            (Level::Warning, text)
+        } else {
+            let dead_man = format_duration(Duration::from_secs(self.setup.entry.dead_man_s));
+            let text = format!(
+                "detached before the payload has begun: unless `anemos attach {run}` comes within deadline `dead_man` \
+                 ({dead_man}), the host goes back to its old system by itself"
+            );
+            (Level::Warning, text)
+        };
+        out.push(Action::Say(level, text));
         self.make_safe(None, out);
         out.push(Action::Detach);
         self.contact = Contact::Over(None);
@@ -547,5 +596,13 @@ impl Machine {
         });
         out.push(Action::End { ending, reason, succeeded: self.known.succeeded });
         self.contact = Contact::Over(Some(why));
+    }
+}
+
+/// Whether an agent in this state has begun its newest attempt at the payload.
+fn is_past_beginning(state: &AgentState) -> bool {
+    match state {
+        AgentState::Running | AgentState::Succeeded | AgentState::Returning(_) => true,
+        AgentState::Starting | AgentState::Waiting | AgentState::Held(_) => false,
     }
 }

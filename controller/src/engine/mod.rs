@@ -16,6 +16,7 @@ mod packing;
 mod reporter;
 mod script;
 mod stage;
+mod stop;
 mod trust;
 mod unbooted;
 mod verdict;
@@ -36,6 +37,7 @@ pub use after::{End, Follow, follow_again};
 pub use fleet::{Fleet, Limits, Seat};
 pub use packing::{PACKINGS, StageBinary};
 pub use reporter::{Reporter, now_ms};
+pub use stop::Stop;
 pub use trust::Trust;
 pub use unbooted::unbooted;
 pub use wish::{Asked, Asker, Wish, Wishes};
@@ -165,7 +167,7 @@ pub async fn drive(
     reporter: &Reporter,
     gate: Gate,
     wishes: mpsc::UnboundedReceiver<Asked>,
-    stop: signal::Receiver<bool>,
+    stop: signal::Receiver<Stop>,
 ) -> Option<End> {
     let Gate { plan, decision, mut seat, probes } = gate;
     let over = |reason: String| End::Over(Box::new(reporter.end(Ending::Untouched, reason)));

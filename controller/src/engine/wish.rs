@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch as signal};
 
 use super::Blob;
 use super::reporter::Reporter;
+use super::stop::Stop;
 use crate::report::{Update, What};
 
 /// What a person wants of the agent.
@@ -115,7 +116,7 @@ impl Wishes {
         &mut self,
         mut boot: impl Future<Output = Result<B, E>> + Unpin,
         halt: &signal::Sender<bool>,
-        mut stop: signal::Receiver<bool>,
+        mut stop: signal::Receiver<Stop>,
         reporter: &Reporter,
     ) -> Result<B, E> {
         let mut aborts = Vec::new();
@@ -130,7 +131,7 @@ impl Wishes {
                     }
                     return booted;
                 }
-                _ = stop.wait_for(|stop| *stop), if !*halt.borrow() => {
+                _ = stop.wait_for(|stop| stop.asked()), if !*halt.borrow() => {
                     halt.send_replace(true);
                 }
                 asked = self.next() => match asked.wish {

@@ -16,7 +16,7 @@ use super::jobs::credentials;
 use super::member::{Again, Known, Member};
 use super::onlook::{Watched, look_on};
 use super::plea::{Answer, Plea};
-use crate::engine::{End, Wish};
+use crate::engine::{End, Stop, Wish};
 use crate::journal::{HostEntry, JournalError, Keep, Lock, RunDir, Told, digest};
 use crate::report::{Ending, Report, Summary};
 use crate::ssh::{self, Passphrases};
@@ -51,7 +51,7 @@ pub async fn follow(
     intent: &Intent,
     asks: &Arc<dyn Passphrases>,
     reports: mpsc::UnboundedSender<Report>,
-    stop: &signal::Receiver<bool>,
+    stop: &signal::Receiver<Stop>,
 ) -> Result<Followed, RunError> {
     let id = new_id()?;
     let mut followed = Followed::default();
@@ -74,7 +74,7 @@ pub async fn follow(
         let mut stop = stop.clone();
         let seen = tokio::select! {
             seen = look_on(run, hosts, &reports, intent) => seen?,
-            _ = stop.wait_for(|stop| *stop) => (None, Vec::new()),
+            _ = stop.wait_for(|stop| stop.asked()) => (None, Vec::new()),
         };
         lock = seen.0;
         seen.1
@@ -192,7 +192,7 @@ fn problem(answer: &Answer) -> Option<String> {
 }
 
 /// Waits for the answer to a wish of this process. A host that won't do it is not followed on for it.
-async fn own_answer(host: String, answer: oneshot::Receiver<Answer>, halt: Arc<signal::Sender<bool>>) -> Answer {
+async fn own_answer(host: String, answer: oneshot::Receiver<Answer>, halt: Arc<signal::Sender<Stop>>) -> Answer {
     let answer = answer.await.unwrap_or_else(|_| {
         let refused = Some("the host was over before it got that".into());
         Answer { host, number: None, refused, made: false }
@@ -201,7 +201,7 @@ async fn own_answer(host: String, answer: oneshot::Receiver<Answer>, halt: Arc<s
         tokio::spawn(async move {
             // One that is held ends by itself.
             if tokio::time::timeout(AFTER_REFUSAL, halt.closed()).await.is_err() {
-                halt.send_replace(true);
+                halt.send_replace(Stop::Leave);
             }
         });
     }
@@ -210,19 +210,19 @@ async fn own_answer(host: String, answer: oneshot::Receiver<Answer>, halt: Arc<s
 
 /// Stops one host, which is stopped with all of them as well. What it returns second is for that host: its sender lives
 /// for as long as that is there.
-fn own_stop(all: &signal::Receiver<bool>) -> (Arc<signal::Sender<bool>>, signal::Receiver<bool>) {
+fn own_stop(all: &signal::Receiver<Stop>) -> (Arc<signal::Sender<Stop>>, signal::Receiver<Stop>) {
     let (own, stopped) = signal::channel(*all.borrow());
     let own = Arc::new(own);
     let (mut all, stop) = (all.clone(), Arc::clone(&own));
     tokio::spawn(async move {
-        tokio::select! {
-            stopped = async { all.wait_for(|stop| *stop).await.is_ok() } => {
-                if stopped {
-                    stop.send_replace(true);
-                }
-                stop.closed().await;
+        loop {
+            tokio::select! {
+                changed = all.changed() => match changed {
+                    Ok(()) => _ = stop.send_replace(*all.borrow_and_update()),
+                    Err(_) => return stop.closed().await,
+                },
+                () = stop.closed() => return,
             }
-            () = stop.closed() => {}
         }
     });
     (own, stopped)

@@ -17,7 +17,7 @@ use super::member::{Member, Task};
 use super::plea::Plea;
 use crate::config::Host;
 use crate::embed;
-use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, drive, now_ms};
+use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, Stop, drive, now_ms};
 use crate::journal::{Appender, Keep, Lock, RunDir, RunFile, RunStore};
 use crate::plan::{Approval, Plan};
 use crate::report::{Report, Summary, Update};
@@ -121,7 +121,7 @@ impl Prepared {
     pub async fn meet(
         self,
         reports: mpsc::UnboundedSender<Report>,
-        stop: &signal::Receiver<bool>,
+        stop: &signal::Receiver<Stop>,
     ) -> Result<Met, RunError> {
         let names = self.names();
         let Self { order, jobs, file, key, .. } = self;

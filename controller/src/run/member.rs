@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch as signal};
 use super::find::not_in_ram;
 use super::intent::left_out;
 use crate::embed::BUILD;
-use crate::engine::{Asked, End, Follow, Reporter, Wishes, follow_again, now_ms, unbooted};
+use crate::engine::{Asked, End, Follow, Reporter, Stop, Wishes, follow_again, now_ms, unbooted};
 use crate::journal::{Appender, Digested, HostEntry, JournalError, Keep, OldSystem, Record, RunDir, Told, not_known};
 use crate::report::{Ending, Report, Summary, Update, Wished};
 use crate::ssh::{Credentials, RunKey};
@@ -68,7 +68,7 @@ pub(super) struct Member {
     pub user: Credentials,
     pub key: Option<RunKey>,
     pub reports: mpsc::UnboundedSender<Report>,
-    pub stop: signal::Receiver<bool>,
+    pub stop: signal::Receiver<Stop>,
     pub keep: Keep,
 }
 
@@ -174,7 +174,7 @@ impl Member {
                 let (met, boot_id) = (digested.met.as_ref(), digested.old_boot_id.as_deref());
                 let (ending, reason) = tokio::select! {
                     looked = unbooted(&self.entry, met, boot_id, &self.user, reporter.counters()) => looked,
-                    _ = stop.wait_for(|stop| *stop) => return Ok(End::Detached),
+                    _ = stop.wait_for(|stop| stop.asked()) => return Ok(End::Detached),
                 };
                 return Ok(End::Over(Box::new(reporter.end(ending, reason))));
             }

@@ -136,17 +136,32 @@ impl Screen {
 
 /// Something that the user should know, before or after what a screen shows.
 pub fn note(text: &str) {
-    eprintln!("note: {}", text::sanitise_str(text));
+    aside("note", text);
 }
 
 /// Something that the user should look after.
 pub fn warning(text: &str) {
-    eprintln!("warning: {}", text::sanitise_str(text));
+    aside("warning", text);
+}
+
+/// Why a command ends.
+pub fn error(text: &str) {
+    let text: Vec<String> = text.lines().map(text::sanitise_str).collect();
+    aside_clean("anemos", &text.join("\n"));
+}
+
+fn aside(what: &str, text: &str) {
+    aside_clean(what, &text::sanitise_str(text));
+}
+
+/// Writes to standard error. A terminal that has hung up must not end the process.
+fn aside_clean(what: &str, text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{what}: {text}");
 }
 
 /// Asks on the terminal, without a screen. No answer is a no.
 pub fn question(text: &str) -> bool {
-    eprint!("{} Type `yes`: ", text::sanitise_str(text));
+    let _ = write!(io::stderr().lock(), "{} Type `yes`: ", text::sanitise_str(text));
     let mut answer = String::new();
     // An answer that can't be read is none.
     let _ = io::stderr().flush();

@@ -26,7 +26,7 @@ pub use auth::{AuthError, Credentials, Passphrases, UserCredentials};
 pub use channel::{Exec, ExecError, Exit, Output, Writer};
 pub use counting::Counters;
 pub use keys::{HostKey, RunKey, new_seed};
-pub use shell::interactive;
+pub use shell::{ShellError, interactive};
 
 use counting::Counting;
 

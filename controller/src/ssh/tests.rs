@@ -331,6 +331,42 @@ async fn commands_end_as_they_end() {
     assert!(matches!(late, Err(ExecError::Timeout { .. })), "{late:?}");
 }
 
+/// A shell that nobody types into.
+async fn bridged(session: &Session, command: &str) -> Result<Exit, ShellError> {
+    shell::bridge(session, Some(command), false, tokio::io::empty()).await
+}
+
+/// Whether this process has something of its own for SIGTERM.
+fn hears_sigterm() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() >> (libc::SIGTERM - 1) & 1 == 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_says_how_it_ended() {
+    let server = Server::start(&["ed25519"], "");
+    let user = server.user(&["user"]);
+    let (session, _) = server.session(&user, &Tuning::default()).await.unwrap();
+    let mut shell = tokio::spawn(async move { bridged(&session, "exec sleep 600").await });
+    while !hears_sigterm() && !shell.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    // The first may come before somebody listens.
+    let ended = loop {
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+        if let Ok(ended) = tokio::time::timeout(Duration::from_millis(100), &mut shell).await {
+            break ended.unwrap();
+        }
+    };
+    assert!(matches!(ended, Err(ShellError::Ended(libc::SIGTERM))), "{ended:?}");
+
+    let (session, _) = server.session(&user, &Tuning::default()).await.unwrap();
+    assert!(matches!(bridged(&session, "exit 7").await, Ok(Exit::Status(7))));
+    let lost = bridged(&session, "kill -9 $PPID").await;
+    assert!(matches!(lost, Err(ShellError::Lost)), "{lost:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_there_ends_with_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -6,7 +6,7 @@ use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
 use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, Event, EventKind, Level};
 
-use super::{Action, Contact, LEAST, Machine, Mark, PAUSE, SOON, Wished};
+use super::{Action, Contact, LEAST, Machine, Mark, PAUSE, SOON, Wished, is_past_beginning};
 use crate::config::format_duration;
 use crate::engine::verdict::{Goal, LeaveTo};
 use crate::engine::wish::Wish;
@@ -119,6 +119,7 @@ impl Machine {
             return self.broken("the RAM system was booted anew: its boot id changed", out);
         }
         talk.replay_until = Some(last);
+        self.begun |= is_past_beginning(&state);
         talk.state = Some(state);
         self.left = false;
         self.known.ram_boot_id = Some(boot_id.clone());
@@ -150,7 +151,7 @@ impl Machine {
             out.push(Action::FirstEvent(now));
         }
         self.begin_phase(Phase::Build, out);
-        self.known.learn(&event.kind);
+        self.learn(&event.kind);
         out.push(Action::Fact(event));
         if waits || many {
             self.secure(out);
@@ -166,12 +167,15 @@ impl Machine {
         // An accepted wish has its answer: after a lost link it is not made again.
         match self.wishes.pop_front().map(|wished| wished.wish) {
             Some(Wish::Retry(Some(payload))) => {
-                talk.sending = true;
+                (talk.sending, self.begun) = (true, false);
                 out.push(Action::SendPayload(payload));
             }
             Some(Wish::Finish(Finish::Hold)) | None => {}
             // The agent is about to do something else than it did when it said its state.
-            Some(Wish::Retry(None) | Wish::Abort | Wish::Finish(_)) => talk.state = None,
+            Some(wish @ (Wish::Retry(None) | Wish::Abort | Wish::Finish(_))) => {
+                talk.state = None;
+                self.begun &= !matches!(wish, Wish::Retry(_));
+            }
         }
         out.push(Action::Answer(Ok(())));
         self.ask(out);

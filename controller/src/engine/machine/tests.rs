@@ -1,5 +1,6 @@
 //! Stories: what happens to a host, and what the machine wants done about it.
 
+mod leaving;
 mod moves;
 mod properties;
 mod wishes;
@@ -482,9 +483,6 @@ fn a_stranger_is_told_of_once_and_shown_nothing() {
     let words = story.wanted();
     assert_eq!(words.iter().filter(|word| *word == "say error").count(), 1, "{words:?}");
     assert!(!words.iter().any(|word| word.starts_with("log")), "{words:?}");
-    story.tell(Input::Leave);
-    assert_eq!(story.wanted(), ["say info", "safe 0", "detach"]);
-
     let mut late = Story::booted();
     late.now = seconds(599);
     late.tell(Input::Spoke).tell(stranger()).pass(seconds(1));

@@ -87,7 +87,7 @@ async fn an_onlooker_goes_on_where_the_other_stopped() {
     begun.write("web1", [said("one"), ended("web1", Ending::Held)]);
     begun.write("web2", [said("two")]);
     let (reports, received) = mpsc::unbounded_channel();
-    let (_stopping, stop) = watch::channel(false);
+    let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let (run, hosts) = (begun.run.clone(), begun.hosts.clone());
     let looking = tokio::spawn(async move { follow(&run, hosts, None, &looking_on(), &asks, reports, &stop).await });
@@ -112,7 +112,7 @@ async fn an_onlooker_leaves_with_the_last_summary() {
     begun.write("web1", [ended("web1", Ending::Deployed)]);
     begun.write("web2", [ended("web2", Ending::Held), Record::Reopened { wall_ms: 3 }]);
     let (reports, _received) = mpsc::unbounded_channel();
-    let (_stopping, stop) = watch::channel(false);
+    let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let (run, hosts) = (begun.run.clone(), begun.hosts.clone());
     let looking = tokio::spawn(async move { follow(&run, hosts, None, &looking_on(), &asks, reports, &stop).await });
@@ -133,7 +133,7 @@ async fn a_wish_for_all_is_for_those_in_ram() {
     begun.write("web3", [said("three")]);
     some_in_ram(&begun.run, &begun.hosts).unwrap();
     let (reports, received) = mpsc::unbounded_channel();
-    let (_stopping, stop) = watch::channel(false);
+    let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let lock = begun.lock.take();
     let retry = Intent { wish: Some(Wish::Retry(None)), ..looking_on() };
@@ -328,7 +328,7 @@ async fn each_host_by_itself() {
     std::fs::write(begun.run.journal("earlier-over"), v3).unwrap();
 
     let (reports, received) = mpsc::unbounded_channel();
-    let (_stopping, stop) = watch::channel(false);
+    let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let lock = begun.lock.take();
     let followed = follow(&begun.run, begun.hosts.clone(), lock, &looking_on(), &asks, reports, &stop).await.unwrap();
@@ -357,7 +357,7 @@ async fn of_many_lines_the_last_are_shown() {
     begun.write("web1", [ended("web1", Ending::Deployed)]);
     for (most, after, lines, word) in [(Some(LINES), 0, 1000, true), (None, 0, 2500, false), (None, 2000, 501, false)] {
         let (reports, received) = mpsc::unbounded_channel();
-        let (_stopping, stop) = watch::channel(false);
+        let (_stopping, stop) = watch::channel(Stop::No);
         let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
         let lock = begun.lock.take();
         let run = begun.run.clone();
@@ -425,7 +425,7 @@ async fn a_wish_reaches_the_process_that_follows() {
 
     let (_inbox, _heard) = follower(&begun, |plea| Some(answer(plea, Some("the payload is running"))));
     let (reports, _received) = mpsc::unbounded_channel();
-    let (_stopping, stop) = watch::channel(false);
+    let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let abort = Intent { wish: Some(Wish::Abort), ..looking_on() };
     let followed = follow(&begun.run, hosts, None, &abort, &asks, reports, &stop).await.unwrap();
@@ -483,7 +483,7 @@ async fn a_wish_that_nobody_answered_is_answered_by_the_next() {
     let wished = Wished { author: "ann".into(), id: "id-0".into(), what: What::Abort };
     begun.write("web1", [Record::Told { wall_ms: 1, update: Update::Wished(wished) }]);
     let (reports, mut received) = mpsc::unbounded_channel();
-    let (_stopping, stop) = watch::channel(false);
+    let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let lock = begun.lock.take();
     follow(&begun.run, begun.hosts.clone(), lock, &looking_on(), &asks, reports, &stop).await.unwrap();
@@ -500,16 +500,19 @@ async fn a_wish_that_nobody_answered_is_answered_by_the_next() {
 /// alone any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_host_is_stopped_alone_or_with_all() {
-    let (all, stop) = watch::channel(false);
+    let (all, stop) = watch::channel(Stop::No);
     let (halt, mut one) = own_stop(&stop);
     let (forgotten, mut other) = own_stop(&stop);
     drop(forgotten);
-    halt.send_replace(true);
-    one.wait_for(|stop| *stop).await.unwrap();
-    let stopped = tokio::time::timeout(Duration::from_millis(200), other.wait_for(|stop| *stop)).await.is_ok();
+    halt.send_replace(Stop::Leave);
+    one.wait_for(|stop| stop.asked()).await.unwrap();
+    let stopped = tokio::time::timeout(Duration::from_millis(200), other.wait_for(|stop| stop.asked())).await.is_ok();
     assert!(!stopped, "the other was stopped, or left alone");
-    all.send_replace(true);
-    other.wait_for(|stop| *stop).await.unwrap();
+    all.send_replace(Stop::Leave);
+    other.wait_for(|stop| stop.asked()).await.unwrap();
+    all.send_replace(Stop::Now);
+    one.wait_for(|stop| *stop == Stop::Now).await.unwrap();
+    other.wait_for(|stop| *stop == Stop::Now).await.unwrap();
 }
 
 /// What the process that was asked has written down before it died decides whether the wish is made (again).
@@ -528,7 +531,7 @@ async fn a_wish_is_made_once() {
         let begun = Begun::new(&["web1"]);
         begun.write("web1", [said("one")].into_iter().chain(records));
         let (reports, _received) = mpsc::unbounded_channel();
-        let (_stopping, stop) = watch::channel(false);
+        let (_stopping, stop) = watch::channel(Stop::No);
         let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
         let entry = begun.hosts[0].clone();
         let (run, user) = (begun.run.clone(), credentials(&entry, &asks));

@@ -80,7 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => prop::bool::weighted(0.9).prop_map(Step::Written),
         6 => kind().prop_map(Step::Next),
         6 => select(vec![1_u64, 3, 10, 100, 1000]).prop_map(Step::Pass),
-        1 => Just(Step::Input(Input::Leave)),
+        1 => select(vec![Input::Leave, Input::LeaveNow]).prop_map(Step::Input),
     ]
 }
 
@@ -99,12 +99,15 @@ struct Watcher {
     made: usize,
     old_boot: bool,
     over: bool,
+    /// The user left at once.
+    now: bool,
 }
 
 impl Watcher {
     fn input(&mut self, input: &Input) {
         match input {
             Input::Wished(_) => self.wishes += 1,
+            Input::LeaveNow => self.now = true,
             Input::Looked(Ok(look)) => self.old_boot = look.boot_id == "old-boot",
             Input::Safe(mark) => {
                 self.safe = self.safe.max(mark.seq);
@@ -114,7 +117,7 @@ impl Watcher {
         }
     }
 
-    fn action(&mut self, action: &Action, known: &Known, seen: Option<&Seen>) {
+    fn action(&mut self, action: &Action, known: &Known, seen: Option<&Seen>, alone: bool) {
         let answer = matches!(action, Action::Answer(Err(_)));
         assert!(!self.over || answer, "{action:?} after the end");
         match action {
@@ -143,7 +146,10 @@ impl Watcher {
                 assert!(*ending != Ending::Untouched || proof, "untouched without proof: {known:?}");
                 self.over = true;
             }
-            Action::Detach => self.over = true,
+            Action::Detach => {
+                assert!(self.now || alone, "whoever wanted to leave left a host that does not go on alone");
+                self.over = true;
+            }
             _ => {}
         }
     }
@@ -176,7 +182,8 @@ proptest! {
             };
             watcher.input(&input);
             for action in story.machine.step(story.now, input) {
-                watcher.action(&action, &story.machine.known, story.machine.seen.as_ref());
+                let machine = &story.machine;
+                watcher.action(&action, &machine.known, machine.seen.as_ref(), machine.goes_on_alone());
             }
             let waits = story.machine.deadline().is_some();
             let idle = matches!(story.contact(), "pausing" | "talking");

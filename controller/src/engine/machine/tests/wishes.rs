@@ -178,6 +178,6 @@ fn the_end_answers_everybody() {
 #[test]
 fn whoever_is_turned_away_from_gets_no_answer() {
     let mut story = Story::booted();
-    story.wish(Wish::Abort).tell(Input::Leave).wish(Wish::Abort);
+    story.wish(Wish::Abort).tell(Input::LeaveNow).wish(Wish::Abort);
     assert_eq!(story.answered(), []);
 }
