@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::Update;
 use crate::ssh::{Address, HostKey};
+use crate::ssh_config::Agent;
 
 pub use appender::Appender;
 pub use digest::{Digested, Keep, Told, is_line, last_seq, not_known};
@@ -239,8 +240,9 @@ pub struct HostEntry {
     pub address: Address,
     /// User there.
     pub user: String,
-    /// Socket of an SSH agent.
-    pub agent_socket: Option<PathBuf>,
+    /// Which SSH agent is asked. In a run from before this was kept, that of whoever follows it.
+    #[serde(default)]
+    pub agent: Agent,
     /// Only the keys of `identity_files`.
     pub identities_only: bool,
     /// The user's keys.

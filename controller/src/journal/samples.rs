@@ -11,6 +11,7 @@ use super::{HostEntry, OldSystem, Record, RunFile};
 use crate::plan;
 use crate::report::{Ending, Phase, PhaseSeconds, Speaker, Summary, Update, What, Wished};
 use crate::ssh::{self, HostKey, RunKey};
+use crate::ssh_config::Agent;
 
 /// When all of this was.
 const NOW: u64 = 1_795_860_000_000;
@@ -190,7 +191,7 @@ pub fn run_file(id: &str, names: &[&str]) -> RunFile {
         name: (*name).into(),
         address: ssh::Address { host: "192.0.2.1".into(), port: 22 },
         user: "root".into(),
-        agent_socket: None,
+        agent: Agent::Disabled,
         identities_only: true,
         identity_files: Vec::new(),
         agent_key: run_key().public(),

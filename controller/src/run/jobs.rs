@@ -16,7 +16,7 @@ use crate::engine::{Artifacts, BasePlan, Blob, Job, Trust};
 use crate::journal::HostEntry;
 use crate::payload::{self, Keep};
 use crate::ssh::{self, Address, Credentials, Passphrases, RunKey, UserCredentials};
-use crate::ssh_config::{self, Agent, Effective, Overrides};
+use crate::ssh_config::{self, Effective, Overrides};
 
 /// What was prepared, and what the user should know of it.
 pub(super) struct Jobs {
@@ -124,17 +124,12 @@ pub(super) async fn prepare(
 }
 
 fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
-    let agent_socket = match &ssh.agent {
-        Agent::Environment => std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from),
-        Agent::Socket(path) => Some(path.clone()),
-        Agent::Disabled => None,
-    };
     let clocks = &host.deadlines;
     HostEntry {
         name: host.name.clone(),
         address: Address { host: ssh.host_name.clone(), port: ssh.port },
         user: ssh.user.clone(),
-        agent_socket,
+        agent: ssh.agent.clone(),
         identities_only: ssh.identities_only,
         // `attach` may be called from another directory.
         identity_files: ssh
@@ -154,10 +149,10 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
     }
 }
 
-/// The user's keys, as the journal has them.
+/// The user's keys, as the journal has them, and the agent as this process has it.
 pub(super) fn credentials(entry: &HostEntry, asks: &Arc<dyn Passphrases>) -> Credentials {
     Credentials::User(Arc::new(UserCredentials {
-        agent: entry.agent_socket.clone(),
+        agent: entry.agent.socket(),
         identities_only: entry.identities_only,
         identity_files: entry.identity_files.clone(),
         asks: Arc::clone(asks),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 /// `Match exec` in a config may run anything; but a name lookup of its own shouldn't take longer than this.
@@ -88,14 +89,26 @@ impl Effective {
 }
 
 /// `IdentityAgent`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Agent {
     /// The one in `$SSH_AUTH_SOCK`, if it is set.
+    #[default]
     Environment,
     /// The one at this socket.
     Socket(PathBuf),
     /// None.
     Disabled,
+}
+
+impl Agent {
+    /// Its socket, as this process sees it.
+    pub fn socket(&self) -> Option<PathBuf> {
+        match self {
+            Self::Environment => std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from),
+            Self::Socket(path) => Some(path.clone()),
+            Self::Disabled => None,
+        }
+    }
 }
 
 /// What a path in ssh_config may refer to.

@@ -45,7 +45,7 @@ fn setup() -> Setup {
         name: "web1".into(),
         address: address(),
         user: "root".into(),
-        agent_socket: None,
+        agent: crate::ssh_config::Agent::Disabled,
         identities_only: true,
         identity_files: Vec::new(),
         agent_key: agent_key(),
