@@ -569,8 +569,7 @@ impl Machine {
         let (level, text) = if self.goes_on_alone() {
             (Level::Info, format!("detached; the host goes on alone. `anemos attach {run}` follows it again"))
         } else if self.known.written {
-            let text =
-                format!("detached before the payload was begun again: the agent waits for `anemos attach {run}`");
+            let text = format!("detached before the payload was begun again: the agent waits for `anemos attach {run}`");
             (Level::Warning, text)
         } else {
             let dead_man = format_duration(Duration::from_secs(self.setup.entry.dead_man_s));

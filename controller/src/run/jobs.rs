@@ -7,6 +7,8 @@ use std::sync::Arc;
 use anemos_proto::Secret;
 use anemos_proto::ids::{Digest, RunId};
 use anemos_proto::stage::BaseSource;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::base::{self, Showing};
 use super::error::RunError;
@@ -45,21 +47,12 @@ pub(super) async fn prepare(
     let mut notes = Vec::new();
     let mut payloads: HashMap<PathBuf, (Blob, Vec<Keep>)> = HashMap::new();
     let mut bases: Vec<((Option<PathBuf>, config::BaseSource), BasePlan)> = Vec::new();
-    let mut jobs = Vec::new();
+    let mut jobs: Vec<Job> = Vec::new();
+    let answers = ask_ssh(&hosts).await?;
     let fallback_mirror = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter().next();
     let fallback_snapshot = tokio::task::spawn_blocking(base::known_snapshot).await.map_err(RunError::internal)?;
-    for host in hosts {
+    for (host, ssh) in hosts.into_iter().zip(answers) {
         let named = |what: String| RunError::bad_input(format!("host `{}`: {what}", host.name));
-        let overrides = Overrides {
-            user: host.user.clone(),
-            port: host.port,
-            identity_files: host.identity_files.clone(),
-            known_hosts: host.known_hosts.clone(),
-        };
-        let ssh = ssh_config::effective(&host.address, &overrides).await;
-        if let Some(unsupported) = &ssh.unsupported {
-            return Err(named(unsupported.clone()));
-        }
         for note in &ssh.notes {
             if !notes.contains(note) {
                 notes.push(note.clone());
@@ -121,6 +114,51 @@ pub(super) async fn prepare(
         });
     }
     Ok(Jobs { jobs, notes })
+}
+
+/// So many `ssh -G` at once.
+const ASKING: usize = 16;
+
+/// Asks ssh how to reach each host, in their order.
+async fn ask_ssh(hosts: &[Host]) -> Result<Vec<Effective>, RunError> {
+    let places = Arc::new(Semaphore::new(ASKING));
+    let mut asking = JoinSet::new();
+    for (number, host) in hosts.iter().enumerate() {
+        let (name, alias, overrides) = (host.name.clone(), host.address.clone(), Overrides::from(host));
+        let places = Arc::clone(&places);
+        asking.spawn(async move {
+            // The semaphore is never closed.
+            let _place = places.acquire().await;
+            let answer = ssh_config::effective(&alias, &overrides).await.and_then(|answer| match &answer.unsupported {
+                Some(why) => Err(why.clone()),
+                None => Ok(answer),
+            });
+            (number, answer.map_err(|why| format!("host `{name}`: {why}")))
+        });
+    }
+    let mut answers = asking.join_all().await;
+    answers.sort_by_key(|(number, _)| *number);
+    // The first error in the order of hosts.toml, so that the same mistake is always the same message.
+    let answers: Vec<Effective> =
+        answers.into_iter().map(|(_, answer)| answer).collect::<Result<_, _>>().map_err(RunError::bad_input)?;
+    match same_place(hosts.iter().map(|host| host.name.as_str()).zip(&answers)) {
+        Some(why) => Err(RunError::bad_input(why)),
+        None => Ok(answers),
+    }
+}
+
+/// Why two hosts are the same machine, if ssh would reach both at one place.
+fn same_place<'a>(hosts: impl Iterator<Item = (&'a str, &'a Effective)>) -> Option<String> {
+    let mut reached = HashMap::new();
+    for (name, ssh) in hosts {
+        if let Some(other) = reached.insert((ssh.host_name.to_lowercase(), ssh.port), name) {
+            return Some(format!(
+                "hosts `{other}` and `{name}` are the same machine: ssh reaches both at {} port {}",
+                ssh.host_name, ssh.port
+            ));
+        }
+    }
+    None
 }
 
 fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
@@ -187,4 +225,26 @@ async fn base_plan(
     }
     let kernel = lock.kernel.as_ref().map(|kernel| kernel.release.clone());
     Ok(BasePlan { lock: Blob::new(compressed), image, kernel, sources, upload })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ssh_config::{Local, resolve};
+
+    #[test]
+    fn one_machine_under_two_names_is_found() {
+        let at = |alias: &str, answer: &str| resolve(alias, answer, None, &Overrides::default(), &Local::default());
+        let hosts = [
+            ("a", at("a", "hostname web.example.org\nport 22\n")),
+            ("b", at("b", "hostname web.example.org\nport 2222\n")),
+            ("c", at("WEB.example.org", "")),
+        ];
+        let same = |hosts: &[(&'static str, Effective)]| same_place(hosts.iter().map(|(name, ssh)| (*name, ssh)));
+        assert_eq!(same(&hosts[..2]), None, "other ports may lead to other machines");
+        assert_eq!(
+            same(&hosts).as_deref(),
+            Some("hosts `a` and `c` are the same machine: ssh reaches both at WEB.example.org port 22")
+        );
+    }
 }

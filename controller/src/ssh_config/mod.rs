@@ -1,21 +1,25 @@
 //! The user's own ssh_config, as `ssh -G HOST` gives it.
 //!
 //! Precedence: hosts.toml, then ssh_config (`~/.ssh/config`, `/etc/ssh/ssh_config`), then the defaults here. `ssh -G`
-//! doesn't tell its own defaults from what a file says; where that matters it is also asked with no files at all
-//! (`-F none`), and what doesn't differ counts as a default. So the default user is `root` and not the local user.
+//! doesn't tell its own defaults from what a file says. Where that matters, which is for the user, it is also asked
+//! with no files at all (`-F none`), and with a file that includes the real ones and ends with a user that nobody has.
+//! So the default user is `root` and not the local user, unless a file names that one.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 /// `Match exec` in a config may run anything; but a name lookup of its own shouldn't take longer than this.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -141,20 +145,43 @@ impl Local {
 
 /// Asks OpenSSH how to reach `alias`, and puts `overrides` over it.
 ///
-/// Never fails: where there is no OpenSSH, or it doesn't answer, the defaults apply and a note says so.
-pub async fn effective(alias: &str, overrides: &Overrides) -> Effective {
-    OpenSsh { command: vec!["ssh".into()], deadline: DEADLINE }.effective(alias, overrides, &Local::here()).await
+/// Where there is no OpenSSH, the defaults apply and a note says so. Where it can't say, that is an error: the defaults
+/// would lead to whatever machine has that name, past the ProxyJump and the known_hosts that the user relies on.
+pub async fn effective(alias: &str, overrides: &Overrides) -> Result<Effective, String> {
+    static OURS: LazyLock<OpenSsh> = LazyLock::new(|| {
+        OpenSsh::new(vec!["ssh".into()], ["~/.ssh/config", "/etc/ssh/ssh_config"].map(PathBuf::from).into(), DEADLINE)
+    });
+    OURS.effective(alias, overrides, &Local::here()).await
 }
 
 /// The `ssh` that is asked.
 struct OpenSsh {
     /// The program, and arguments before all others.
     command: Vec<OsString>,
+    /// The files that it reads.
+    files: Vec<PathBuf>,
     deadline: Duration,
+    /// The user whom it takes if no file names one.
+    default_user: OnceCell<Option<String>>,
 }
 
+/// Why there is no answer.
+enum Unasked {
+    /// There is no OpenSSH here.
+    Missing,
+    /// It can't say, because …
+    Failed(String),
+}
+
+/// A user that nobody has.
+const NOBODY: &str = "anemos-names-no-user";
+
 impl OpenSsh {
-    async fn effective(&self, alias: &str, overrides: &Overrides, local: &Local) -> Effective {
+    fn new(command: Vec<OsString>, files: Vec<PathBuf>, deadline: Duration) -> Self {
+        Self { command, files, deadline, default_user: OnceCell::new() }
+    }
+
+    async fn effective(&self, alias: &str, overrides: &Overrides, local: &Local) -> Result<Effective, String> {
         // The options given here decide `Match user`, and `%r` and `%p` in paths that ssh expands itself.
         let mut given = Vec::new();
         if let Some(user) = &overrides.user {
@@ -163,52 +190,94 @@ impl OpenSsh {
         if let Some(port) = overrides.port {
             given.extend(["-p".to_owned(), port.to_string()]);
         }
-        let nothing = ["-F".to_owned(), "none".to_owned()];
-        let (answer, defaults) = tokio::join!(self.ask(alias, &given), self.ask(alias, &nothing));
-        let (answer, note) = match answer {
-            Ok(text) => (text, None),
-            Err(why) => (String::new(), Some(format!("{why}; using Anemos' own defaults for SSH"))),
-        };
-        let mut effective = resolve(alias, &answer, defaults.as_deref().unwrap_or_default(), overrides, local);
-        effective.notes.extend(note);
-        effective
+        match self.answers(alias, &given, overrides.user.is_none()).await {
+            Ok((answer, named)) => Ok(resolve(alias, &answer, named.as_deref(), overrides, local)),
+            Err(Unasked::Missing) => {
+                let mut effective = resolve(alias, "", None, overrides, local);
+                effective.notes.push(
+                    "OpenSSH's `ssh` is not installed, so ~/.ssh/config is not read; using Anemos' own defaults for SSH"
+                        .into(),
+                );
+                Ok(effective)
+            }
+            Err(Unasked::Failed(why)) => Err(format!("{why}. `ssh {alias}` would fail too; mend your ssh_config")),
+        }
     }
 
-    /// Runs `ssh -G`. The error is a sentence for a note.
-    async fn ask(&self, alias: &str, options: &[String]) -> Result<String, String> {
-        let (program, first) = self.command.split_first().ok_or("no `ssh` is named")?;
+    /// What ssh says of a host, and, if that is wanted, the user whom a file names.
+    async fn answers(
+        &self,
+        alias: &str,
+        given: &[String],
+        want_user: bool,
+    ) -> Result<(String, Option<String>), Unasked> {
+        if !want_user {
+            return Ok((self.ask(alias, given, Stdio::null()).await?, None));
+        }
+        let default = self.default_user.get_or_try_init(|| async {
+            let none = ["-F".to_owned(), "none".to_owned()];
+            let answer = self.ask(alias, &none, Stdio::null()).await?;
+            Ok::<_, Unasked>(Options(&answer).get("user").map(str::to_owned))
+        });
+        let (answer, with_nobody, default) =
+            tokio::try_join!(self.ask(alias, given, Stdio::null()), self.ask_with_nobody(alias, given), default)?;
+        let named = named_user(&answer, &with_nobody, default.as_deref());
+        Ok((answer, named))
+    }
+
+    /// Asks with a file that includes the real ones and ends with a user whom nobody has.
+    async fn ask_with_nobody(&self, alias: &str, given: &[String]) -> Result<String, Unasked> {
+        let failed = |error: io::Error| Unasked::Failed(format!("`ssh -G {alias}` can't be prepared: {error}"));
+        let mut text: Vec<String> = self.files.iter().map(|file| format!("Include \"{}\"", file.display())).collect();
+        text.push(format!("Host *\nUser {NOBODY}\n"));
+        // In memory: ssh opens it as its standard input, anew each time that it reads it.
+        let file = rustix::fs::memfd_create("ssh_config", rustix::fs::MemfdFlags::CLOEXEC);
+        let mut file = File::from(file.map_err(|e| failed(e.into()))?);
+        file.write_all(text.join("\n").as_bytes()).map_err(failed)?;
+        let options = [&["-F".to_owned(), "/proc/self/fd/0".to_owned()][..], given].concat();
+        self.ask(alias, &options, file.into()).await
+    }
+
+    /// Runs `ssh -G`.
+    async fn ask(&self, alias: &str, options: &[String], stdin: Stdio) -> Result<String, Unasked> {
+        let failed = |why: String| Err(Unasked::Failed(format!("`ssh -G {alias}` {why}")));
+        let Some((program, first)) = self.command.split_first() else { return Err(Unasked::Missing) };
         let mut command = Command::new(program);
         command.args(first).arg("-G").args(options).arg("--").arg(alias);
-        command.stdin(Stdio::null()).kill_on_drop(true);
+        command.stdin(stdin).kill_on_drop(true);
         let output = match tokio::time::timeout(self.deadline, command.output()).await {
-            Err(_) => return Err(format!("`ssh -G {alias}` did not end within {} s", self.deadline.as_secs())),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-                return Err("OpenSSH's `ssh` is not installed, so ~/.ssh/config is not read".into());
-            }
-            Ok(Err(error)) => return Err(format!("`ssh -G {alias}` can't be run: {error}")),
+            Err(_) => return failed(format!("did not end within {} s", self.deadline.as_secs())),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => return Err(Unasked::Missing),
+            Ok(Err(error)) => return failed(format!("can't be run: {error}")),
             Ok(Ok(output)) => output,
         };
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        match String::from_utf8(output.stdout) {
+            Ok(text) if output.status.success() => Ok(text),
+            // Read otherwise than it was written, a path would be another one.
+            Err(_) if output.status.success() => failed("names a file whose name is not UTF-8".into()),
+            _ => failed(failure(output.status, &String::from_utf8_lossy(&output.stderr))),
         }
-        Err(failure(alias, output.status, &String::from_utf8_lossy(&output.stderr)))
     }
 }
 
-fn failure(alias: &str, status: ExitStatus, stderr: &str) -> String {
-    let said: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    format!("`ssh -G {alias}` failed ({status}): {}", said.join("; "))
+/// The user that a file names: whoever comes before the one whom nobody has, or is not the default.
+fn named_user(answer: &str, with_nobody: &str, default: Option<&str>) -> Option<String> {
+    let before_nobody = Options(with_nobody).get("user").filter(|user| *user != NOBODY);
+    let not_default = || Options(answer).get("user").filter(|user| Some(*user) != default);
+    before_nobody.or_else(not_default).map(str::to_owned)
 }
 
-/// What two answers of `ssh -G` mean: `answer` with the user's configuration, `defaults` with `-F none`. Either may be
-/// empty, where there is none. Pure.
-pub fn resolve(alias: &str, answer: &str, defaults: &str, overrides: &Overrides, local: &Local) -> Effective {
+fn failure(status: ExitStatus, stderr: &str) -> String {
+    let said: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    format!("failed ({status}): {}", said.join("; "))
+}
+
+/// What an answer of `ssh -G` means, which is empty where there is none; `named` is the user that a file names. Pure.
+pub fn resolve(alias: &str, answer: &str, named: Option<&str>, overrides: &Overrides, local: &Local) -> Effective {
     let options = Options(answer);
-    let default_options = Options(defaults);
     let host_name = options.get("hostname").unwrap_or(alias).to_owned();
     let port = overrides.port.or_else(|| options.get("port")?.parse().ok()).unwrap_or(22);
-    let configured_user = options.get("user").filter(|user| default_options.get("user") != Some(user));
-    let user = overrides.user.clone().or_else(|| configured_user.map(str::to_owned)).unwrap_or_else(|| "root".into());
+    let user = overrides.user.as_deref().or(named).unwrap_or("root").to_owned();
     let tokens = Tokens { alias, host_name: &host_name, port, user: &user, local };
 
     let mut notes = Vec::new();
@@ -254,11 +323,7 @@ pub fn resolve(alias: &str, answer: &str, defaults: &str, overrides: &Overrides,
             None => expand("IdentityAgent", socket).map_or(Agent::Disabled, Agent::Socket),
         },
     };
-    let unsupported = ["proxyjump", "proxycommand"].into_iter().find_map(|option| {
-        let value = options.get(option).filter(|value| *value != "none")?;
-        let name = if option == "proxyjump" { "ProxyJump" } else { "ProxyCommand" };
-        Some(format!("ssh_config reaches {alias} by {name} ({value}), which Anemos does not do yet"))
-    });
+    let unsupported = unsupported(alias, &options);
     let is_yes = |option: &str| matches!(options.get(option), Some("yes" | "true"));
     Effective {
         identities_only: is_yes("identitiesonly"),
@@ -275,6 +340,24 @@ pub fn resolve(alias: &str, answer: &str, defaults: &str, overrides: &Overrides,
         unsupported,
         notes,
     }
+}
+
+/// What Anemos can't do as ssh does it, and must not pass over.
+fn unsupported(alias: &str, options: &Options<'_>) -> Option<String> {
+    let set = |option: &str| options.get(option).filter(|value| *value != "none");
+    let proxy = |option: &str, name: &str| {
+        let value = set(option)?;
+        Some(format!("ssh_config reaches {alias} by {name} ({value}), which Anemos does not do yet"))
+    };
+    let revoked = || {
+        let file = set("revokedhostkeys")?;
+        Some(format!(
+            "ssh_config names revoked host keys for {alias} (RevokedHostKeys {file}), and Anemos does not read such a \
+             file, so it can't tell whether the host's key is one of them. Mark them as `@revoked` in known_hosts, and \
+             have `RevokedHostKeys none` apply to this host"
+        ))
+    };
+    proxy("proxyjump", "ProxyJump").or_else(|| proxy("proxycommand", "ProxyCommand")).or_else(revoked)
 }
 
 /// What OpenSSH tries by default, of the kinds that Anemos can use.

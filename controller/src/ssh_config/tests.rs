@@ -39,7 +39,7 @@ fn a_configured_host() {
         unsupported: Some("ssh_config reaches web by ProxyJump (bastion), which Anemos does not do yet".into()),
         notes: vec![],
     };
-    let effective = resolve("web", WEB, DEFAULTS, &Overrides::default(), &local());
+    let effective = resolve("web", WEB, Some("deploy"), &Overrides::default(), &local());
     assert_eq!(effective, expected);
     assert_eq!(effective.known_hosts_name(), ("webalias", 22));
     assert_eq!(effective.known_hosts_files().count(), 4);
@@ -53,7 +53,7 @@ fn hosts_toml_wins() {
         identity_files: paths(&["/k"]),
         known_hosts: Some("/known".into()),
     };
-    let effective = resolve("web", WEB, DEFAULTS, &overrides, &local());
+    let effective = resolve("web", WEB, Some("deploy"), &overrides, &local());
     assert_eq!((effective.user.as_str(), effective.port), ("root", 22));
     assert_eq!(effective.host_name, "web.example.org", "HostName still applies");
     assert_eq!(effective.identity_files, paths(&["/k"]));
@@ -62,7 +62,7 @@ fn hosts_toml_wins() {
 
 #[test]
 fn an_unconfigured_host_is_root_s() {
-    let effective = resolve("web", DEFAULTS, DEFAULTS, &Overrides::default(), &local());
+    let effective = resolve("web", DEFAULTS, None, &Overrides::default(), &local());
     assert_eq!((effective.host_name.as_str(), effective.user.as_str(), effective.port), ("web", "root", 22));
     assert_eq!(effective.known_hosts_name(), ("web", 22));
     assert_eq!(effective.agent, Agent::Environment);
@@ -74,7 +74,7 @@ fn an_unconfigured_host_is_root_s() {
 
 #[test]
 fn without_openssh_the_defaults_apply() {
-    let effective = resolve("web", "", "", &Overrides::default(), &local());
+    let effective = resolve("web", "", None, &Overrides::default(), &local());
     let expected = Effective {
         host_name: "web".into(),
         port: 22,
@@ -98,7 +98,7 @@ fn paths_are_expanded_or_left_out_with_a_note() {
     let answer = "hostname h\nidentityfile ${KEYS}/%u-%r-%i-%p-%n\nidentityfile ~other/k\nidentityfile %Z\n\
                   identityfile ${NONE}/k\nidentityfile 100%%\nidentityfile none\nidentityagent none\n\
                   userknownhostsfile none\nproxycommand nc -X 5 %h %p\n";
-    let effective = resolve("web", answer, "", &Overrides::default(), &local());
+    let effective = resolve("web", answer, None, &Overrides::default(), &local());
     assert_eq!(effective.identity_files, paths(&["/keys/me-root-1000-22-web", "100%"]));
     assert_eq!(effective.agent, Agent::Disabled);
     assert_eq!(effective.user_known_hosts, paths(&[]));
@@ -114,7 +114,7 @@ fn paths_are_expanded_or_left_out_with_a_note() {
         effective.unsupported.as_deref(),
         Some("ssh_config reaches web by ProxyCommand (nc -X 5 %h %p), which Anemos does not do yet")
     );
-    let by_variable = resolve("web", "identityagent $KEYS\n", "", &Overrides::default(), &local());
+    let by_variable = resolve("web", "identityagent $KEYS\n", None, &Overrides::default(), &local());
     assert_eq!(by_variable.agent, Agent::Socket("/keys".into()));
 }
 
@@ -126,47 +126,91 @@ fn script(dir: &Path, text: &str) -> Vec<OsString> {
     vec!["/bin/sh".into(), path.into()]
 }
 
+/// The real one, which reads the fixture.
+fn real(dir: &Path, config: &Path) -> OpenSsh {
+    // Of several `-F` the last counts, so that of the question for the user does.
+    let command = script(dir, &format!("exec ssh -F '{}' \"$@\"", config.display()));
+    OpenSsh::new(command, vec![config.to_owned()], DEADLINE)
+}
+
 #[tokio::test]
 async fn the_real_ssh_is_asked() {
     let dir = tempfile::tempdir().unwrap();
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ssh_config/fixtures/config");
-    // The options that come after it win, so `-F none` still does.
-    let command = script(dir.path(), &format!("exec ssh -F '{}' \"$@\"", config.display()));
-    let open_ssh = OpenSsh { command, deadline: DEADLINE };
+    let open_ssh = real(dir.path(), &config);
+    let ask = async |alias: &str, overrides: &Overrides| {
+        open_ssh.effective(alias, overrides, &Local::here()).await.expect("is OpenSSH's client installed?")
+    };
     let overrides = Overrides { port: Some(7), ..Overrides::default() };
-    let web = open_ssh.effective("web", &overrides, &Local::here()).await;
+    let web = ask("web", &overrides).await;
     assert_eq!(web.notes, [""; 0], "is OpenSSH's client installed?");
     assert_eq!((web.host_name.as_str(), web.user.as_str(), web.port), ("web.example.org", "deploy", 7));
     assert_eq!(web.host_key_alias.as_deref(), Some("webalias"));
     let overrides = Overrides { user: Some("toor".into()), ..overrides };
-    let Agent::Socket(socket) = open_ssh.effective("web", &overrides, &Local::here()).await.agent else { panic!() };
+    let Agent::Socket(socket) = ask("web", &overrides).await.agent else { panic!() };
     assert!(socket.ends_with(".agent/toor.sock"), "%r is the user that logs in: {}", socket.display());
-    let other = open_ssh.effective("-oProxyCommand=x", &Overrides::default(), &Local::here()).await;
-    assert_eq!(other.unsupported, None, "a name is never an option");
+    let other = ask("other", &Overrides::default()).await;
     assert_eq!((other.user.as_str(), other.port), ("root", 22));
+    // A name is never an option, though some versions refuse it as a name.
+    match open_ssh.effective("-oProxyCommand=x", &Overrides::default(), &Local::here()).await {
+        Ok(effective) => assert_eq!(effective.unsupported, None),
+        Err(why) => assert!(why.contains("hostname contains invalid characters"), "{why}"),
+    }
 }
 
 #[tokio::test]
-async fn an_ssh_that_is_missing_fails_or_hangs_is_a_note() {
+async fn the_local_user_s_name_counts_if_a_file_has_it() {
     let dir = tempfile::tempdir().unwrap();
-    let notes = |command: Vec<OsString>, deadline| async move {
-        let open_ssh = OpenSsh { command, deadline };
-        let effective = open_ssh.effective("web", &Overrides::default(), &local()).await;
-        assert_eq!((effective.host_name.as_str(), effective.user.as_str()), ("web", "root"));
-        effective.notes
+    let output = std::process::Command::new("id").arg("-un").output().unwrap();
+    let me = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    let config = dir.path().join("config");
+    fs::write(&config, format!("Host mine\n User {me}\nHost his\n User him\n")).unwrap();
+    let open_ssh = real(dir.path(), &config);
+    for (alias, user) in [("mine", Some(me.as_str())), ("his", Some("him")), ("nobody", None)] {
+        let (_, named) = open_ssh.answers(alias, &[], true).await.ok().unwrap();
+        assert_eq!(named.as_deref(), user, "{alias}");
+    }
+}
+
+#[test]
+fn revoked_keys_that_are_not_read_are_not_passed_over() {
+    let effective = resolve("web", "revokedhostkeys /etc/ssh/revoked\n", None, &Overrides::default(), &local());
+    let why = effective.unsupported.unwrap();
+    assert!(why.contains("RevokedHostKeys /etc/ssh/revoked") && why.contains("@revoked"), "{why}");
+    let none = resolve("web", "revokedhostkeys none\n", None, &Overrides::default(), &local());
+    assert_eq!(none.unsupported, None);
+}
+
+#[tokio::test]
+async fn without_an_answer_nothing_is_guessed_unless_there_is_no_ssh() {
+    let dir = tempfile::tempdir().unwrap();
+    let ask = |command: Vec<OsString>, deadline| async move {
+        OpenSsh::new(command, Vec::new(), deadline).effective("web", &Overrides::default(), &local()).await
     };
+    let missing = ask(vec![dir.path().join("ssh").into()], DEADLINE).await.unwrap();
+    assert_eq!((missing.host_name.as_str(), missing.user.as_str()), ("web", "root"));
     assert_eq!(
-        notes(vec![dir.path().join("ssh").into()], DEADLINE).await,
+        missing.notes,
         ["OpenSSH's `ssh` is not installed, so ~/.ssh/config is not read; using Anemos' own defaults for SSH"]
     );
+    let failed = ask(script(dir.path(), "echo 'config: line 3: Bad option' >&2; exit 255"), DEADLINE).await;
     assert_eq!(
-        notes(script(dir.path(), "echo 'config: line 3: Bad option' >&2; exit 255"), DEADLINE).await,
-        ["`ssh -G web` failed (exit status: 255): config: line 3: Bad option; using Anemos' own defaults for SSH",]
+        failed.unwrap_err(),
+        "`ssh -G web` failed (exit status: 255): config: line 3: Bad option. `ssh web` would fail too; mend your \
+         ssh_config"
     );
+    let path = ask(script(dir.path(), "printf 'identityfile /k\\377\\n'"), DEADLINE).await;
+    assert!(path.unwrap_err().contains("not UTF-8"));
     let start = Instant::now();
-    assert_eq!(
-        notes(script(dir.path(), "exec sleep 60"), Duration::from_secs(1)).await,
-        ["`ssh -G web` did not end within 1 s; using Anemos' own defaults for SSH"]
-    );
+    let hangs = ask(script(dir.path(), "exec sleep 60"), Duration::from_secs(1)).await;
+    assert!(hangs.unwrap_err().starts_with("`ssh -G web` did not end within 1 s"));
     assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn the_agent_is_that_of_this_process_unless_one_is_named() {
+    assert_eq!(Agent::Socket("/a".into()).socket(), Some("/a".into()));
+    assert_eq!(Agent::Disabled.socket(), None);
+    let here = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from);
+    assert_eq!(Agent::Environment.socket(), here);
 }
