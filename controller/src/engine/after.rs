@@ -110,9 +110,12 @@ impl Other {
                 *self = other;
                 input
             }
-            Self::Agent(_, link, _) => match link.reply().await {
-                Ok(reply) => Input::Reply(reply),
-                Err(parting) => parting.into(),
+            Self::Agent(_, link, outgoing) => tokio::select! {
+                reply = link.reply() => match reply {
+                    Ok(reply) => Input::Reply(reply),
+                    Err(parting) => parting.into(),
+                },
+                parting = outgoing.stalled() => parting.into(),
             },
             Self::Nobody | Self::Reached(_) | Self::Proved(_) | Self::Admitted(_) => std::future::pending().await,
         }

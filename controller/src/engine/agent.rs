@@ -8,13 +8,19 @@ use anemos_proto::hello::{Greeting, Hello, Role};
 use anemos_proto::ids::BLOB_CHUNK;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::Blob;
 use crate::ssh::{Exec, Output, Session, Writer};
 
-/// How long the agent may take to say hello.
-const HELLO: Duration = Duration::from_secs(30);
+/// How long the agent may take to start its subsystem and say hello.
+const HELLO: Duration = Duration::from_secs(60);
+
+/// The agent must take each piece of what it is sent within this time.
+const STALL: Duration = Duration::from_secs(60);
+
+/// Bytes of a payload sent at once: few enough for [`STALL`] on any link that deserves the name.
+const PIECE: usize = BLOB_CHUNK / 8;
 
 /// How long what was said last may take to go out when a link is ended.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -38,6 +44,11 @@ pub struct Link {
 impl Link {
     /// Starts the subsystem and shakes hands.
     pub async fn open(session: &Session, build: &str) -> Result<Self, Parting> {
+        let late = |_| Parting::Lost(format!("the agent did not say hello within {}s", HELLO.as_secs()));
+        timeout(HELLO, Self::shake_hands(session, build)).await.map_err(late)?
+    }
+
+    async fn shake_hands(session: &Session, build: &str) -> Result<Self, Parting> {
         let exec = session.subsystem(SUBSYSTEM).await.map_err(|e| Parting::Lost(e.to_string()))?;
         let broken = |e: &dyn std::error::Error| Parting::Broken(e.to_string());
         let decompressor = Decompressor::new().map_err(|e| broken(&e))?;
@@ -45,18 +56,16 @@ impl Link {
         let gone = |_| Parting::Lost("the agent closed the channel".into());
         link.exec.writer().send(Hello::new(Role::Controller, build).encode()).await.map_err(gone)?;
         let mut greeting = Greeting::new(Role::Agent, build);
-        let deadline = Instant::now() + HELLO;
         loop {
-            match tokio::time::timeout_at(deadline, link.exec.next()).await {
-                Ok(Some(Output::Stdout(bytes))) => {
+            match link.exec.next().await {
+                Some(Output::Stdout(bytes)) => {
                     if let Some(rest) = greeting.push(&bytes).map_err(|e| broken(&e))? {
                         link.take(&rest)?;
                         return Ok(link);
                     }
                 }
-                Ok(Some(Output::Stderr(_))) => {}
-                Ok(None) => return Err(Parting::Lost("the agent closed the channel".into())),
-                Err(_) => return Err(Parting::Lost("the agent did not say hello within 30s".into())),
+                Some(Output::Stderr(_)) => {}
+                None => return Err(Parting::Lost("the agent closed the channel".into())),
             }
         }
     }
@@ -73,7 +82,7 @@ impl Link {
 
     /// What is to go out on it, once.
     pub fn outgoing(&self) -> Outgoing {
-        Outgoing::new(self.exec.writer().clone())
+        Outgoing::new(self.exec.writer().clone(), STALL)
     }
 
     /// The next reply. Safe to drop and call again.
@@ -96,7 +105,15 @@ impl Link {
 /// What goes out on a link, in order. Whoever says it does not wait until the agent takes it.
 pub struct Outgoing {
     queue: mpsc::UnboundedSender<Said>,
-    sending: JoinSet<()>,
+    sending: JoinSet<Sent>,
+}
+
+/// How sending ended.
+enum Sent {
+    /// Everything is sent, or the link is gone: its replies end too, and say why.
+    Ended,
+    /// The link is there, and the agent has taken nothing for so long.
+    Stalled(Duration),
 }
 
 /// One thing that goes out.
@@ -108,11 +125,11 @@ enum Said {
 }
 
 impl Outgoing {
-    fn new(writer: Writer) -> Self {
+    /// The agent must take each piece within `stall`.
+    fn new(writer: Writer, stall: Duration) -> Self {
         let (queue, said) = mpsc::unbounded_channel();
         let mut sending = JoinSet::new();
-        // Where sending fails, the agent's replies end too, and those say why.
-        sending.spawn(async move { drop(send_all(&writer, said).await) });
+        sending.spawn(send_all(writer, said, stall));
         Self { queue, sending }
     }
 
@@ -129,6 +146,14 @@ impl Outgoing {
         let _ = self.queue.send(Said::Payload(payload));
     }
 
+    /// Ends, with the reason, when the agent takes nothing any more. Safe to drop and call again.
+    pub async fn stalled(&mut self) -> Parting {
+        match self.sending.join_next().await {
+            Some(Ok(Sent::Stalled(stall))) => Parting::Lost(format!("the agent took nothing for {}s", stall.as_secs())),
+            Some(_) | None => std::future::pending().await,
+        }
+    }
+
     /// Waits until everything is sent, but not for long.
     pub async fn flush(self) {
         let Self { queue, mut sending } = self;
@@ -137,18 +162,51 @@ impl Outgoing {
     }
 }
 
-async fn send_all(writer: &Writer, mut queue: mpsc::UnboundedReceiver<Said>) -> Result<(), String> {
+async fn send_all(writer: Writer, mut queue: mpsc::UnboundedReceiver<Said>, stall: Duration) -> Sent {
     while let Some(said) = queue.recv().await {
-        match said {
-            Said::Frame(frame) => writer.send(frame).await.map_err(|e| e.to_string())?,
-            Said::Payload(Blob { id, bytes }) => {
-                for chunk in bytes.chunks(BLOB_CHUNK) {
-                    let request = AgentRequest::Blob { digest: id.digest, data: chunk.to_vec() };
-                    let frame = codec::encode_frame(&request).map_err(|e| e.to_string())?;
-                    writer.send(frame).await.map_err(|e| e.to_string())?;
-                }
-            }
+        let sent = match said {
+            Said::Frame(frame) => send(&writer, frame, stall).await,
+            Said::Payload(payload) => send_payload(&writer, &payload, stall).await,
+        };
+        if let Err(end) = sent {
+            return end;
         }
     }
+    Sent::Ended
+}
+
+async fn send_payload(writer: &Writer, Blob { id, bytes }: &Blob, stall: Duration) -> Result<(), Sent> {
+    for piece in bytes.chunks(PIECE) {
+        let request = AgentRequest::Blob { digest: id.digest, data: piece.to_vec() };
+        // A piece is far below the limit of a frame.
+        send(writer, codec::encode_frame(&request).map_err(|_| Sent::Ended)?, stall).await?;
+    }
     Ok(())
+}
+
+async fn send(writer: &Writer, frame: Vec<u8>, stall: Duration) -> Result<(), Sent> {
+    match timeout(stall, writer.send(frame)).await {
+        Ok(sent) => sent.map_err(|_| Sent::Ended),
+        Err(_) => Err(Sent::Stalled(stall)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ssh::Tuning;
+    use crate::ssh::tests::Server;
+
+    /// The link is alive, and who is at its other end reads nothing.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_payload_that_nobody_takes_is_not_sent_for_ever() {
+        let server = Server::start(&["ed25519"], "");
+        let (session, _) = server.session(&server.user(&["user"]), &Tuning::default()).await.unwrap();
+        let exec = session.exec("exec sleep 600").await.unwrap();
+        let mut outgoing = Outgoing::new(exec.writer().clone(), Duration::from_secs(1));
+        outgoing.payload(Blob::new(vec![7; 16 << 20]));
+        let stalled = timeout(Duration::from_secs(60), outgoing.stalled()).await;
+        assert_eq!(stalled, Ok(Parting::Lost("the agent took nothing for 1s".into())));
+        assert!(!session.is_closed());
+    }
 }

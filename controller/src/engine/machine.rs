@@ -9,7 +9,7 @@
 //!           └──────────────(leaving; lost after success)───────────►┘
 //!
 //!   lost     the link was lost on which the agent had answered; Run begins anew with each loss
-//!   leaving  the agent has said its last word; Leave begins anew with each one
+//!   leaving  the agent has said its last word; Leave begins anew with each one that says otherwise or was wished
 //!   Leave becomes Run only where the agent did not leave after all, and then refused the payload of a retry
 //! ```
 //!
@@ -61,6 +61,9 @@ use crate::report::{Ending, Phase, Speaker, Update};
 use crate::ssh::{Address, HostKey};
 use meet::Checking;
 use talk::{Farewell, Talk};
+
+#[cfg(test)]
+use talk::ANSWER;
 
 /// Time between two looks at a server that is not what is waited for.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -300,6 +303,8 @@ pub struct Machine {
     begun: bool,
     /// The user wants to leave.
     leaving: bool,
+    /// The agent has accepted a wish since it said its last word.
+    granted: bool,
     /// The agent's first event is still to come.
     first_due: bool,
     /// The phase that was begun last.
@@ -378,6 +383,7 @@ impl Machine {
             link_lost: false,
             begun: false,
             leaving: false,
+            granted: false,
             first_due: false,
             phase: None,
             strangers: Vec::new(),
@@ -569,7 +575,8 @@ impl Machine {
         let (level, text) = if self.goes_on_alone() {
             (Level::Info, format!("detached; the host goes on alone. `anemos attach {run}` follows it again"))
         } else if self.known.written {
-            let text = format!("detached before the payload was begun again: the agent waits for `anemos attach {run}`");
+            let text =
+                format!("detached before the payload was begun again: the agent waits for `anemos attach {run}`");
             (Level::Warning, text)
         } else {
             let dead_man = format_duration(Duration::from_secs(self.setup.entry.dead_man_s));

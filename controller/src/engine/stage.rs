@@ -10,14 +10,14 @@ use anemos_proto::host::HostFacts;
 use anemos_proto::ids::{BLOB_CHUNK, Digest};
 use anemos_proto::stage::{Failure, StagePlan, StageReply, StageRequest, Staged};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::look::exit_text;
 use super::packing::StageBinary;
 use super::reporter::Reporter;
 use super::script;
 use crate::report::{Phase, Speaker, Update};
-use crate::ssh::{Exec, ExecError, Output, Session, Writer};
+use crate::ssh::{Exec, Output, Session, Writer};
 
 /// Bytes of noise that a login shell may print before our script speaks.
 const NOISE: usize = 64 * 1024;
@@ -27,6 +27,9 @@ const STDERR_KEPT: usize = 4 * 1024;
 
 /// How long the stage may take to undo everything.
 const UNDO: Duration = Duration::from_secs(20);
+
+/// The host must take each piece of what it is sent within this time, whatever deadline `stage` is.
+const STALL: Duration = Duration::from_secs(60);
 
 /// What went wrong in the conversation. In each case the stage has undone everything or is doing it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -266,7 +269,8 @@ impl Stage {
                             }
                         } else {
                             self.uploading = true;
-                            uploads.spawn(upload(self.exec.writer().clone(), wanted, Arc::clone(&sent_tx)));
+                            let writer = self.exec.writer().clone();
+                            uploads.spawn(upload(writer, wanted, Arc::clone(&sent_tx), STALL));
                         }
                     }
                     StageReply::Staged(staged) => {
@@ -279,8 +283,11 @@ impl Stage {
                     let (sent, total) = *sent.borrow_and_update();
                     reporter.tell(Update::Uploaded { sent, total });
                 }
-                // A lost connection also ends the stage's replies, and those say more.
-                Some(_) = uploads.join_next() => {
+                Some(uploaded) = uploads.join_next() => {
+                    // A lost connection also ends the stage's replies, and those say more.
+                    if let Ok(Err(stalled @ StageError::Protocol(_))) = uploaded {
+                        return Err(stalled);
+                    }
                     if uploads.is_empty() {
                         self.uploading = false;
                         reporter.phase(Phase::Stage);
@@ -341,14 +348,14 @@ async fn upload(
     writer: Writer,
     wanted: Vec<(Digest, Arc<[u8]>)>,
     sent: Arc<watch::Sender<(u64, u64)>>,
-) -> Result<(), ExecError> {
+    stall: Duration,
+) -> Result<(), StageError> {
     for (digest, bytes) in wanted {
         // Small enough that a slow link's progress can be seen.
         for chunk in bytes.chunks(BLOB_CHUNK / 8) {
             let request = StageRequest::Blob { digest, data: chunk.to_vec() };
-            if send(&writer, &request).await.is_err() {
-                return Err(ExecError::Closed);
-            }
+            let late = |_| StageError::Protocol(format!("the host took nothing for {}s", stall.as_secs()));
+            timeout(stall, send(&writer, &request)).await.map_err(late)??;
             sent.send_modify(|(sent, _)| *sent += chunk.len() as u64);
         }
     }
@@ -367,4 +374,22 @@ fn pass_on(reply: StageReply, reporter: &Reporter) -> Result<(), StageError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ssh::Tuning;
+    use crate::ssh::tests::Server;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_upload_that_nobody_takes_ends() {
+        let server = Server::start(&["ed25519"], "");
+        let (session, _) = server.session(&server.user(&["user"]), &Tuning::default()).await.unwrap();
+        let exec = session.exec("exec sleep 600").await.unwrap();
+        let wanted = vec![(Digest([0; 32]), vec![7; 16 << 20].into())];
+        let upload = upload(exec.writer().clone(), wanted, Arc::default(), Duration::from_secs(1));
+        let stalled = timeout(Duration::from_secs(60), upload).await.expect("it ends");
+        assert_eq!(stalled, Err(StageError::Protocol("the host took nothing for 1s".into())));
+    }
 }

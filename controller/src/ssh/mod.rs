@@ -10,7 +10,7 @@ mod keys;
 mod shell;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::io;
@@ -176,13 +176,21 @@ pub struct Tuning {
     pub keepalive: Duration,
     /// The connection is dead after so many unanswered questions.
     pub keepalive_max: usize,
+    /// The connection is dead after the other side's kernel has taken nothing for so long: while bytes wait to be sent,
+    /// nobody asks whether it is alive.
+    pub stalled: Duration,
     /// Bytes after which keys are exchanged anew; `None`: 1 GiB.
     pub rekey_bytes: Option<usize>,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { keepalive: Duration::from_secs(5), keepalive_max: 4, rekey_bytes: None }
+        Self {
+            keepalive: Duration::from_secs(5),
+            keepalive_max: 4,
+            stalled: Duration::from_secs(30),
+            rekey_bytes: None,
+        }
     }
 }
 
@@ -262,6 +270,9 @@ pub async fn handshake(
     let Reached { stream, address } = reached;
     // A small request such as an acknowledgement must not wait until more is to be sent. An error costs only speed.
     let _ = stream.set_nodelay(true);
+    let stalled = u32::try_from(tuning.stalled.as_millis()).unwrap_or(u32::MAX);
+    // Without it, TCP itself gives up after a quarter of an hour.
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, stalled);
 
     let mut limits = russh::Limits::default();
     if let Some(bytes) = tuning.rekey_bytes {

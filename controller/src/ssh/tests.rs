@@ -23,7 +23,7 @@ fn user() -> String {
 }
 
 /// A server; its directory has `host`, `user` and their `.pub`.
-struct Server {
+pub(crate) struct Server {
     dir: TempDir,
     port: u16,
     child: Child,
@@ -46,7 +46,7 @@ fn keygen(path: &Path, kind: &str, passphrase: &str) {
 }
 
 impl Server {
-    fn start(host_kinds: &[&str], more: &str) -> Self {
+    pub(crate) fn start(host_kinds: &[&str], more: &str) -> Self {
         let there = Path::new("/usr/sbin/sshd").exists();
         assert!(there, "this test needs OpenSSH's server: tests/install-tools.sh installs it");
         let dir = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ impl Server {
         Address { host: "127.0.0.1".into(), port: self.port }
     }
 
-    fn user(&self, files: &[&str]) -> Credentials {
+    pub(crate) fn user(&self, files: &[&str]) -> Credentials {
         self.user_who_types(files, &Arc::default())
     }
 
@@ -108,7 +108,11 @@ impl Server {
         (result, counters)
     }
 
-    async fn session(&self, credentials: &Credentials, tuning: &Tuning) -> Result<(Session, Arc<Counters>), AuthError> {
+    pub(crate) async fn session(
+        &self,
+        credentials: &Credentials,
+        tuning: &Tuning,
+    ) -> Result<(Session, Arc<Counters>), AuthError> {
         let policy = Policy::pinned(vec![self.host_key("ed25519")]);
         let (connected, counters) = self.connect(&policy, tuning).await;
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -400,6 +404,49 @@ async fn a_busy_server_is_asked_again() {
     let mut said = [0; 64];
     let length = reached.stream.peek(&mut said).await.unwrap();
     assert_eq!(&said[..length], b"Welcome\r\nSSH-2.0-here\r\n");
+}
+
+/// A way to the server that swallows what comes from the client, once told to, without a word.
+async fn swallowing(server: &Server) -> (Address, Arc<std::sync::atomic::AtomicBool>) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+    let swallows = Arc::new(AtomicBool::new(false));
+    let (told, port) = (Arc::clone(&swallows), server.port);
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let there = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let ((mut from, mut to_client), (mut from_there, mut to)) = (client.into_split(), there.into_split());
+        tokio::spawn(async move { tokio::io::copy(&mut from_there, &mut to_client).await });
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
+            if told.load(Ordering::Relaxed) {
+                // Both connections stay open.
+                std::future::pending::<()>().await;
+            }
+            to.write_all(&bytes[..count]).await.unwrap();
+        }
+    });
+    (address, swallows)
+}
+
+/// A link that takes nothing any more is dead, also for who is in the middle of sending.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_swallows_an_upload_ends() {
+    let server = Server::start(&["ed25519"], "");
+    // The server is up once it was reached.
+    drop(server.session(&server.user(&["user"]), &Tuning::default()).await.unwrap());
+    let (address, swallows) = swallowing(&server).await;
+    let tuning = Tuning { stalled: Duration::from_secs(2), keepalive: Duration::from_secs(3600), ..Tuning::default() };
+    let policy = Policy::pinned(vec![server.host_key("ed25519")]);
+    let connected = connect(&address, &policy, &Arc::default(), soon(), &tuning).await.unwrap();
+    let session = connected.authenticate(&user(), &server.user(&["user"]), soon()).await.unwrap();
+    let exec = session.exec("cat >/dev/null").await.unwrap();
+    exec.writer().send(vec![0; 100_000]).await.unwrap();
+    swallows.store(true, std::sync::atomic::Ordering::Relaxed);
+    let upload = async { while exec.writer().send(vec![0; 100_000]).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(60), upload).await.expect("the upload ends with its link");
 }
 
 #[test]

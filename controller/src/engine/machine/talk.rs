@@ -19,6 +19,9 @@ const ACK_EVERY: u64 = 64;
 /// See [`ACK_EVERY`].
 const ACK_AFTER: Duration = Duration::from_secs(2);
 
+/// How long the agent may take to answer that somebody attaches.
+pub(super) const ANSWER: Duration = Duration::from_secs(60);
+
 /// One link to the agent.
 #[derive(Debug)]
 pub(super) struct Talk {
@@ -54,8 +57,13 @@ pub(super) enum Farewell {
 impl Talk {
     /// When the machine must be told of the time.
     pub(super) fn deadline(&self, silence: Duration) -> Duration {
-        let silent = self.heard + silence;
+        let silent = self.heard + self.patience(silence);
         self.ack_due.map_or(silent, |due| due.min(silent))
+    }
+
+    /// How long the agent may say nothing.
+    fn patience(&self, silence: Duration) -> Duration {
+        if self.replay_until.is_some() { silence } else { ANSWER }
     }
 }
 
@@ -104,7 +112,12 @@ impl Machine {
             self.secure(out);
         }
         let Contact::Talking(talk) = &self.contact else { return };
-        if now >= talk.heard + silence {
+        if talk.replay_until.is_none() {
+            if now >= talk.heard + ANSWER {
+                let why = format!("the agent said hello and then nothing for {}", format_duration(ANSWER));
+                self.lost(now, why, out);
+            }
+        } else if now >= talk.heard + silence {
             let silence = format_duration(silence);
             self.broken(
                 &format!("it has said nothing for {silence}, though its deadline `build` has passed since"),
@@ -164,6 +177,7 @@ impl Machine {
         if !std::mem::take(&mut talk.asked) {
             return;
         }
+        self.granted = true;
         // An accepted wish has its answer: after a lost link it is not made again.
         match self.wishes.pop_front().map(|wished| wished.wish) {
             Some(Wish::Retry(Some(payload))) => {
@@ -302,7 +316,10 @@ impl Machine {
             return self.end(Ending::Held, reason, out);
         }
         self.left = true;
-        self.set_goal(now, Goal::Leave(to), Duration::ZERO, out);
+        // One that says so again and again, and stays, is waited for no longer than one that goes.
+        if std::mem::take(&mut self.granted) || self.goal != Goal::Leave(to.clone()) {
+            self.set_goal(now, Goal::Leave(to), Duration::ZERO, out);
+        }
         self.pause(now, PAUSE);
     }
 

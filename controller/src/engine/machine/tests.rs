@@ -462,6 +462,45 @@ fn an_agent_that_says_nothing_has_failed() {
 }
 
 #[test]
+fn an_agent_that_only_says_hello_is_waited_for_no_longer_than_one_that_is_silent() {
+    let mut story = Story::booted();
+    while story.end().is_none() {
+        assert!(story.now < seconds(700), "it is waited for for ever");
+        story.link().pass(ANSWER);
+        story.pass(PAUSE);
+    }
+    let (ending, reason) = story.end().unwrap();
+    assert!(ending == Ending::Held && reason.contains("within deadline `boot` (10m)"), "{reason}");
+
+    // That it was met once doesn't help it.
+    let mut known = Story::running();
+    known.tell(Input::Lost("cut".into()));
+    let until = known.machine.wait.until;
+    known.link().pass(ANSWER);
+    assert_eq!((known.contact(), known.machine.wait.until), ("pausing", until));
+}
+
+#[test]
+fn an_agent_that_always_leaves_and_never_goes_is_waited_for_once() {
+    let mut story = Story::running();
+    while story.end().is_none() {
+        assert!(story.now < seconds(400), "it is waited for for ever");
+        story.say(AgentReply::Leaving(Leaving::Finish(Finish::Reboot))).pass(seconds(61));
+        story.tell(Input::Unreached("refused".into())).link().say(attached(AgentState::Succeeded, 2));
+    }
+    let (ending, reason) = story.end().unwrap();
+    assert!(ending == Ending::Held && reason.contains("deadline `reboot` (5m)"), "{reason}");
+
+    // A wish that was granted is a reason to wait anew.
+    let mut wished = Story::running();
+    let leaving = || AgentReply::Leaving(Leaving::Finish(Finish::Reboot));
+    wished.say(leaving()).pass(seconds(61));
+    wished.tell(Input::Unreached("refused".into())).link().say(attached(AgentState::Succeeded, 2));
+    wished.wish(Wish::Finish(Finish::Reboot)).say(AgentReply::Accepted).say(leaving());
+    assert_eq!(wished.machine.wait.until, wished.now + seconds(300));
+}
+
+#[test]
 fn an_agent_of_another_boot_is_not_the_one() {
     let mut story = Story::running();
     story.tell(Input::Lost("cut".into())).link();
