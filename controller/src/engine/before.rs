@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::Trouble;
 use super::fleet::{Seat, Verdict};
+use super::look::{Look, look};
 use super::reporter::{Reporter, now_ms};
 use super::stage::{Stage, StageError};
 use super::{Decision, Job};
@@ -83,7 +84,7 @@ struct Met {
 async fn meet(
     job: &Job,
     reporter: &Reporter,
-    probes: &Arc<Semaphore>,
+    (seat, probes): (&Seat, &Arc<Semaphore>),
     stop: &mut signal::Receiver<bool>,
 ) -> Result<Met, NotBooted> {
     let stopped = || NotBooted::Decided("stopped before anything was done".into());
@@ -106,9 +107,30 @@ async fn meet(
         Ok(stage) => stage,
         // It removes itself when its connection ends.
         Err(StageError::Stopped) => return Err(stopped()),
-        Err(error) => return Err(trouble(Phase::Probe, "starting the stage", error, allowed).into()),
+        Err(error) => {
+            let trouble = trouble(Phase::Probe, "starting the stage", error, allowed);
+            return Err(unless_twin(&session, seat, trouble).await.into());
+        }
     };
-    look_around(job, reporter, session, stage, (deadline, stop)).await
+    look_around(job, reporter, session, stage, (seat, deadline, stop)).await
+}
+
+/// How long it may take to see whether a host that won't be looked at is being looked at under another name.
+const TWIN: Duration = Duration::from_secs(10);
+
+/// What went wrong with a host that may be busy with this very run, under another name.
+async fn unless_twin(session: &Session, seat: &Seat, trouble: Trouble) -> Trouble {
+    let deadline = Instant::now() + TWIN;
+    let Ok(Look { boot_id, .. }) = look(session, deadline).await else { return trouble };
+    match seat.twin(&boot_id, deadline).await {
+        Some(other) => same_machine(&other),
+        None => trouble,
+    }
+}
+
+fn same_machine(other: &str) -> Trouble {
+    let why = format!("it is the same machine as `{other}`: both have the same boot id");
+    Trouble::before(Phase::Probe, "looking at the host", why).hint("take one of the two out of hosts.toml")
 }
 
 /// Has the stage look around, and judges what it finds.
@@ -117,14 +139,20 @@ async fn look_around(
     reporter: &Reporter,
     session: Session,
     mut stage: Stage,
-    (deadline, stop): (Instant, &mut signal::Receiver<bool>),
+    (seat, deadline, stop): (&Seat, Instant, &mut signal::Receiver<bool>),
 ) -> Result<Met, NotBooted> {
     let allowed = job.host.deadlines.stage;
     let facts = match bounded(stop, deadline, "stage", stage.probe(reporter)).await {
         Ok(facts) => facts,
         Err(StageError::Stopped) => return Err(undo_stopped(stage).await),
-        Err(error) => return Err(give_up(stage, Phase::Probe, "looking at the host", error, allowed).await.into()),
+        Err(error) => {
+            let trouble = give_up(stage, Phase::Probe, "looking at the host", error, allowed).await;
+            return Err(unless_twin(&session, seat, trouble).await.into());
+        }
     };
+    if let Err(other) = seat.met(&facts.boot_id) {
+        return Err(undo(stage, same_machine(&other)).await.into());
+    }
     reporter.tell(Update::Facts(facts.clone()));
     reporter.phase_done();
     let plan = Arc::new(judge(&facts, choices(job, &session, &stage)));
@@ -223,7 +251,7 @@ async fn confirmed(
     job: &Job,
     reporter: &Reporter,
     (still, approval): (Still, &Approval),
-    probes: &Arc<Semaphore>,
+    (seat, probes): (&Seat, &Arc<Semaphore>),
     stop: &mut signal::Receiver<bool>,
 ) -> Result<Met, NotBooted> {
     let met = match still {
@@ -231,9 +259,9 @@ async fn confirmed(
         Still::Waiting(Met { session, stage, .. }) => {
             reporter.phase(Phase::Probe);
             let deadline = Instant::now() + job.host.deadlines.stage;
-            look_around(job, reporter, session, stage, (deadline, stop)).await?
+            look_around(job, reporter, session, stage, (seat, deadline, stop)).await?
         }
-        Still::Gone => meet(job, reporter, probes, stop).await?,
+        Still::Gone => meet(job, reporter, (seat, probes), stop).await?,
     };
     match changed(approval, &met.plan) {
         None => Ok(met),
@@ -258,12 +286,12 @@ pub(super) async fn boot(
     mut stop: signal::Receiver<bool>,
 ) -> Result<Booted, NotBooted> {
     let allowed = job.host.deadlines.stage;
-    let met = meet(job, reporter, probes, &mut stop).await?;
+    let met = meet(job, reporter, (&*seat, probes), &mut stop).await?;
     // Nobody waiting for the plan means that the decision is made without it.
     let _ = plan.send(Arc::clone(&met.plan));
     let (met, approval) = decided(met, decision, &mut stop, allowed).await?;
     let still = turn(reporter, met, seat, &mut stop).await?;
-    let met = confirmed(job, reporter, (still, &approval), probes, &mut stop).await?;
+    let met = confirmed(job, reporter, (still, &approval), (&*seat, probes), &mut stop).await?;
     let Met { session, mut stage, facts, .. } = met;
     let plan = stage_plan(job, &session, approval.plan());
     let blobs = [&job.artifacts.agent, &job.base.lock, &job.payload].into_iter().chain(&job.base.upload);

@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use tokio::sync::watch as signal;
+use tokio::time::{Instant, timeout_at};
 
 /// More hosts than these are not named in a command that is shown.
 const NAMED: usize = 8;
@@ -92,6 +93,8 @@ pub struct Fleet {
     failures: Vec<String>,
     /// Why no other is told to boot.
     halted: Option<String>,
+    /// Of those that were met, the boot ids.
+    met: Vec<Option<String>>,
 }
 
 impl Fleet {
@@ -105,7 +108,23 @@ impl Fleet {
             several: false,
             failures: Vec::new(),
             halted: None,
+            met: vec![None; hosts.len()],
         }
+    }
+
+    /// The host was met, and this is its boot id. An error names the host that is the same machine.
+    pub fn met(&mut self, host: usize, boot_id: &str) -> Result<(), String> {
+        if let Some(other) = self.twin(host, boot_id) {
+            return Err(other.to_owned());
+        }
+        self.met[host] = Some(boot_id.to_owned());
+        Ok(())
+    }
+
+    /// The other host that was met with this boot id.
+    fn twin(&self, host: usize, boot_id: &str) -> Option<&str> {
+        let same = |(other, met): &(usize, &Option<String>)| *other != host && met.as_deref() == Some(boot_id);
+        self.met.iter().enumerate().find(same).map(|(other, _)| self.hosts[other].0.as_str())
     }
 
     /// These of them are to be deployed, unless they are over already.
@@ -124,6 +143,12 @@ impl Fleet {
             (State::Waiting | State::Undecided, _) => Verdict::Wait(self.waits_for()),
             _ => Verdict::Go,
         }
+    }
+
+    /// Whether all but this host were met, or are over.
+    fn others_are_met(&self, host: usize) -> bool {
+        let mut others = self.hosts.iter().zip(&self.met).enumerate().filter(|(other, _)| *other != host);
+        others.all(|(_, ((_, state), met))| met.is_some() || *state == State::Out)
     }
 
     /// The host is prepared and wants to boot. An error says why it must not.
@@ -223,6 +248,22 @@ impl Seat {
     pub async fn changed(&mut self) {
         // It has a sender itself.
         let _ = self.changes.changed().await;
+    }
+
+    /// See [`Fleet::met`].
+    pub fn met(&self, boot_id: &str) -> Result<(), String> {
+        let mut answer = Ok(());
+        self.fleet.send_modify(|fleet| answer = fleet.met(self.host, boot_id));
+        answer
+    }
+
+    /// The other host that was met with this boot id, or is so before the deadline.
+    pub async fn twin(&self, boot_id: &str, deadline: Instant) -> Option<String> {
+        let mut changes = self.fleet.subscribe();
+        let known = |fleet: &Fleet| fleet.twin(self.host, boot_id).is_some() || fleet.others_are_met(self.host);
+        let met = changes.wait_for(known);
+        let fleet = timeout_at(deadline, met).await.ok()?.ok()?;
+        fleet.twin(self.host, boot_id).map(str::to_owned)
     }
 
     /// See [`Fleet::boot`].
