@@ -18,8 +18,64 @@ const BLOCK: usize = 64 << 10;
 /// Longest record, in bytes, as JSON or as a line. What the host says has come in shorter frames.
 const MAX_RECORD: usize = 6 << 20;
 
-/// Appends to a journal file. After the first failure nothing is written any more.
-pub struct Appender {
+/// Appends to a journal.
+#[derive(Debug)]
+pub struct Appender(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    /// In a file.
+    File(Box<Journal>),
+    /// Nowhere: what is told is numbered, and forgotten.
+    Nowhere(Box<Digested>),
+}
+
+impl Appender {
+    /// Opens the file, makes it (0600) if need be, cuts off an unfinished end, and returns what is in it. A damaged
+    /// file is kept as it is beside it, as `….damaged`, and is gone on with after its end. One of an earlier format is
+    /// refused: that build goes on with it.
+    pub fn open(path: &Path, keep: Keep) -> Result<(Self, Digested), JournalError> {
+        let (journal, digested) = Journal::open(path, keep)?;
+        Ok((Self(Kept::File(Box::new(journal))), digested))
+    }
+
+    /// For what nobody takes up again.
+    pub fn nowhere() -> Self {
+        Self(Kept::Nowhere(Box::default()))
+    }
+
+    /// Appends a record. Lines of output are in the file after the next [`Appender::sync`], others at once; all of it
+    /// is safe only after the next [`Appender::sync`]. Returns the number of what was told last, the record included.
+    pub fn append(&mut self, record: &Record) -> Result<u64, JournalError> {
+        match &mut self.0 {
+            Kept::File(journal) => journal.append(record),
+            Kept::Nowhere(state) => {
+                state.take(record.clone(), Keep::Nothing);
+                Ok(state.number)
+            }
+        }
+    }
+
+    /// Waits until everything appended is on the disk.
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        match &mut self.0 {
+            Kept::File(journal) => journal.sync(),
+            Kept::Nowhere(_) => Ok(()),
+        }
+    }
+
+    /// Syncs, then writes that the agent may begin payload attempt `number` into the second file, and syncs that. Only
+    /// after it may the agent be told.
+    pub fn attempt(&mut self, number: u32) -> Result<(), JournalError> {
+        match &mut self.0 {
+            Kept::File(journal) => journal.attempt(number),
+            Kept::Nowhere(_) => Ok(()),
+        }
+    }
+}
+
+/// A journal file. After the first failure nothing is written any more.
+struct Journal {
     file: File,
     path: PathBuf,
     /// The end of the last whole block.
@@ -36,17 +92,14 @@ pub struct Appender {
     failed: Option<String>,
 }
 
-impl std::fmt::Debug for Appender {
+impl std::fmt::Debug for Journal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Appender").field("path", &self.path).field("good", &self.good).finish_non_exhaustive()
+        f.debug_struct("Journal").field("path", &self.path).field("good", &self.good).finish_non_exhaustive()
     }
 }
 
-impl Appender {
-    /// Opens the file, makes it (0600) if need be, cuts off an unfinished end, and returns what is in it. A damaged
-    /// file is kept as it is beside it, as `….damaged`, and is gone on with after its end. One of an earlier format is
-    /// refused: that build goes on with it.
-    pub fn open(path: &Path, keep: Keep) -> Result<(Self, Digested), JournalError> {
+impl Journal {
+    fn open(path: &Path, keep: Keep) -> Result<(Self, Digested), JournalError> {
         let io = |doing: &'static str| move |source: io::Error| JournalError::io(doing, path, source);
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
@@ -80,7 +133,7 @@ impl Appender {
         let told = std::mem::take(&mut digested.told);
         let state = Digested { form: Digested::FORM, lines: 0, ..digested.clone() };
         digested.told = told;
-        let appender = Self {
+        let journal = Self {
             file,
             path: path.into(),
             good,
@@ -92,12 +145,10 @@ impl Appender {
             booting: false,
             failed: None,
         };
-        Ok((appender, digested))
+        Ok((journal, digested))
     }
 
-    /// Appends a record. Lines of output are in the file after the next [`Appender::sync`], others at once; all of it
-    /// is safe only after the next [`Appender::sync`]. Returns the number of what was told last, the record included.
-    pub fn append(&mut self, record: &Record) -> Result<u64, JournalError> {
+    fn append(&mut self, record: &Record) -> Result<u64, JournalError> {
         self.refuse_after_failure()?;
         let appended = self.try_append(record);
         self.note(appended)?;
@@ -136,8 +187,7 @@ impl Appender {
         Ok(())
     }
 
-    /// Waits until everything appended is on the disk.
-    pub fn sync(&mut self) -> Result<(), JournalError> {
+    fn sync(&mut self) -> Result<(), JournalError> {
         self.refuse_after_failure()?;
         let synced = self.try_sync();
         self.note(synced)
@@ -161,9 +211,7 @@ impl Appender {
         Ok(())
     }
 
-    /// Syncs, then writes that the agent may begin payload attempt `number` into the second file, and syncs that. Only
-    /// after it may the agent be told.
-    pub fn attempt(&mut self, number: u32) -> Result<(), JournalError> {
+    fn attempt(&mut self, number: u32) -> Result<(), JournalError> {
         self.sync()?;
         let written = attempt::write(&self.path, number);
         self.note(written)
@@ -187,7 +235,7 @@ impl Appender {
     }
 }
 
-impl Drop for Appender {
+impl Drop for Journal {
     fn drop(&mut self) {
         if self.failed.is_none() {
             // Whoever wanted it safe has called `sync` and knows.

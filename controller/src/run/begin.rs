@@ -1,7 +1,6 @@
 //! Begins a run: prepares it, meets its hosts, and goes ahead with those that it is decided for.
 
 use std::collections::HashMap;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
@@ -18,7 +17,7 @@ use super::plea::Plea;
 use crate::config::Host;
 use crate::embed;
 use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, Stop, drive, now_ms};
-use crate::journal::{Appender, Keep, Lock, RunDir, RunFile, RunStore};
+use crate::journal::{Appender, HostEntry, JournalError, Keep, Lock, RunDir, RunFile, RunStore};
 use crate::plan::{Approval, Plan};
 use crate::report::{Report, Summary, Update};
 use crate::ssh::{Passphrases, RunKey, new_seed};
@@ -60,10 +59,9 @@ pub struct Met {
 struct Running {
     dir: RunDir,
     file: RunFile,
-    _lock: Lock,
+    /// `None` if nothing of the run stays.
+    _lock: Option<Lock>,
     _inbox: Option<Inbox>,
-    /// Deleted at the end.
-    _plan_dir: Option<PlanDir>,
 }
 
 /// One host that is being followed.
@@ -125,18 +123,17 @@ impl Prepared {
     ) -> Result<Met, RunError> {
         let names = self.names();
         let Self { order, jobs, file, key, .. } = self;
-        let plan_dir = order.only_plan.then(|| PlanDir::new(&file)).transpose()?;
-        let store = match &plan_dir {
-            Some(dir) => RunStore::at(dir.0.clone()),
-            None => RunStore::open()?,
+        let (dir, lock, journals) = if order.only_plan {
+            (RunDir::nowhere(&file.run), None, names.iter().map(|_| Appender::nowhere()).collect())
+        } else {
+            let (dir, lock, journals) = create(&RunStore::open()?, &file, &key)?;
+            (dir, Some(lock), journals)
         };
-        let (dir, lock) = store.create(&file, &key)?;
         let fleet = signal::channel(Fleet::new(&names, order.limits, &order.hosts_file.display().to_string())).0;
         let probes = Arc::new(Semaphore::new(order.limits.parallel));
         let busy = Busy::new(jobs.len());
         let (mut inbox, mut begun) = (HashMap::new(), Vec::new());
-        for (number, job) in jobs.into_iter().enumerate() {
-            let (journal, _) = Appender::open(&dir.journal(&job.host.name), Keep::Nothing)?;
+        for ((number, job), journal) in jobs.into_iter().enumerate().zip(journals) {
             let member = Member {
                 run: dir.clone(),
                 entry: job.entry.clone(),
@@ -161,7 +158,7 @@ impl Prepared {
             reporters.extend(met.is_some().then_some(reporter));
             hosts.push(Attended { name, met, task });
         }
-        let running = Running { dir, file, _lock: lock, _inbox: inbox, _plan_dir: plan_dir };
+        let running = Running { dir, file, _lock: lock, _inbox: inbox };
         let met = Met { hosts, fleet, limits: order.limits, only_plan: order.only_plan, running };
         let order = met.order();
         for (reporter, plan) in reporters.into_iter().zip(met.plans()) {
@@ -172,6 +169,20 @@ impl Prepared {
             }
         }
         Ok(met)
+    }
+}
+
+/// Makes the run, and a journal for each of its hosts. If that fails, nothing of the run is left.
+fn create(store: &RunStore, file: &RunFile, key: &RunKey) -> Result<(RunDir, Lock, Vec<Appender>), JournalError> {
+    let (dir, lock) = store.create(file, key)?;
+    let open = |host: &HostEntry| Appender::open(&dir.journal(&host.name), Keep::Nothing).map(|(journal, _)| journal);
+    match file.hosts.iter().map(open).collect() {
+        Ok(journals) => Ok((dir, lock, journals)),
+        Err(error) => {
+            // The error says what is wrong; that this fails too says no more.
+            let _ = dir.delete(lock);
+            Err(error)
+        }
     }
 }
 
@@ -258,28 +269,45 @@ impl Met {
                 Err(error) => ended.problems.push(format!("{name}: {error}")),
             }
         }
-        ended.warning = forget(&running.dir, &running.file.hosts);
+        if !only_plan {
+            ended.warning = forget(&running.dir, &running.file.hosts);
+        }
         ended
     }
 }
 
-/// A private directory for the journal of a plan, which nobody will read.
-struct PlanDir(PathBuf);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Stop;
+    use crate::journal::samples::{run_file, run_key};
 
-impl PlanDir {
-    fn new(file: &RunFile) -> Result<Self, RunError> {
-        let path = std::env::temp_dir().join(format!("anemos-plan-{}-{}", file.run, std::process::id()));
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(|e| RunError::internal(format!("{}: {e}", path.display())))?;
-        Ok(Self(path))
+    /// Whoever plans makes no file that could stay when it is killed.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_plan_has_its_key_in_memory_only() {
+        let mut file = run_file("20261123-093000-0a1b", &[]);
+        file.run = new_run_id().unwrap();
+        let limits = Limits { parallel: 1, canary: true, max_failures: 0 };
+        let (hosts_file, run) = (PathBuf::from("hosts.toml"), file.run.to_string());
+        let order = Order { hosts: Vec::new(), hosts_file, lock: None, limits, only_plan: true };
+        let prepared = Prepared { order, jobs: Vec::new(), file, key: run_key(), notes: Vec::new() };
+        let (reports, _received) = mpsc::unbounded_channel();
+        let (_stopping, stop) = signal::channel(Stop::No);
+        let met = prepared.meet(reports, &stop).await.unwrap();
+        assert!(!met.running.dir.path().exists());
+        let temporary = std::fs::read_dir(std::env::temp_dir()).unwrap();
+        let ours = temporary.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(&run));
+        assert_eq!(ours.count(), 0);
     }
-}
 
-impl Drop for PlanDir {
-    fn drop(&mut self) {
-        // At worst a small directory stays among the temporary files.
-        let _ = std::fs::remove_dir_all(&self.0);
+    #[test]
+    fn a_run_that_did_not_begin_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RunStore::at(dir.path().to_owned());
+        let mut file = run_file("20261123-093000-0a1b", &["web1"]);
+        // No file can have such a name.
+        file.hosts[0].name = "x".repeat(300);
+        create(&store, &file, &run_key()).map(|_| ()).unwrap_err();
+        assert!(store.runs().unwrap().is_empty());
     }
 }
