@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch as signal};
 use tokio::time::Instant;
 
+use super::descriptors;
 use super::error::RunError;
 use super::find::{not_in_ram, read};
 use super::host::{Busy, attend};
@@ -53,6 +54,7 @@ pub async fn follow(
     reports: mpsc::UnboundedSender<Report>,
     stop: &signal::Receiver<Stop>,
 ) -> Result<Followed, RunError> {
+    descriptors::enough(hosts.len(), 0)?;
     let id = new_id()?;
     let mut followed = Followed::default();
     let mut asked = false;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
 
 use super::base::Showing;
+use super::descriptors;
 use super::error::RunError;
 use super::forget;
 use super::host::{Busy, attend};
@@ -88,6 +89,7 @@ pub struct Ended {
 impl Prepared {
     /// Finds out everything that can be known without meeting a host.
     pub async fn new(order: Order, asks: &Arc<dyn Passphrases>, show: &Showing) -> Result<Self, RunError> {
+        descriptors::enough(order.hosts.len(), order.limits.parallel)?;
         let artifacts = Arc::new(embed::artifacts().map_err(RunError::bad_input)?);
         let run = new_run_id()?;
         let key = new_seed().and_then(|seed| RunKey::from_seed(&seed)).map_err(RunError::internal)?;
@@ -279,7 +281,6 @@ impl Met {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Stop;
     use crate::journal::samples::{run_file, run_key};
 
     /// Whoever plans makes no file that could stay when it is killed.

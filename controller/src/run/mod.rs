@@ -4,6 +4,7 @@
 mod again;
 pub mod base;
 mod begin;
+mod descriptors;
 mod error;
 mod find;
 mod host;

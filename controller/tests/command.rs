@@ -1,0 +1,88 @@
+//! The command, as it is where few files may be open, and when its terminal hangs up.
+
+use std::fmt::Write;
+use std::fs::Permissions;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// More hosts than 256 files are enough for.
+const HOSTS: u16 = 300;
+
+/// A hosts.toml with a host on each of these ports of this machine, and what a plain build lacks.
+fn prepared(ports: impl IntoIterator<Item = u16>) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    std::fs::create_dir(dir.path().join("payload")).unwrap();
+    write("payload/deploy", b"#!/bin/sh\n");
+    std::fs::set_permissions(dir.path().join("payload/deploy"), Permissions::from_mode(0o755)).unwrap();
+    let mut hosts = "[defaults]\npayload = \"payload\"\ndisk = \"/dev/vda\"\n".to_owned();
+    for port in ports {
+        write!(hosts, "[hosts.h{port}]\naddress = \"127.0.0.1\"\nport = {port}\n").unwrap();
+    }
+    write("hosts.toml", hosts.as_bytes());
+    for ending in ["x86.xz", "xz", "gz"] {
+        write(&format!("stage.{ending}"), b"");
+    }
+    write("stage.zst", &zstd::encode_all(&b"x"[..], 1).unwrap());
+    write("agent.zst", b"");
+    dir
+}
+
+/// Hosts that nobody answers for: hardly anybody listens on such ports.
+fn many() -> TempDir {
+    prepared(701..701 + HOSTS)
+}
+
+fn anemos(dir: &Path, first: &str, arguments: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{first} && exec \"$0\" {arguments} hosts.toml"));
+    command.arg(env!("CARGO_BIN_EXE_anemos")).current_dir(dir);
+    command.env("HOME", dir).env("XDG_STATE_HOME", dir.join("state")).env_remove("SSH_AUTH_SOCK");
+    command.env("ANEMOS_STAGE", dir.join("stage")).env("ANEMOS_AGENT_ZST", dir.join("agent.zst"));
+    command.stdin(Stdio::null());
+    command
+}
+
+fn text(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
+}
+
+#[test]
+fn many_hosts_need_no_raised_limit_where_it_can_be_raised() {
+    let dir = many();
+    let output = anemos(dir.path(), "ulimit -Sn 256", "up --yes --parallel 16").output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(!said.contains("Too many open files"), "{said}");
+}
+
+#[test]
+fn a_limit_that_is_too_low_is_told_before_anything_is_made() {
+    let dir = many();
+    let output = anemos(dir.path(), "ulimit -n 256", "up --yes --parallel 16").output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("300 hosts need 792 open files") && said.contains("`ulimit -n 792`"), "{said}");
+    assert!(!dir.path().join("state").exists());
+}
+
+#[test]
+fn a_terminal_that_hangs_up_is_as_ctrl_c() {
+    // Takes connections and says nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = prepared([listener.local_addr().unwrap().port()]);
+    let mut command = anemos(dir.path(), "true", "up --yes");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (_connection, _) = listener.accept().unwrap();
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
+    assert_eq!((output.status.code(), output.status.signal()), (Some(130), None), "{said}");
+    assert!(said.contains("stopped before anything was done"), "{said}");
+}
