@@ -29,7 +29,7 @@ Exit status:
   0    all hosts deployed (plan, status, logs, base: it did what it should)
   1    internal error
   2    bad input or usage: hosts.toml, a payload, a lock, an argument, no such host in RAM
-  3    the plan was refused: by you, for want of a terminal to ask on, or for what a host lacks
+  3    refused: by you, for want of a terminal to ask on, or, of a plan, for what a host lacks
   4    some host was not deployed but untouched or held, asked for or not; its summary says why
   130  stopped or detached by Ctrl-C
 
@@ -91,11 +91,13 @@ pub enum Command {
     ///
     /// The payload starts afresh in the same RAM system; what an earlier attempt wrote to the disk is still there.
     #[command(after_help = "Example: anemos retry web1 --payload payloads/debian\n\n\
-                      Exit status: 0 all deployed, 2 none in RAM, 4 some host not deployed, 130 Ctrl-C.")]
+                      Exit status: 0 all deployed, 2 none in RAM, 3 refused by you or for want of a terminal to \
+                      ask on, 4 some host not deployed, 130 Ctrl-C.")]
     Retry(Retry),
     /// End the payload: with nothing written the host goes back to its old system, else it is held
     #[command(
-        after_help = "Exit status: 2 none in RAM, 4 some host not deployed, as is one that goes back, 130 Ctrl-C."
+        after_help = "Exit status: 2 none in RAM, 3 refused by you or for want of a terminal to ask on, 4 some host \
+                      not deployed, as is one that goes back, 130 Ctrl-C."
     )]
     Abort(Pick),
     /// Make a held host leave its RAM system
@@ -291,8 +293,12 @@ pub struct Pick {
     /// The run, or a host of the newest run that has it; default: the newest run
     #[arg(value_name = "RUN|HOST")]
     pub run: Option<String>,
-    /// The host; default: all of the run that are in RAM. The others are shown as they are
+    /// The host; default: all of the run that are in RAM, after a question if the run has several. The others are shown
+    /// as they are
     pub host: Option<String>,
+    /// Don't ask whether all hosts of the run are meant. Needed where there is no terminal to ask on
+    #[arg(long, conflicts_with = "host")]
+    pub all: bool,
     /// One JSON object a line on standard output
     #[arg(long)]
     pub json: bool,

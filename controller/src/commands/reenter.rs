@@ -1,6 +1,7 @@
 //! The commands that take up a run again: attach, retry, abort, finish.
 
 use std::collections::HashMap;
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -56,7 +57,39 @@ pub(super) async fn retry(args: cli::Retry, stopping: Stopping) -> Result<Status
 
 async fn wish(args: &cli::Pick, wish: Wish, stopping: Stopping) -> Result<Status, CommandError> {
     let (run, host) = run::pick(args.run.as_deref(), args.host.as_deref())?;
+    if host.is_none() && !args.all {
+        let hosts = run.load()?.hosts;
+        if hosts.len() > 1 {
+            insisted(&wish, &run, &run::some_in_ram(&run, &hosts)?)?;
+        }
+    }
     reenter(&run, host.as_deref(), wished(wish), args.json, stopping).await
+}
+
+/// Asks whether a wish is meant for all of a run's hosts.
+fn insisted(wish: &Wish, run: &RunDir, hosts: &[String]) -> Result<(), CommandError> {
+    let what = all_of(wish, run.id.as_str(), hosts);
+    let refused = |message: String| Err(CommandError { status: Status::Refused, message });
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return refused(format!("this would {what}; name one host, or give --all for all of them"));
+    }
+    let (first, rest) = what.split_at(1);
+    if screen::question(&format!("{}{rest}?", first.to_uppercase())) {
+        Ok(())
+    } else {
+        refused("nothing was done".into())
+    }
+}
+
+/// What a wish does to these hosts, in words.
+fn all_of(wish: &Wish, run: &str, hosts: &[String]) -> String {
+    let what = match wish {
+        Wish::Abort => "end the payload",
+        Wish::Retry(None) => "run the payload again",
+        Wish::Retry(Some(_)) => "run another payload",
+        Wish::Finish(_) => "leave RAM",
+    };
+    format!("{what} on {} of run {run}", hosts.join(", "))
 }
 
 fn wished(wish: Wish) -> Intent {
@@ -115,4 +148,29 @@ async fn reenter(
         return Err(CommandError { status: Status::NotAll, message: followed.problems.join("\n") });
     }
     Ok(status_of(&followed.ends, &[], stop.borrow().asked()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::samples::{run_file, run_key};
+
+    #[test]
+    fn what_would_be_done_to_several_hosts_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let hosts = ["a".to_owned(), "b".to_owned()];
+        let (run, _lock) = RunStore::at(dir.path().to_owned())
+            .create(&run_file("20261123-093000-0a1b", &["a", "b"]), &run_key())
+            .unwrap();
+        if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
+            return eprintln!("skipped: there is a terminal to ask on");
+        }
+        let error = insisted(&Wish::Abort, &run, &hosts).unwrap_err();
+        assert_eq!(error.status, Status::Refused);
+        assert_eq!(
+            error.message,
+            "this would end the payload on a, b of run 20261123-093000-0a1b; name one host, or give --all for all of \
+             them"
+        );
+    }
 }
