@@ -1,6 +1,6 @@
 //! `anemos up` and `anemos plan`.
 
-use std::io::IsTerminal;
+use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch as signal};
@@ -12,7 +12,7 @@ use crate::config::{self, Host};
 use crate::engine::{Limits, Stop};
 use crate::plan::Plan;
 use crate::run::{Order, Prepared};
-use crate::screen::plan::confirm;
+use crate::screen::plan::{confirm, render};
 use crate::screen::text::Paint;
 use crate::screen::{self, Mode, Screen};
 use crate::ssh::Passphrases;
@@ -60,7 +60,8 @@ async fn deploy(
 
     let stop = stopping().map_err(CommandError::internal)?;
     let (reports, received) = mpsc::unbounded_channel();
-    let screen = Screen::new(Mode::pick(args.json), run.run(), &run.names());
+    let mode = Mode::pick(args.json);
+    let screen = Screen::new(mode, run.run(), &run.names());
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
     let met = run.meet(reports, &stop).await?;
     let order = met.order();
@@ -75,7 +76,9 @@ async fn deploy(
         Ask::Yes => true,
         Ask::Terminal => {
             let paused = control.pause().await;
-            let answer = question(able, order, stop.clone()).await;
+            // Where standard output leads elsewhere, the plan has gone there.
+            let unseen = if screen::is_seen_on_stderr(mode) { Vec::new() } else { met.plans() };
+            let answer = question(unseen, able, order, stop.clone()).await;
             drop(paused);
             answer
         }
@@ -105,12 +108,17 @@ fn chosen(args: &PlanArgs, finish: Option<config::Finish>) -> Result<Vec<Host>, 
     Ok(changed.collect())
 }
 
-/// Asks on the terminal. Ctrl-C is a no.
-async fn question(plans: Vec<Arc<Plan>>, order: Option<String>, mut stop: signal::Receiver<Stop>) -> bool {
+/// Asks on the terminal, after it has shown the plans that were not seen there. Ctrl-C is a no.
+async fn question(
+    unseen: Vec<Arc<Plan>>,
+    able: Vec<Arc<Plan>>,
+    order: Option<String>,
+    mut stop: signal::Receiver<Stop>,
+) -> bool {
     let answer = tokio::task::spawn_blocking(move || {
         let paint = Paint::pick(std::io::stderr().is_terminal());
-        let mut input = std::io::stdin().lock();
-        confirm(&plans, order.as_deref(), &mut input, &mut std::io::stderr(), paint).unwrap_or(false)
+        let (mut input, mut output) = (std::io::stdin().lock(), std::io::stderr());
+        ask(&unseen, &able, order.as_deref(), (&mut input, &mut output, paint)).unwrap_or(false)
     });
     tokio::select! {
         answer = answer => answer.unwrap_or(false),
@@ -118,12 +126,43 @@ async fn question(plans: Vec<Arc<Plan>>, order: Option<String>, mut stop: signal
     }
 }
 
+fn ask(
+    unseen: &[Arc<Plan>],
+    able: &[Arc<Plan>],
+    order: Option<&str>,
+    (input, output, paint): (&mut impl BufRead, &mut impl Write, Paint),
+) -> std::io::Result<bool> {
+    if !unseen.is_empty() {
+        writeln!(output, "{}", render(unseen, order, paint, None).trim_end())?;
+    }
+    confirm(able, order, input, output, paint)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
+    use super::*;
     use crate::cli::Cli;
-    use crate::commands::{Status, run};
+    use crate::commands::run;
+    use crate::plan::tests::plan as sample;
+
+    #[test]
+    fn the_question_stands_below_the_plan_that_it_is_about() {
+        let able = [Arc::new(sample())];
+        let asked = |unseen: &[Arc<Plan>], answer: &str| {
+            let mut output = Vec::new();
+            let yes = ask(unseen, &able, None, (&mut answer.as_bytes(), &mut output, Paint(false))).unwrap();
+            (yes, String::from_utf8(output).unwrap())
+        };
+        let plan = render(&able, None, Paint(false), None);
+        let (yes, text) = asked(&able, "yes\n");
+        assert!(yes && text.starts_with(plan.trim_end()) && text.ends_with("Type `yes` to go on: "), "{text}");
+        let (no, text) = asked(&[], "no\n");
+        assert!(!no && !text.contains(plan.lines().nth(1).unwrap()), "{text}");
+        // In a test, standard output is captured, or a file, or a terminal with the rest.
+        assert!(!screen::is_seen_on_stderr(Mode::Json) && screen::is_seen_on_stderr(Mode::Live));
+    }
 
     /// What is wrong with the command line is said before what is missing around it, such as a terminal.
     #[tokio::test]

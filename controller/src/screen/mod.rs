@@ -62,6 +62,20 @@ impl Mode {
     }
 }
 
+/// Whether who reads standard error sees what a screen of this mode shows.
+pub fn is_seen_on_stderr(mode: Mode) -> bool {
+    let same = || match (rustix::fs::fstat(io::stdout()), rustix::fs::fstat(io::stderr())) {
+        (Ok(out), Ok(err)) => io::stdout().is_terminal() && out.st_rdev == err.st_rdev,
+        _ => false,
+    };
+    match mode {
+        Mode::Live => true,
+        Mode::Plain => same(),
+        // Not for people.
+        Mode::Json => false,
+    }
+}
+
 /// What each way of showing a run does.
 trait Show: Send {
     fn report(&mut self, report: &Report);
