@@ -8,7 +8,7 @@ use anemos_proto::event::{AgentState, EventKind, Level, Outcome, Progress, StepO
 use anemos_proto::host::{Firmware, HostFacts};
 
 use super::state::{HostState, Hosts};
-use super::text::{Paint, bytes, clip, clock, duration, log_line, sanitise_str};
+use super::text::{Paint, bytes, clip, clock, date_time, duration, log_line, sanitise_str};
 use super::{Out, Show, table};
 use crate::known_hosts::PublicKey;
 use crate::plan::Plan;
@@ -16,6 +16,8 @@ use crate::report::{Ending, Phase, Report, Speaker, Summary, Update, What, Wishe
 
 /// Milliseconds after which the progress of a step is worth a line again.
 const PROGRESS_EVERY_MS: u64 = 10_000;
+
+const DAY_MS: u64 = 86_400_000;
 
 /// What is shown without a terminal.
 pub(super) struct PlainScreen {
@@ -69,6 +71,8 @@ pub struct PlainLines {
     hosts: Hosts,
     /// When the progress of what was last worth a line, or began.
     shown: HashMap<(String, Counter), u64>,
+    /// The day of the last line that had a time.
+    day: Option<u64>,
 }
 
 /// What progress is counted for.
@@ -81,7 +85,7 @@ enum Counter {
 impl PlainLines {
     /// For these hosts, and others that turn up.
     pub fn new(hosts: &[String]) -> Self {
-        Self { hosts: Hosts::new(hosts), shown: HashMap::new() }
+        Self { hosts: Hosts::new(hosts), shown: HashMap::new(), day: None }
     }
 
     /// The line for a report, without its newline; `None` for progress that is not worth one.
@@ -95,7 +99,11 @@ impl PlainLines {
             return Some(format!("{} | {}", host.name, log_line(*stream, line)));
         }
         let phase = host.phase.map_or("start", Phase::name);
-        Some(format!("{} {} {phase}: {}", clock(report.wall_ms), host.name, text?))
+        let (name, text) = (host.name.clone(), text?);
+        // A line with a date says it for all up to the next.
+        let day = report.wall_ms / DAY_MS;
+        let stamp = if self.day.replace(day) == Some(day) { clock(report.wall_ms) } else { date_time(report.wall_ms) };
+        Some(format!("{stamp} {name} {phase}: {text}"))
     }
 
     fn text(&mut self, report: &Report) -> Option<String> {

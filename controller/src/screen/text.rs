@@ -178,16 +178,29 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// `HH:MM:SS`, UTC.
+/// `HH:MM:SSZ`: in UTC, as the `Z` says.
 pub fn clock(wall_ms: u64) -> String {
+    format!("{}Z", time_of_day(wall_ms))
+}
+
+fn time_of_day(wall_ms: u64) -> String {
     let seconds = wall_ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
+/// RFC 3339 in UTC: `2026-11-23T09:30:00Z`.
+pub fn date_time(wall_ms: u64) -> String {
+    format!("{}T{}", date(wall_ms), clock(wall_ms))
+}
+
 /// RFC 3339 in UTC with milliseconds: `2026-11-23T09:30:00.125Z`.
 pub fn rfc3339(wall_ms: u64) -> String {
+    format!("{}T{}.{:03}Z", date(wall_ms), time_of_day(wall_ms), wall_ms % 1000)
+}
+
+fn date(wall_ms: u64) -> String {
     let (year, month, day) = civil(wall_ms / 86_400_000);
-    format!("{year:04}-{month:02}-{day:02}T{}.{:03}Z", clock(wall_ms), wall_ms % 1000)
+    format!("{year:04}-{month:02}-{day:02}")
 }
 
 /// The Gregorian date of a day counted from 1970-01-01. Years start in March here, so that the leap day comes last.

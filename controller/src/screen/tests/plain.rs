@@ -14,47 +14,57 @@ fn lines(reports: &[Report]) -> String {
 #[test]
 fn every_kind_of_report() {
     let expected = "\
-09:30:00 web1 connect: connecting to the old system
-09:30:01 web1 connect: done in 0.4 s
-09:30:02 web1 connect: Debian GNU/Linux 12 (bookworm), Linux 6.1.0-28-cloud-amd64, x86_64, UEFI, 2.0 GiB of memory, \
+2026-11-23T09:30:00Z web1 connect: connecting to the old system
+09:30:01Z web1 connect: done in 0.4 s
+09:30:02Z web1 connect: Debian GNU/Linux 12 (bookworm), Linux 6.1.0-28-cloud-amd64, x86_64, UEFI, 2.0 GiB of memory, \
          /dev/vda 20.0 GiB, /dev/vdb 2.0 TiB
-09:30:05 web1 connect: connection lost: connection reset; trying again
-09:30:06 web1 connect: connected again
-09:30:07 web1 connect: warning: the host's clock is 3 s off
-09:30:08 web1 connect: partition: started
-09:30:09 web1 connect: mkfs: started
-09:30:10 web1 connect: mkfs: done in 1.0 s
-09:30:11 web1 connect: step 2: skipped: there is one
-09:30:12 web1 connect: partition: FAILED in 4.0 s: no space left
+09:30:05Z web1 connect: connection lost: connection reset; trying again
+09:30:06Z web1 connect: connected again
+09:30:07Z web1 connect: warning: the host's clock is 3 s off
+09:30:08Z web1 connect: partition: started
+09:30:09Z web1 connect: mkfs: started
+09:30:10Z web1 connect: mkfs: done in 1.0 s
+09:30:11Z web1 connect: step 2: skipped: there is one
+09:30:12Z web1 connect: partition: FAILED in 4.0 s: no space left
 web1 | Unpacking bash
 web1 | \u{fffd}\u{fffd}
 web1 | kernel: EXT4-fs (vda2): mounted
-09:30:16 web1 connect: all well
-09:30:17 web1 connect: warning: no swap
-09:30:18 web1 connect: ERROR: no disk
-09:30:19 web1 connect: the agent is starting
-09:30:20 web1 connect: the agent is ready
-09:30:21 web1 connect: the payload is running
-09:30:22 web1 connect: HELD, waiting for a person: deploy ended with 1
-09:30:23 web1 connect: the payload succeeded
-09:30:24 web1 connect: going back to the old system: nobody came
-09:30:25 web1 connect: events 5 to 9 (4.0 KiB) were dropped on the host: its log was full
-09:30:26 web1 connect: attempt 2
-09:30:27 web1 connect: written: /dev/vda 1.0 MiB
-09:30:28 web1 connect: host keys of the new system: ssh-ed25519 SHA256:m2/uOnFhGy2DVkdfR258s0OEx/ByEymn6LcQQ7NKyLU
-09:30:29 web1 connect: 39.1 MiB put in the new system's cache
-09:30:30 web1 connect: the payload ended well
-09:30:31 web1 connect: the payload FAILED: deploy ended with 1 (disks were written)
-09:30:32 web1 connect: all disks are read-only, and nothing was written to any
-09:30:33 web1 connect: somebody got a shell or ran a command in RAM
-09:30:34 web1 connect: waits for web0, which goes alone
-09:30:35 web1 connect: ann (process 77) asks the host to run another payload (retry)
-09:30:36 web1 connect: refused: the payload is running
-09:30:37 web1 connect: ann (process 77) asks the host to boot the new system by kexec (finish)
-09:30:38 web1 connect: accepted
-09:30:40 web1 connect: HELD: deploy ended with 1; 3m53s in all, 1.2 MiB sent, 46.9 KiB received
+09:30:16Z web1 connect: all well
+09:30:17Z web1 connect: warning: no swap
+09:30:18Z web1 connect: ERROR: no disk
+09:30:19Z web1 connect: the agent is starting
+09:30:20Z web1 connect: the agent is ready
+09:30:21Z web1 connect: the payload is running
+09:30:22Z web1 connect: HELD, waiting for a person: deploy ended with 1
+09:30:23Z web1 connect: the payload succeeded
+09:30:24Z web1 connect: going back to the old system: nobody came
+09:30:25Z web1 connect: events 5 to 9 (4.0 KiB) were dropped on the host: its log was full
+09:30:26Z web1 connect: attempt 2
+09:30:27Z web1 connect: written: /dev/vda 1.0 MiB
+09:30:28Z web1 connect: host keys of the new system: ssh-ed25519 SHA256:m2/uOnFhGy2DVkdfR258s0OEx/ByEymn6LcQQ7NKyLU
+09:30:29Z web1 connect: 39.1 MiB put in the new system's cache
+09:30:30Z web1 connect: the payload ended well
+09:30:31Z web1 connect: the payload FAILED: deploy ended with 1 (disks were written)
+09:30:32Z web1 connect: all disks are read-only, and nothing was written to any
+09:30:33Z web1 connect: somebody got a shell or ran a command in RAM
+09:30:34Z web1 connect: waits for web0, which goes alone
+09:30:35Z web1 connect: ann (process 77) asks the host to run another payload (retry)
+09:30:36Z web1 connect: refused: the payload is running
+09:30:37Z web1 connect: ann (process 77) asks the host to boot the new system by kexec (finish)
+09:30:38Z web1 connect: accepted
+09:30:40Z web1 connect: HELD: deploy ended with 1; 3m53s in all, 1.2 MiB sent, 46.9 KiB received
 ";
     assert_eq!(lines(&every_report()), expected);
+}
+
+#[test]
+fn a_line_has_the_date_where_the_day_is_another() {
+    let day = 86_400_000;
+    let back = || Update::LinkBack;
+    let reports = [report("a", 0, back()), report("a", 1, back()), report("a", day, back()), report("b", 2, back())];
+    let text = lines(&reports);
+    let stamps: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(stamps, ["2026-11-23T09:30:00Z", "09:30:00Z", "2026-11-24T09:30:00Z", "2026-11-23T09:30:00Z"]);
 }
 
 #[test]
@@ -81,7 +91,7 @@ fn slow_progress_each_ten_seconds() {
     let text = lines(&reports);
     let shown: Vec<&str> = text.lines().skip(2).collect();
     assert_eq!(shown.len(), 5, "{text}");
-    assert_eq!(shown[0], "09:30:10 a build: fetch: 10.0 MiB");
+    assert_eq!(shown[0], "09:30:10Z a build: fetch: 10.0 MiB");
 }
 
 #[test]
@@ -171,5 +181,5 @@ fn logs_are_harmless_unless_raw_and_tell_what_is_missing() {
     assert_eq!(written(Wanted::RawOutput), [b"\x1b[31mred\xff\n", missing.as_bytes(), b"\nx\n"].concat());
     assert_eq!(written(Wanted::Output), format!("red\u{fffd}\n{missing}\nx\n").as_bytes());
     let everything = String::from_utf8(written(Wanted::Everything)).unwrap();
-    assert!(everything.starts_with("09:30:00 a start: s: started\na | red\u{fffd}\n"), "{everything}");
+    assert!(everything.starts_with("2026-11-23T09:30:00Z a start: s: started\na | red\u{fffd}\n"), "{everything}");
 }
