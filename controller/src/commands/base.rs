@@ -10,7 +10,8 @@ use anemos_base::{BaseList, DEBIAN_KEYRING, Fetcher, Limits, Progress, Resolve, 
 use super::{CommandError, Status, line};
 use crate::cli::Base;
 use crate::embed;
-use crate::run::base::{self, Showing};
+use crate::run::base::{self, Doing, Showing};
+use crate::screen;
 
 pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
     tokio::task::spawn_blocking(move || match args {
@@ -51,17 +52,19 @@ pub(super) fn showing() -> Showing {
     Arc::new(show)
 }
 
-/// Shows how far the building of an image is, on a terminal.
-fn show(progress: Option<&Progress<'_>>) {
-    if std::io::stderr().is_terminal() {
-        // Only for the eye.
-        let _ = match progress {
-            Some(progress) => {
-                let Progress { done, total, package, .. } = progress;
-                write!(std::io::stderr(), "\r\x1b[K{done}/{total} {package}")
-            }
-            None => write!(std::io::stderr(), "\r\x1b[K"),
-        };
+/// Shows what takes its time: how far the building of an image is only on a terminal.
+fn show(doing: Doing<'_>) {
+    let on_terminal = |text: std::fmt::Arguments<'_>| {
+        if std::io::stderr().is_terminal() {
+            // Only for the eye.
+            let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
+        }
+    };
+    match doing {
+        Doing::Building(Progress { done, total, package, .. }) => on_terminal(format_args!("{done}/{total} {package}")),
+        Doing::Built => on_terminal(format_args!("")),
+        Doing::Asking(hosts) => screen::note(&format!("asking ssh how to reach {hosts} hosts")),
+        Doing::Packing(payload) => screen::note(&format!("packing {}", payload.display())),
     }
 }
 
@@ -70,8 +73,8 @@ fn lock(list: &Path, output: &Path, mirror: Option<&str>) -> Result<Status, Comm
     let list = BaseList::parse(&list.display().to_string(), &text).map_err(CommandError::bad_input)?;
     let mirror = base::mirrors(mirror)?.remove(0);
     let how = Resolve { mirror, keyring: DEBIAN_KEYRING.into(), made: Time::now() };
-    let made = anemos_base::resolve(&list, &how, &Fetcher::new(Limits::default()), &mut |p| show(Some(&p)));
-    show(None);
+    let made = anemos_base::resolve(&list, &how, &Fetcher::new(Limits::default()), &mut |p| show(Doing::Building(&p)));
+    show(Doing::Built);
     let made = made.map_err(CommandError::bad_input)?;
     fs::write(output, made.to_text()).map_err(|e| CommandError::bad_input(format!("{}: {e}", output.display())))?;
     line(format_args!("{}: {} packages, image {} bytes", output.display(), made.packages.len(), made.image_size));

@@ -10,8 +10,21 @@ use anemos_base::{Archive, Fetcher, Limits, Lock, Progress};
 use super::error::RunError;
 use crate::engine::Blob;
 
-/// Is told of each package that is built into an image, and, with `None`, that this is over.
-pub type Showing = Arc<dyn Fn(Option<&Progress<'_>>) + Send + Sync>;
+/// What takes its time before any host is met.
+#[derive(Debug, Clone, Copy)]
+pub enum Doing<'a> {
+    /// A package is built into an image.
+    Building(&'a Progress<'a>),
+    /// The image is built, or can't be.
+    Built,
+    /// ssh is asked how to reach so many hosts.
+    Asking(usize),
+    /// A payload is packed.
+    Packing(&'a Path),
+}
+
+/// Is told what takes its time.
+pub type Showing = Arc<dyn Fn(Doing<'_>) + Send + Sync>;
 
 /// Small on the wire, and still a matter of a minute.
 const LEVEL: i32 = 15;
@@ -49,8 +62,8 @@ pub fn build(
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = PathBuf::from(partial);
     let file = File::create(&partial).map_err(io)?;
-    let built = anemos_base::build(lock, &archive, LEVEL, BufWriter::new(file), &mut |p| show(Some(&p)));
-    show(None);
+    let built = anemos_base::build(lock, &archive, LEVEL, BufWriter::new(file), &mut |p| show(Doing::Building(&p)));
+    show(Doing::Built);
     if let Err(error) = built {
         // What is left of it is of no use; that it stays is not the news.
         let _ = fs::remove_file(&partial);

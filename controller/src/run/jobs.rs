@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anemos_proto::Secret;
 use anemos_proto::ids::{Digest, RunId};
 use anemos_proto::stage::BaseSource;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::base::{self, Showing};
+use super::base::{self, Doing, Showing};
 use super::error::RunError;
 use crate::config::{self, Host};
 use crate::embed;
@@ -48,7 +50,7 @@ pub(super) async fn prepare(
     let mut payloads: HashMap<PathBuf, (Blob, Vec<Keep>)> = HashMap::new();
     let mut bases: Vec<((Option<PathBuf>, config::BaseSource), BasePlan)> = Vec::new();
     let mut jobs: Vec<Job> = Vec::new();
-    let answers = ask_ssh(&hosts).await?;
+    let answers = told(ask_ssh(&hosts), || show(Doing::Asking(hosts.len()))).await?;
     let fallback_mirror = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter().next();
     let fallback_snapshot = tokio::task::spawn_blocking(base::known_snapshot).await.map_err(RunError::internal)?;
     for (host, ssh) in hosts.into_iter().zip(answers) {
@@ -61,7 +63,10 @@ pub(super) async fn prepare(
         let (payload, keeps) = if let Some(known) = payloads.get(&host.payload) {
             known.clone()
         } else {
-            let packed = payload::pack(&host.payload).map_err(|e| named(e.to_string()))?;
+            let directory = host.payload.clone();
+            let packing = tokio::task::spawn_blocking(move || payload::pack(&directory));
+            let packed = told(packing, || show(Doing::Packing(&host.payload))).await.map_err(RunError::internal)?;
+            let packed = packed.map_err(|e| named(e.to_string()))?;
             notes.extend(packed.warnings);
             let new = (Blob::new(packed.bytes), packed.keeps);
             payloads.insert(host.payload.clone(), new.clone());
@@ -114,6 +119,19 @@ pub(super) async fn prepare(
         });
     }
     Ok(Jobs { jobs, notes })
+}
+
+/// What takes longer than this is told of.
+const LONG: Duration = Duration::from_secs(1);
+
+/// Waits for something, and tells of it if that takes long.
+async fn told<T>(work: impl Future<Output = T>, tell: impl FnOnce()) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = timeout(LONG, &mut work).await {
+        return done;
+    }
+    tell();
+    work.await
 }
 
 /// So many `ssh -G` at once.
@@ -231,6 +249,13 @@ async fn base_plan(
 mod tests {
     use super::*;
     use crate::ssh_config::{Local, resolve};
+
+    #[tokio::test]
+    async fn what_takes_long_is_told_of() {
+        told(std::future::ready(()), || panic!("it did not take long")).await;
+        let (tell, is_told) = tokio::sync::oneshot::channel();
+        told(is_told, || tell.send(()).unwrap()).await.unwrap();
+    }
 
     #[test]
     fn one_machine_under_two_names_is_found() {
