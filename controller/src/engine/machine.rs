@@ -305,6 +305,8 @@ pub struct Machine {
     leaving: bool,
     /// The agent has accepted a wish since it said its last word.
     granted: bool,
+    /// When the agent was heard of last: then, and so much before.
+    heard: Option<(Duration, Duration)>,
     /// The agent's first event is still to come.
     first_due: bool,
     /// The phase that was begun last.
@@ -343,6 +345,7 @@ impl Machine {
             if let Update::Event(Speaker::Agent, event) = update {
                 machine.learn(&event.kind);
                 first.get_or_insert(*told_ms);
+                machine.heard = Some((Duration::ZERO, Duration::from_millis(wall_ms.saturating_sub(*told_ms))));
             }
         }
         let ago = |ms: u64| Duration::from_millis(wall_ms.saturating_sub(ms));
@@ -384,6 +387,7 @@ impl Machine {
             begun: false,
             leaving: false,
             granted: false,
+            heard: None,
             first_due: false,
             phase: None,
             strangers: Vec::new(),
@@ -516,7 +520,7 @@ impl Machine {
 
     fn knock(&mut self, now: Duration, out: &mut Vec<Action>) {
         if now >= self.wait.until {
-            return self.too_late(out);
+            return self.too_late(now, out);
         }
         self.contact = Contact::Knocking;
         out.push(Action::Knock {
@@ -532,7 +536,7 @@ impl Machine {
             out.push(Action::HangUp);
         }
         if now >= self.wait.until {
-            return self.too_late(out);
+            return self.too_late(now, out);
         }
         self.pause(now, pause);
     }
@@ -541,9 +545,10 @@ impl Machine {
         self.contact = Contact::Pausing((now + pause).min(self.wait.until));
     }
 
-    fn too_late(&mut self, out: &mut Vec<Action>) {
+    fn too_late(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let heard = self.heard.map(|(at, before)| now.saturating_sub(at) + before);
         let (ending, reason) =
-            verdict::too_late(&self.goal, &self.known, self.seen.as_ref(), &self.why, self.allowance());
+            verdict::too_late(&self.goal, &self.known, (self.seen.as_ref(), heard), &self.why, self.allowance());
         self.end(ending, reason, out);
     }
 

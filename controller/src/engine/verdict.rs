@@ -163,9 +163,15 @@ fn name(look: &Look) -> &str {
     if look.os.is_empty() { "a system without a name" } else { &look.os }
 }
 
-/// How a host ends of which nobody answered as hoped until the deadline. `last`: who did answer last; `why`: why nobody
-/// does.
-pub fn too_late(goal: &Goal, known: &Known, last: Option<&Seen>, why: &str, deadline: Duration) -> (Ending, String) {
+/// How a host ends of which nobody answered as hoped until the deadline. `last`: who did answer last; `heard`: so long
+/// ago the agent was heard of; `why`: why nobody answers.
+pub fn too_late(
+    goal: &Goal,
+    known: &Known,
+    (last, heard): (Option<&Seen>, Option<Duration>),
+    why: &str,
+    deadline: Duration,
+) -> (Ending, String) {
     if let Some(Seen::System(look)) = last
         && *goal == Goal::Boot
         && look.boot_id == known.old_boot_id
@@ -186,9 +192,19 @@ pub fn too_late(goal: &Goal, known: &Known, last: Option<&Seen>, why: &str, dead
         Some(Seen::System(look)) => format!("{} answers, with boot id {}", name(look), look.boot_id),
         None => why.to_owned(),
     };
+    // What holds it is nothing that could be reached.
+    let lost = match (goal, last, heard) {
+        (Goal::Run, None, Some(heard)) => {
+            let heard = crate::config::format_duration(Duration::from_secs(heard.as_secs()));
+            let written =
+                if known.written { ", and a disk had been written by then: its kernel may have died" } else { "" };
+            format!("The host is not reachable; it was last heard of {heard} ago{written}. ")
+        }
+        _ => String::new(),
+    };
     (
         Ending::Held,
-        format!("{missing} within {waited}: {seen}. Look at its console; `anemos attach` looks for it again"),
+        format!("{missing} within {waited}: {seen}. {lost}Look at its console; `anemos attach` looks for it again"),
     )
 }
 
@@ -292,14 +308,14 @@ mod tests {
     #[test]
     fn a_deadline_names_itself() {
         let minute = Duration::from_secs(60);
-        let (ending, reason) = too_late(&Goal::Boot, &known(), None, "no route to host", minute);
+        let (ending, reason) = too_late(&Goal::Boot, &known(), (None, None), "no route to host", minute);
         assert_eq!(ending, Ending::Held);
         assert!(reason.contains("deadline `boot` (1m)") && reason.contains("no route to host"), "{reason}");
         let old = look("old-boot", "old-root");
-        assert_eq!(too_late(&Goal::Boot, &known(), Some(&old), "", minute).0, Ending::Untouched);
+        assert_eq!(too_late(&Goal::Boot, &known(), (Some(&old), None), "", minute).0, Ending::Untouched);
         let goal = Goal::Leave(LeaveTo::New(Finish::Reboot));
         let stranger = Seen::Stranger("ssh-ed25519 SHA256:x".into());
-        let (ending, reason) = too_late(&goal, &known(), Some(&stranger), "", minute);
+        let (ending, reason) = too_late(&goal, &known(), (Some(&stranger), None), "", minute);
         assert_eq!(ending, Ending::Held);
         assert!(reason.contains("SHA256:x") && reason.contains("deadline `reboot`"), "{reason}");
     }

@@ -93,6 +93,7 @@ impl Machine {
     pub(super) fn reply(&mut self, now: Duration, reply: AgentReply, out: &mut Vec<Action>) {
         let Contact::Talking(talk) = &mut self.contact else { return };
         talk.heard = now;
+        self.heard = Some((now, Duration::ZERO));
         match reply {
             AgentReply::Attached { boot_id, state, last } => self.attached(boot_id, state, last, out),
             AgentReply::Event(event) => self.event(now, event, out),

@@ -462,6 +462,44 @@ fn an_agent_that_says_nothing_has_failed() {
 }
 
 #[test]
+fn a_host_that_dies_after_a_write_is_not_called_reachable() {
+    let dead = |written: bool| {
+        let mut story = Story::running();
+        if written {
+            story.say(fact(3, EventKind::Written(vec![("vda".into(), 8)])));
+        }
+        story.pass(seconds(20)).tell(Input::Lost("the other side stopped answering".into()));
+        story.pass(PAUSE);
+        story.now += seconds(3000 + 30 + 300);
+        story.tell(Input::Unreached("no route to host".into()));
+        let (ending, reason) = story.end().unwrap();
+        (ending, reason.to_owned())
+    };
+    let (ending, reason) = dead(true);
+    assert_eq!(ending, Ending::Held);
+    let words = "The host is not reachable; it was last heard of 55m53s ago, and a disk had been written by then";
+    assert!(reason.contains(words) && reason.contains("deadline `build`"), "{reason}");
+    let (_, reason) = dead(false);
+    assert!(reason.contains("not reachable") && !reason.contains("written"), "{reason}");
+
+    // A journal says when, too.
+    let told = |wall_ms, seq, kind| Record::Told {
+        wall_ms,
+        update: Update::Event(Speaker::Agent, Event { seq, uptime_ms: 0, wall_ms: 0, kind }),
+    };
+    let records = vec![
+        Record::BootSent { wall_ms: 0 },
+        Record::Ram { boot_id: RAM.into() },
+        told(1000, 1, EventKind::Attempt(1)),
+        told(2000, 2, EventKind::Written(vec![("vda".into(), 8)])),
+    ];
+    let mut story = Story::again(records, 3_602_000);
+    story.now += LEAST;
+    story.tell(Input::Unreached("no route to host".into()));
+    assert!(story.end().unwrap().1.contains("last heard of 1h1m ago, and a disk"), "{:?}", story.end());
+}
+
+#[test]
 fn an_agent_that_only_says_hello_is_waited_for_no_longer_than_one_that_is_silent() {
     let mut story = Story::booted();
     while story.end().is_none() {
