@@ -284,6 +284,8 @@ pub async fn handshake(
         keepalive_max: tuning.keepalive_max,
         limits,
         preferred: russh::Preferred {
+            kex: key_exchanges().into(),
+            cipher: ciphers().into(),
             key: keys::preferred_algorithms(&policy.prefer).into(),
             // What is sent is compressed already.
             compression: vec![russh::compression::NONE].into(),
@@ -307,6 +309,22 @@ pub async fn handshake(
         (Ok(Err(error)), _) => Err(ConnectError::Handshake { address, why: plain(&error) }),
         (Err(_), _) => Err(ConnectError::Timeout { address, doing: "exchanging SSH keys" }),
     }
+}
+
+/// What russh prefers, and the NIST curves: some servers are told to take nothing else.
+fn key_exchanges() -> Vec<russh::kex::Name> {
+    use russh::kex::{CURVE25519_PRE_RFC_8731, ECDH_SHA2_NISTP256, ECDH_SHA2_NISTP384, ECDH_SHA2_NISTP521};
+    let mut all = russh::Preferred::DEFAULT.kex.to_vec();
+    let at = all.iter().position(|name| *name == CURVE25519_PRE_RFC_8731).map_or(0, |at| at + 1);
+    all.splice(at..at, [ECDH_SHA2_NISTP256, ECDH_SHA2_NISTP384, ECDH_SHA2_NISTP521]);
+    all
+}
+
+/// The same with the one cipher that OpenSSH takes and russh leaves out.
+fn ciphers() -> Vec<russh::cipher::Name> {
+    let mut all = russh::Preferred::DEFAULT.cipher.to_vec();
+    all.push(russh::cipher::AES_128_GCM);
+    all
 }
 
 /// How long one knock of [`reach`] may take at most.

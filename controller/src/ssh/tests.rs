@@ -290,6 +290,21 @@ async fn keys_in_an_agent() {
     named.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_take_little_are_reached() {
+    let little = [
+        "KexAlgorithms ecdh-sha2-nistp256\nCiphers aes128-gcm@openssh.com",
+        "KexAlgorithms ecdh-sha2-nistp384\nCiphers aes128-ctr\nMACs hmac-sha2-256",
+        "KexAlgorithms ecdh-sha2-nistp521",
+    ];
+    for config in little {
+        let server = Server::start(&["ed25519"], config);
+        let (session, _) = server.session(&server.user(&["user"]), &Tuning::default()).await.expect(config);
+        let (stdout, ..) = session.output("echo here", 100, soon()).await.expect(config);
+        assert_eq!(stdout, b"here\n");
+    }
+}
+
 /// New keys in the middle of a stream must not lose, repeat or stall anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn rekeying_under_load() {
