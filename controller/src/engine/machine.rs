@@ -36,6 +36,7 @@
 //! begins one only once somebody has attached and has its number in the journal. After the end nothing follows but the
 //! answer `Err` to whoever still wishes something.
 
+mod leave;
 mod meet;
 mod talk;
 
@@ -47,7 +48,7 @@ use std::time::Duration;
 
 use anemos_proto::agent::{AgentReply, AgentRequest};
 use anemos_proto::config::Finish;
-use anemos_proto::event::{AgentState, Event, EventKind, Level, Progress};
+use anemos_proto::event::{Event, EventKind, Level, Progress};
 use anemos_proto::ids::RunId;
 
 use super::Blob;
@@ -55,10 +56,10 @@ use super::known::Known;
 use super::look::Look;
 use super::verdict::{self, Goal, LeaveTo, Seen};
 use super::wish::Wish;
-use crate::config::format_duration;
 use crate::journal::{Digested, HostEntry, OldSystem, Told};
 use crate::report::{Ending, Phase, Speaker, Update};
 use crate::ssh::{Address, HostKey};
+use leave::is_past_beginning;
 use meet::Checking;
 use talk::{Farewell, Talk};
 
@@ -562,41 +563,6 @@ impl Machine {
         }
     }
 
-    /// Whether nobody needs to be attached for the host to go on.
-    fn goes_on_alone(&self) -> bool {
-        self.begun || matches!(self.goal, Goal::Leave(_))
-    }
-
-    fn leave(&mut self, out: &mut Vec<Action>) {
-        if !std::mem::replace(&mut self.leaving, true) && !self.goes_on_alone() {
-            let text = "leaving as soon as the payload has begun: the agent begins it only once somebody has \
-                        attached. Ctrl-C again leaves at once";
-            out.push(Action::Say(Level::Warning, text.into()));
-        }
-    }
-
-    fn detach(&mut self, out: &mut Vec<Action>) {
-        let run = &self.setup.run;
-        let (level, text) = if self.goes_on_alone() {
-            (Level::Info, format!("detached; the host goes on alone. `anemos attach {run}` follows it again"))
-        } else if self.known.written {
-            let text =
-                format!("detached before the payload was begun again: the agent waits for `anemos attach {run}`");
-            (Level::Warning, text)
-        } else {
-            let dead_man = format_duration(Duration::from_secs(self.setup.entry.dead_man_s));
-            let text = format!(
-                "detached before the payload has begun: unless `anemos attach {run}` comes within deadline `dead_man` \
-                 ({dead_man}), the host goes back to its old system by itself"
-            );
-            (Level::Warning, text)
-        };
-        out.push(Action::Say(level, text));
-        self.make_safe(None, out);
-        out.push(Action::Detach);
-        self.contact = Contact::Over(None);
-    }
-
     fn end(&mut self, ending: Ending, reason: impl Into<String>, out: &mut Vec<Action>) {
         let reason = reason.into();
         out.push(Action::HangUp);
@@ -608,13 +574,5 @@ impl Machine {
         });
         out.push(Action::End { ending, reason, succeeded: self.known.succeeded });
         self.contact = Contact::Over(Some(why));
-    }
-}
-
-/// Whether an agent in this state has begun its newest attempt at the payload.
-fn is_past_beginning(state: &AgentState) -> bool {
-    match state {
-        AgentState::Running | AgentState::Succeeded | AgentState::Returning(_) => true,
-        AgentState::Starting | AgentState::Waiting | AgentState::Held(_) => false,
     }
 }

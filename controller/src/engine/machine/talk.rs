@@ -6,7 +6,8 @@ use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
 use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, Event, EventKind, Level};
 
-use super::{Action, Contact, LEAST, Machine, Mark, PAUSE, SOON, Wished, is_past_beginning};
+use super::leave::is_past_beginning;
+use super::{Action, Contact, LEAST, Machine, Mark, PAUSE, SOON, Wished};
 use crate::config::format_duration;
 use crate::engine::verdict::{Goal, LeaveTo};
 use crate::engine::wish::Wish;
