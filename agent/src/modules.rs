@@ -7,34 +7,48 @@ use std::io;
 use std::path::{Component, Path};
 use std::time::Duration;
 
+use anemos_host::Root;
 use anemos_host::deadline::within;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
+use crate::detectors;
 use crate::paths::Paths;
 
 /// Loads the modules that the file `list` of the stage's names, in its order; returns what went wrong. A module that
-/// doesn't load within `each` is left behind, and the others go on.
+/// doesn't load within `each` is left behind, and the others go on. It hangs on, so tasks that hang are no longer a
+/// reason to go back to the old system.
 ///
 /// A line of the list is the path of a module, which has no spaces; a space and the module's parameters may follow, as
 /// modprobe would give them to the kernel.
 pub fn load(paths: &Paths, list: &str, each: Duration) -> Vec<String> {
     let list = fs::read_to_string(paths.anemos.join(list)).unwrap_or_default();
-    load_all(&list, each, |path, parameters| crate::sys::load_module(&File::open(path)?, &CString::new(parameters)?))
+    let load = |path: &str, parameters: &str| crate::sys::load_module(&File::open(path)?, &CString::new(parameters)?);
+    let (mut problems, left_behind) = load_all(&list, each, load);
+    if left_behind && paths.machine {
+        problems.extend(detectors::bear_hung_tasks(&Root::host()));
+    }
+    problems
 }
 
-fn load_all(list: &str, each: Duration, load: fn(&str, &str) -> io::Result<()>) -> Vec<String> {
+/// Returns what went wrong, and whether a module was left behind.
+fn load_all(list: &str, each: Duration, load: fn(&str, &str) -> io::Result<()>) -> (Vec<String>, bool) {
+    let mut left_behind = false;
     let one = |line: &str| {
         let (path, parameters) = line.split_once(' ').unwrap_or((line, ""));
         let (name, parameters) = (path.to_owned(), parameters.trim().to_owned());
         // A driver that hangs while it looks for its hardware can't be interrupted.
         match within(each, move || load(&name, &parameters)) {
-            None => Some(format!("module {path}: does not load within {} s, and is left behind", each.as_secs())),
+            None => {
+                left_behind = true;
+                Some(format!("module {path}: does not load within {} s, and is left behind", each.as_secs()))
+            }
             // EEXIST: the module is built in, or loaded already.
             Some(Err(e)) if e.kind() != io::ErrorKind::AlreadyExists => Some(format!("module {path}: {e}")),
             Some(_) => None,
         }
     };
-    list.lines().map(str::trim).filter(|line| !line.is_empty()).filter_map(one).collect()
+    let problems = list.lines().map(str::trim).filter(|line| !line.is_empty()).filter_map(one).collect();
+    (problems, left_behind)
 }
 
 /// Makes the device nodes that modules want to be found at before they are loaded, such as /dev/loop-control: whoever
@@ -90,7 +104,8 @@ mod tests {
         }
         let list = "/m/plain.ko\n/m/there.ko\n/m/hangs.ko debug=1\n\n/m/fails.ko\n\
                     /m/nvme.ko io_timeout=255 names=\"a b\"\n  /m/last.ko  \n";
-        let problems = load_all(list, Duration::from_millis(50), load);
+        let (problems, left_behind) = load_all(list, Duration::from_millis(50), load);
+        assert!(left_behind);
         let hangs = "module /m/hangs.ko: does not load within 0 s, and is left behind";
         assert_eq!(problems, [hangs, "module /m/fails.ko: no such device"]);
         let loaded = LOADED.lock().unwrap();
@@ -104,6 +119,7 @@ mod tests {
             ("/m/last.ko", ""),
         ];
         assert_eq!(loaded, expected);
+        assert!(!load_all("/m/plain.ko", Duration::from_secs(60), |_, _| Ok(())).1);
     }
 
     #[test]
