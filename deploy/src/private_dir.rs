@@ -5,6 +5,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use anemos_proto::stage::KEPT_OUT;
 use rustix::fs::FlockOperation;
 
 use crate::error::{Doing, Fault, Result};
@@ -38,7 +39,7 @@ impl PrivateDir {
             let mut holder = String::new();
             _ = lock.read_to_string(&mut holder);
             let holder = if holder.is_empty() { "unknown" } else { holder.trim() };
-            return Err(Fault::new("starting the stage", format!("another stage is at work on this host: {holder}"))
+            return Err(Fault::new("starting the stage", format!("{KEPT_OUT}: {holder}"))
                 .hint("wait for it to end, or abort its run"));
         }
         let dir = Self { path: path.to_owned(), lock };

@@ -108,6 +108,9 @@ pub struct Staged {
     pub downloaded_bytes: u64,
 }
 
+/// How [`Failure::why`] begins where another stage is at work on the host, which keeps this one out.
+pub const KEPT_OUT: &str = "another stage is at work on this host";
+
 /// Why something could not be done. Together with host, phase and state, which the controller knows, this is the error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anemos_proto::config::{Deadlines, RunConfig};
 use anemos_proto::event::Level;
 use anemos_proto::host::HostFacts;
-use anemos_proto::stage::{KernelSource, StagePlan, Staged};
+use anemos_proto::stage::{KEPT_OUT, KernelSource, StagePlan, Staged};
 use tokio::sync::{Semaphore, oneshot, watch as signal};
 use tokio::time::{Instant, sleep_until};
 
@@ -108,8 +108,9 @@ async fn meet(
         // It removes itself when its connection ends.
         Err(StageError::Stopped) => return Err(stopped()),
         Err(error) => {
+            let kept_out = is_kept_out(&error);
             let trouble = trouble(Phase::Probe, "starting the stage", error, allowed);
-            return Err(unless_twin(&session, seat, trouble).await.into());
+            return Err(if kept_out { unless_twin(&session, seat, trouble).await } else { trouble }.into());
         }
     };
     look_around(job, reporter, session, stage, (seat, deadline, stop)).await
@@ -118,7 +119,14 @@ async fn meet(
 /// How long it may take to see whether a host that won't be looked at is being looked at under another name.
 const TWIN: Duration = Duration::from_secs(10);
 
-/// What went wrong with a host that may be busy with this very run, under another name.
+/// Whether another stage keeps this one out.
+fn is_kept_out(error: &StageError) -> bool {
+    matches!(error, StageError::Failed(failure) if failure.why.starts_with(KEPT_OUT))
+}
+
+/// What went wrong with a host that another stage keeps busy, which may be one of this very run, under another name.
+/// The boot id alone does not tell: machines that go on from one snapshot share it. But two machines keep no stage out
+/// of each other.
 async fn unless_twin(session: &Session, seat: &Seat, trouble: Trouble) -> Trouble {
     let deadline = Instant::now() + TWIN;
     let Ok(Look { boot_id, .. }) = look(session, deadline).await else { return trouble };
@@ -146,13 +154,12 @@ async fn look_around(
         Ok(facts) => facts,
         Err(StageError::Stopped) => return Err(undo_stopped(stage).await),
         Err(error) => {
+            let kept_out = is_kept_out(&error);
             let trouble = give_up(stage, Phase::Probe, "looking at the host", error, allowed).await;
-            return Err(unless_twin(&session, seat, trouble).await.into());
+            return Err(if kept_out { unless_twin(&session, seat, trouble).await } else { trouble }.into());
         }
     };
-    if let Err(other) = seat.met(&facts.boot_id) {
-        return Err(undo(stage, same_machine(&other)).await.into());
-    }
+    seat.met(&facts.boot_id);
     reporter.tell(Update::Facts(facts.clone()));
     reporter.phase_done();
     let plan = Arc::new(judge(&facts, choices(job, &session, &stage)));

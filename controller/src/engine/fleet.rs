@@ -112,13 +112,9 @@ impl Fleet {
         }
     }
 
-    /// The host was met, and this is its boot id. An error names the host that is the same machine.
-    pub fn met(&mut self, host: usize, boot_id: &str) -> Result<(), String> {
-        if let Some(other) = self.twin(host, boot_id) {
-            return Err(other.to_owned());
-        }
+    /// The host was met, and this is its boot id.
+    pub fn met(&mut self, host: usize, boot_id: &str) {
         self.met[host] = Some(boot_id.to_owned());
-        Ok(())
     }
 
     /// The other host that was met with this boot id.
@@ -251,10 +247,8 @@ impl Seat {
     }
 
     /// See [`Fleet::met`].
-    pub fn met(&self, boot_id: &str) -> Result<(), String> {
-        let mut answer = Ok(());
-        self.fleet.send_modify(|fleet| answer = fleet.met(self.host, boot_id));
-        answer
+    pub fn met(&self, boot_id: &str) {
+        self.fleet.send_modify(|fleet| fleet.met(self.host, boot_id));
     }
 
     /// The other host that was met with this boot id, or is so before the deadline.
