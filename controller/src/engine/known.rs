@@ -39,7 +39,8 @@ impl Known {
             EventKind::Written(disks) => self.written |= disks.iter().any(|(_, sectors)| *sectors > 0),
             EventKind::HostKeys(keys) => self.new_keys.clone_from(keys),
             EventKind::Attempt(attempt) => {
-                self.attempt = *attempt;
+                // An agent that counts down makes nothing undone that it announced.
+                self.attempt = self.attempt.max(*attempt);
                 (self.succeeded, self.nothing_written) = (false, false);
             }
             EventKind::Outcome(Outcome::Succeeded) => self.succeeded = true,
@@ -115,6 +116,7 @@ mod tests {
             ("verdict before any attempt", vec![clean(0)], true),
             ("begun again", vec![attempt(1), clean(1), attempt(2)], false),
             ("an old verdict", vec![attempt(2), clean(1)], false),
+            ("counted down", vec![attempt(2), attempt(1), clean(1)], false),
             ("a shell after it", vec![attempt(1), clean(1), EventKind::Shell], false),
             ("a shell before it", vec![attempt(1), EventKind::Shell, clean(1)], true),
             ("only a shell", vec![EventKind::Shell], false),
