@@ -5,8 +5,8 @@ use std::task::Poll;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Ctrl-C, SIGTERM and SIGHUP, but for those that whoever started this process has it ignore, as nohup(1) does with
-/// SIGHUP.
+/// Ctrl-C, SIGTERM, and SIGHUP unless whoever started this process has it ignore that, as nohup(1) does. That SIGINT is
+/// ignored says nothing: a shell script has all that it starts in the background do so, and may send it all the same.
 pub struct Leaving(Vec<(SignalKind, Signal)>);
 
 impl Leaving {
@@ -19,7 +19,8 @@ impl Leaving {
     pub fn of(kinds: &[SignalKind]) -> io::Result<Self> {
         // Without /proc, or in another form, nothing is known to be ignored.
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let heard = kinds.iter().filter(|kind| !is_ignored(&status, kind.as_raw_value()));
+        let hangup = SignalKind::hangup();
+        let heard = kinds.iter().filter(|kind| **kind != hangup || !is_ignored(&status, hangup.as_raw_value()));
         heard.map(|kind| Ok((*kind, signal(*kind)?))).collect::<io::Result<_>>().map(Self)
     }
 
