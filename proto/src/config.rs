@@ -26,7 +26,7 @@ pub struct RunConfig {
     /// would not keep one of them.
     pub keeps: Vec<String>,
     /// Whether the payload may give disks and their controllers commands that the kernel does not count as writes. The
-    /// agent takes every disk for written once it does.
+    /// agent takes the disks for written as soon as such a payload starts.
     pub raw_access: bool,
     /// `ANEMOS_VAR_<NAME>`.
     pub vars: Vec<(String, String)>,
