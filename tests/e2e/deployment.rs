@@ -17,7 +17,8 @@ pub const BOOT: Duration = Duration::from_secs(300);
 pub struct Deployment {
     pub machine: Machine,
     pub anemos: Anemos,
-    _server: Server,
+    /// The archive.
+    pub server: Server,
     hosts: String,
 }
 
@@ -28,7 +29,7 @@ impl Deployment {
         let anemos = Anemos::new(lab, &spec.name)?;
         let machine = Machine::start(lab, Spec { archive: Some(server.port()), ..spec })?;
         let hosts = host_table(lab, "web", &machine) + &base::from_url(lab, &machine)?;
-        Ok(Self { machine, anemos, _server: server, hosts })
+        Ok(Self { machine, anemos, server, hosts })
     }
 
     /// Writes hosts.toml, with these lines about the host, and a payload with this script.

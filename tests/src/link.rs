@@ -1,11 +1,12 @@
 //! The line between the workstation and a machine: a TCP relay on a loopback port of its own that counts bytes, and can
-//! be made slow, cut, or led to somebody else.
+//! be made slow or one-way, cut, or led to somebody else.
 
 use crate::netns::Namespace;
 use crate::{Context, Result};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,6 +42,21 @@ pub struct Counts {
     pub connections: u64,
 }
 
+/// A direction of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the one who connected to the target.
+    Up,
+    /// From the target to the one who connected.
+    Down,
+}
+
+/// Bytes on their way, and when they were sent.
+type Piece = (Instant, Vec<u8>);
+
+/// Most pieces that are on their way in one direction.
+const PIECES: usize = 64;
+
 /// A relay; it stops when it is dropped.
 #[derive(Debug)]
 pub struct Link {
@@ -63,7 +79,10 @@ struct State {
     target: Target,
     /// Bytes a second in each direction.
     rate: Option<u64>,
-    paused: bool,
+    /// How much later than it was sent each byte arrives, in each direction.
+    delay: Duration,
+    /// The directions that carry nothing: up, down.
+    paused: [bool; 2],
     refusing: bool,
     /// Connections by number, so that they can be cut.
     open: Vec<(u64, [TcpStream; 2])>,
@@ -80,7 +99,14 @@ impl Link {
     pub fn on(listener: TcpListener, target: Target) -> Result<Self> {
         let address = listener.local_addr().context("cannot read the relay's address")?;
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { target, rate: None, paused: false, refusing: false, open: Vec::new() }),
+            state: Mutex::new(State {
+                target,
+                rate: None,
+                delay: Duration::ZERO,
+                paused: [false; 2],
+                refusing: false,
+                open: Vec::new(),
+            }),
             changed: Condvar::new(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -113,14 +139,24 @@ impl Link {
         self.shared.update(|state| state.rate = rate);
     }
 
-    /// Stops carrying bytes without closing anything, as a line that went dead.
-    pub fn pause(&self) {
-        self.shared.update(|state| state.paused = true);
+    /// Has each byte arrive so much later, as over a satellite.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.update(|state| state.delay = delay);
     }
 
-    /// Goes on after [`Link::pause`].
+    /// Stops carrying bytes without closing anything, as a line that went dead.
+    pub fn pause(&self) {
+        self.shared.update(|state| state.paused = [true; 2]);
+    }
+
+    /// Stops carrying bytes in one direction only.
+    pub fn pause_one(&self, way: Way) {
+        self.shared.update(|state| state.paused[way as usize] = true);
+    }
+
+    /// Goes on after [`Link::pause`] or [`Link::pause_one`].
     pub fn resume(&self) {
-        self.shared.update(|state| state.paused = false);
+        self.shared.update(|state| state.paused = [false; 2]);
     }
 
     /// Closes every open connection.
@@ -176,13 +212,13 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Waits while the line is dead; then the rate that holds now.
-    fn pass(&self) -> Option<u64> {
+    /// Waits while the line is dead in that direction; then the rate and the delay that hold now.
+    fn pass(&self, way: Way) -> (Option<u64>, Duration) {
         let mut state = self.lock();
-        while state.paused && !self.closed.load(Ordering::Relaxed) {
+        while state.paused[way as usize] && !self.closed.load(Ordering::Relaxed) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.rate
+        (state.rate, state.delay)
     }
 }
 
@@ -218,11 +254,10 @@ fn carry(near: &TcpStream, shared: &Arc<Shared>) -> Result<()> {
     let copy = |stream: &TcpStream| stream.try_clone().context("cannot share a connection");
     let mine = [copy(near)?, copy(&far)?];
     shared.update(|state| state.open.push((number, mine)));
-    let (up, down) = (copy(near)?, copy(&far)?);
-    let sending = Arc::clone(shared);
-    let upward = thread::spawn(move || pump(up, &far, &sending, &sending.sent));
-    pump(down, near, shared, &shared.received);
-    let _ = upward.join();
+    thread::scope(|scope| {
+        scope.spawn(|| pump(near, &far, shared, Way::Up));
+        pump(&far, near, shared, Way::Down);
+    });
     shared.update(|state| {
         if let Some(at) = state.open.iter().position(|(open, _)| *open == number) {
             close(&state.open.swap_remove(at).1);
@@ -238,29 +273,66 @@ fn close(streams: &[TcpStream; 2]) {
     }
 }
 
-fn pump(mut from: TcpStream, mut to: &TcpStream, shared: &Shared, count: &AtomicU64) {
+/// Carries bytes in one direction until one end is closed.
+fn pump(from: &TcpStream, to: &TcpStream, shared: &Shared, way: Way) {
+    let (pieces, coming) = mpsc::sync_channel(PIECES);
+    let whole = thread::scope(|scope| {
+        let delivering = scope.spawn(move || {
+            let delivered = deliver(coming, to, shared, way);
+            if !delivered {
+                // The one who reads must not wait for more.
+                let _ = from.shutdown(Shutdown::Both);
+            }
+            delivered
+        });
+        let whole = take(from, &pieces, shared, way);
+        drop(pieces);
+        delivering.join().unwrap_or(false) && whole
+    });
+    if whole {
+        let _ = to.shutdown(Shutdown::Write);
+    } else {
+        // One side is gone in the middle of something: the other must learn of it, in both directions.
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    }
+}
+
+/// Reads what is sent, at the rate that holds; whether it came to its end.
+fn take(mut from: &TcpStream, pieces: &SyncSender<Piece>, shared: &Shared, way: Way) -> bool {
     let mut buffer = vec![0; 32 * 1024];
     loop {
-        let rate = shared.pass();
+        let (rate, _) = shared.pass(way);
         // Small pieces at a low rate, so that the rate is one at every moment and not on average only.
         let size =
             rate.map_or(buffer.len(), |rate| usize::try_from(rate / 20).unwrap_or(usize::MAX).clamp(1, buffer.len()));
-        let Ok(read) = from.read(&mut buffer[..size]) else { break };
+        let Ok(read) = from.read(&mut buffer[..size]) else { return false };
         if read == 0 {
-            let _ = to.shutdown(Shutdown::Write);
-            return;
+            return true;
         }
-        shared.pass();
-        if to.write_all(&buffer[..read]).is_err() {
-            break;
+        if pieces.send((Instant::now(), buffer[..read].to_vec())).is_err() {
+            return false;
         }
-        count.fetch_add(read as u64, Ordering::Relaxed);
-        shared.changed.notify_all();
         if let Some(rate) = rate {
             thread::sleep(Duration::from_secs_f64(read as f64 / rate as f64));
         }
     }
-    // One side is gone in the middle of something: the other must learn of it, in both directions.
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+}
+
+/// Writes each piece when it is to arrive; whether all were written.
+fn deliver(coming: Receiver<Piece>, mut to: &TcpStream, shared: &Shared, way: Way) -> bool {
+    let count = match way {
+        Way::Up => &shared.sent,
+        Way::Down => &shared.received,
+    };
+    for (sent, bytes) in coming {
+        let (_, delay) = shared.pass(way);
+        thread::sleep((sent + delay).saturating_duration_since(Instant::now()));
+        if to.write_all(&bytes).is_err() {
+            return false;
+        }
+        count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        shared.changed.notify_all();
+    }
+    true
 }

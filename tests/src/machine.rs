@@ -152,6 +152,35 @@ impl Machine {
         Link::new(self.wiring.target(port))
     }
 
+    /// Another line to the guest's port 22.
+    pub fn another_line(&self) -> Result<Link> {
+        Link::new(self.wiring.target(22))
+    }
+
+    /// Runs a shell command on the machine over a line of its own, whatever is done to [`Machine::link`].
+    pub fn ssh_aside(&self, script: &str, limit: Duration) -> Result<String> {
+        let line = self.another_line()?;
+        let known_hosts = self.dir.join(format!("known_hosts-{}", line.port()));
+        fs::write(&known_hosts, ssh::known_hosts_lines(line.port(), &self.host_keys))
+            .context(format!("cannot write {}", known_hosts.display()))?;
+        let mut command = ssh::client(line.port(), &self.lab.key(), &known_hosts);
+        let what = format!("{}: ssh aside: {script}", self.name);
+        let output = ssh::output_within(command.arg(script), limit).context(&what)?;
+        ssh::success(&what, &output)
+    }
+
+    /// Limits the disk that the machine boots from to so many bytes a second; `None` lifts the limit.
+    pub fn throttle_disk(&self, rate: Option<u64>) -> Result<()> {
+        let rate = rate.unwrap_or(0);
+        self.monitor
+            .execute(
+                "block_set_io_throttle",
+                &json!({"device": "root0", "bps": rate, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0,
+                    "iops_wr": 0}),
+            )
+            .map(drop)
+    }
+
     /// The archive's address as the guest sees it.
     pub fn archive_url(&self) -> String {
         net::archive_url(self.net)
@@ -213,13 +242,12 @@ impl Machine {
                     self.serial_log().display()
                 );
             }
-            match ssh::banner(address, left.min(Duration::from_secs(5)).max(Duration::from_millis(1))) {
-                Ok(banner) => return Ok(banner),
-                Err(_) => {
-                    self.leave_menu();
-                    thread::sleep(Duration::from_millis(100));
-                }
+            let patience = left.min(Duration::from_secs(5)).max(Duration::from_millis(1));
+            if let Ok(banner) = ssh::banner(address, patience) {
+                return Ok(banner);
             }
+            self.leave_menu();
+            thread::sleep(Duration::from_millis(100));
         }
     }
 

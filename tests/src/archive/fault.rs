@@ -15,6 +15,8 @@ pub enum Fault {
     Stall(u64),
     /// So many bytes a second.
     Throttle(u64),
+    /// The answer is that the file is below `/moved/` now, where it is.
+    Redirect,
     /// Another file in its place.
     Replace(Vec<u8>),
 }

@@ -36,6 +36,9 @@ struct Shared {
     state: Mutex<State>,
 }
 
+/// Where files are found that [`Fault::Redirect`] leads to. No fault is about them.
+const MOVED: &str = "/moved/";
+
 #[derive(Default)]
 struct State {
     rules: Vec<(String, Fault)>,
@@ -89,6 +92,13 @@ impl Server {
     /// Every request answered so far.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.lock().log.clone()
+    }
+
+    /// Closes all connections.
+    pub fn hang_up(&self) {
+        for (_, stream) in &self.shared.lock().open {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Forgets the requests.
@@ -160,8 +170,15 @@ fn answer(mut stream: &TcpStream, shared: &Shared, head: &Head) -> io::Result<bo
     let path = unescape(head.target.split('?').next().unwrap_or_default());
     let fault = {
         let state = shared.lock();
-        state.rules.iter().rev().find(|(part, _)| path.contains(part.as_str())).map(|(_, fault)| fault.clone())
+        let fits = |(part, _): &&(String, Fault)| path.contains(part.as_str()) && !path.starts_with(MOVED);
+        state.rules.iter().rev().find(fits).map(|(_, fault)| fault.clone())
     };
+    if fault == Some(Fault::Redirect) {
+        let place = format!("{MOVED}{}", head.target.trim_start_matches('/'));
+        record(shared, path, 302, 0);
+        write_head(&mut stream, 302, &[("Content-Length", "0".to_owned()), ("Location", place)])?;
+        return Ok(true);
+    }
     let only_head = head.method == "HEAD";
     let refusal = match &fault {
         _ if !only_head && head.method != "GET" => Some(405),
@@ -238,7 +255,8 @@ fn find(
 
 /// Where a request's file is, if it is in the archive at all.
 fn place(tree: &Path, path: &str) -> Option<PathBuf> {
-    let (tree, inside) = match path.strip_prefix('/')?.split_once('/')? {
+    let path = path.strip_prefix(MOVED).or(path.strip_prefix('/'))?;
+    let (tree, inside) = match path.split_once('/')? {
         ("debian", inside) => (tree.to_owned(), inside),
         ("debian-security", inside) => (tree.with_file_name("debian-security"), inside),
         ("snapshot", inside) => (tree.to_owned(), inside.split_once('/')?.1),
@@ -364,6 +382,9 @@ mod tests {
         assert_eq!(get(&server, path, "").0, "HTTP/1.1 404 Not Found");
         server.fault("a+b", Fault::Status(503));
         assert!(get(&server, path, "").0.starts_with("HTTP/1.1 503"));
+        server.fault("a+b", Fault::Redirect);
+        assert_eq!(get(&server, path, "").0, "HTTP/1.1 302 As Asked");
+        assert_eq!(get(&server, &format!("/moved{path}"), "").1, b"0123456789");
         server.fault("a+b", Fault::Replace(b"other".to_vec()));
         assert_eq!(get(&server, path, "").1, b"other");
         server.fault("a+b", Fault::Throttle(50));
