@@ -34,6 +34,9 @@ unit: rust ## all tests that need no machine: no network, and no root (what need
 e2e: rust tools build ## scenarios whose names contain T: make e2e T=machines::bios
 	tests/e2e.sh $(T)
 
+faults: rust tools build ## the fault matrix, or a part of it: make faults PART=1/4, make faults PART=reset
+	tests/faults.sh $(PART)
+
 bench: rust tools build ## measured in the lab, as ratios of one run
 	tests/bench.sh
 
@@ -54,4 +57,4 @@ clean: ## what the lab and cargo made
 	cargo clean
 	rm -rf .lab
 
-.PHONY: help build build-demo remote rust tools demo test unit e2e bench check clean
+.PHONY: help build build-demo remote rust tools demo test unit e2e faults bench check clean

@@ -1,7 +1,8 @@
 //! The end-to-end tests: real machines, the real executable. `cargo test -p anemos-tests --test e2e [-- FILTER…]`.
 //!
 //! Each file here holds a group of scenarios and lists them in its `SCENARIOS`. A scenario ends passed, skipped with
-//! its reason, or failed with the ends of all logs. `ANEMOS_E2E_JOBS` is how many run at a time.
+//! its reason, or failed with the ends of all logs. `ANEMOS_E2E_JOBS` is how many run at a time. With `ANEMOS_FAULTS`
+//! the fault matrix is tried instead ([`faults::run`]); it says which part of it.
 
 #![allow(clippy::unnecessary_debug_formatting, reason = "it quotes a path as TOML does")]
 
@@ -9,6 +10,7 @@ mod base;
 mod deploy;
 mod deployment;
 mod disks;
+mod faults;
 mod identity;
 mod lock;
 mod machines;
@@ -56,6 +58,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Ok(part) = std::env::var("ANEMOS_FAULTS") {
+        return match faults::run(&lab, &part, arguments.test_threads.unwrap_or(2)) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     // The longest come first, so that none of them runs alone at the end.
     let groups = [
         makeimg::SCENARIOS,
@@ -72,24 +84,32 @@ fn main() -> ExitCode {
     ];
     let trials = groups.into_iter().flatten().map(|scenario| {
         let lab = Arc::clone(&lab);
-        Trial::ignorable_test(scenario.name, move || attempt(&lab, scenario))
+        Trial::ignorable_test(scenario.name, move || attempt(&lab, scenario.name, |lab| (scenario.run)(lab)))
     });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    let guards = faults::guards().map(|(fault, phase)| {
+        let (lab, name) = (Arc::clone(&lab), format!("faults::{}.{phase}", fault.name));
+        Trial::ignorable_test(name.clone(), move || attempt(&lab, &name, |lab| faults::guard(lab, fault, phase)))
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.chain(guards).collect());
     for why in &*WHY.lock().unwrap_or_else(PoisonError::into_inner) {
         eprintln!("{why}");
     }
     conclusion.exit_code()
 }
 
-fn attempt(lab: &Lab, scenario: &Scenario) -> std::result::Result<Completion, Failed> {
+fn attempt(
+    lab: &Lab,
+    name: &str,
+    run: impl Fn(&Lab) -> Result<Outcome> + std::panic::RefUnwindSafe,
+) -> std::result::Result<Completion, Failed> {
     evidence::forget();
     let begin = std::time::Instant::now();
-    let ended = std::panic::catch_unwind(|| (scenario.run)(lab));
-    eprintln!("{}: {:.1} s", scenario.name, begin.elapsed().as_secs_f32());
+    let ended = std::panic::catch_unwind(|| run(lab));
+    eprintln!("{name}: {:.1} s", begin.elapsed().as_secs_f32());
     let message = match ended {
         Ok(Ok(Outcome::Passed)) => return Ok(Completion::Completed),
         Ok(Ok(Outcome::Skipped(reason))) => {
-            eprintln!("{}: skipped: {reason}", scenario.name);
+            eprintln!("{name}: skipped: {reason}");
             return Ok(Completion::ignored_with(reason));
         }
         Ok(Err(error)) => error.to_string(),
@@ -98,7 +118,7 @@ fn attempt(lab: &Lab, scenario: &Scenario) -> std::result::Result<Completion, Fa
             text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
         }
     };
-    let all = format!("{}: {message}\n{}", scenario.name, evidence::show(3));
+    let all = format!("{name}: {message}\n{}", evidence::show(3));
     let brief = all.lines().map(|line| line.chars().take(300).chain(['\n']).collect::<String>()).collect();
     WHY.lock().unwrap_or_else(PoisonError::into_inner).push(brief);
     Err(Failed::from(format!("{message}\n{}", evidence::show(25))))

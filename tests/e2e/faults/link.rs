@@ -1,0 +1,102 @@
+//! What happens to the line between the workstation and the host.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use lab::Result;
+use lab::link::Way;
+
+use super::{Cell, End, Fault, Phase, Scene, System};
+
+pub const FAULTS: &[Fault] = &[
+    Fault { name: "link-cut-20s", what: "the link is cut, and is back after 20 s", cell: cut_and_back },
+    Fault { name: "link-cut", what: "the link is cut for good", cell: cut },
+    Fault { name: "link-one-way", what: "nothing comes from the host any more, for 40 s", cell: one_way },
+    Fault { name: "link-thin", what: "64 kbit/s, and 300 ms later, from then on", cell: thin },
+];
+
+const LOST: &str = "";
+
+fn cut_and_back(phase: Phase) -> Cell {
+    let wound = |scene: &mut Scene| {
+        close(scene);
+        // How long a link is away is the fault itself.
+        sleep(Duration::from_secs(20));
+        scene.machine().link().refuse(false);
+        scene.release()
+    };
+    if phase.is_before_boot() { Cell::tried(wound, End::same(LOST)) } else { Cell::tried(wound, End::DEPLOYED) }
+}
+
+fn close(scene: &Scene) {
+    let link = scene.machine().link();
+    link.refuse(true);
+    link.cut();
+}
+
+fn cut(phase: Phase) -> Cell {
+    let wound = |scene: &mut Scene| {
+        close(scene);
+        scene.release()
+    };
+    // The workstation can't see what runs there: the cell looks over a line of its own.
+    let unseen = |reason| End::held(reason, System::Any);
+    match phase {
+        Phase::Connect | Phase::Probe | Phase::Upload | Phase::Stage | Phase::Loaded => {
+            let wound = |scene: &mut Scene| {
+                close(scene);
+                scene.release()?;
+                same_boot_aside(scene)
+            };
+            Cell::tried(wound, End { outcome: "untouched", reason: LOST, system: System::Any })
+        }
+        Phase::Booting => {
+            let wound = |scene: &mut Scene| {
+                close(scene);
+                // Nobody attaches, so no payload is started, and the host goes back by itself.
+                scene.machine().wait_serial("going back to the old system: nobody attached", crate::deployment::LONG)
+            };
+            Cell::tried(wound, unseen("the RAM system did not answer within deadline `boot`"))
+        }
+        Phase::Building | Phase::Written => Cell::tried(wound, unseen("deadline `build`")),
+        Phase::Unacknowledged | Phase::Rebooting | Phase::Verifying => {
+            Cell::tried(wound, unseen("did not answer within deadline `reboot`"))
+        }
+    }
+}
+
+/// The stage undoes what it did when its connection ends, and the old system goes on.
+fn same_boot_aside(scene: &mut Scene) -> Result<()> {
+    let left =
+        "until ! ls -d /run/anemos* >/dev/null 2>&1 && [ \"$(cat /sys/kernel/kexec_loaded)\" = 0 ]; do sleep 0.2; done";
+    let left = format!("{left}; cat /proc/sys/kernel/random/boot_id");
+    let boot = scene.machine().ssh_aside(&left, Duration::from_secs(120))?;
+    crate::deployment::expect(boot.trim() == scene.before, "the old system was restarted")
+}
+
+fn one_way(phase: Phase) -> Cell {
+    let wound = |scene: &mut Scene| {
+        scene.machine().link().resume();
+        scene.machine().link().pause_one(Way::Down);
+        sleep(Duration::from_secs(40));
+        scene.release()
+    };
+    match phase {
+        // The connection must stand within 30 s.
+        Phase::Connect => Cell::tried(wound, End::same("deadline `connect`")),
+        _ => Cell::tried(wound, End::DEPLOYED),
+    }
+}
+
+fn thin(phase: Phase) -> Cell {
+    let wound = |scene: &mut Scene| {
+        scene.release()?;
+        scene.machine().link().throttle(Some(8_000));
+        scene.machine().link().delay(Duration::from_millis(300));
+        Ok(())
+    };
+    match phase {
+        Phase::Loaded => Cell::Never("nothing is sent then but one word"),
+        _ => Cell::tried(wound, End::DEPLOYED),
+    }
+}

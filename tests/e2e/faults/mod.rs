@@ -1,0 +1,141 @@
+//! The fault matrix: what becomes of a deployment when a fault meets it, for every fault in every phase.
+//!
+//! Each pair is a [`Cell`]: it is tried on a machine, or shown by another scenario, or can't happen, or is not tried
+//! yet; each but the first two says why. `make faults` tries the cells, keeps the results by commit and cell in the
+//! lab's directory, goes on where it was interrupted, and writes docs/FAULTS.md from them ([`book`]). `make test` tries
+//! the cells that guard a promise.
+
+mod archive;
+mod book;
+mod controller;
+mod host;
+mod link;
+mod payload;
+mod phase;
+mod system;
+
+use lab::{Lab, Result};
+
+use crate::Outcome;
+
+pub use book::run;
+pub use phase::{Phase, Scene, Setup, System};
+
+/// A kind of fault.
+pub struct Fault {
+    /// Its name in commands and files.
+    pub name: &'static str,
+    /// What happens, for the document.
+    pub what: &'static str,
+    /// What becomes of it in each phase.
+    pub cell: fn(Phase) -> Cell,
+}
+
+/// What is known of a fault in a phase.
+pub enum Cell {
+    /// It is tried on a machine.
+    Tried(Try),
+    /// The scenario of that name shows it.
+    Shown(&'static str),
+    /// It can't happen: why.
+    Never(&'static str),
+    /// It is not tried: why.
+    Open(&'static str),
+}
+
+/// What is done to a deployment.
+pub type Wound = dyn Fn(&mut Scene) -> Result<()>;
+
+/// How a cell is tried.
+pub struct Try {
+    /// What it changes about the deployment.
+    pub setup: Box<dyn Fn(&mut Setup)>,
+    /// The fault. It ends with [`Scene::release`] where the deployment is to go on.
+    pub wound: Box<Wound>,
+    /// What is promised.
+    pub end: End,
+}
+
+/// How a deployment ends.
+pub struct End {
+    /// `deployed`, `untouched` or `held`.
+    pub outcome: &'static str,
+    /// A part of the reason.
+    pub reason: &'static str,
+    /// What runs on the host then.
+    pub system: System,
+}
+
+impl Cell {
+    /// A cell that is tried on an ordinary deployment.
+    pub fn tried(wound: impl Fn(&mut Scene) -> Result<()> + 'static, end: End) -> Self {
+        Self::with(|_| {}, wound, end)
+    }
+
+    /// A cell that is tried on a deployment that is set up for it.
+    pub fn with(
+        setup: impl Fn(&mut Setup) + 'static,
+        wound: impl Fn(&mut Scene) -> Result<()> + 'static,
+        end: End,
+    ) -> Self {
+        Self::Tried(Try { setup: Box::new(setup), wound: Box::new(wound), end })
+    }
+}
+
+impl End {
+    /// The new system is up and is the one that was built.
+    pub const DEPLOYED: Self = Self { outcome: "deployed", reason: "Anemos hello", system: System::New };
+
+    /// The old system was not even restarted.
+    pub const fn same(reason: &'static str) -> Self {
+        Self { outcome: "untouched", reason, system: System::Same }
+    }
+
+    /// The old system is back.
+    pub const fn old(reason: &'static str) -> Self {
+        Self { outcome: "untouched", reason, system: System::Old }
+    }
+
+    /// A person has to look; this runs.
+    pub const fn held(reason: &'static str, system: System) -> Self {
+        Self { outcome: "held", reason, system }
+    }
+}
+
+/// Faults that have no meaning in a phase, for these reasons.
+const NO_PAYLOAD: Cell = Cell::Never("no payload runs then");
+const NOT_YET: Cell = Cell::Never("there is no new system then");
+const NO_STAGE: Cell = Cell::Never("the stage does not run then");
+const NO_DOWNLOAD: Cell = Cell::Never("the host downloads nothing then that Anemos asks for");
+
+/// All faults, in the order of the document.
+pub static FAULTS: [&[Fault]; 6] =
+    [link::FAULTS, controller::FAULTS, host::FAULTS, payload::FAULTS, archive::FAULTS, system::FAULTS];
+
+/// The cells that guard a promise, by fault and phase: `make test` tries them.
+pub const GUARDS: &[(&str, Phase)] = &[("link-cut-20s", Phase::Written), ("stage-killed", Phase::Loaded)];
+
+/// Tries a cell.
+pub fn attempt(lab: &Lab, fault: &Fault, phase: Phase, cell: &Try) -> Result<()> {
+    let mut setup = Setup::new(&format!("{}.{phase}", fault.name));
+    (cell.setup)(&mut setup);
+    let mut scene = Scene::reach(lab, setup, phase)?;
+    (cell.wound)(&mut scene)?;
+    scene.end(&cell.end)
+}
+
+/// The cells of [`GUARDS`].
+pub fn guards() -> impl Iterator<Item = (&'static Fault, Phase)> {
+    GUARDS.iter().map(|(name, phase)| {
+        let fault = FAULTS.iter().flat_map(|faults| faults.iter()).find(|fault| fault.name == *name);
+        (fault.expect("a guard is in the table"), *phase)
+    })
+}
+
+/// Tries a cell of [`GUARDS`].
+pub fn guard(lab: &Lab, fault: &Fault, phase: Phase) -> Result<Outcome> {
+    match (fault.cell)(phase) {
+        Cell::Tried(cell) => attempt(lab, fault, phase, &cell).map(|()| Outcome::Passed),
+        _ => lab::bail!("{}.{phase} guards a promise and is not tried", fault.name),
+    }
+}

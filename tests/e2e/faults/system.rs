@@ -1,0 +1,52 @@
+//! What is wrong with a new system.
+
+use super::{Cell, End, Fault, NOT_YET, Phase, Scene, Setup, System};
+
+pub const FAULTS: &[Fault] = &[
+    Fault { name: "new-never-comes", what: "the new system never comes up", cell: never_comes },
+    Fault { name: "new-other-key", what: "the new system has another host key", cell: other_key },
+    Fault { name: "new-fails-check", what: "the new system fails its check", cell: fails_check },
+    Fault { name: "new-other-address", what: "the new system comes up at another address", cell: other_address },
+];
+
+/// A new system that is made wrong by the payload is met when it is to come up.
+fn made(phase: Phase, last: &'static str, end: End) -> Cell {
+    let setup = move |setup: &mut Setup| {
+        setup.last = Some(last.into());
+        setup.deadlines = setup.deadlines.replace("reboot = \"5m\"", "reboot = \"90s\"");
+    };
+    match phase {
+        Phase::Rebooting => Cell::with(setup, |scene: &mut Scene| scene.release(), end),
+        _ => NOT_YET,
+    }
+}
+
+fn never_comes(phase: Phase) -> Cell {
+    let script = "dd if=/dev/zero of=\"$ANEMOS_DISK\" bs=1M count=4 conv=fsync status=none\n";
+    made(phase, script, End::held("the new system did not answer within deadline `reboot` (90s)", System::Any))
+}
+
+fn other_key(phase: Phase) -> Cell {
+    match phase {
+        Phase::Rebooting => Cell::Shown("identity::impostor_after_kexec"),
+        _ => NOT_YET,
+    }
+}
+
+fn fails_check(phase: Phase) -> Cell {
+    match phase {
+        Phase::Verifying => Cell::with(
+            |setup| setup.check = "echo it does not work; exit 3".into(),
+            |scene| scene.release(),
+            End::held("it does not work", System::New),
+        ),
+        _ => NOT_YET,
+    }
+}
+
+fn other_address(phase: Phase) -> Cell {
+    match phase {
+        Phase::Rebooting => Cell::Open("the lab's network gives a machine one address only"),
+        _ => NOT_YET,
+    }
+}
