@@ -11,6 +11,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "safety::agent_that_breaks", run: agent_that_breaks },
     Scenario { name: "safety::payload_stays_in", run: payload_stays_in },
     Scenario { name: "safety::undeclared_disk", run: undeclared_disk },
+    Scenario { name: "safety::raw_access", run: raw_access },
+    Scenario { name: "safety::frozen_agent", run: frozen_agent },
 ];
 
 /// Nobody comes and nothing was written: the host goes back by itself.
@@ -54,6 +56,40 @@ fn agent_that_breaks(lab: &Lab) -> Result<Outcome> {
     web.expect_old(&before)?;
     let ended = web.anemos.run(["attach", "--json"], LONG)?;
     expect_end(&ended, "held", "whether a disk was written is not known")?;
+    Ok(Outcome::Passed)
+}
+
+/// Sends a SCSI command past the kernel's counters (`SG_IO` of `<scsi/sg.h>`), and fails.
+const RAW: &str = r#"#!/usr/bin/perl
+open(my $disk, "+<", $ENV{ANEMOS_DISK}) or die "open: $!";
+my $header = "S" . "\0" x 87;
+ioctl($disk, 0x2285, $header);
+print "SG_IO: ", $! + 0, "\n";
+exit 1;
+"#;
+
+/// A host whose hosts.toml allows commands that the kernel doesn't count is never called untouched once its payload was
+/// started.
+fn raw_access(lab: &Lab) -> Result<Outcome> {
+    let web = Deployment::new(lab, Spec::new("raw"))?;
+    web.describe(RAW, "raw_access = true")?;
+    let ended = web.anemos.run(UP, LONG)?;
+    let lines = ended.json();
+    expect(lines.iter().any(|line| is_log(line, "SG_IO: ")), "the payload did not get to its command")?;
+    expect(!lines.iter().any(|line| is_log(line, "SG_IO: 1")), "the command was refused though allowed")?;
+    expect_end(&ended, "held", "the payload exited with status 1")?;
+    Ok(Outcome::Passed)
+}
+
+/// An agent that is stopped says nothing more: init ends it and starts another, which holds.
+fn frozen_agent(lab: &Lab) -> Result<Outcome> {
+    let web = Deployment::new(lab, Spec::new("frozen"))?;
+    web.describe("#!/bin/sh\npkill -STOP -f '^/init serve'\nsleep 1000\n", "deadlines = { hang = \"30s\" }")?;
+    let up = web.anemos.spawn(UP)?;
+    let ended = up.wait(LONG)?;
+    expect_end(&ended, "held", "the agent gave no sign of life within deadline `hang` (30 s)")?;
+    let shell = web.anemos.run(["shell", "web", "--", "echo in"], LONG)?;
+    expect(shell.stdout == "in\n", format!("no shell: {shell:?}"))?;
     Ok(Outcome::Passed)
 }
 
