@@ -35,14 +35,14 @@ pub fn arm(root: &Root, hang_s: u32) -> Vec<String> {
     set(root, &armed(hang_s))
 }
 
-/// Takes back only that a task that hangs is a panic, because one is known to hang; returns what went wrong.
-pub fn bear_hung_tasks(root: &Root) -> Vec<String> {
-    set(root, &[("hung_task_panic", 0)])
-}
-
 /// Takes that back; returns what went wrong.
 pub fn disarm(root: &Root) -> Vec<String> {
     set(root, &disarmed())
+}
+
+/// Takes back only that a task that hangs is a panic, because one is known to hang; returns what went wrong.
+pub fn bear_hung_tasks(root: &Root) -> Vec<String> {
+    set(root, &[("hung_task_panic", 0)])
 }
 
 /// Leaves out the settings that this kernel doesn't have.
