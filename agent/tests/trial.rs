@@ -143,6 +143,14 @@ impl Trial {
         trial
     }
 
+    /// Kills the agent and starts another, held, as init does.
+    fn start_again(&mut self) {
+        self.agent.kill().unwrap();
+        self.agent.wait().unwrap();
+        (self.agent, self.beats) = start(self.dir.path(), self.address, &["--held", "the agent broke (a test)"]);
+        self.wait_for_port();
+    }
+
     fn wait_for_port(&self) {
         let deadline = Instant::now() + WAIT;
         while TcpStream::connect(self.address).is_err() {
@@ -511,10 +519,7 @@ fn every_fact_comes_once_whenever_one_attaches_even_after_the_agent_was_killed()
         again.until(|kind| matches!(kind, EventKind::Log { line, .. } if line == b"line 2999"));
         assert_eq!(again.events, all[after as usize..], "after {after}");
     }
-    trial.agent.kill().unwrap();
-    trial.agent.wait().unwrap();
-    (trial.agent, trial.beats) = start(trial.dir.path(), trial.address, &["--held", "the agent broke (a test)"]);
-    trial.wait_for_port();
+    trial.start_again();
     let mut after = trial.attach(0);
     after.until(|kind| *kind == EventKind::State(AgentState::Held("the agent broke (a test)".into())));
     after.assert_contiguous();

@@ -43,10 +43,7 @@ fn with_raw_access_every_attempt_counts_as_written() {
     drop(controller);
 
     // An agent that is started again knows it, too.
-    trial.agent.kill().unwrap();
-    trial.agent.wait().unwrap();
-    (trial.agent, trial.beats) = start(trial.dir.path(), trial.address, &["--held", "the agent broke (a test)"]);
-    trial.wait_for_port();
+    trial.start_again();
     let mut controller = trial.attach(0);
     let AgentReply::Attached { .. } = controller.reply() else { panic!() };
     controller.ask(&AgentRequest::Abort);
@@ -81,10 +78,7 @@ fn an_agent_that_is_started_again_has_the_payload_that_came_with_a_retry() {
     assert_eq!(fs::read(trial.path("anemos/payload.tar.zst")).unwrap().len(), payload("#!/bin/sh\nexit 3\n").len());
     drop(controller);
 
-    trial.agent.kill().unwrap();
-    trial.agent.wait().unwrap();
-    (trial.agent, trial.beats) = start(trial.dir.path(), trial.address, &["--held", "the agent broke (a test)"]);
-    trial.wait_for_port();
+    trial.start_again();
     let mut controller = trial.attach(0);
     let AgentReply::Attached { last, .. } = controller.reply() else { panic!() };
     controller.ask(&AgentRequest::Retry { payload: None });
