@@ -70,6 +70,22 @@ pub struct Watchdog {
     pub holder: Option<String>,
 }
 
+impl Watchdog {
+    /// Name of the driver of a BMC's watchdog. When the machine restarts it lets the watchdog count on, for two minutes
+    /// at least. Those of other drivers stop for a restart, or may.
+    pub const IPMI: &str = "ipmi_watchdog";
+
+    /// Whether PID 1 holds it open, and so keeps anybody else from stopping it.
+    pub fn is_held_by_init(&self) -> bool {
+        self.holder.as_ref().is_some_and(|holder| holder.ends_with(" (1)"))
+    }
+
+    /// Whether somebody but PID 1 can stop it, once whoever feeds it has ended.
+    pub fn can_be_stopped(&self) -> bool {
+        !self.nowayout && !self.is_held_by_init()
+    }
+}
+
 /// How the machine was booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Firmware {

@@ -3,10 +3,6 @@
 use anemos_proto::host::Watchdog;
 use anemos_proto::stage::KernelSource;
 
-/// The driver of a BMC's watchdog. When the machine restarts it lets the watchdog count on, for two minutes at least.
-/// Those of other drivers stop for a restart, or may.
-const IPMI: &str = "ipmi_watchdog";
-
 /// What is said of each watchdog that counts.
 pub(super) fn warnings(watchdogs: &[Watchdog]) -> impl Iterator<Item = String> {
     let active = watchdogs.iter().filter(|watchdog| watchdog.active);
@@ -26,8 +22,8 @@ pub(super) fn warnings(watchdogs: &[Watchdog]) -> impl Iterator<Item = String> {
 /// makes sure of those whose driver is a module.
 pub(super) fn refusals(watchdogs: &[Watchdog], kernel: KernelSource) -> Vec<String> {
     let is_feared = |watchdog: &&Watchdog| {
-        let goes_on = watchdog.nowayout || is_held_by_init(watchdog);
-        watchdog.active && goes_on && watchdog.module.is_empty() && kernel == KernelSource::Locked
+        let goes_on = watchdog.active && !watchdog.can_be_stopped();
+        goes_on && watchdog.module.is_empty() && kernel == KernelSource::Locked
     };
     let refusal = |watchdog: &Watchdog| {
         let why = if watchdog.nowayout { "it can't be stopped" } else { "PID 1 does not let go of it" };
@@ -43,12 +39,7 @@ pub(super) fn refusals(watchdogs: &[Watchdog], kernel: KernelSource) -> Vec<Stri
 
 /// Whether one of them resets the machine should the new kernel hang before its init.
 pub(super) fn cover_the_boot(watchdogs: &[Watchdog]) -> bool {
-    watchdogs.iter().any(|watchdog| watchdog.active && watchdog.module == IPMI && is_held_by_init(watchdog))
-}
-
-/// Whether PID 1 holds it open, and so keeps anybody else from stopping it.
-fn is_held_by_init(watchdog: &Watchdog) -> bool {
-    watchdog.holder.as_ref().is_some_and(|holder| holder.ends_with(" (1)"))
+    watchdogs.iter().any(|watchdog| watchdog.active && watchdog.module == Watchdog::IPMI && watchdog.is_held_by_init())
 }
 
 /// The name in `systemd (1)`. The number is left out, since it changes when a daemon is started again.

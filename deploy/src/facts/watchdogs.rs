@@ -16,9 +16,6 @@ const CLASS: &str = "/sys/class/watchdog";
 /// too, as a second name of its first watchdog.
 const MISC: &str = "/sys/class/misc/watchdog";
 
-/// The driver of a BMC's watchdog.
-const IPMI: &str = "ipmi_watchdog";
-
 /// Every watchdog. `release` is the running kernel's.
 pub fn watchdogs(root: &Root, release: &str) -> Vec<Watchdog> {
     let names = root.names(CLASS);
@@ -30,7 +27,7 @@ pub fn watchdogs(root: &Root, release: &str) -> Vec<Watchdog> {
     let drivers = loaded_drivers(root, release);
     let is_virtual = |path: &str| path.contains("/virtual/");
     // The first watchdog's second name is made below the same device.
-    let has_own = first.is_empty() || drivers.contains(IPMI) && is_virtual(&misc) && !is_virtual(&first);
+    let has_own = first.is_empty() || drivers.contains(Watchdog::IPMI) && is_virtual(&misc) && !is_virtual(&first);
     let holders = holders(root);
     let mut found: Vec<Watchdog> = names.iter().map(|name| of_core(root, name, &drivers)).collect();
     if !misc.is_empty() && has_own {
@@ -68,7 +65,8 @@ fn of_core(root: &Root, name: &str, drivers: &BTreeSet<String>) -> Watchdog {
 }
 
 fn of_misc(root: &Root, drivers: &BTreeSet<String>) -> Watchdog {
-    let module = if drivers.contains(IPMI) { Some(IPMI) } else { drivers.first().map(String::as_str) };
+    let module =
+        if drivers.contains(Watchdog::IPMI) { Some(Watchdog::IPMI) } else { drivers.first().map(String::as_str) };
     let module = module.unwrap_or_default().to_owned();
     Watchdog {
         name: "watchdog".into(),
@@ -95,7 +93,7 @@ fn loaded_drivers(root: &Root, release: &str) -> BTreeSet<String> {
     let texts = ["/usr/lib/modules", "/lib/modules"].map(|dir| root.text(&format!("{dir}/{release}/modules.dep")));
     let paths = texts.iter().flatten().flat_map(|text| text.lines()).filter_map(|line| line.split(':').next());
     let known: BTreeSet<String> = paths.filter(|path| path.contains("/watchdog/")).map(name_of).collect();
-    let is_one = |name: &&str| known.contains(*name) || *name == IPMI;
+    let is_one = |name: &&str| known.contains(*name) || *name == Watchdog::IPMI;
     let modules = root.text("/proc/modules").unwrap_or_default();
     modules.lines().filter_map(|line| line.split(' ').next()).filter(is_one).map(str::to_owned).collect()
 }
@@ -120,13 +118,9 @@ fn holders(root: &Root) -> BTreeMap<String, String> {
 /// driver's module is not among those that are loaded `first` there, and either nothing stops the watchdog, or PID 1
 /// doesn't let go of it.
 pub fn unfed<'a>(all: &'a [Watchdog], first: &[String]) -> Vec<&'a Watchdog> {
-    let can_be_stopped = |watchdog: &Watchdog| {
-        let by_init = watchdog.holder.as_ref().is_some_and(|holder| holder.ends_with(" (1)"));
-        !watchdog.nowayout && !by_init
-    };
     let is_lost = |watchdog: &&Watchdog| {
         let fed = watchdog.module.is_empty() || first.contains(&watchdog.module);
-        watchdog.active && !fed && !can_be_stopped(watchdog)
+        watchdog.active && !fed && !watchdog.can_be_stopped()
     };
     all.iter().filter(is_lost).collect()
 }

@@ -66,7 +66,7 @@ fn hosts() {
         vec![change(usual)]
     };
     let held = |watchdog: Watchdog, holder: &str| Watchdog { holder: Some(holder.into()), ..watchdog };
-    let bmc = Watchdog { timeout_s: Some(60), nowayout: true, ..watchdog("watchdog", IPMI, IPMI) };
+    let bmc = Watchdog { timeout_s: Some(60), nowayout: true, ..watchdog("watchdog", Watchdog::IPMI, Watchdog::IPMI) };
     let is_left = |line: &&str| !line.contains("watchdog/watchdog0/") || line.contains("device ->");
     let without_sysfs = ITCO.lines().filter(is_left).collect::<Vec<_>>().join("\n")
         + "\nsys/devices/pci0000:00/0000:00:1f.0/iTCO_wdt/watchdog/watchdog0/dev = 250:0\n";
@@ -119,7 +119,10 @@ fn hosts() {
             vec![("1", "systemd", "/dev/watchdog0"), ("812", "watchdog", "/dev/watchdog")],
             vec![
                 held(itco(|w| w).remove(0), "systemd (1)"),
-                held(Watchdog { active: true, ..watchdog("watchdog", IPMI, IPMI) }, "watchdog (812)"),
+                held(
+                    Watchdog { active: true, ..watchdog("watchdog", Watchdog::IPMI, Watchdog::IPMI) },
+                    "watchdog (812)",
+                ),
             ],
         ),
         (

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anemos_proto::host::Watchdog;
+
 use super::index::{self, Index, Module};
 use super::modprobe::Modprobe;
 
@@ -193,9 +195,8 @@ const DISPLAYS: &[&str] = &["ast", "bochs", "cirrus_qemu", "hyperv_drm", "mgag20
 /// far may count from the moment at which its driver is loaded.
 const WATCHDOGS: &str = "kernel/drivers/watchdog/";
 
-/// The driver of a BMC's watchdog, and the beginning of the names of what it stands on: a BMC is found by a module that
+/// The beginning of the names of a BMC's watchdog's driver and of what it stands on: a BMC is found by a module that
 /// nothing needs by name.
-const IPMI_WATCHDOG: &str = "ipmi_watchdog";
 const IPMI: &str = "ipmi_";
 
 /// The watchdog that the kernel itself makes, of a timer.
@@ -278,11 +279,11 @@ fn for_watchdogs<'a>(index: &'a Index, hardware: &Hardware) -> (Vec<&'a str>, Ve
     let loaded = hardware.loaded.iter().filter_map(|name| known(name));
     let loaded = loaded.filter(|(name, path)| path.starts_with(WATCHDOGS) && *name != SOFTDOG);
     found.extend(loaded.map(|(name, _)| name));
-    let has_ipmi = hardware.loaded.contains(IPMI_WATCHDOG);
+    let has_ipmi = hardware.loaded.contains(Watchdog::IPMI);
     let is_ipmi = |name: &&str| has_ipmi && name.starts_with(IPMI);
     let mut ipmi: Vec<&str> =
         hardware.loaded.iter().filter_map(|name| known(name)).map(|(name, _)| name).filter(is_ipmi).collect();
-    ipmi.sort_by_key(|name| *name == IPMI_WATCHDOG);
+    ipmi.sort_by_key(|name| *name == Watchdog::IPMI);
     if !hardware.has_watchdog && !has_ipmi && !found.iter().any(|name| index.modules[*name].path.starts_with(WATCHDOGS))
     {
         found.extend(known(SOFTDOG).map(|(name, _)| name));
