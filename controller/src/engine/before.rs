@@ -108,9 +108,8 @@ async fn meet(
         // It removes itself when its connection ends.
         Err(StageError::Stopped) => return Err(stopped()),
         Err(error) => {
-            let kept_out = is_kept_out(&error);
             let trouble = trouble(Phase::Probe, "starting the stage", error, allowed);
-            return Err(if kept_out { unless_twin(&session, seat, trouble).await } else { trouble }.into());
+            return Err(unless_twin(&session, seat, trouble).await.into());
         }
     };
     look_around(job, reporter, session, stage, (seat, deadline, stop)).await
@@ -119,15 +118,13 @@ async fn meet(
 /// How long it may take to see whether a host that won't be looked at is being looked at under another name.
 const TWIN: Duration = Duration::from_secs(10);
 
-/// Whether another stage keeps this one out.
-fn is_kept_out(error: &StageError) -> bool {
-    matches!(error, StageError::Failed(failure) if failure.why.starts_with(KEPT_OUT))
-}
-
-/// What went wrong with a host that another stage keeps busy, which may be one of this very run, under another name.
+/// What went wrong with a host. One that another stage keeps busy may be one of this very run, under another name.
 /// The boot id alone does not tell: machines that go on from one snapshot share it. But two machines keep no stage out
 /// of each other.
 async fn unless_twin(session: &Session, seat: &Seat, trouble: Trouble) -> Trouble {
+    if !trouble.why.starts_with(KEPT_OUT) {
+        return trouble;
+    }
     let deadline = Instant::now() + TWIN;
     let Ok(Look { boot_id, .. }) = look(session, deadline).await else { return trouble };
     match seat.twin(&boot_id, deadline).await {
@@ -154,9 +151,8 @@ async fn look_around(
         Ok(facts) => facts,
         Err(StageError::Stopped) => return Err(undo_stopped(stage).await),
         Err(error) => {
-            let kept_out = is_kept_out(&error);
             let trouble = give_up(stage, Phase::Probe, "looking at the host", error, allowed).await;
-            return Err(if kept_out { unless_twin(&session, seat, trouble).await } else { trouble }.into());
+            return Err(unless_twin(&session, seat, trouble).await.into());
         }
     };
     seat.met(&facts.boot_id);
