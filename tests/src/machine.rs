@@ -163,10 +163,7 @@ impl Machine {
         let known_hosts = self.dir.join(format!("known_hosts-{}", line.port()));
         fs::write(&known_hosts, ssh::known_hosts_lines(line.port(), &self.host_keys))
             .context(format!("cannot write {}", known_hosts.display()))?;
-        let mut command = ssh::client(line.port(), &self.lab.key(), &known_hosts);
-        let what = format!("{}: ssh aside: {script}", self.name);
-        let output = ssh::output_within(command.arg(script), limit).context(&what)?;
-        ssh::success(&what, &output)
+        self.run_ssh(ssh::client(line.port(), &self.lab.key(), &known_hosts), script, limit)
     }
 
     /// Limits the disk that the machine boots from to so many bytes a second; `None` lifts the limit.
@@ -220,10 +217,12 @@ impl Machine {
 
     /// Runs a shell command on the machine.
     pub fn ssh_within(&self, script: &str, limit: Duration) -> Result<String> {
-        let mut command = self.ssh_command();
-        command.arg(script);
+        self.run_ssh(self.ssh_command(), script, limit)
+    }
+
+    fn run_ssh(&self, mut client: Command, script: &str, limit: Duration) -> Result<String> {
         let what = format!("{}: ssh: {script}", self.name);
-        let output = ssh::output_within(&mut command, limit).context(&what)?;
+        let output = ssh::output_within(client.arg(script), limit).context(&what)?;
         ssh::success(&what, &output)
     }
 
