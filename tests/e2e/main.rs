@@ -87,7 +87,7 @@ fn main() -> ExitCode {
         Trial::ignorable_test(scenario.name, move || attempt(&lab, scenario.name, |lab| (scenario.run)(lab)))
     });
     let guards = faults::guards().map(|(fault, phase)| {
-        let (lab, name) = (Arc::clone(&lab), format!("faults::{}.{phase}", fault.name));
+        let (lab, name) = (Arc::clone(&lab), format!("faults::{}", fault.in_phase(phase)));
         Trial::ignorable_test(name.clone(), move || attempt(&lab, &name, |lab| faults::guard(lab, fault, phase)))
     });
     let conclusion = libtest_mimic::run(&arguments, trials.chain(guards).collect());

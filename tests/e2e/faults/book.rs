@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use lab::{Context, Error, Lab, Result, checkout, evidence};
+use lab::{Context, Error, Lab, Result, checkout, command, evidence};
 
-use super::{Cell, FAULTS, Fault, Phase, Try, attempt};
+use super::{Cell, Fault, Phase, Try, all, attempt};
 
 /// Where the document's table begins.
 const START: &str = "<!-- table: made by `make faults` -->\n";
@@ -24,21 +24,17 @@ struct Results {
 }
 
 impl Results {
-    /// Of the commit that is checked out. What is not committed makes a name of its own.
+    /// Of the commit that is checked out. What is not committed makes a name of its own, but for the document, which
+    /// each run writes.
     fn open(lab: &Lab) -> Result<Self> {
-        let mut git = Command::new("git");
-        git.arg("-C").arg(checkout()).args([
-            "-c",
-            "safe.directory=*",
-            "describe",
-            "--always",
-            "--dirty",
-            "--abbrev=12",
-        ]);
-        let output = git.output().context("cannot run git")?;
-        let commit = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        if commit.is_empty() {
-            lab::bail!("git names no commit: {}", String::from_utf8_lossy(&output.stderr));
+        let git = |arguments: &[&str]| -> Result<String> {
+            let mut git = Command::new("git");
+            git.arg("-C").arg(checkout()).args(["-c", "safe.directory=*"]).args(arguments);
+            Ok(String::from_utf8_lossy(&command::run(&mut git)?).trim().to_owned())
+        };
+        let mut commit = git(&["describe", "--always", "--abbrev=12"])?;
+        if !git(&["status", "--porcelain", "--", ":/", ":/!docs/FAULTS.md"])?.is_empty() {
+            commit.push_str("-dirty");
         }
         let dir = lab.path("faults").join(&commit);
         fs::create_dir_all(&dir).context(dir.display())?;
@@ -49,9 +45,9 @@ impl Results {
         self.dir.join(name)
     }
 
-    /// What was kept, if it was tried: `passed 83 s`, or `failed: …`.
-    fn get(&self, name: &str) -> Option<String> {
-        fs::read_to_string(self.path(name)).ok()
+    /// Whether it ended as promised, if it was tried. Its file says `passed …`, or `failed …` and why.
+    fn passed(&self, name: &str) -> Option<bool> {
+        fs::read_to_string(self.path(name)).ok().map(|text| text.starts_with("passed"))
     }
 
     fn keep(&self, name: &str, text: &str) -> Result<()> {
@@ -65,43 +61,33 @@ impl Results {
 /// parts, a part of the cells' names, or empty for all. Says whether none failed.
 pub fn run(lab: &Lab, part: &str, jobs: usize) -> Result<bool> {
     let results = Results::open(lab)?;
-    let mut todo: Vec<(String, &Fault, Phase, Try)> = Vec::new();
-    for fault in FAULTS.iter().flat_map(|faults| faults.iter()) {
-        for phase in Phase::ALL {
-            if let Cell::Tried(cell) = (fault.cell)(phase) {
-                todo.push((format!("{}.{phase}", fault.name), fault, phase, cell));
-            }
-        }
-    }
-    let all = todo.len();
+    let pairs = all().flat_map(|fault| Phase::ALL.map(|phase| (fault, phase)));
+    let tried = pairs.filter(|(fault, phase)| matches!((fault.cell)(*phase), Cell::Tried(_)));
+    let tried: Vec<(&Fault, Phase)> = tried.collect();
     let chosen = choose(part)?;
-    let mut number = 0;
-    todo.retain(|(name, ..)| {
-        number += 1;
-        chosen(number - 1, name)
-    });
-    let in_part = todo.len();
-    todo.retain(|(name, ..)| results.get(name).is_none_or(|text| !text.starts_with("passed")));
-    eprintln!("{} cells, {in_part} in this part, {} of them to be tried on {}", all, todo.len(), results.commit);
+    let in_part = tried.iter().enumerate().filter(|(place, (fault, phase))| chosen(*place, &fault.in_phase(*phase)));
+    let in_part: Vec<&(&Fault, Phase)> = in_part.map(|(_, cell)| cell).collect();
+    let is_open = |(fault, phase): &&&(&Fault, Phase)| results.passed(&fault.in_phase(*phase)) != Some(true);
+    let todo: Vec<&(&Fault, Phase)> = in_part.iter().filter(is_open).copied().collect();
+    let (all, in_part, left) = (tried.len(), in_part.len(), todo.len());
+    eprintln!("{all} cells, {in_part} in this part, {left} of them to be tried on {}", results.commit);
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    // The cells' closures stay with their thread; each makes its own from the table.
-    let names: Vec<(&str, &Fault, Phase)> =
-        todo.iter().map(|(name, fault, phase, _)| (&**name, *fault, *phase)).collect();
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some((name, fault, phase)) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some((fault, phase)) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let Cell::Tried(cell) = (fault.cell)(*phase) else { continue };
-                    if let Err(why) = attend(lab, &results, name, fault, *phase, &cell) {
+                    if let Err(why) = attend(lab, &results, fault, *phase, &cell) {
+                        let name = fault.in_phase(*phase);
                         eprintln!("{name}: {why}");
-                        failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((*name).to_owned());
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(name);
                     }
                 }
             });
         }
     });
     write_table(&results, &checkout().join("docs/FAULTS.md"))?;
-    let failed = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         eprintln!("not as promised: {}", failed.join(", "));
     }
@@ -123,7 +109,8 @@ fn choose(part: &str) -> Result<Choice> {
     }
 }
 
-fn attend(lab: &Lab, results: &Results, name: &str, fault: &Fault, phase: Phase, cell: &Try) -> Result<()> {
+fn attend(lab: &Lab, results: &Results, fault: &Fault, phase: Phase, cell: &Try) -> Result<()> {
+    let name = &fault.in_phase(phase);
     evidence::forget();
     let begin = Instant::now();
     let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attempt(lab, fault, phase, cell)));
@@ -164,14 +151,14 @@ fn table(results: &Results) -> String {
         });
         at + 1
     };
-    for fault in FAULTS.iter().flat_map(|faults| faults.iter()) {
+    for fault in all() {
         let _ = write!(out, "\n| {} |", fault.what);
         for phase in Phase::ALL {
             let _ = match (fault.cell)(phase) {
                 Cell::Tried(cell) => {
-                    let mark = match results.get(&format!("{}.{phase}", fault.name)) {
-                        Some(text) if text.starts_with("passed") => "",
-                        Some(_) => " **✗**",
+                    let mark = match results.passed(&fault.in_phase(phase)) {
+                        Some(true) => "",
+                        Some(false) => " **✗**",
                         None => " ?",
                     };
                     write!(out, " {}{mark} |", cell.end.outcome)

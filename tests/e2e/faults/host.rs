@@ -6,7 +6,7 @@ use lab::Result;
 use lab::machine::OnPanic;
 
 use super::{Cell, End, Fault, NO_STAGE, Phase, Scene, System};
-use crate::deployment::LONG;
+use crate::deployment::{LONG, is_event};
 
 pub const FAULTS: &[Fault] = &[
     Fault { name: "reset", what: "the machine is reset", cell: reset },
@@ -108,9 +108,7 @@ fn kexec_disabled(phase: Phase) -> Cell {
     let wound = |scene: &mut Scene| spoil(scene, "sysctl -q -w kernel.kexec_load_disabled=1");
     match phase {
         Phase::Probe | Phase::Upload | Phase::Stage => Cell::tried(wound, End::same("kexec")),
-        Phase::Connect => {
-            Cell::tried(wound, End { outcome: "untouched", reason: "kexec is switched off", system: System::Same })
-        }
+        Phase::Connect => Cell::tried(wound, End::same("kexec is switched off")),
         Phase::Loaded => Cell::Never("the kernel is loaded by then, and a loaded kernel may be executed"),
         _ => Cell::Never("the old system does not run then"),
     }
@@ -181,7 +179,7 @@ fn slow_disk(phase: Phase) -> Cell {
         scene.release()?;
         if matches!(scene.phase, Phase::Building | Phase::Written) {
             // The payload writes a little; the rest of the deployment need not take an hour.
-            scene.wait("the outcome", |line| crate::deployment::is_event(line, "outcome"))?;
+            scene.wait("the outcome", |line| is_event(line, "outcome"))?;
             scene.machine().throttle_disk(None)?;
         }
         Ok(())

@@ -7,6 +7,7 @@ use lab::Result;
 use lab::link::Way;
 
 use super::{Cell, End, Fault, Phase, Scene, System};
+use crate::deployment::{LONG, expect};
 
 pub const FAULTS: &[Fault] = &[
     Fault { name: "link-cut-20s", what: "the link is cut, and is back after 20 s", cell: cut_and_back },
@@ -14,8 +15,6 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "link-one-way", what: "nothing comes from the host any more, for 40 s", cell: one_way },
     Fault { name: "link-thin", what: "64 kbit/s, and 300 ms later, from then on", cell: thin },
 ];
-
-const LOST: &str = "";
 
 fn cut_and_back(phase: Phase) -> Cell {
     let wound = |scene: &mut Scene| {
@@ -25,7 +24,7 @@ fn cut_and_back(phase: Phase) -> Cell {
         scene.machine().link().refuse(false);
         scene.release()
     };
-    if phase.is_before_boot() { Cell::tried(wound, End::same(LOST)) } else { Cell::tried(wound, End::DEPLOYED) }
+    if phase.is_before_boot() { Cell::tried(wound, End::same("")) } else { Cell::tried(wound, End::DEPLOYED) }
 }
 
 fn close(scene: &Scene) {
@@ -42,26 +41,24 @@ fn cut(phase: Phase) -> Cell {
     // The workstation can't see what runs there: the cell looks over a line of its own.
     let unseen = |reason| End::held(reason, System::Any);
     match phase {
-        Phase::Connect | Phase::Probe | Phase::Upload | Phase::Stage | Phase::Loaded => {
+        _ if phase.is_before_boot() => {
             let wound = |scene: &mut Scene| {
                 close(scene);
                 scene.release()?;
                 same_boot_aside(scene)
             };
-            Cell::tried(wound, End { outcome: "untouched", reason: LOST, system: System::Any })
+            Cell::tried(wound, End { outcome: "untouched", reason: "", system: System::Any })
         }
         Phase::Booting => {
             let wound = |scene: &mut Scene| {
                 close(scene);
                 // Nobody attaches, so no payload is started, and the host goes back by itself.
-                scene.machine().wait_serial("going back to the old system: nobody attached", crate::deployment::LONG)
+                scene.machine().wait_serial("going back to the old system: nobody attached", LONG)
             };
             Cell::tried(wound, unseen("the RAM system did not answer within deadline `boot`"))
         }
         Phase::Building | Phase::Written => Cell::tried(wound, unseen("deadline `build`")),
-        Phase::Unacknowledged | Phase::Rebooting | Phase::Verifying => {
-            Cell::tried(wound, unseen("did not answer within deadline `reboot`"))
-        }
+        _ => Cell::tried(wound, unseen("did not answer within deadline `reboot`")),
     }
 }
 
@@ -71,7 +68,7 @@ fn same_boot_aside(scene: &mut Scene) -> Result<()> {
         "until ! ls -d /run/anemos* >/dev/null 2>&1 && [ \"$(cat /sys/kernel/kexec_loaded)\" = 0 ]; do sleep 0.2; done";
     let left = format!("{left}; cat /proc/sys/kernel/random/boot_id");
     let boot = scene.machine().ssh_aside(&left, Duration::from_secs(120))?;
-    crate::deployment::expect(boot.trim() == scene.before, "the old system was restarted")
+    expect(boot.trim() == scene.before, "the old system was restarted")
 }
 
 fn one_way(phase: Phase) -> Cell {

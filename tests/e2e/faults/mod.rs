@@ -31,6 +31,13 @@ pub struct Fault {
     pub cell: fn(Phase) -> Cell,
 }
 
+impl Fault {
+    /// The cell's name in commands and files.
+    pub fn in_phase(&self, phase: Phase) -> String {
+        format!("{}.{phase}", self.name)
+    }
+}
+
 /// What is known of a fault in a phase.
 pub enum Cell {
     /// It is tried on a machine.
@@ -109,15 +116,18 @@ const NO_STAGE: Cell = Cell::Never("the stage does not run then");
 const NO_DOWNLOAD: Cell = Cell::Never("the host downloads nothing then that Anemos asks for");
 
 /// All faults, in the order of the document.
-pub static FAULTS: [&[Fault]; 6] =
-    [link::FAULTS, controller::FAULTS, host::FAULTS, payload::FAULTS, archive::FAULTS, system::FAULTS];
+pub fn all() -> impl Iterator<Item = &'static Fault> {
+    [link::FAULTS, controller::FAULTS, host::FAULTS, payload::FAULTS, archive::FAULTS, system::FAULTS]
+        .into_iter()
+        .flatten()
+}
 
 /// The cells that guard a promise, by fault and phase: `make test` tries them.
 pub const GUARDS: &[(&str, Phase)] = &[("link-cut-20s", Phase::Written), ("stage-killed", Phase::Loaded)];
 
 /// Tries a cell.
 pub fn attempt(lab: &Lab, fault: &Fault, phase: Phase, cell: &Try) -> Result<()> {
-    let mut setup = Setup::new(&format!("{}.{phase}", fault.name));
+    let mut setup = Setup::new(&fault.in_phase(phase));
     (cell.setup)(&mut setup);
     let mut scene = Scene::reach(lab, setup, phase)?;
     (cell.wound)(&mut scene)?;
@@ -127,7 +137,7 @@ pub fn attempt(lab: &Lab, fault: &Fault, phase: Phase, cell: &Try) -> Result<()>
 /// The cells of [`GUARDS`].
 pub fn guards() -> impl Iterator<Item = (&'static Fault, Phase)> {
     GUARDS.iter().map(|(name, phase)| {
-        let fault = FAULTS.iter().flat_map(|faults| faults.iter()).find(|fault| fault.name == *name);
+        let fault = all().find(|fault| fault.name == *name);
         (fault.expect("a guard is in the table"), *phase)
     })
 }
@@ -136,6 +146,6 @@ pub fn guards() -> impl Iterator<Item = (&'static Fault, Phase)> {
 pub fn guard(lab: &Lab, fault: &Fault, phase: Phase) -> Result<Outcome> {
     match (fault.cell)(phase) {
         Cell::Tried(cell) => attempt(lab, fault, phase, &cell).map(|()| Outcome::Passed),
-        _ => lab::bail!("{}.{phase} guards a promise and is not tried", fault.name),
+        _ => lab::bail!("{} guards a promise and is not tried", fault.in_phase(phase)),
     }
 }

@@ -5,11 +5,12 @@ use std::fmt;
 use lab::anemos::{Finished, Running};
 use lab::archive::Fault;
 use lab::link::Way;
-use lab::{Context, Error, Lab, Machine, Result, Spec, bail};
+use lab::{Context, Error, Lab, Machine, Result, Spec};
 use serde_json::Value;
 
 use super::End;
-use crate::deployment::{Deployment, LONG, UP, agent_events, expect, is_event, is_log};
+use crate::deployment::{Deployment, LONG, UP, agent_events, expect, expect_end, is_event, is_log};
+use crate::runs::started;
 
 /// When a fault happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,7 +222,7 @@ impl Scene {
     }
 
     fn wait_phase(&mut self, phase: &str) -> Result<()> {
-        self.wait(phase, |line| line["type"] == "phase" && line["phase"] == phase)
+        self.wait(phase, |line| started(line, phase))
     }
 
     /// Lets the payload go on that waits for a sign.
@@ -244,7 +245,7 @@ impl Scene {
             Some(up) => up.wait(LONG)?,
             None => self.web.anemos.run(["attach", "--json"], LONG)?,
         };
-        expect_end(&ended, end)?;
+        expect_end(&ended, end.outcome, end.reason)?;
         self.expect_journal(&ended)?;
         self.expect_system(end.system)
     }
@@ -296,14 +297,4 @@ pub enum System {
     Ram,
     /// Whatever: the cell looks by itself, or it is not known, as the reason says.
     Any,
-}
-
-fn expect_end(ended: &Finished, end: &End) -> Result<()> {
-    let summary = ended.summary("web")?;
-    let code = if end.outcome == "deployed" { 0 } else { 4 };
-    let reason = summary["reason"].as_str().unwrap_or_default();
-    if summary["outcome"] != end.outcome || !reason.contains(end.reason) || ended.code() != code {
-        bail!("wanted {} ({}), exit status {code}, got {}: {summary}", end.outcome, end.reason, ended.code());
-    }
-    Ok(())
 }

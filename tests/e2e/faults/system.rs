@@ -9,21 +9,16 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "new-other-address", what: "the new system comes up at another address", cell: other_address },
 ];
 
-/// A new system that is made wrong by the payload is met when it is to come up.
-fn made(phase: Phase, last: &'static str, end: End) -> Cell {
-    let setup = move |setup: &mut Setup| {
-        setup.last = Some(last.into());
+fn never_comes(phase: Phase) -> Cell {
+    let setup = |setup: &mut Setup| {
+        setup.last = Some("dd if=/dev/zero of=\"$ANEMOS_DISK\" bs=1M count=4 conv=fsync status=none\n".into());
         setup.deadlines = setup.deadlines.replace("reboot = \"5m\"", "reboot = \"90s\"");
     };
+    let end = End::held("the new system did not answer within deadline `reboot` (90s)", System::Any);
     match phase {
         Phase::Rebooting => Cell::with(setup, |scene: &mut Scene| scene.release(), end),
         _ => NOT_YET,
     }
-}
-
-fn never_comes(phase: Phase) -> Cell {
-    let script = "dd if=/dev/zero of=\"$ANEMOS_DISK\" bs=1M count=4 conv=fsync status=none\n";
-    made(phase, script, End::held("the new system did not answer within deadline `reboot` (90s)", System::Any))
 }
 
 fn other_key(phase: Phase) -> Cell {
