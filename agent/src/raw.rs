@@ -23,7 +23,7 @@ pub const REQUESTS: [u32; 8] = [
 
 /// Requests of ioctl(2) by their lower 16 bits, type and number (<asm-generic/ioctl.h>), first to last. The size of the
 /// argument, in the upper bits, is another for 32-bit programs.
-pub const REQUEST_TYPES: [(u16, u16); 13] = [
+pub const REQUEST_TYPES: [(u16, u16); 15] = [
     // SG_IO of <scsi/sg.h>.
     (0x2285, 0x2285),
     // HDIO_DRIVE_TASKFILE, HDIO_DRIVE_TASK and HDIO_DRIVE_CMD of <linux/hdreg.h>.
@@ -49,6 +49,9 @@ pub const REQUEST_TYPES: [(u16, u16); 13] = [
     (0x70de, 0x70eb),
     // IOC_OPAL_REVERT_LSP and IOC_OPAL_SET_SID_PW.
     (0x70f0, 0x70f1),
+    // BLKRESETZONE and BLKFINISHZONE of <linux/blkzoned.h>: no sector is written, and all of a zone may be gone.
+    (0x1283, 0x1283),
+    (0x1288, 0x1288),
 ];
 
 /// Kinds of character devices in /proc/devices that pass commands on, or memory of a controller.

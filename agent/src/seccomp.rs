@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    const PASSED: [u64; 17] = [
+    const PASSED: [u64; 19] = [
         0x2285,
         1,
         0x31f,
@@ -183,6 +183,8 @@ mod tests {
         0xc058_420b,
         0xc060_4212,
         0x4108_70e8,
+        0x4010_1283,
+        0x4010_1288,
     ];
 
     /// BLKROSET, BLKRRPART, BLKGETSIZE64, BLKPG, BLKDISCARD, BLKZEROOUT, HDIO_GETGEO, HDIO_GET_IDENTITY,
