@@ -1,18 +1,21 @@
 //! Leaves the old system for the kernel that was loaded: as cleanly as a second or two allow, and without asking any
 //! service.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anemos_host::deadline::within;
 use anemos_host::{Root, processes};
+use anemos_proto::host::Watchdog;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::system::{RebootCommand, reboot};
 use rustix::time::Timespec;
 
+use crate::facts::kernel_release;
+use crate::facts::watchdogs::watchdogs;
 use crate::guardian::Guardian;
 use crate::sys;
 
@@ -40,20 +43,27 @@ pub fn detach(root: &Root) {
     _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
 }
 
+/// Time for a BMC to answer.
+const BMC: Duration = Duration::from_secs(10);
+
 /// Ends processes, syncs, makes file systems read-only, and boots what was loaded. If that fails, restarts into the old
-/// system. Never returns.
-pub fn go(root: &Root, guardian: &Guardian) -> ! {
+/// system. Never returns. A BMC's watchdog is started if the kernel that boots `feeds_bmc`.
+pub fn go(root: &Root, guardian: &Guardian, feeds_bmc: bool) -> ! {
     terminate(root, guardian.pid());
     stop_watchdogs(root);
     _ = within(SYNC, rustix::fs::sync);
     make_read_only(root);
     // reboot(2) hangs if a driver does; the guardian resets the machine then.
     guardian.leaves();
+    let armed = if feeds_bmc { arm_bmc(root) } else { None };
     let error = reboot(RebootCommand::Kexec).err();
     // The connection is gone, so the error goes to the kernel's log, and thereby to the console.
     let text = format!("anemos-stage: kexec failed ({error:?}), restarting into the old system\n");
     _ = std::fs::write(root.at("/dev/kmsg"), &text);
     eprint!("{text}");
+    if let Some(mut device) = armed {
+        _ = within(BMC, move || device.write_all(b"V"));
+    }
     _ = reboot(RebootCommand::Restart);
     std::process::exit(1);
 }
@@ -100,6 +110,20 @@ fn stop_watchdogs(root: &Root) {
     }
 }
 
+/// Starts the BMC's watchdog, which counts through the restart: its driver gives it two minutes at least then
+/// (drivers/char/ipmi/ipmi_watchdog.c). So a kernel that hangs before its init ends in the old system. One that PID 1
+/// holds counts already. What is returned keeps it open.
+fn arm_bmc(root: &Root) -> Option<File> {
+    let all = watchdogs(root, &kernel_release(root));
+    let bmc = all.into_iter().find(|watchdog| watchdog.module == Watchdog::IPMI)?;
+    let path = root.at(&format!("/dev/{}", bmc.name));
+    within(BMC, move || {
+        let mut device = OpenOptions::new().write(true).open(path).ok()?;
+        // It begins to count with the first write.
+        device.write_all(b"\0").ok().map(|()| device)
+    })?
+}
+
 /// Has the kernel make every file system read-only, which also marks it clean, and waits until all on disks are.
 fn make_read_only(root: &Root) {
     if std::fs::write(root.at("/proc/sysrq-trigger"), "u").is_err() {
@@ -132,6 +156,23 @@ mod tests {
         assert!(writable_disks(rw));
         assert!(!writable_disks(&rw.replace("ext4 rw", "ext4 ro")));
         assert!(!writable_disks("tmpfs /run tmpfs rw 0 0\n"));
+    }
+
+    #[test]
+    fn a_bmc_is_armed_and_nothing_else() -> std::io::Result<()> {
+        for (modules, armed) in [("ipmi_watchdog 32768 0 - Live 0x0\n", true), ("iTCO_wdt 16384 0 - Live 0x0\n", false)]
+        {
+            let dir = tempfile::tempdir()?;
+            let root = Root::new(dir.path());
+            for path in ["/dev", "/proc", "/sys/class/misc/watchdog"] {
+                std::fs::create_dir_all(root.at(path))?;
+            }
+            std::fs::write(root.at("/proc/modules"), modules)?;
+            std::fs::write(root.at("/dev/watchdog"), "")?;
+            assert_eq!(arm_bmc(&root).is_some(), armed, "{modules}");
+            assert_eq!(std::fs::read(root.at("/dev/watchdog"))? == b"\0", armed, "{modules}");
+        }
+        Ok(())
     }
 
     #[test]

@@ -71,7 +71,7 @@ enum Message {
     Input(Input),
     Signal(i32),
     Probed(Result<Box<HostFacts>>),
-    Staged(Result<Staged>),
+    Staged(Result<(Staged, bool)>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -141,6 +141,7 @@ fn start(options: &Options, guardian: Guardian) -> io::Result<ExitCode> {
         gate,
         fetcher: Arc::new(Fetcher::new(Limits::default())),
         phase: Phase::Idle,
+        feeds_bmc: false,
         deadline: (Instant::now() + SILENCE, SILENCE),
     };
     Ok(conversation.run(&receiver))
@@ -156,6 +157,8 @@ struct Conversation {
     gate: Arc<Gate>,
     fetcher: Arc<Fetcher>,
     phase: Phase,
+    /// Whether the kernel that was loaded feeds a BMC's watchdog.
+    feeds_bmc: bool,
     /// When the phase must be over, and how long it was given.
     deadline: (Instant, Duration),
 }
@@ -206,7 +209,9 @@ impl Conversation {
                 self.enter(Phase::Idle, SILENCE);
             }
             Message::Staged(staged) => {
-                self.output.send(&StageReply::Staged(staged?));
+                let (staged, feeds_bmc) = staged?;
+                self.feeds_bmc = feeds_bmc;
+                self.output.send(&StageReply::Staged(staged));
                 self.enter(Phase::Staged, SILENCE);
             }
         }
@@ -295,7 +300,7 @@ impl Conversation {
         }
         // An error is ignored: the boot matters more than files that are left.
         _ = self.dir.remove();
-        boot::go(&self.root, self.gate.guardian())
+        boot::go(&self.root, self.gate.guardian(), self.feeds_bmc)
     }
 
     fn end(&self, end: End) -> ExitCode {

@@ -55,8 +55,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// Stages: returns once the kernel is loaded.
-    pub fn run(&self) -> Result<Staged> {
+    /// Stages: returns once the kernel is loaded, and whether it feeds a BMC's watchdog from its beginning.
+    pub fn run(&self) -> Result<(Staged, bool)> {
         let Self { root, plan, blobs, report, .. } = self;
         // Checks the network before anything is downloaded. It is read again below, where it is stored.
         let lost = anemos_netstate::lost_servers(&network()?);
@@ -131,7 +131,8 @@ impl Job {
         };
         self.gate.load(|| kexec::load(root, &boot))?;
         step.finish();
-        Ok(Staged { initramfs_bytes, downloaded_bytes: self.fetcher.downloaded() })
+        let feeds_bmc = selection.first.iter().any(|name| name == Watchdog::IPMI);
+        Ok((Staged { initramfs_bytes, downloaded_bytes: self.fetcher.downloaded() }, feeds_bmc))
     }
 
     fn kernel(&self, lock: &Lock) -> Result<KernelSet> {

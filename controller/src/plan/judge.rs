@@ -60,7 +60,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
         uploads,
         kernel,
         kernel_source,
-        hang_covered: watchdogs::cover_the_boot(&facts.watchdogs),
+        hang_covered: watchdogs::cover_the_boot(&facts.watchdogs, kernel_source),
         base: choices.base,
         base_source,
         payload: choices.payload,

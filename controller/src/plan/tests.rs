@@ -229,7 +229,10 @@ fn watchdogs() {
     let idle = judged(Watchdog { active: false, ..by_init("iTCO_wdt") }, KernelSource::Host);
     assert!(idle.warnings.is_empty(), "{:?}", idle.warnings);
     assert!(judged(by_init("ipmi_watchdog"), KernelSource::Host).hang_covered, "a BMC counts on");
-    assert!(!judged(watchdog("ipmi_watchdog", Some("watchdog (812)")), KernelSource::Host).hang_covered);
+    let by_daemon = || watchdog("ipmi_watchdog", Some("watchdog (812)"));
+    assert!(judged(by_daemon(), KernelSource::Host).hang_covered, "the stage starts it once the daemon has ended");
+    assert!(judged(Watchdog { active: false, ..by_daemon() }, KernelSource::Host).hang_covered, "the stage starts it");
+    assert!(!judged(by_daemon(), KernelSource::Locked).hang_covered, "that kernel may not have its driver");
 
     let forever = |watchdog: Watchdog| Watchdog { nowayout: true, ..watchdog };
     for (what, watchdog, kernel, refused) in [
