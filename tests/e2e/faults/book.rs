@@ -11,50 +11,71 @@ use std::time::Instant;
 
 use lab::{Context, Error, Lab, Result, checkout, command, evidence};
 
-use super::{Cell, Fault, Phase, Try, all, attempt};
+use super::{Cell, End, Fault, Phase, Try, all, attempt};
 
 /// Where the document's table begins.
 const START: &str = "<!-- table: made by `make faults` -->\n";
 const END: &str = "<!-- end of table -->\n";
 
-/// What came of a cell, by the name of its file: `FAULT.PHASE`.
+/// What came of cells, by commit and by the name of the cell: files `FAULT.PHASE`, each with one [`Tried`] in it.
 struct Results {
+    /// The commits that cells were tried on, the one that is checked out first, then its ancestors from the newest.
+    commits: Vec<String>,
     dir: PathBuf,
-    commit: String,
+}
+
+/// What came of a cell on a commit.
+struct Tried {
+    /// The commit's place in [`Results::commits`].
+    commit: usize,
+    passed: bool,
 }
 
 impl Results {
-    /// Of the commit that is checked out. What is not committed makes a name of its own, but for the document, which
-    /// each run writes.
+    /// Of the commit that is checked out, and of its ancestors. What is not committed makes a name of its own, but for
+    /// the document, which each run writes.
     fn open(lab: &Lab) -> Result<Self> {
         let git = |arguments: &[&str]| -> Result<String> {
             let mut git = Command::new("git");
             git.arg("-C").arg(checkout()).args(["-c", "safe.directory=*"]).args(arguments);
             Ok(String::from_utf8_lossy(&command::run(&mut git)?).trim().to_owned())
         };
-        let mut commit = git(&["describe", "--always", "--abbrev=12"])?;
+        let mut present = git(&["rev-parse", "--short=12", "HEAD"])?;
         if !git(&["status", "--porcelain", "--", ":/", ":/!docs/FAULTS.md"])?.is_empty() {
-            commit.push_str("-dirty");
+            present.push_str("-dirty");
         }
-        let dir = lab.path("faults").join(&commit);
-        fs::create_dir_all(&dir).context(dir.display())?;
-        Ok(Self { dir, commit })
+        let dir = lab.path("faults");
+        fs::create_dir_all(dir.join(&present)).context(dir.display())?;
+        let ancestors = git(&["rev-list", "--abbrev-commit", "--abbrev=12", "HEAD"])?;
+        let older = ancestors.lines().filter(|commit| *commit != present && dir.join(commit).is_dir());
+        let commits = std::iter::once(present.as_str()).chain(older).map(String::from).collect();
+        Ok(Self { commits, dir })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+    fn path(&self, commit: usize, name: &str) -> PathBuf {
+        self.dir.join(&self.commits[commit]).join(name)
     }
 
-    /// Whether it ended as promised, if it was tried. Its file says `passed …`, or `failed …` and why.
-    fn passed(&self, name: &str) -> Option<bool> {
-        fs::read_to_string(self.path(name)).ok().map(|text| text.starts_with("passed"))
+    /// What came of it last, if it was tried with this promise.
+    fn last(&self, name: &str, end: &End) -> Option<Tried> {
+        (0..self.commits.len()).find_map(|commit| {
+            let text = fs::read_to_string(self.path(commit, name)).ok()?;
+            let (word, rest) = text.split_once(' ')?;
+            let promise = rest.lines().next()?;
+            (promise == promised(end)).then_some(Tried { commit, passed: word == "passed" })
+        })
     }
 
-    fn keep(&self, name: &str, text: &str) -> Result<()> {
-        let new = self.path(&format!("{name}.new"));
-        fs::write(&new, text).context(new.display())?;
-        fs::rename(&new, self.path(name)).context(new.display())
+    fn keep(&self, name: &str, end: &End, word: &str, more: &str) -> Result<()> {
+        let (new, path) = (self.path(0, &format!("{name}.new")), self.path(0, name));
+        fs::write(&new, format!("{word} {}\n{more}\n", promised(end))).context(new.display())?;
+        fs::rename(&new, path).context(new.display())
     }
+}
+
+/// What is promised, in a line.
+fn promised(end: &End) -> String {
+    format!("{} on {:?}: {:?}", end.outcome, end.system, end.reason)
 }
 
 /// Tries the cells that are not tried yet on this commit, and writes the table. `part` is `n/m` for the n-th of m
@@ -67,10 +88,15 @@ pub fn run(lab: &Lab, part: &str, jobs: usize) -> Result<bool> {
     let chosen = choose(part)?;
     let in_part = tried.iter().enumerate().filter(|(place, (fault, phase))| chosen(*place, &fault.in_phase(*phase)));
     let in_part: Vec<&(&Fault, Phase)> = in_part.map(|(_, cell)| cell).collect();
-    let is_open = |(fault, phase): &&&(&Fault, Phase)| results.passed(&fault.in_phase(*phase)) != Some(true);
+    let is_open = |(fault, phase): &&&(&Fault, Phase)| match (fault.cell)(*phase) {
+        Cell::Tried(cell) => {
+            !matches!(results.last(&fault.in_phase(*phase), &cell.end), Some(Tried { commit: 0, passed: true }))
+        }
+        _ => false,
+    };
     let todo: Vec<&(&Fault, Phase)> = in_part.iter().filter(is_open).copied().collect();
     let (all, in_part, left) = (tried.len(), in_part.len(), todo.len());
-    eprintln!("{all} cells, {in_part} in this part, {left} of them to be tried on {}", results.commit);
+    eprintln!("{all} cells, {in_part} in this part, {left} of them to be tried on {}", results.commits[0]);
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..jobs {
@@ -119,10 +145,10 @@ fn attend(lab: &Lab, results: &Results, fault: &Fault, phase: Phase, cell: &Try)
     match tried {
         Ok(()) => {
             eprintln!("{name}: passed, {took} s");
-            results.keep(name, &format!("passed {took} s"))
+            results.keep(name, &cell.end, "passed", &format!("{took} s"))
         }
         Err(why) => {
-            results.keep(name, &format!("failed after {took} s: {why}\n\n{}", evidence::show(40)))?;
+            results.keep(name, &cell.end, "failed", &format!("{took} s: {why}\n\n{}", evidence::show(40)))?;
             Err(why)
         }
     }
@@ -151,15 +177,26 @@ fn table(results: &Results) -> String {
         });
         at + 1
     };
+    // Older commits are numbered as they come.
+    let mut older: Vec<usize> = Vec::new();
+    let mut on = |commit: usize| {
+        let known = older.iter().position(|known| *known == commit);
+        let place = known.unwrap_or_else(|| {
+            older.push(commit);
+            older.len() - 1
+        });
+        if commit == 0 { String::new() } else { format!(" <sup>{place}</sup>") }
+    };
+    on(0);
     for fault in all() {
         let _ = write!(out, "\n| {} |", fault.what);
         for phase in Phase::ALL {
             let _ = match (fault.cell)(phase) {
                 Cell::Tried(cell) => {
-                    let mark = match results.passed(&fault.in_phase(phase)) {
-                        Some(true) => "",
-                        Some(false) => " **✗**",
-                        None => " ?",
+                    let mark = match results.last(&fault.in_phase(phase), &cell.end) {
+                        Some(Tried { commit, passed: true }) => on(commit),
+                        Some(Tried { commit, passed: false }) => format!(" **✗**{}", on(commit)),
+                        None => " ?".into(),
                     };
                     write!(out, " {}{mark} |", cell.end.outcome)
                 }
@@ -169,7 +206,11 @@ fn table(results: &Results) -> String {
             };
         }
     }
-    let _ = write!(out, "\n\nTried on commit {}.\n\n", results.commit);
+    let _ = write!(out, "\n\nTried on commit {}", results.commits[0]);
+    for (place, commit) in older.iter().enumerate().skip(1) {
+        let _ = write!(out, ", those with <sup>{place}</sup> on {}", results.commits[*commit]);
+    }
+    out.push_str(".\n\n");
     for (number, text) in notes.iter().enumerate() {
         let _ = writeln!(out, "{}. {text}", number + 1);
     }
