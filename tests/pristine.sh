@@ -3,8 +3,8 @@
 #   - tests/install-tools.sh, twice, on a bare one, on one whose qemu-utils is newer than the distribution's and
 #     excludes its QEMU, and on one where a user has sudo: all is there after the first, and the second says nothing;
 #   - the same where that qemu-utils is held: what can't be had is named within two minutes;
-#   - on the bare one, with this machine's Rust and crates and nothing else of it: a fresh clone's stage and agent are
-#     built (unoptimised), and this checkout's unit tests and demo run (built first, where `make test` has not).
+#   - on the bare one, with this machine's Rust and crates and nothing else of it: this checkout is built, and its unit
+#     tests and demo run. What is built already is not built again, so this shows most on a checkout without target/.
 # Nothing of this machine is changed but target/ and .lab: the systems are directories, seen in mount and PID namespaces
 # that end with this script. It can't show a package manager under a running systemd, nor what another mirror lacks.
 set -euo pipefail
@@ -113,11 +113,11 @@ tools() { within "$1" /srv/anemos/tests/install-tools.sh; }
 
 # complete ROOT WHAT: the first run leaves all tools, the second finds nothing to do.
 complete() {
-    local root=$1 what=$2 said
-    tools "$root" >"$work/log" 2>&1 || { tail -n 30 "$work/log" >&2; fail "$what: the tools can't be installed"; }
+    local root=$1 what=$2 log=$1.log said
+    tools "$root" >"$log" 2>&1 || { tail -n 30 "$log" >&2; fail "$what: the tools can't be installed"; }
     # Each starts, so it is not one that only has the name.
-    within "$root" sh -ec 'qemu-img --version; qemu-system-x86_64 --version; mmdebstrap --version' >"$work/log" 2>&1 ||
-        { cat "$work/log" >&2; fail "$what: a tool does not start"; }
+    within "$root" sh -ec 'qemu-img --version; qemu-system-x86_64 --version; mmdebstrap --version' >"$log" 2>&1 ||
+        { cat "$log" >&2; fail "$what: a tool does not start"; }
     said=$(tools "$root" 2>&1) || fail "$what: the second run failed: $said"
     [ -z "$said" ] || fail "$what: the second run found something to do: $said"
     say "$what: the tools are complete, and the second run was silent"
@@ -165,13 +165,13 @@ echo "deb [trusted=yes] file:/srv/newer ./" >"$work/sudo/etc/apt/sources.list.d/
 within "$work/sudo" useradd --create-home --user-group newcomer
 echo 'newcomer ALL=(ALL) NOPASSWD: ALL' >"$work/sudo/etc/sudoers.d/newcomer"
 
-complete "$work/newer" "a newer qemu-utils"
-rm -rf "$work/newer"
-user=newcomer
-complete "$work/sudo" "a user with sudo, and a newer qemu-utils that apt prefers"
-user=root
-rm -rf "$work/sudo"
-complete "$work/bare" "a bare Debian"
+# Beside each other: package managers wait more than they work.
+pids=()
+complete "$work/newer" "a newer qemu-utils" & pids+=($!)
+(user=newcomer; complete "$work/sudo" "a user with sudo, and a newer qemu-utils that apt prefers") & pids+=($!)
+complete "$work/bare" "a bare Debian" & pids+=($!)
+for pid in "${pids[@]}"; do wait "$pid" || fail "see above"; done
+rm -rf "$work/newer" "$work/sudo"
 
 cargo fetch --locked --quiet
 rust=$(rustc --print sysroot)
@@ -193,11 +193,8 @@ attempt() {
     say "$what"
 }
 
-unoptimised="CARGO_PROFILE_SMALL_OPT_LEVEL=0 CARGO_PROFILE_SMALL_LTO=off CARGO_PROFILE_SMALL_CODEGEN_UNITS=16"
-attempt "a fresh clone: its help, its name, its stage and agent (unoptimised)" \
-    "cd /srv/anemos; make help; git describe --always; test -z \"\$(make tools)\"
-    env -u CARGO_TARGET_DIR $unoptimised make remote"
-rm -rf "$work/bare/srv/anemos/target"
+attempt "a fresh clone: its help, its name, and all tools are there" \
+    "cd /srv/anemos; make help; git describe --always; test -z \"\$(make tools)\""
 
 shared=("$PWD" "$(git rev-parse --path-format=absolute --git-common-dir)")
 for place in "${CARGO_TARGET_DIR:-}" "${ANEMOS_LAB:-}"; do [ -z "$place" ] || shared+=("$place"); done
