@@ -17,6 +17,9 @@ use super::{Cell, End, Fault, Phase, Try, all, attempt};
 const START: &str = "<!-- table: made by `make faults` -->\n";
 const END: &str = "<!-- end of table -->\n";
 
+/// The part of the cells that did not end as promised yet on any commit.
+const UNTRIED: &str = "untried";
+
 /// What came of cells, by commit and by the name of the cell: files `FAULT.PHASE`, each with one [`Tried`] in it.
 struct Results {
     /// The commits that cells were tried on, the one that is checked out first, then its ancestors from the newest.
@@ -79,21 +82,26 @@ fn promised(end: &End) -> String {
 }
 
 /// Tries the cells that are not tried yet on this commit, and writes the table. `part` is `n/m` for the n-th of m
-/// parts, a part of the cells' names, or empty for all. Says whether none failed.
+/// parts, a part of the cells' names, [`UNTRIED`], or empty for all. Says whether none failed.
 pub fn run(lab: &Lab, part: &str, jobs: usize) -> Result<bool> {
     let results = Results::open(lab)?;
     let pairs = all().flat_map(|fault| Phase::ALL.map(|phase| (fault, phase)));
     let tried = pairs.filter(|(fault, phase)| matches!((fault.cell)(*phase), Cell::Tried(_)));
     let tried: Vec<(&Fault, Phase)> = tried.collect();
-    let chosen = choose(part)?;
-    let in_part = tried.iter().enumerate().filter(|(place, (fault, phase))| chosen(*place, &fault.in_phase(*phase)));
-    let in_part: Vec<&(&Fault, Phase)> = in_part.map(|(_, cell)| cell).collect();
-    let is_open = |(fault, phase): &&&(&Fault, Phase)| match (fault.cell)(*phase) {
-        Cell::Tried(cell) => {
-            !matches!(results.last(&fault.in_phase(*phase), &cell.end), Some(Tried { commit: 0, passed: true }))
-        }
-        _ => false,
+    let last = |(fault, phase): &(&Fault, Phase)| match (fault.cell)(*phase) {
+        Cell::Tried(cell) => results.last(&fault.in_phase(*phase), &cell.end),
+        _ => None,
     };
+    let chosen = choose(part)?;
+    let in_part = tried.iter().enumerate().filter(|(place, cell)| {
+        if part == UNTRIED {
+            last(cell).is_none_or(|last| !last.passed)
+        } else {
+            chosen(*place, &cell.0.in_phase(cell.1))
+        }
+    });
+    let in_part: Vec<&(&Fault, Phase)> = in_part.map(|(_, cell)| cell).collect();
+    let is_open = |cell: &&&(&Fault, Phase)| !matches!(last(cell), Some(Tried { commit: 0, passed: true }));
     let todo: Vec<&(&Fault, Phase)> = in_part.iter().filter(is_open).copied().collect();
     let (all, in_part, left) = (tried.len(), in_part.len(), todo.len());
     eprintln!("{all} cells, {in_part} in this part, {left} of them to be tried on {}", results.commits[0]);
@@ -101,7 +109,12 @@ pub fn run(lab: &Lab, part: &str, jobs: usize) -> Result<bool> {
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some((fault, phase)) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(cell) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (fault, phase) = cell;
+                    // Another run on this checkout may have come to it first.
+                    if !is_open(&cell) {
+                        continue;
+                    }
                     let Cell::Tried(cell) = (fault.cell)(*phase) else { continue };
                     if let Err(why) = attend(lab, &results, fault, *phase, &cell) {
                         let name = fault.in_phase(*phase);

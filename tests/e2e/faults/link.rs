@@ -6,7 +6,7 @@ use std::time::Duration;
 use lab::Result;
 use lab::link::Way;
 
-use super::{Cell, End, Fault, Phase, Scene, System};
+use super::{Cell, End, Fault, Phase, Scene, Setup, System};
 use crate::deployment::{LONG, expect};
 
 pub const FAULTS: &[Fault] = &[
@@ -57,9 +57,14 @@ fn cut(phase: Phase) -> Cell {
             };
             Cell::tried(wound, unseen("the RAM system did not answer within deadline `boot`"))
         }
-        Phase::Building | Phase::Written => Cell::tried(wound, unseen("deadline `build`")),
-        _ => Cell::tried(wound, unseen("did not answer within deadline `reboot`")),
+        Phase::Building | Phase::Written => Cell::with(hurried, wound, unseen("deadline `build`")),
+        _ => Cell::with(hurried, wound, unseen("did not answer within deadline `reboot`")),
     }
+}
+
+/// Nobody comes back, so nothing is gained by a long wait.
+fn hurried(setup: &mut Setup) {
+    setup.deadlines = "dead_man = \"60s\", boot = \"3m\", build = \"60s\", reboot = \"60s\", ack = \"20s\"".into();
 }
 
 /// The stage undoes what it did when its connection ends, and the old system goes on.
