@@ -57,7 +57,9 @@ fn cut(phase: Phase) -> Cell {
             };
             Cell::tried(wound, unseen("the RAM system did not answer within deadline `boot`"))
         }
-        Phase::Building | Phase::Written => Cell::with(hurried, wound, unseen("deadline `build`")),
+        Phase::Building | Phase::Written | Phase::Unacknowledged => {
+            Cell::with(hurried, wound, unseen("deadline `build`"))
+        }
         _ => Cell::with(hurried, wound, unseen("did not answer within deadline `reboot`")),
     }
 }
@@ -86,6 +88,8 @@ fn one_way(phase: Phase) -> Cell {
     match phase {
         // The connection must stand within 30 s.
         Phase::Connect => Cell::tried(wound, End::same("deadline `connect`")),
+        // A link that says nothing for 25 s counts as lost, and nobody comes back to a stage.
+        _ if phase.is_before_boot() => Cell::tried(wound, End::same("the connection")),
         _ => Cell::tried(wound, End::DEPLOYED),
     }
 }
