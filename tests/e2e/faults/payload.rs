@@ -12,7 +12,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "payload-killed",
         what: "the payload is killed",
-        cell: |phase| ends(phase, "kill -KILL $$\n", "SIGKILL"),
+        cell: |phase| ends(phase, "kill -KILL $$\n", "killed by signal 9"),
     },
     Fault {
         name: "payload-hangs",
