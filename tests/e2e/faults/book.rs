@@ -1,13 +1,15 @@
 //! Tries the matrix cell by cell, keeps what came of it, and writes the document.
 
-use std::fmt::Write as _;
-use std::fs;
+use std::fmt::{self, Write as _};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
+
+use rustix::fs::FlockOperation;
 
 use lab::{Context, Error, Lab, Result, checkout, command, evidence};
 
@@ -17,62 +19,101 @@ use super::{Cell, End, Fault, Phase, Try, all, attempt};
 const START: &str = "<!-- table: made by `make faults` -->\n";
 const END: &str = "<!-- end of table -->\n";
 
+/// What each run writes, in the checkout.
+const DOCUMENT: &str = "docs/FAULTS.md";
+const RESULTS: &str = "tests/e2e/faults/results.txt";
+
 /// The part of the cells that did not end as promised yet on any commit.
 const UNTRIED: &str = "untried";
 
-/// What came of cells, by commit and by the name of the cell: files `FAULT.PHASE`, each with one [`Tried`] in it.
+/// What came of the cells when each was tried last: a file of the checkout with a [`Line`] for each, so that a run goes
+/// on where an earlier one ended, on another machine and on a later commit too.
 struct Results {
-    /// The commits that cells were tried on, the one that is checked out first, then its ancestors from the newest.
-    commits: Vec<String>,
-    dir: PathBuf,
+    file: PathBuf,
+    /// Where the ends of all logs of a cell that failed are kept.
+    evidence: PathBuf,
+    /// The commit that is checked out. What is not committed makes a name of its own, but for what each run writes.
+    commit: String,
 }
 
-/// What came of a cell on a commit.
-struct Tried {
-    /// The commit's place in [`Results::commits`].
-    commit: usize,
+/// What came of a cell: `NAME COMMIT passed SECONDS PROMISE`, or `failed`.
+struct Line {
+    name: String,
+    commit: String,
     passed: bool,
+    seconds: u64,
+    /// What was promised then, as [`promised`] says it.
+    promise: String,
+}
+
+impl Line {
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.splitn(5, ' ');
+        let mut next = || words.next().map(str::to_owned);
+        Some(Self {
+            name: next()?,
+            commit: next()?,
+            passed: next()? == "passed",
+            seconds: next()?.parse().ok()?,
+            promise: next()?,
+        })
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.passed { "passed" } else { "failed" };
+        write!(f, "{} {} {word} {} {}", self.name, self.commit, self.seconds, self.promise)
+    }
 }
 
 impl Results {
-    /// Of the commit that is checked out, and of its ancestors. What is not committed makes a name of its own, but for
-    /// the document, which each run writes.
     fn open(lab: &Lab) -> Result<Self> {
         let git = |arguments: &[&str]| -> Result<String> {
             let mut git = Command::new("git");
             git.arg("-C").arg(checkout()).args(["-c", "safe.directory=*"]).args(arguments);
             Ok(String::from_utf8_lossy(&command::run(&mut git)?).trim().to_owned())
         };
-        let mut present = git(&["rev-parse", "--short=12", "HEAD"])?;
-        if !git(&["status", "--porcelain", "--", ":/", ":/!docs/FAULTS.md"])?.is_empty() {
-            present.push_str("-dirty");
+        let mut commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+        let (document, file) = (format!(":/!{DOCUMENT}"), format!(":/!{RESULTS}"));
+        if !git(&["status", "--porcelain", "--", ":/", &document, &file])?.is_empty() {
+            commit.push_str("-dirty");
         }
-        let dir = lab.path("faults");
-        fs::create_dir_all(dir.join(&present)).context(dir.display())?;
-        let ancestors = git(&["rev-list", "--abbrev-commit", "--abbrev=12", "HEAD"])?;
-        let older = ancestors.lines().filter(|commit| *commit != present && dir.join(commit).is_dir());
-        let commits = std::iter::once(present.as_str()).chain(older).map(String::from).collect();
-        Ok(Self { commits, dir })
+        let evidence = lab.path("faults");
+        fs::create_dir_all(&evidence).context(evidence.display())?;
+        Ok(Self { file: checkout().join(RESULTS), evidence, commit })
     }
 
-    fn path(&self, commit: usize, name: &str) -> PathBuf {
-        self.dir.join(&self.commits[commit]).join(name)
+    fn lines(&self) -> Result<Vec<Line>> {
+        let text = fs::read_to_string(&self.file).context(self.file.display())?;
+        let parsed =
+            text.lines().map(|line| Line::parse(line).ok_or_else(|| Error::new(format!("not a result: {line}"))));
+        parsed.collect()
     }
 
     /// What came of it last, if it was tried with this promise.
-    fn last(&self, name: &str, end: &End) -> Option<Tried> {
-        (0..self.commits.len()).find_map(|commit| {
-            let text = fs::read_to_string(self.path(commit, name)).ok()?;
-            let (word, rest) = text.split_once(' ')?;
-            let promise = rest.lines().next()?;
-            (promise == promised(end)).then_some(Tried { commit, passed: word == "passed" })
-        })
+    fn last(&self, name: &str, end: &End) -> Result<Option<Line>> {
+        let promise = promised(end);
+        Ok(self.lines()?.into_iter().find(|line| line.name == name && line.promise == promise))
     }
 
-    fn keep(&self, name: &str, end: &End, word: &str, more: &str) -> Result<()> {
-        let (new, path) = (self.path(0, &format!("{name}.new")), self.path(0, name));
-        fs::write(&new, format!("{word} {}\n{more}\n", promised(end))).context(new.display())?;
-        fs::rename(&new, path).context(new.display())
+    /// Keeps what came of a cell in place of what came of it before.
+    fn keep(&self, name: &str, end: &End, passed: bool, seconds: u64) -> Result<()> {
+        // Another process, or another thread of this one, may be about to do the same.
+        let lock = File::open(self.evidence.as_path()).context(self.evidence.display())?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).context(self.evidence.display())?;
+        let mut lines = self.lines()?;
+        lines.retain(|line| line.name != name);
+        let (name, commit) = (name.to_owned(), self.commit.clone());
+        lines.push(Line { name, commit, passed, seconds, promise: promised(end) });
+        lines.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut text = String::new();
+        for line in &lines {
+            let _ = writeln!(text, "{line}");
+        }
+        let new = self.file.with_extension("new");
+        fs::write(&new, text).context(new.display())?;
+        fs::rename(&new, &self.file).context(new.display())
     }
 }
 
@@ -89,7 +130,7 @@ pub fn run(lab: &Lab, part: &str, jobs: usize) -> Result<bool> {
     let tried = pairs.filter(|(fault, phase)| matches!((fault.cell)(*phase), Cell::Tried(_)));
     let tried: Vec<(&Fault, Phase)> = tried.collect();
     let last = |(fault, phase): &(&Fault, Phase)| match (fault.cell)(*phase) {
-        Cell::Tried(cell) => results.last(&fault.in_phase(*phase), &cell.end),
+        Cell::Tried(cell) => results.last(&fault.in_phase(*phase), &cell.end).ok().flatten(),
         _ => None,
     };
     let chosen = choose(part)?;
@@ -101,10 +142,11 @@ pub fn run(lab: &Lab, part: &str, jobs: usize) -> Result<bool> {
         }
     });
     let in_part: Vec<&(&Fault, Phase)> = in_part.map(|(_, cell)| cell).collect();
-    let is_open = |cell: &&&(&Fault, Phase)| !matches!(last(cell), Some(Tried { commit: 0, passed: true }));
+    let is_open =
+        |cell: &&&(&Fault, Phase)| last(cell).is_none_or(|last| !last.passed || last.commit != results.commit);
     let todo: Vec<&(&Fault, Phase)> = in_part.iter().filter(is_open).copied().collect();
     let (all, in_part, left) = (tried.len(), in_part.len(), todo.len());
-    eprintln!("{all} cells, {in_part} in this part, {left} of them to be tried on {}", results.commits[0]);
+    eprintln!("{all} cells, {in_part} in this part, {left} of them to be tried on {}", results.commit);
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..jobs {
@@ -125,7 +167,7 @@ pub fn run(lab: &Lab, part: &str, jobs: usize) -> Result<bool> {
             });
         }
     });
-    write_table(&results, &checkout().join("docs/FAULTS.md"))?;
+    write_table(&results, &checkout().join(DOCUMENT))?;
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         eprintln!("not as promised: {}", failed.join(", "));
@@ -158,10 +200,12 @@ fn attend(lab: &Lab, results: &Results, fault: &Fault, phase: Phase, cell: &Try)
     match tried {
         Ok(()) => {
             eprintln!("{name}: passed, {took} s");
-            results.keep(name, &cell.end, "passed", &format!("{took} s"))
+            results.keep(name, &cell.end, true, took)
         }
         Err(why) => {
-            results.keep(name, &cell.end, "failed", &format!("{took} s: {why}\n\n{}", evidence::show(40)))?;
+            let logs = results.evidence.join(name);
+            fs::write(&logs, format!("{why}\n\n{}", evidence::show(40))).context(logs.display())?;
+            results.keep(name, &cell.end, false, took)?;
             Err(why)
         }
     }
@@ -172,10 +216,10 @@ fn write_table(results: &Results, document: &Path) -> Result<()> {
     let text = fs::read_to_string(document).context(document.display())?;
     let (before, rest) = text.split_once(START).ok_or_else(|| Error::new("docs/FAULTS.md has no table's start"))?;
     let (_, after) = rest.split_once(END).ok_or_else(|| Error::new("docs/FAULTS.md has no table's end"))?;
-    fs::write(document, format!("{before}{START}{}{END}{after}", table(results))).context(document.display())
+    fs::write(document, format!("{before}{START}{}{END}{after}", table(results)?)).context(document.display())
 }
 
-fn table(results: &Results) -> String {
+fn table(results: &Results) -> Result<String> {
     let mut out = String::from("\n| fault |");
     for phase in Phase::ALL {
         let _ = write!(out, " {phase} |");
@@ -190,25 +234,24 @@ fn table(results: &Results) -> String {
         });
         at + 1
     };
-    // Older commits are numbered as they come.
-    let mut older: Vec<usize> = Vec::new();
-    let mut on = |commit: usize| {
-        let known = older.iter().position(|known| *known == commit);
+    // Commits are numbered as they come.
+    let mut commits: Vec<String> = Vec::new();
+    let mut on = |commit: String| {
+        let known = commits.iter().position(|known| *known == commit);
         let place = known.unwrap_or_else(|| {
-            older.push(commit);
-            older.len() - 1
+            commits.push(commit);
+            commits.len() - 1
         });
-        if commit == 0 { String::new() } else { format!(" <sup>{place}</sup>") }
+        format!(" <sup>{}</sup>", place + 1)
     };
-    on(0);
     for fault in all() {
         let _ = write!(out, "\n| {} |", fault.what);
         for phase in Phase::ALL {
             let _ = match (fault.cell)(phase) {
                 Cell::Tried(cell) => {
-                    let mark = match results.last(&fault.in_phase(phase), &cell.end) {
-                        Some(Tried { commit, passed: true }) => on(commit),
-                        Some(Tried { commit, passed: false }) => format!(" **✗**{}", on(commit)),
+                    let mark = match results.last(&fault.in_phase(phase), &cell.end)? {
+                        Some(Line { commit, passed: true, .. }) => on(commit),
+                        Some(Line { commit, passed: false, .. }) => format!(" **✗**{}", on(commit)),
                         None => " ?".into(),
                     };
                     write!(out, " {}{mark} |", cell.end.outcome)
@@ -219,14 +262,14 @@ fn table(results: &Results) -> String {
             };
         }
     }
-    let _ = write!(out, "\n\nTried on commit {}", results.commits[0]);
-    for (place, commit) in older.iter().enumerate().skip(1) {
-        let _ = write!(out, ", those with <sup>{place}</sup> on {}", results.commits[*commit]);
+    out.push_str("\n\nTried on commits");
+    for (place, commit) in commits.iter().enumerate() {
+        let _ = write!(out, " <sup>{}</sup>&nbsp;{commit}", place + 1);
     }
     out.push_str(".\n\n");
     for (number, text) in notes.iter().enumerate() {
         let _ = writeln!(out, "{}. {text}", number + 1);
     }
     out.push('\n');
-    out
+    Ok(out)
 }

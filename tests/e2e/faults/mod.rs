@@ -1,9 +1,9 @@
 //! The fault matrix: what becomes of a deployment when a fault meets it, for every fault in every phase.
 //!
 //! Each pair is a [`Cell`]: it is tried on a machine, or shown by another scenario, or can't happen, or is not tried
-//! yet; each but the first two says why. `make faults` tries the cells, keeps the results by commit and cell in the
-//! lab's directory, goes on where it was interrupted, and writes docs/FAULTS.md from them ([`book`]). `make test` tries
-//! the cells that guard a promise.
+//! yet; each but the first two says why. `make faults` tries the cells, keeps what came of each and on which
+//! commit in results.txt, goes on where it was interrupted, and writes docs/FAULTS.md from that ([`book`]). `make test`
+//! tries the cells that guard a promise.
 
 mod archive;
 mod book;
