@@ -97,13 +97,15 @@ impl Fetcher {
     /// Opens an address for reading, at most `limit` bytes. Errors while reading carry a [`Failure`].
     pub fn open(&self, url: &str, limit: u64) -> Result<Body<'_>, Failure> {
         let mut url = url.to_owned();
-        for _ in 0..=REDIRECTS {
+        for redirects in 0..=REDIRECTS {
             if self.is_cancelled() {
                 return Err(Failure::Cancelled);
             }
             let (scheme, rest) = url.split_once("://").unwrap_or(("", &url));
             match scheme {
-                "" | "file" => return self.open_file(Path::new(rest), limit),
+                // A server must not choose which file of this machine is opened: to open a device may do something.
+                "" | "file" if redirects == 0 => return self.open_file(Path::new(rest), limit),
+                "" | "file" => return Err(Failure::Connection(format!("redirected to {url}, which is no server's"))),
                 "https" => return self.open_https(&url, limit),
                 "http" => match self.open_http(&url, limit)? {
                     Answer::Body(body) => return Ok(body),

@@ -242,6 +242,19 @@ fn redirects_are_followed_but_not_for_ever() {
 }
 
 #[test]
+fn a_redirect_leads_to_no_file_of_this_machine() {
+    let (lock, shelf) = debs();
+    let server = Server::start();
+    serve(&server, &shelf);
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().join("beta.deb");
+    std::fs::write(&here, &shelf.0[BETA]).unwrap();
+    server.set(BETA, Reply::Elsewhere(format!("file://{}", here.display())));
+    let error = built(&fetcher(), &lock, &[&server], None).unwrap_err().to_string();
+    assert!(error.contains("redirected to file:///") && error.contains("no server's"), "{error}");
+}
+
+#[test]
 fn cancelling_ends_a_stalled_download() {
     let (lock, shelf) = debs();
     let server = Server::start();
