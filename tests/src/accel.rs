@@ -28,9 +28,16 @@ pub struct Accel {
 }
 
 impl Accel {
-    /// QEMU's arguments.
-    pub fn arguments(&self) -> [&'static str; 4] {
-        if self.kvm { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg,thread=multi", "-cpu", "max"] }
+    /// QEMU's arguments for a machine with so many processors.
+    ///
+    /// Several that are emulated run in turn. Beside each other (QEMU 7.2) a kernel dies now and then of `Oops: int3`
+    /// when it patches its own code: one processor runs what the other had translated before.
+    pub fn arguments(&self, cpus: u32) -> [&'static str; 4] {
+        match (self.kvm, cpus) {
+            (true, _) => ["-accel", "kvm", "-cpu", "host"],
+            (false, 1) => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            (false, _) => ["-accel", "tcg,thread=single", "-cpu", "max"],
+        }
     }
 
     /// Further arguments, which a snapshot does not depend on.

@@ -131,7 +131,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench { rounds } => lab::bench::run(&lab, rounds),
         Command::Accel => {
             let accel = lab::accel::probe(&lab)?;
-            println!("{}: {}", accel.arguments().join(" "), accel.reason);
+            println!("{}: {}", accel.arguments(1).join(" "), accel.reason);
             Ok(())
         }
     }
@@ -163,7 +163,7 @@ fn setup(lab: &Lab, all: bool) -> Result<()> {
             .try_for_each(|part| part.join().map_err(|_| lab::Error::new("a thread that prepares the lab died"))?)
     })?;
     let accel = lab::accel::probe(lab)?;
-    println!("the lab is ready in {} ({}: {})", lab.dir().display(), accel.arguments()[1], accel.reason);
+    println!("the lab is ready in {} ({}: {})", lab.dir().display(), accel.arguments(1)[1], accel.reason);
     Ok(())
 }
 

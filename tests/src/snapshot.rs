@@ -33,7 +33,7 @@ impl Machine {
 pub fn ensure(lab: &Lab, spec: &Spec, image: &Image) -> Result<Snapshot> {
     let hardware = spec.hardware();
     let dir = lab.path("snapshots").join(hardware.to_string());
-    let identity = format!("{VERSION} {} {}", image.id()?, accel::probe(lab)?.arguments().join(" "));
+    let identity = format!("{VERSION} {} {}", image.id()?, accel::probe(lab)?.arguments(spec.cpus).join(" "));
     let vars = dir.join("vars.qcow2");
     let snapshot = Snapshot {
         disks: Disks {

@@ -90,8 +90,7 @@ pub struct Spec {
     pub net: Net,
     /// Memory.
     pub memory_mib: u32,
-    /// Processors. With more than one, a kernel that is emulated (QEMU 7.2, several threads) dies now and then of
-    /// `Oops: int3` when it patches its own code: one processor runs what the other had translated before.
+    /// Processors. See [`accel::Accel::arguments`] on how several are emulated.
     pub cpus: u32,
     /// What it starts from.
     pub boot: Boot,
@@ -230,7 +229,7 @@ pub(crate) fn qemu(lab: &Lab, name: &str, hardware: &Hardware, dir: &Path, disks
     command.args(["-name", name, "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
     command.args(["-machine", "pc", "-qmp", "stdio"]);
     let accel = accel::probe(lab)?;
-    command.args(accel.arguments()).args(accel.tuning());
+    command.args(accel.arguments(hardware.cpus)).args(accel.tuning());
     command.args(["-m", &hardware.memory_mib.to_string(), "-smp", &hardware.cpus.to_string()]);
     if hardware.firmware == Firmware::Uefi {
         command.args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={}", tools::OVMF_CODE)]);
