@@ -15,8 +15,12 @@ pub enum Fault {
     Stall(u64),
     /// So many bytes a second.
     Throttle(u64),
-    /// The answer is that the file is below `/moved/` now, where it is.
-    Redirect,
+    /// The answer is that the file is below `/moved/`, once for each of these statuses; there it is in the end.
+    Redirect(Vec<u16>),
+    /// The answer is that the file is where it was asked for.
+    Circle,
+    /// The answer is that the file is at this address.
+    Lead(&'static str),
     /// Another file in its place.
     Replace(Vec<u8>),
 }

@@ -36,7 +36,7 @@ struct Shared {
     state: Mutex<State>,
 }
 
-/// Where files are found that [`Fault::Redirect`] leads to. No fault is about them.
+/// Where files are found that [`Fault::Redirect`] leads to. No other fault is about them.
 const MOVED: &str = "/moved/";
 
 #[derive(Default)]
@@ -168,15 +168,25 @@ type Body = (Box<dyn Read>, u64);
 /// Answers one request; `false` ends the connection.
 fn answer(mut stream: &TcpStream, shared: &Shared, head: &Head) -> io::Result<bool> {
     let path = unescape(head.target.split('?').next().unwrap_or_default());
+    let (moved, asked) = moves(&path);
     let fault = {
         let state = shared.lock();
-        let fits = |(part, _): &&(String, Fault)| path.contains(part.as_str()) && !path.starts_with(MOVED);
+        let fits = |(part, fault): &&(String, Fault)| {
+            asked.contains(part.as_str()) && (moved == 0 || matches!(fault, Fault::Redirect(_)))
+        };
         state.rules.iter().rev().find(fits).map(|(_, fault)| fault.clone())
     };
-    if fault == Some(Fault::Redirect) {
-        let place = format!("{MOVED}{}", head.target.trim_start_matches('/'));
-        record(shared, path, 302, 0);
-        write_head(&mut stream, 302, &[("Content-Length", "0".to_owned()), ("Location", place)])?;
+    let elsewhere = match &fault {
+        Some(Fault::Redirect(statuses)) => {
+            statuses.get(moved).map(|status| (*status, format!("{MOVED}{}", head.target.trim_start_matches('/'))))
+        }
+        Some(Fault::Circle) => Some((302, head.target.clone())),
+        Some(Fault::Lead(place)) => Some((302, (*place).to_owned())),
+        _ => None,
+    };
+    if let Some((status, place)) = elsewhere {
+        record(shared, path, status, 0);
+        write_head(&mut stream, status, &[("Content-Length", "0".to_owned()), ("Location", place)])?;
         return Ok(true);
     }
     let only_head = head.method == "HEAD";
@@ -253,9 +263,21 @@ fn find(
     Ok(Some(((Box::new(file), details.len().saturating_sub(first)), details.len(), first)))
 }
 
+/// How often a path was moved, and the path from which.
+fn moves(path: &str) -> (usize, &str) {
+    let mut asked = path;
+    let mut times = 0;
+    while asked.starts_with(MOVED) {
+        // The last character of the prefix is the first of what follows it.
+        asked = &asked[MOVED.len() - 1..];
+        times += 1;
+    }
+    (times, asked)
+}
+
 /// Where a request's file is, if it is in the archive at all.
 fn place(tree: &Path, path: &str) -> Option<PathBuf> {
-    let path = path.strip_prefix(MOVED).or(path.strip_prefix('/'))?;
+    let path = moves(path).1.strip_prefix('/')?;
     let (tree, inside) = match path.split_once('/')? {
         ("debian", inside) => (tree.to_owned(), inside),
         ("debian-security", inside) => (tree.with_file_name("debian-security"), inside),
@@ -382,9 +404,15 @@ mod tests {
         assert_eq!(get(&server, path, "").0, "HTTP/1.1 404 Not Found");
         server.fault("a+b", Fault::Status(503));
         assert!(get(&server, path, "").0.starts_with("HTTP/1.1 503"));
-        server.fault("a+b", Fault::Redirect);
+        server.fault("a+b", Fault::Redirect(vec![301, 308]));
+        assert_eq!(get(&server, path, "").0, "HTTP/1.1 301 As Asked");
+        assert_eq!(get(&server, &format!("/moved{path}"), "").0, "HTTP/1.1 308 As Asked");
+        assert_eq!(get(&server, &format!("/moved/moved{path}"), "").1, b"0123456789");
+        server.fault("a+b", Fault::Circle);
         assert_eq!(get(&server, path, "").0, "HTTP/1.1 302 As Asked");
-        assert_eq!(get(&server, &format!("/moved{path}"), "").1, b"0123456789");
+        assert_eq!(get(&server, &format!("/moved{path}"), "").0, "HTTP/1.1 308 As Asked", "another fault's");
+        server.fault("a+b", Fault::Lead("https://127.0.0.1/"));
+        assert_eq!(get(&server, path, "").0, "HTTP/1.1 302 As Asked");
         server.fault("a+b", Fault::Replace(b"other".to_vec()));
         assert_eq!(get(&server, path, "").1, b"other");
         server.fault("a+b", Fault::Throttle(50));
