@@ -1,11 +1,12 @@
 //! Runs `anemos` as a user would, with a home of its own, and keeps everything it says on file.
 
-use crate::command::program;
+use crate::command::{program, run};
 use crate::machine::Machine;
 use crate::{Context, Error, Lab, Result, bail, checkout, evidence};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -56,6 +57,13 @@ impl Anemos {
     /// What `XDG_STATE_HOME` is.
     pub fn state(&self) -> PathBuf {
         self.dir.join("state")
+    }
+
+    /// Gives the state directory a file system of its own, which can be full.
+    pub fn small_state(&self) -> Result<SmallState> {
+        let dir = self.state();
+        run(program("mount").args(["-t", "tmpfs", "-o", "size=4m,mode=0700", "none"]).arg(&dir))?;
+        Ok(SmallState { dir })
     }
 
     /// Writes a file in the workstation's directory, directories above it included.
@@ -142,6 +150,45 @@ impl Anemos {
     }
 }
 
+/// A file system with journals. Dropping it ends it.
+#[derive(Debug)]
+pub struct SmallState {
+    dir: PathBuf,
+}
+
+impl SmallState {
+    fn filler(&self) -> PathBuf {
+        self.dir.join("fill")
+    }
+
+    /// Fills it to the last page; what lies there may still grow within its own last page.
+    pub fn fill(&self) -> Result<()> {
+        let path = self.filler();
+        let mut file = File::create(&path).context(format!("cannot make {}", path.display()))?;
+        loop {
+            match file.write_all(&[0; 4096]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error).context(format!("cannot fill {}", path.display())),
+            }
+        }
+    }
+
+    /// Makes room again.
+    pub fn free(&self) -> Result<()> {
+        fs::remove_file(self.filler()).context("cannot make room")
+    }
+}
+
+impl Drop for SmallState {
+    fn drop(&mut self) {
+        // A process that was not waited for may still hold a journal open.
+        if let Err(error) = run(program("umount").arg("--lazy").arg(&self.dir)) {
+            eprintln!("{error}");
+        }
+    }
+}
+
 /// The part of a `[hosts.NAME]` table that says how to reach a machine and which disk is its own.
 pub fn host_table(lab: &Lab, name: &str, machine: &Machine) -> String {
     format!(
@@ -185,6 +232,16 @@ impl Running {
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Leaves it as a person does: with Ctrl-C until it has ended.
+    pub fn leave(mut self, limit: Duration) -> Result<Finished> {
+        let end = Instant::now() + limit;
+        while self.ended()?.is_none() && Instant::now() < end {
+            self.signal(Signal::INT)?;
+            thread::sleep(Duration::from_millis(500));
+        }
+        self.wait(Duration::ZERO)
     }
 
     /// Ends it as a power cut would.
