@@ -1,10 +1,12 @@
 //! A machine: one QEMU with a disk of its own, seen from outside as a provider's customer sees a server, plus a hand on
 //! its power button, its cable and its serial line.
 
+mod debugger;
 pub mod net;
 mod process;
 mod spec;
 
+pub use debugger::Debugger;
 pub use net::Net;
 pub use spec::{Boot, DataDisk, Disks, Firmware, Kernel, OnPanic, Snapshot, Spec};
 
@@ -35,6 +37,12 @@ const UNPLUGGED: Duration = Duration::from_secs(60);
 
 /// Size of an NVMe disk.
 const NVME_MIB: u64 = 64;
+
+/// The socket of QEMU's debugger, in the machine's directory.
+const DEBUGGER: &str = "debugger.sock";
+
+/// Linux' number for an input or output error.
+const EIO: i32 = 5;
 
 /// A command that prints the kernel's boot id.
 const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
@@ -176,6 +184,34 @@ impl Machine {
                     "iops_wr": 0}),
             )
             .map(drop)
+    }
+
+    /// Has the disk that the machine boots from answer nothing but errors from now on.
+    pub fn fail_disk(&self) -> Result<()> {
+        self.monitor.execute(
+            "blockdev-add",
+            &json!({"driver": "blkdebug", "node-name": "root-failing", "image": spec::ROOT_DISK,
+                "inject-error": [{"event": "none", "errno": EIO, "once": false}]}),
+        )?;
+        self.monitor
+            .execute(
+                "blockdev-reopen",
+                &json!({"options": [{"driver": "raw", "node-name": spec::ROOT, "file": "root-failing"}]}),
+            )
+            .map(drop)
+    }
+
+    /// Pulls the disk out that the machine boots from; the guest has let go of it when this returns.
+    pub fn unplug_disk(&self) -> Result<()> {
+        self.unplug(spec::ROOT)
+    }
+
+    /// Stops all processors, with a hand on them.
+    pub fn debug(&self) -> Result<Debugger> {
+        // QEMU takes commas and spaces in a path for its own, so it gets a name in its directory.
+        let told = self.monitor.human(&format!("gdbserver unix:{DEBUGGER},server=on,wait=off"))?;
+        let debugger = Debugger::connect(&self.dir.join(DEBUGGER));
+        debugger.map_err(|error| Error::new(format!("{}: {error} ({})", self.name, told.trim())))
     }
 
     /// The archive's address as the guest sees it.
@@ -395,7 +431,10 @@ impl Machine {
 
     /// Pulls the NVMe disk with this serial number out; the guest has let go of it when this returns.
     pub fn unplug_nvme(&self, serial: &str) -> Result<()> {
-        let device = format!("nvme-{serial}");
+        self.unplug(&format!("nvme-{serial}"))
+    }
+
+    fn unplug(&self, device: &str) -> Result<()> {
         self.monitor.execute("device_del", &json!({"id": device}))?;
         let id = json!(device).to_string();
         self.monitor.wait("query-pci", UNPLUGGED, |buses| Ok(!buses.to_string().contains(&id)))

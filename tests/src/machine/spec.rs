@@ -221,6 +221,11 @@ fn overlay(base: &Path, over: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What QEMU calls the device that the machine boots from, and the first of its nodes.
+pub(super) const ROOT: &str = "root";
+/// The node below it: the disk's file.
+pub(super) const ROOT_DISK: &str = "root-disk";
+
 /// QEMU's command line, but for the network's other end.
 pub(crate) fn qemu(lab: &Lab, name: &str, hardware: &Hardware, dir: &Path, disks: &Disks) -> Result<Command> {
     // QEMU must not outlive the thread that watches it, however that ends.
@@ -236,11 +241,17 @@ pub(crate) fn qemu(lab: &Lab, name: &str, hardware: &Hardware, dir: &Path, disks
         let vars = disks.vars.as_deref().unwrap_or(Path::new("missing"));
         command.args(["-drive", &format!("if=pflash,unit=1,format=qcow2,file={}", escaped(vars))]);
     }
+    // A node that does nothing stands above the disk, so that one that fails can come between while the machine runs.
+    let root = format!(
+        "if=none,id=root0,driver=raw,node-name={ROOT},cache=unsafe,discard=unmap,file.driver=qcow2,\
+         file.node-name={ROOT_DISK},file.file.driver=file,file.file.filename={}",
+        escaped(&disks.root)
+    );
     command.args([
         "-drive",
-        &format!("if=none,id=root0,format=qcow2,cache=unsafe,discard=unmap,file={}", escaped(&disks.root)),
+        &root,
         "-device",
-        "virtio-blk-pci,drive=root0,serial=anemos-root,addr=0x4,bootindex=1",
+        &format!("virtio-blk-pci,id={ROOT},drive=root0,serial=anemos-root,addr=0x4,bootindex=1"),
         "-device",
         "virtio-rng-pci,addr=0x5",
         "-serial",
