@@ -10,7 +10,26 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "archive-stalls", what: "it stops in the middle and keeps the connection", cell: stalls },
     Fault { name: "archive-503", what: "it answers 503, and later as it should", cell: |phase| busy(phase, 503) },
     Fault { name: "archive-429", what: "it answers 429, and later as it should", cell: |phase| busy(phase, 429) },
-    Fault { name: "archive-redirects", what: "it redirects", cell: redirects },
+    Fault {
+        name: "archive-redirects",
+        what: "it redirects, five times in a row",
+        cell: |phase| leads(phase, Answer::Redirect(vec![301, 302, 303, 307, 308]), End::DEPLOYED),
+    },
+    Fault {
+        name: "archive-circle",
+        what: "it redirects in a circle",
+        cell: |phase| leads(phase, Answer::Circle, End::same("redirected too often")),
+    },
+    Fault {
+        name: "archive-leads-away",
+        what: "it redirects to an https address where nobody is",
+        cell: |phase| leads(phase, Answer::Lead("https://127.0.0.1:9/"), End::same("getting the base image")),
+    },
+    Fault {
+        name: "archive-leads-in",
+        what: "it redirects to a file of the host's",
+        cell: |phase| leads(phase, Answer::Lead("file:///dev/zero"), End::same("file:///dev/zero")),
+    },
     Fault { name: "archive-truncates", what: "it closes the connection in the middle", cell: truncates },
     Fault { name: "archive-lies", what: "it sends something else of another size", cell: lies },
 ];
@@ -50,9 +69,10 @@ fn busy(phase: Phase, status: u16) -> Cell {
     staging(phase, Answer::Status(status), true, End::DEPLOYED)
 }
 
-fn redirects(phase: Phase) -> Cell {
+/// An archive that sends elsewhere from the beginning.
+fn leads(phase: Phase, answer: Answer, end: End) -> Cell {
     match phase {
-        Phase::Stage => Cell::Open("the lab's archive does not redirect yet"),
+        Phase::Stage => Cell::with(move |setup| setup.answer = answer.clone(), |_| Ok(()), end),
         _ => NO_DOWNLOAD,
     }
 }

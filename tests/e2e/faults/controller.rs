@@ -3,10 +3,12 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use lab::anemos::SmallState;
 use rustix::process::Signal;
+use serde_json::Value;
 
-use super::{Cell, End, Fault, Phase, Scene};
-use crate::deployment::{LONG, UP, expect};
+use super::{Cell, End, Fault, Phase, Scene, Setup};
+use crate::deployment::{LONG, UP, expect, expect_end};
 
 pub const FAULTS: &[Fault] = &[
     Fault { name: "controller-killed", what: "the controller is killed, and attached again", cell: killed },
@@ -38,8 +40,35 @@ fn stopped(phase: Phase) -> Cell {
     }
 }
 
-fn full(_: Phase) -> Cell {
-    Cell::Open("the workstation's state directory must be a small file system of its own")
+fn full(phase: Phase) -> Cell {
+    let setup = |setup: &mut Setup| {
+        setup.small_state = true;
+        // More than fits into the rest of the journal's last page, however well it is packed.
+        setup.last = Some("head -c 20000 /dev/urandom | base64\nexec ./hello\n".into());
+    };
+    let wound = |scene: &mut Scene| {
+        scene.state.as_ref().map_or(Ok(()), SmallState::fill)?;
+        scene.release()?;
+        // Before the boot it gives up, and after the payload's end it has nothing more to wait for. In between it
+        // says what is wrong, and stays until somebody ends it.
+        let stays = matches!(scene.phase, Phase::Booting | Phase::Building | Phase::Written);
+        if stays {
+            scene.wait("the journal's end", |line| is_said(line, "the journal can't be kept from here on"))?;
+        }
+        let up = scene.up.take().ok_or_else(|| lab::Error::new("there is no anemos any more"))?;
+        let ended = if stays { up.leave(LONG)? } else { up.wait(LONG)? };
+        if scene.phase.is_before_boot() {
+            expect_end(&ended, "untouched", "journal")?;
+        }
+        scene.state.as_ref().map_or(Ok(()), SmallState::free)
+    };
+    let end = if phase.is_before_boot() { End::same("") } else { End::DEPLOYED };
+    Cell::with(setup, wound, end)
+}
+
+/// Whether the controller itself says this.
+fn is_said(line: &Value, text: &str) -> bool {
+    line["type"] == "message" && line["text"].as_str().is_some_and(|line| line.contains(text))
 }
 
 fn two(phase: Phase) -> Cell {

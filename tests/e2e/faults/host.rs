@@ -5,7 +5,7 @@ use std::time::Duration;
 use lab::Result;
 use lab::machine::OnPanic;
 
-use super::{Cell, End, Fault, NO_STAGE, Phase, Scene, System};
+use super::{Cell, End, Fault, NO_STAGE, Phase, Scene, Setup, System, disk, kernel};
 use crate::deployment::{LONG, is_event};
 
 pub const FAULTS: &[Fault] = &[
@@ -18,10 +18,11 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "kexec-ignored", what: "the loaded kernel is never executed", cell: kexec_ignored },
     Fault { name: "kernel-panics", what: "the RAM system's kernel panics", cell: panics },
     Fault { name: "kernel-hangs", what: "the RAM system's kernel hangs before init", cell: hangs },
+    Fault { name: "kernel-hangs-watched", what: "it does so, and a BMC has a watchdog", cell: hangs_watched },
     Fault { name: "no-network-driver", what: "the RAM system has no driver for its network", cell: no_driver },
     Fault { name: "one-processor-dead", what: "one of two processors does not come up", cell: one_dead },
     Fault { name: "disk-slow", what: "the disk takes 256 KiB a second from then on", cell: slow_disk },
-    Fault { name: "disk-fails", what: "the disk returns errors", cell: |_| BLKDEBUG },
+    Fault { name: "disk-fails", what: "the disk returns errors", cell: fails },
     Fault { name: "disk-vanishes", what: "the declared disk is pulled out", cell: vanishes },
     Fault { name: "disk-busy", what: "the disk is part of RAID, LVM, LUKS or swap", cell: busy },
     Fault { name: "disk-renamed", what: "the disk has another name after the kexec", cell: renamed },
@@ -29,7 +30,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "clock-wrong", what: "the clock is ten years off", cell: clock },
 ];
 
-const BLKDEBUG: Cell = Cell::Open("the lab's disks have no error injection yet");
+const NO_START: Cell = Cell::Never("init runs by then, or the kernel is not booted yet");
 
 fn reset(phase: Phase) -> Cell {
     let wound = |scene: &mut Scene| {
@@ -135,10 +136,10 @@ fn panics(phase: Phase) -> Cell {
         let _ = scene.web.anemos.run(["shell", "web", "--", crash], LONG);
         scene.release()
     };
-    let noted = |setup: &mut super::Setup| setup.spec.on_panic = OnPanic::Note;
+    let noted = |setup: &mut Setup| setup.spec.on_panic = OnPanic::Note;
     match phase {
         Phase::Building | Phase::Written => Cell::with(noted, wound, End::held("", System::Any)),
-        Phase::Booting => Cell::Open("a kernel that panics while it starts needs an initramfs that does"),
+        Phase::Booting => Cell::with(noted, kernel::panic_early, End::old("went back to its old system")),
         Phase::Unacknowledged => Cell::Never("as after the write: a shell is not let in by a link that is held"),
         Phase::Rebooting => Cell::Never("the RAM system's kernel ends then: the phase before it shows a panic"),
         _ => Cell::Never("the RAM system does not run then"),
@@ -147,8 +148,22 @@ fn panics(phase: Phase) -> Cell {
 
 fn hangs(phase: Phase) -> Cell {
     match phase {
-        Phase::Booting => Cell::Open("a kernel that hangs needs a hardware watchdog in the lab's machine"),
-        _ => Cell::Never("init runs by then, or the kernel is not booted yet"),
+        Phase::Booting => Cell::with(
+            |setup| setup.deadlines = setup.deadlines.replace("boot = \"3m\"", "boot = \"90s\""),
+            kernel::hang_early,
+            End::held("the RAM system did not answer within deadline `boot`", System::Any),
+        ),
+        _ => NO_START,
+    }
+}
+
+fn hangs_watched(phase: Phase) -> Cell {
+    match phase {
+        Phase::Booting => Cell::Open(
+            "only a BMC's watchdog counts through the jump, and the cloud kernel of the lab's machines has no driver \
+             for one",
+        ),
+        _ => NO_START,
     }
 }
 
@@ -168,7 +183,14 @@ fn no_driver(phase: Phase) -> Cell {
 
 fn one_dead(phase: Phase) -> Cell {
     match phase {
-        Phase::Booting => Cell::Open("an emulated kernel with two processors dies of int3 now and then"),
+        Phase::Booting => Cell::with(
+            |setup| {
+                setup.spec.cpus = 2;
+                setup.first = kernel::PROCESSORS.into();
+            },
+            kernel::lose_processor,
+            End::DEPLOYED,
+        ),
         _ => Cell::Never("processors come up when a kernel boots"),
     }
 }
@@ -185,9 +207,11 @@ fn slow_disk(phase: Phase) -> Cell {
         Ok(())
     };
     match phase {
-        Phase::Stage | Phase::Loaded => {
-            Cell::Open("an old system on such a disk needs longer to end than deadline `boot`")
-        }
+        Phase::Stage | Phase::Loaded => Cell::with(
+            |setup| setup.deadlines = setup.deadlines.replace("boot = \"3m\"", "boot = \"10m\""),
+            slow_until_ram,
+            End::DEPLOYED,
+        ),
         Phase::Building | Phase::Written => Cell::with(
             |setup| setup.deadlines = setup.deadlines.replace("build = \"4m\"", "build = \"20m\""),
             wound,
@@ -197,17 +221,55 @@ fn slow_disk(phase: Phase) -> Cell {
     }
 }
 
+/// The disk is slow until the old system has ended.
+fn slow_until_ram(scene: &mut Scene) -> Result<()> {
+    scene.machine().throttle_disk(Some(256 << 10))?;
+    scene.release()?;
+    scene.machine().wait_serial("anemos: starting", LONG)?;
+    scene.machine().throttle_disk(None)
+}
+
+fn fails(phase: Phase) -> Cell {
+    let wound = |scene: &mut Scene| {
+        scene.machine().fail_disk()?;
+        scene.release()
+    };
+    let brief = |setup: &mut Setup| setup.deadlines = setup.deadlines.replace("reboot = \"5m\"", "reboot = \"90s\"");
+    // The machine can't boot from such a disk, whatever is on it.
+    let lost = |reason| Cell::with(brief, wound, End::held(reason, System::Any));
+    match phase {
+        Phase::Connect | Phase::Probe | Phase::Upload | Phase::Stage => {
+            Cell::tried(wound, End::same("Input/output error"))
+        }
+        // The payload fails before it writes, so the agent goes back.
+        Phase::Loaded | Phase::Booting | Phase::Building => {
+            lost("the old system did not come back within deadline `reboot` (1m30s)")
+        }
+        Phase::Written => Cell::tried(wound, End::held("the payload exited with status 1", System::Ram)),
+        Phase::Unacknowledged | Phase::Rebooting => {
+            lost("the new system did not answer within deadline `reboot` (1m30s)")
+        }
+        // What the check needs has been read by then.
+        Phase::Verifying => Cell::tried(wound, End { system: System::Any, ..End::DEPLOYED }),
+    }
+}
+
 fn vanishes(phase: Phase) -> Cell {
+    let wound = |scene: &mut Scene| {
+        scene.machine().unplug_disk()?;
+        scene.release()
+    };
+
     match phase {
         Phase::Stage => Cell::Shown("disks::unplugged_while_staging"),
-        Phase::Building | Phase::Written => Cell::Open("the lab's machine can't lose the disk that it boots from"),
+        Phase::Building | Phase::Written => Cell::tried(wound, End::held("the payload", System::Ram)),
         _ => Cell::Never("as in the phases that look for the disk or use it"),
     }
 }
 
 fn busy(phase: Phase) -> Cell {
     match phase {
-        Phase::Probe => Cell::Open("the lab's disks are not part of anything larger yet"),
+        Phase::Probe => Cell::tried(disk::stack, End::DEPLOYED),
         _ => Cell::Never("what a disk is part of is found in the probe; in RAM nothing is assembled"),
     }
 }

@@ -8,7 +8,9 @@
 mod archive;
 mod book;
 mod controller;
+mod disk;
 mod host;
+mod kernel;
 mod link;
 mod payload;
 mod phase;
@@ -125,9 +127,15 @@ pub fn all() -> impl Iterator<Item = &'static Fault> {
 /// The cells that guard a promise, by fault and phase: `make test` tries them.
 pub const GUARDS: &[(&str, Phase)] = &[("link-cut-20s", Phase::Written), ("stage-killed", Phase::Loaded)];
 
+/// The faults that meet machines with two processors, so that the matrix has such machines in every phase.
+const TWO_PROCESSORS: &[&str] = &["reset", "stage-killed"];
+
 /// Tries a cell.
 pub fn attempt(lab: &Lab, fault: &Fault, phase: Phase, cell: &Try) -> Result<()> {
     let mut setup = Setup::new(&fault.in_phase(phase));
+    if TWO_PROCESSORS.contains(&fault.name) {
+        setup.spec.cpus = 2;
+    }
     (cell.setup)(&mut setup);
     let mut scene = Scene::reach(lab, setup, phase)?;
     (cell.wound)(&mut scene)?;

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use lab::anemos::{Finished, Running};
+use lab::anemos::{Finished, Running, SmallState};
 use lab::archive::Fault;
 use lab::link::Way;
+use lab::machine::Debugger;
 use lab::{Context, Error, Lab, Machine, Result, Spec};
 use serde_json::Value;
 
@@ -98,6 +99,10 @@ pub struct Setup {
     pub check: String,
     /// The deadlines, as in hosts.toml.
     pub deadlines: String,
+    /// Whether the workstation's journals are on a file system of their own.
+    pub small_state: bool,
+    /// What the archive does while the host is staged.
+    pub answer: Fault,
 }
 
 impl Setup {
@@ -110,6 +115,8 @@ impl Setup {
             more: String::new(),
             check: "true".into(),
             deadlines: "dead_man = \"60s\", boot = \"3m\", build = \"4m\", reboot = \"5m\", ack = \"20s\"".into(),
+            small_state: false,
+            answer: Fault::Throttle(BASE_RATE),
         }
     }
 }
@@ -136,13 +143,18 @@ pub struct Scene {
     pub before: String,
     /// The phase it was brought into.
     pub phase: Phase,
+    /// The file system with the workstation's journals, if it is one of their own.
+    pub state: Option<SmallState>,
+    /// A hand on the machine's processors that is not to be taken off before the end.
+    pub debugger: Option<Debugger>,
 }
 
 impl Scene {
     /// Begins a deployment and brings it into the phase.
     pub fn reach(lab: &Lab, setup: Setup, phase: Phase) -> Result<Self> {
         let web = Deployment::new(lab, setup.spec)?;
-        let wait = |said: &str| format!("echo '{said}'\nuntil [ -e /dev/vdb ]; do sleep 0.1; done\n");
+        let wait =
+            |said: &str| format!("echo '{said}'\nuntil grep -qs {SIGN} /sys/block/*/serial; do sleep 0.1; done\n");
         let write = "printf x | dd of=\"$ANEMOS_DISK\" bs=512 seek=1000 conv=notrunc,fsync status=none\n";
         let held = match phase {
             Phase::Building => wait(BEFORE),
@@ -160,11 +172,12 @@ impl Scene {
         match phase {
             Phase::Connect => link.pause(),
             Phase::Probe => link.throttle(Some(STAGE_RATE)),
-            Phase::Stage => web.server.fault("/base/", Fault::Throttle(BASE_RATE)),
+            Phase::Stage => web.server.fault("/base/", setup.answer),
             _ => {}
         }
+        let state = if setup.small_state { Some(web.anemos.small_state()?) } else { None };
         let up = web.anemos.spawn(UP)?;
-        let mut scene = Self { web, up: Some(up), before, phase };
+        let mut scene = Self { web, up: Some(up), before, phase, state, debugger: None };
         scene.hold()?;
         Ok(scene)
     }

@@ -41,7 +41,9 @@ fn fails_check(phase: Phase) -> Cell {
 
 fn other_address(phase: Phase) -> Cell {
     match phase {
-        Phase::Rebooting => Cell::Open("the lab's network gives a machine one address only"),
+        Phase::Rebooting => {
+            Cell::Open("hosts.toml can't say yet at which other address the new system is to be looked for")
+        }
         _ => NOT_YET,
     }
 }
