@@ -159,6 +159,7 @@ mod tests {
             ("+$P10=0000000000000000#ee", "+$OK#9a"),
             ("+$vCont;c:1#13", "+"),
             ("$D#44", "+$E22#a9"),
+            ("+", ""),
         ];
         let far = stub(far, talk);
         let mut debugger = Debugger::over(near).unwrap();
