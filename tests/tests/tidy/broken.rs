@@ -216,15 +216,15 @@ fn what_belongs_where() {
     breaks(
         crate::edge,
         &files(&[
-            ("controller/src/main.rs", "fn main() { eprintln!(); std::process::exit(1) }"),
+            ("controller/src/lib.rs", "fn main() { eprintln!(); std::process::exit(1) }"),
             ("controller/src/a.rs", "#[cfg(test)] mod tests { fn f() { eprintln!() } }"),
             ("controller/src/a/tests.rs", "fn f() { eprintln!() }"),
             ("agent/src/a.rs", "fn f() { eprintln!() }"),
         ]),
         &files(&[("controller/src/run/mod.rs", "fn f() { eprintln!(); std::process::exit(1) }")]),
         &[
-            "controller/src/run/mod.rs: process::exit belongs in controller/src/main.rs, controller/src/screen/",
-            "controller/src/run/mod.rs: eprintln! belongs in controller/src/main.rs, controller/src/screen/",
+            "controller/src/run/mod.rs: process::exit belongs in controller/src/lib.rs, controller/src/screen/",
+            "controller/src/run/mod.rs: eprintln! belongs in controller/src/lib.rs, controller/src/screen/",
         ],
     );
     breaks(

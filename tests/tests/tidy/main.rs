@@ -49,7 +49,7 @@ const FLOORS: [(&str, &[&str]); 9] = [
 
 /// Where the controller may print a line or end the process. Anywhere else it would tear a live screen apart, or end
 /// a run that others look at.
-const EDGE: [&str; 2] = ["controller/src/main.rs", "controller/src/screen/"];
+const EDGE: [&str; 2] = ["controller/src/lib.rs", "controller/src/screen/"];
 
 /// Modules for system calls that have no safe wrapper. Whoever checks the unsafe code of a program finds all of it in
 /// one place, behind functions that are safe.
