@@ -48,7 +48,7 @@ pub fn digest_of(path: &Path) -> io::Result<Digest> {
 /// digest of the whole image. Calls `progress` with the number of bytes read so far.
 pub fn cpio(image: impl Read, root: &Path, spare: &[&str], mut progress: impl FnMut(u64)) -> io::Result<Digest> {
     let mut image = Hashing::new(BufReader::with_capacity(256 * 1024, image));
-    let mut tree = Tree { root: root.into(), known: HashMap::new() };
+    let mut tree = Tree { root: root.into(), spare, known: HashMap::new() };
     let mut links = HashMap::new();
     // Directories get their times last, because unpacking files into a directory changes its time.
     let mut directories = Vec::new();
@@ -87,9 +87,10 @@ fn one<R: Read>(reader: &mut cpio::newc::Reader<R>, path: &Path, links: &mut Lin
     let permissions = fs::Permissions::from_mode(mode & 0o7777);
     match mode & 0o170_000 {
         0o040_000 => {
-            match fs::create_dir(path) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-                other => other?,
+            // What is no directory goes, as the kernel has it: a symlink would have another directory changed.
+            if !is_plain_dir(path) {
+                remove(path)?;
+                fs::create_dir(path)?;
             }
             lchown(path, Some(uid), Some(gid))?;
             return fs::set_permissions(path, permissions);
@@ -98,7 +99,9 @@ fn one<R: Read>(reader: &mut cpio::newc::Reader<R>, path: &Path, links: &mut Lin
             let key = (entry.dev_major(), entry.dev_minor(), entry.ino());
             let (linked, size) = (entry.nlink() > 1, entry.file_size());
             remove(path)?;
-            if linked && let Some(first) = links.get(&key) {
+            // Something else may be at the first name by now. A hard link of a symlink would be followed.
+            let first = links.get(&key).filter(|first| fs::symlink_metadata(first).is_ok_and(|found| found.is_file()));
+            if linked && let Some(first) = first {
                 fs::hard_link(first, path)?;
                 if size == 0 {
                     return Ok(());
@@ -136,6 +139,10 @@ fn one<R: Read>(reader: &mut cpio::newc::Reader<R>, path: &Path, links: &mut Lin
     set_mtime(path, mtime)
 }
 
+fn is_plain_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -168,12 +175,14 @@ pub fn relative(name: &Path) -> io::Result<PathBuf> {
 }
 
 /// Directories under a root, with those that are known to be plain directories.
-struct Tree {
+struct Tree<'a> {
     root: PathBuf,
+    /// Where nothing is written.
+    spare: &'a [&'a str],
     known: HashMap<PathBuf, PathBuf>,
 }
 
-impl Tree {
+impl Tree<'_> {
     /// Where `name` goes. Symlinks in its parents are followed, as in /bin → usr/bin, but never out of the root.
     /// Parents that are missing are made.
     fn locate(&mut self, name: &Path) -> io::Result<PathBuf> {
@@ -188,6 +197,9 @@ impl Tree {
     fn directory(&mut self, name: &Path, depth: u32) -> io::Result<PathBuf> {
         if depth > 16 {
             return Err(io::Error::other(format!("too many symlinks in {}", name.display())));
+        }
+        if self.spare.iter().any(|path| name.starts_with(path)) {
+            return Err(io::Error::other(format!("the archive has a symlink that leads into {}", name.display())));
         }
         if let Some(known) = self.known.get(name) {
             return Ok(known.clone());

@@ -94,6 +94,41 @@ fn nothing_is_written_outside_or_over_what_is_spared() -> io::Result<()> {
     Ok(())
 }
 
+/// What was unpacked before may have been a symlink, or become one.
+#[test]
+fn no_symlink_of_the_archive_is_followed_out_of_it() -> io::Result<()> {
+    if crate::skip::without_root("only root may give files to others") {
+        return Ok(());
+    }
+    let outside = tempfile::tempdir()?;
+    let precious = outside.path().join("precious");
+    fs::write(&precious, "old")?;
+    let mode = |path: &Path| fs::metadata(path).map(|found| found.mode() & 0o7777);
+    let before = mode(outside.path())?;
+    let (directory, file) = (outside.path().to_str().unwrap(), precious.to_str().unwrap());
+
+    let root = tempfile::tempdir()?;
+    let items: [Item; 2] = [("out", 0o120_777, 1, 1, directory.as_bytes()), ("out", 0o040_777, 2, 1, b"")];
+    unpack(&items, root.path())?;
+    assert_eq!(mode(outside.path())?, before, "a directory in its place");
+    assert!(is_plain_dir(&root.path().join("out")));
+
+    let items: [Item; 3] = [
+        ("one", 0o100_644, 1, 2, b""),
+        ("one", 0o120_777, 2, 1, file.as_bytes()),
+        ("two", 0o100_600, 1, 2, b"written"),
+    ];
+    unpack(&items, root.path())?;
+    assert_eq!(fs::read_to_string(&precious)?, "old", "a hard link of what was a file");
+    assert_eq!(fs::read_to_string(root.path().join("two"))?, "written");
+
+    fs::create_dir(root.path().join("anemos"))?;
+    let items: [Item; 2] = [("way", 0o120_777, 1, 1, b"anemos"), ("way/in/run.bin", 0o100_644, 2, 1, b"x")];
+    assert!(unpack(&items, root.path()).unwrap_err().to_string().contains("leads into anemos"));
+    assert_eq!(fs::read_dir(root.path().join("anemos"))?.count(), 0, "what is spared");
+    Ok(())
+}
+
 #[test]
 fn damage_is_an_error_wherever_it_is() -> io::Result<()> {
     let bytes = image(&[("a", 0o040_755, 1, 1, b""), ("a/file", 0o100_644, 2, 1, b"content")]);
