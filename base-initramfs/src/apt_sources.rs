@@ -18,9 +18,9 @@ pub fn security_from_apt_sources(etc_apt: &Path) -> Vec<String> {
 }
 
 /// Whether a source with this URI and these suites is meant.
-type Fits = fn(&str, &[&str]) -> bool;
+pub(crate) type Fits = fn(&str, &[&str]) -> bool;
 
-fn is_main(uri: &str, suites: &[&str]) -> bool {
+pub(crate) fn is_main(uri: &str, suites: &[&str]) -> bool {
     // Other archives of the distribution have a dash or a slash in their suites: trixie-updates, trixie/updates.
     let main = |suite: &&str| !suite.contains(['-', '/']);
     let named = uri.ends_with("/debian") || uri.contains("/debian/");
@@ -28,7 +28,7 @@ fn is_main(uri: &str, suites: &[&str]) -> bool {
 }
 
 /// Until Debian 10 they were called `buster/updates`.
-fn is_security(uri: &str, suites: &[&str]) -> bool {
+pub(crate) fn is_security(uri: &str, suites: &[&str]) -> bool {
     uri.starts_with("http") && suites.iter().any(|suite| suite.ends_with("-security") || suite.ends_with("/updates"))
 }
 
@@ -56,7 +56,7 @@ fn archives(etc_apt: &Path, fits: Fits) -> Vec<String> {
 }
 
 /// Mirrors of a file in the one-line format: `deb [options] uri suite components`.
-fn one_line(text: &str, fits: Fits) -> Vec<String> {
+pub(crate) fn one_line(text: &str, fits: Fits) -> Vec<String> {
     let mut mirrors = Vec::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -74,7 +74,7 @@ fn one_line(text: &str, fits: Fits) -> Vec<String> {
 }
 
 /// Mirrors of a file in the deb822 format: stanzas of `Field: values`.
-fn deb822(text: &str, fits: Fits) -> Vec<String> {
+pub(crate) fn deb822(text: &str, fits: Fits) -> Vec<String> {
     let mut mirrors = Vec::new();
     let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     lines.push("");
@@ -135,6 +135,8 @@ fn mirror(uri: &str, suites: &[&str], components: &[&str], fits: Fits) -> Vec<St
     if let Some(path) = uri.strip_prefix("mirror+file:") {
         let list = std::fs::read_to_string(path.trim_start_matches("//")).unwrap_or_default();
         let uris = list.lines().filter_map(|line| line.split('#').next()?.split_whitespace().next());
+        // A list has addresses, and no lists: one that named itself would never end.
+        let uris = uris.filter(|uri| !uri.starts_with("mirror+"));
         return uris.flat_map(|uri| mirror(uri, suites, components, fits)).collect();
     }
     let uri = match uri.strip_prefix("file:") {
@@ -204,6 +206,9 @@ mod tests {
         std::fs::write(parts.join("debian.sources"), cloud).unwrap();
         std::fs::write(parts.join("old.list.save"), "deb http://saved.example/debian trixie main\n").unwrap();
         assert_eq!(mirrors_from_apt_sources(etc.path()), ["http://a.example/debian", "https://m.example/debian"]);
+        // A list that names itself.
+        std::fs::write(&mirrors, format!("mirror+file:{}\nhttp://b.example/debian\n", mirrors.display())).unwrap();
+        assert_eq!(mirrors_from_apt_sources(etc.path()), ["http://a.example/debian", "http://b.example/debian"]);
         assert!(mirrors_from_apt_sources(&etc.path().join("missing")).is_empty());
     }
 }

@@ -196,7 +196,7 @@ impl Lock {
 
     /// Bytes to download for the image.
     pub fn download_size(&self) -> u64 {
-        self.packages.iter().map(|package| package.size).sum()
+        self.packages.iter().fold(0, |sum, package| sum.saturating_add(package.size))
     }
 }
 
@@ -234,4 +234,24 @@ fn quoted(text: &str) -> String {
 
 fn line_of(text: &str, span: Range<usize>) -> usize {
     text.get(..span.start).unwrap_or(text).split('\n').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_archive_has() {
+        let sha256 = "0".repeat(64);
+        let package = |name: char| {
+            let (file, size) = (format!("pool/{name}.deb"), i64::MAX);
+            format!("{{ name = \"{name}\", version = \"1\", path = \"{file}\", size = {size}, sha256 = \"{sha256}\" }}")
+        };
+        let packages = ['a', 'b', 'c'].map(package).join(",\n");
+        let text = format!(
+            "format = {FORMAT}\narch = \"amd64\"\nsuite = \"trixie\"\nmade = \"2026-01-02T03:04:05Z\"\n\
+             image = \"{sha256}\"\nimage_size = 1\nskeleton = \"{sha256}\"\npackages = [{packages}]\n"
+        );
+        assert_eq!(Lock::parse("base.lock", &text).unwrap().download_size(), u64::MAX);
+    }
 }
