@@ -231,7 +231,7 @@ fn own(context: &Context, known: Option<&str>) -> Vec<String> {
 }
 
 /// The archive of a line such as `'http://m.test/debian-security/dists/trixie-security/InRelease' m.test_… 0`.
-fn security_of(line: &str) -> Option<String> {
+pub(crate) fn security_of(line: &str) -> Option<String> {
     let (archive, suite) = line.strip_prefix('\'')?.split_once("/InRelease'")?.0.rsplit_once("/dists/")?;
     // Until Debian 10 they were called `buster/updates`. Files and lists of mirrors of this machine's mean nothing
     // elsewhere.
@@ -240,7 +240,7 @@ fn security_of(line: &str) -> Option<String> {
 }
 
 /// A URL without the name and password that may be in it.
-fn shown(url: &str) -> String {
+pub(crate) fn shown(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let (server, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     format!("{scheme}://{}{path}", server.rsplit_once('@').map_or(server, |(_, server)| server))
@@ -253,7 +253,7 @@ fn keyring(distribution: &str) -> Option<String> {
 }
 
 /// URL and suite of a line of sources.list(5).
-fn one_line(line: &str) -> Option<(&str, &str)> {
+pub(crate) fn one_line(line: &str) -> Option<(&str, &str)> {
     let rest = line.strip_prefix("deb ")?.trim_start();
     let rest = rest.strip_prefix('[').map_or(Some(rest), |rest| Some(rest.split_once(']')?.1))?;
     let mut words = rest.split_whitespace();
@@ -293,7 +293,7 @@ fn fresh(release: String) -> Result<String, String> {
 }
 
 /// The part of a program's message that says why it could not get a file.
-fn reason(said: &[String], url: &str) -> String {
+pub(crate) fn reason(said: &[String], url: &str) -> String {
     let line = said.iter().find(|line| line.contains("Failed to fetch") || line.contains("ERROR")).or(said.last());
     let line = line.map_or("nobody says why", |line| line.as_str());
     let line = line.rsplit_once(url).map_or(line, |(_, rest)| rest).split("[IP:").next().unwrap_or(line);
@@ -301,22 +301,29 @@ fn reason(said: &[String], url: &str) -> String {
 }
 
 /// A field of a release file.
-fn field<'a>(release: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(release: &'a str, name: &str) -> Option<&'a str> {
     let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':').map(str::trim);
     release.lines().find_map(value)
 }
 
 /// Seconds since 1970 of a date as in `Thu, 03 Dec 2026 21:03:36 UTC`.
-fn time(date: &str) -> Option<u64> {
+pub(crate) fn time(date: &str) -> Option<u64> {
     let words: Vec<&str> = date.split_whitespace().collect();
     let [_, day, month, year, clock, "UTC" | "GMT" | "+0000"] = words[..] else { return None };
     let month = "JanFebMarAprMayJunJulAugSepOctNovDec".find(month)? as u64 / 3;
     let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
+    // A mirror may write any number.
+    if !(1..=31).contains(&day) || year > 9999 {
+        return None;
+    }
     // If years begin in March, the leap day is their last.
     let (month, year) = if month < 2 { (month + 10, year.checked_sub(1)?) } else { (month - 2, year) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
     let mut clock = clock.split(':').map(|part| part.parse::<u64>().ok());
     let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
+    if hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
     Some(days.checked_sub(719_468)? * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
@@ -365,7 +372,15 @@ mod tests {
         assert_eq!(time("Thu, 01 Jan 1970 00:00:00 UTC"), Some(0));
         assert_eq!(time("Thu, 03 Dec 2026 21:03:36 UTC"), Some(1_796_331_816));
         assert_eq!(time("Tue, 29 Feb 2028 12:00:00 UTC"), Some(1_835_438_400));
-        assert_eq!(time("yesterday"), None);
+        for other in [
+            "yesterday",
+            "Thu, 00 Dec 2026 21:03:36 UTC",
+            "Thu, 03 Dec 18446744073709551615 21:03:36 UTC",
+            "Thu, 03 Dec 2026 18446744073709551615:03:36 UTC",
+            "Thu, 03 Dec 2026 21:03:18446744073709551615 UTC",
+        ] {
+            assert_eq!(time(other), None, "{other}");
+        }
         let release = "-----BEGIN PGP SIGNED MESSAGE-----\n\nOrigin: Debian\nSuite: stable-security\nOriginal: x\n";
         assert_eq!((field(release, "Origin"), field(release, "Valid-Until")), (Some("Debian"), None));
     }

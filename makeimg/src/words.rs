@@ -109,15 +109,31 @@ pub fn size(text: &str) -> Result<u64, (String, String)> {
         base.checked_pow(at as u32 + 1)
     };
     let unit = match unit.get(1..) {
-        None => Some(1),
+        None if unit.is_empty() => Some(1),
         Some("" | "iB") => step(1024),
         Some("B") => step(1000),
-        Some(_) => None,
+        // Also what begins with a character of several bytes.
+        None | Some(_) => None,
     };
     let bytes = number.parse().ok().zip(unit).and_then(|(number, unit): (u64, u64)| number.checked_mul(unit));
     match bytes {
         Some(bytes) if bytes >= 1 << 20 => Ok(bytes),
         Some(bytes) => Err((format!("{bytes} bytes are no disk"), "say the unit, such as 8G".into())),
         None => Err((format!("{text:?} is no size"), "such as 8G, 900M or 20GB".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("8G", 8 << 30), ("8GiB", 8 << 30), ("8GB", 8_000_000_000), ("900m", 900 << 20)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "8", "G", "8X", "8Gb", "9000000\u{e9}", "8\u{e9}B", "99999999999G"] {
+            assert!(size(text).is_err(), "{text}");
+        }
     }
 }

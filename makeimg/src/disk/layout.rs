@@ -126,8 +126,10 @@ impl Wanted {
 
     /// First byte and end of what is free, in whole MiB.
     fn gaps(&self, kept: &[Kept]) -> Vec<(u64, u64)> {
+        // A table may say what no disk has.
+        let end_of = |kept: &Kept| kept.start.checked_add(kept.size)?.checked_next_multiple_of(MIB);
         let mut taken: Vec<(u64, u64)> =
-            kept.iter().map(|kept| (kept.start / MIB * MIB, (kept.start + kept.size).next_multiple_of(MIB))).collect();
+            kept.iter().map(|kept| (kept.start / MIB * MIB, end_of(kept).unwrap_or(u64::MAX))).collect();
         taken.sort_unstable();
         let end = (self.size / MIB * MIB).saturating_sub(END);
         let mut gaps = Vec::new();
@@ -247,6 +249,15 @@ mod tests {
             script,
             "label: dos\n1 : start=65MiB, size=958MiB, type=83, bootable\n2 : start=1MiB, size=64MiB, type=ef\n"
         );
+    }
+
+    #[test]
+    fn what_is_kept_may_claim_to_end_nowhere() {
+        let wanted = wanted(4096, Table::Gpt, false, &["/ rest", "/srv keep"]);
+        for size in [u64::MAX, u64::MAX - 2048 * MIB, u64::MAX - 2047 * MIB] {
+            let parts = wanted.place(&[kept(1, 1, 2048 * MIB, size)]).unwrap();
+            assert_eq!((parts[0].start, parts[0].size), (MIB, 2047 * MIB));
+        }
     }
 
     #[test]
