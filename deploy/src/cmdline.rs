@@ -63,7 +63,8 @@ const OURS: &str = "rdinit=/init panic=10";
 /// Longest command line that x86 kernels take, without the terminating zero.
 pub const MAX: usize = 2047;
 
-/// Splits a command line into words; double quotes keep spaces together, as the kernel has it.
+/// Splits a command line into words; double quotes keep spaces together, as the kernel has it. A word in which quotes
+/// keep a newline or another control character is left out, since what is made of words is lists with a line each.
 pub fn words(line: &str) -> Vec<&str> {
     let mut words = Vec::new();
     let mut start = None;
@@ -81,6 +82,7 @@ pub fn words(line: &str) -> Vec<&str> {
         }
     }
     words.extend(start.map(|start| &line[start..]));
+    words.retain(|word| !word.contains(char::is_control));
     words
 }
 
@@ -166,6 +168,7 @@ mod tests {
     fn quotes_keep_words_together() {
         assert_eq!(words("a \"b c\" d=\"e f\"  g"), ["a", "\"b c\"", "d=\"e f\"", "g"]);
         assert_eq!(words("\"open end"), ["\"open end"]);
+        assert_eq!(words("a \"nvme.x=b\n/evil.ko\" c"), ["a", "c"], "of one word, two lines would be made");
     }
 
     proptest::proptest! {
