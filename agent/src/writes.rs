@@ -76,7 +76,7 @@ pub fn baseline(paths: &Paths) -> Result<Counts, String> {
     Ok(found)
 }
 
-fn parse(text: &str) -> Counts {
+pub fn parse(text: &str) -> Counts {
     let entry = |line: &str| {
         let mut words = line.splitn(3, ' ');
         let (name, sectors, life) = (words.next()?, words.next()?.parse().ok()?, words.next()?.to_owned());
@@ -143,7 +143,8 @@ pub fn written(baseline: &Counts, now: &Counts) -> Vec<(String, u64)> {
         let sectors = count.sectors.saturating_sub(before);
         let head = head(name);
         let (own, paths) = grown.entry(head.clone().unwrap_or_else(|| name.clone())).or_default();
-        *if head.is_some() { paths } else { own } += sectors;
+        let sum = if head.is_some() { paths } else { own };
+        *sum = sum.saturating_add(sectors);
     }
     // Since Linux 6.3 a write counts for the path and for the disk, so the two must not be added up.
     grown.into_iter().map(|(name, (own, paths))| (name, own.max(paths))).filter(|(_, sectors)| *sectors > 0).collect()

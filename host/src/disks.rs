@@ -76,7 +76,7 @@ pub fn id(root: &Root, name: &str) -> DiskId {
         serial: text("serial").or_else(|| text("device/serial")).or_else(page),
         wwid: text("wwid").or_else(|| text("device/wwid")),
         path: path.join("/"),
-        size: text("size").and_then(|sectors| sectors.parse().ok()).unwrap_or(0) * SECTOR,
+        size: text("size").and_then(|sectors| sectors.parse().ok()).unwrap_or(0_u64).saturating_mul(SECTOR),
     }
 }
 
@@ -135,6 +135,8 @@ mod tests {
         let gone =
             DiskId { name: "/dev/cciss/c0d0".into(), serial: None, wwid: None, path: "/sys/block".into(), size: 0 };
         assert_eq!(id(&root, "cciss!c0d0"), gone);
+        files(&root.at("/sys").join(&sda[1..]), &[("size", "18446744073709551615\n")])?;
+        assert_eq!(id(&root, "sda").size, u64::MAX, "more sectors than there are bytes");
         Ok(())
     }
 

@@ -112,7 +112,7 @@ impl Netlink {
     }
 }
 
-fn outcome(action: &str, answer: Received<'_>) -> Result<(), Error> {
+pub fn outcome(action: &str, answer: Received<'_>) -> Result<(), Error> {
     let number = wire::get_u32(answer.payload, 0).map_or(0, u32::cast_signed);
     if number == 0 {
         return Ok(());
@@ -127,6 +127,23 @@ fn outcome(action: &str, answer: Received<'_>) -> Result<(), Error> {
     Err(Error::Refused {
         action: action.to_owned(),
         message: said.unwrap_or_default(),
-        source: io::Error::from_raw_os_error(-number),
+        source: io::Error::from_raw_os_error(number.wrapping_neg()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes() {
+        let answer = |number: i32| {
+            let bytes = number.to_ne_bytes();
+            outcome("ask", Received { kind: wire::NLMSG_ERROR, flags: 0, sequence: 1, payload: &bytes })
+        };
+        assert!(answer(0).is_ok());
+        for number in [-17, i32::MIN, i32::MAX] {
+            assert!(matches!(answer(number), Err(Error::Refused { .. })), "{number}");
+        }
+    }
 }

@@ -158,7 +158,7 @@ pub fn thin(events: Vec<Event>, keep: Keep) -> Vec<Event> {
             && let EventKind::Gap { last: end, bytes: sum, .. } = &mut previous.kind
         {
             *end = last;
-            *sum += bytes;
+            *sum = sum.saturating_add(bytes);
             (previous.seq, previous.uptime_ms, previous.wall_ms) = (last, event.uptime_ms, event.wall_ms);
         } else {
             kept.push(Event { seq: last, kind: EventKind::Gap { first, last, bytes }, ..event });

@@ -195,3 +195,15 @@ fn without_room_for_files_the_log_is_in_memory() {
     std::os::unix::fs::symlink("/dev/full", open).unwrap();
     fill(&log);
 }
+
+#[test]
+fn gaps_that_claim_to_be_larger_than_anything_are_joined() {
+    let gap = |seq| Event {
+        seq,
+        uptime_ms: 0,
+        wall_ms: 0,
+        kind: EventKind::Gap { first: seq, last: seq, bytes: u64::MAX - 1 },
+    };
+    let joined = chunk::thin(vec![gap(1), gap(2)], Keep::All);
+    assert!(matches!(joined[..], [Event { seq: 2, kind: EventKind::Gap { first: 1, last: 2, bytes: u64::MAX }, .. }]));
+}

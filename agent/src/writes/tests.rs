@@ -45,6 +45,8 @@ fn what_a_hidden_path_wrote_is_its_disks() {
     assert_eq!(written(&before, &new_kernel), disk(7));
     let path_gone = counts(&[("nvme1c5n2", 2), ("nvme1n2", 7)]);
     assert_eq!(written(&before, &path_gone), disk(7));
+    let much = counts(&[("nvme1c4n2", u64::MAX), ("nvme1c5n2", u64::MAX)]);
+    assert_eq!(written(&counts(&[]), &much), disk(u64::MAX));
 }
 
 #[test]
