@@ -246,26 +246,33 @@ fn read_lines(mut content: &[u8], before: &mut Before, sink: &mut dyn FnMut(Entr
     let count = usize::try_from(get(&mut content)?).ok().filter(|count| *count <= content.len())?;
     let (present, rest) = content.split_first()?;
     content = rest;
-    let mut columns = [0, 1, 2, 3, 4].map(|_| Vec::new());
-    let Before { seq, uptime_ms, clock, lag, source, .. } = before;
-    let befores = [seq, uptime_ms, clock, lag, source];
-    for (at, (before, column)) in befores.into_iter().zip(&mut columns).enumerate() {
-        let present = present >> at & 1 == 1;
-        column.reserve(count);
-        for _ in 0..count {
-            // One after another is what seqs do.
-            *before = before.wrapping_add(u64::from(at == 0));
-            column.push(if present { get_difference(&mut content, before)? } else { *before });
+    // Where each column begins, and then the text: they are read beside each other, since as lists of numbers they could
+    // be many times as large as what they are read from.
+    let mut columns = [None; 5];
+    for (at, column) in columns.iter_mut().enumerate() {
+        if present >> at & 1 == 1 {
+            *column = Some(content);
+            for _ in 0..count {
+                get(&mut content)?;
+            }
         }
     }
-    let [seq, uptime, clock, lag, source] = columns;
     let mut lines = content.split(|byte| *byte == b'\n');
-    for at in 0..count {
-        let (speaker, stream) = *SOURCES.get(usize::try_from(source[at]).ok()?)?;
+    for _ in 0..count {
+        // One after another is what seqs do.
+        before.seq = before.seq.wrapping_add(1);
+        let Before { seq, uptime_ms, clock, lag, source, .. } = before;
+        for (before, column) in [seq, uptime_ms, clock, lag, source].into_iter().zip(&mut columns) {
+            if let Some(column) = column {
+                get_difference(column, before)?;
+            }
+        }
+        let Before { seq, uptime_ms, clock, lag, source, .. } = *before;
+        let (speaker, stream) = *SOURCES.get(usize::try_from(source).ok()?)?;
         let kind = EventKind::Log { stream, line: lines.next()?.to_vec() };
-        let printed = clock[at].wrapping_add(uptime[at]);
-        let event = Event { seq: seq[at], uptime_ms: uptime[at], wall_ms: printed, kind };
-        let wall_ms = lag[at].wrapping_add(printed);
+        let printed = clock.wrapping_add(uptime_ms);
+        let event = Event { seq, uptime_ms, wall_ms: printed, kind };
+        let wall_ms = lag.wrapping_add(printed);
         sink(Entry::Record(Record::Told { wall_ms, update: Update::Event(speaker, event) }));
     }
     // After the last line's newline there is nothing.
