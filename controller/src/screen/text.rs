@@ -29,13 +29,15 @@ pub fn sanitise_str(text: &str) -> String {
     let mut columns = 0;
     // A return overwrites only if something follows: `\r\n` ends a line, it does not empty it.
     let mut returned = false;
+    // From here on no control string ends. Looking for an end again at each introducer would take forever.
+    let mut endless = false;
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         let after = &rest[c.len_utf8()..];
         rest = match c {
-            '\x1b' => skip_escape(after),
+            '\x1b' => skip_escape(after, &mut endless),
             '\u{9b}' => skip_csi(after),
-            '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}' => skip_string(after),
+            '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}' => skip_string(after, &mut endless),
             _ => after,
         };
         let shown = match c {
@@ -76,11 +78,11 @@ pub(super) fn is_invisible(c: char) -> bool {
 }
 
 /// What follows an escape sequence, given what follows its ESC.
-fn skip_escape(rest: &str) -> &str {
+fn skip_escape<'a>(rest: &'a str, endless: &mut bool) -> &'a str {
     let mut chars = rest.chars();
     match chars.next() {
         Some('[') => skip_csi(chars.as_str()),
-        Some(']' | 'P' | 'X' | '^' | '_') => skip_string(chars.as_str()),
+        Some(']' | 'P' | 'X' | '^' | '_') => skip_string(chars.as_str(), endless),
         // nF: intermediates and one final character, such as `ESC ( B`.
         Some(' '..='/') => {
             let rest = chars.as_str().trim_start_matches(|c| matches!(c, ' '..='/'));
@@ -99,12 +101,16 @@ fn skip_csi(rest: &str) -> &str {
 }
 
 /// What follows a control string (OSC, DCS, …). One that does not end on this line hides nothing but its introducer.
-fn skip_string(rest: &str) -> &str {
+fn skip_string<'a>(rest: &'a str, endless: &mut bool) -> &'a str {
+    if *endless {
+        return rest;
+    }
     let end = rest.char_indices().find_map(|(i, c)| match c {
         '\x07' | '\u{9c}' => Some(i + c.len_utf8()),
         '\x1b' if rest[i + 1..].starts_with('\\') => Some(i + 2),
         _ => None,
     });
+    *endless = end.is_none();
     &rest[end.unwrap_or(0)..]
 }
 

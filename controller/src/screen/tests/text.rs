@@ -47,6 +47,14 @@ fn sanitise_table() {
     }
 }
 
+/// Ends only if the end of a control string is not looked for at each beginning of one.
+#[test]
+fn many_beginnings_without_an_end() {
+    let line = sanitise("\x1b]x".repeat(1 << 20).as_bytes());
+    assert_eq!(line.len(), 1 << 20);
+    assert_eq!(sanitise(b"\x1b]a\x1b]b\x07c\x1b]d"), "cd");
+}
+
 fn harmless(text: &str) -> bool {
     !text.chars().any(|c| c.is_control() || is_invisible(c) || matches!(c, '\u{2028}' | '\u{2029}'))
 }
