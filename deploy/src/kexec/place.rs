@@ -23,7 +23,7 @@ pub fn free_ram(iomem: &str) -> Vec<Range> {
         let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)) else { continue };
         let Some(end) = end.checked_add(1) else { continue };
         if depth == 0 {
-            inside = (name == "System RAM").then_some((start, end));
+            inside = (name == "System RAM" && start < end).then_some((start, end));
             free.extend(inside);
         } else if inside.is_some() && !name.starts_with("Kernel ") {
             free = without(&free, (start, end));
@@ -116,6 +116,7 @@ fd000000-fdffffff : 0000:00:02.0
         let expected =
             [(0x1000, 0x9_fc00), (0x10_0000, 0x3000_0000), (0x3800_0000, 0x3f00_0000), (0x3f00_1000, 0x3ffd_a000)];
         assert_eq!(free_ram(IOMEM), expected);
+        assert_eq!(free_ram("00002000-00000fff : System RAM\n"), []);
         // What a user without privileges sees: every address is zero.
         assert_eq!(lowest(&free_ram("00000000-00000000 : System RAM\n"), 4096, 4096, 0, u64::MAX), None);
     }

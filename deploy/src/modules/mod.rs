@@ -24,6 +24,9 @@ use crate::error::{Doing, Fault, Result};
 /// Most bytes that a module may have when it is unpacked.
 const LIMIT: u64 = 256 << 20;
 
+/// The most memory that unpacking xz may take. Modules need 3 MiB, and what is packed at xz's highest level 65 MiB.
+const XZ_MEMORY: u64 = 128 << 20;
+
 /// Reads depmod's files in the modules directory `dir`.
 pub fn read_index(dir: &Path) -> Result<Index> {
     let read = |name: &str| {
@@ -139,10 +142,13 @@ pub fn unpack(path: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
 }
 
 /// Decompresses the first `limit` bytes, by the file name's extension; `None` if it names no known compression.
-fn decompress(extension: &str, packed: &[u8], limit: u64) -> Option<std::io::Result<Vec<u8>>> {
+pub fn decompress(extension: &str, packed: &[u8], limit: u64) -> Option<std::io::Result<Vec<u8>>> {
     let mut out = Vec::new();
     let unpacked = match extension {
-        "xz" => liblzma::read::XzDecoder::new(packed).take(limit).read_to_end(&mut out),
+        "xz" => match liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, 0) {
+            Ok(stream) => liblzma::read::XzDecoder::new_stream(packed, stream).take(limit).read_to_end(&mut out),
+            Err(error) => Err(std::io::Error::other(error)),
+        },
         "zst" => zstd::stream::read::Decoder::new(packed).and_then(|d| d.take(limit).read_to_end(&mut out)),
         "gz" => flate2::read::GzDecoder::new(packed).take(limit).read_to_end(&mut out),
         _ => return None,
@@ -182,11 +188,19 @@ mod tests {
         let mut gz = Vec::new();
         flate2::read::GzEncoder::new(&plain[..], flate2::Compression::best()).read_to_end(&mut gz).unwrap();
         let zst = zstd::stream::encode_all(&plain[..], 3).unwrap();
+        // The size of the dictionary, which is what memory is taken for, and the checksum of the header that it is in.
+        let mut huge = xz.clone();
+        huge[16] = 40;
+        let end = 12 + (usize::from(huge[12]) + 1) * 4;
+        let mut crc = flate2::Crc::new();
+        crc.update(&huge[12..end - 4]);
+        huge[end - 4..end].copy_from_slice(&crc.sum().to_le_bytes());
         for (name, bytes) in [("a.ko", plain.clone()), ("a.ko.xz", xz), ("a.ko.gz", gz), ("a.ko.zst", zst)] {
             assert_eq!(unpack(name, bytes).unwrap(), plain, "{name}");
         }
         assert!(unpack("a.ko.lz4", plain.clone()).unwrap_err().to_string().contains("not known"));
         assert!(unpack("a.ko.xz", plain).unwrap_err().to_string().contains("a.ko.xz"));
+        assert!(unpack("a.ko.xz", huge).is_err(), "a dictionary of 4 GiB");
     }
 
     #[test]
