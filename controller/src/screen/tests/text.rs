@@ -41,6 +41,7 @@ fn sanitise_table() {
         (b"\xff\xc3", "\u{fffd}\u{fffd}"),
         (b"\x9b31m", "\u{fffd}31m"),
         ("a\u{202e}b\u{2066}c\u{200b}d\u{feff}e\u{e0041}f".as_bytes(), "abcdef"),
+        ("\u{2764}\u{fe0f}a\u{e0100}".as_bytes(), "\u{2764}a"),
     ];
     for (raw, shown) in table {
         assert_eq!(sanitise(raw), *shown, "{:?}", String::from_utf8_lossy(raw));
