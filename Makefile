@@ -40,11 +40,17 @@ faults: rust tools build ## the fault matrix, or a part of it: make faults PART=
 bench: rust tools build ## measured in the lab, as ratios of one run
 	tests/bench.sh
 
+# Without SECONDS in its environment, where it would be bash's own.
+fuzz: rust ## parsers of foreign bytes, fed with bytes made up: make fuzz T=frames RUNS=1000000 JOBS=2, make fuzz SECONDS=300
+	env -u SECONDS tests/fuzz.sh $(if $(RUNS),--runs $(RUNS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JOBS),--jobs $(JOBS)) $(T)
+
 check: ## formatting, lints, licences
 	cargo fmt --check
+	cd fuzz && cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --workspace --test e2e -- -D warnings
 	cargo deny check licenses bans sources
+	cargo deny --manifest-path fuzz/Cargo.toml check licenses bans sources
 	@if cargo deny fetch >/dev/null 2>&1; then cargo deny check advisories; else echo "advisories: skipped, their database can't be reached from here"; fi
 
 # Said before anything is installed or built.
@@ -57,4 +63,4 @@ clean: ## what the lab and cargo made
 	cargo clean
 	rm -rf .lab
 
-.PHONY: help build build-demo remote rust tools demo test unit e2e faults bench check clean
+.PHONY: help build build-demo remote rust tools demo test unit e2e faults bench fuzz check clean

@@ -64,7 +64,7 @@ fn addresses() -> Vec<IpAddr> {
 
 /// This machine's IPv4 addresses, loopback left out, from `/proc/net/fib_trie`: the line after an address tells whether
 /// the address is local.
-fn local_v4(fib_trie: &str) -> Vec<IpAddr> {
+pub fn local_v4(fib_trie: &str) -> Vec<IpAddr> {
     let lines: Vec<&str> = fib_trie.lines().map(str::trim).collect();
     let pairs = lines.windows(2).filter(|pair| pair[1].starts_with("/32 host LOCAL"));
     pairs
@@ -75,7 +75,7 @@ fn local_v4(fib_trie: &str) -> Vec<IpAddr> {
 
 /// The global IPv6 addresses in `/proc/net/if_inet6`, whose fields are 32 hexadecimal digits, index, prefix length,
 /// scope (00: global), flags and name.
-fn local_v6(if_inet6: &str) -> Vec<IpAddr> {
+pub fn local_v6(if_inet6: &str) -> Vec<IpAddr> {
     let one = |line: &str| {
         let mut fields = line.split_whitespace();
         let bits = u128::from_str_radix(fields.next()?, 16).ok()?;

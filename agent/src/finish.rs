@@ -154,14 +154,14 @@ fn open_in(target: &Path, path: &str) -> Result<File, String> {
 
 /// What an entry of grub.cfg boots.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
-    kernel: String,
+pub struct Entry {
+    pub kernel: String,
     cmdline: String,
     initrd: Option<String>,
 }
 
 /// The first entry of a grub.cfg, which is what boots by default.
-fn grub_entry(config: &str) -> Option<Entry> {
+pub fn grub_entry(config: &str) -> Option<Entry> {
     let mut lines = config.lines().map(|line| line.split_whitespace());
     let (kernel, cmdline) = lines.by_ref().find_map(|mut words| {
         matches!(words.next(), Some("linux" | "linuxefi")).then_some(())?;

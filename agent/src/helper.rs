@@ -71,7 +71,7 @@ impl Call {
         }
     }
 
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let clean = |text: &str| text.replace(['\t', '\n', '\r'], " ");
         match self {
             Self::Step(name) => format!("step\t{}\n", clean(name)),
@@ -84,7 +84,7 @@ impl Call {
         }
     }
 
-    fn from_line(line: &str) -> Result<Self, String> {
+    pub fn from_line(line: &str) -> Result<Self, String> {
         let mut fields = line.trim_end_matches('\n').split('\t').map(str::to_owned);
         let word = fields.next().unwrap_or_default();
         Self::parse(&word, &fields.collect::<Vec<_>>())

@@ -69,7 +69,7 @@ async fn try_follow(app: &App, since_boot: bool) -> io::Result<()> {
 }
 
 /// The kernel writes bytes that can't be printed, and backslashes, as `\xNN` (Documentation/ABI/testing/dev-kmsg).
-fn unescape(text: &[u8]) -> Vec<u8> {
+pub fn unescape(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&first, after)) = rest.split_first() {
@@ -87,15 +87,15 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 
 /// A record of the kernel's own: `PRIORITY,SEQ,TIME,FLAGS;TEXT\n PROPERTIES`.
 #[derive(Debug, PartialEq, Eq)]
-struct Record<'a> {
+pub struct Record<'a> {
     level: u32,
     /// Milliseconds since the boot.
     time: u64,
-    text: &'a [u8],
+    pub text: &'a [u8],
 }
 
 impl<'a> Record<'a> {
-    fn parse(record: &'a [u8]) -> Option<Self> {
+    pub fn parse(record: &'a [u8]) -> Option<Self> {
         let semicolon = record.iter().position(|&b| b == b';')?;
         let mut fields = std::str::from_utf8(&record[..semicolon]).ok()?.split(',');
         let level = fields.next()?.parse().ok()?;

@@ -13,6 +13,8 @@ mod desk;
 mod detectors;
 mod disks;
 mod finish;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod given;
 mod guard;
 mod heart;

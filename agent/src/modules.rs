@@ -69,7 +69,7 @@ pub fn make_nodes(dir: &Path) -> Vec<String> {
 }
 
 /// Name, kind and number of a node, from a line of modules.devname: `loop loop-control c10:237`.
-fn static_node(line: &str) -> Option<(&str, FileType, u64)> {
+pub fn static_node(line: &str) -> Option<(&str, FileType, u64)> {
     let [_, name, device] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
     let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
     let kind = match device.chars().next()? {

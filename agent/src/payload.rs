@@ -358,7 +358,7 @@ fn environment(app: &App, disks: &[String]) -> io::Result<Vec<(String, String)>>
     Ok(environment)
 }
 
-fn console_words(cmdline: &str) -> String {
+pub fn console_words(cmdline: &str) -> String {
     let words: Vec<&str> = cmdline.split_whitespace().filter(|word| word.starts_with("console=")).collect();
     words.join(" ")
 }

@@ -95,7 +95,7 @@ pub fn devices(root: &Root) -> Vec<Numbers> {
 /// Character devices that nobody may write: /dev/mem and /dev/port (Documentation/admin-guide/devices.txt).
 pub const MEMORY: [Numbers; 2] = [Numbers { major: MEM, first: 1, last: 1 }, Numbers { major: MEM, first: 4, last: 4 }];
 
-fn of_kinds(devices: &str, misc: &str) -> Vec<Numbers> {
+pub fn of_kinds(devices: &str, misc: &str) -> Vec<Numbers> {
     let pair = |line: &str| {
         let (number, name) = line.trim().split_once(' ')?;
         Some((number.parse::<u32>().ok()?, name.trim().to_owned()))

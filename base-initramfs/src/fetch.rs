@@ -458,7 +458,7 @@ impl Body<'_> {
 }
 
 /// Where a `Location` leads from `base`.
-fn joined(base: &str, location: &str) -> String {
+pub(crate) fn joined(base: &str, location: &str) -> String {
     if location.contains("://") {
         return location.to_owned();
     }

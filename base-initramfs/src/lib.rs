@@ -18,6 +18,8 @@ mod error;
 mod exclude;
 mod fetch;
 mod fixup;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod lock;
 mod newc;
 mod resolve;

@@ -59,7 +59,7 @@ fn address(text: &str) -> Option<String> {
 
 /// Looks through an image, whose files are in it as they are, for the address as apt's library has it: text that ends
 /// with a zero byte.
-fn in_image(mut image: impl Read) -> Option<String> {
+pub(crate) fn in_image(mut image: impl Read) -> Option<String> {
     let mut window = Vec::new();
     loop {
         let read = image.by_ref().take(128 << 10).read_to_end(&mut window).ok()?;

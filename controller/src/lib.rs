@@ -5,6 +5,8 @@ mod commands;
 mod config;
 mod embed;
 mod engine;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod journal;
 mod known_hosts;
 mod payload;

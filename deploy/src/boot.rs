@@ -137,7 +137,7 @@ fn make_read_only(root: &Root) {
 }
 
 /// Whether `/proc/mounts` has a file system on a block device that can still be written.
-fn writable_disks(text: &str) -> bool {
+pub fn writable_disks(text: &str) -> bool {
     text.lines().any(|line| {
         let mut words = line.split(' ');
         let source = words.next().unwrap_or_default();

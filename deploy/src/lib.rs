@@ -10,6 +10,8 @@ mod cmdline;
 mod compose;
 mod error;
 mod facts;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gate;
 mod guardian;
 mod kernel;

@@ -6,6 +6,8 @@
 
 pub mod deadline;
 pub mod disks;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod host_keys;
 pub mod kexec;
 pub mod memory;

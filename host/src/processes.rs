@@ -28,7 +28,7 @@ pub fn others(root: &Root) -> Vec<Process> {
 }
 
 /// The process that a `stat` file is of, unless it is a thread of the kernel or a zombie.
-fn running(stat: &str) -> Option<Process> {
+pub(crate) fn running(stat: &str) -> Option<Process> {
     /// PF_KTHREAD, from include/linux/sched.h.
     const KERNEL_THREAD: u64 = 0x0020_0000;
     let (pid, rest) = stat.split_once(" (")?;

@@ -44,7 +44,7 @@ fn in_full(locale: &str) -> String {
 }
 
 /// A locale's line in a list of those that can be generated.
-fn supported(list: &str, locale: &str) -> Option<String> {
+pub(crate) fn supported(list: &str, locale: &str) -> Option<String> {
     let locale = in_full(locale);
     let mut words = list.lines().filter_map(|line| line.split_once(' '));
     let (name, charset) = words.find(|(name, _)| *name == locale)?;
@@ -258,7 +258,7 @@ impl Declaring<'_> {
 }
 
 /// A text with this line at its end, unless it is in there.
-fn with_line(mut text: Vec<u8>, line: &str) -> Vec<u8> {
+pub(crate) fn with_line(mut text: Vec<u8>, line: &str) -> Vec<u8> {
     if text.split(|&byte| byte == b'\n').any(|old| old.trim_ascii() == line.as_bytes()) {
         return text;
     }
@@ -270,7 +270,7 @@ fn with_line(mut text: Vec<u8>, line: &str) -> Vec<u8> {
 }
 
 /// Whether hosts(5) has a host of that name.
-fn is_named(hosts: &[u8], name: &str) -> bool {
+pub(crate) fn is_named(hosts: &[u8], name: &str) -> bool {
     let hosts = String::from_utf8_lossy(hosts);
     let names = |line| str::split(line, '#').next().unwrap_or_default().split_whitespace().skip(1);
     hosts.lines().flat_map(names).any(|word| word.eq_ignore_ascii_case(name))
@@ -278,14 +278,14 @@ fn is_named(hosts: &[u8], name: &str) -> bool {
 
 /// A line of passwd(5).
 #[derive(Debug, PartialEq, Eq)]
-struct Account {
-    name: String,
+pub(crate) struct Account {
+    pub(crate) name: String,
     uid: u32,
     gid: u32,
     home: String,
 }
 
-fn account(line: &str) -> Option<Account> {
+pub(crate) fn account(line: &str) -> Option<Account> {
     let fields: Vec<&str> = line.split(':').collect();
     let [name, _, uid, gid, _, home, ..] = fields[..] else { return None };
     Some(Account { name: name.into(), uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: home.into() })

@@ -95,7 +95,7 @@ fn problem(path: &Path, text: &str, wrong: settings::Wrong) -> Problem {
 
 /// Names that the author of an IMGBUILD uses and that differ little from a name that has a meaning. Names that begin
 /// with `_` are private, as in a PKGBUILD (PKGBUILD(5)).
-fn slips(path: &Path, text: &str, names: &BTreeSet<String>) -> Vec<Problem> {
+pub(crate) fn slips(path: &Path, text: &str, names: &BTreeSet<String>) -> Vec<Problem> {
     let variables = names.iter().filter_map(|name| {
         // A variable that the IMGBUILD does not assign is the shell's own or the environment's.
         let line = assignment(text, name)?;
@@ -115,7 +115,7 @@ fn slips(path: &Path, text: &str, names: &BTreeSet<String>) -> Vec<Problem> {
 }
 
 /// The line, from 1, of the last assignment to a variable that stands at a line's beginning.
-fn assignment(text: &str, name: &str) -> Option<u32> {
+pub(crate) fn assignment(text: &str, name: &str) -> Option<u32> {
     let assigns = |line: &str| {
         let line = line.trim_start();
         let line = ["export ", "readonly "].iter().find_map(|word| line.strip_prefix(word)).unwrap_or(line);
@@ -126,7 +126,7 @@ fn assignment(text: &str, name: &str) -> Option<u32> {
 }
 
 /// Functions that are defined at a line's beginning, with their lines from 1.
-fn defined(text: &str) -> impl Iterator<Item = (u32, &str)> {
+pub(crate) fn defined(text: &str) -> impl Iterator<Item = (u32, &str)> {
     text.lines().enumerate().filter_map(|(at, line)| {
         let (name, rest) = line.split_once('(')?;
         let name = name.trim();

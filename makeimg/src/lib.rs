@@ -13,6 +13,8 @@ pub mod debian;
 pub mod declare;
 pub mod disk;
 pub mod functions;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod imgbuild;
 pub mod inputs;
 pub mod inside;

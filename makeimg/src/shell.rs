@@ -91,7 +91,7 @@ pub(crate) fn located(path: &Path, line: &str) -> Option<(u32, String)> {
 /// Parses records that end with a NUL: `Vname=value`, `Fname`, and `S`, which the output of `set` follows. Returns
 /// `None` if `S` is missing, because the shell ended early. The error is the name of a variable whose value is no
 /// UTF-8.
-fn parse(mut bytes: &[u8]) -> Result<Option<Evaluated>, String> {
+pub(crate) fn parse(mut bytes: &[u8]) -> Result<Option<Evaluated>, String> {
     let mut told = Evaluated::default();
     while let Some(end) = bytes.iter().position(|&byte| byte == 0) {
         let (record, rest) = (&bytes[..end], &bytes[end + 1..]);

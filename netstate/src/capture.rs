@@ -43,13 +43,13 @@ fn driver(name: &str) -> String {
     link.ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned())).unwrap_or_default()
 }
 
-struct FoundAddress {
+pub struct FoundAddress {
     index: u32,
     no_prefix_route: bool,
     address: Address,
 }
 
-fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route]) -> NetworkState {
+pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route]) -> NetworkState {
     let mut state = NetworkState::default();
     for link in present {
         let Some(mac) = link.identity().filter(|_| !link.is(wire::LINK_LOOPBACK)) else { continue };
@@ -100,7 +100,7 @@ fn settled(found: &FoundAddress, routes: &[Route]) -> Address {
     address
 }
 
-fn parse_address(body: &[u8]) -> Option<FoundAddress> {
+pub fn parse_address(body: &[u8]) -> Option<FoundAddress> {
     let [family, prefix, flags, scope] = *body.first_chunk()?;
     let index = get_u32(body, 4)?;
     let (mut address, mut local) = (None, None);
@@ -136,7 +136,7 @@ fn parse_address(body: &[u8]) -> Option<FoundAddress> {
     Some(FoundAddress { index, no_prefix_route: flags & wire::ADDRESS_NO_PREFIX_ROUTE != 0, address })
 }
 
-fn parse_route(body: &[u8]) -> Option<Route> {
+pub fn parse_route(body: &[u8]) -> Option<Route> {
     let [family, prefix, _, _, table, protocol, scope, kind] = *body.first_chunk()?;
     let flags = get_u32(body, 8)?;
     if kind != wire::ROUTE_UNICAST || flags & wire::ROUTE_CLONED != 0 {

@@ -11,6 +11,8 @@
 mod apply;
 mod capture;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod links;
 mod reach;
 pub mod render;

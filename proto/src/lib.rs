@@ -9,6 +9,8 @@ pub mod codec;
 pub mod config;
 mod disk;
 pub mod event;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod hello;
 pub mod host;
 pub mod ids;

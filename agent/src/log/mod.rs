@@ -4,7 +4,7 @@
 //! chunk into a file of its own. So an agent that is started again after a crash finds the log there. A reader holds
 //! nothing but a cursor, the seq of the last fact that it has seen, so a slow reader holds up nobody.
 
-mod chunk;
+pub mod chunk;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};

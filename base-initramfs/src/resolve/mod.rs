@@ -73,7 +73,7 @@ fn locked_kernel(apt: &apt::Apt, name: &str) -> Result<Kernel, Error> {
 }
 
 /// Checks that a package's fields, as apt gives them, make an entry of a lock.
-fn package(stanza: &str) -> Option<Package> {
+pub(crate) fn package(stanza: &str) -> Option<Package> {
     let field =
         |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
     Some(Package {

@@ -24,7 +24,7 @@ pub use anemos_proto::config::Finish;
 pub use disk::{DiskSelector, select_disks};
 pub use error::ConfigError;
 pub use load::load;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub use parse::parse;
 pub use units::{format_bytes, format_duration};
 

@@ -17,7 +17,7 @@ use super::{Deadlines, Host, HostsFile};
 /// `file` is where it came from: its directory is where relative paths start. `home` is what `~/` means. Nothing is
 /// read but the text. All errors are reported, in the order of the file; a text that is not TOML has only those errors,
 /// as what comes after them can't be trusted (a duplicate key is no such error).
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub fn parse(text: &str, file: &Path, home: Option<&Path>) -> Result<HostsFile, Vec<ConfigError>> {
     let (hosts, reader) = read(text, file, home);
     finish(hosts, reader)

@@ -34,7 +34,7 @@ pub async fn look(session: &Session, deadline: Instant) -> Result<Look, String> 
     Ok(look)
 }
 
-fn parse(text: &str) -> Look {
+pub fn parse(text: &str) -> Look {
     let mut look = Look::default();
     for line in text.lines().filter_map(script::marked) {
         match line.split_once(' ').unwrap_or((line, "")) {

@@ -335,7 +335,7 @@ impl Stage {
 }
 
 /// Why the script gave up, if `output` has its words for that.
-fn script_error(output: &str) -> Option<&str> {
+pub fn script_error(output: &str) -> Option<&str> {
     output.lines().filter_map(script::marked).find_map(|line| line.strip_prefix("error "))
 }
 

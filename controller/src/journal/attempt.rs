@@ -47,7 +47,7 @@ pub fn read(journal: &Path) -> Attempted {
 }
 
 /// Only the very bytes that are written for a number are taken for it.
-fn parse(bytes: &[u8]) -> Attempted {
+pub fn parse(bytes: &[u8]) -> Attempted {
     let number = std::str::from_utf8(bytes).ok().and_then(|text| text.lines().nth(1)?.parse().ok());
     match number {
         Some(number) if render(number).as_bytes() == bytes => Attempted::Number(number),

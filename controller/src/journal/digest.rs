@@ -100,7 +100,7 @@ impl Digested {
     pub(super) const FORM: u32 = 2;
 
     /// Goes through records.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn of(records: Vec<Record>) -> Self {
         let mut digested = Self::default();
         for record in records {

@@ -13,6 +13,8 @@ mod blocks;
 mod by_mac;
 mod digest;
 mod entries;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod reader;
 mod store;
 mod stream;

@@ -139,7 +139,7 @@ impl KnownHosts {
     }
 
     /// Reads a text that came from `file`.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn parse(text: &str, file: &Path) -> Self {
         let mut known_hosts = Self::default();
         known_hosts.add(text, file);

@@ -261,7 +261,7 @@ fn person(uid: u32, pid: Option<u32>) -> String {
 }
 
 /// The name of a user in passwd(5). Who is in a directory service stays a number.
-fn user_name(passwd: &str, uid: u32) -> Option<String> {
+pub fn user_name(passwd: &str, uid: u32) -> Option<String> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;

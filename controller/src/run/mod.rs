@@ -8,7 +8,7 @@ mod descriptors;
 mod error;
 mod find;
 mod host;
-mod inbox;
+pub mod inbox;
 mod intent;
 mod jobs;
 mod member;

@@ -5,6 +5,8 @@
 
 mod diagnostics;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod json;
 mod json_facts;
 mod live;

@@ -261,7 +261,7 @@ impl OpenSsh {
 }
 
 /// The user that a file names: whoever comes before the one whom nobody has, or is not the default.
-fn named_user(answer: &str, with_nobody: &str, default: Option<&str>) -> Option<String> {
+pub fn named_user(answer: &str, with_nobody: &str, default: Option<&str>) -> Option<String> {
     let before_nobody = Options(with_nobody).get("user").filter(|user| *user != NOBODY);
     let not_default = || Options(answer).get("user").filter(|user| Some(*user) != default);
     before_nobody.or_else(not_default).map(str::to_owned)

@@ -104,12 +104,12 @@ pub fn kexec_support(root: &Root) -> KexecSupport {
 }
 
 /// The word in brackets: `[none] integrity confidentiality`.
-fn lockdown(text: &str) -> String {
+pub fn lockdown(text: &str) -> String {
     text.split_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']')).unwrap_or_default().to_owned()
 }
 
 /// A value in os-release, without its quotes.
-fn os_release(text: &str, key: &str) -> Option<String> {
+pub fn os_release(text: &str, key: &str) -> Option<String> {
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?.trim();
     let inner = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
     let inner = inner.or_else(|| value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')));
@@ -127,7 +127,7 @@ pub fn ssh_address(connection: &str) -> Option<&str> {
 }
 
 /// Blobs and base images, by the names of files in the cache.
-fn parse_cache(names: &[String]) -> (Vec<Digest>, Vec<Digest>) {
+pub fn parse_cache(names: &[String]) -> (Vec<Digest>, Vec<Digest>) {
     let digests = |prefix: &str, suffix: &str| {
         let inner = |name: &str| Digest::from_str(name.strip_prefix(prefix)?.strip_suffix(suffix)?).ok();
         names.iter().filter_map(|name| inner(name)).collect()

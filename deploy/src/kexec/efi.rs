@@ -98,7 +98,7 @@ fn table(root: &Root, name: &str) -> Option<u64> {
     find_table(&root.text("/sys/firmware/efi/systab")?, name)
 }
 
-fn find_table(systab: &str, name: &str) -> Option<u64> {
+pub fn find_table(systab: &str, name: &str) -> Option<u64> {
     let value = systab.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
     u64::from_str_radix(value.trim().trim_start_matches("0x"), 16).ok()
 }

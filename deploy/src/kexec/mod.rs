@@ -1,8 +1,8 @@
 //! Loads the new kernel.
 
-mod efi;
-mod place;
-mod segments;
+pub mod efi;
+pub mod place;
+pub mod segments;
 
 use std::ffi::CString;
 use std::fs::File;
@@ -70,7 +70,7 @@ fn is_encrypted(root: &Root) -> bool {
 /// The same, from `/proc/cpuinfo` and from what the processor says of encrypted memory. The kernel's flags `sev` and
 /// the like stand for a host of such machines; in a machine itself the kernel clears them, since the firmware's switch
 /// that they depend on is the host's.
-fn encrypts(cpuinfo: &str, by_cpuid: u32) -> bool {
+pub fn encrypts(cpuinfo: &str, by_cpuid: u32) -> bool {
     /// SEV is enabled, in EAX of CPUID 8000_001F (AMD's Programmer's Manual, volume 3, appendix E).
     const SEV: u32 = 1 << 1;
     let flags =

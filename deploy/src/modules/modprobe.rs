@@ -47,7 +47,7 @@ impl Modprobe {
     }
 
     /// Adds a file of modprobe.d(5).
-    fn add_file(&mut self, text: &str) {
+    pub fn add_file(&mut self, text: &str) {
         for line in text.replace("\\\n", " ").lines() {
             let (command, rest) = word(line);
             let (module, rest) = word(rest);
@@ -71,7 +71,7 @@ impl Modprobe {
 
     /// Adds what the kernel's command line says about modules: `module.parameter=value`, `modprobe.blacklist=a,b`, and
     /// the kernel's own `module_blacklist=a,b`.
-    fn add_cmdline(&mut self, line: &str) {
+    pub fn add_cmdline(&mut self, line: &str) {
         for word in cmdline::words(line) {
             let plain = word.trim_matches('"');
             let lists = ["modprobe.blacklist=", "module_blacklist="];

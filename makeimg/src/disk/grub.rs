@@ -183,7 +183,7 @@ fn grub_missing(what: &str, package: &str) -> Problem {
 }
 
 /// Kernels in /boot, the newest first, each with its initramfs if it has one.
-fn kernels(names: &[String]) -> Vec<(&str, Option<&str>)> {
+pub(crate) fn kernels(names: &[String]) -> Vec<(&str, Option<&str>)> {
     let mut kernels: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix("vmlinuz-")).collect();
     kernels.sort_by_key(|version| std::cmp::Reverse(numbers(version)));
     let initramfs = |version: &str| {
@@ -211,7 +211,7 @@ fn serial(cmdline: &str) -> Option<String> {
 }
 
 /// What grub-mkconfig(8) reads. Debian has a directory for it.
-fn defaults(cmdline: &str) -> String {
+pub(crate) fn defaults(cmdline: &str) -> String {
     let mut text = String::from(
         "# By makeimg, from `cmdline` of the IMGBUILD. What /etc/default/grub sets stays as it is.\n\
          : \"${GRUB_DISTRIBUTOR:=$(. /etc/os-release && echo \"$NAME\")}\" \"${GRUB_TIMEOUT:=2}\"\n",

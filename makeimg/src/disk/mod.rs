@@ -1,10 +1,10 @@
 //! Disks: partitions, file systems, and what starts the system.
 
-mod geometry;
-mod grub;
-mod layout;
+pub(crate) mod geometry;
+pub(crate) mod grub;
+pub(crate) mod layout;
 mod making;
-mod old;
+pub(crate) mod old;
 
 pub use self::grub::{has_kernel, install_bios};
 pub use self::layout::Wanted;

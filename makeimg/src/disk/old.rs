@@ -70,7 +70,7 @@ pub fn read(context: &Context, device: &Path) -> Result<Option<Old>, Problem> {
     })
 }
 
-fn parse(dump: &str, device: &str) -> Option<Old> {
+pub(crate) fn parse(dump: &str, device: &str) -> Option<Old> {
     let header = |name: &str| dump.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let table = match header("label:")? {
         "gpt" => Table::Gpt,
@@ -93,6 +93,14 @@ fn parse(dump: &str, device: &str) -> Option<Old> {
         Some(OldPart { number, start: field("start=")?, size: field("size=")?, line })
     };
     Some(Old { table, id: header("label-id:")?.into(), parts: dump.lines().filter_map(part).collect() })
+}
+
+impl OldPart {
+    /// It, as a volume that stays.
+    pub(crate) fn kept(&self, volume: usize, uuid: String, kind: String) -> Kept {
+        let Self { number, start, size, ref line } = *self;
+        Kept { volume, number, start, size, line: line.clone(), uuid, kind }
+    }
 }
 
 /// What blkid(8) sees there.
@@ -179,15 +187,7 @@ pub fn find(context: &Context, device: &Path, old: Option<&Old>, volumes: &[Volu
             let hint = format!("`none keep LABEL={label}` keeps it and does not mount it");
             return Err(problem(format!("{label:?} is {}, which can't be mounted", content.kind)).hint(hint));
         }
-        kept.push(Kept {
-            volume,
-            number: part.number,
-            start: part.start,
-            size: part.size,
-            line: part.line.clone(),
-            uuid: content.uuid.clone(),
-            kind: content.kind.clone(),
-        });
+        kept.push(part.kept(volume, content.uuid.clone(), content.kind.clone()));
     }
     Ok(kept)
 }

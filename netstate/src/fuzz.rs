@@ -1,0 +1,64 @@
+//! What the fuzzer calls: everything here that reads bytes of somebody else's, with what must hold for all of them.
+
+use std::path::Component;
+
+use crate::capture::{assemble, parse_address, parse_route};
+use crate::links::Present;
+use crate::{reach, render, resolv, socket, wire};
+
+/// Targets by name.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[("netlink", netlink), ("resolv-conf", resolv_conf)];
+
+/// The kernel's answers to all three questions, and the configurations that are made of what they say.
+///
+/// A name in them can't add a line to a file, nor a file elsewhere.
+fn netlink(data: &[u8]) {
+    let (mut present, mut addresses, mut routes) = (Vec::new(), Vec::new(), Vec::new());
+    for message in wire::messages(data) {
+        match message.kind {
+            wire::RTM_NEWLINK => present.extend(Present::parse(message.payload)),
+            wire::RTM_NEWADDR => addresses.extend(parse_address(message.payload)),
+            wire::RTM_NEWROUTE => routes.extend(parse_route(message.payload)),
+            _ => drop(socket::outcome("ask", message)),
+        }
+    }
+    let state = assemble(&present, &addresses, &routes);
+    assert!(state.links.len() <= present.len() && state.routes.len() <= routes.len() * state.links.len().max(1));
+    reach::lost_ways(&state, Some("192.0.2.1"));
+    for link in &state.links {
+        crate::links::find(&present, link);
+    }
+    for files in [render::ifupdown(&state), render::networkd(&state), render::netplan(&state)] {
+        for (path, text) in files {
+            assert!(path.components().all(|part| matches!(part, Component::Normal(_))), "{}", path.display());
+            let hidden = text.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(hidden, None, "{text}");
+            assert!(text.is_ascii(), "{text}");
+        }
+    }
+}
+
+/// A resolv.conf. What is written for it is read as the same.
+fn resolv_conf(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let resolver = resolv::parse_resolv_conf(&text);
+    let resolv::Resolver { mut servers, search } = resolver;
+    servers.truncate(3);
+    let state = anemos_proto::net::NetworkState { dns: servers, search, ..Default::default() };
+    let again = resolv::parse_resolv_conf(&resolv::write_resolv_conf(&state));
+    assert_eq!((again.servers, again.search), (state.dns, state.search));
+}
+
+#[cfg(test)]
+#[path = "../../fuzz/seeds.rs"]
+mod seeds;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_and_what_is_near_them() {
+        seeds::run(TARGETS, 256);
+    }
+}
