@@ -1,7 +1,6 @@
 //! Splits output into lines.
 
-/// Longest line that is kept in one piece, in bytes.
-pub const MAX_LINE: usize = 16 * 1024;
+use anemos_proto::event::MAX_LINE;
 
 /// Takes bytes as they come and gives lines, without their newlines. Lines over [`MAX_LINE`] are split.
 #[derive(Debug, Default)]

@@ -15,6 +15,9 @@ pub const MAX_FRAME: usize = 1 << 20;
 /// may be larger than its bytes.
 const LIMIT: usize = 4 * MAX_FRAME;
 
+/// The same for a value in a frame. A list of empty texts takes three times what bincode claims for it.
+const FRAME_LIMIT: usize = 2 * MAX_FRAME;
+
 /// log2 of the largest zstd window that is accepted, so that a peer can't make us hold more than 8 MiB.
 const MAX_WINDOW_LOG: u32 = 23;
 
@@ -32,19 +35,23 @@ pub enum CodecError {
     Compression(String),
 }
 
-fn bincode_config() -> impl bincode::config::Config {
+fn bincode_config<const LIMIT: usize>() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<LIMIT>()
 }
 
 /// Encodes a value without a frame around it (for files such as `/anemos/run.bin`).
 pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
-    bincode::serde::encode_to_vec(value, bincode_config()).map_err(|e| CodecError::Malformed(e.to_string()))
+    bincode::serde::encode_to_vec(value, bincode_config::<LIMIT>()).map_err(|e| CodecError::Malformed(e.to_string()))
 }
 
 /// Decodes what [`to_bytes`] made; all of `bytes` must be used.
 pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (value, used) =
-        bincode::serde::decode_from_slice(bytes, bincode_config()).map_err(|e| CodecError::Malformed(e.to_string()))?;
+    decode::<T, LIMIT>(bytes)
+}
+
+fn decode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (value, used) = bincode::serde::decode_from_slice(bytes, bincode_config::<LIMIT>())
+        .map_err(|e| CodecError::Malformed(e.to_string()))?;
     if used == bytes.len() {
         Ok(value)
     } else {
@@ -99,7 +106,7 @@ impl FrameReader {
             return Err(CodecError::TooLong(length));
         }
         let Some(body) = rest.get(..length) else { return Ok(None) };
-        let value = from_bytes(body)?;
+        let value = decode::<T, FRAME_LIMIT>(body)?;
         self.start += 4 + length;
         Ok(Some(value))
     }
@@ -143,6 +150,8 @@ impl Compressor {
 /// Decompresses what [`Compressor`] made. Memory is bounded: the caller takes each block of output as it comes.
 pub struct Decompressor {
     decoder: zstd::stream::raw::Decoder<'static>,
+    /// The last block was full, so that more may come without more bytes.
+    full: bool,
 }
 
 impl Decompressor {
@@ -152,29 +161,38 @@ impl Decompressor {
         decoder
             .set_parameter(zstd::stream::raw::DParameter::WindowLogMax(MAX_WINDOW_LOG))
             .map_err(|e| compression(&e))?;
-        Ok(Self { decoder })
+        Ok(Self { decoder, full: false })
     }
 
-    /// Decompresses all of `bytes`, handing each block of output (at most 128 KiB) to `sink`, which may refuse.
-    pub fn decompress(
-        &mut self,
-        bytes: &[u8],
-        mut sink: impl FnMut(&[u8]) -> Result<(), CodecError>,
-    ) -> Result<(), CodecError> {
-        let mut block = vec![0; zstd::zstd_safe::DCtx::out_size()];
-        let mut input = InBuffer::around(bytes);
-        loop {
+    /// Takes bytes off the front of `bytes`, and gives the next block of output, at most 128 KiB. `None`: all bytes are
+    /// taken, and no output is left. A few bytes may become gigabytes, so whoever takes them must not take all at once.
+    pub fn next_block(&mut self, bytes: &mut &[u8]) -> Result<Option<Vec<u8>>, CodecError> {
+        while self.full || !bytes.is_empty() {
+            let mut block = vec![0; zstd::zstd_safe::DCtx::out_size()];
+            let mut input = InBuffer::around(bytes);
             let mut output = OutBuffer::around(&mut block[..]);
             self.decoder.run(&mut input, &mut output).map_err(|e| compression(&e))?;
-            let made = output.as_slice();
-            let full = made.len() == zstd::zstd_safe::DCtx::out_size();
-            if !made.is_empty() {
-                sink(made)?;
-            }
-            if input.pos() == bytes.len() && !full {
-                return Ok(());
+            let (used, made) = (input.pos(), output.as_slice().len());
+            *bytes = &bytes[used..];
+            self.full = made == block.len();
+            if made > 0 {
+                block.truncate(made);
+                return Ok(Some(block));
             }
         }
+        Ok(None)
+    }
+
+    /// Decompresses all of `bytes`, handing each block of output to `sink`, which may refuse.
+    pub fn decompress(
+        &mut self,
+        mut bytes: &[u8],
+        mut sink: impl FnMut(&[u8]) -> Result<(), CodecError>,
+    ) -> Result<(), CodecError> {
+        while let Some(block) = self.next_block(&mut bytes)? {
+            sink(&block)?;
+        }
+        Ok(())
     }
 }
 

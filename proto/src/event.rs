@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Longest line of output that is kept in one piece, in bytes.
+pub const MAX_LINE: usize = 16 * 1024;
+
 /// A numbered fact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {

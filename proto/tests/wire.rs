@@ -100,6 +100,34 @@ fn the_agents_stream_is_readable_after_every_flush() {
     }
 }
 
+/// Few bytes may become many: whoever takes them has no more than a block at a time.
+#[test]
+fn what_few_bytes_become_comes_in_blocks() {
+    let wire = Compressor::new().unwrap().compress(&vec![0; 64 << 20]).unwrap();
+    assert!(wire.len() < 64 << 10, "{}", wire.len());
+    let (mut decompressor, mut rest, mut blocks) = (Decompressor::new().unwrap(), &wire[..], Vec::new());
+    while let Some(block) = decompressor.next_block(&mut rest).unwrap() {
+        blocks.push(block.len());
+    }
+    assert_eq!(blocks.iter().sum::<usize>(), 64 << 20);
+    assert!(blocks.iter().all(|block| *block <= 128 << 10), "{blocks:?}");
+    assert!(rest.is_empty() && decompressor.next_block(&mut rest).unwrap().is_none());
+}
+
+/// A list of empty texts takes many times its bytes.
+#[test]
+fn a_frame_of_many_small_things_is_refused() {
+    let keys = |count| {
+        let kind = anemos_proto::event::EventKind::HostKeys(vec![String::new(); count]);
+        let event = anemos_proto::event::Event { seq: 1, uptime_ms: 1, wall_ms: 1, kind };
+        let mut reader = FrameReader::new();
+        reader.push(&encode_frame(&AgentReply::Event(event)).unwrap());
+        reader.next_frame::<AgentReply>()
+    };
+    assert!(keys(100_000).unwrap().is_some());
+    assert!(matches!(keys(900_000), Err(CodecError::Malformed(_))));
+}
+
 #[test]
 fn large_batches_survive_compression() {
     let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
