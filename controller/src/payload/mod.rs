@@ -16,6 +16,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anemos_proto::ids::Digest;
 use ring::digest;
+use zstd::stream::raw::CParameter;
 
 /// The most that a payload may be when unpacked: it lives in the host's memory.
 pub const MAX_SIZE: u64 = 256 << 20;
@@ -319,11 +320,32 @@ fn check_size(dir: &Path, entries: &[Entry]) -> Result<u64, PayloadError> {
 fn compress(dir: &Path, entries: &[Entry]) -> Result<Vec<u8>, PayloadError> {
     let mut encoder = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL).map_err(PayloadError::Pack)?;
     encoder.include_checksum(true).map_err(PayloadError::Pack)?;
+    let window = window_log(entries);
+    // As zstd chooses them itself where it knows the length.
+    for parameter in [
+        CParameter::WindowLog(window),
+        CParameter::HashLog((window + 1).min(22)),
+        CParameter::ChainLog((window + 1).min(24)),
+    ] {
+        encoder.set_parameter(parameter).map_err(PayloadError::Pack)?;
+    }
     let mut tar = tar::Builder::new(encoder);
     for entry in entries {
         append(&mut tar, dir, entry)?;
     }
     tar.into_inner().and_then(zstd::Encoder::finish).map_err(PayloadError::Pack)
+}
+
+/// log2 of a window that holds all of a payload, or of what the level takes. At this level zstd needs 90 MB for a
+/// stream of unknown length, and most payloads have a few kilobytes.
+fn window_log(entries: &[Entry]) -> u32 {
+    let size = |entry: &Entry| match entry.kind {
+        // A header, and the end of the last block.
+        Kind::File { size, .. } => size + 1024,
+        Kind::Directory | Kind::Link { .. } => 512,
+    };
+    let all = entries.iter().map(size).sum::<u64>() + 1024;
+    all.next_power_of_two().ilog2().clamp(17, 23)
 }
 
 fn append(tar: &mut tar::Builder<impl Write>, dir: &Path, entry: &Entry) -> Result<(), PayloadError> {

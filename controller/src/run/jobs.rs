@@ -223,7 +223,7 @@ async fn base_plan(
 ) -> Result<BasePlan, RunError> {
     let (lock, text) = embed::lock(file).map_err(RunError::bad_input)?;
     let image: Digest = lock.image.to_string().parse().map_err(RunError::internal)?;
-    let compressed = zstd::encode_all(text.as_bytes(), 19).map_err(RunError::internal)?;
+    let compressed = zstd::bulk::compress(text.as_bytes(), 19).map_err(RunError::internal)?;
     let mut sources = vec![BaseSource::Cache];
     let mut upload = None;
     match source {
