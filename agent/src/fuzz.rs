@@ -7,10 +7,11 @@ use std::path::{Component, Path, PathBuf};
 
 use anemos_proto::agent::AgentRequest;
 use anemos_proto::codec::{FrameReader, MAX_FRAME};
+use anemos_proto::event::MAX_LINE;
 
 use crate::helper::Call;
 use crate::kmsg::{self, Record};
-use crate::lines::{Lines, MAX_LINE};
+use crate::lines::Lines;
 use crate::log::chunk::{self, Keep};
 use crate::{console, finish, modules, payload, raw, ssh, unpack, writes};
 

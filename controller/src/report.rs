@@ -1,14 +1,18 @@
 //! What a deployment tells whoever shows or records it: plain data, no terminal in sight.
 
+mod feed;
+
 use std::fmt;
 
 use anemos_proto::config::Finish;
-use anemos_proto::event::{Event, Level, Progress};
+use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome};
 use anemos_proto::host::HostFacts;
 use anemos_proto::ids::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
+
+pub use feed::{Feed, Reports, feed};
 
 /// The phases of a deployment, in order. Each has a deadline, and its name is in every error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -150,6 +154,33 @@ pub enum Update {
         /// Why it won't be done; `None` if it is.
         refused: Option<String>,
     },
+}
+
+/// Whether it is a line of output.
+pub fn is_line(update: &Update) -> bool {
+    matches!(update, Update::Event(_, event) if matches!(event.kind, EventKind::Log { .. }))
+}
+
+/// Bytes of memory that an update takes, about: those of what a host says as often as it likes, and of the rest as if
+/// it were empty.
+pub fn size(update: &Update) -> usize {
+    let text = match update {
+        Update::Event(_, event) => match &event.kind {
+            EventKind::Log { line, .. } => line.len(),
+            EventKind::StepStarted { name: text, .. }
+            | EventKind::StepFinished { outcome: StepOutcome::Skipped(text) | StepOutcome::Failed(text), .. }
+            | EventKind::Note { text, .. }
+            | EventKind::State(AgentState::Held(text) | AgentState::Returning(text))
+            | EventKind::Outcome(Outcome::Failed { reason: text, .. }) => text.len(),
+            EventKind::Written(disks) => disks.iter().map(|(name, _)| name.len() + 32).sum(),
+            EventKind::HostKeys(keys) => keys.iter().map(|key| key.len() + 24).sum(),
+            _ => 0,
+        },
+        Update::Progress(_, progress) => progress.what.as_ref().map_or(0, String::len),
+        Update::Message(_, text) | Update::LinkLost(text) | Update::Waiting(text) => text.len(),
+        _ => 0,
+    };
+    size_of::<Report>() + text
 }
 
 /// What somebody wants of a host in RAM.

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use super::passphrase::OnTerminal;
 use super::{CommandError, Status, Stopping, status_of};
 use crate::cli;
 use crate::engine::{Blob, Wish};
 use crate::journal::{HostEntry, JournalError, RunDir, RunStore};
 use crate::payload;
+use crate::report::feed;
 use crate::run::{self, Intent};
 use crate::screen::{self, Mode, Screen};
 use crate::ssh::Passphrases;
@@ -131,7 +130,7 @@ async fn reenter(
     }
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     let stop = stopping().map_err(CommandError::internal)?;
-    let (reports, received) = mpsc::unbounded_channel();
+    let (reports, received) = feed();
     let (control, requests) = screen::control();
     let screen = Screen::new(Mode::pick(json), Some(run.id.as_str()), &names);
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));

@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch as signal};
+use tokio::sync::watch as signal;
 
 use super::passphrase::OnTerminal;
 use super::{CommandError, Status, Stopping, base, status_of};
@@ -11,6 +11,7 @@ use crate::cli::{PlanArgs, Up};
 use crate::config::{self, Host};
 use crate::engine::{Limits, Stop};
 use crate::plan::Plan;
+use crate::report::feed;
 use crate::run::{Order, Prepared};
 use crate::screen::plan::{confirm, render};
 use crate::screen::text::Paint;
@@ -59,7 +60,7 @@ async fn deploy(
     run.notes.iter().for_each(|note| screen::note(note));
 
     let stop = stopping().map_err(CommandError::internal)?;
-    let (reports, received) = mpsc::unbounded_channel();
+    let (reports, received) = feed();
     let mode = Mode::pick(args.json);
     let screen = Screen::new(mode, run.run(), &run.names());
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));

@@ -64,8 +64,10 @@ pub async fn follow_boot(with: Follow<'_>, last_word: Instant) -> End {
 }
 
 /// Follows a host from what its journal says.
-pub async fn follow_again(with: Follow<'_>, journal: &Digested) -> End {
-    let (machine, actions) = Machine::again(with.setup(), journal, now_ms());
+pub async fn follow_again(with: Follow<'_>, journal: Digested) -> End {
+    let (machine, actions) = Machine::again(with.setup(), &journal, now_ms());
+    // All that was told is in it.
+    drop(journal);
     Following::new(with, machine, Instant::now()).run(actions).await
 }
 
@@ -236,7 +238,12 @@ impl<'a> Following<'a> {
                 | Action::Look { .. }
                 | Action::Check { .. }
                 | Action::Open => self.start(action),
-                action => self.tell(action),
+                action => {
+                    self.tell(action);
+                    if let Some(why) = self.with.reporter.flooded() {
+                        actions.extend(self.step(Input::Broken(why)));
+                    }
+                }
             }
         }
         None

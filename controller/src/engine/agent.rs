@@ -8,9 +8,10 @@ use anemos_proto::hello::{Greeting, Hello, Role};
 use anemos_proto::ids::BLOB_CHUNK;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
-use super::Blob;
+use super::{Blob, limits};
 use crate::ssh::{Exec, Output, Session, Writer};
 
 /// How long the agent may take to start its subsystem and say hello.
@@ -37,6 +38,9 @@ pub enum Parting {
 /// A link to the agent.
 pub struct Link {
     exec: Exec,
+    /// What came and is not decompressed yet, from `used` on.
+    compressed: Vec<u8>,
+    used: usize,
     decompressor: Decompressor,
     frames: FrameReader,
 }
@@ -52,7 +56,8 @@ impl Link {
         let exec = session.subsystem(SUBSYSTEM).await.map_err(|e| Parting::Lost(e.to_string()))?;
         let broken = |e: &dyn std::error::Error| Parting::Broken(e.to_string());
         let decompressor = Decompressor::new().map_err(|e| broken(&e))?;
-        let mut link = Self { exec, decompressor, frames: FrameReader::new() };
+        let (compressed, frames) = (Vec::new(), FrameReader::new());
+        let mut link = Self { exec, compressed, used: 0, decompressor, frames };
         let gone = |_| Parting::Lost("the agent closed the channel".into());
         link.exec.writer().send(Hello::new(Role::Controller, build).encode()).await.map_err(gone)?;
         let mut greeting = Greeting::new(Role::Agent, build);
@@ -60,7 +65,7 @@ impl Link {
             match link.exec.next().await {
                 Some(Output::Stdout(bytes)) => {
                     if let Some(rest) = greeting.push(&bytes).map_err(|e| broken(&e))? {
-                        link.take(&rest)?;
+                        link.compressed = rest;
                         return Ok(link);
                     }
                 }
@@ -70,14 +75,14 @@ impl Link {
         }
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<(), Parting> {
-        let Self { decompressor, frames, .. } = self;
-        decompressor
-            .decompress(bytes, |plain| {
-                frames.push(plain);
-                Ok(())
-            })
-            .map_err(|e| Parting::Broken(e.to_string()))
+    /// Decompresses a little of what came. `false`: there is nothing left of it.
+    fn decompress(&mut self) -> Result<bool, Parting> {
+        let mut rest = &self.compressed[self.used..];
+        let block = self.decompressor.next_block(&mut rest).map_err(|e| Parting::Broken(e.to_string()))?;
+        self.used = self.compressed.len() - rest.len();
+        let Some(block) = block else { return Ok(false) };
+        self.frames.push(&block);
+        Ok(true)
     }
 
     /// What is to go out on it, once.
@@ -87,14 +92,17 @@ impl Link {
 
     /// The next reply. Safe to drop and call again.
     pub async fn reply(&mut self) -> Result<AgentReply, Parting> {
+        // An agent that says much in few bytes must not keep everything else waiting.
+        consume_budget().await;
         loop {
             match self.frames.next_frame() {
-                Ok(Some(reply)) => return Ok(reply),
+                Ok(Some(reply)) => return Ok(limits::reply(reply)),
+                Ok(None) if self.decompress()? => continue,
                 Ok(None) => {}
                 Err(error) => return Err(Parting::Broken(error.to_string())),
             }
             match self.exec.next().await {
-                Some(Output::Stdout(bytes)) => self.take(&bytes)?,
+                Some(Output::Stdout(bytes)) => (self.compressed, self.used) = (bytes, 0),
                 Some(Output::Stderr(_)) => {}
                 None => return Err(Parting::Lost("the connection to the agent ended".into())),
             }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::Trouble;
 use super::fleet::{Seat, Verdict};
+use super::limits::LIST;
 use super::look::{Look, look};
 use super::reporter::{Reporter, now_ms};
 use super::stage::{Stage, StageError};
@@ -527,7 +528,7 @@ fn remember(
     let old = OldSystem {
         boot_id: facts.boot_id.clone(),
         proved: session.host_key.clone(),
-        host_keys: facts.host_keys.iter().filter_map(|line| HostKey::parse(line)).collect(),
+        host_keys: facts.host_keys.iter().take(LIST).filter_map(|line| HostKey::parse(line)).collect(),
         // Without the number of the file system the rest proves nothing.
         identity: if identity.starts_with('-') { String::new() } else { identity.to_owned() },
         agent_port: job.host.ssh_port_ram.unwrap_or(job.entry.address.port),

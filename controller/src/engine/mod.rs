@@ -10,6 +10,7 @@ mod before;
 mod error;
 mod fleet;
 mod known;
+mod limits;
 pub mod look;
 mod machine;
 mod packing;

@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anemos_proto::event::Level;
-use tokio::sync::mpsc::UnboundedSender;
 
-use crate::journal::{Appender, JournalError, Record, Told, is_line};
-use crate::report::{Ending, Phase, PhaseSeconds, Report, Summary, Update};
+use crate::config::format_bytes;
+use crate::journal::{Appender, JournalError, Record, Told};
+use crate::report::{Ending, Feed, Phase, PhaseSeconds, Report, Summary, Update, is_line, size};
 use crate::ssh::Counters;
 
 /// Milliseconds since the Unix epoch, by this machine's clock.
@@ -19,10 +19,22 @@ pub fn now_ms() -> u64 {
 /// of the next, and in nothing else.
 const COUNT_EVERY: Duration = Duration::from_secs(30);
 
+/// How much of what a host says is kept.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    /// A journal of so many bytes takes no more lines of output.
+    lines: u64,
+    /// So many bytes of facts, lines of output aside, are more than any deployment has.
+    facts: u64,
+}
+
+/// Three million lines have room, as a rule. Facts are all kept, and held in memory by whoever takes the run up.
+const ROOM: Room = Room { lines: 64 << 20, facts: 16 << 20 };
+
 /// The voice of one host. Whoever follows the host and whoever takes wishes for it share it.
 pub struct Reporter {
     host: String,
-    screens: UnboundedSender<Report>,
+    screens: Feed,
     counters: Arc<Counters>,
     state: Mutex<State>,
 }
@@ -42,11 +54,18 @@ struct State {
     /// Which these were.
     written: (u64, u64),
     broken: Option<String>,
+    room: Room,
+    /// Lines of output that the journal had no room for.
+    unkept: u64,
+    /// That it has no room for more was told.
+    full: bool,
+    /// Why the host is not listened to any more.
+    flooded: Option<String>,
 }
 
 impl Reporter {
     /// A voice for a host whose journal is open.
-    pub fn new(host: &str, screens: UnboundedSender<Report>, journal: Appender) -> Self {
+    pub fn new(host: &str, screens: Feed, journal: Appender) -> Self {
         let state = State {
             journal,
             began: Instant::now(),
@@ -60,6 +79,10 @@ impl Reporter {
             counted: None,
             written: (0, 0),
             broken: None,
+            room: ROOM,
+            unkept: 0,
+            full: false,
+            flooded: None,
         };
         Self { host: host.into(), screens, counters: Arc::default(), state: Mutex::new(state) }
     }
@@ -74,29 +97,34 @@ impl Reporter {
         &self.counters
     }
 
-    /// Takes over the sums of an earlier process from what it told, and shows that again, but for what has a number
-    /// up to `seen`, which the screens have got already. Before the first line of output comes `left_out`.
-    pub fn replay(&self, told: Vec<Told>, seen: u64, mut left_out: Option<Update>) {
+    /// Shows again what an earlier process told, but for what has a number up to `seen`, which the screens have got
+    /// already. Before the first line of output comes `left_out`.
+    pub fn show_again<'a>(&self, told: impl IntoIterator<Item = &'a Told>, seen: u64, left_out: &mut Option<Update>) {
+        for Told { number, wall_ms, update } in told.into_iter().filter(|told| told.number > seen) {
+            let report = |number, update| Report { host: self.host.clone(), number, wall_ms: *wall_ms, update };
+            if is_line(update)
+                && let Some(left_out) = left_out.take()
+            {
+                self.screens.send_all(report(None, left_out));
+            }
+            self.screens.send_all(report(Some(*number), update.clone()));
+        }
+    }
+
+    /// Takes over the sums of an earlier process from what it told.
+    pub fn take_over(&self, told: &[Told]) {
         let (first, last) = (told.first().map(|told| told.wall_ms), told.last().map(|told| told.wall_ms));
         let mut state = self.state();
         let mut open: Option<(Phase, u64)> = None;
-        for Told { number, wall_ms, update } in told {
-            match &update {
-                Update::PhaseStarted(phase) => open = Some((*phase, wall_ms)),
+        for Told { wall_ms, update, .. } in told {
+            match update {
+                Update::PhaseStarted(phase) => open = Some((*phase, *wall_ms)),
                 Update::PhaseFinished(phase, seconds) => {
                     state.set(*phase, *seconds);
                     open = None;
                 }
                 Update::Summary(summary) => state.first_event = summary.first_event_seconds,
                 _ => {}
-            }
-            if number > seen {
-                if is_line(&update)
-                    && let Some(left_out) = left_out.take()
-                {
-                    self.send(None, wall_ms, left_out);
-                }
-                self.send(Some(number), wall_ms, update);
             }
         }
         if let (Some(first), Some(last)) = (first, last) {
@@ -122,14 +150,62 @@ impl Reporter {
     // The screens get what the journal has in the journal's order, since the state is locked.
     fn tell_in(&self, state: &mut State, update: Update) -> Option<u64> {
         let wall_ms = now_ms();
-        // Progress is not worth keeping; facts are.
-        let number = if matches!(update, Update::Progress(..) | Update::Uploaded { .. }) {
-            None
-        } else {
-            self.record_in(state, &Record::Told { wall_ms, update: update.clone() })
-        };
-        self.send(number, wall_ms, update);
+        if !self.is_kept(state, &update) {
+            self.send(None, wall_ms, update);
+            return None;
+        }
+        let told = Record::Told { wall_ms, update };
+        let number = self.record_in(state, &told);
+        if let Record::Told { update, .. } = told {
+            self.send(number, wall_ms, update);
+        }
         number
+    }
+
+    /// Whether the journal is to have it. Progress is not worth keeping; facts are, and lines as far as there is room.
+    fn is_kept(&self, state: &mut State, update: &Update) -> bool {
+        match update {
+            Update::Progress(..) | Update::Uploaded { .. } => false,
+            update if is_line(update) => {
+                let fits = state.journal.size() < state.room.lines;
+                state.unkept += u64::from(!fits);
+                if !fits && !std::mem::replace(&mut state.full, true) {
+                    let text = format!(
+                        "the journal of this host has {}: from here on it keeps what happens, and no lines of output",
+                        format_bytes(state.room.lines)
+                    );
+                    self.tell_in(state, Update::Message(Level::Warning, text));
+                }
+                fits
+            }
+            Update::Event(..) => {
+                let fits = state.journal.facts() + size(update) as u64 <= state.room.facts;
+                if !fits {
+                    state.flooded.get_or_insert_with(|| {
+                        format!(
+                            "it has said more than any deployment has to say: {} beside lines of output",
+                            format_bytes(state.room.facts)
+                        )
+                    });
+                }
+                fits
+            }
+            _ => true,
+        }
+    }
+
+    /// Tells how many lines of output are missing in the journal.
+    fn tell_unkept(&self, state: &mut State) {
+        let unkept = std::mem::take(&mut state.unkept);
+        if unkept > 0 {
+            let text = format!("{unkept} lines of output are not in the journal, which had no room for them");
+            self.tell_in(state, Update::Message(Level::Warning, text));
+        }
+    }
+
+    /// Why the host is not to be listened to any more, if that is so.
+    pub fn flooded(&self) -> Option<String> {
+        self.state().flooded.clone()
     }
 
     /// A remark of the controller itself.
@@ -138,8 +214,7 @@ impl Reporter {
     }
 
     fn send(&self, number: Option<u64>, wall_ms: u64, update: Update) {
-        // A screen that has gone is no reason to stop a deployment.
-        let _ = self.screens.send(Report { host: self.host.clone(), number, wall_ms, update });
+        self.screens.send(Report { host: self.host.clone(), number, wall_ms, update });
     }
 
     /// Writes to the journal only; not any more once that has failed.
@@ -272,6 +347,7 @@ impl Reporter {
     /// The end: tells the summary, and makes everything safe.
     pub fn end(&self, outcome: Ending, reason: impl Into<String>) -> Summary {
         let mut state = self.state();
+        self.tell_unkept(&mut state);
         if let Some((phase, since)) = state.phase.take() {
             let seconds = since.elapsed().as_secs_f64();
             state.set(phase, seconds);
@@ -318,6 +394,7 @@ impl State {
 impl Drop for Reporter {
     fn drop(&mut self) {
         let mut state = self.state();
+        self.tell_unkept(&mut state);
         // Whoever detaches may come back tomorrow.
         if state.counted.is_some() {
             self.count(&mut state);
@@ -327,15 +404,18 @@ impl Drop for Reporter {
 
 #[cfg(test)]
 mod tests {
+    use anemos_proto::event::{Event, EventKind, Stream};
+
     use super::*;
     use crate::journal::{Keep, digest};
+    use crate::report::Speaker;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn an_attempt_is_let_begin_only_once_it_is_safe() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("web1.journal");
         let (journal, _) = Appender::open(&path, Keep::All).unwrap();
-        let (screens, mut shown) = tokio::sync::mpsc::unbounded_channel();
+        let (screens, mut shown) = crate::report::feed();
         let reporter = Reporter::new("web1", screens, journal);
         reporter.record(&Record::BootSent { wall_ms: 1 });
         assert!(reporter.attempt(1));
@@ -347,5 +427,81 @@ mod tests {
         assert!(!reporter.sync(), "after a failure nothing is safe");
         let Update::Message(Level::Error, text) = shown.try_recv().unwrap().update else { panic!("no word of it") };
         assert!(text.contains("web1.attempt.new"), "{text}");
+    }
+
+    fn said(seq: u64, kind: EventKind) -> Update {
+        Update::Event(Speaker::Agent, Event { seq, uptime_ms: seq, wall_ms: seq, kind })
+    }
+
+    fn line(seq: u64) -> Update {
+        // Of numbers that don't repeat, so that they don't compress.
+        let line = (0..50).map(|n| format!("{:x}", (seq * 50 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+        said(seq, EventKind::Log { stream: Stream::Stdout, line: String::into_bytes(line) })
+    }
+
+    fn step(seq: u64) -> Update {
+        said(seq, EventKind::StepStarted { step: 1, parent: None, name: "make things".into() })
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_full_journal_takes_facts_and_no_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web1.journal");
+        let (screens, mut shown) = crate::report::feed();
+        let told = |keep| digest(&path, keep).unwrap().told;
+        for process in 1..=2 {
+            let (journal, _) = Appender::open(&path, Keep::Nothing).unwrap();
+            let reporter = Reporter::new("web1", screens.clone(), journal);
+            reporter.state().room.lines = 200_000;
+            (1..=2000).for_each(|seq| reporter.tell(line(seq)));
+            assert!(reporter.number(step(2001)).is_some() && reporter.number(line(2002)).is_none());
+            assert!(reporter.sync() && reporter.flooded().is_none());
+            drop(reporter);
+            // What waits for the next block, and its head, come to it.
+            let size = std::fs::metadata(&path).unwrap().len();
+            assert!((200_000..300_000).contains(&size), "{size}");
+            let texts: Vec<_> = told(Keep::Lines { last: 0, after: 0 }).into_iter().map(|told| told.update).collect();
+            // Each process says once that there is no room, and at its end for how much.
+            assert_eq!(texts.len(), 3 * process, "{texts:?}");
+            let [Update::Message(_, full), Update::Event(..), Update::Message(_, unkept)] = &texts[texts.len() - 3..]
+            else {
+                panic!("{texts:?}")
+            };
+            assert!(full.contains("no lines of output"), "{full}");
+            assert!(unkept.contains("lines of output are not in the journal"), "{unkept}");
+        }
+        // They are shown all the same, but for those that nobody takes.
+        let mut lines = (0, 0);
+        while let Some(report) = shown.try_recv() {
+            if is_line(&report.update) {
+                *(if report.number.is_some() { &mut lines.0 } else { &mut lines.1 }) += 1;
+            }
+        }
+        let kept = told(Keep::All).iter().filter(|told| is_line(&told.update)).count();
+        assert_eq!(lines, (kept, 2 * 2001 - kept));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_that_says_too_much_is_not_listened_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web1.journal");
+        let (screens, _shown) = crate::report::feed();
+        let open = || {
+            let (journal, _) = Appender::open(&path, Keep::Nothing).unwrap();
+            let reporter = Reporter::new("web1", screens.clone(), journal);
+            reporter.state().room.facts = 100_000;
+            reporter
+        };
+        let reporter = open();
+        let kept = (1..).take_while(|seq| reporter.number(step(*seq)).is_some()).count();
+        assert!((100..10_000).contains(&kept), "{kept}");
+        assert!(reporter.flooded().unwrap().contains("more than any deployment has to say"));
+        // What the controller says has room, and so has what is printed.
+        assert!(reporter.number(Update::LinkBack).is_some() && reporter.number(line(1)).is_some());
+        drop(reporter);
+        // Whoever comes after it knows how much there was.
+        let reporter = open();
+        assert!(reporter.flooded().is_none());
+        assert!(reporter.number(step(1)).is_none() && reporter.flooded().is_some());
     }
 }

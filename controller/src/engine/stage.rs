@@ -1,6 +1,6 @@
 //! The conversation with the stage, under the old system.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +10,10 @@ use anemos_proto::host::HostFacts;
 use anemos_proto::ids::{BLOB_CHUNK, Digest};
 use anemos_proto::stage::{Failure, StagePlan, StageReply, StageRequest, Staged};
 use tokio::sync::watch;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::limits;
 use super::look::exit_text;
 use super::packing::StageBinary;
 use super::reporter::Reporter;
@@ -208,6 +210,8 @@ impl Stage {
 
     /// The next reply. Safe to drop and call again.
     async fn reply(&mut self) -> Result<StageReply, StageError> {
+        // A stage that says much at once must not keep everything else waiting.
+        consume_budget().await;
         loop {
             if let Some(reply) = self.frames.next_frame().map_err(|e| StageError::Protocol(e.to_string()))? {
                 tracing::trace!(?reply, "the stage says");
@@ -233,7 +237,7 @@ impl Stage {
     pub async fn ended(&mut self) -> StageError {
         match self.reply().await {
             Err(error) => error,
-            Ok(StageReply::Failed(failure)) => StageError::Failed(failure),
+            Ok(StageReply::Failed(failure)) => StageError::Failed(limits::failure(failure)),
             Ok(_) => StageError::Protocol("the stage spoke though nothing was asked".into()),
         }
     }
@@ -250,6 +254,7 @@ impl Stage {
         let (sent_tx, mut sent) = watch::channel((0, 0));
         let sent_tx = Arc::new(sent_tx);
         let mut uploads = tokio::task::JoinSet::new();
+        let mut asked = BTreeSet::new();
         loop {
             tokio::select! {
                 reply = self.reply() => match reply? {
@@ -259,6 +264,9 @@ impl Stage {
                             let bytes = blobs.get(&digest).ok_or_else(|| {
                                 StageError::Protocol(format!("the stage asked for {digest}, which is not in the plan"))
                             })?;
+                            if !asked.insert(digest) {
+                                return Err(StageError::Protocol(format!("the stage asked for {digest} twice")));
+                            }
                             wanted.push((digest, Arc::clone(bytes)));
                         }
                         let more: u64 = wanted.iter().map(|(_, bytes)| bytes.len() as u64).sum();
@@ -324,7 +332,7 @@ impl Stage {
             loop {
                 match self.reply().await {
                     Ok(StageReply::Aborted) => return Ok(()),
-                    Ok(StageReply::Failed(failure)) => return Err(StageError::Failed(failure)),
+                    Ok(StageReply::Failed(failure)) => return Err(StageError::Failed(limits::failure(failure))),
                     Ok(_) => {}
                     Err(error) => return Err(error),
                 }
@@ -365,9 +373,16 @@ async fn upload(
 /// Replies that may come at any time.
 fn pass_on(reply: StageReply, reporter: &Reporter) -> Result<(), StageError> {
     match reply {
-        StageReply::Event(event) => reporter.tell(Update::Event(Speaker::Stage, event)),
-        StageReply::Progress(progress) => reporter.tell(Update::Progress(Speaker::Stage, progress)),
-        StageReply::Failed(failure) => return Err(StageError::Failed(failure)),
+        StageReply::Event(event) => {
+            reporter.tell(Update::Event(Speaker::Stage, limits::event(event)));
+            if let Some(why) = reporter.flooded() {
+                return Err(StageError::Protocol(why));
+            }
+        }
+        StageReply::Progress(progress) => {
+            reporter.tell(Update::Progress(Speaker::Stage, limits::progress(progress)));
+        }
+        StageReply::Failed(failure) => return Err(StageError::Failed(limits::failure(failure))),
         StageReply::Aborted => return Err(StageError::Lost("the stage gave up".into())),
         StageReply::Facts(_) | StageReply::Need(_) | StageReply::Staged(_) | StageReply::Booting => {
             return Err(StageError::Protocol("the stage answered what was not asked".into()));

@@ -50,9 +50,25 @@ impl Appender {
         match &mut self.0 {
             Kept::File(journal) => journal.append(record),
             Kept::Nowhere(state) => {
-                state.take(record.clone(), Keep::Nothing);
+                state.learn(record);
                 Ok(state.number)
             }
+        }
+    }
+
+    /// Bytes of the file, as far as it is written.
+    pub fn size(&self) -> u64 {
+        match &self.0 {
+            Kept::File(journal) => journal.good,
+            Kept::Nowhere(_) => 0,
+        }
+    }
+
+    /// Bytes of all that was told of what the host said, but for lines of output.
+    pub fn facts(&self) -> u64 {
+        match &self.0 {
+            Kept::File(journal) => journal.state.facts,
+            Kept::Nowhere(state) => state.facts,
         }
     }
 
@@ -131,7 +147,7 @@ impl Journal {
             good = HEADER.len() as u64;
         }
         let told = std::mem::take(&mut digested.told);
-        let state = Digested { form: Digested::FORM, lines: 0, ..digested.clone() };
+        let state = Digested { form: Digested::FORM, lines: 0, text: 0, ..digested.clone() };
         digested.told = told;
         let journal = Self {
             file,
@@ -167,7 +183,7 @@ impl Journal {
         if self.entries.len() > MAX_RECORD {
             return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "a record is too long")));
         }
-        self.state.take(record.clone(), Keep::Nothing);
+        self.state.learn(record);
         self.booting |= matches!(record, Record::BootSent { .. });
         let may_wait = record.is_line() || matches!(record, Record::Counted { .. });
         if may_wait && self.entries.len() < BLOCK { Ok(()) } else { self.write() }

@@ -8,8 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::attempt::{self, Attempted};
 use super::{OldSystem, Record};
-use crate::report::{Phase, Speaker, Summary, Update, What, Wished};
+use crate::report::{Phase, Speaker, Summary, Update, What, Wished, is_line, size};
 use crate::ssh::HostKey;
+
+/// Bytes of the newest lines of output that are kept, if not all are.
+const TEXT: usize = 4 << 20;
+
+/// Steps that are open at once, as far as anybody looks.
+const STEPS: usize = 64;
 
 /// How much of what was told is kept in [`Digested::told`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +76,11 @@ pub struct Digested {
     /// Lines of output in `told`.
     #[serde(skip)]
     pub(super) lines: usize,
+    /// Bytes of these.
+    #[serde(skip)]
+    pub(super) text: usize,
+    /// Bytes of all that was told of what the host said, but for lines of output.
+    pub facts: u64,
     /// Bytes on the sockets.
     pub counted: (u64, u64),
     /// The end, unless the host was taken up again since.
@@ -97,7 +108,7 @@ pub struct Digested {
 
 impl Digested {
     /// Version of what [`Digested::take`] makes of records: one that another version wrote down is not believed.
-    pub(super) const FORM: u32 = 2;
+    pub(super) const FORM: u32 = 3;
 
     /// Goes through records.
     #[cfg(any(test, fuzzing))]
@@ -116,24 +127,32 @@ impl Digested {
 
     /// Takes in a record.
     pub(super) fn take(&mut self, record: Record, keep: Keep) {
-        match record {
-            Record::Told { wall_ms, update } => {
-                self.number += 1;
-                self.told(wall_ms, update, keep);
-            }
-            Record::OldSystem(old) => self.old = Some(old),
-            Record::BootSent { wall_ms } => self.boot_sent_ms = Some(wall_ms),
-            Record::Ram { boot_id } => self.ram_boot_id = Some(boot_id),
-            Record::Left { wall_ms, finish, reason } => self.left = Some((wall_ms, finish, reason)),
-            Record::Counted { sent, received } => self.counted = (sent, received),
-            Record::Reopened { .. } => self.summary = None,
-            Record::Met { host_key } => self.met = Some(host_key),
+        self.learn(&record);
+        if let Record::Told { wall_ms, update } = record {
+            self.keep(wall_ms, update, keep);
         }
     }
 
-    fn told(&mut self, wall_ms: u64, update: Update, keep: Keep) {
+    /// Takes in what a record amounts to, without what was told.
+    pub(super) fn learn(&mut self, record: &Record) {
+        match record {
+            Record::Told { wall_ms, update } => {
+                self.number += 1;
+                self.told(*wall_ms, update);
+            }
+            Record::OldSystem(old) => self.old = Some(old.clone()),
+            Record::BootSent { wall_ms } => self.boot_sent_ms = Some(*wall_ms),
+            Record::Ram { boot_id } => self.ram_boot_id = Some(boot_id.clone()),
+            Record::Left { wall_ms, finish, reason } => self.left = Some((*wall_ms, *finish, reason.clone())),
+            Record::Counted { sent, received } => self.counted = (*sent, *received),
+            Record::Reopened { .. } => self.summary = None,
+            Record::Met { host_key } => self.met = Some(host_key.clone()),
+        }
+    }
+
+    fn told(&mut self, wall_ms: u64, update: &Update) {
         self.last_ms = Some(wall_ms);
-        match &update {
+        match update {
             Update::Summary(summary) => {
                 self.steps.clear();
                 self.summary = Some((**summary).clone());
@@ -145,27 +164,38 @@ impl Digested {
                 }
             }
             Update::Facts(facts) => self.old_boot_id = Some(facts.boot_id.clone()),
-            Update::Event(speaker, event) => self.event(*speaker, event),
+            Update::Event(speaker, event) => self.event(*speaker, event, size(update)),
             Update::Wished(wished) => self.wishes.push((self.number, wished.clone())),
             Update::Answered { wish, .. } => self.wishes.retain(|(number, _)| number != wish),
             _ => {}
         }
+    }
+
+    fn keep(&mut self, wall_ms: u64, update: Update, keep: Keep) {
         if keep != Keep::Nothing {
-            self.lines += usize::from(is_line(&update));
+            if is_line(&update) {
+                self.lines += 1;
+                self.text += size(&update);
+            }
             self.told.push(Told { number: self.number, wall_ms, update });
         }
         if let Keep::Lines { last, after } = keep
-            && self.lines > 2 * last
+            && (self.lines > 2 * last || self.text > 2 * TEXT)
         {
             self.leave_out(last, after);
         }
     }
 
-    fn event(&mut self, speaker: Speaker, event: &Event) {
+    fn event(&mut self, speaker: Speaker, event: &Event, fact: usize) {
         match &event.kind {
-            EventKind::StepStarted { step, name, .. } => self.steps.push((speaker, *step, name.clone())),
+            EventKind::StepStarted { step, name, .. } if self.steps.len() < STEPS => {
+                self.steps.push((speaker, *step, name.clone()));
+            }
             EventKind::StepFinished { step, .. } => self.steps.retain(|(who, id, _)| (*who, *id) != (speaker, *step)),
             _ => {}
+        }
+        if !matches!(event.kind, EventKind::Log { .. }) {
+            self.facts += fact as u64;
         }
         if speaker == Speaker::Agent {
             self.last_agent_seq = self.last_agent_seq.max(last_seq(event));
@@ -185,21 +215,23 @@ impl Digested {
     /// Leaves all but the last so many lines of output out of what was told. Those that the reader has got, up to
     /// number `after`, are not missed.
     pub(super) fn leave_out(&mut self, last: usize, after: u64) {
-        let mut surplus = self.lines.saturating_sub(last);
-        self.lines -= surplus;
-        let mut missed = 0;
+        let (mut lines, mut text, mut missed) = (self.lines, self.text, 0);
         self.told.retain(|told| {
-            let goes = surplus > 0 && is_line(&told.update);
-            surplus -= usize::from(goes);
-            missed += u64::from(goes && told.number > after);
+            let goes = (lines > last || text > TEXT) && is_line(&told.update);
+            if goes {
+                lines -= 1;
+                text -= size(&told.update);
+                missed += u64::from(told.number > after);
+            }
             !goes
         });
+        (self.lines, self.text) = (lines, text);
         self.left_out += missed;
     }
 
     /// What was told since this was called last, and how many lines of output were left out of it.
     pub(super) fn take_told(&mut self) -> (Vec<Told>, u64) {
-        self.lines = 0;
+        (self.lines, self.text) = (0, 0);
         (std::mem::take(&mut self.told), std::mem::take(&mut self.left_out))
     }
 
@@ -223,11 +255,6 @@ impl Digested {
         };
         self.damaged.get_or_insert(why);
     }
-}
-
-/// Whether it is a line of output.
-pub fn is_line(update: &Update) -> bool {
-    matches!(update, Update::Event(_, event) if matches!(event.kind, EventKind::Log { .. }))
 }
 
 /// The last seq that an event stands for: a gap stands for many.

@@ -34,12 +34,12 @@ use anemos_proto::config::Finish;
 use anemos_proto::ids::RunId;
 use serde::{Deserialize, Serialize};
 
-use crate::report::Update;
+use crate::report::{Update, is_line};
 use crate::ssh::{Address, HostKey};
 use crate::ssh_config::Agent;
 
 pub use appender::Appender;
-pub use digest::{Digested, Keep, Told, is_line, last_seq, not_known};
+pub use digest::{Digested, Keep, Told, last_seq, not_known};
 pub use reader::{Follower, Reader, digest, glance};
 pub use store::{Lock, RunDir, RunStore};
 

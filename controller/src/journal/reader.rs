@@ -189,14 +189,25 @@ impl Follower {
         Ok(Self { reader: Reader::new(path)?, digested: Digested::default(), keep })
     }
 
-    /// What was told since the last look, and how many lines of output were left out of it.
-    pub fn poll(&mut self) -> Result<(Vec<Told>, u64), JournalError> {
-        match read_into(&mut self.reader, &mut self.digested, self.keep) {
+    /// Hands what was told since the last look to `show`, and with the first how many lines of output were left out.
+    /// Where all is kept, it is handed on as it is read, and not held.
+    pub fn poll(&mut self, show: &mut dyn FnMut(Told, u64)) -> Result<(), JournalError> {
+        let Self { reader, digested, keep } = self;
+        let read = match keep {
+            Keep::All => read_through(reader, digested, Keep::All, &mut |digested| {
+                let (told, _) = digested.take_told();
+                told.into_iter().for_each(|told| show(told, 0));
+            }),
+            keep => read_into(reader, digested, *keep),
+        };
+        match read {
             // It is not begun yet.
             Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             read => read?,
         }
-        Ok(self.digested.take_told())
+        let (told, mut left_out) = digested.take_told();
+        told.into_iter().for_each(|told| show(told, std::mem::take(&mut left_out)));
+        Ok(())
     }
 
     /// What the journal amounts to so far, without what was told.
@@ -220,11 +231,22 @@ pub fn digest(path: &Path, keep: Keep) -> Result<Digested, JournalError> {
 
 /// Takes all that a reader has not read yet into a digest, and why it is in doubt.
 pub(super) fn read_into(reader: &mut Reader, digested: &mut Digested, keep: Keep) -> Result<(), JournalError> {
+    read_through(reader, digested, keep, &mut |_| {})
+}
+
+/// The same; `after` sees the digest after each record.
+fn read_through(
+    reader: &mut Reader,
+    digested: &mut Digested,
+    keep: Keep,
+    after: &mut dyn FnMut(&mut Digested),
+) -> Result<(), JournalError> {
     reader.read_on(&mut |number, record| {
         if matches!(record, Record::Told { .. }) {
             digested.number = number - 1;
         }
         digested.take(record, keep);
+        after(digested);
     })?;
     if let Keep::Lines { last, after } = keep {
         digested.leave_out(last, after);

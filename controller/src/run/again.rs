@@ -19,7 +19,7 @@ use super::onlook::{Watched, look_on};
 use super::plea::{Answer, Plea};
 use crate::engine::{End, Stop, Wish};
 use crate::journal::{HostEntry, JournalError, Keep, Lock, RunDir, Told, digest};
-use crate::report::{Ending, Report, Summary};
+use crate::report::{Ending, Feed, Report, Summary};
 use crate::ssh::{self, Passphrases};
 
 /// Whoever has the lock and answers nothing for so long is not asked any longer.
@@ -51,7 +51,7 @@ pub async fn follow(
     mut lock: Option<Lock>,
     intent: &Intent,
     asks: &Arc<dyn Passphrases>,
-    reports: mpsc::UnboundedSender<Report>,
+    reports: Feed,
     stop: &signal::Receiver<Stop>,
 ) -> Result<Followed, RunError> {
     descriptors::enough(hosts.len(), 0)?;
@@ -237,22 +237,15 @@ fn new_id() -> Result<String, RunError> {
 }
 
 /// Shows a host of a run that an earlier version of Anemos began. If it is not over, only that version can go on.
-fn show_earlier(
-    run: &RunDir,
-    host: &str,
-    keep: Keep,
-    reports: &mpsc::UnboundedSender<Report>,
-    followed: &mut Followed,
-) {
+fn show_earlier(run: &RunDir, host: &str, keep: Keep, reports: &Feed, followed: &mut Followed) {
     let path = run.journal(host);
     let digested = match digest(&path, keep) {
         Ok(digested) => digested,
         Err(error) => return followed.problems.push(format!("{host}: {error}")),
     };
     for Told { number, wall_ms, update } in &digested.told {
-        // A screen that has gone is no reason to fail.
         let (number, wall_ms, update) = (Some(*number), *wall_ms, update.clone());
-        let _ = reports.send(Report { host: host.into(), number, wall_ms, update });
+        tokio::task::block_in_place(|| reports.send_all(Report { host: host.into(), number, wall_ms, update }));
     }
     match digested.end() {
         Some(summary) if summary.outcome != Ending::Held => followed.ends.push(Some(summary.clone())),

@@ -20,7 +20,7 @@ use crate::embed;
 use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, Stop, drive, now_ms};
 use crate::journal::{Appender, HostEntry, JournalError, Keep, Lock, RunDir, RunFile, RunStore};
 use crate::plan::{Approval, Plan};
-use crate::report::{Report, Summary, Update};
+use crate::report::{Feed, Summary, Update};
 use crate::ssh::{Passphrases, RunKey, new_seed};
 
 /// What a run is begun with.
@@ -118,11 +118,7 @@ impl Prepared {
     }
 
     /// Begins the run, and meets its hosts. Returns when each has its plan, or is over.
-    pub async fn meet(
-        self,
-        reports: mpsc::UnboundedSender<Report>,
-        stop: &signal::Receiver<Stop>,
-    ) -> Result<Met, RunError> {
+    pub async fn meet(self, reports: Feed, stop: &signal::Receiver<Stop>) -> Result<Met, RunError> {
         let names = self.names();
         let Self { order, jobs, file, key, .. } = self;
         let (dir, lock, journals) = if order.only_plan {
@@ -292,7 +288,7 @@ mod tests {
         let (hosts_file, run) = (PathBuf::from("hosts.toml"), file.run.to_string());
         let order = Order { hosts: Vec::new(), hosts_file, lock: None, limits, only_plan: true };
         let prepared = Prepared { order, jobs: Vec::new(), file, key: run_key(), notes: Vec::new() };
-        let (reports, _received) = mpsc::unbounded_channel();
+        let (reports, _received) = crate::report::feed();
         let (_stopping, stop) = signal::channel(Stop::No);
         let met = prepared.meet(reports, &stop).await.unwrap();
         assert!(!met.running.dir.path().exists());

@@ -1,5 +1,6 @@
 //! One host of a run that this process has the lock of, and how it is taken up.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -9,8 +10,10 @@ use super::find::not_in_ram;
 use super::intent::left_out;
 use crate::embed::BUILD;
 use crate::engine::{Asked, End, Follow, Reporter, Stop, Wishes, follow_again, now_ms, unbooted};
-use crate::journal::{Appender, Digested, HostEntry, JournalError, Keep, OldSystem, Record, RunDir, Told, not_known};
-use crate::report::{Ending, Report, Summary, Update, Wished};
+use crate::journal::{
+    Appender, Digested, HostEntry, JournalError, Keep, OldSystem, Reader, Record, RunDir, Told, not_known,
+};
+use crate::report::{Ending, Feed, Summary, Update, Wished};
 use crate::ssh::{Credentials, RunKey};
 
 /// What is being done about a host.
@@ -67,7 +70,7 @@ pub(super) struct Member {
     pub entry: HostEntry,
     pub user: Credentials,
     pub key: Option<RunKey>,
-    pub reports: mpsc::UnboundedSender<Report>,
+    pub reports: Feed,
     pub stop: signal::Receiver<Stop>,
     pub keep: Keep,
 }
@@ -115,7 +118,10 @@ impl Member {
     /// Takes the host up. The screens have got all up to number `seen`. `wish` is the one that it is taken up for.
     pub(super) fn take_up(&self, seen: u64, wish: Option<&str>) -> Result<Again, JournalError> {
         let path = self.run.journal(self.name());
-        let (journal, mut digested) = tokio::task::block_in_place(|| Appender::open(&path, self.keep))?;
+        // Lines of output are as many as the host likes: those that are all to be shown are not held.
+        let keep = if self.keep == Keep::All { Keep::Lines { last: 0, after: u64::MAX } } else { self.keep };
+        let (journal, mut digested) = tokio::task::block_in_place(|| Appender::open(&path, keep))?;
+        let number = digested.number;
         let reporter = Reporter::new(self.name(), self.reports.clone(), journal);
         let (sent, received) = digested.counted;
         reporter.counters().add(sent, received);
@@ -125,13 +131,20 @@ impl Member {
         let in_ram = not_in_ram(&digested).is_none();
         let standing = standing(&digested, in_ram || wish.is_none());
         let mut told = std::mem::take(&mut digested.told);
-        let left_out = (digested.left_out > 0).then(|| left_out(digested.left_out, &self.run.id, self.name()));
+        let mut left_out = (digested.left_out > 0).then(|| left_out(digested.left_out, &self.run.id, self.name()));
         let over = matches!(standing, Standing::Over(_));
         if !over && digested.summary.take().is_some() {
             reporter.record(&Record::Reopened { wall_ms: now_ms() });
             told.retain(|told| !matches!(told.update, Update::Summary(_)));
         }
-        reporter.replay(told.clone(), seen, left_out);
+        reporter.take_over(&told);
+        tokio::task::block_in_place(|| match self.keep {
+            Keep::All if seen < number => self.show_all(&reporter, seen..number, over),
+            _ => {
+                reporter.show_again(&told, seen, &mut left_out);
+                Ok(())
+            }
+        })?;
         digested.told = told;
         let open = std::mem::take(&mut digested.wishes);
         let known = wish.map_or(Known::Nothing, |id| known(id, &digested.told, &open));
@@ -182,6 +195,19 @@ impl Member {
         let Some(run_key) = self.key.clone() else { return Err("the run is over, and its key was deleted".into()) };
         let (run, user, entry) = (self.run.id.clone(), self.user.clone(), &self.entry);
         let follow = Follow { run, entry, old, run_key, user, reporter, wishes, stop, build: BUILD };
-        Ok(follow_again(follow, &digested).await)
+        Ok(follow_again(follow, digested).await)
+    }
+
+    /// Shows again all that the journal has after the first of these numbers and up to the second.
+    fn show_all(&self, reporter: &Reporter, numbers: Range<u64>, over: bool) -> Result<(), JournalError> {
+        Reader::new(&self.run.journal(self.name()))?.read_on(&mut |number, record| {
+            if let Record::Told { wall_ms, update } = record
+                && number <= numbers.end
+                // Of a host that goes on it is not the end any more.
+                && (over || !matches!(update, Update::Summary(_)))
+            {
+                reporter.show_again(&[Told { number, wall_ms, update }], numbers.start, &mut None);
+            }
+        })
     }
 }

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use anemos_proto::event::Level;
 use anemos_proto::ids::RunId;
-use tokio::sync::mpsc;
 
 use super::error::RunError;
 use super::intent::{Intent, left_out};
 use crate::engine::now_ms;
 use crate::journal::{Follower, HostEntry, JournalError, Lock, RunDir, Told};
-use crate::report::{Report, Summary, Update};
+use crate::report::{Feed, Report, Summary, Update};
 
 /// Time between two looks at a journal that another process writes.
 pub(super) const FOLLOW_EVERY: Duration = Duration::from_millis(250);
@@ -31,23 +30,22 @@ impl Watched {
     }
 
     /// Shows what is new.
-    fn look(&mut self, run: &RunId, journal: &mut Follower, reports: &mpsc::UnboundedSender<Report>) {
-        let (told, lines) = match journal.poll() {
-            Ok(new) => new,
-            Err(error) => {
-                self.problem = Some(error.to_string());
-                return;
-            }
+    fn look(&mut self, run: &RunId, journal: &mut Follower, reports: &Feed) {
+        let (host, seen) = (&self.host.name, self.seen);
+        let show = |number, wall_ms, update| {
+            reports.send_all(Report { host: host.clone(), number, wall_ms, update });
         };
-        let host = &self.host.name;
-        // A screen that has gone is no reason to fail.
-        let show = |number, wall_ms, update| _ = reports.send(Report { host: host.clone(), number, wall_ms, update });
-        if lines > 0 {
-            let wall_ms = told.first().map_or_else(now_ms, |told| told.wall_ms);
-            show(None, wall_ms, left_out(lines, run, host));
-        }
-        for Told { number, wall_ms, update } in told.into_iter().filter(|told| told.number > self.seen) {
-            show(Some(number), wall_ms, update);
+        let polled = journal.poll(&mut |Told { number, wall_ms, update }, lines| {
+            if lines > 0 {
+                show(None, wall_ms, left_out(lines, run, host));
+            }
+            if number > seen {
+                show(Some(number), wall_ms, update);
+            }
+        });
+        if let Err(error) = polled {
+            self.problem = Some(error.to_string());
+            return;
         }
         self.seen = self.seen.max(journal.digested().number);
         self.summary.clone_from(&journal.digested().summary);
@@ -59,7 +57,7 @@ impl Watched {
 pub(super) async fn look_on(
     run: &RunDir,
     hosts: Vec<HostEntry>,
-    reports: &mpsc::UnboundedSender<Report>,
+    reports: &Feed,
     intent: &Intent,
 ) -> Result<(Option<Lock>, Vec<Watched>), RunError> {
     let mut watched = Vec::new();
@@ -89,7 +87,7 @@ pub(super) async fn look_on(
                 let text = "the other anemos is gone; this one goes on".to_owned();
                 let update = Update::Message(Level::Info, text);
                 let (host, wall_ms) = (host.host.name.clone(), now_ms());
-                let _ = reports.send(Report { host, number: None, wall_ms, update });
+                reports.send(Report { host, number: None, wall_ms, update });
             }
             return Ok((lock, watched.into_iter().map(|(host, _)| host).collect()));
         }

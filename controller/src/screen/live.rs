@@ -21,6 +21,9 @@ use crate::report::{Ending, Report, Summary, Update};
 /// Lines that may wait for the next drawing. More than that nobody can read: the oldest are counted, not shown.
 const WAITING: usize = 500;
 
+/// The same in bytes.
+const WAITING_BYTES: usize = 1 << 20;
+
 /// Log lines of a host that ended otherwise than deployed.
 const LAST_WORDS: usize = 10;
 
@@ -38,6 +41,7 @@ pub(super) struct LiveScreen {
     /// Columns that each line of the last frame took.
     drawn: Vec<usize>,
     waiting: VecDeque<String>,
+    waiting_bytes: usize,
     unseen: usize,
     paused: bool,
     /// Holds back the diagnostics, which would write over the rows; none in tests.
@@ -65,6 +69,7 @@ impl LiveScreen {
             bar: None,
             drawn: Vec::new(),
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             unseen: 0,
             paused: false,
             diagnostics: None,
@@ -76,11 +81,13 @@ impl LiveScreen {
     }
 
     fn say(&mut self, line: String) {
-        if self.waiting.len() == WAITING {
-            self.waiting.pop_front();
+        self.waiting_bytes += line.len();
+        self.waiting.push_back(line);
+        while self.waiting.len() > WAITING || (self.waiting_bytes > WAITING_BYTES && self.waiting.len() > 1) {
+            let line = self.waiting.pop_front();
+            self.waiting_bytes -= line.map_or(0, |line| line.len());
             self.unseen += 1;
         }
-        self.waiting.push_back(line);
     }
 
     /// Says what of a report stays on the terminal when the rows have gone. Called before the host's state changes.
@@ -166,6 +173,7 @@ impl LiveScreen {
                 text = format!("{}\n", self.paint.dim(&unseen));
                 self.unseen = 0;
             }
+            self.waiting_bytes = 0;
             for line in self.waiting.drain(..) {
                 text.push_str(&line);
                 text.push('\n');

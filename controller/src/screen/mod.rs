@@ -31,14 +31,11 @@ use tokio::time::MissedTickBehavior;
 pub use diagnostics::Diagnostics;
 
 use crate::plan::Plan;
-use crate::report::Report;
+use crate::report::{Report, Reports};
 use text::{Paint, now_ms};
 
 /// Time between two drawings.
 const TICK: Duration = Duration::from_millis(150);
-
-/// Reports taken from the channel at once. Between two batches the screen may draw, however fast reports come.
-const BATCH: usize = 1024;
 
 /// How a run is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,16 +229,15 @@ impl Control {
 
 /// Shows every report until the channel closes, then the summary.
 #[cfg(test)]
-pub async fn run(screen: Screen, reports: mpsc::UnboundedReceiver<Report>) {
+pub async fn run(screen: Screen, reports: Reports) {
     let (_control, requests) = control();
     run_controlled(screen, reports, requests).await;
 }
 
 /// [`run`], obeying a [`Control`] meanwhile.
-pub async fn run_controlled(mut screen: Screen, mut reports: mpsc::UnboundedReceiver<Report>, mut requests: Requests) {
+pub async fn run_controlled(mut screen: Screen, mut reports: Reports, mut requests: Requests) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut batch = Vec::with_capacity(BATCH);
     let mut resume: Option<oneshot::Receiver<()>> = None;
     loop {
         tokio::select! {
@@ -249,7 +245,7 @@ pub async fn run_controlled(mut screen: Screen, mut reports: mpsc::UnboundedRece
             // First, so that a flood of reports can't keep the screen from drawing.
             _ = ticks.tick() => screen.tick(),
             Some(request) = requests.0.recv(), if resume.is_none() => {
-                while let Ok(report) = reports.try_recv() {
+                while let Some(report) = reports.try_recv() {
                     screen.report(&report);
                 }
                 match request {
@@ -268,11 +264,11 @@ pub async fn run_controlled(mut screen: Screen, mut reports: mpsc::UnboundedRece
                 resume = None;
                 screen.resume();
             }
-            count = reports.recv_many(&mut batch, BATCH) => {
-                if count == 0 {
+            batch = reports.batch() => {
+                if batch.is_empty() {
                     break;
                 }
-                for report in batch.drain(..) {
+                for report in batch {
                     screen.report(&report);
                 }
             }

@@ -17,6 +17,9 @@ use crate::report::{Ending, Phase, Report, Speaker, Summary, Update, What, Wishe
 /// Milliseconds after which the progress of a step is worth a line again.
 const PROGRESS_EVERY_MS: u64 = 10_000;
 
+/// Steps whose progress is remembered.
+const COUNTERS: usize = 4096;
+
 const DAY_MS: u64 = 86_400_000;
 
 /// What is shown without a terminal.
@@ -145,6 +148,10 @@ impl PlainLines {
 
     /// Whether this progress is worth a line. A step that is over sooner is not: its end says enough.
     fn due(&mut self, report: &Report, counter: Counter) -> bool {
+        if self.shown.len() >= COUNTERS {
+            // Nobody has so many steps going.
+            self.shown.clear();
+        }
         let shown = self.shown.entry((report.host.clone(), counter)).or_insert(report.wall_ms);
         let due = report.wall_ms.saturating_sub(*shown) >= PROGRESS_EVERY_MS;
         if due {

@@ -4,11 +4,17 @@ use std::collections::VecDeque;
 
 use anemos_proto::event::{AgentState, EventKind, Level, Outcome, Progress, StepOutcome};
 
-use super::text::{log_line, sanitise_str};
+use super::text::{brief, clip, log_line, sanitise_str};
 use crate::report::{Ending, Phase, Report, Speaker, Summary, Update};
 
 /// Log lines kept per host, to be shown if it fails.
 const TAIL: usize = 20;
+
+/// Columns of each.
+const TAIL_COLUMNS: usize = 500;
+
+/// Open steps that are looked at. A host may say that it has begun more.
+const STEPS: usize = 64;
 
 /// An open step.
 #[derive(Debug, Clone)]
@@ -101,39 +107,39 @@ impl HostState {
             Update::Progress(speaker, progress) => {
                 let step = self.steps.iter_mut().find(|s| s.speaker == *speaker && s.id == progress.step);
                 if let Some(step) = step {
-                    step.detail = progress.what.as_deref().map(sanitise_str);
+                    step.detail = progress.what.as_deref().map(brief);
                     step.progress = Some(progress.clone());
                 }
             }
-            Update::LinkLost(why) => self.link_lost = Some((now, sanitise_str(why))),
+            Update::LinkLost(why) => self.link_lost = Some((now, brief(why))),
             Update::LinkBack => self.link_lost = None,
             Update::Message(level, text) => {
                 if *level == Level::Error {
-                    self.trouble = Some(sanitise_str(text));
+                    self.trouble = Some(brief(text));
                 }
             }
-            Update::Waiting(what) => self.waiting = Some(sanitise_str(what)),
+            Update::Waiting(what) => self.waiting = Some(brief(what)),
             // A host that was over is taken up again for a wish.
             Update::Wished(_) => self.summary = None,
             Update::Summary(summary) => {
                 self.link_lost = None;
                 self.waiting = None;
                 self.steps.clear();
-                self.summary = Some(Summary { reason: sanitise_str(&summary.reason), ..(**summary).clone() });
+                self.summary = Some(Summary { reason: brief(&summary.reason), ..(**summary).clone() });
             }
         }
     }
 
     fn event(&mut self, speaker: Speaker, kind: &EventKind, now: u64) {
         match kind {
-            EventKind::StepStarted { step, name, .. } => {
-                let name = sanitise_str(name);
+            EventKind::StepStarted { step, name, .. } if self.steps.len() < STEPS => {
+                let name = brief(name);
                 self.steps.push(Step { speaker, id: *step, name, since_ms: now, progress: None, detail: None });
             }
             EventKind::StepFinished { step, outcome } => {
                 if let StepOutcome::Failed(why) = outcome {
                     let name = self.step(speaker, *step).map_or("a step", |step| &step.name);
-                    self.trouble = Some(format!("{name}: {}", sanitise_str(why)));
+                    self.trouble = Some(format!("{name}: {}", brief(why)));
                 }
                 self.steps.retain(|s| s.speaker != speaker || s.id != *step);
             }
@@ -141,11 +147,11 @@ impl HostState {
                 if self.tail.len() == TAIL {
                     self.tail.pop_front();
                 }
-                self.tail.push_back(log_line(*stream, line));
+                self.tail.push_back(clip(&log_line(*stream, line), TAIL_COLUMNS));
             }
-            EventKind::Note { level: Level::Error, text } => self.trouble = Some(sanitise_str(text)),
+            EventKind::Note { level: Level::Error, text } => self.trouble = Some(brief(text)),
             EventKind::State(AgentState::Held(why) | AgentState::Returning(why)) => {
-                self.trouble = Some(sanitise_str(why));
+                self.trouble = Some(brief(why));
             }
             EventKind::Attempt(_) => {
                 self.trouble = None;
@@ -154,8 +160,9 @@ impl HostState {
             }
             // The payload succeeded, so a step that failed before is no trouble any more.
             EventKind::Outcome(Outcome::Succeeded) => self.trouble = None,
-            EventKind::Outcome(Outcome::Failed { reason, .. }) => self.trouble = Some(sanitise_str(reason)),
-            EventKind::Note { .. }
+            EventKind::Outcome(Outcome::Failed { reason, .. }) => self.trouble = Some(brief(reason)),
+            EventKind::StepStarted { .. }
+            | EventKind::Note { .. }
             | EventKind::State(_)
             | EventKind::Gap { .. }
             | EventKind::Written(_)

@@ -7,6 +7,9 @@ pub use crate::config::format_bytes as bytes;
 
 const TAB: usize = 8;
 
+/// See [`brief`].
+const BRIEF: usize = 500;
+
 /// Makes one line of remote text safe to show on a terminal.
 ///
 /// Escape sequences go, control and invisible formatting characters go, tabs become spaces, and a carriage return
@@ -113,6 +116,11 @@ fn skip_string<'a>(rest: &'a str, endless: &mut bool) -> &'a str {
     });
     *endless = end.is_none();
     &rest[end.unwrap_or(0)..]
+}
+
+/// [`sanitise_str`] for what is kept to be looked at in a row: what no terminal is wide enough for is cut off.
+pub fn brief(text: &str) -> String {
+    clip(&sanitise_str(text), BRIEF)
 }
 
 /// Columns that `text` takes. `text` must hold no escape sequences.

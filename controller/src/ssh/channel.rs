@@ -1,13 +1,15 @@
 //! Channels: a command's or subsystem's streams.
 //!
 //! russh delivers all channels of a connection from one loop, which stands still while one channel's queue is full. So
-//! each channel gets a task that takes what comes at once and puts it into a queue without bounds.
+//! each channel gets a task that takes what comes at once and puts it into a queue, up to [`WAITING`] bytes. A host
+//! that says more than is taken waits then, with all of its connection: nothing else bounds what it makes us hold.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use russh::client::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Session, plain};
@@ -54,9 +56,22 @@ pub enum ExecError {
     },
 }
 
+/// Bytes of output that wait to be taken, at most.
+const WAITING: u32 = 1 << 20;
+
+impl Output {
+    /// What it takes of [`WAITING`]. An empty piece takes room too.
+    fn size(&self) -> u32 {
+        let (Self::Stdout(bytes) | Self::Stderr(bytes)) = self;
+        u32::try_from(bytes.len() + 64).unwrap_or(WAITING).min(WAITING)
+    }
+}
+
 /// A running command or subsystem.
 pub struct Exec {
     output: mpsc::UnboundedReceiver<Output>,
+    /// As many permits as there are bytes that may still come to wait.
+    room: Arc<Semaphore>,
     exit: watch::Receiver<Option<Exit>>,
     writer: Writer,
 }
@@ -64,7 +79,7 @@ pub struct Exec {
 /// The input of a running command. It may be cloned.
 #[derive(Clone)]
 pub struct Writer {
-    half: std::sync::Arc<ChannelWriteHalf<Msg>>,
+    half: Arc<ChannelWriteHalf<Msg>>,
     exit: watch::Receiver<Option<Exit>>,
 }
 
@@ -196,14 +211,17 @@ impl Exec {
         granted(&mut read, what).await?;
         let (output_tx, output) = mpsc::unbounded_channel();
         let (exit_tx, exit) = watch::channel(None);
-        tokio::spawn(drain(read, output_tx, exit_tx));
-        let writer = Writer { half: std::sync::Arc::new(write), exit: exit.clone() };
-        Ok(Self { output, exit, writer })
+        let room = Arc::new(Semaphore::new(WAITING as usize));
+        tokio::spawn(drain(read, output_tx, Arc::clone(&room), exit_tx));
+        let writer = Writer { half: Arc::new(write), exit: exit.clone() };
+        Ok(Self { output, room, exit, writer })
     }
 
     /// The next piece of output; `None` when the channel has ended. Safe to drop and call again.
     pub async fn next(&mut self) -> Option<Output> {
-        self.output.recv().await
+        let output = self.output.recv().await?;
+        self.room.add_permits(output.size() as usize);
+        Some(output)
     }
 
     /// How it ended; meaningful once [`Exec::next`] has returned `None`.
@@ -217,18 +235,37 @@ impl Exec {
     }
 }
 
-async fn drain(mut read: ChannelReadHalf, output: mpsc::UnboundedSender<Output>, exit: watch::Sender<Option<Exit>>) {
+async fn drain(
+    mut read: ChannelReadHalf,
+    output: mpsc::UnboundedSender<Output>,
+    room: Arc<Semaphore>,
+    exit: watch::Sender<Option<Exit>>,
+) {
     // The exit status may come before or after the end of the output: only `None` is the end.
     let mut how = Exit::Unknown;
     while let Some(message) = read.wait().await {
-        // Draining goes on when nobody listens any more: the connection would stall.
-        match message {
-            ChannelMsg::Data { data } => drop(output.send(Output::Stdout(data.to_vec()))),
-            ChannelMsg::ExtendedData { data, ext: 1 } => drop(output.send(Output::Stderr(data.to_vec()))),
-            ChannelMsg::ExitStatus { exit_status } => how = Exit::Status(exit_status),
-            ChannelMsg::ExitSignal { signal_name, .. } => how = Exit::Signal(format!("{signal_name:?}")),
+        let piece = match message {
+            ChannelMsg::Data { data } => Output::Stdout(data.to_vec()),
+            ChannelMsg::ExtendedData { data, ext: 1 } => Output::Stderr(data.to_vec()),
+            ChannelMsg::ExitStatus { exit_status } => {
+                how = Exit::Status(exit_status);
+                continue;
+            }
+            ChannelMsg::ExitSignal { signal_name, .. } => {
+                how = Exit::Signal(format!("{signal_name:?}"));
+                continue;
+            }
             ChannelMsg::Close => break,
-            _ => {}
+            _ => continue,
+        };
+        tokio::select! {
+            // The semaphore is never closed.
+            Ok(taken) = room.acquire_many(piece.size()) => {
+                taken.forget();
+                drop(output.send(piece));
+            }
+            // Draining goes on when nobody listens any more: the connection would stall.
+            () = output.closed() => {}
         }
     }
     exit.send_replace(Some(how));

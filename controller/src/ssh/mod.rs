@@ -283,6 +283,8 @@ pub async fn handshake(
         keepalive_interval: Some(tuning.keepalive),
         keepalive_max: tuning.keepalive_max,
         limits,
+        // Each message may be one of the largest packets, 256 KiB, whatever size we said we take.
+        channel_buffer_size: 8,
         preferred: russh::Preferred {
             kex: key_exchanges().into(),
             cipher: ciphers().into(),

@@ -14,6 +14,9 @@ use crate::ssh::{Address, HostKey};
 /// For so long after the stage's last word it is not worth a login to see that it is the old system.
 const OLD_SYSTEM: Duration = Duration::from_secs(8);
 
+/// So many strangers are told of, and no more: one may show another key each time.
+const STRANGERS: usize = 16;
+
 /// The check of a new system.
 #[derive(Debug)]
 pub(super) struct Checking {
@@ -52,7 +55,7 @@ impl Machine {
 
     pub(super) fn stranger(&mut self, now: Duration, key: HostKey, address: &Address, out: &mut Vec<Action>) {
         self.seen = Some(Seen::Stranger(key.to_string()));
-        if !self.strangers.contains(&key) {
+        if self.strangers.len() < STRANGERS && !self.strangers.contains(&key) {
             let text = format!(
                 "a server at {address} shows the host key {key}, which is neither the agent's nor the host's: it may \
                  be an impostor. Nothing is shown to it; waiting for the right one"

@@ -42,6 +42,8 @@ pub(super) struct Talk {
     ack_due: Option<Duration>,
     /// The agent was asked the oldest wish, and has not answered.
     asked: bool,
+    /// That it answered what it was not asked was told.
+    unasked: bool,
     /// The agent has accepted a payload that is on its way, and the retry has not begun.
     sending: bool,
 }
@@ -83,6 +85,7 @@ impl Machine {
             securing: 0,
             ack_due: None,
             asked: false,
+            unasked: false,
             sending: false,
         });
         if std::mem::take(&mut self.link_lost) {
@@ -130,6 +133,10 @@ impl Machine {
 
     fn attached(&mut self, boot_id: String, state: AgentState, last: u64, out: &mut Vec<Action>) {
         let Contact::Talking(talk) = &mut self.contact else { return };
+        if talk.replay_until.is_some() {
+            // It was asked once.
+            return;
+        }
         if self.known.ram_boot_id.as_ref().is_some_and(|known| *known != boot_id) {
             return self.broken("the RAM system was booted anew: its boot id changed", out);
         }
@@ -211,7 +218,7 @@ impl Machine {
             out.push(Action::Say(Level::Error, format!("the agent did not take the new payload: {why}")));
             self.set_goal(now, Goal::Run, Duration::ZERO, out);
             self.look_again(now, SOON, out);
-        } else {
+        } else if !std::mem::replace(&mut talk.unasked, true) {
             out.push(Action::Say(Level::Warning, format!("the agent refused what it was not asked: {why}")));
         }
     }

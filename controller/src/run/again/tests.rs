@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use super::*;
 use crate::engine::Blob;
 use crate::journal::samples::{ended, run_file, run_key};
-use crate::journal::{Appender, OldSystem, Record, RunStore, is_line};
-use crate::report::{Speaker, Update, What, Wished};
+use crate::journal::{Appender, OldSystem, Record, RunStore};
+use crate::report::{Reports, Speaker, Update, What, Wished, feed, is_line};
 use crate::run::find::some_in_ram;
 use crate::run::intent::LINES;
 use crate::run::member::{Standing, standing};
@@ -64,7 +64,7 @@ fn said(text: &str) -> Record {
 }
 
 /// What the screen got until nobody had more to say: host, and text or outcome.
-async fn shown(mut received: mpsc::UnboundedReceiver<Report>) -> Vec<(String, String)> {
+async fn shown(mut received: Reports) -> Vec<(String, String)> {
     let text = |report: Report| match report.update {
         Update::Message(_, text) => (report.host, text),
         Update::Summary(summary) => (report.host, summary.outcome.to_string()),
@@ -86,7 +86,7 @@ async fn an_onlooker_goes_on_where_the_other_stopped() {
     let mut begun = Begun::new(&["web1", "web2"]);
     begun.write("web1", [said("one"), ended("web1", Ending::Held)]);
     begun.write("web2", [said("two")]);
-    let (reports, received) = mpsc::unbounded_channel();
+    let (reports, received) = feed();
     let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let (run, hosts) = (begun.run.clone(), begun.hosts.clone());
@@ -111,7 +111,7 @@ async fn an_onlooker_leaves_with_the_last_summary() {
     let begun = Begun::new(&["web1", "web2"]);
     begun.write("web1", [ended("web1", Ending::Deployed)]);
     begun.write("web2", [ended("web2", Ending::Held), Record::Reopened { wall_ms: 3 }]);
-    let (reports, _received) = mpsc::unbounded_channel();
+    let (reports, _received) = feed();
     let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let (run, hosts) = (begun.run.clone(), begun.hosts.clone());
@@ -132,7 +132,7 @@ async fn a_wish_for_all_is_for_those_in_ram() {
     begun.write("web2", [left, ended("web2", Ending::Held)]);
     begun.write("web3", [said("three")]);
     some_in_ram(&begun.run, &begun.hosts).unwrap();
-    let (reports, received) = mpsc::unbounded_channel();
+    let (reports, received) = feed();
     let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let lock = begun.lock.take();
@@ -327,7 +327,7 @@ async fn each_host_by_itself() {
     std::fs::write(begun.run.journal("earlier"), &v3[..v3.len() - 4]).unwrap();
     std::fs::write(begun.run.journal("earlier-over"), v3).unwrap();
 
-    let (reports, received) = mpsc::unbounded_channel();
+    let (reports, received) = feed();
     let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let lock = begun.lock.take();
@@ -356,7 +356,7 @@ async fn of_many_lines_the_last_are_shown() {
     begun.write("web1", std::iter::once(said("first")).chain((1..=2500).map(line)));
     begun.write("web1", [ended("web1", Ending::Deployed)]);
     for (most, after, lines, word) in [(Some(LINES), 0, 1000, true), (None, 0, 2500, false), (None, 2000, 501, false)] {
-        let (reports, received) = mpsc::unbounded_channel();
+        let (reports, received) = feed();
         let (_stopping, stop) = watch::channel(Stop::No);
         let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
         let lock = begun.lock.take();
@@ -424,7 +424,7 @@ async fn a_wish_reaches_the_process_that_follows() {
     drop(inbox);
 
     let (_inbox, _heard) = follower(&begun, |plea| Some(answer(plea, Some("the payload is running"))));
-    let (reports, _received) = mpsc::unbounded_channel();
+    let (reports, _received) = feed();
     let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let abort = Intent { wish: Some(Wish::Abort), ..looking_on() };
@@ -482,7 +482,7 @@ async fn a_wish_that_nobody_answered_is_answered_by_the_next() {
     let mut begun = Begun::new(&["web1"]);
     let wished = Wished { author: "ann".into(), id: "id-0".into(), what: What::Abort };
     begun.write("web1", [Record::Told { wall_ms: 1, update: Update::Wished(wished) }]);
-    let (reports, mut received) = mpsc::unbounded_channel();
+    let (reports, mut received) = feed();
     let (_stopping, stop) = watch::channel(Stop::No);
     let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
     let lock = begun.lock.take();
@@ -530,7 +530,7 @@ async fn a_wish_is_made_once() {
     for (records, expected) in cases {
         let begun = Begun::new(&["web1"]);
         begun.write("web1", [said("one")].into_iter().chain(records));
-        let (reports, _received) = mpsc::unbounded_channel();
+        let (reports, _received) = feed();
         let (_stopping, stop) = watch::channel(Stop::No);
         let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
         let entry = begun.hosts[0].clone();
