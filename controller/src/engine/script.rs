@@ -38,7 +38,8 @@ die() {{ say "error $*"; exit 1; }};
 [ "$(uname -m)" = {arch} ] || die "this anemos carries a stage for {arch}, and the host is $(uname -m)";
 f=;
 for d in /var/lib/anemos /root/.anemos /run/anemos; do
-mkdir -p "$d" 2>/dev/null && chmod 700 "$d" || continue;
+[ -L "$d" ] && continue;
+mkdir -p "$d" 2>/dev/null && [ "$(stat -c %u "$d" 2>/dev/null || echo 0)" = 0 ] && chmod 700 "$d" || continue;
 f=$d/stage-$$;
 {{ printf "#\041/bin/sh\nexit 0\n" >"$f" && chmod 700 "$f" && "$f"; }} 2>/dev/null && break;
 rm -f "$f"; rmdir "$d" 2>/dev/null; f=;

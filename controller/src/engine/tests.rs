@@ -32,6 +32,7 @@ static NAMESPACE: LazyLock<Option<&[&str]>> = LazyLock::new(|| {
 /// Runs `$@` where the directories in which the stage may be put are empty and private, and lists what it leaves there
 /// in the file `$0`.
 const PRIVATE: &str = "for dir in /var/lib /var/cache /root /run; do mount -t tmpfs none $dir || exit; done
+eval \"$PREPARE\"
 \"$@\"; status=$?; find /var/lib /root /run -mindepth 1 >\"$0\"; exit $status";
 
 /// Whether the script can be run here. If not, it says so past libtest, which shows nothing of a test that passes.
@@ -128,6 +129,19 @@ fn run_on<'a>(
     command: &str,
     choose: impl FnOnce(&str) -> Option<&'a [u8]>,
 ) -> String {
+    let (output, left) = run_prepared("", path, shell, command, choose);
+    assert_eq!(left, "", "it left these, and said {output}");
+    output
+}
+
+/// The same after something else was run. Returns what is left as well.
+fn run_prepared<'a>(
+    prepare: &str,
+    path: &str,
+    shell: &[impl AsRef<str>],
+    command: &str,
+    choose: impl FnOnce(&str) -> Option<&'a [u8]>,
+) -> (String, String) {
     use std::io::{BufRead, Read};
     let namespace = NAMESPACE.unwrap();
     let left = tempfile::NamedTempFile::new().unwrap();
@@ -135,6 +149,9 @@ fn run_on<'a>(
         .args(&namespace[1..])
         .args(["sh", "-c", PRIVATE])
         .arg(left.path())
+        .env("PREPARE", prepare)
+        // fish leaves files of its own there.
+        .env("HOME", "/var/cache")
         .args(["env", &format!("PATH={path}")])
         .args(shell.iter().map(AsRef::as_ref))
         .args(["-c", command])
@@ -152,8 +169,7 @@ fn run_on<'a>(
     drop(stdin);
     stdout.read_to_string(&mut output).unwrap();
     child.wait().unwrap();
-    assert_eq!(std::fs::read_to_string(left.path()).unwrap(), "", "it left these, and said {output}");
-    output
+    (output, std::fs::read_to_string(left.path()).unwrap())
 }
 
 fn bytes<'a>(stage: &'a StageBinary, name: &str) -> &'a [u8] {
@@ -187,6 +203,30 @@ fn the_stage_arrives_or_nothing_stays() {
         let output = run(&shell, &command, &whole[..10]);
         let said = format!("anemos: error the stage arrived damaged: 10 of {} bytes", whole.len());
         assert!(output.contains(&said), "{shell:?}: {output}");
+    }
+}
+
+/// A place that somebody else has prepared is passed over, and what they led it to is left alone.
+#[test]
+fn a_place_that_is_not_roots_own_is_passed_over() {
+    if !can_run_the_script() {
+        return;
+    }
+    let stage = packed(std::env::consts::ARCH);
+    let command = script::bootstrap(&stage);
+    let mut prepared = vec![("mkdir /run/theirs; ln -s /run/theirs /var/lib/anemos", "/var/lib/anemos\n/run/theirs\n")];
+    // In a namespace of one user there is no other.
+    if rustix::process::geteuid().is_root() {
+        prepared.push(("mkdir /var/lib/anemos; chown 65534 /var/lib/anemos", "/var/lib/anemos\n"));
+    }
+    for (prepare, stays) in prepared {
+        let path = std::env::var("PATH").unwrap();
+        let (output, left) = run_prepared(prepare, &path, &["/bin/sh"], &command, |first| {
+            let said = script::marked(first).and_then(|said| said.strip_prefix("need ")).expect(first);
+            Some(bytes(&stage, said.split_once(' ').unwrap().0))
+        });
+        assert!(output.contains("\nfake serve --dir /root/.anemos"), "{prepare}: {output}");
+        assert_eq!(left, stays, "{prepare}");
     }
 }
 

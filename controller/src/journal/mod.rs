@@ -115,6 +115,18 @@ pub enum JournalError {
     /// No runs at all.
     #[error("there are no runs yet in {}", .0.display())]
     NoRuns(PathBuf),
+    /// Somebody else may change what is in there.
+    #[error(
+        "{} {why}: whoever can write there can have anything done with your keys. Mend that, or name another \
+         XDG_STATE_HOME",
+        path.display()
+    )]
+    NotOurs {
+        /// Which directory.
+        path: PathBuf,
+        /// Whose it is, in words that follow its name.
+        why: String,
+    },
     /// Nowhere to put it.
     #[error("neither XDG_STATE_HOME nor HOME is set, so there is nowhere to keep journals")]
     NoHome,

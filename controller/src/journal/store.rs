@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -39,7 +39,9 @@ impl RunStore {
             .filter(|path| path.is_absolute())
             .or_else(|| non_empty("HOME").map(|home| home.join(".local/state")))
             .ok_or(JournalError::NoHome)?;
-        Ok(Self::at(state.join("anemos/runs")))
+        let store = Self::at(state.join("anemos/runs"));
+        [&state.join("anemos"), &store.dir].into_iter().try_for_each(|dir| ours(dir))?;
+        Ok(store)
     }
 
     /// Runs in a directory of one's own.
@@ -260,6 +262,29 @@ impl RunDir {
     }
 }
 
+/// Refuses a directory that another user can write to, if it is there. root may be led to another user's on purpose,
+/// as by sudo, but also not to one that anybody can write to.
+fn ours(path: &Path) -> Result<(), JournalError> {
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(JournalError::io("looking at", path, error)),
+    };
+    match others_write(metadata.uid(), metadata.mode(), rustix::process::geteuid().as_raw()) {
+        Some(why) => Err(JournalError::NotOurs { path: path.into(), why }),
+        None => Ok(()),
+    }
+}
+
+/// Why users other than `us` and root can write to a directory with this owner and mode, if they can.
+fn others_write(owner: u32, mode: u32, us: u32) -> Option<String> {
+    if us != 0 && ![us, 0].contains(&owner) {
+        Some(format!("belongs to user {owner}"))
+    } else {
+        (mode & 0o022 != 0).then(|| format!("has mode {:o}", mode & 0o7777))
+    }
+}
+
 fn make_dir(path: &Path) -> Result<(), JournalError> {
     DirBuilder::new().mode(0o700).create(path).map_err(|e| JournalError::io("making", path, e))
 }
@@ -291,4 +316,29 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
         .open(path)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .map_err(|e| JournalError::io("writing", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_place_where_others_can_write_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = |mode| {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            ours(dir.path()).err().map(|error| error.to_string())
+        };
+        assert_eq!((refused(0o700), refused(0o755)), (None, None));
+        for (mode, shown) in [(0o777, "has mode 777"), (0o1777, "has mode 1777"), (0o720, "has mode 720")] {
+            let error = refused(mode).unwrap();
+            assert!(error.contains(shown), "{error}");
+        }
+        ours(&dir.path().join("not-there")).unwrap();
+        for (owner, us, fine) in [(7, 7, true), (0, 7, true), (8, 7, false), (8, 0, true)] {
+            assert_eq!(others_write(owner, 0o40_755, us).is_none(), fine, "{owner} {us}");
+        }
+    }
 }

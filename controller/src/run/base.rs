@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::BufWriter;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,7 +86,11 @@ fn cache_directory() -> Result<PathBuf, RunError> {
 /// Where the image of a lock is kept on this machine.
 pub fn cache_path(lock: &Lock) -> Result<PathBuf, RunError> {
     let cache = cache_directory()?;
-    fs::create_dir_all(&cache).map_err(|e| RunError::bad_input(format!("{}: {e}", cache.display())))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&cache)
+        .map_err(|e| RunError::bad_input(format!("{}: {e}", cache.display())))?;
     Ok(cache.join(format!("base-{}.cpio.zst", lock.image)))
 }
 
