@@ -260,6 +260,32 @@ fn what_documents_name() {
 }
 
 #[test]
+fn what_is_promised() {
+    let told = |last: &str| {
+        let mut house = files(&[
+            ("a/src/b.rs", "#[test]\nfn it_holds() {}\n\nfn helper() {}\n\n#[tokio::test]\nasync fn it_waits() {}"),
+            ("tests/e2e/c.rs", "name: \"c::it_boots\""),
+        ]);
+        let text = format!("| a | test |\n|---|---|\n| x | {last} |\n\n| a | b |\n|---|---|\n| c | `d` |\n");
+        house.documents.insert("docs/SECURITY.md".into(), text);
+        house
+    };
+    for (bad, said) in [
+        ("`helper`", "docs/SECURITY.md names the test helper, which is not there"),
+        ("`it_waits`, `c::it_falls`", "docs/SECURITY.md names the test c::it_falls, which is not there"),
+        ("it_holds", "docs/SECURITY.md names no test for: x"),
+    ] {
+        breaks(crate::promises_have_tests, &told("`it_holds`, `it_waits`, `c::it_boots`"), &told(bad), &[said]);
+    }
+    breaks(
+        crate::promises_have_tests,
+        &told("no test: why"),
+        &told("no test"),
+        &["docs/SECURITY.md names no test for: x"],
+    );
+}
+
+#[test]
 fn who_looks_where_in_the_controller() {
     let built = |run: &'static str, engine: &'static str| {
         let mut house = files(&[

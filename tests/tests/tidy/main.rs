@@ -203,11 +203,56 @@ fn names_in_documents(house: &House) -> Vec<String> {
     wrong
 }
 
+/// The document in which each promise names the test that shows it.
+const SECURITY: &str = "docs/SECURITY.md";
+
+/// Whether some file has a test of this name: a function with an attribute that makes it one, or an end-to-end
+/// scenario.
+fn is_tested(house: &House, name: &str) -> bool {
+    if let Some((group, cell)) = name.split_once("::") {
+        // A fault is a row of the matrix, which tries it in many phases.
+        let named = format!("name: \"{}\"", if group == "faults" { cell } else { name });
+        let mut below = house.files.iter().filter(|(path, _)| path.starts_with("tests/e2e/"));
+        return below.any(|(_, text)| text.contains(&named));
+    }
+    let function = format!("fn {name}(");
+    house.files.values().any(|text| {
+        text.match_indices(&function).any(|(at, _)| {
+            // Its attributes, and those alone, stand between it and what is before it.
+            let before = text[..at].rsplit(['}', ';']).next().unwrap_or_default();
+            before.contains("#[test]") || before.contains("#[tokio::test")
+        })
+    })
+}
+
+/// In the tables of [`SECURITY`] whose last column is `test`, that names tests that exist, or says `no test` and why.
+fn promises_have_tests(house: &House) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut within = false;
+    for line in house.documents.get(SECURITY).map_or("", String::as_str).lines() {
+        let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
+        let last = cells.last().copied().unwrap_or_default();
+        if !line.starts_with('|') {
+            within = false;
+        } else if last == "test" {
+            within = true;
+        } else if within && !last.starts_with("---") {
+            let names: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+            let unknown = names.iter().filter(|name| !is_tested(house, name));
+            wrong.extend(unknown.map(|name| format!("{SECURITY} names the test {name}, which is not there")));
+            if names.is_empty() && !last.starts_with("no test: ") {
+                wrong.push(format!("{SECURITY} names no test for: {}", cells[0]));
+            }
+        }
+    }
+    wrong
+}
+
 /// Gives what breaks it, a line each.
 type Rule = fn(&House) -> Vec<String>;
 
 /// The rules, by what they say.
-const RULES: [(&str, Rule); 10] = [
+const RULES: [(&str, Rule); 11] = [
     ("the dependency picture is what the manifests say", picture),
     ("crates depend only on those below them", dependencies),
     ("the table of crates has Cargo's names", table),
@@ -218,6 +263,7 @@ const RULES: [(&str, Rule); 10] = [
     ("no line is too long", columns),
     ("unsafe code stands in the modules for it", unsafe_code),
     ("documents name what exists", names_in_documents),
+    ("what SECURITY.md promises has a test", promises_have_tests),
 ];
 
 #[test]
