@@ -25,11 +25,14 @@ demo: rust tools ## a lab machine, redeployed before your eyes (PAYLOAD=examples
 build-demo: remote
 	cargo build --locked --workspace --bin anemos
 
-test: rust tools build unit ## everything: unit, integration, end to end
+test: rust tools build unit hostile ## everything: unit, integration, end to end
 	tests/e2e.sh
 
 unit: rust ## all tests that need no machine: no network, and no root (what needs root says that it is skipped)
 	cargo test --locked --workspace
+
+hostile: rust build ## hosts that flood the controller, and what memory that takes
+	ANEMOS_BIN=$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/anemos cargo test --locked --workspace --test hostile
 
 e2e: rust tools build ## scenarios whose names contain T: make e2e T=machines::bios
 	tests/e2e.sh $(T)
@@ -63,4 +66,4 @@ clean: ## what the lab and cargo made
 	cargo clean
 	rm -rf .lab
 
-.PHONY: help build build-demo remote rust tools demo test unit e2e faults bench fuzz check clean
+.PHONY: help build build-demo remote rust tools demo test unit hostile e2e faults bench fuzz check clean

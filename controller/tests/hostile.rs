@@ -141,7 +141,7 @@ impl Workstation {
     /// The command. Whatever it makes, it says itself who may read it.
     fn anemos(&self, arguments: &str) -> Command {
         let mut command = Command::new("sh");
-        command.arg("-c").arg(format!("umask 0; exec \"$0\" {arguments}")).arg(env!("CARGO_BIN_EXE_anemos"));
+        command.arg("-c").arg(format!("umask 0; exec \"$0\" {arguments}")).arg(executable());
         command.current_dir(self.dir.path()).env("HOME", self.dir.path()).env("TMPDIR", self.path("tmp"));
         command.env("XDG_STATE_HOME", self.path("state")).env_remove("SSH_AUTH_SOCK");
         command.env("ANEMOS_STAGE", self.path("stage")).env("ANEMOS_AGENT_ZST", self.path("agent.zst"));
@@ -177,6 +177,12 @@ impl Workstation {
             assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", path.display());
         }
     }
+}
+
+/// What is measured: the executable that users have where `$ANEMOS_BIN` names it, as `make test` does. What the tests
+/// are built with takes minutes for what is said here.
+fn executable() -> PathBuf {
+    std::env::var_os("ANEMOS_BIN").map_or_else(|| env!("CARGO_BIN_EXE_anemos").into(), PathBuf::from)
 }
 
 /// The most memory that a process has had, in bytes, so far; `None` once it has ended.
@@ -430,24 +436,21 @@ async fn an_agent_that_floods_somebody_who_does_not_look() {
     let mut command = workstation.anemos("up --yes --json hosts.toml");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
-    // Nobody reads until the journal has more than can wait, and then all of it. A fifth of it is noise, as long there.
-    let journal = workstation.path("state/anemos/runs");
-    let size = move || {
-        let run = fs::read_dir(&journal).ok()?.flatten().next()?;
-        Some(fs::metadata(run.path().join("bad.journal")).ok()?.len())
-    };
-    let reading = std::thread::spawn(move || {
-        let until = Instant::now() + Duration::from_secs(240);
-        while size().unwrap_or(0) < 2 << 20 && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let mut text = String::new();
-        stdout.read_to_string(&mut text).unwrap();
-        text
-    });
     let what = "a flood that nobody looks at";
-    assert_little(measured(&mut child, what), what);
-    let text = reading.join().unwrap();
+    let text = std::thread::scope(|scope| {
+        // Nobody reads until far more was said than can wait, and then all of it.
+        let reading = scope.spawn(|| {
+            let until = Instant::now() + Duration::from_secs(240);
+            while hostile.said() < MOST / 2 && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).unwrap();
+            text
+        });
+        assert_little(measured(&mut child, what), what);
+        reading.join().unwrap()
+    });
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let last = lines.last().unwrap();
     assert_eq!((&last["type"], &last["outcome"]), (&"summary".into(), &"held".into()), "{last}");
