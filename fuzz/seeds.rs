@@ -49,7 +49,7 @@ fn of(name: &str) -> Vec<Vec<u8>> {
 }
 
 /// Runs the targets.
-pub fn run(targets: &[(&str, fn(&[u8]))], cases: u32) {
+pub fn run(targets: &[(&str, super::Target)], cases: u32) {
     for (name, target) in targets {
         let seeds = of(name);
         assert!(!seeds.is_empty(), "fuzz/seeds/{name} is empty");

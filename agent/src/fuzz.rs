@@ -15,8 +15,11 @@ use crate::lines::Lines;
 use crate::log::chunk::{self, Keep};
 use crate::{console, finish, modules, payload, raw, ssh, unpack, writes};
 
+/// What is done with an input.
+pub type Target = fn(&[u8]);
+
 /// Targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("output", output),
     ("agent-log", agent_log),
     ("agent-requests", agent_requests),
@@ -25,7 +28,7 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
 ];
 
 /// Targets that touch files.
-pub const FILES: &[(&str, fn(&[u8]))] = &[("unpack-cpio", unpack_cpio), ("unpack-payload", unpack_payload)];
+pub const FILES: &[(&str, Target)] = &[("unpack-cpio", unpack_cpio), ("unpack-payload", unpack_payload)];
 
 /// What a payload prints, what the kernel says, and what a payload tells the agent. No line is longer than lines are,
 /// and nothing is lost.

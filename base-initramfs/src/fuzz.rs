@@ -6,8 +6,11 @@ use crate::resolve::BaseList;
 use crate::tree::{Kind, Tree};
 use crate::{Exclude, HashingWriter, Lock, Sha256, Time, apt_sources, deb, fetch, newc, resolve, snapshot};
 
+/// What is done with an input.
+pub type Target = fn(&[u8]);
+
 /// Targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] =
+pub const TARGETS: &[(&str, Target)] =
     &[("deb", deb), ("lock", lock), ("apt", apt), ("base-image", base_image), ("snapshot", in_image)];
 
 /// Most bytes of files that a package may unpack to here.

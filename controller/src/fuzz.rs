@@ -10,8 +10,11 @@ use crate::run::inbox;
 use crate::ssh_config::{self, Local, Overrides};
 use crate::{config, journal, screen, ssh};
 
+/// What is done with an input.
+pub type Target = fn(&[u8]);
+
 /// Targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("hosts-toml", hosts_toml),
     ("known-hosts", known_hosts),
     ("ssh-config", ssh_config),

@@ -13,8 +13,11 @@ use crate::modules::select::{self, Hardware, Place};
 use crate::modules::{self, modinfo};
 use crate::{boot, cmdline, facts, kernel, kexec, wire};
 
+/// What is done with an input.
+pub type Target = fn(&[u8]);
+
 /// Targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("modinfo", modinfo),
     ("modules", modules),
     ("module-file", module_file),
@@ -54,7 +57,7 @@ fn modules(data: &[u8]) {
     let modaliases: BTreeSet<String> = next().lines().map(str::to_owned).collect();
     let network = modaliases.iter().map(|modalias| Place { modalias: Some(modalias.clone()), module: None }).collect();
     let loaded: BTreeSet<String> = next().split_whitespace().map(str::to_owned).collect();
-    let hardware = Hardware { modaliases, network, loaded, modprobe, ..Hardware::default() };
+    let hardware = Hardware { loaded, modaliases, network, modprobe, ..Hardware::default() };
     let chosen = select::select(&index, &hardware);
     for names in [&chosen.first, &chosen.load] {
         assert!(names.iter().all(|name| index.modules.contains_key(name) && chosen.modules.contains(name)));
@@ -102,7 +105,7 @@ fn bzimage(data: &[u8]) {
     }
     let free: Vec<Range> = vec![(0x1000, 0x9_f000), (0x10_0000, 0x3ffd_a000), (1 << 32, (1 << 32) + (1 << 28))];
     let initramfs = 0x500_0001;
-    let map = vec![(0, 0x9_fc00, 1), (0x10_0000, 0x3feda_000, 1)];
+    let map = vec![(0, 0x9_fc00, 1), (0x10_0000, 0x3fed_a000, 1)];
     let params = vec![0x5a; 4096];
     let machine = Machine { free: free.clone(), map, params, efi: None, rsdp: None };
     let Ok(layout) = segments::lay_out(data, initramfs, "console=ttyS0", &machine) else { return };

@@ -3,8 +3,11 @@
 use crate::memory::Memory;
 use crate::{host_keys, mounts, processes};
 
+/// What is done with an input.
+pub type Target = fn(&[u8]);
+
 /// Targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[("mountinfo", mountinfo), ("proc", proc)];
+pub const TARGETS: &[(&str, Target)] = &[("mountinfo", mountinfo), ("proc", proc)];
 
 /// `/proc/self/mountinfo` and `/proc/swaps`. Nothing is longer than the line that it stands in, and a path that was
 /// escaped as the kernel does it is the path again.

@@ -11,8 +11,11 @@ use crate::volumes::{self, Volume};
 use crate::words::{Filesystem, Table};
 use crate::{declare, imgbuild, progress, shell, sources, template, words};
 
+/// What is done with an input.
+pub type Target = fn(&[u8]);
+
 /// Targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("imgbuild", imgbuild),
     ("template", template),
     ("partitions", partitions),

@@ -6,8 +6,11 @@ use crate::capture::{assemble, parse_address, parse_route};
 use crate::links::Present;
 use crate::{reach, render, resolv, socket, wire};
 
+/// What is done with an input.
+pub type Target = fn(&[u8]);
+
 /// Targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[("netlink", netlink), ("resolv-conf", resolv_conf)];
+pub const TARGETS: &[(&str, Target)] = &[("netlink", netlink), ("resolv-conf", resolv_conf)];
 
 /// The kernel's answers to all three questions, and the configurations that are made of what they say.
 ///

@@ -12,8 +12,11 @@ use crate::host::DiskId;
 use crate::stage::{StageReply, StageRequest};
 use crate::{Digest, Greeting, Hello, Role, RunId};
 
+/// What is done with an input.
+pub type Target = fn(&[u8]);
+
 /// Targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[("frames", frames), ("hello", hello), ("stream", stream), ("ids", ids)];
+pub const TARGETS: &[(&str, Target)] = &[("frames", frames), ("hello", hello), ("stream", stream), ("ids", ids)];
 
 /// Frames as each side reads them, and the files that have no frame. The first byte says of which type.
 ///

@@ -246,8 +246,8 @@ fn read_lines(mut content: &[u8], before: &mut Before, sink: &mut dyn FnMut(Entr
     let count = usize::try_from(get(&mut content)?).ok().filter(|count| *count <= content.len())?;
     let (present, rest) = content.split_first()?;
     content = rest;
-    // Where each column begins, and then the text: they are read beside each other, since as lists of numbers they could
-    // be many times as large as what they are read from.
+    // Where each column begins, and then the text: they are read beside each other, since as lists of numbers they
+    // could be many times as large as what they are read from.
     let mut columns = [None; 5];
     for (at, column) in columns.iter_mut().enumerate() {
         if present >> at & 1 == 1 {

@@ -37,8 +37,8 @@ pub(super) fn refusals(watchdogs: &[Watchdog], kernel: KernelSource) -> Vec<Stri
     watchdogs.iter().filter(is_feared).map(refusal).collect()
 }
 
-/// Whether one of them resets the machine should the new kernel hang before its init: a BMC's, which PID 1 feeds now, or
-/// which the stage starts because the kernel that boots surely has its driver.
+/// Whether one of them resets the machine should the new kernel hang before its init: a BMC's, which PID 1 feeds now,
+/// or which the stage starts because the kernel that boots surely has its driver.
 pub(super) fn cover_the_boot(watchdogs: &[Watchdog], kernel: KernelSource) -> bool {
     let mut of_bmc = watchdogs.iter().filter(|watchdog| watchdog.module == Watchdog::IPMI);
     of_bmc.any(|watchdog| kernel == KernelSource::Host || watchdog.active && watchdog.is_held_by_init())
