@@ -48,12 +48,16 @@ pub(super) fn event(mut event: Event) -> Event {
                 disks.truncate(LIST);
                 disks.shrink_to_fit();
             }
-            disks.iter_mut().for_each(|(name, _)| cut(name, NAME));
+            for (name, _) in disks {
+                cut(name, NAME);
+            }
         }
         EventKind::HostKeys(keys) => {
             keys.truncate(LIST);
             keys.shrink_to_fit();
-            keys.iter_mut().for_each(|key| cut(key, TEXT));
+            for key in keys {
+                cut(key, TEXT);
+            }
         }
         EventKind::StepFinished { outcome: StepOutcome::Done, .. }
         | EventKind::State(AgentState::Starting | AgentState::Waiting | AgentState::Running | AgentState::Succeeded)
@@ -77,7 +81,9 @@ pub(super) fn progress(mut progress: Progress) -> Progress {
 
 /// Cuts what is too long in why the stage could not do something.
 pub(super) fn failure(mut failure: Failure) -> Failure {
-    [&mut failure.what, &mut failure.why, &mut failure.hint].into_iter().for_each(|text| cut(text, TEXT));
+    for text in [&mut failure.what, &mut failure.why, &mut failure.hint] {
+        cut(text, TEXT);
+    }
     failure
 }
 

@@ -196,7 +196,9 @@ impl Follower {
         let read = match keep {
             Keep::All => read_through(reader, digested, Keep::All, &mut |digested| {
                 let (told, _) = digested.take_told();
-                told.into_iter().for_each(|told| show(told, 0));
+                for told in told {
+                    show(told, 0);
+                }
             }),
             keep => read_into(reader, digested, *keep),
         };
@@ -206,7 +208,9 @@ impl Follower {
             read => read?,
         }
         let (told, mut left_out) = digested.take_told();
-        told.into_iter().for_each(|told| show(told, std::mem::take(&mut left_out)));
+        for told in told {
+            show(told, std::mem::take(&mut left_out));
+        }
         Ok(())
     }
 
