@@ -39,6 +39,7 @@ ssh openssh-client
 ssh-keygen openssh-client
 ssh-add openssh-client
 sshd openssh-server
+dropbear dropbear-bin
 zstd zstd
 xz xz-utils
 gzip gzip

@@ -1,12 +1,13 @@
-//! The command, as it is where few files may be open, and when its terminal hangs up.
+//! The command, as it is where few files may be open, when its terminal hangs up, and when a password is asked for.
 
 use std::fmt::Write;
 use std::fs::Permissions;
+use std::io::{Read, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -85,4 +86,75 @@ fn a_terminal_that_hangs_up_is_as_ctrl_c() {
     let said = text(&output);
     assert_eq!((output.status.code(), output.status.signal()), (Some(130), None), "{said}");
     assert!(said.contains("stopped before anything was done"), "{said}");
+}
+
+/// OpenSSH's server, whose root has a password that nobody knows.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Server {
+    fn start(dir: &Path, port: u16) -> Self {
+        let at = dir.display();
+        let made =
+            Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(dir.join("key")).status();
+        assert!(made.unwrap().success());
+        std::fs::create_dir(dir.join("etc")).unwrap();
+        std::fs::write(dir.join("etc/shadow"), "root:$6$anemostests$none:19000:0:99999:7:::\n").unwrap();
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nPidFile none\nHostKey {at}/key\nUsePAM no\nPermitRootLogin yes\n\
+             PasswordAuthentication yes\nKbdInteractiveAuthentication no\nStrictModes no\n"
+        );
+        std::fs::write(dir.join("config"), config).unwrap();
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sshd.sh"));
+        command.args(["-D", "-E"]).arg(dir.join("log")).arg("-f").arg(dir.join("config"));
+        let server = Self(command.env("SERVER_ETC", dir.join("etc")).stderr(Stdio::null()).spawn().unwrap());
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() && std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        server
+    }
+}
+
+#[test]
+fn a_password_is_asked_for_on_the_terminal_and_not_shown() {
+    if !rustix::process::getuid().is_root() {
+        eprintln!("skipped: a server that checks passwords needs root");
+        return;
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let dir = prepared([port]);
+    let _server = Server::start(dir.path(), port);
+    let key = std::fs::read_to_string(dir.path().join("key.pub")).unwrap();
+    std::fs::write(dir.path().join("known_hosts"), format!("[127.0.0.1]:{port} {key}")).unwrap();
+    let hosts = std::fs::read_to_string(dir.path().join("hosts.toml")).unwrap();
+    std::fs::write(dir.path().join("hosts.toml"), format!("{hosts}user = \"root\"\nknown_hosts = \"known_hosts\"\n"))
+        .unwrap();
+
+    let plan = format!("{} plan hosts.toml", env!("CARGO_BIN_EXE_anemos"));
+    let mut command = Command::new("script");
+    command.args(["-qefc", &plan, "/dev/null"]).current_dir(dir.path());
+    command.env("HOME", dir.path()).env("XDG_STATE_HOME", dir.path().join("state")).env_remove("SSH_AUTH_SOCK");
+    command.env("ANEMOS_STAGE", dir.path().join("stage")).env("ANEMOS_AGENT_ZST", dir.path().join("agent.zst"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut keyboard = child.stdin.take().unwrap();
+    let mut screen = child.stdout.take().unwrap();
+    let (mut said, mut typed) = (String::new(), 0);
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = screen.read(&mut bytes) {
+        said.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        if said.matches("Password of root@127.0.0.1: ").count() > typed {
+            typed += 1;
+            keyboard.write_all(b"open sesame\n").unwrap();
+        }
+    }
+    let status = child.wait().unwrap();
+    assert!(!status.success() && typed == 3, "{status} {said}");
+    assert!(said.contains("password (refused)") && !said.contains("sesame"), "{said}");
 }

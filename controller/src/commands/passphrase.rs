@@ -1,4 +1,4 @@
-//! Asking for a passphrase on the terminal, with the screen out of the way.
+//! Asking for passphrases and passwords on the terminal, with the screen out of the way.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -10,6 +10,7 @@ use anemos_proto::Secret;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::screen::Control;
+use crate::screen::text::sanitise_str;
 use crate::ssh::Passphrases;
 
 /// Time between two looks at what was typed.
@@ -27,10 +28,13 @@ impl Passphrases for OnTerminal {
     fn ask(&self, prompt: String) -> Pin<Box<dyn Future<Output = Result<Secret, String>> + Send + '_>> {
         Box::pin(async move {
             let Some(tty) = tty() else {
-                return Err("there is no terminal to ask for its passphrase: add the key to an SSH agent".into());
+                return Err("there is no terminal to ask on: add the key to an SSH agent".into());
             };
             let _paused = self.0.pause().await;
-            hidden_line(tty, &prompt).await.map_err(|error| format!("its passphrase could not be read: {error}"))
+            // It may hold what a host says.
+            let lines: Vec<String> = prompt.split('\n').map(sanitise_str).collect();
+            let typed = hidden_line(tty, &lines.join("\n")).await;
+            typed.map_err(|error| format!("what was typed could not be read: {error}"))
         })
     }
 }

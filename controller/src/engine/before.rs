@@ -368,9 +368,33 @@ async fn connect(job: &Job, reporter: &Reporter) -> Result<Session, Trouble> {
         None => {}
     }
     let typing = if job.user.may_ask() { TYPING } else { Duration::ZERO };
-    connected.authenticate(&entry.user, &job.user, deadline + typing).await.map_err(|error| {
-        Trouble::before(Phase::Connect, format!("logging into {} as `{}`", entry.address, entry.user), error)
-    })
+    let trouble =
+        |why| Trouble::before(Phase::Connect, format!("logging into {} as `{}`", entry.address, entry.user), why);
+    let session = connected
+        .authenticate_or_ask(&entry.user, &job.user, deadline + typing)
+        .await
+        .map_err(|error| trouble(error.to_string()))?;
+    if session.by_password {
+        say_of_password(job, reporter, session.our_key.as_ref()).map_err(trouble)?;
+    }
+    Ok(session)
+}
+
+/// Says who gets into the new system where a password let us into the old one. An error is that nobody would.
+fn say_of_password(job: &Job, reporter: &Reporter, key: Option<&HostKey>) -> Result<(), String> {
+    let text = match key {
+        Some(key) => format!("no key let us in; {key}, the first of yours, goes into the new system"),
+        None if job.authorized_keys.is_empty() => {
+            return Err(
+                "there is no key of yours to let you into the new system afterwards, since a password does not \
+                        go there: give `identity_file` or `authorized_keys` in hosts.toml"
+                    .into(),
+            );
+        }
+        None => "no key let us in; the new system lets in the `authorized_keys` of hosts.toml".into(),
+    };
+    reporter.say(Level::Warning, text);
+    Ok(())
 }
 
 fn connect_trouble(job: &Job, error: &ConnectError, allowed: Duration) -> Trouble {
@@ -473,9 +497,10 @@ fn stage_plan(job: &Job, session: &Session, plan: &Plan) -> StagePlan {
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     let run_key = job.run_key.public().line().to_owned();
     let mut target_keys = job.authorized_keys.clone();
-    let ours = session.our_key.line().to_owned();
     // So that the user gets into the new system as into the old one.
-    if !target_keys.contains(&ours) {
+    if let Some(ours) = session.our_key.as_ref().map(|key| key.line().to_owned())
+        && !target_keys.contains(&ours)
+    {
         target_keys.push(ours);
     }
     StagePlan {

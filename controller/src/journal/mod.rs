@@ -261,6 +261,12 @@ pub struct HostEntry {
     pub identities_only: bool,
     /// The user's keys.
     pub identity_files: Vec<PathBuf>,
+    /// They are those of hosts.toml, and come before all others.
+    #[serde(default)]
+    pub identities_given: bool,
+    /// The user's certificates.
+    #[serde(default)]
+    pub certificate_files: Vec<PathBuf>,
     /// Host key of this run's agent.
     pub agent_key: HostKey,
     /// Command that must succeed on the new system.

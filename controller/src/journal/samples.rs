@@ -194,6 +194,8 @@ pub fn run_file(id: &str, names: &[&str]) -> RunFile {
         agent: Agent::Disabled,
         identities_only: true,
         identity_files: Vec::new(),
+        identities_given: false,
+        certificate_files: Vec::new(),
         agent_key: run_key().public(),
         check: None,
         finish: Finish::Reboot,

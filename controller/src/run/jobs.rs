@@ -187,12 +187,9 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
         user: ssh.user.clone(),
         agent: ssh.agent.clone(),
         identities_only: ssh.identities_only,
-        // `attach` may be called from another directory.
-        identity_files: ssh
-            .identity_files
-            .iter()
-            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
-            .collect(),
+        identity_files: absolute(&ssh.identity_files),
+        identities_given: ssh.identities_given,
+        certificate_files: absolute(&ssh.certificate_files),
         agent_key,
         check: host.check.clone(),
         finish: host.finish,
@@ -205,12 +202,19 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
     }
 }
 
+/// `attach` may be called from another directory.
+fn absolute(files: &[PathBuf]) -> Vec<PathBuf> {
+    files.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())).collect()
+}
+
 /// The user's keys, as the journal has them, and the agent as this process has it.
 pub(super) fn credentials(entry: &HostEntry, asks: &Arc<dyn Passphrases>) -> Credentials {
     Credentials::User(Arc::new(UserCredentials {
         agent: entry.agent.socket(),
         identities_only: entry.identities_only,
         identity_files: entry.identity_files.clone(),
+        named_first: entry.identities_given,
+        certificate_files: entry.certificate_files.clone(),
         asks: Arc::clone(asks),
     }))
 }

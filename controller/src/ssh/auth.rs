@@ -1,19 +1,22 @@
-//! Who we are: keys in an agent, keys in files, or the run's own key.
+//! Logging in: keys, certificates, and what a person types.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 
-use anemos_proto::Secret;
-use russh::client::Handle;
 use russh::keys::agent::AgentIdentity;
-use russh::keys::agent::client::{AgentClient, AgentStream};
-use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
-use russh::{MethodKind, Signer, client::AuthResult};
+use russh::keys::agent::client::AgentClient;
+use russh::keys::signature::Signer as _;
+use russh::keys::ssh_key::{Signature, private::KeypairData};
+use russh::keys::{HashAlg, PrivateKey, PublicKey};
+use russh::{MethodKind, MethodSet, client::AuthResult};
+use tokio::net::UnixStream;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
-use super::{Address, Callbacks, HostKey, RunKey, plain};
+use super::identities::{Files, Offer, Order, Signer};
+use super::passwords::{Passphrases, Passwords, Tried};
+use super::{Address, Connected, HostKey, RunKey, Session, plain};
 
 /// What we show to a host that proved who it is.
 #[derive(Debug, Clone)]
@@ -22,15 +25,6 @@ pub enum Credentials {
     User(Arc<UserCredentials>),
     /// The key of a run.
     Run(RunKey),
-}
-
-/// Asks a person for passphrases.
-pub trait Passphrases: std::fmt::Debug + Send + Sync {
-    /// Whether there is any point in asking.
-    fn possible(&self) -> bool;
-
-    /// Asks for a line that must not be seen. An error says why there is none.
-    fn ask(&self, prompt: String) -> Pin<Box<dyn Future<Output = Result<Secret, String>> + Send + '_>>;
 }
 
 /// Where the user's keys are.
@@ -42,7 +36,11 @@ pub struct UserCredentials {
     pub identities_only: bool,
     /// Private keys, in this order.
     pub identity_files: Vec<PathBuf>,
-    /// Asks for the passphrases of these keys.
+    /// `identity_files` come before all that the agent has besides: hosts.toml names them.
+    pub named_first: bool,
+    /// Certificates of the user's; if there are none, what lies beside the keys as `NAME-cert.pub`.
+    pub certificate_files: Vec<PathBuf>,
+    /// Asks for the passphrases of these keys, and for passwords.
     pub asks: Arc<dyn Passphrases>,
 }
 
@@ -59,16 +57,18 @@ impl Credentials {
 /// Why a host didn't let us in.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
-    /// Every key was tried.
-    #[error("`{user}` was not let in; tried {}", list(tried))]
+    /// Everything was tried.
+    #[error("`{user}` was not let in; tried {}{}", list(tried), said(more))]
     Refused {
         /// Who.
         user: String,
         /// What was tried, and what came of it.
         tried: Vec<String>,
+        /// What else there is to say of it.
+        more: Vec<String>,
     },
     /// The connection died meanwhile.
-    #[error("the connection was lost while logging in as `{user}`: {why}; tried {}", list(tried))]
+    #[error("the connection was lost while logging in as `{user}`: {why}; tried {}{}", list(tried), said(more))]
     Lost {
         /// Who.
         user: String,
@@ -76,6 +76,8 @@ pub enum AuthError {
         why: String,
         /// What was tried, and what came of it.
         tried: Vec<String>,
+        /// What else there is to say of it.
+        more: Vec<String>,
     },
     /// Too slow.
     #[error("logging into {address} did not end in time")]
@@ -93,6 +95,14 @@ fn list(tried: &[String]) -> String {
     }
 }
 
+fn said(more: &[String]) -> String {
+    more.iter().flat_map(|text| ["; ", text]).collect()
+}
+
+/// Connections that one login may take. A server counts refused keys, and hangs up after some (`MaxAuthTries`, 6 by
+/// default); one that has been left so several times shuts the client's address out for a while.
+const CONNECTIONS: usize = 3;
+
 type Decrypted = HashMap<PathBuf, Result<Arc<PrivateKey>, String>>;
 
 /// Passphrases are asked for once per file and process, and one at a time.
@@ -101,187 +111,243 @@ async fn decrypted() -> MutexGuard<'static, Decrypted> {
     KEYS.lock().await
 }
 
-/// Tries keys until one is let in; returns that one's public half.
+/// Tries what `credentials` have until something is let in. With `ask`, a person is asked for a password where nothing
+/// else opens. `deadline` is for connections that have to be made anew.
 pub(super) async fn authenticate(
-    handle: &mut Handle<Callbacks>,
+    connected: Connected,
     user: &str,
     credentials: &Credentials,
-) -> Result<HostKey, AuthError> {
-    let mut attempt = Attempt { handle, user, tried: Vec::new(), rsa_hash: None };
-    let result = match credentials {
-        Credentials::Run(key) => attempt.private_key(Arc::clone(&key.0), "the run's key").await,
-        Credentials::User(user) => attempt.user_keys(user).await,
+    ask: bool,
+    deadline: Instant,
+) -> Result<Session, AuthError> {
+    let asks: Option<&dyn Passphrases> = match credentials {
+        Credentials::User(user) => Some(&*user.asks),
+        Credentials::Run(_) => None,
     };
-    let Attempt { tried, .. } = attempt;
-    match result {
-        Ok(Some(key)) => Ok(key),
-        Ok(None) => Err(AuthError::Refused { user: user.into(), tried }),
-        Err(why) => Err(AuthError::Lost { user: user.into(), why, tried }),
+    let may_type = asks.filter(|asks| ask && asks.possible());
+    let mut login = Login {
+        passwords: Passwords::new(may_type, &connected.host_key, user, &connected.address.host),
+        connected,
+        user,
+        asks,
+        agent: None,
+        agent_socket: None,
+        rsa_hash: None,
+        methods: None,
+        tried: Vec::new(),
+        taken: Vec::new(),
+        opened_by: None,
+        deadline,
+    };
+    let offers = match credentials {
+        Credentials::Run(key) => vec![Offer {
+            key: key.0.public_key().clone(),
+            certificate: None,
+            signer: Signer::File(PathBuf::new(), Arc::clone(&key.0)),
+            shown: format!("the run's key ({})", key.public()),
+        }],
+        Credentials::User(user) => login.offers(user).await,
+    };
+    match login.run(&offers).await {
+        Ok(true) => {
+            let by_password = login.opened_by.is_none();
+            // Who came by a password has keys for the next time, if any.
+            let first = offers.first().map(|offer| HostKey::of(&offer.key));
+            let our_key = login.opened_by.or(first);
+            let Connected { handle, host_key, .. } = login.connected;
+            Ok(Session { handle, host_key, our_key, by_password })
+        }
+        Ok(false) => {
+            let more = login.last_words();
+            Err(AuthError::Refused { user: user.into(), tried: login.tried, more })
+        }
+        Err(why) => {
+            let more = login.last_words();
+            Err(AuthError::Lost { user: user.into(), why, tried: login.tried, more })
+        }
     }
 }
 
-/// One login: the keys tried so far. Its methods return the key that was let in, `None` to go on, or why the
-/// connection is of no more use.
-struct Attempt<'a> {
-    handle: &'a mut Handle<Callbacks>,
+/// One login, over several connections if need be.
+struct Login<'a> {
+    connected: Connected,
     user: &'a str,
-    tried: Vec<String>,
+    asks: Option<&'a dyn Passphrases>,
+    passwords: Passwords<'a>,
+    agent: Option<AgentClient<UnixStream>>,
+    agent_socket: Option<PathBuf>,
     /// What to sign with RSA keys, once asked.
     rsa_hash: Option<HashAlg>,
+    /// What the server would take now, once it has said.
+    methods: Option<MethodSet>,
+    tried: Vec<String>,
+    /// Offers that were taken, and were not enough.
+    taken: Vec<usize>,
+    /// The last key that was taken.
+    opened_by: Option<HostKey>,
+    deadline: Instant,
 }
 
-/// A key file, as far as it can be read without a passphrase.
-struct KeyFile {
-    path: PathBuf,
-    public: Option<PublicKey>,
-    private: Result<PrivateKey, String>,
+/// What a server says to one try.
+enum Answer {
+    In,
+    /// Taken, and more is asked for.
+    More,
+    No,
+    /// It hung up.
+    HungUp,
 }
 
-impl KeyFile {
-    /// `None` if there is neither the file nor its `.pub`.
-    fn read(path: &Path) -> Option<Self> {
-        let mut pub_path = path.as_os_str().to_owned();
-        pub_path.push(".pub");
-        let from_pub =
-            std::fs::read_to_string(&pub_path).ok().and_then(|text| PublicKey::from_openssh(text.trim()).ok());
-        let text = std::fs::read_to_string(path);
-        if text.is_err() && from_pub.is_none() {
-            return None;
-        }
-        // `IdentityFile` may also name a public key whose private half the agent has.
-        let named_public = text.as_ref().ok().and_then(|text| PublicKey::from_openssh(text.trim()).ok());
-        let private = match &text {
-            Err(error) => Err(error.to_string()),
-            Ok(_) if named_public.is_some() => Err("it is a public key".into()),
-            Ok(text) => PrivateKey::from_openssh(text)
-                .or_else(|e| russh::keys::decode_secret_key(text, None).map_err(|_| e))
-                .map_err(|e| format!("it can't be read as a private key ({e})")),
-        };
-        let own = private.as_ref().ok().map(|key| key.public_key().clone());
-        Some(Self { path: path.into(), public: own.or(from_pub).or(named_public), private })
-    }
-}
-
-impl Attempt<'_> {
-    async fn user_keys(&mut self, credentials: &UserCredentials) -> Result<Option<HostKey>, String> {
-        let files: Vec<KeyFile> = credentials.identity_files.iter().filter_map(|path| KeyFile::read(path)).collect();
-        for path in &credentials.identity_files {
-            if !files.iter().any(|file| file.path == *path) {
-                self.tried.push(format!("{} (not there)", path.display()));
-            }
-        }
-        let mut in_agent = Vec::new();
+impl Login<'_> {
+    /// What can be shown, with what the agent has.
+    async fn offers(&mut self, credentials: &UserCredentials) -> Vec<Offer> {
+        let mut files = Files::read(&credentials.identity_files, &credentials.certificate_files);
+        self.agent_socket.clone_from(&credentials.agent);
+        let mut held = Vec::new();
         if let Some(socket) = &credentials.agent {
-            match AgentClient::connect_uds(socket).await {
-                Ok(agent) => {
-                    let keep = |key: &PublicKey| {
-                        let named = files.iter().any(|file| file.public.as_ref().is_some_and(|p| same(p, key)));
-                        if credentials.identities_only { named.then_some(0) } else { Some(u8::from(!named)) }
-                    };
-                    if let Some(key) = self.agent_keys(agent, keep, &mut in_agent).await? {
-                        return Ok(Some(key));
-                    }
-                }
-                Err(error) => self.tried.push(format!("SSH agent at {} ({error})", socket.display())),
+            match self.open_agent().await {
+                Ok(identities) => held = identities,
+                Err(why) => files.useless.push(format!("SSH agent at {} ({why})", socket.display())),
             }
         }
-        for file in files {
-            let done = file.public.as_ref().is_some_and(|public| in_agent.iter().any(|key| same(public, key)));
-            if !done && let Some(key) = self.key_file(file, &*credentials.asks).await? {
-                return Ok(Some(key));
-            }
+        let order = Order { only_named: credentials.identities_only, named_first: credentials.named_first };
+        let offers = files.offers(held, order);
+        if self.agent.is_some() && !offers.iter().any(|offer| matches!(offer.signer, Signer::Agent(_))) {
+            files.useless.push("SSH agent (it has no key for this host)".into());
         }
-        Ok(None)
+        self.tried = files.useless;
+        offers
     }
 
-    /// Tries the agent's keys for which `rank` gives a number, the lowest first.
-    async fn agent_keys<S: AgentStream + Unpin + Send + 'static>(
-        &mut self,
-        mut agent: AgentClient<S>,
-        rank: impl Fn(&PublicKey) -> Option<u8>,
-        offered: &mut Vec<PublicKey>,
-    ) -> Result<Option<HostKey>, String> {
-        if let Some(binding) = self.handle.agent_session_binding() {
+    /// Tells the agent what connection it is to sign for, and asks what it has.
+    async fn open_agent(&mut self) -> Result<Vec<AgentIdentity>, String> {
+        self.agent = None;
+        let Some(socket) = &self.agent_socket else { return Ok(Vec::new()) };
+        let mut agent = AgentClient::connect_uds(socket).await.map_err(|e| e.to_string())?;
+        if let Some(binding) = self.connected.handle.agent_session_binding() {
             // Agents other than OpenSSH's refuse this extension, and can do without.
             let _ = agent.bind_session(binding, false).await;
         }
-        let identities = match agent.request_identities().await {
-            Ok(identities) => identities,
-            Err(error) => {
-                self.tried.push(format!("SSH agent (it gave no list of keys: {error})"));
-                return Ok(None);
-            }
-        };
-        let mut keys: Vec<(u8, PublicKey, String)> = identities
-            .into_iter()
-            .filter_map(|identity| match identity {
-                AgentIdentity::PublicKey { key, comment } => rank(&key).map(|rank| (rank, key, comment)),
-                AgentIdentity::Certificate { .. } => None,
-            })
-            .collect();
-        keys.sort_by_key(|(rank, ..)| *rank);
-        if keys.is_empty() {
-            self.tried.push("SSH agent (it has no key for this host)".into());
-        }
-        for (_, key, comment) in keys {
-            let hash = self.hash_for(&key).await?;
-            let what = format!("agent key {} `{comment}`", key.fingerprint(HashAlg::Sha256));
-            let result = self.handle.authenticate_publickey_with(self.user, key.clone(), hash, &mut agent).await;
-            offered.push(key.clone());
-            let result = match result {
-                Ok(result) => result,
-                Err(error) => {
-                    self.tried.push(format!("{what} (the agent would not sign: {error})"));
-                    continue;
+        let identities = agent.request_identities().await.map_err(|e| format!("it gave no list of keys: {e}"))?;
+        self.agent = Some(agent);
+        Ok(identities)
+    }
+
+    /// Whether we are in. An error says why the connection is of no more use.
+    async fn run(&mut self, offers: &[Offer]) -> Result<bool, String> {
+        let mut connections = 1;
+        let mut queue: VecDeque<usize> = (0..offers.len()).collect();
+        loop {
+            let answer = if let Some(number) = self.next_key(&mut queue) {
+                let answer = self.show(&offers[number]).await?;
+                match answer {
+                    Answer::In | Answer::More => {
+                        self.opened_by = Some(HostKey::of(&offers[number].key));
+                        self.taken.push(number);
+                    }
+                    // A server that takes no keys yet has not judged this one.
+                    Answer::No if !self.takes(MethodKind::PublicKey) => queue.push_front(number),
+                    Answer::No | Answer::HungUp => {}
                 }
+                answer
+            } else if self.methods.is_none() {
+                let result = self.connected.handle.authenticate_none(self.user).await.map_err(|e| plain(&e))?;
+                self.judge(result, None)
+            } else if let Some(method) = self.methods.as_ref().and_then(|methods| self.passwords.method(methods)) {
+                self.type_in(method).await
+            } else {
+                self.say_of_passwords();
+                return Ok(false);
             };
-            if self.outcome(result, &what)? {
-                return Ok(Some(HostKey::of(&key)));
+            match answer {
+                Answer::In => return Ok(true),
+                Answer::More | Answer::No => {}
+                Answer::HungUp => {
+                    let more = !queue.is_empty() || (self.takes_typing() && self.passwords.may_go_on());
+                    // Nothing was refused by a server that was lost otherwise.
+                    let cut = self.methods.is_some() || self.connected.parting().is_some();
+                    let why = self.connected.parting().unwrap_or_else(|| "the server hung up".into());
+                    if !cut || !more || connections == CONNECTIONS {
+                        if !queue.is_empty() {
+                            let left: Vec<&str> = queue.iter().map(|number| offers[*number].shown.as_str()).collect();
+                            let hint = "name the right key by `identity_file` in hosts.toml";
+                            self.tried.push(format!("not tried: {}; {hint}", left.join(", ")));
+                        }
+                        return Err(why);
+                    }
+                    connections += 1;
+                    tracing::debug!(why, left = queue.len(), "connecting anew for what was not tried yet");
+                    self.connect_anew(&why).await?;
+                    // What was taken is not remembered by a new connection.
+                    self.taken.drain(..).rev().for_each(|number| queue.push_front(number));
+                }
             }
         }
-        Ok(None)
     }
 
-    async fn key_file(&mut self, file: KeyFile, asks: &dyn Passphrases) -> Result<Option<HostKey>, String> {
-        let shown = file.path.display().to_string();
-        let key = match file.private {
-            Ok(key) => key,
-            Err(why) => {
-                self.tried.push(format!("{shown} ({why})"));
-                return Ok(None);
+    fn next_key(&self, queue: &mut VecDeque<usize>) -> Option<usize> {
+        if self.takes(MethodKind::PublicKey) { queue.pop_front() } else { None }
+    }
+
+    /// Whether the server takes this, as far as it has said.
+    fn takes(&self, kind: MethodKind) -> bool {
+        self.methods.as_ref().is_none_or(|methods| methods.contains(&kind))
+    }
+
+    fn takes_typing(&self) -> bool {
+        let methods = self.methods.as_ref();
+        methods.is_some_and(|all| all.contains(&MethodKind::Password) || all.contains(&MethodKind::KeyboardInteractive))
+    }
+
+    async fn connect_anew(&mut self, why: &str) -> Result<(), String> {
+        let again = self.connected.again(self.deadline).await;
+        self.connected = again.map_err(|error| format!("{why}, and then {error}"))?;
+        self.methods = None;
+        // The agent is bound to one connection. Without it, what it has is refused, and said to be.
+        let _ = self.open_agent().await;
+        Ok(())
+    }
+
+    /// Shows a key or certificate, and signs if the server would take it.
+    async fn show(&mut self, offer: &Offer) -> Result<Answer, String> {
+        let hash = self.hash_for(&offer.key).await?;
+        let mut signing = Signing { agent: self.agent.as_mut(), signer: &offer.signer, asks: self.asks };
+        let handle = &mut self.connected.handle;
+        let result = match &offer.certificate {
+            None => handle.authenticate_publickey_with(self.user, offer.key.clone(), hash, &mut signing).await,
+            Some(certificate) => {
+                handle.authenticate_certificate_with(self.user, certificate.clone(), hash, &mut signing).await
             }
         };
-        if !key.is_encrypted() {
-            return self.private_key(Arc::new(key), &shown).await;
-        }
-        let public = key.public_key().clone();
-        let hash = self.hash_for(&public).await?;
-        // A passphrase is only worth asking for if the host would take the key.
-        let mut asked = Asked(false);
-        match self.handle.authenticate_publickey_with(self.user, public, hash, &mut asked).await {
-            Err(NotSigned) if asked.0 => {}
-            Err(NotSigned) => return Err("the connection is gone".into()),
-            Ok(result) => {
-                self.outcome(result, &shown)?;
-                return Ok(None);
+        match result {
+            Ok(result) => Ok(self.judge(result, Some(&offer.shown))),
+            Err(NotSigned::Because(why)) => {
+                self.tried.push(format!("{} ({why})", offer.shown));
+                Ok(Answer::No)
             }
+            Err(NotSigned::Gone) => Ok(Answer::HungUp),
         }
-        match decrypt(&file.path, key, asks).await {
-            Ok(key) => self.private_key(key, &shown).await,
-            Err(why) => {
-                self.tried.push(format!("{shown} ({why})"));
-                Ok(None)
+    }
+
+    /// Tries what a person types.
+    async fn type_in(&mut self, method: MethodKind) -> Answer {
+        match self.passwords.try_one(&mut self.connected.handle, method).await {
+            Tried::Said(result) => self.judge(result, Some(<&str>::from(&method))),
+            Tried::Not(why) => {
+                self.tried.push(format!("{} ({why})", <&str>::from(&method)));
+                Answer::No
             }
         }
     }
 
-    async fn private_key(&mut self, key: Arc<PrivateKey>, what: &str) -> Result<Option<HostKey>, String> {
-        let hash = self.hash_for(key.public_key()).await?;
-        let public = HostKey::of(key.public_key());
-        let key = PrivateKeyWithHashAlg::new(key, hash);
-        let result = self.handle.authenticate_publickey(self.user, key).await.map_err(|e| plain(&e))?;
-        let what = format!("{what} ({public})");
-        Ok(self.outcome(result, &what)?.then_some(public))
+    /// Says that a password was not asked for, where it might have opened.
+    fn say_of_passwords(&mut self) {
+        if self.takes_typing() && !self.passwords.was_asked() && self.asks.is_some() {
+            self.tried.push(
+                "a password (the host takes one; Anemos asks for it only on a terminal, when it first logs into a host)"
+                    .into(),
+            );
+        }
     }
 
     /// The hash for RSA signatures: what the server says it takes, else SHA-512; SHA-1 never.
@@ -290,63 +356,112 @@ impl Attempt<'_> {
             return Ok(None);
         }
         if self.rsa_hash.is_none() {
-            let best = self.handle.best_supported_rsa_hash().await.map_err(|e| plain(&e))?;
+            let best = self.connected.handle.best_supported_rsa_hash().await.map_err(|e| plain(&e))?;
             self.rsa_hash = best.flatten().or(Some(HashAlg::Sha512));
         }
         Ok(self.rsa_hash)
     }
 
-    fn outcome(&mut self, result: AuthResult, what: &str) -> Result<bool, String> {
-        match result {
-            AuthResult::Success => Ok(true),
+    fn judge(&mut self, result: AuthResult, what: Option<&str>) -> Answer {
+        let (answer, why) = match result {
+            AuthResult::Success => return Answer::In,
             AuthResult::Failure { remaining_methods, partial_success } => {
                 let more = remaining_methods.iter().map(<&str>::from).collect::<Vec<_>>().join(", ");
-                let why =
-                    if partial_success { format!("taken, but {more} is asked for too") } else { "refused".into() };
-                self.tried.push(format!("{what} ({why})"));
-                if remaining_methods.is_empty() || self.handle.is_closed() {
-                    Err("the server hung up".into())
-                } else if remaining_methods.contains(&MethodKind::PublicKey) {
-                    Ok(false)
-                } else {
-                    Err(format!("the server takes no keys, only {more}"))
+                // A server that hangs up says nothing of methods.
+                let hung_up = remaining_methods.is_empty();
+                if !hung_up {
+                    self.methods = Some(remaining_methods);
                 }
+                match (hung_up, partial_success) {
+                    (true, _) => (Answer::HungUp, "refused, and the server hung up".into()),
+                    (false, true) => (Answer::More, format!("taken, but {more} is asked for too")),
+                    (false, false) => (Answer::No, "refused".to_owned()),
+                }
+            }
+        };
+        self.tried.extend(what.map(|what| format!("{what} ({why})")));
+        answer
+    }
+
+    /// What a server that lets nobody in has said besides.
+    fn last_words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        if let Some(methods) = self.methods.as_ref().filter(|methods| !methods.contains(&MethodKind::PublicKey)) {
+            let names: Vec<&str> = methods.iter().map(<&str>::from).collect();
+            words.push(format!("the server takes no keys, only {}", names.join(", ")));
+        }
+        words.extend(self.connected.banner().map(|text| format!("the server says: {text}")));
+        words
+    }
+}
+
+/// Signs once a server has said that it would take the key: so a passphrase is only asked for where that is worth it.
+struct Signing<'a> {
+    agent: Option<&'a mut AgentClient<UnixStream>>,
+    signer: &'a Signer,
+    asks: Option<&'a dyn Passphrases>,
+}
+
+/// No signature was made.
+#[derive(Debug)]
+enum NotSigned {
+    /// The connection is gone.
+    Gone,
+    Because(String),
+}
+
+impl From<russh::SendError> for NotSigned {
+    fn from(_: russh::SendError) -> Self {
+        Self::Gone
+    }
+}
+
+impl russh::Signer for Signing<'_> {
+    type Error = NotSigned;
+
+    async fn auth_sign(
+        &mut self,
+        _: &AgentIdentity,
+        hash: Option<HashAlg>,
+        mut data: Vec<u8>,
+    ) -> Result<Vec<u8>, NotSigned> {
+        match (self.signer, self.agent.as_mut()) {
+            (Signer::Agent(identity), Some(agent)) => agent
+                .sign_request(identity, hash, data)
+                .await
+                .map_err(|error| NotSigned::Because(format!("the agent would not sign: {error}"))),
+            (Signer::Agent(_), None) => Err(NotSigned::Because("the agent is gone".into())),
+            (Signer::File(path, key), _) => {
+                let key = if key.is_encrypted() {
+                    let asks = self.asks.ok_or_else(|| NotSigned::Because("it has a passphrase".into()))?;
+                    decrypt(path, key, asks).await.map_err(NotSigned::Because)?
+                } else {
+                    Arc::clone(key)
+                };
+                let signature = sign(&key, hash, &data).map_err(NotSigned::Because)?;
+                data.extend(u32::try_from(signature.len()).unwrap_or(u32::MAX).to_be_bytes());
+                data.extend(signature);
+                Ok(data)
             }
         }
     }
 }
 
-/// Stands in for a signer, to learn whether the server asks for a signature at all.
-struct Asked(bool);
-
-/// No signature was made.
-#[derive(Debug)]
-struct NotSigned;
-
-impl From<russh::SendError> for NotSigned {
-    fn from(_: russh::SendError) -> Self {
-        Self
-    }
-}
-
-impl Signer for Asked {
-    type Error = NotSigned;
-
-    async fn auth_sign(&mut self, _: &AgentIdentity, _: Option<HashAlg>, _: Vec<u8>) -> Result<Vec<u8>, NotSigned> {
-        self.0 = true;
-        Err(NotSigned)
-    }
-}
-
-fn same(a: &PublicKey, b: &PublicKey) -> bool {
-    a.key_data() == b.key_data()
+/// A signature as the wire has it (RFC 4253, 6.6).
+fn sign(key: &PrivateKey, hash: Option<HashAlg>, data: &[u8]) -> Result<Vec<u8>, String> {
+    let signature: Result<Signature, _> = match key.key_data() {
+        KeypairData::Rsa(pair) => (pair, hash).try_sign(data),
+        _ => key.try_sign(data),
+    };
+    let signature = signature.map_err(|error| format!("it can't sign: {error}"))?;
+    Vec::try_from(signature).map_err(|error| format!("it can't sign: {error}"))
 }
 
 /// Times that a passphrase is asked for.
 const TRIES: usize = 3;
 
 /// Asks for the passphrase of a key, unless that was done before.
-async fn decrypt(path: &Path, key: PrivateKey, asks: &dyn Passphrases) -> Result<Arc<PrivateKey>, String> {
+async fn decrypt(path: &Path, key: &PrivateKey, asks: &dyn Passphrases) -> Result<Arc<PrivateKey>, String> {
     let mut known = decrypted().await;
     if let Some(result) = known.get(path) {
         return result.clone();
@@ -356,7 +471,7 @@ async fn decrypt(path: &Path, key: PrivateKey, asks: &dyn Passphrases) -> Result
     result
 }
 
-async fn ask_and_decrypt(path: &Path, key: PrivateKey, asks: &dyn Passphrases) -> Result<Arc<PrivateKey>, String> {
+async fn ask_and_decrypt(path: &Path, key: &PrivateKey, asks: &dyn Passphrases) -> Result<Arc<PrivateKey>, String> {
     for attempt in 0..TRIES {
         let again = if attempt == 0 { "" } else { "That was not it. " };
         let passphrase = asks.ask(format!("{again}Passphrase for {}: ", path.display())).await?;

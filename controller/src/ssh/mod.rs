@@ -3,18 +3,23 @@
 //! A connection is made in two steps that the types keep apart: [`connect`] proves which host answers, and only then
 //! [`Connected::authenticate`] shows it a key. So callers can meet a host key that they know and don't want, and leave.
 
+mod algorithms;
 mod auth;
 mod channel;
 mod counting;
+mod identities;
 mod keys;
+mod passwords;
 mod shell;
 
+#[cfg(test)]
+mod login_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use russh::client;
@@ -22,10 +27,11 @@ use russh::keys::PublicKeyOrCertificate;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-pub use auth::{AuthError, Credentials, Passphrases, UserCredentials};
+pub use auth::{AuthError, Credentials, UserCredentials};
 pub use channel::{Exec, ExecError, Exit, Output, Writer};
 pub use counting::Counters;
 pub use keys::{HostKey, RunKey, new_seed};
+pub use passwords::Passphrases;
 pub use shell::{ShellError, interactive};
 
 use counting::Counting;
@@ -194,10 +200,35 @@ impl Default for Tuning {
     }
 }
 
+/// What a server has shown and said besides what was asked for.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Its host key, and what that is worth.
+    key: Option<(HostKey, Judgement)>,
+    banner: Option<String>,
+    /// Why it ended the connection.
+    parting: Option<String>,
+}
+
+/// Characters of a server's own words that are kept.
+const WORDS_MOST: usize = 500;
+
+impl Heard {
+    fn lock(heard: &Mutex<Self>) -> MutexGuard<'_, Self> {
+        heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Words in one line; `None` where there are none.
+    fn words(text: &str) -> Option<String> {
+        let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(WORDS_MOST).collect();
+        Some(text).filter(|text| !text.is_empty())
+    }
+}
+
 /// What russh calls back: it only notes and judges.
 pub(crate) struct Callbacks {
     policy: Policy,
-    seen: Arc<Mutex<Option<(HostKey, Judgement)>>>,
+    heard: Arc<Mutex<Heard>>,
 }
 
 impl client::Handler for Callbacks {
@@ -209,14 +240,32 @@ impl client::Handler for Callbacks {
         let key = HostKey::of(key);
         let judgement = (self.policy.judge)(&key);
         let trusted = judgement == Judgement::Trusted;
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((key, judgement));
+        Heard::lock(&self.heard).key = Some((key, judgement));
         Ok(trusted)
+    }
+
+    async fn auth_banner(&mut self, banner: &str, _: &mut client::Session) -> Result<(), Self::Error> {
+        Heard::lock(&self.heard).banner = Heard::words(banner);
+        Ok(())
+    }
+
+    async fn disconnected(&mut self, reason: client::DisconnectReason<Self::Error>) -> Result<(), Self::Error> {
+        match reason {
+            client::DisconnectReason::ReceivedDisconnect(info) => {
+                Heard::lock(&self.heard).parting = Heard::words(&info.message);
+                Ok(())
+            }
+            client::DisconnectReason::Error(error) => Err(error),
+        }
     }
 }
 
 /// A host that proved who it is and knows nothing about us yet.
 pub struct Connected {
     handle: client::Handle<Callbacks>,
+    heard: Arc<Mutex<Heard>>,
+    counters: Arc<Counters>,
+    tuning: Tuning,
     /// The key that it proved to have.
     pub host_key: HostKey,
     /// Where it is.
@@ -237,8 +286,10 @@ pub struct Session {
     handle: client::Handle<Callbacks>,
     /// The key that the host proved to have.
     pub host_key: HostKey,
-    /// The key that let us in.
-    pub our_key: HostKey,
+    /// The key that let us in; where it was a password, the first of the user's keys, if there are any.
+    pub our_key: Option<HostKey>,
+    /// No key let us in.
+    pub by_password: bool,
 }
 
 impl fmt::Debug for Session {
@@ -285,25 +336,21 @@ pub async fn handshake(
         limits,
         // Each message may be one of the largest packets, 256 KiB, whatever size we said we take.
         channel_buffer_size: 8,
-        preferred: russh::Preferred {
-            kex: key_exchanges().into(),
-            cipher: ciphers().into(),
-            key: keys::preferred_algorithms(&policy.prefer).into(),
-            // What is sent is compressed already.
-            compression: vec![russh::compression::NONE].into(),
-            ..russh::Preferred::DEFAULT
-        },
+        preferred: algorithms::preferred(&policy.prefer),
         ..client::Config::default()
     };
-    let seen = Arc::new(Mutex::new(None));
-    let callbacks = Callbacks { policy: policy.clone(), seen: Arc::clone(&seen) };
+    let heard = Arc::new(Mutex::new(Heard::default()));
+    let callbacks = Callbacks { policy: policy.clone(), heard: Arc::clone(&heard) };
     let stream = Counting::new(stream, Arc::clone(counters));
     let handshake = client::connect_stream(Arc::new(config), stream, callbacks);
     let result = timeout_at(deadline, handshake).await;
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let seen = Heard::lock(&heard).key.clone();
     tracing::debug!(%address, ?seen, answered = result.is_ok(), "handshake");
     match (result, seen) {
-        (Ok(Ok(handle)), Some((host_key, Judgement::Trusted))) => Ok(Connected { handle, host_key, address }),
+        (Ok(Ok(handle)), Some((host_key, Judgement::Trusted))) => {
+            let (counters, tuning) = (Arc::clone(counters), tuning.clone());
+            Ok(Connected { handle, heard, counters, tuning, host_key, address })
+        }
         (_, Some((key, judgement))) if judgement != Judgement::Trusted => {
             Err(ConnectError::HostKey { address, key, judgement })
         }
@@ -311,22 +358,6 @@ pub async fn handshake(
         (Ok(Err(error)), _) => Err(ConnectError::Handshake { address, why: plain(&error) }),
         (Err(_), _) => Err(ConnectError::Timeout { address, doing: "exchanging SSH keys" }),
     }
-}
-
-/// What russh prefers, and the NIST curves: some servers are told to take nothing else.
-fn key_exchanges() -> Vec<russh::kex::Name> {
-    use russh::kex::{CURVE25519_PRE_RFC_8731, ECDH_SHA2_NISTP256, ECDH_SHA2_NISTP384, ECDH_SHA2_NISTP521};
-    let mut all = russh::Preferred::DEFAULT.kex.to_vec();
-    let at = all.iter().position(|name| *name == CURVE25519_PRE_RFC_8731).map_or(0, |at| at + 1);
-    all.splice(at..at, [ECDH_SHA2_NISTP256, ECDH_SHA2_NISTP384, ECDH_SHA2_NISTP521]);
-    all
-}
-
-/// The same with the one cipher that OpenSSH takes and russh leaves out.
-fn ciphers() -> Vec<russh::cipher::Name> {
-    let mut all = russh::Preferred::DEFAULT.cipher.to_vec();
-    all.push(russh::cipher::AES_128_GCM);
-    all
 }
 
 /// How long one knock of [`reach`] may take at most.
@@ -460,26 +491,62 @@ fn plain(error: &russh::Error) -> String {
             "the other side stopped answering".into()
         }
         russh::Error::SendError | russh::Error::RecvError => "the connection is gone".into(),
-        russh::Error::NoCommonAlgo { kind, theirs, .. } => {
-            format!("no common {kind:?} algorithm; the server offers {}", theirs.join(", "))
-        }
+        russh::Error::NoCommonAlgo { kind, ours, theirs } => algorithms::nothing_common(kind, ours, theirs),
         other => other.to_string(),
     }
 }
 
 impl Connected {
-    /// Logs in.
+    /// Logs in with keys, and with a password only if one opened this account before in this process.
     pub async fn authenticate(
-        mut self,
+        self,
         user: &str,
         credentials: &Credentials,
         deadline: Instant,
     ) -> Result<Session, AuthError> {
-        let our_key = timeout_at(deadline, auth::authenticate(&mut self.handle, user, credentials))
+        self.log_in(user, credentials, false, deadline).await
+    }
+
+    /// Logs in with keys, and has a person type a password where nothing else opens.
+    pub async fn authenticate_or_ask(
+        self,
+        user: &str,
+        credentials: &Credentials,
+        deadline: Instant,
+    ) -> Result<Session, AuthError> {
+        self.log_in(user, credentials, true, deadline).await
+    }
+
+    async fn log_in(
+        self,
+        user: &str,
+        credentials: &Credentials,
+        ask: bool,
+        deadline: Instant,
+    ) -> Result<Session, AuthError> {
+        let address = self.address.clone();
+        let session = timeout_at(deadline, auth::authenticate(self, user, credentials, ask, deadline))
             .await
-            .map_err(|_| AuthError::Timeout { address: self.address.clone() })??;
-        tracing::debug!(address = %self.address, user, key = %our_key, "logged in");
-        Ok(Session { handle: self.handle, host_key: self.host_key, our_key })
+            .map_err(|_| AuthError::Timeout { address: address.clone() })??;
+        let by_password = session.by_password;
+        tracing::debug!(%address, user, key = ?session.our_key, by_password, "logged in");
+        Ok(session)
+    }
+
+    /// Another connection to the same host.
+    async fn again(&self, deadline: Instant) -> Result<Self, ConnectError> {
+        let policy = Policy::pinned(vec![self.host_key.clone()]);
+        connect(&self.address, &policy, &self.counters, deadline, &self.tuning).await
+    }
+
+    /// Why the server ended the connection, in its own words.
+    fn parting(&self) -> Option<String> {
+        Heard::lock(&self.heard).parting.clone()
+    }
+
+    /// What the server shows to everybody who logs in.
+    fn banner(&self) -> Option<String> {
+        Heard::lock(&self.heard).banner.clone()
     }
 }
 

@@ -14,19 +14,19 @@ use tokio::time::Instant;
 use super::*;
 use crate::known_hosts::add_line;
 
-const SSHD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sshd.sh");
+pub(super) const SSHD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sshd.sh");
 
 /// Who runs the tests, and whom the server therefore may let in.
-fn user() -> String {
+pub(super) fn user() -> String {
     let output = Command::new("id").arg("-un").output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// A server; its directory has `host`, `user` and their `.pub`.
 pub(crate) struct Server {
-    dir: TempDir,
-    port: u16,
-    child: Child,
+    pub(super) dir: TempDir,
+    pub(super) port: u16,
+    pub(super) child: Child,
 }
 
 impl Drop for Server {
@@ -36,7 +36,7 @@ impl Drop for Server {
     }
 }
 
-fn keygen(path: &Path, kind: &str, passphrase: &str) {
+pub(super) fn keygen(path: &Path, kind: &str, passphrase: &str) {
     let status = Command::new("ssh-keygen")
         .args(["-q", "-t", kind, "-N", passphrase, "-f"])
         .arg(path)
@@ -47,6 +47,11 @@ fn keygen(path: &Path, kind: &str, passphrase: &str) {
 
 impl Server {
     pub(crate) fn start(host_kinds: &[&str], more: &str) -> Self {
+        Self::start_with(host_kinds, |_| more.to_owned())
+    }
+
+    /// `more` is called once the keys are there, for more of the configuration.
+    pub(super) fn start_with(host_kinds: &[&str], more: impl FnOnce(&Path) -> String) -> Self {
         let there = Path::new("/usr/sbin/sshd").exists();
         assert!(there, "this test needs OpenSSH's server: tests/install-tools.sh installs it");
         let dir = tempfile::tempdir().unwrap();
@@ -54,34 +59,41 @@ impl Server {
         std::fs::copy(dir.path().join("user.pub"), dir.path().join("authorized")).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let at = dir.path().display();
-        let mut config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n\
-             PasswordAuthentication no\nAuthorizedKeysFile {at}/authorized\n{more}\n"
-        );
         for kind in host_kinds {
             keygen(&dir.path().join(format!("host_{kind}")), kind, "");
-            config = format!("{config}HostKey {at}/host_{kind}\n");
         }
+        let host_keys: Vec<String> = host_kinds.iter().map(|kind| format!("HostKey {at}/host_{kind}")).collect();
+        let host_keys = host_keys.join("\n");
+        let more = more(dir.path());
+        // The first of two values counts.
+        let config = format!(
+            "{more}\nPort {port}\nListenAddress 127.0.0.1\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin \
+             yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nLogLevel VERBOSE\n\
+             AuthorizedKeysFile {at}/authorized\n{host_keys}\n"
+        );
         std::fs::write(dir.path().join("config"), config).unwrap();
         let child = Command::new(SSHD)
             .arg("-D")
             .arg("-f")
             .arg(dir.path().join("config"))
+            .arg("-E")
+            .arg(dir.path().join("log"))
+            .env("SERVER_ETC", dir.path().join("etc"))
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         Self { dir, port, child }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn host_key(&self, kind: &str) -> HostKey {
+    pub(super) fn host_key(&self, kind: &str) -> HostKey {
         HostKey::parse(&std::fs::read_to_string(self.path(&format!("host_{kind}.pub"))).unwrap()).unwrap()
     }
 
-    fn address(&self) -> Address {
+    pub(super) fn address(&self) -> Address {
         Address { host: "127.0.0.1".into(), port: self.port }
     }
 
@@ -89,16 +101,22 @@ impl Server {
         self.user_who_types(files, &Arc::default())
     }
 
-    fn user_who_types(&self, files: &[&str], answers: &Arc<Answers>) -> Credentials {
+    pub(super) fn user_who_types(&self, files: &[&str], answers: &Arc<Answers>) -> Credentials {
         Credentials::User(Arc::new(UserCredentials {
             agent: None,
             identities_only: false,
             identity_files: files.iter().map(|name| self.path(name)).collect(),
+            named_first: true,
+            certificate_files: Vec::new(),
             asks: Arc::clone(answers) as Arc<dyn Passphrases>,
         }))
     }
 
-    async fn connect(&self, policy: &Policy, tuning: &Tuning) -> (Result<Connected, ConnectError>, Arc<Counters>) {
+    pub(super) async fn connect(
+        &self,
+        policy: &Policy,
+        tuning: &Tuning,
+    ) -> (Result<Connected, ConnectError>, Arc<Counters>) {
         let counters = Arc::new(Counters::default());
         let deadline = Instant::now() + Duration::from_secs(20);
         let result = match reach(&[self.address()], Knocking::CALM, Instant::now(), deadline).await {
@@ -122,9 +140,9 @@ impl Server {
 
 /// Stands for the person who types passphrases: what they will type, the last first, and what they were asked.
 #[derive(Debug, Default)]
-struct Answers {
-    typed: Mutex<Vec<&'static str>>,
-    asked: Mutex<Vec<String>>,
+pub(super) struct Answers {
+    pub(super) typed: Mutex<Vec<&'static str>>,
+    pub(super) asked: Mutex<Vec<String>>,
 }
 
 impl Passphrases for Answers {
@@ -139,7 +157,7 @@ impl Passphrases for Answers {
     }
 }
 
-fn soon() -> Instant {
+pub(super) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
@@ -155,6 +173,8 @@ fn trust_in(server: &Server, file: PathBuf, accept_new: bool) -> crate::engine::
         port: server.port,
         user: user(),
         identity_files: Vec::new(),
+        identities_given: false,
+        certificate_files: Vec::new(),
         identities_only: false,
         agent: crate::ssh_config::Agent::Disabled,
         user_known_hosts: vec![file],
@@ -214,10 +234,7 @@ async fn keys_in_files_and_what_was_tried() {
     keygen(&server.path("rsa"), "rsa", "");
     keygen(&server.path("stranger"), "ecdsa", "");
     let (session, _) = server.session(&server.user(&["absent", "stranger", "user"]), &Tuning::default()).await.unwrap();
-    assert_eq!(
-        session.our_key.line(),
-        HostKey::parse(&std::fs::read_to_string(server.path("user.pub")).unwrap()).unwrap().line()
-    );
+    assert_eq!(session.our_key, HostKey::parse(&std::fs::read_to_string(server.path("user.pub")).unwrap()));
 
     let error =
         server.session(&server.user(&["absent", "stranger"]), &Tuning::default()).await.unwrap_err().to_string();
@@ -277,6 +294,8 @@ async fn keys_in_an_agent() {
             agent: Some(socket.clone()),
             identities_only,
             identity_files: files.iter().map(|name| server.path(name)).collect(),
+            named_first: false,
+            certificate_files: Vec::new(),
             asks: Arc::new(Answers::default()),
         }))
     };

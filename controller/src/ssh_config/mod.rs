@@ -59,6 +59,10 @@ pub struct Effective {
     pub user: String,
     /// Private keys to try, in order. Those of ssh_config need not exist.
     pub identity_files: Vec<PathBuf>,
+    /// `identity_files` are those of hosts.toml.
+    pub identities_given: bool,
+    /// `CertificateFile`: certificates of the user's.
+    pub certificate_files: Vec<PathBuf>,
     /// Of the keys that an agent holds, only those in `identity_files` may be tried.
     pub identities_only: bool,
     /// The agent to ask.
@@ -301,17 +305,20 @@ pub fn resolve(alias: &str, answer: &str, named: Option<&str>, overrides: &Overr
                 .collect(),
         };
     }
-    let mut known_hosts_files = |option: &str, default: &str| -> Vec<PathBuf> {
+    let certificate_files = options.all("certificatefile").into_iter();
+    let certificate_files =
+        certificate_files.filter(|file| *file != "none").filter_map(|file| expand("CertificateFile", file)).collect();
+    let mut listed_files = |option: &str, default: &str| -> Vec<PathBuf> {
         let files = split_files(options.get(&option.to_lowercase()).unwrap_or(default));
         files.iter().filter(|file| *file != "none").filter_map(|file| expand(option, file)).collect()
     };
     let user_known_hosts = match &overrides.known_hosts {
         Some(file) => vec![file.clone()],
-        None => known_hosts_files("UserKnownHostsFile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"),
+        None => listed_files("UserKnownHostsFile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"),
     };
     let global_known_hosts = match &overrides.known_hosts {
         Some(_) => Vec::new(),
-        None => known_hosts_files("GlobalKnownHostsFile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"),
+        None => listed_files("GlobalKnownHostsFile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"),
     };
     let agent = match options.get("identityagent") {
         None | Some("SSH_AUTH_SOCK") => Agent::Environment,
@@ -327,6 +334,8 @@ pub fn resolve(alias: &str, answer: &str, named: Option<&str>, overrides: &Overr
     let is_yes = |option: &str| matches!(options.get(option), Some("yes" | "true"));
     Effective {
         identities_only: is_yes("identitiesonly"),
+        identities_given: !overrides.identity_files.is_empty(),
+        certificate_files,
         host_key_alias: options.get("hostkeyalias").map(str::to_owned),
         hash_known_hosts: is_yes("hashknownhosts"),
         strict_host_key_checking: options.get("stricthostkeychecking").map(str::to_owned),

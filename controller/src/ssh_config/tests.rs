@@ -29,6 +29,8 @@ fn a_configured_host() {
         port: 2222,
         user: "deploy".into(),
         identity_files: paths(&["/home/me/.ssh/web.example.org_key", "/home/me/.ssh/two", "/keys/with space/k"]),
+        identities_given: false,
+        certificate_files: vec![],
         identities_only: true,
         agent: Agent::Socket("/home/me/.agent/deploy.sock".into()),
         user_known_hosts: paths(&["/home/me/.ssh/kh_web.example.org", "/keys/known hosts"]),
@@ -56,6 +58,7 @@ fn hosts_toml_wins() {
     let effective = resolve("web", WEB, Some("deploy"), &overrides, &local());
     assert_eq!((effective.user.as_str(), effective.port), ("root", 22));
     assert_eq!(effective.host_name, "web.example.org", "HostName still applies");
+    assert!(effective.identities_given);
     assert_eq!(effective.identity_files, paths(&["/k"]));
     assert_eq!(effective.known_hosts_files().collect::<Vec<_>>(), [Path::new("/known")], "nothing but the file given");
 }
@@ -80,6 +83,8 @@ fn without_openssh_the_defaults_apply() {
         port: 22,
         user: "root".into(),
         identity_files: paths(&["/home/me/.ssh/id_ed25519", "/home/me/.ssh/id_ecdsa", "/home/me/.ssh/id_rsa"]),
+        identities_given: false,
+        certificate_files: vec![],
         identities_only: false,
         agent: Agent::Environment,
         user_known_hosts: paths(&["/home/me/.ssh/known_hosts", "/home/me/.ssh/known_hosts2"]),
@@ -179,6 +184,15 @@ fn revoked_keys_that_are_not_read_are_not_passed_over() {
     assert!(why.contains("RevokedHostKeys /etc/ssh/revoked") && why.contains("@revoked"), "{why}");
     let none = resolve("web", "revokedhostkeys none\n", None, &Overrides::default(), &local());
     assert_eq!(none.unsupported, None);
+}
+
+#[test]
+fn certificates_of_the_user_are_found() {
+    let answer = "certificatefile ~/.ssh/a-cert.pub\ncertificatefile /b\ncertificatefile %Z\n";
+    let effective = resolve("web", answer, None, &Overrides::default(), &local());
+    assert_eq!(effective.certificate_files, paths(&["/home/me/.ssh/a-cert.pub", "/b"]));
+    assert_eq!(effective.notes, ["ssh_config's CertificateFile %Z is left out: it can't be expanded here"]);
+    assert!(!effective.identities_given);
 }
 
 #[tokio::test]

@@ -49,6 +49,8 @@ fn setup() -> Setup {
         agent: crate::ssh_config::Agent::Disabled,
         identities_only: true,
         identity_files: Vec::new(),
+        identities_given: false,
+        certificate_files: Vec::new(),
         agent_key: agent_key(),
         check: None,
         finish: Finish::Reboot,
