@@ -359,7 +359,9 @@ async fn connect(job: &Job, reporter: &Reporter) -> Result<Session, Trouble> {
     let connected = ssh::connect(&entry.address, &job.trust.policy(), &counters, deadline, &Tuning::default())
         .await
         .map_err(|error| connect_trouble(job, &error, allowed))?;
-    match job.trust.remember(&connected.host_key) {
+    // An authority vouches for a certified key, and may certify another one tomorrow.
+    let new = if connected.certified { None } else { job.trust.remember(&connected.host_key) };
+    match new {
         Some(Ok(text)) => reporter.say(Level::Warning, text),
         Some(Err(why)) => {
             let text = format!("the new host key {} could not be remembered: {why}", connected.host_key);
@@ -411,6 +413,10 @@ fn connect_trouble(job: &Job, error: &ConnectError, allowed: Duration) -> Troubl
             "another machine may be answering; if the host was reinstalled, forget its old key with `ssh-keygen -R \
              '{known_as}'{file}`"
         )),
+        ConnectError::HostKey { judgement: Judgement::Undecided(_), .. } => trouble.hint(
+            "mend that, or, once you have checked the key's fingerprint with whoever runs the host, put the key into \
+             known_hosts",
+        ),
         ConnectError::Timeout { .. } => trouble.hint(format!("deadline `connect` is {}", format_duration(allowed))),
         _ => trouble,
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::known_hosts::{self, Known, KnownHosts, PublicKey, Verdict};
-use crate::ssh::{HostKey, Judgement, Policy};
+use crate::ssh::{HostCertificate, HostKey, Judgement, Policy};
 use crate::ssh_config::Effective;
 
 /// What known_hosts says of one host.
@@ -16,6 +16,8 @@ pub struct Trust {
     file: Option<PathBuf>,
     hash: bool,
     accept_new: bool,
+    /// Files of revoked keys.
+    revoked: Vec<PathBuf>,
     /// Files that could not be read.
     pub unread: Vec<String>,
 }
@@ -36,6 +38,7 @@ impl Trust {
             file: ssh.user_known_hosts.first().cloned(),
             hash: ssh.hash_known_hosts,
             accept_new: accept_new && unread.is_empty(),
+            revoked: ssh.revoked_host_keys.clone(),
             unread,
         }
     }
@@ -44,16 +47,54 @@ impl Trust {
     pub fn policy(&self) -> Policy {
         let prefer = self.known.algorithms().into_iter().map(str::to_owned).collect();
         let this = self.clone();
-        Policy::new(prefer, move |key| this.judge(key))
+        let certificates = !self.known.authorities.is_empty();
+        Policy::new(prefer, certificates, move |key, certificate| this.judge(key, certificate))
     }
 
-    fn judge(&self, key: &HostKey) -> Judgement {
-        let Ok(key) = PublicKey::parse(key.line()) else { return Judgement::Unknown };
-        match self.known.check(&key) {
+    /// As OpenSSH has it: a certificate that is not good is not there, and its key is judged as a plain one; but such a
+    /// key is never taken on trust.
+    fn judge(&self, key: &HostKey, certificate: Option<&HostCertificate>) -> Judgement {
+        let Ok(plain) = PublicKey::parse(key.line()) else { return Judgement::Unknown };
+        let authority = certificate.and_then(|shown| PublicKey::parse(shown.authority.line()).ok());
+        let line = certificate.map_or(key.line(), |shown| shown.line.as_str());
+        let keys: Vec<&PublicKey> = std::iter::once(&plain).chain(&authority).collect();
+        for key in &keys {
+            if let Verdict::Revoked(place) = self.known.check(key) {
+                return Judgement::Revoked(format!("@revoked in {place}"));
+            }
+        }
+        match known_hosts::revoked(&self.revoked, line, &keys) {
+            Ok(None) => {}
+            Ok(Some(file)) => return Judgement::Revoked(file.display().to_string()),
+            Err(why) => return Judgement::Undecided(why),
+        }
+        let fault = match certificate.map(|shown| self.fault(shown, authority.as_ref())) {
+            Some(None) => return Judgement::Trusted,
+            Some(fault) => fault,
+            None => None,
+        };
+        match (self.judge_plain(&plain), self.known.check(&plain), fault) {
+            (Judgement::Trusted | Judgement::Unknown, Verdict::Unknown, Some(fault)) => Judgement::Undecided(fault),
+            (judgement, ..) => judgement,
+        }
+    }
+
+    /// Why a certificate does not prove that this is the host.
+    fn fault(&self, shown: &HostCertificate, authority: Option<&PublicKey>) -> Option<String> {
+        let about = |why: String| format!("it shows the certificate `{}`: {why}", shown.id);
+        if !self.known.authorities.iter().any(|known| Some(&known.key) == authority) {
+            let whose = shown.authority.fingerprint();
+            return Some(about(format!("its authority {whose} is not a @cert-authority for this host in known_hosts")));
+        }
+        shown.fault(&self.name.to_lowercase()).map(about)
+    }
+
+    fn judge_plain(&self, key: &PublicKey) -> Judgement {
+        match self.known.check(key) {
             Verdict::Match(_) => Judgement::Trusted,
             Verdict::Unknown if self.accept_new => Judgement::Trusted,
             Verdict::Unknown => Judgement::Unknown,
-            Verdict::Revoked(_) => Judgement::Revoked,
+            Verdict::Revoked(place) => Judgement::Revoked(format!("@revoked in {place}")),
             Verdict::Changed(known) => Judgement::Changed(vec![describe(&known)]),
             Verdict::OtherAlgorithm(known) => Judgement::Changed(known.iter().map(describe).collect()),
         }

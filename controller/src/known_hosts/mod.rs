@@ -12,6 +12,7 @@ mod append;
 mod key;
 mod line;
 mod pattern;
+mod revoked;
 
 #[cfg(test)]
 mod openssh_tests;
@@ -25,6 +26,7 @@ use std::{fmt, fs, io};
 pub use append::add_line;
 pub use key::PublicKey;
 use line::{Entry, Marker};
+pub use revoked::revoked;
 
 /// The port whose keys are filed under the plain name.
 const SSH_PORT: u16 = 22;
@@ -86,7 +88,7 @@ pub struct Known {
     pub keys: Vec<KnownKey>,
     /// Keys that must never be accepted from it.
     pub revoked: Vec<KnownKey>,
-    /// Authorities whose certificates would be accepted by OpenSSH. Anemos doesn't use host certificates.
+    /// Authorities that may certify its keys.
     pub authorities: Vec<KnownKey>,
     /// `keys` are those of the plain name, as nothing is known under `[host]:port`.
     pub by_plain_name: bool,

@@ -1,15 +1,23 @@
 //! Which algorithms a server is offered: what OpenSSH since 7.4 and dropbear since 2018 take by default, SHA-1 never.
 
+use std::borrow::Cow;
+
+use russh::keys::Algorithm;
 use russh::{AlgorithmKind, Preferred, cipher, compression, kex};
 
 use super::keys;
 
-/// `known` names the algorithms under which the host is known, which come first.
-pub(super) fn preferred(known: &[String]) -> Preferred {
+/// `known` names the algorithms under which the host is known, which come first. With `certificates`, a host
+/// certificate is asked for before a plain key.
+pub(super) fn preferred(known: &[String], certificates: bool) -> Preferred {
+    let key = keys::preferred_algorithms(known);
+    let host_key_certificates: Cow<'static, [Algorithm]> =
+        if certificates { key.clone().into() } else { Cow::Borrowed(&[]) };
     Preferred {
         kex: key_exchanges().into(),
         cipher: ciphers().into(),
-        key: keys::preferred_algorithms(known).into(),
+        key: key.into(),
+        host_key_certificates,
         // What is sent is compressed already.
         compression: vec![compression::NONE].into(),
         ..Preferred::DEFAULT

@@ -246,7 +246,7 @@ fn unusable(certificate: &Certificate, now: u64) -> Option<String> {
 }
 
 /// Whether `now` is outside the time for which a certificate is valid, all in seconds since 1970.
-fn out_of_date(after: u64, before: u64, now: u64) -> Option<String> {
+pub(super) fn out_of_date(after: u64, before: u64, now: u64) -> Option<String> {
     let time = |seconds| Time::from_unix(u32::try_from(seconds).unwrap_or(u32::MAX));
     if now < after {
         Some(format!("the certificate is not valid before {}, and here it is {}", time(after), time(now)))
@@ -258,7 +258,7 @@ fn out_of_date(after: u64, before: u64, now: u64) -> Option<String> {
 }
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

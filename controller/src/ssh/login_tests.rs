@@ -1,4 +1,4 @@
-//! What is shown to servers in what order, certificates of users, passwords, and algorithms; against the real
+//! What is shown to servers in what order, certificates of users and hosts, passwords, and algorithms; against the real
 //! servers of this machine.
 
 use std::io::{Read, Write};
@@ -13,8 +13,9 @@ use russh::keys::PrivateKey;
 use russh::keys::ssh_key::{LineEnding, private, public};
 use tempfile::TempDir;
 
-use super::tests::{Answers, SSHD, Server, keygen, soon, user};
+use super::tests::{Answers, SSHD, Server, effective, keygen, soon, user};
 use super::*;
+use crate::engine::Trust;
 
 fn run(program: &str, args: &[&str], dir: &Path) -> std::process::Output {
     let output = Command::new(program).args(args).current_dir(dir).stdin(Stdio::null()).output();
@@ -185,6 +186,102 @@ async fn certificates_of_users() {
     sign("+1h:+2h", "user");
     let error = log_in(&server, credentials(&server, &["user"])).await.unwrap_err().to_string();
     assert!(error.contains("is not valid before 20"), "{error}");
+}
+
+/// Whether we trust the server, or why not; held against what the installed OpenSSH does.
+async fn judged(server: &Server, known_hosts: &str, revoked: Option<&str>) -> Result<bool, Judgement> {
+    let file = server.path("known_hosts");
+    std::fs::write(&file, known_hosts).unwrap();
+    let mut ssh = effective(server, file.clone());
+    ssh.revoked_host_keys = revoked.iter().map(|name| server.path(name)).collect();
+    let trust = Trust::load(&ssh, false);
+    let ours = match server.connect(&trust.policy(), &Tuning::default()).await.0 {
+        Ok(connected) => Ok(connected.certified),
+        Err(ConnectError::HostKey { judgement, .. }) => Err(judgement),
+        Err(other) => panic!("{other}"),
+    };
+    let port = server.port.to_string();
+    let (key, file) = (server.path("user"), format!("UserKnownHostsFile={}", file.display()));
+    let mut command = Command::new("ssh");
+    command.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", &file]);
+    command.args(["-o", "GlobalKnownHostsFile=none", "-o", "IdentityAgent=none", "-p", &port, "-i"]).arg(key);
+    if let Some(revoked) = ssh.revoked_host_keys.first() {
+        command.arg("-o").arg(format!("RevokedHostKeys={}", revoked.display()));
+    }
+    let theirs = command.arg(format!("{}@127.0.0.1", user())).arg("true").stdin(Stdio::null()).output().unwrap();
+    assert_eq!(ours.is_ok(), theirs.status.success(), "we: {ours:?}, ssh: {theirs:?}");
+    ours
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_hosts() {
+    let certified = |names: &'static str, validity: &'static str| {
+        Server::start_with(&["ed25519"], move |dir| {
+            keygen(&dir.join("ca"), "ed25519", "");
+            keygen(&dir.join("other"), "ed25519", "");
+            let mut args = vec!["-q", "-s", "ca", "-h", "-I", "web1", "-z", "7", "-V", validity];
+            args.extend((!names.is_empty()).then_some(["-n", names]).into_iter().flatten());
+            args.push("host_ed25519.pub");
+            ssh_keygen(&args, dir);
+            format!("HostCertificate {}/host_ed25519-cert.pub", dir.display())
+        })
+    };
+    let read = |server: &Server, name: &str| std::fs::read_to_string(server.path(name)).unwrap();
+    let undecided = |judgement: Result<bool, Judgement>, word: &str| match judgement {
+        Err(Judgement::Undecided(why)) => assert!(why.contains(word), "{why}"),
+        other => panic!("{other:?}"),
+    };
+    let server = certified("web1.example.org,127.0.0.1", "-1h:+1h");
+    let here = format!("[127.0.0.1]:{}", server.port);
+    let (ca, other, plain) = (read(&server, "ca.pub"), read(&server, "other.pub"), read(&server, "host_ed25519.pub"));
+    for name in [here.as_str(), "127.0.0.1", "*"] {
+        assert_eq!(judged(&server, &format!("@cert-authority {name} {ca}"), None).await, Ok(true), "{name}");
+    }
+    undecided(judged(&server, &format!("@cert-authority {here} {other}"), None).await, "not a @cert-authority");
+    assert_eq!(judged(&server, &format!("@cert-authority elsewhere {ca}"), None).await, Err(Judgement::Unknown));
+    assert!(judged(&server, &format!("{here} {ca}"), None).await.is_err(), "an authority has no host's key");
+    // A certificate that proves nothing does no harm to a known key.
+    assert_eq!(judged(&server, &format!("@cert-authority {here} {other}{here} {plain}"), None).await, Ok(true));
+
+    // Revoked: the authority or the key, in known_hosts, in a list, in a KRL; and the certificate alone.
+    let trusted = format!("@cert-authority {here} {ca}");
+    for key in [&ca, &plain] {
+        let revoked = judged(&server, &format!("{trusted}@revoked * {key}"), None).await;
+        assert!(matches!(&revoked, Err(Judgement::Revoked(by)) if by.contains("@revoked in ")), "{revoked:?}");
+    }
+    let dir = server.dir.path();
+    std::fs::write(server.path("serial"), "serial: 7\n").unwrap();
+    std::fs::write(server.path("another"), "serial: 8\n").unwrap();
+    for (krl, of) in [("krl-ca", "ca.pub"), ("krl-key", "host_ed25519.pub"), ("krl-other", "other.pub")] {
+        ssh_keygen(&["-q", "-k", "-f", krl, of], dir);
+    }
+    for (krl, of) in [("krl-serial", "serial"), ("krl-another", "another")] {
+        ssh_keygen(&["-q", "-k", "-f", krl, "-s", "ca.pub", of], dir);
+    }
+    for file in ["ca.pub", "host_ed25519.pub", "krl-ca", "krl-key", "krl-serial"] {
+        let revoked = judged(&server, &trusted, Some(file)).await;
+        assert!(matches!(&revoked, Err(Judgement::Revoked(by)) if by.ends_with(file)), "{file}: {revoked:?}");
+    }
+    for file in ["other.pub", "krl-other", "krl-another"] {
+        assert_eq!(judged(&server, &trusted, Some(file)).await, Ok(true), "{file}");
+    }
+    undecided(judged(&server, &trusted, Some("absent")).await, "can't be read");
+    std::fs::write(server.path("nonsense"), format!("{other}nonsense\n")).unwrap();
+    undecided(judged(&server, &trusted, Some("nonsense")).await, "has no key on line 2");
+    std::fs::write(server.path("cut"), &std::fs::read(server.path("krl-ca")).unwrap()[..40]).unwrap();
+    undecided(judged(&server, &trusted, Some("cut")).await, "can't be judged");
+
+    for (names, validity, word) in [
+        ("web2.example.org", "-1h:+1h", "is for web2.example.org, not for 127.0.0.1"),
+        ("127.0.0.*", "-1h:+1h", "is for 127.0.0.*, not for"),
+        ("127.0.0.1", "-2h:-1h", "expired at"),
+        ("127.0.0.1", "+1h:+2h", "not valid before"),
+    ] {
+        let server = certified(names, validity);
+        undecided(judged(&server, &format!("@cert-authority * {}", read(&server, "ca.pub")), None).await, word);
+    }
+    let any = certified("", "always:forever");
+    assert_eq!(judged(&any, &format!("@cert-authority * {}", read(&any, "ca.pub")), None).await, Ok(true));
 }
 
 /// An agent whose only key is a FIDO token's, which is always touched.

@@ -5,6 +5,7 @@
 
 mod algorithms;
 mod auth;
+mod certificate;
 mod channel;
 mod counting;
 mod identities;
@@ -28,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 pub use auth::{AuthError, Credentials, UserCredentials};
+pub use certificate::HostCertificate;
 pub use channel::{Exec, ExecError, Exit, Output, Writer};
 pub use counting::Counters;
 pub use keys::{HostKey, RunKey, new_seed};
@@ -60,15 +62,22 @@ pub enum Judgement {
     Unknown,
     /// Other keys are known for the host: those, as text for people.
     Changed(Vec<String>),
-    /// The key was revoked.
-    Revoked,
+    /// The key was revoked, by this file.
+    Revoked(String),
+    /// It can't be told whether it is to be trusted, because …
+    Undecided(String),
 }
+
+/// Decides about host keys, and the certificates that hosts show for them.
+type Judge = dyn Fn(&HostKey, Option<&HostCertificate>) -> Judgement + Send + Sync;
 
 /// Decides about host keys.
 #[derive(Clone)]
 pub struct Policy {
     prefer: Vec<String>,
-    judge: Arc<dyn Fn(&HostKey) -> Judgement + Send + Sync>,
+    /// A host may show a certificate.
+    certificates: bool,
+    judge: Arc<Judge>,
 }
 
 impl fmt::Debug for Policy {
@@ -81,19 +90,24 @@ impl Policy {
     /// Exactly these keys.
     pub fn pinned(keys: Vec<HostKey>) -> Self {
         let prefer = keys.iter().map(|key| key.algorithm().to_owned()).collect();
-        let judge = move |key: &HostKey| {
+        let judge = move |key: &HostKey, _: Option<&HostCertificate>| {
             if keys.contains(key) {
                 Judgement::Trusted
             } else {
                 Judgement::Changed(keys.iter().map(ToString::to_string).collect())
             }
         };
-        Self { prefer, judge: Arc::new(judge) }
+        Self { prefer, certificates: false, judge: Arc::new(judge) }
     }
 
-    /// As `judge` says; `prefer` names the algorithms under which the host is known.
-    pub fn new(prefer: Vec<String>, judge: impl Fn(&HostKey) -> Judgement + Send + Sync + 'static) -> Self {
-        Self { prefer, judge: Arc::new(judge) }
+    /// As `judge` says, which may take its time; `prefer` names the algorithms under which the host is known. With
+    /// `certificates`, the host is asked for a certificate first.
+    pub fn new(
+        prefer: Vec<String>,
+        certificates: bool,
+        judge: impl Fn(&HostKey, Option<&HostCertificate>) -> Judgement + Send + Sync + 'static,
+    ) -> Self {
+        Self { prefer, certificates, judge: Arc::new(judge) }
     }
 }
 
@@ -171,7 +185,8 @@ fn judgement_text(judgement: &Judgement) -> String {
         Judgement::Trusted => "trusted".into(),
         Judgement::Unknown => "no key is known for this host".into(),
         Judgement::Changed(known) => format!("known for this host: {}", known.join(", ")),
-        Judgement::Revoked => "it is marked @revoked in known_hosts".into(),
+        Judgement::Revoked(by) => format!("it is revoked by {by}"),
+        Judgement::Undecided(why) => why.clone(),
     }
 }
 
@@ -203,8 +218,8 @@ impl Default for Tuning {
 /// What a server has shown and said besides what was asked for.
 #[derive(Debug, Default)]
 struct Heard {
-    /// Its host key, and what that is worth.
-    key: Option<(HostKey, Judgement)>,
+    /// Its host key, what that is worth, and whether the host showed it in a certificate.
+    key: Option<(HostKey, Judgement, bool)>,
     banner: Option<String>,
     /// Why it ended the connection.
     parting: Option<String>,
@@ -235,12 +250,15 @@ impl client::Handler for Callbacks {
     type Error = russh::Error;
 
     async fn check_server_key(&mut self, server_key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
-        // We never offer an algorithm with certificates, so the server sends a plain key.
-        let PublicKeyOrCertificate::PublicKey { key, .. } = server_key else { return Ok(false) };
-        let key = HostKey::of(key);
-        let judgement = (self.policy.judge)(&key);
+        let key = HostKey::of(&server_key.public_key());
+        let certificate = server_key.certificate().map(HostCertificate::of);
+        let certified = certificate.is_some();
+        let (judge, shown) = (Arc::clone(&self.policy.judge), key.clone());
+        // It may ask another program.
+        let judgement = tokio::task::spawn_blocking(move || judge(&shown, certificate.as_ref())).await;
+        let judgement = judgement.unwrap_or_else(|error| Judgement::Undecided(error.to_string()));
         let trusted = judgement == Judgement::Trusted;
-        Heard::lock(&self.heard).key = Some((key, judgement));
+        Heard::lock(&self.heard).key = Some((key, judgement, certified));
         Ok(trusted)
     }
 
@@ -268,6 +286,8 @@ pub struct Connected {
     tuning: Tuning,
     /// The key that it proved to have.
     pub host_key: HostKey,
+    /// The host showed the key in a certificate.
+    pub certified: bool,
     /// Where it is.
     pub address: Address,
 }
@@ -336,7 +356,7 @@ pub async fn handshake(
         limits,
         // Each message may be one of the largest packets, 256 KiB, whatever size we said we take.
         channel_buffer_size: 8,
-        preferred: algorithms::preferred(&policy.prefer),
+        preferred: algorithms::preferred(&policy.prefer, policy.certificates),
         ..client::Config::default()
     };
     let heard = Arc::new(Mutex::new(Heard::default()));
@@ -347,11 +367,11 @@ pub async fn handshake(
     let seen = Heard::lock(&heard).key.clone();
     tracing::debug!(%address, ?seen, answered = result.is_ok(), "handshake");
     match (result, seen) {
-        (Ok(Ok(handle)), Some((host_key, Judgement::Trusted))) => {
+        (Ok(Ok(handle)), Some((host_key, Judgement::Trusted, certified))) => {
             let (counters, tuning) = (Arc::clone(counters), tuning.clone());
-            Ok(Connected { handle, heard, counters, tuning, host_key, address })
+            Ok(Connected { handle, heard, counters, tuning, host_key, certified, address })
         }
-        (_, Some((key, judgement))) if judgement != Judgement::Trusted => {
+        (_, Some((key, judgement, _))) if judgement != Judgement::Trusted => {
             Err(ConnectError::HostKey { address, key, judgement })
         }
         (Ok(Ok(_)), _) => Err(ConnectError::Handshake { address, why: "it showed no host key".into() }),
@@ -536,7 +556,8 @@ impl Connected {
     /// Another connection to the same host.
     async fn again(&self, deadline: Instant) -> Result<Self, ConnectError> {
         let policy = Policy::pinned(vec![self.host_key.clone()]);
-        connect(&self.address, &policy, &self.counters, deadline, &self.tuning).await
+        let again = connect(&self.address, &policy, &self.counters, deadline, &self.tuning).await?;
+        Ok(Self { certified: self.certified, ..again })
     }
 
     /// Why the server ended the connection, in its own words.

@@ -168,7 +168,11 @@ fn trust(server: &Server, known_hosts: &str, accept_new: bool) -> crate::engine:
 }
 
 fn trust_in(server: &Server, file: PathBuf, accept_new: bool) -> crate::engine::Trust {
-    let ssh = crate::ssh_config::Effective {
+    crate::engine::Trust::load(&effective(server, file), accept_new)
+}
+
+pub(super) fn effective(server: &Server, file: PathBuf) -> crate::ssh_config::Effective {
+    crate::ssh_config::Effective {
         host_name: "127.0.0.1".into(),
         port: server.port,
         user: user(),
@@ -179,13 +183,13 @@ fn trust_in(server: &Server, file: PathBuf, accept_new: bool) -> crate::engine::
         agent: crate::ssh_config::Agent::Disabled,
         user_known_hosts: vec![file],
         global_known_hosts: Vec::new(),
+        revoked_host_keys: Vec::new(),
         host_key_alias: None,
         hash_known_hosts: true,
         strict_host_key_checking: None,
         unsupported: None,
         notes: Vec::new(),
-    };
-    crate::engine::Trust::load(&ssh, accept_new)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,7 +212,8 @@ async fn host_keys_known_unknown_changed_and_revoked() {
     assert!(matches!(judged(format!("{name} {}\n", wrong.line()), true).await, Err(Judgement::Changed(_))));
     let ed25519 = server.host_key("ed25519");
     let revoked = format!("@revoked * {}\n", ed25519.line());
-    assert_eq!(judged(revoked, true).await, Err(Judgement::Revoked));
+    let line = format!("@revoked in {}:1", server.path("known_hosts").display());
+    assert_eq!(judged(revoked, true).await, Err(Judgement::Revoked(line)));
 
     let trust = trust(&server, "", true);
     let (connected, counters) = server.connect(&trust.policy(), &Tuning::default()).await;

@@ -71,6 +71,8 @@ pub struct Effective {
     pub user_known_hosts: Vec<PathBuf>,
     /// The system's known_hosts files.
     pub global_known_hosts: Vec<PathBuf>,
+    /// `RevokedHostKeys`: keys that no host may have.
+    pub revoked_host_keys: Vec<PathBuf>,
     /// The name under which the host key is filed, instead of its own.
     pub host_key_alias: Option<String>,
     /// `HashKnownHosts`: how a new key is remembered.
@@ -330,12 +332,19 @@ pub fn resolve(alias: &str, answer: &str, named: Option<&str>, overrides: &Overr
             None => expand("IdentityAgent", socket).map_or(Agent::Disabled, Agent::Socket),
         },
     };
-    let unsupported = unsupported(alias, &options);
+    let revoked: Vec<Option<PathBuf>> = split_files(options.get("revokedhostkeys").unwrap_or("none"))
+        .iter()
+        .filter(|file| *file != "none")
+        .map(|file| tokens.path(file))
+        .collect();
+    let unread = revoked.contains(&None).then(|| revoked_unread(alias, &options));
+    let unsupported = unsupported(alias, &options).or(unread);
     let is_yes = |option: &str| matches!(options.get(option), Some("yes" | "true"));
     Effective {
         identities_only: is_yes("identitiesonly"),
         identities_given: !overrides.identity_files.is_empty(),
         certificate_files,
+        revoked_host_keys: revoked.into_iter().flatten().collect(),
         host_key_alias: options.get("hostkeyalias").map(str::to_owned),
         hash_known_hosts: is_yes("hashknownhosts"),
         strict_host_key_checking: options.get("stricthostkeychecking").map(str::to_owned),
@@ -358,15 +367,16 @@ fn unsupported(alias: &str, options: &Options<'_>) -> Option<String> {
         let value = set(option)?;
         Some(format!("ssh_config reaches {alias} by {name} ({value}), which Anemos does not do yet"))
     };
-    let revoked = || {
-        let file = set("revokedhostkeys")?;
-        Some(format!(
-            "ssh_config names revoked host keys for {alias} (RevokedHostKeys {file}), and Anemos does not read such a \
-             file, so it can't tell whether the host's key is one of them. Mark them as `@revoked` in known_hosts, and \
-             have `RevokedHostKeys none` apply to this host"
-        ))
-    };
-    proxy("proxyjump", "ProxyJump").or_else(|| proxy("proxycommand", "ProxyCommand")).or_else(revoked)
+    proxy("proxyjump", "ProxyJump").or_else(|| proxy("proxycommand", "ProxyCommand"))
+}
+
+/// A file of revoked keys whose name can't be expanded here: it may have the host's key.
+fn revoked_unread(alias: &str, options: &Options<'_>) -> String {
+    let files = options.get("revokedhostkeys").unwrap_or_default();
+    format!(
+        "ssh_config names revoked host keys for {alias} (RevokedHostKeys {files}), and a name can't be expanded here, \
+         so it can't be told whether the host's key is one of them. Write the path out"
+    )
 }
 
 /// What OpenSSH tries by default, of the kinds that Anemos can use.

@@ -35,6 +35,7 @@ fn a_configured_host() {
         agent: Agent::Socket("/home/me/.agent/deploy.sock".into()),
         user_known_hosts: paths(&["/home/me/.ssh/kh_web.example.org", "/keys/known hosts"]),
         global_known_hosts: paths(&["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]),
+        revoked_host_keys: vec![],
         host_key_alias: Some("webalias".into()),
         hash_known_hosts: true,
         strict_host_key_checking: Some("ask".into()),
@@ -89,6 +90,7 @@ fn without_openssh_the_defaults_apply() {
         agent: Agent::Environment,
         user_known_hosts: paths(&["/home/me/.ssh/known_hosts", "/home/me/.ssh/known_hosts2"]),
         global_known_hosts: paths(&["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]),
+        revoked_host_keys: vec![],
         host_key_alias: None,
         hash_known_hosts: false,
         strict_host_key_checking: None,
@@ -178,12 +180,16 @@ async fn the_local_user_s_name_counts_if_a_file_has_it() {
 }
 
 #[test]
-fn revoked_keys_that_are_not_read_are_not_passed_over() {
-    let effective = resolve("web", "revokedhostkeys /etc/ssh/revoked\n", None, &Overrides::default(), &local());
-    let why = effective.unsupported.unwrap();
-    assert!(why.contains("RevokedHostKeys /etc/ssh/revoked") && why.contains("@revoked"), "{why}");
-    let none = resolve("web", "revokedhostkeys none\n", None, &Overrides::default(), &local());
-    assert_eq!(none.unsupported, None);
+fn revoked_keys_are_read_or_the_host_is_refused() {
+    let resolve = |answer: &str| resolve("web", answer, None, &Overrides::default(), &local());
+    let two = resolve("revokedhostkeys /etc/ssh/revoked ~/.ssh/krl_%h\n");
+    assert_eq!(two.revoked_host_keys, paths(&["/etc/ssh/revoked", "/home/me/.ssh/krl_web"]));
+    assert_eq!(two.unsupported, None);
+    let unread = resolve("revokedhostkeys /etc/ssh/revoked %Z\n");
+    let why = unread.unsupported.unwrap();
+    assert!(why.contains("RevokedHostKeys /etc/ssh/revoked %Z") && why.contains("can't be expanded"), "{why}");
+    let none = resolve("revokedhostkeys none\n");
+    assert_eq!((none.revoked_host_keys, none.unsupported), (paths(&[]), None));
 }
 
 #[test]
