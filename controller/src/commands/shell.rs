@@ -27,7 +27,7 @@ pub(super) async fn shell(args: cli::Shell) -> Result<Status, CommandError> {
     let (Some(port), Some(key)) = (agent_port, run.key()?) else {
         return Err(CommandError::bad_input(format!("`{}` is not in RAM in run {}", entry.name, run.id)));
     };
-    let address = Address { host: entry.address.host.clone(), port };
+    let address = Address { port, ..entry.address.clone() };
     let deadline = Instant::now() + REACH;
     let policy = Policy::pinned(vec![entry.agent_key.clone()]);
     let failed = |what: &dyn std::fmt::Display| CommandError {

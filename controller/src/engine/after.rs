@@ -80,7 +80,7 @@ impl Follow<'_> {
     /// Where the agent and the systems may be.
     fn addresses(&self) -> Vec<Address> {
         let system = self.entry.address.clone();
-        let agent = Address { host: system.host.clone(), port: self.old.agent_port };
+        let agent = Address { port: self.old.agent_port, ..system.clone() };
         if agent == system { vec![system] } else { vec![agent, system] }
     }
 }

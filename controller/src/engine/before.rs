@@ -417,6 +417,7 @@ fn connect_trouble(job: &Job, error: &ConnectError, allowed: Duration) -> Troubl
             "mend that, or, once you have checked the key's fingerprint with whoever runs the host, put the key into \
              known_hosts",
         ),
+        ConnectError::Way { fault, .. } => trouble.hint(fault.hint().unwrap_or_default()),
         ConnectError::Timeout { .. } => trouble.hint(format!("deadline `connect` is {}", format_duration(allowed))),
         _ => trouble,
     }
@@ -473,7 +474,13 @@ fn choices(job: &Job, session: &Session, stage: &Stage) -> Choices {
     let address = &entry.address;
     Choices {
         host: host.name.clone(),
-        address: format!("{}@{}:{}", entry.user, address.host, address.port),
+        address: format!(
+            "{}@{}:{}{}",
+            entry.user,
+            address.host,
+            address.port,
+            if address.way.is_direct() { String::new() } else { format!(" {}", address.way) }
+        ),
         host_key: session.host_key.to_string(),
         system: stage.identity.clone(),
         disks: host.all_disks().cloned().collect(),

@@ -189,7 +189,7 @@ pub fn run_key() -> RunKey {
 pub fn run_file(id: &str, names: &[&str]) -> RunFile {
     let host = |name: &&str| HostEntry {
         name: (*name).into(),
-        address: ssh::Address { host: "192.0.2.1".into(), port: 22 },
+        address: ssh::Address { host: "192.0.2.1".into(), port: 22, way: ssh::Way::Direct },
         user: "root".into(),
         agent: Agent::Disabled,
         identities_only: true,

@@ -54,7 +54,8 @@ pub async fn follow(
     reports: Feed,
     stop: &signal::Receiver<Stop>,
 ) -> Result<Followed, RunError> {
-    descriptors::enough(hosts.len(), 0)?;
+    let through = hosts.iter().filter(|host| !host.address.way.is_direct()).count();
+    descriptors::enough(hosts.len(), through, 0)?;
     let id = new_id()?;
     let mut followed = Followed::default();
     let mut asked = false;

@@ -89,12 +89,14 @@ pub struct Ended {
 impl Prepared {
     /// Finds out everything that can be known without meeting a host.
     pub async fn new(order: Order, asks: &Arc<dyn Passphrases>, show: &Showing) -> Result<Self, RunError> {
-        descriptors::enough(order.hosts.len(), order.limits.parallel)?;
+        descriptors::enough(order.hosts.len(), 0, order.limits.parallel)?;
         let artifacts = Arc::new(embed::artifacts().map_err(RunError::bad_input)?);
         let run = new_run_id()?;
         let key = new_seed().and_then(|seed| RunKey::from_seed(&seed)).map_err(RunError::internal)?;
         let hosts = order.hosts.clone();
         let Jobs { jobs, notes } = prepare(hosts, &run, &key, &artifacts, order.lock.as_deref(), (asks, show)).await?;
+        let through = jobs.iter().filter(|job| !job.entry.address.way.is_direct()).count();
+        descriptors::enough(jobs.len(), through, order.limits.parallel)?;
         let hosts_file = std::path::absolute(&order.hosts_file).unwrap_or_else(|_| order.hosts_file.clone());
         let file = RunFile {
             format: RunFile::FORMAT,

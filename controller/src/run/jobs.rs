@@ -165,15 +165,14 @@ async fn ask_ssh(hosts: &[Host]) -> Result<Vec<Effective>, RunError> {
     }
 }
 
-/// Why two hosts are the same machine, if ssh would reach both at one place.
+/// Why two hosts are the same machine, if ssh would reach both at one place by one way: networks behind different jump
+/// hosts may well use the same addresses.
 fn same_place<'a>(hosts: impl Iterator<Item = (&'a str, &'a Effective)>) -> Option<String> {
     let mut reached = HashMap::new();
     for (name, ssh) in hosts {
-        if let Some(other) = reached.insert((ssh.host_name.to_lowercase(), ssh.port), name) {
-            return Some(format!(
-                "hosts `{other}` and `{name}` are the same machine: ssh reaches both at {} port {}",
-                ssh.host_name, ssh.port
-            ));
+        if let Some(other) = reached.insert((ssh.host_name.to_lowercase(), ssh.port, &ssh.way), name) {
+            let place = Address { host: ssh.host_name.clone(), port: ssh.port, way: ssh.way.clone() };
+            return Some(format!("hosts `{other}` and `{name}` are the same machine: ssh reaches both at {place}"));
         }
     }
     None
@@ -183,7 +182,7 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
     let clocks = &host.deadlines;
     HostEntry {
         name: host.name.clone(),
-        address: Address { host: ssh.host_name.clone(), port: ssh.port },
+        address: Address { host: ssh.host_name.clone(), port: ssh.port, way: ssh.way.clone() },
         user: ssh.user.clone(),
         agent: ssh.agent.clone(),
         identities_only: ssh.identities_only,
@@ -268,9 +267,17 @@ mod tests {
             ("a", at("a", "hostname web.example.org\nport 22\n")),
             ("b", at("b", "hostname web.example.org\nport 2222\n")),
             ("c", at("WEB.example.org", "")),
+            ("d", at("d", "hostname web.example.org\nproxyjump one\n")),
+            ("e", at("e", "hostname web.example.org\nproxyjump two\n")),
+            ("f", at("f", "hostname web.example.org\nproxyjump two\n")),
         ];
         let same = |hosts: &[(&'static str, Effective)]| same_place(hosts.iter().map(|(name, ssh)| (*name, ssh)));
         assert_eq!(same(&hosts[..2]), None, "other ports may lead to other machines");
+        assert_eq!(same(&hosts[2..5]), None, "other ways may lead to other machines");
+        assert_eq!(
+            same(&hosts[4..]).as_deref(),
+            Some("hosts `e` and `f` are the same machine: ssh reaches both at web.example.org port 22 through two")
+        );
         assert_eq!(
             same(&hosts).as_deref(),
             Some("hosts `a` and `c` are the same machine: ssh reaches both at WEB.example.org port 22")

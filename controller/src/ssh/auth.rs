@@ -154,8 +154,8 @@ pub(super) async fn authenticate(
             // Who came by a password has keys for the next time, if any.
             let first = offers.first().map(|offer| HostKey::of(&offer.key));
             let our_key = login.opened_by.or(first);
-            let Connected { handle, host_key, .. } = login.connected;
-            Ok(Session { handle, host_key, our_key, by_password })
+            let Connected { handle, host_key, life, .. } = login.connected;
+            Ok(Session { handle, host_key, our_key, by_password, life })
         }
         Ok(false) => {
             let more = login.last_words();

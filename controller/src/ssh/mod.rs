@@ -12,6 +12,10 @@ mod identities;
 mod keys;
 mod passwords;
 mod shell;
+mod stream;
+mod sys;
+mod through;
+mod way;
 
 #[cfg(test)]
 mod login_tests;
@@ -25,7 +29,6 @@ use std::time::Duration;
 
 use russh::client;
 use russh::keys::PublicKeyOrCertificate;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 pub use auth::{AuthError, Credentials, UserCredentials};
@@ -35,21 +38,28 @@ pub use counting::Counters;
 pub use keys::{HostKey, RunKey, new_seed};
 pub use passwords::Passphrases;
 pub use shell::{ShellError, interactive};
+pub use way::{Fault, Way};
 
 use counting::Counting;
+use stream::Stream;
+use through::Life;
 
-/// Where to connect.
+/// Where to connect, and how.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Address {
     /// Name or IP address.
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// The way there.
+    #[serde(default, skip_serializing_if = "Way::is_direct")]
+    pub way: Way,
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} port {}", self.host, self.port)
+        write!(f, "{} port {}", self.host, self.port)?;
+        if self.way.is_direct() { Ok(()) } else { write!(f, " {}", self.way) }
     }
 }
 
@@ -132,6 +142,16 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// What leads to the host ended, or leads nowhere.
+    #[error("no connection to {address}: {}", way_text(*fault, said))]
+    Way {
+        /// Where to.
+        address: Address,
+        /// Whose fault it is.
+        fault: Fault,
+        /// What it said, line by line, or nothing.
+        said: String,
+    },
     /// Too slow.
     #[error("{address} did not answer in time while {doing}")]
     Timeout {
@@ -165,6 +185,7 @@ impl ConnectError {
     pub fn why(&self) -> String {
         match self {
             Self::Resolve { source, .. } | Self::Tcp { source, .. } => os_text(source),
+            Self::Way { fault, said, .. } => way_text(*fault, said),
             Self::Timeout { doing, .. } => format!("no answer in time while {doing}"),
             Self::Handshake { why, .. } => why.clone(),
             Self::HostKey { key, judgement, .. } => {
@@ -178,6 +199,13 @@ impl ConnectError {
 fn os_text(error: &io::Error) -> String {
     let text = error.to_string();
     text.split_once(" (os error").map_or(text.clone(), |(text, _)| text.to_owned())
+}
+
+fn way_text(fault: Fault, said: &str) -> String {
+    // The last ones say how it ended.
+    let lines: Vec<&str> = said.lines().collect();
+    let last = lines[lines.len().saturating_sub(4)..].join("; ");
+    if last.is_empty() { fault.text().into() } else { format!("{}: {last}", fault.text()) }
 }
 
 fn judgement_text(judgement: &Judgement) -> String {
@@ -290,6 +318,8 @@ pub struct Connected {
     pub certified: bool,
     /// Where it is.
     pub address: Address,
+    /// What leads there.
+    life: Option<Life>,
 }
 
 impl fmt::Debug for Connected {
@@ -310,6 +340,8 @@ pub struct Session {
     pub our_key: Option<HostKey>,
     /// No key let us in.
     pub by_password: bool,
+    /// What leads there.
+    life: Option<Life>,
 }
 
 impl fmt::Debug for Session {
@@ -317,6 +349,9 @@ impl fmt::Debug for Session {
         f.debug_struct("Session").field("host_key", &self.host_key).finish_non_exhaustive()
     }
 }
+
+/// A jump host that has too many clients is asked again after this long.
+const AGAIN: Duration = Duration::from_secs(3);
 
 /// Connects, and has the host prove that it holds a key which `policy` trusts.
 pub async fn connect(
@@ -326,8 +361,21 @@ pub async fn connect(
     deadline: Instant,
     tuning: &Tuning,
 ) -> Result<Connected, ConnectError> {
-    let stream = tcp(address, deadline).await?;
-    handshake(Reached { stream, address: address.clone() }, policy, counters, deadline, tuning).await
+    loop {
+        let mut stream = Stream::open(address, deadline).await?;
+        if !address.way.is_direct() {
+            match stream.listen(address, deadline).await {
+                Ok(()) => {}
+                Err(ConnectError::Way { fault: Fault::Busy, .. }) if Instant::now() + AGAIN < deadline => {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let reached = Reached { stream, address: address.clone() };
+        return handshake(reached, policy, counters, deadline, tuning).await;
+    }
 }
 
 /// Has a server that was reached prove that it holds a key which `policy` trusts.
@@ -338,12 +386,9 @@ pub async fn handshake(
     deadline: Instant,
     tuning: &Tuning,
 ) -> Result<Connected, ConnectError> {
-    let Reached { stream, address } = reached;
-    // A small request such as an acknowledgement must not wait until more is to be sent. An error costs only speed.
-    let _ = stream.set_nodelay(true);
-    let stalled = u32::try_from(tuning.stalled.as_millis()).unwrap_or(u32::MAX);
-    // Without it, TCP itself gives up after a quarter of an hour.
-    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, stalled);
+    let Reached { mut stream, address } = reached;
+    stream.give_up_after(tuning.stalled);
+    let life = stream.life();
 
     let mut limits = russh::Limits::default();
     if let Some(bytes) = tuning.rekey_bytes {
@@ -369,13 +414,23 @@ pub async fn handshake(
     match (result, seen) {
         (Ok(Ok(handle)), Some((host_key, Judgement::Trusted, certified))) => {
             let (counters, tuning) = (Arc::clone(counters), tuning.clone());
-            Ok(Connected { handle, heard, counters, tuning, host_key, certified, address })
+            Ok(Connected { handle, heard, counters, tuning, host_key, certified, address, life })
         }
         (_, Some((key, judgement, _))) if judgement != Judgement::Trusted => {
             Err(ConnectError::HostKey { address, key, judgement })
         }
         (Ok(Ok(_)), _) => Err(ConnectError::Handshake { address, why: "it showed no host key".into() }),
-        (Ok(Err(error)), _) => Err(ConnectError::Handshake { address, why: plain(&error) }),
+        (Ok(Err(error)), _) => {
+            let said = match life {
+                Some(life) => life.last_words().await,
+                None => String::new(),
+            };
+            if said.is_empty() {
+                Err(ConnectError::Handshake { address, why: plain(&error) })
+            } else {
+                Err(ConnectError::Way { address, fault: Fault::of(&said), said })
+            }
+        }
         (Err(_), _) => Err(ConnectError::Timeout { address, doing: "exchanging SSH keys" }),
     }
 }
@@ -396,23 +451,30 @@ pub struct Knocking {
     least: Duration,
     /// Knocks at one address that are on their way at once. All but one are dropped when the server comes up.
     at_once: u32,
+    /// How much longer it takes until the next.
+    pause: Duration,
 }
 
 impl Knocking {
     /// For the agent: it starts within seconds, and lets one address have more connections than these.
-    pub const BRISK: Self = Self { least: Duration::from_millis(800), at_once: 4 };
+    pub const BRISK: Self = Self { least: Duration::from_millis(800), at_once: 4, pause: Duration::ZERO };
     /// For a system that boots: OpenSSH shuts out a client that drops many connections without logging in
     /// (`PerSourcePenalties`, `MaxStartups`).
-    pub const CALM: Self = Self { least: Duration::from_secs(2), at_once: 2 };
+    pub const CALM: Self = Self { least: Duration::from_secs(2), at_once: 2, pause: Duration::ZERO };
+    /// Through a jump host, whatever is wished: each knock costs a process here and a login there.
+    const THROUGH: Self = Self { least: Duration::from_secs(5), at_once: 1, pause: Duration::from_secs(1) };
 }
 
 /// A server that has begun to speak; nothing has been said to it.
 #[derive(Debug)]
 pub struct Reached {
-    stream: TcpStream,
+    stream: Stream,
     /// Where it is.
     pub address: Address,
 }
+
+/// How long the last words may take on their way through a program.
+const LEAVING: Duration = Duration::from_secs(3);
 
 /// Knocks at `addresses` until one of them speaks. On slow links and at booting hosts several knocks are on their way
 /// at once; a knock sends nothing. `since` is when the waiting began, which may be before this call: callers call again
@@ -423,6 +485,8 @@ pub async fn reach(
     since: Instant,
     deadline: Instant,
 ) -> Result<Reached, ConnectError> {
+    let straight = addresses.iter().all(|address| address.way.is_direct());
+    let knocking = if straight { knocking } else { Knocking::THROUGH };
     let mut knocks = tokio::task::JoinSet::new();
     let mut last = None;
     loop {
@@ -438,7 +502,7 @@ pub async fn reach(
             });
         }
         // Knocks start at even distances, so that one was always sent a moment ago.
-        let next = Instant::now() + patience / knocking.at_once;
+        let next = Instant::now() + patience / knocking.at_once + knocking.pause;
         loop {
             match timeout_at(next.min(deadline), knocks.join_next()).await {
                 Ok(Some(Ok(Ok(reached)))) => return Ok(reached),
@@ -450,57 +514,21 @@ pub async fn reach(
         }
         if Instant::now() >= deadline {
             return Err(last.unwrap_or_else(|| ConnectError::Timeout {
-                address: addresses.first().cloned().unwrap_or(Address { host: String::new(), port: 0 }),
+                address: addresses.first().cloned().unwrap_or(Address {
+                    host: String::new(),
+                    port: 0,
+                    way: Way::Direct,
+                }),
                 doing: "connecting",
             }));
         }
     }
 }
 
-async fn knock(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
-    let stream = tcp(address, deadline).await?;
-    let refused = |why: String| ConnectError::Handshake { address: address.clone(), why };
-    let mut said = [0; 1024];
-    match timeout_at(deadline, stream.peek(&mut said)).await {
-        Ok(Ok(0)) => Err(refused("it closed the connection at once".into())),
-        // OpenSSH sends another line instead of its version when too many clients have not logged in yet.
-        Ok(Ok(length)) if !speaks_ssh(&said[..length]) => {
-            Err(refused(format!("it said {:?}", String::from_utf8_lossy(&said[..length]).trim_end())))
-        }
-        Ok(Ok(_)) => Ok(stream),
-        Ok(Err(source)) => Err(ConnectError::Tcp { address: address.clone(), source }),
-        Err(_) => Err(ConnectError::Timeout { address: address.clone(), doing: "waiting for its SSH server to speak" }),
-    }
-}
-
-/// Whether a server's first bytes are, or may yet become, its version. Other lines may come before it (RFC 4253, 4.2).
-fn speaks_ssh(said: &[u8]) -> bool {
-    said.split(|&byte| byte == b'\n').any(|line| !line.is_empty() && b"SSH-".starts_with(&line[..line.len().min(4)]))
-}
-
-/// The first of the host's addresses that takes a connection.
-async fn tcp(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
-    let timeout = |doing| ConnectError::Timeout { address: address.clone(), doing };
-    let resolve_error = |source| ConnectError::Resolve { address: address.host.clone(), source };
-    let found = timeout_at(deadline, tokio::net::lookup_host((address.host.as_str(), address.port)))
-        .await
-        .map_err(|_| timeout("resolving its name"))?
-        .map_err(resolve_error)?;
-    let candidates: Vec<_> = found.collect();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no addresses");
-    for (tried, candidate) in candidates.iter().enumerate() {
-        // One address that swallows packets must not use up the time of the others.
-        let left = deadline.saturating_duration_since(Instant::now()) / (candidates.len() - tried) as u32;
-        match tokio::time::timeout(left, TcpStream::connect(candidate)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    if last.kind() == io::ErrorKind::TimedOut {
-        return Err(timeout("connecting"));
-    }
-    Err(ConnectError::Tcp { address: address.clone(), source: last })
+async fn knock(address: &Address, deadline: Instant) -> Result<Stream, ConnectError> {
+    let mut stream = Stream::open(address, deadline).await?;
+    stream.listen(address, deadline).await?;
+    Ok(stream)
 }
 
 /// russh's errors in words for people.
@@ -582,6 +610,10 @@ impl Session {
         // A connection that is gone already needs no goodbye.
         let bye = self.handle.disconnect(russh::Disconnect::ByApplication, "", "");
         let _ = tokio::time::timeout(Duration::from_secs(1), bye).await;
+        // What was sent last may still be on its way through a program, which ends when it is done.
+        if let Some(life) = &self.life {
+            life.end(LEAVING).await;
+        }
     }
 
     /// Asks for new keys now.

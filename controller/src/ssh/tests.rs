@@ -14,6 +14,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::known_hosts::add_line;
 
+mod through;
+
 pub(super) const SSHD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sshd.sh");
 
 /// Who runs the tests, and whom the server therefore may let in.
@@ -94,7 +96,7 @@ impl Server {
     }
 
     pub(super) fn address(&self) -> Address {
-        Address { host: "127.0.0.1".into(), port: self.port }
+        Address { host: "127.0.0.1".into(), port: self.port, way: Way::Direct }
     }
 
     pub(crate) fn user(&self, files: &[&str]) -> Credentials {
@@ -175,6 +177,7 @@ pub(super) fn effective(server: &Server, file: PathBuf) -> crate::ssh_config::Ef
     crate::ssh_config::Effective {
         host_name: "127.0.0.1".into(),
         port: server.port,
+        way: Way::Direct,
         user: user(),
         identity_files: Vec::new(),
         identities_given: false,
@@ -414,7 +417,7 @@ async fn a_shell_says_how_it_ended() {
 async fn nobody_there_ends_with_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let address = Address { host: "127.0.0.1".into(), port };
+    let address = Address { host: "127.0.0.1".into(), port, way: Way::Direct };
     let started = Instant::now();
     // This listener takes connections and says nothing.
     let error = reach(std::slice::from_ref(&address), Knocking::BRISK, started, started + Duration::from_secs(1))
@@ -430,7 +433,7 @@ async fn nobody_there_ends_with_the_deadline() {
 async fn a_busy_server_is_asked_again() {
     use std::io::Write;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+    let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port(), way: Way::Direct };
     let server = std::thread::spawn(move || {
         for words in ["Exceeded MaxStartups\r\n", "Not allowed at this time\r\n", "Welcome\r\nSSH-2.0-here\r\n"] {
             let (mut stream, _) = listener.accept().unwrap();
@@ -441,7 +444,8 @@ async fn a_busy_server_is_asked_again() {
     let reached = reach(std::slice::from_ref(&address), Knocking::BRISK, Instant::now(), soon()).await.unwrap();
     let _listener = server.join().unwrap();
     let mut said = [0; 64];
-    let length = reached.stream.peek(&mut said).await.unwrap();
+    let Stream::Tcp(stream) = &reached.stream else { panic!("{reached:?}") };
+    let length = stream.peek(&mut said).await.unwrap();
     assert_eq!(&said[..length], b"Welcome\r\nSSH-2.0-here\r\n");
 }
 
@@ -450,7 +454,7 @@ async fn swallowing(server: &Server) -> (Address, Arc<std::sync::atomic::AtomicB
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+    let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port(), way: Way::Direct };
     let swallows = Arc::new(AtomicBool::new(false));
     let (told, port) = (Arc::clone(&swallows), server.port);
     tokio::spawn(async move {

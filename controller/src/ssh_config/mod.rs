@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
+use crate::ssh::Way;
+
 /// `Match exec` in a config may run anything; but a name lookup of its own shouldn't take longer than this.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -55,6 +57,8 @@ pub struct Effective {
     pub host_name: String,
     /// TCP port.
     pub port: u16,
+    /// What is in between, if it can be taken.
+    pub way: Way,
     /// SSH user.
     pub user: String,
     /// Private keys to try, in order. Those of ssh_config need not exist.
@@ -152,7 +156,7 @@ impl Local {
 /// Asks OpenSSH how to reach `alias`, and puts `overrides` over it.
 ///
 /// Where there is no OpenSSH, the defaults apply and a note says so. Where it can't say, that is an error: the defaults
-/// would lead to whatever machine has that name, past the ProxyJump and the known_hosts that the user relies on.
+/// would lead to whatever machine has that name, past the jump hosts and the known_hosts that the user relies on.
 pub async fn effective(alias: &str, overrides: &Overrides) -> Result<Effective, String> {
     static OURS: LazyLock<OpenSsh> = LazyLock::new(|| {
         OpenSsh::new(vec!["ssh".into()], ["~/.ssh/config", "/etc/ssh/ssh_config"].map(PathBuf::from).into(), DEADLINE)
@@ -284,7 +288,8 @@ pub fn resolve(alias: &str, answer: &str, named: Option<&str>, overrides: &Overr
     let host_name = options.get("hostname").unwrap_or(alias).to_owned();
     let port = overrides.port.or_else(|| options.get("port")?.parse().ok()).unwrap_or(22);
     let user = overrides.user.as_deref().or(named).unwrap_or("root").to_owned();
-    let tokens = Tokens { alias, host_name: &host_name, port, user: &user, local };
+    let host_key_alias = options.get("hostkeyalias");
+    let tokens = Tokens { alias, host_name: &host_name, port, user: &user, host_key_alias, local };
 
     let mut notes = Vec::new();
     let mut expand = |option: &str, text: &str| {
@@ -332,24 +337,30 @@ pub fn resolve(alias: &str, answer: &str, named: Option<&str>, overrides: &Overr
             None => expand("IdentityAgent", socket).map_or(Agent::Disabled, Agent::Socket),
         },
     };
+    let (way, unsupported) = match way(&options, &tokens).map_err(|why| format!("ssh_config reaches {alias} by {why}"))
+    {
+        Ok(way) => (way, None),
+        Err(why) => (Way::Direct, Some(why)),
+    };
     let revoked: Vec<Option<PathBuf>> = split_files(options.get("revokedhostkeys").unwrap_or("none"))
         .iter()
         .filter(|file| *file != "none")
         .map(|file| tokens.path(file))
         .collect();
-    let unread = revoked.contains(&None).then(|| revoked_unread(alias, &options));
-    let unsupported = unsupported(alias, &options).or(unread);
+    let unread = || revoked.contains(&None).then(|| revoked_unread(alias, &options));
+    let unsupported = unsupported.or_else(unread);
     let is_yes = |option: &str| matches!(options.get(option), Some("yes" | "true"));
     Effective {
         identities_only: is_yes("identitiesonly"),
         identities_given: !overrides.identity_files.is_empty(),
         certificate_files,
         revoked_host_keys: revoked.into_iter().flatten().collect(),
-        host_key_alias: options.get("hostkeyalias").map(str::to_owned),
+        host_key_alias: host_key_alias.map(str::to_owned),
         hash_known_hosts: is_yes("hashknownhosts"),
         strict_host_key_checking: options.get("stricthostkeychecking").map(str::to_owned),
         host_name,
         port,
+        way,
         user,
         identity_files,
         agent,
@@ -360,14 +371,22 @@ pub fn resolve(alias: &str, answer: &str, named: Option<&str>, overrides: &Overr
     }
 }
 
-/// What Anemos can't do as ssh does it, and must not pass over.
-fn unsupported(alias: &str, options: &Options<'_>) -> Option<String> {
-    let set = |option: &str| options.get(option).filter(|value| *value != "none");
-    let proxy = |option: &str, name: &str| {
-        let value = set(option)?;
-        Some(format!("ssh_config reaches {alias} by {name} ({value}), which Anemos does not do yet"))
-    };
-    proxy("proxyjump", "ProxyJump").or_else(|| proxy("proxycommand", "ProxyCommand"))
+/// The way to the host. An error says what it is that can't be taken.
+fn way(options: &Options<'_>, tokens: &Tokens<'_>) -> Result<Way, String> {
+    if let Some(jumps) = options.set("proxyjump") {
+        let why_not = |why: String| format!("ProxyJump ({jumps}), which can't be taken: {why}");
+        let filled = tokens.proxy(jumps, false).map_err(why_not)?;
+        return Way::through(&filled).map_err(why_not);
+    }
+    let Some(command) = options.set("proxycommand") else { return Ok(Way::Direct) };
+    let why_not = |why: &str| format!("ProxyCommand ({command}), which can't be taken: {why}");
+    if matches!(options.get("proxyusefdpass"), Some("yes" | "true")) {
+        return Err(why_not("with ProxyUseFdpass it hands over a connection, and does not lead there itself"));
+    }
+    if command == "-" {
+        return Err(why_not("that is this terminal"));
+    }
+    tokens.proxy(command, true).map(Way::Command).map_err(|why| why_not(&why))
 }
 
 /// A file of revoked keys whose name can't be expanded here: it may have the host's key.
@@ -398,6 +417,10 @@ impl<'a> Options<'a> {
     fn get(&self, option: &str) -> Option<&'a str> {
         self.all(option).first().copied()
     }
+
+    fn set(&self, option: &str) -> Option<&'a str> {
+        self.get(option).filter(|value| *value != "none")
+    }
 }
 
 /// `ssh -G` prints a list of files with spaces between, and doesn't quote those in a name. A word that
@@ -423,6 +446,7 @@ struct Tokens<'a> {
     host_name: &'a str,
     port: u16,
     user: &'a str,
+    host_key_alias: Option<&'a str>,
     local: &'a Local,
 }
 
@@ -434,6 +458,34 @@ impl Tokens<'_> {
             None if expanded.starts_with('~') => return None,
             None => Path::new(&expanded).to_owned(),
         })
+    }
+
+    /// What a proxy's option means, which knows fewer tokens. A command is not for one port only, so host and port are
+    /// left to be filled in; and so is `%%`.
+    fn proxy(&self, text: &str, is_command: bool) -> Result<String, String> {
+        let mut out = String::new();
+        let mut rest = text.split('%');
+        out.push_str(rest.next().unwrap_or_default());
+        while let Some(part) = rest.next() {
+            let Some(token) = part.chars().next() else {
+                out.push_str(if is_command { "%%" } else { "%" });
+                out.push_str(rest.next().ok_or("it ends in `%`")?);
+                continue;
+            };
+            let value = match token {
+                'h' | 'p' if is_command => format!("%{token}"),
+                'h' => self.host_name.to_owned(),
+                'p' => self.port.to_string(),
+                'n' => self.alias.to_owned(),
+                'r' => self.user.to_owned(),
+                'k' => self.host_key_alias.unwrap_or(self.alias).to_owned(),
+                other => return Err(format!("it can't have the token %{other}")),
+            };
+            let is_left = is_command && matches!(token, 'h' | 'p');
+            out.push_str(&if is_command && !is_left { value.replace('%', "%%") } else { value });
+            out.push_str(&part[token.len_utf8()..]);
+        }
+        Ok(out)
     }
 
     fn expand(&self, text: &str) -> Option<String> {

@@ -27,6 +27,7 @@ fn a_configured_host() {
     let expected = Effective {
         host_name: "web.example.org".into(),
         port: 2222,
+        way: Way::through("bastion").unwrap(),
         user: "deploy".into(),
         identity_files: paths(&["/home/me/.ssh/web.example.org_key", "/home/me/.ssh/two", "/keys/with space/k"]),
         identities_given: false,
@@ -39,7 +40,7 @@ fn a_configured_host() {
         host_key_alias: Some("webalias".into()),
         hash_known_hosts: true,
         strict_host_key_checking: Some("ask".into()),
-        unsupported: Some("ssh_config reaches web by ProxyJump (bastion), which Anemos does not do yet".into()),
+        unsupported: None,
         notes: vec![],
     };
     let effective = resolve("web", WEB, Some("deploy"), &Overrides::default(), &local());
@@ -82,6 +83,7 @@ fn without_openssh_the_defaults_apply() {
     let expected = Effective {
         host_name: "web".into(),
         port: 22,
+        way: Way::Direct,
         user: "root".into(),
         identity_files: paths(&["/home/me/.ssh/id_ed25519", "/home/me/.ssh/id_ecdsa", "/home/me/.ssh/id_rsa"]),
         identities_given: false,
@@ -104,7 +106,7 @@ fn without_openssh_the_defaults_apply() {
 fn paths_are_expanded_or_left_out_with_a_note() {
     let answer = "hostname h\nidentityfile ${KEYS}/%u-%r-%i-%p-%n\nidentityfile ~other/k\nidentityfile %Z\n\
                   identityfile ${NONE}/k\nidentityfile 100%%\nidentityfile none\nidentityagent none\n\
-                  userknownhostsfile none\nproxycommand nc -X 5 %h %p\n";
+                  userknownhostsfile none\n";
     let effective = resolve("web", answer, None, &Overrides::default(), &local());
     assert_eq!(effective.identity_files, paths(&["/keys/me-root-1000-22-web", "100%"]));
     assert_eq!(effective.agent, Agent::Disabled);
@@ -117,12 +119,53 @@ fn paths_are_expanded_or_left_out_with_a_note() {
             "ssh_config's IdentityFile ${NONE}/k is left out: it can't be expanded here",
         ]
     );
-    assert_eq!(
-        effective.unsupported.as_deref(),
-        Some("ssh_config reaches web by ProxyCommand (nc -X 5 %h %p), which Anemos does not do yet")
-    );
     let by_variable = resolve("web", "identityagent $KEYS\n", None, &Overrides::default(), &local());
     assert_eq!(by_variable.agent, Agent::Socket("/keys".into()));
+}
+
+#[test]
+fn the_way_is_that_of_ssh() {
+    let at = |answer: &str| {
+        let answer = format!("hostname 10.0.0.5\nport 24\nhostkeyalias key%alias\n{answer}\n");
+        resolve("web", &answer, Some("me"), &Overrides::default(), &local())
+    };
+    let command = |text: &str| Way::Command(text.into());
+    let ways = [
+        ("proxycommand none", Way::Direct),
+        ("proxyusefdpass yes", Way::Direct),
+        ("proxyjump a,u@[::1]:23", Way::through("a,u@[::1]:23").unwrap()),
+        ("proxyjump %r@jump-%h-%n-%p-%k%%:24", Way::through("me@jump-10.0.0.5-web-24-key%alias%:24").unwrap()),
+        ("proxycommand nc -X 5 %h %p", command("nc -X 5 %h %p")),
+        (
+            "proxycommand aws %r@%n --key %k 100%% ${A} ~/x # %h",
+            command("aws me@web --key key%%alias 100%% ${A} ~/x # %h"),
+        ),
+        ("proxycommand 50%%%h%%%%p", command("50%%%h%%%%p")),
+    ];
+    for (answer, way) in ways {
+        let found = at(answer);
+        assert_eq!((found.way, found.unsupported), (way, None), "{answer}");
+    }
+    let refused = [
+        (
+            "proxyusefdpass yes\nproxycommand nc -F %h %p",
+            "ssh_config reaches web by ProxyCommand (nc -F %h %p), which can't be taken: with ProxyUseFdpass it hands \
+             over a connection, and does not lead there itself",
+        ),
+        ("proxycommand -", "ssh_config reaches web by ProxyCommand (-), which can't be taken: that is this terminal"),
+        (
+            "proxycommand nc %C",
+            "ssh_config reaches web by ProxyCommand (nc %C), which can't be taken: it can't have the token %C",
+        ),
+        (
+            "proxyjump a,[b",
+            "ssh_config reaches web by ProxyJump (a,[b), which can't be taken: `[b` is no jump host: its brackets are \
+             not in order",
+        ),
+    ];
+    for (answer, why) in refused {
+        assert_eq!(at(answer).unsupported.as_deref(), Some(why), "{answer}");
+    }
 }
 
 /// A script that stands for `ssh`. The shell reads it: a file just written can't always be executed, as another test's
@@ -153,6 +196,7 @@ async fn the_real_ssh_is_asked() {
     assert_eq!(web.notes, [""; 0], "is OpenSSH's client installed?");
     assert_eq!((web.host_name.as_str(), web.user.as_str(), web.port), ("web.example.org", "deploy", 7));
     assert_eq!(web.host_key_alias.as_deref(), Some("webalias"));
+    assert_eq!(web.way, Way::through("bastion").unwrap());
     let overrides = Overrides { user: Some("toor".into()), ..overrides };
     let Agent::Socket(socket) = ask("web", &overrides).await.agent else { panic!() };
     assert!(socket.ends_with(".agent/toor.sock"), "%r is the user that logs in: {}", socket.display());
@@ -160,7 +204,7 @@ async fn the_real_ssh_is_asked() {
     assert_eq!((other.user.as_str(), other.port), ("root", 22));
     // A name is never an option, though some versions refuse it as a name.
     match open_ssh.effective("-oProxyCommand=x", &Overrides::default(), &Local::here()).await {
-        Ok(effective) => assert_eq!(effective.unsupported, None),
+        Ok(effective) => assert_eq!(effective.way, Way::Direct),
         Err(why) => assert!(why.contains("hostname contains invalid characters"), "{why}"),
     }
 }

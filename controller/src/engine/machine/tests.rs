@@ -38,7 +38,7 @@ fn new_key() -> HostKey {
 }
 
 fn address() -> Address {
-    Address { host: "192.0.2.1".into(), port: 22 }
+    Address { host: "192.0.2.1".into(), port: 22, way: crate::ssh::Way::Direct }
 }
 
 fn setup() -> Setup {

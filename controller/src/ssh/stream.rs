@@ -1,0 +1,167 @@
+//! The bytes between us and a host's SSH server: a TCP connection, or a program that leads there.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::through::{Life, Through};
+use super::{Address, ConnectError, Fault};
+
+/// Room for more comes from TCP as soon as there is some, and through a jump host in pieces of 96 KiB. So what a slow
+/// link takes must be waited for longer there.
+const IN_PIECES: u32 = 4;
+
+/// To a host, by one way or the other.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Through(Box<Through>),
+}
+
+impl Stream {
+    /// Begins to lead to the host. Only a TCP connection shows by itself that the host is there.
+    pub(super) async fn open(address: &Address, deadline: Instant) -> Result<Self, ConnectError> {
+        let shell = std::env::var("SHELL").ok().filter(|shell| !shell.is_empty());
+        let shell = shell.as_deref().unwrap_or("/bin/sh");
+        let Some(words) = address.way.command(address, &["ssh"], shell) else {
+            return Ok(Self::Tcp(tcp(address, deadline).await?));
+        };
+        match timeout_at(deadline, Through::start(&words)).await {
+            Ok(Ok(through)) => Ok(Self::Through(Box::new(through))),
+            Ok(Err(error)) => {
+                let said = format!("{} can't be run: {error}", words[0]);
+                Err(ConnectError::Way { address: address.clone(), fault: Fault::Unknown, said })
+            }
+            Err(_) => Err(ConnectError::Timeout { address: address.clone(), doing: "waiting for its turn" }),
+        }
+    }
+
+    /// Waits until the other side speaks. Nothing is said to it, and what it says is not taken.
+    pub(super) async fn listen(&mut self, address: &Address, deadline: Instant) -> Result<(), ConnectError> {
+        let refused = |why: String| ConnectError::Handshake { address: address.clone(), why };
+        let waited = ConnectError::Timeout { address: address.clone(), doing: "waiting for its SSH server to speak" };
+        let mut room = [0; 1024];
+        let said = match self {
+            Self::Tcp(stream) => match timeout_at(deadline, stream.peek(&mut room)).await {
+                Ok(Ok(0)) => return Err(refused("it closed the connection at once".into())),
+                Ok(Ok(length)) => &room[..length],
+                Ok(Err(source)) => return Err(ConnectError::Tcp { address: address.clone(), source }),
+                Err(_) => return Err(waited),
+            },
+            Self::Through(through) => {
+                let life = through.life();
+                match timeout_at(deadline, through.peek()).await {
+                    Ok(Ok([])) => return Err(ended(address, life.last_words().await)),
+                    Ok(Err(error)) => return Err(ended(address, error.to_string())),
+                    Ok(Ok(said)) => said,
+                    Err(_) => {
+                        let said = life.said();
+                        let told = Fault::of(&said) != Fault::Unknown;
+                        return Err(if told { ended(address, said) } else { waited });
+                    }
+                }
+            }
+        };
+        // OpenSSH sends another line instead of its version when too many clients have not logged in yet.
+        if speaks_ssh(said) {
+            return Ok(());
+        }
+        Err(refused(format!("it said {:?}", String::from_utf8_lossy(said).trim_end())))
+    }
+
+    /// A link on which nothing is taken for that long is dead. While bytes wait to be sent, nobody asks whether the
+    /// other side is alive.
+    pub(super) fn give_up_after(&mut self, stalled: Duration) {
+        match self {
+            Self::Tcp(stream) => {
+                // A small request such as an acknowledgement must not wait until more is to be sent. An error costs
+                // only speed.
+                let _ = stream.set_nodelay(true);
+                let stalled = u32::try_from(stalled.as_millis()).unwrap_or(u32::MAX);
+                // Without it, TCP itself gives up after a quarter of an hour.
+                let _ = rustix::net::sockopt::set_tcp_user_timeout(&*stream, stalled);
+            }
+            Self::Through(through) => through.give_up_after(stalled * IN_PIECES),
+        }
+    }
+
+    /// What becomes of the program, if there is one.
+    pub(super) fn life(&self) -> Option<Life> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Through(through) => Some(through.life()),
+        }
+    }
+}
+
+/// The program has ended, or says that it leads nowhere.
+fn ended(address: &Address, said: String) -> ConnectError {
+    ConnectError::Way { address: address.clone(), fault: Fault::of(&said), said }
+}
+
+/// Whether a server's first bytes are, or may yet become, its version. Other lines may come before it (RFC 4253, 4.2).
+fn speaks_ssh(said: &[u8]) -> bool {
+    said.split(|&byte| byte == b'\n').any(|line| !line.is_empty() && b"SSH-".starts_with(&line[..line.len().min(4)]))
+}
+
+/// The first of the host's addresses that takes a connection.
+async fn tcp(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
+    let timeout = |doing| ConnectError::Timeout { address: address.clone(), doing };
+    let resolve_error = |source| ConnectError::Resolve { address: address.host.clone(), source };
+    let found = timeout_at(deadline, tokio::net::lookup_host((address.host.as_str(), address.port)))
+        .await
+        .map_err(|_| timeout("resolving its name"))?
+        .map_err(resolve_error)?;
+    let candidates: Vec<_> = found.collect();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no addresses");
+    for (tried, candidate) in candidates.iter().enumerate() {
+        // One address that swallows packets must not use up the time of the others.
+        let left = deadline.saturating_duration_since(Instant::now()) / (candidates.len() - tried) as u32;
+        match tokio::time::timeout(left, TcpStream::connect(candidate)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    if last.kind() == io::ErrorKind::TimedOut {
+        return Err(timeout("connecting"));
+    }
+    Err(ConnectError::Tcp { address: address.clone(), source: last })
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Through(through) => Pin::new(through).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Through(through) => Pin::new(through).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Through(through) => Pin::new(through).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Through(through) => Pin::new(through).poll_shutdown(cx),
+        }
+    }
+}

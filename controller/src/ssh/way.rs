@@ -1,0 +1,331 @@
+//! The way to a host: straight, or through what ssh_config puts in between. Pure.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Address;
+
+/// How a host is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// By a TCP connection from here.
+    #[default]
+    Direct,
+    /// By the user's own `ssh`, through these hosts: `ProxyJump`.
+    Jump(Vec<Hop>),
+    /// By a command whose input and output lead there: `ProxyCommand`. Of its tokens, `%h`, `%p` and `%%` are left.
+    Command(String),
+}
+
+/// A host on the way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Hop {
+    /// Who logs in there; `None`: whoever ssh_config says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Its name, as ssh_config knows it, or its address.
+    pub host: String,
+    /// The port of its SSH server; `None`: what ssh_config says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// A program and its arguments.
+type Words = Vec<String>;
+
+impl Way {
+    /// Whether nothing is in between.
+    pub fn is_direct(&self) -> bool {
+        *self == Self::Direct
+    }
+
+    /// The way that `ProxyJump` names: `[ssh://][USER@]HOST[:PORT]`, several separated by commas, the first first. An
+    /// error says what is wrong.
+    pub fn through(jumps: &str) -> Result<Self, String> {
+        jumps.split(',').map(|hop| Hop::parse(hop.trim())).collect::<Result<_, _>>().map(Self::Jump)
+    }
+
+    /// The command whose input and output lead to that host and port, if one does. `ssh` is the user's own with the
+    /// arguments that come before all others, `shell` the user's shell.
+    pub(super) fn command(&self, address: &Address, ssh: &[&str], shell: &str) -> Option<Words> {
+        match self {
+            Self::Direct => None,
+            Self::Jump(hops) => {
+                let target = format!("[{}]:{}", address.host, address.port);
+                hops.split_last().map(|(last, before)| jump(last, before, ssh, target))
+            }
+            // The shell makes room for the command, as with ssh: what is ended then is the command itself.
+            Self::Command(command) => {
+                Some(vec![shell.into(), "-c".into(), format!("exec {}", fill_in(command, address))])
+            }
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("direct"),
+            Self::Jump(hops) => {
+                let hops: Vec<String> = hops.iter().map(ToString::to_string).collect();
+                write!(f, "through {}", hops.join(" and "))
+            }
+            Self::Command(_) => f.write_str("through its ProxyCommand"),
+        }
+    }
+}
+
+impl Hop {
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = |what: &str| Err(format!("`{text}` is no jump host: {what}"));
+        let rest = text.strip_prefix("ssh://").map_or(text, |rest| rest.trim_end_matches('/'));
+        let (user, place) = match rest.rsplit_once('@') {
+            Some((user, place)) => (Some(user), place),
+            None => (None, rest),
+        };
+        let (host, port) = match place.strip_prefix('[') {
+            Some(rest) => match rest.split_once(']') {
+                Some((host, "")) => (host, None),
+                Some((host, port)) if port.starts_with(':') => (host, Some(&port[1..])),
+                _ => return wrong("its brackets are not in order"),
+            },
+            // Several colons are those of an IPv6 address.
+            None => match place.split_once(':') {
+                Some((host, port)) if !port.contains(':') => (host, Some(port)),
+                _ => (place, None),
+            },
+        };
+        if host.is_empty() || user.is_some_and(str::is_empty) {
+            return wrong("a name is missing");
+        }
+        if host.starts_with('-') || user.is_some_and(|user| user.starts_with('-')) {
+            return wrong("a name can't begin with `-`");
+        }
+        let port = match port.map(str::parse) {
+            None => None,
+            Some(Ok(port @ 1..)) => Some(port),
+            Some(_) => return wrong("its port is none"),
+        };
+        Ok(Self { user: user.map(str::to_owned), host: host.into(), port })
+    }
+}
+
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        match self.port {
+            Some(port) if self.host.contains(':') => write!(f, "[{}]:{port}", self.host),
+            Some(port) => write!(f, "{}:{port}", self.host),
+            None => f.write_str(&self.host),
+        }
+    }
+}
+
+/// What each `ssh` on the way is told.
+const OPTIONS: [&str; 5] = [
+    // Nobody is there to be asked, and a guess counts against us at the jump host.
+    "BatchMode=yes",
+    // A connection that others share would end with them, and they with it.
+    "ControlMaster=no",
+    "ControlPath=none",
+    // So that it is known who did not answer.
+    "ConnectTimeout=20",
+    // Less would hide why there is no connection.
+    "LogLevel=INFO",
+];
+
+/// The `ssh` that leads to `target` through `last`, which is reached through `before`. What OpenSSH makes of
+/// `ProxyJump` is the same, but it tells none of `OPTIONS` to those before the last.
+fn jump(last: &Hop, before: &[Hop], ssh: &[&str], target: String) -> Words {
+    let mut words: Words = ssh.iter().map(ToString::to_string).collect();
+    words.extend(OPTIONS.iter().flat_map(|option| ["-o".to_owned(), (*option).to_owned()]));
+    if let Some((next, before)) = before.split_last() {
+        // The ssh that this is for puts in its own host and port.
+        let inner = jump(next, before, ssh, "\0".into());
+        let inner: Vec<String> = inner.iter().map(|word| quoted(&word.replace('%', "%%"))).collect();
+        let command = inner.join(" ").replace('\0', "[%h]:%p");
+        words.extend(["-o".into(), format!("ProxyCommand={command}")]);
+    }
+    if let Some(user) = &last.user {
+        words.extend(["-l".into(), user.clone()]);
+    }
+    if let Some(port) = last.port {
+        words.extend(["-p".into(), port.to_string()]);
+    }
+    words.extend(["-W".into(), target, "--".into(), last.host.clone()]);
+    words
+}
+
+/// One word for a shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,:/@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+/// Puts host and port into a `ProxyCommand`.
+fn fill_in(command: &str, address: &Address) -> String {
+    let mut out = String::new();
+    let mut rest = command;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let Some(token) = rest.chars().next() else { break };
+        match token {
+            'h' => out.push_str(&address.host),
+            'p' => out.push_str(&address.port.to_string()),
+            other => out.push(other),
+        }
+        rest = &rest[token.len_utf8()..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Whose fault it is that there is no connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The jump host was reached, and has no connection to the host.
+    Target,
+    /// The jump host forbids it.
+    Forbidden,
+    /// The jump host can't be reached.
+    Unreached,
+    /// The jump host has too many who want in, or has had enough of us.
+    Busy,
+    /// The jump host is not who it should be, as far as ssh knows.
+    Identity,
+    /// The jump host did not let us in.
+    Refused,
+    /// It can't be told.
+    Unknown,
+}
+
+impl Fault {
+    /// What OpenSSH's client says when it has no connection. The first line that says something is meant: what follows
+    /// tells of the consequences.
+    pub(super) fn of(said: &str) -> Self {
+        const TABLE: [(&str, Fault); 17] = [
+            ("open failed: connect failed", Fault::Target),
+            ("open failed: administratively prohibited", Fault::Forbidden),
+            ("open failed: unknown channel type", Fault::Forbidden),
+            ("Could not resolve hostname", Fault::Unreached),
+            ("Connection refused", Fault::Unreached),
+            ("Connection timed out", Fault::Unreached),
+            ("No route to host", Fault::Unreached),
+            ("Network is unreachable", Fault::Unreached),
+            ("Exceeded MaxStartups", Fault::Busy),
+            ("Not allowed at this time", Fault::Busy),
+            ("kex_exchange_identification:", Fault::Busy),
+            ("Host key verification failed", Fault::Identity),
+            ("host key is known for", Fault::Identity),
+            ("REMOTE HOST IDENTIFICATION HAS CHANGED", Fault::Identity),
+            ("Permission denied (", Fault::Refused),
+            ("Too many authentication failures", Fault::Refused),
+            ("This account is currently not available", Fault::Refused),
+        ];
+        let of_line = |line: &str| TABLE.iter().find(|(words, _)| line.contains(words)).map(|(_, fault)| *fault);
+        match said.lines().find_map(of_line).unwrap_or(Self::Unknown) {
+            // That was one jump host about the next.
+            Self::Target | Self::Forbidden if said.contains("UNKNOWN port 65535") => Self::Unreached,
+            fault => fault,
+        }
+    }
+
+    /// It, as a sentence without its end.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Target => "the jump host has no connection to it",
+            Self::Forbidden => "the jump host does not let anybody through to it",
+            Self::Unreached => "the jump host can't be reached",
+            Self::Busy => "the jump host hung up before it let anybody in",
+            Self::Identity => "the jump host's key is not trusted",
+            Self::Refused => "the jump host did not let us in",
+            Self::Unknown => "the way there ended",
+        }
+    }
+
+    /// What to do about it, if that is known.
+    pub fn hint(self) -> Option<&'static str> {
+        match self {
+            Self::Target | Self::Unreached | Self::Unknown => None,
+            Self::Forbidden => {
+                Some("its AllowTcpForwarding and PermitOpen, or the options of the key there, say who may")
+            }
+            Self::Busy => {
+                Some("its MaxStartups or PerSourcePenalties may be too low for so many hosts: give --parallel")
+            }
+            Self::Identity => Some("log in there once with ssh, to check and remember its key"),
+            Self::Refused => Some(
+                "nobody can be asked on the way: `ssh -o BatchMode=yes` must get into the jump host, by a key in an \
+                 agent or without a passphrase",
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hop(user: Option<&str>, host: &str, port: Option<u16>) -> Hop {
+        Hop { user: user.map(str::to_owned), host: host.into(), port }
+    }
+
+    fn address() -> Address {
+        Address { host: "10.0.0.5".into(), port: 2222, way: Way::Direct }
+    }
+
+    #[test]
+    fn jump_hosts_are_read_as_openssh_reads_them() {
+        let cases = [
+            ("bastion", vec![hop(None, "bastion", None)]),
+            ("me@b:24", vec![hop(Some("me"), "b", Some(24))]),
+            ("me@realm@b", vec![hop(Some("me@realm"), "b", None)]),
+            (
+                "a,u@[::1]:23,[fe80::1]",
+                vec![hop(None, "a", None), hop(Some("u"), "::1", Some(23)), hop(None, "fe80::1", None)],
+            ),
+            ("2001:db8::1", vec![hop(None, "2001:db8::1", None)]),
+            ("ssh://u@b:24/", vec![hop(Some("u"), "b", Some(24))]),
+        ];
+        for (text, hops) in cases {
+            assert_eq!(Way::through(text), Ok(Way::Jump(hops)), "{text}");
+        }
+        for text in ["", "a,", "@b", "b:", "b:0", "b:70000", "[::1", "[b]22", "-oProxyCommand=x", "-x@b"] {
+            let read = Way::through(text);
+            assert!(read.is_err(), "{text}: {read:?}");
+        }
+    }
+
+    #[test]
+    fn a_way_is_shown_as_it_is_written() {
+        let shown = |jumps: &str| Way::through(jumps).unwrap().to_string();
+        assert_eq!(shown("jump.example.org"), "through jump.example.org");
+        assert_eq!(shown("ssh://u@a:24,[::1]:23,fe80::1"), "through u@a:24 and [::1]:23 and fe80::1");
+    }
+
+    #[test]
+    fn each_hop_is_told_how_to_reach_the_next() {
+        let way = Way::through("a,u%x@b:24,c").unwrap();
+        let words = way.command(&address(), &["ssh", "-F", "my config"], "/bin/sh").unwrap();
+        assert_eq!(words.last_chunk().unwrap(), &["-W", "[10.0.0.5]:2222", "--", "c"].map(str::to_owned));
+        let command = words.iter().find_map(|word| word.strip_prefix("ProxyCommand=")).unwrap();
+        assert!(command.starts_with("ssh -F 'my config' -o BatchMode=yes "), "{command}");
+        // What stands for host and port of `b` is doubled, as ssh undoubles it on the way to `c`.
+        assert!(command.contains("-o 'ProxyCommand=ssh -F '\\''my config'\\'' -o BatchMode=yes "), "{command}");
+        assert!(command.contains(r" -W '\''[%%h]:%%p'\'' -- a'"), "{command}");
+        assert!(command.ends_with(" -l u%%x -p 24 -W '[%h]:%p' -- b"), "{command}");
+    }
+
+    #[test]
+    fn a_command_gets_host_and_port_and_nothing_else() {
+        let way = Way::Command("nc -X 5 '%h' %p # 100%%h".into());
+        let words = way.command(&address(), &["ssh"], "/bin/zsh").unwrap();
+        assert_eq!(words, ["/bin/zsh", "-c", "exec nc -X 5 '10.0.0.5' 2222 # 100%h"]);
+        assert_eq!(Way::Direct.command(&address(), &["ssh"], "/bin/sh"), None);
+    }
+}
