@@ -94,6 +94,7 @@ fn ssh_config(data: &[u8]) {
         port: Some(2222),
         identity_files: vec![file.clone()],
         known_hosts: Some(file.clone()),
+        proxy_jump: None,
     };
     let effective = ssh_config::resolve("web1", &text, named.as_deref(), &overrides, &local);
     assert_eq!((&*effective.user, effective.port), ("root", 2222));

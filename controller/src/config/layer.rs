@@ -12,12 +12,14 @@ use super::table::{Entry, PathKind, Reader, Value, nearest};
 use super::units::{parse_duration, parse_size};
 use super::{AuthorizedKey, Base, BaseSource, Deadlines, Kernel};
 use crate::known_hosts::PublicKey;
+use crate::ssh::Way;
 
 /// Every key of `[hosts.NAME]`.
 pub(super) const KEYS: &[&str] = &[
     "address",
     "port",
     "user",
+    "proxy_jump",
     "identity_file",
     "known_hosts",
     "accept_new",
@@ -44,6 +46,7 @@ pub(super) struct Layer {
     pub(super) address: Option<String>,
     pub(super) port: Option<u16>,
     pub(super) user: Option<String>,
+    pub(super) proxy_jump: Option<String>,
     pub(super) identity_files: Option<Vec<PathBuf>>,
     pub(super) known_hosts: Option<PathBuf>,
     pub(super) accept_new: Option<bool>,
@@ -79,6 +82,7 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
             "address" => layer.address = reader.checked(name, value, "a host name or an IP address", address),
             "port" => layer.port = reader.port(name, value),
             "user" => layer.user = reader.checked(name, value, "a user's name", user),
+            "proxy_jump" => layer.proxy_jump = reader.checked(name, value, "jump hosts, as ProxyJump has them", jumps),
             "identity_file" => layer.identity_files = paths(reader, name, value),
             // The file need not exist yet: `accept_new` creates it.
             "known_hosts" => {
@@ -156,6 +160,16 @@ fn name_like(text: &str) -> bool {
 
 fn user(text: &str) -> Result<String, String> {
     if name_like(text) && !text.starts_with('-') { Ok(text.to_owned()) } else { Err("is not a user's name".into()) }
+}
+
+/// As `ssh -J` takes them, or `none`.
+fn jumps(text: &str) -> Result<String, String> {
+    let odd = |c: char| !c.is_ascii_alphanumeric() && !".-_@:[],/".contains(c);
+    if text != "none" && text.contains(odd) {
+        return Err("is not [USER@]HOST[:PORT], or several of these with commas between".into());
+    }
+    Way::through(text).map_err(|why| format!("has a part that can't be read: {why}"))?;
+    Ok(text.to_owned())
 }
 
 fn url(text: &str) -> Result<String, String> {

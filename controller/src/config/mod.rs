@@ -98,6 +98,8 @@ pub struct Host {
     pub port: Option<u16>,
     /// SSH user; `None`: ssh_config's, else `root`.
     pub user: Option<String>,
+    /// Jump hosts, as `ssh -J` takes them, or `none`; `None`: ssh_config's.
+    pub proxy_jump: Option<String>,
     /// Private keys to try; empty: ssh_config's.
     pub identity_files: Vec<PathBuf>,
     /// known_hosts file to use instead of the user's own.

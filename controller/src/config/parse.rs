@@ -80,7 +80,7 @@ fn read_root(reader: &mut Reader<'_>, root: &[Entry<'_, '_>]) -> Vec<Host> {
         reader.error(hosts_span.unwrap_or(0..0), "no hosts: write a table [hosts.NAME] for each");
     }
     let mut hosts = Vec::new();
-    let mut reached: BTreeMap<(String, Option<u16>), String> = BTreeMap::new();
+    let mut reached = BTreeMap::new();
     for (key, value) in tables {
         let name = key.get_ref().as_ref();
         if let Err(why) = host_name(name) {
@@ -90,7 +90,9 @@ fn read_root(reader: &mut Reader<'_>, root: &[Entry<'_, '_>]) -> Vec<Host> {
         let Some(entries) = reader.table(&format!("hosts.{name}"), value, "a table") else { continue };
         let layer = layer::read(reader, &place, &entries, false);
         if let Some(host) = merge(reader, name, &key.span(), &defaults, layer) {
-            if let Some(other) = reached.insert((host.address.to_lowercase(), host.port), host.name.clone()) {
+            // Networks behind different jump hosts may well use the same addresses.
+            let at = (host.address.to_lowercase(), host.port, host.proxy_jump.clone());
+            if let Some(other) = reached.insert(at, host.name.clone()) {
                 reader.error(
                     key.span(),
                     format!(
@@ -161,6 +163,7 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
         address: layer.address.unwrap_or_else(|| name.to_owned()),
         port: layer.port.or(defaults.port),
         user: layer.user.or(defaults.user),
+        proxy_jump: layer.proxy_jump.or(defaults.proxy_jump),
         identity_files: layer.identity_files.or(defaults.identity_files).unwrap_or_default(),
         known_hosts: layer.known_hosts.or(defaults.known_hosts),
         accept_new: layer.accept_new.or(defaults.accept_new).unwrap_or(false),

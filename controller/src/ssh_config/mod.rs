@@ -37,6 +37,8 @@ pub struct Overrides {
     pub identity_files: Vec<PathBuf>,
     /// `known_hosts`.
     pub known_hosts: Option<PathBuf>,
+    /// `proxy_jump`.
+    pub proxy_jump: Option<String>,
 }
 
 impl From<&crate::config::Host> for Overrides {
@@ -46,6 +48,7 @@ impl From<&crate::config::Host> for Overrides {
             port: host.port,
             identity_files: host.identity_files.clone(),
             known_hosts: host.known_hosts.clone(),
+            proxy_jump: host.proxy_jump.clone(),
         }
     }
 }
@@ -200,8 +203,14 @@ impl OpenSsh {
         if let Some(port) = overrides.port {
             given.extend(["-p".to_owned(), port.to_string()]);
         }
+        if let Some(jumps) = &overrides.proxy_jump {
+            given.extend(["-J".to_owned(), jumps.clone()]);
+        }
         match self.answers(alias, &given, overrides.user.is_none()).await {
             Ok((answer, named)) => Ok(resolve(alias, &answer, named.as_deref(), overrides, local)),
+            Err(Unasked::Missing) if overrides.proxy_jump.as_ref().is_some_and(|jumps| jumps != "none") => {
+                Err("`proxy_jump` needs OpenSSH's `ssh`, which is not installed".into())
+            }
             Err(Unasked::Missing) => {
                 let mut effective = resolve(alias, "", None, overrides, local);
                 effective.notes.push(

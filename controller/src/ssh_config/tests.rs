@@ -56,6 +56,7 @@ fn hosts_toml_wins() {
         port: Some(22),
         identity_files: paths(&["/k"]),
         known_hosts: Some("/known".into()),
+        proxy_jump: None,
     };
     let effective = resolve("web", WEB, Some("deploy"), &overrides, &local());
     assert_eq!((effective.user.as_str(), effective.port), ("root", 22));
@@ -197,6 +198,10 @@ async fn the_real_ssh_is_asked() {
     assert_eq!((web.host_name.as_str(), web.user.as_str(), web.port), ("web.example.org", "deploy", 7));
     assert_eq!(web.host_key_alias.as_deref(), Some("webalias"));
     assert_eq!(web.way, Way::through("bastion").unwrap());
+    for (jumps, way) in [("none", Way::Direct), ("me@a:24,b", Way::through("me@a:24,b").unwrap())] {
+        let overrides = Overrides { proxy_jump: Some(jumps.into()), ..Overrides::default() };
+        assert_eq!(ask("web", &overrides).await.way, way, "hosts.toml wins");
+    }
     let overrides = Overrides { user: Some("toor".into()), ..overrides };
     let Agent::Socket(socket) = ask("web", &overrides).await.agent else { panic!() };
     assert!(socket.ends_with(".agent/toor.sock"), "%r is the user that logs in: {}", socket.display());
@@ -257,6 +262,10 @@ async fn without_an_answer_nothing_is_guessed_unless_there_is_no_ssh() {
         missing.notes,
         ["OpenSSH's `ssh` is not installed, so ~/.ssh/config is not read; using Anemos' own defaults for SSH"]
     );
+    let through = Overrides { proxy_jump: Some("jump".into()), ..Overrides::default() };
+    let gone = OpenSsh::new(vec![dir.path().join("ssh").into()], Vec::new(), DEADLINE);
+    let why = gone.effective("web", &through, &local()).await.unwrap_err();
+    assert_eq!(why, "`proxy_jump` needs OpenSSH's `ssh`, which is not installed");
     let failed = ask(script(dir.path(), "echo 'config: line 3: Bad option' >&2; exit 255"), DEADLINE).await;
     assert_eq!(
         failed.unwrap_err(),

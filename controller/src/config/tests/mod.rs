@@ -51,6 +51,7 @@ fn the_least_that_a_host_needs() {
         address: "web1".into(),
         port: None,
         user: None,
+        proxy_jump: None,
         identity_files: vec![],
         known_hosts: None,
         accept_new: false,
@@ -81,6 +82,7 @@ fn everything_that_a_host_can_have() {
 address = "2001:db8::7"
 port = 2222
 user = "admin"
+proxy_jump = "me@jump.example:24,[2001:db8::1]"
 identity_file = ["~/.ssh/id_a", "keys/b", "/etc/keys/c"]
 known_hosts = "known_hosts"
 accept_new = true
@@ -106,6 +108,7 @@ raw_access = true
         address: "2001:db8::7".into(),
         port: Some(2222),
         user: Some("admin".into()),
+        proxy_jump: Some("me@jump.example:24,[2001:db8::1]".into()),
         identity_files: vec!["/home/me/.ssh/id_a".into(), "fleet/keys/b".into(), "/etc/keys/c".into()],
         known_hosts: Some("fleet/known_hosts".into()),
         accept_new: true,
@@ -392,6 +395,14 @@ fn wrong_values_say_what_is_wrong() {
         ),
         ("base = { urls = [] }", "`base.urls` is an empty list"),
         ("identity_file = []", "`identity_file` is an empty list"),
+        (
+            "proxy_jump = \"a b\"",
+            "`proxy_jump`: `a b` is not [USER@]HOST[:PORT], or several of these with commas between",
+        ),
+        (
+            "proxy_jump = \"a,\"",
+            "`proxy_jump`: `a,` has a part that can't be read: `` is no jump host: a name is missing",
+        ),
         ("disks = \"/dev/sdb\"", "`disks` must be a list of disks, not a string"),
         ("disks = [\"sdb\"]", "`disks`: `sdb` is not the path of a disk: it must begin with /dev/"),
         (
