@@ -38,7 +38,7 @@ pub use counting::Counters;
 pub use keys::{HostKey, RunKey, new_seed};
 pub use passwords::Passphrases;
 pub use shell::{ShellError, interactive};
-pub use way::{Fault, Way};
+pub use way::{Family, Fault, Origin, Way};
 
 use counting::Counting;
 use stream::Stream;
@@ -52,7 +52,7 @@ pub struct Address {
     /// TCP port.
     pub port: u16,
     /// The way there.
-    #[serde(default, skip_serializing_if = "Way::is_direct")]
+    #[serde(default, skip_serializing_if = "Way::is_plain")]
     pub way: Way,
 }
 

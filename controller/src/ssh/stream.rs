@@ -1,16 +1,17 @@
 //! The bytes between us and a host's SSH server: a TCP connection, or a program that leads there.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
 use super::through::{Life, Through};
-use super::{Address, ConnectError, Fault};
+use super::{Address, ConnectError, Fault, Origin};
 
 /// Room for more comes from TCP as soon as there is some, and through a jump host in pieces of 96 KiB. So what a slow
 /// link takes must be waited for longer there.
@@ -113,16 +114,23 @@ fn speaks_ssh(said: &[u8]) -> bool {
 async fn tcp(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let timeout = |doing| ConnectError::Timeout { address: address.clone(), doing };
     let resolve_error = |source| ConnectError::Resolve { address: address.host.clone(), source };
-    let found = timeout_at(deadline, tokio::net::lookup_host((address.host.as_str(), address.port)))
+    let found = timeout_at(deadline, lookup_host((address.host.as_str(), address.port)))
         .await
         .map_err(|_| timeout("resolving its name"))?
         .map_err(resolve_error)?;
-    let candidates: Vec<_> = found.collect();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no addresses");
+    let origin = address.way.origin();
+    let candidates: Vec<_> = found.filter(|to| origin.is_none_or(|origin| origin.takes(to))).collect();
+    let mut last = io::Error::new(
+        io::ErrorKind::NotFound,
+        match origin {
+            Some(Origin { family: Some(_), .. }) => "the name has no address of the AddressFamily in ssh_config",
+            _ => "the name has no addresses",
+        },
+    );
     for (tried, candidate) in candidates.iter().enumerate() {
         // One address that swallows packets must not use up the time of the others.
         let left = deadline.saturating_duration_since(Instant::now()) / (candidates.len() - tried) as u32;
-        match tokio::time::timeout(left, TcpStream::connect(candidate)).await {
+        match tokio::time::timeout(left, tcp_to(*candidate, origin)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
@@ -132,6 +140,26 @@ async fn tcp(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectE
         return Err(timeout("connecting"));
     }
     Err(ConnectError::Tcp { address: address.clone(), source: last })
+}
+
+async fn tcp_to(to: SocketAddr, origin: Option<&Origin>) -> io::Result<TcpStream> {
+    let Some(origin) = origin else { return TcpStream::connect(to).await };
+    let named = |option: &str, value: &str, error: &io::Error| {
+        io::Error::new(error.kind(), format!("ssh_config has {option} {value}: {error}"))
+    };
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if let Some(interface) = &origin.interface {
+        socket.bind_device(Some(interface.as_bytes())).map_err(|e| named("BindInterface", interface, &e))?;
+    }
+    if let Some(address) = &origin.address {
+        let bind = async {
+            let none = io::Error::new(io::ErrorKind::AddrNotAvailable, "it is of the other version of IP");
+            let own = lookup_host((address.as_str(), 0)).await?.find(|own| own.is_ipv4() == to.is_ipv4());
+            socket.bind(own.ok_or(none)?)
+        };
+        bind.await.map_err(|e| named("BindAddress", address, &e))?;
+    }
+    socket.connect(to).await
 }
 
 impl AsyncRead for Stream {

@@ -449,6 +449,36 @@ async fn a_busy_server_is_asked_again() {
     assert_eq!(&said[..length], b"Welcome\r\nSSH-2.0-here\r\n");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_made_from_where_ssh_config_says() {
+    let server = Server::start(&["ed25519"], "");
+    drop(server.session(&server.user(&["user"]), &Tuning::default()).await.unwrap());
+    let from = async |origin: Origin| {
+        let address = Address { way: Way::bound(origin), ..server.address() };
+        let policy = Policy::pinned(vec![server.host_key("ed25519")]);
+        let connected = connect(&address, &policy, &Arc::default(), soon(), &Tuning::default()).await?;
+        let session = connected.authenticate(&user(), &server.user(&["user"]), soon()).await.unwrap();
+        let (seen, ..) = session.output("echo $SSH_CONNECTION", 100, soon()).await.unwrap();
+        Ok::<_, ConnectError>(String::from_utf8(seen).unwrap().split(' ').next().unwrap_or_default().to_owned())
+    };
+    let origin = |address: &str, interface: Option<&str>| Origin {
+        family: Some(Family::Inet),
+        address: Some(address.into()),
+        interface: interface.map(str::to_owned),
+    };
+    assert_eq!(from(origin("127.0.0.5", None)).await.unwrap(), "127.0.0.5");
+    assert_eq!(from(origin("127.0.0.6", Some("lo"))).await.unwrap(), "127.0.0.6");
+    for (origin, why) in [
+        (origin("192.0.2.1", None), "BindAddress 192.0.2.1: "),
+        (origin("::1", None), "BindAddress ::1: it is of the other version of IP"),
+        (origin("127.0.0.5", Some("none0")), "BindInterface none0: "),
+        (Origin { family: Some(Family::Inet6), ..Origin::default() }, "no address of the AddressFamily"),
+    ] {
+        let error = from(origin).await.unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
 /// A way to the server that swallows what comes from the client, once told to, without a word.
 async fn swallowing(server: &Server) -> (Address, Arc<std::sync::atomic::AtomicBool>) {
     use std::sync::atomic::{AtomicBool, Ordering};

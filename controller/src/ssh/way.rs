@@ -1,6 +1,7 @@
 //! The way to a host: straight, or through what ssh_config puts in between. Pure.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +14,43 @@ pub enum Way {
     /// By a TCP connection from here.
     #[default]
     Direct,
+    /// By a TCP connection of this kind.
+    Bound(Origin),
     /// By the user's own `ssh`, through these hosts: `ProxyJump`.
     Jump(Vec<Hop>),
     /// By a command whose input and output lead there: `ProxyCommand`. Of its tokens, `%h`, `%p` and `%%` are left.
     Command(String),
+}
+
+/// What ssh_config says of a TCP connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// The only version of IP, if there is one: `AddressFamily`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<Family>,
+    /// The address here from which it is made: `BindAddress`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The network interface that it takes: `BindInterface`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+}
+
+/// A version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// 4.
+    Inet,
+    /// 6.
+    Inet6,
+}
+
+impl Origin {
+    /// Whether a connection to this address may be tried.
+    pub(super) fn takes(&self, to: &SocketAddr) -> bool {
+        self.family.is_none_or(|family| to.is_ipv4() == (family == Family::Inet))
+    }
 }
 
 /// A host on the way.
@@ -36,9 +70,24 @@ pub struct Hop {
 type Words = Vec<String>;
 
 impl Way {
+    /// By a TCP connection of this kind.
+    pub fn bound(origin: Origin) -> Self {
+        if origin == Origin::default() { Self::Direct } else { Self::Bound(origin) }
+    }
+
+    /// Whether it is like any other.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::Direct
+    }
+
     /// Whether nothing is in between.
     pub fn is_direct(&self) -> bool {
-        *self == Self::Direct
+        matches!(self, Self::Direct | Self::Bound(_))
+    }
+
+    /// What is said of a TCP connection there.
+    pub(super) fn origin(&self) -> Option<&Origin> {
+        if let Self::Bound(origin) = self { Some(origin) } else { None }
     }
 
     /// The way that `ProxyJump` names: `[ssh://][USER@]HOST[:PORT]`, several separated by commas, the first first. An
@@ -51,7 +100,7 @@ impl Way {
     /// arguments that come before all others, `shell` the user's shell.
     pub(super) fn command(&self, address: &Address, ssh: &[&str], shell: &str) -> Option<Words> {
         match self {
-            Self::Direct => None,
+            Self::Direct | Self::Bound(_) => None,
             Self::Jump(hops) => {
                 let target = format!("[{}]:{}", address.host, address.port);
                 hops.split_last().map(|(last, before)| jump(last, before, ssh, target))
@@ -67,7 +116,7 @@ impl Way {
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Direct => f.write_str("direct"),
+            Self::Direct | Self::Bound(_) => f.write_str("direct"),
             Self::Jump(hops) => {
                 let hops: Vec<String> = hops.iter().map(ToString::to_string).collect();
                 write!(f, "through {}", hops.join(" and "))
@@ -306,6 +355,18 @@ mod tests {
         let shown = |jumps: &str| Way::through(jumps).unwrap().to_string();
         assert_eq!(shown("jump.example.org"), "through jump.example.org");
         assert_eq!(shown("ssh://u@a:24,[::1]:23,fe80::1"), "through u@a:24 and [::1]:23 and fe80::1");
+    }
+
+    #[test]
+    fn what_was_written_before_there_were_ways_is_read() {
+        let before = r#"{"host":"10.0.0.5","port":2222}"#;
+        assert_eq!(serde_json::from_str::<Address>(before).unwrap(), address());
+        assert_eq!(serde_json::to_string(&address()).unwrap(), before);
+        let bound = Origin { family: Some(Family::Inet6), address: Some("::1".into()), interface: None };
+        for way in [Way::through("a,u@[::1]:23").unwrap(), Way::Command("nc %h %p".into()), Way::Bound(bound)] {
+            let text = serde_json::to_string(&Address { way: way.clone(), ..address() }).unwrap();
+            assert_eq!(serde_json::from_str::<Address>(&text).unwrap().way, way, "{text}");
+        }
     }
 
     #[test]

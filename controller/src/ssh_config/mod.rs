@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-use crate::ssh::Way;
+use crate::ssh::{Family, Origin, Way};
 
 /// `Match exec` in a config may run anything; but a name lookup of its own shouldn't take longer than this.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -387,7 +387,15 @@ fn way(options: &Options<'_>, tokens: &Tokens<'_>) -> Result<Way, String> {
         let filled = tokens.proxy(jumps, false).map_err(why_not)?;
         return Way::through(&filled).map_err(why_not);
     }
-    let Some(command) = options.set("proxycommand") else { return Ok(Way::Direct) };
+    let Some(command) = options.set("proxycommand") else {
+        let family = match options.get("addressfamily") {
+            Some("inet") => Some(Family::Inet),
+            Some("inet6") => Some(Family::Inet6),
+            _ => None,
+        };
+        let text = |option: &str| options.set(option).map(str::to_owned);
+        return Ok(Way::bound(Origin { family, address: text("bindaddress"), interface: text("bindinterface") }));
+    };
     let why_not = |why: &str| format!("ProxyCommand ({command}), which can't be taken: {why}");
     if matches!(options.get("proxyusefdpass"), Some("yes" | "true")) {
         return Err(why_not("with ProxyUseFdpass it hands over a connection, and does not lead there itself"));

@@ -131,8 +131,18 @@ fn the_way_is_that_of_ssh() {
         resolve("web", &answer, Some("me"), &Overrides::default(), &local())
     };
     let command = |text: &str| Way::Command(text.into());
+    let bound = |family, address: Option<&str>, interface: Option<&str>| {
+        Way::Bound(Origin { family, address: address.map(str::to_owned), interface: interface.map(str::to_owned) })
+    };
     let ways = [
         ("proxycommand none", Way::Direct),
+        ("addressfamily any", Way::Direct),
+        ("addressfamily inet6", bound(Some(Family::Inet6), None, None)),
+        (
+            "addressfamily inet\nbindaddress 192.0.2.7\nbindinterface eth1",
+            bound(Some(Family::Inet), Some("192.0.2.7"), Some("eth1")),
+        ),
+        ("addressfamily inet6\nproxyjump a", Way::through("a").unwrap()),
         ("proxyusefdpass yes", Way::Direct),
         ("proxyjump a,u@[::1]:23", Way::through("a,u@[::1]:23").unwrap()),
         ("proxyjump %r@jump-%h-%n-%p-%k%%:24", Way::through("me@jump-10.0.0.5-web-24-key%alias%:24").unwrap()),
