@@ -356,7 +356,8 @@ async fn connect(job: &Job, reporter: &Reporter) -> Result<Session, Trouble> {
     let entry = &job.entry;
     let deadline = Instant::now() + allowed;
     let counters = Arc::clone(reporter.counters());
-    let connected = ssh::connect(&entry.address, &job.trust.policy(), &counters, deadline, &Tuning::default())
+    let tuning = Tuning { algorithms: entry.algorithms.clone(), ..Tuning::default() };
+    let connected = ssh::connect(&entry.address, &job.trust.policy(), &counters, deadline, &tuning)
         .await
         .map_err(|error| connect_trouble(job, &error, allowed))?;
     // An authority vouches for a certified key, and may certify another one tomorrow.

@@ -27,7 +27,8 @@ pub async fn unbooted(
     let looked = async {
         let deadline = Instant::now() + REACH;
         let policy = Policy::pinned(vec![host_key.clone()]);
-        let connected = ssh::connect(&entry.address, &policy, counters, deadline, &Tuning::default()).await;
+        let tuning = Tuning { algorithms: entry.algorithms.clone(), ..Tuning::default() };
+        let connected = ssh::connect(&entry.address, &policy, counters, deadline, &tuning).await;
         let session = connected
             .map_err(|e| e.to_string())?
             .authenticate(&entry.user, user, deadline)

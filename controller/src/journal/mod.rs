@@ -252,6 +252,9 @@ pub struct HostEntry {
     pub name: String,
     /// Where its old system was and its new one will be.
     pub address: Address,
+    /// What the connection to the old system may use.
+    #[serde(default, skip_serializing_if = "crate::ssh::Algorithms::is_own")]
+    pub algorithms: crate::ssh::Algorithms,
     /// User there.
     pub user: String,
     /// Which SSH agent is asked. In a run from before this was kept, that of whoever follows it.

@@ -183,6 +183,7 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
     HostEntry {
         name: host.name.clone(),
         address: Address { host: ssh.host_name.clone(), port: ssh.port, way: ssh.way.clone() },
+        algorithms: ssh.algorithms.clone(),
         user: ssh.user.clone(),
         agent: ssh.agent.clone(),
         identities_only: ssh.identities_only,

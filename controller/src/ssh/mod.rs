@@ -31,6 +31,7 @@ use russh::client;
 use russh::keys::PublicKeyOrCertificate;
 use tokio::time::{Instant, timeout_at};
 
+pub use algorithms::Algorithms;
 pub use auth::{AuthError, Credentials, UserCredentials};
 pub use certificate::HostCertificate;
 pub use channel::{Exec, ExecError, Exit, Output, Writer};
@@ -230,6 +231,8 @@ pub struct Tuning {
     pub stalled: Duration,
     /// Bytes after which keys are exchanged anew; `None`: 1 GiB.
     pub rekey_bytes: Option<usize>,
+    /// What may be used.
+    pub algorithms: Algorithms,
 }
 
 impl Default for Tuning {
@@ -239,6 +242,7 @@ impl Default for Tuning {
             keepalive_max: 4,
             stalled: Duration::from_secs(30),
             rekey_bytes: None,
+            algorithms: Algorithms::default(),
         }
     }
 }
@@ -401,7 +405,7 @@ pub async fn handshake(
         limits,
         // Each message may be one of the largest packets, 256 KiB, whatever size we said we take.
         channel_buffer_size: 8,
-        preferred: algorithms::preferred(&policy.prefer, policy.certificates),
+        preferred: algorithms::preferred(&policy.prefer, policy.certificates, &tuning.algorithms),
         ..client::Config::default()
     };
     let heard = Arc::new(Mutex::new(Heard::default()));

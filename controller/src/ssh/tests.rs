@@ -178,6 +178,7 @@ pub(super) fn effective(server: &Server, file: PathBuf) -> crate::ssh_config::Ef
         host_name: "127.0.0.1".into(),
         port: server.port,
         way: Way::Direct,
+        algorithms: Algorithms::default(),
         user: user(),
         identity_files: Vec::new(),
         identities_given: false,
@@ -330,6 +331,27 @@ async fn servers_that_take_little_are_reached() {
         let (stdout, ..) = session.output("echo here", 100, soon()).await.expect(config);
         assert_eq!(stdout, b"here\n");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ssh_config_says_what_may_be_used() {
+    let server = Server::start(&["ed25519", "rsa"], "Ciphers aes256-ctr\nMACs hmac-sha2-512");
+    let told = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let connected = async |algorithms: Algorithms| {
+        let tuning = Tuning { algorithms, ..Tuning::default() };
+        let any = Policy::new(Vec::new(), false, |_, _| Judgement::Trusted);
+        server.connect(&any, &tuning).await.0.map(|connected| connected.host_key.algorithm().to_owned())
+    };
+    let only = Algorithms {
+        ciphers: told(&["aes128-ctr", "aes256-ctr"]),
+        host_keys: told(&["rsa-sha2-512"]),
+        ..Algorithms::default()
+    };
+    assert_eq!(connected(only).await.unwrap(), "ssh-rsa");
+    let error = connected(Algorithms { ciphers: told(&["aes128-ctr"]), ..Algorithms::default() }).await.unwrap_err();
+    assert!(error.to_string().contains("no common cipher"), "{error}");
+    let error = connected(Algorithms { macs: told(&["hmac-sha2-256"]), ..Algorithms::default() }).await.unwrap_err();
+    assert!(error.to_string().contains("no common MAC"), "{error}");
 }
 
 /// New keys in the middle of a stream must not lose, repeat or stall anything.

@@ -1,9 +1,10 @@
 //! The user's own ssh_config, as `ssh -G HOST` gives it.
 //!
 //! Precedence: hosts.toml, then ssh_config (`~/.ssh/config`, `/etc/ssh/ssh_config`), then the defaults here. `ssh -G`
-//! doesn't tell its own defaults from what a file says. Where that matters, which is for the user, it is also asked
-//! with no files at all (`-F none`), and with a file that includes the real ones and ends with a user that nobody has.
-//! So the default user is `root` and not the local user, unless a file names that one.
+//! doesn't tell its own defaults from what a file says. Where that matters, which is for the user and for lists of
+//! algorithms, it is also asked with no files at all (`-F none`); and for the user with a file that includes the real
+//! ones and ends with a user that nobody has. So the default user is `root` and not the local user, unless a file names
+//! that one.
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-use crate::ssh::{Family, Origin, Way};
+use crate::ssh::{Algorithms, Family, Origin, Way};
 
 /// `Match exec` in a config may run anything; but a name lookup of its own shouldn't take longer than this.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -62,6 +63,8 @@ pub struct Effective {
     pub port: u16,
     /// What is in between, if it can be taken.
     pub way: Way,
+    /// What the connection to the old system may use.
+    pub algorithms: Algorithms,
     /// SSH user.
     pub user: String,
     /// Private keys to try, in order. Those of ssh_config need not exist.
@@ -174,8 +177,18 @@ struct OpenSsh {
     /// The files that it reads.
     files: Vec<PathBuf>,
     deadline: Duration,
-    /// The user whom it takes if no file names one.
-    default_user: OnceCell<Option<String>>,
+    /// What it answers without any file.
+    default: OnceCell<String>,
+}
+
+/// What ssh says of a host.
+struct Answers {
+    /// With the user's files.
+    real: String,
+    /// The user whom a file names, if that was asked.
+    named: Option<String>,
+    /// Without any file.
+    default: String,
 }
 
 /// Why there is no answer.
@@ -191,7 +204,7 @@ const NOBODY: &str = "anemos-names-no-user";
 
 impl OpenSsh {
     fn new(command: Vec<OsString>, files: Vec<PathBuf>, deadline: Duration) -> Self {
-        Self { command, files, deadline, default_user: OnceCell::new() }
+        Self { command, files, deadline, default: OnceCell::new() }
     }
 
     async fn effective(&self, alias: &str, overrides: &Overrides, local: &Local) -> Result<Effective, String> {
@@ -207,7 +220,15 @@ impl OpenSsh {
             given.extend(["-J".to_owned(), jumps.clone()]);
         }
         match self.answers(alias, &given, overrides.user.is_none()).await {
-            Ok((answer, named)) => Ok(resolve(alias, &answer, named.as_deref(), overrides, local)),
+            Ok(Answers { real, named, default }) => {
+                let mut effective = resolve(alias, &real, named.as_deref(), overrides, local);
+                effective.algorithms = algorithms(&Options(&real), &Options(&default));
+                let unusable = effective.algorithms.unusable();
+                effective.notes.extend(unusable.into_iter().map(|option| {
+                    format!("ssh_config's {option} has nothing that Anemos can use, so Anemos' own list is taken")
+                }));
+                Ok(effective)
+            }
             Err(Unasked::Missing) if overrides.proxy_jump.as_ref().is_some_and(|jumps| jumps != "none") => {
                 Err("`proxy_jump` needs OpenSSH's `ssh`, which is not installed".into())
             }
@@ -224,24 +245,19 @@ impl OpenSsh {
     }
 
     /// What ssh says of a host, and, if that is wanted, the user whom a file names.
-    async fn answers(
-        &self,
-        alias: &str,
-        given: &[String],
-        want_user: bool,
-    ) -> Result<(String, Option<String>), Unasked> {
-        if !want_user {
-            return Ok((self.ask(alias, given, Stdio::null()).await?, None));
-        }
-        let default = self.default_user.get_or_try_init(|| async {
+    async fn answers(&self, alias: &str, given: &[String], want_user: bool) -> Result<Answers, Unasked> {
+        let default = self.default.get_or_try_init(|| async {
             let none = ["-F".to_owned(), "none".to_owned()];
-            let answer = self.ask(alias, &none, Stdio::null()).await?;
-            Ok::<_, Unasked>(Options(&answer).get("user").map(str::to_owned))
+            self.ask(alias, &none, Stdio::null()).await
         });
-        let (answer, with_nobody, default) =
+        if !want_user {
+            let (real, default) = tokio::try_join!(self.ask(alias, given, Stdio::null()), default)?;
+            return Ok(Answers { real, named: None, default: default.clone() });
+        }
+        let (real, with_nobody, default) =
             tokio::try_join!(self.ask(alias, given, Stdio::null()), self.ask_with_nobody(alias, given), default)?;
-        let named = named_user(&answer, &with_nobody, default.as_deref());
-        Ok((answer, named))
+        let named = named_user(&real, &with_nobody, Options(default).get("user"));
+        Ok(Answers { real, named, default: default.clone() })
     }
 
     /// Asks with a file that includes the real ones and ends with a user whom nobody has.
@@ -358,6 +374,7 @@ pub fn resolve(alias: &str, answer: &str, named: Option<&str>, overrides: &Overr
         .collect();
     let unread = || revoked.contains(&None).then(|| revoked_unread(alias, &options));
     let unsupported = unsupported.or_else(unread);
+    notes.extend(passed_over(&options));
     let is_yes = |option: &str| matches!(options.get(option), Some("yes" | "true"));
     Effective {
         identities_only: is_yes("identitiesonly"),
@@ -370,6 +387,7 @@ pub fn resolve(alias: &str, answer: &str, named: Option<&str>, overrides: &Overr
         host_name,
         port,
         way,
+        algorithms: Algorithms::default(),
         user,
         identity_files,
         agent,
@@ -378,6 +396,36 @@ pub fn resolve(alias: &str, answer: &str, named: Option<&str>, overrides: &Overr
         unsupported,
         notes,
     }
+}
+
+/// The lists of algorithms that files make: those that are not the defaults.
+fn algorithms(options: &Options<'_>, defaults: &Options<'_>) -> Algorithms {
+    let list = |option: &str| {
+        let told = options.get(option).filter(|told| Some(*told) != defaults.get(option));
+        told.map(|told| told.split(',').map(str::to_owned).collect()).unwrap_or_default()
+    };
+    Algorithms {
+        kex: list("kexalgorithms"),
+        ciphers: list("ciphers"),
+        macs: list("macs"),
+        host_keys: list("hostkeyalgorithms"),
+    }
+}
+
+/// Options by which ssh would do otherwise than Anemos, with the values by which it would not.
+const PASSED_OVER: [(&str, &str, [&str; 3]); 4] = [
+    ("verifyhostkeydns", "VerifyHostKeyDNS", ["no", "false", "none"]),
+    ("knownhostscommand", "KnownHostsCommand", ["none"; 3]),
+    ("pkcs11provider", "PKCS11Provider", ["none"; 3]),
+    ("pubkeyauthentication", "PubkeyAuthentication", ["yes", "true", "unbound"]),
+];
+
+/// What the user should know of options that Anemos passes over.
+fn passed_over(options: &Options<'_>) -> impl Iterator<Item = String> {
+    PASSED_OVER.iter().filter_map(|(option, name, same)| {
+        let value = options.get(option).filter(|value| !same.contains(value))?;
+        Some(format!("ssh_config has {name} {value}, which Anemos passes over"))
+    })
 }
 
 /// The way to the host. An error says what it is that can't be taken.

@@ -28,6 +28,7 @@ fn a_configured_host() {
         host_name: "web.example.org".into(),
         port: 2222,
         way: Way::through("bastion").unwrap(),
+        algorithms: Algorithms::default(),
         user: "deploy".into(),
         identity_files: paths(&["/home/me/.ssh/web.example.org_key", "/home/me/.ssh/two", "/keys/with space/k"]),
         identities_given: false,
@@ -85,6 +86,7 @@ fn without_openssh_the_defaults_apply() {
         host_name: "web".into(),
         port: 22,
         way: Way::Direct,
+        algorithms: Algorithms::default(),
         user: "root".into(),
         identity_files: paths(&["/home/me/.ssh/id_ed25519", "/home/me/.ssh/id_ecdsa", "/home/me/.ssh/id_rsa"]),
         identities_given: false,
@@ -233,9 +235,40 @@ async fn the_local_user_s_name_counts_if_a_file_has_it() {
     fs::write(&config, format!("Host mine\n User {me}\nHost his\n User him\n")).unwrap();
     let open_ssh = real(dir.path(), &config);
     for (alias, user) in [("mine", Some(me.as_str())), ("his", Some("him")), ("nobody", None)] {
-        let (_, named) = open_ssh.answers(alias, &[], true).await.ok().unwrap();
-        assert_eq!(named.as_deref(), user, "{alias}");
+        let answers = open_ssh.answers(alias, &[], true).await.ok().unwrap();
+        assert_eq!(answers.named.as_deref(), user, "{alias}");
     }
+}
+
+#[tokio::test]
+async fn algorithms_count_if_a_file_has_them_and_are_not_the_defaults() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config");
+    let text = "Host few\n Ciphers aes256-ctr,aes128-ctr\n KexAlgorithms curve25519-sha256\n\
+                Host less\n MACs -hmac-sha2-256\nHost odd\n Ciphers 3des-cbc\n VerifyHostKeyDNS yes\n";
+    fs::write(&config, text).unwrap();
+    let open_ssh = real(dir.path(), &config);
+    let ask = async |alias: &str| {
+        let named = Overrides { user: Some("me".into()), ..Overrides::default() };
+        open_ssh.effective(alias, &named, &Local::here()).await.expect("is OpenSSH's client installed?")
+    };
+    let few = ask("few").await;
+    assert_eq!(
+        (few.algorithms.ciphers.join(","), few.algorithms.kex.join(",")),
+        ("aes256-ctr,aes128-ctr".into(), "curve25519-sha256".into())
+    );
+    assert_eq!((few.algorithms.macs, few.notes), (Vec::new(), Vec::new()), "these are the defaults");
+    let less = ask("less").await.algorithms;
+    assert!(!less.macs.is_empty() && !less.macs.contains(&"hmac-sha2-256".to_owned()), "{less:?}");
+    let plain = ask("plain").await;
+    assert_eq!((plain.algorithms, plain.notes), (Algorithms::default(), Vec::new()));
+    assert_eq!(
+        ask("odd").await.notes,
+        [
+            "ssh_config has VerifyHostKeyDNS true, which Anemos passes over",
+            "ssh_config's Ciphers has nothing that Anemos can use, so Anemos' own list is taken",
+        ]
+    );
 }
 
 #[test]

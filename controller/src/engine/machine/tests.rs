@@ -45,6 +45,7 @@ fn setup() -> Setup {
     let entry = HostEntry {
         name: "web1".into(),
         address: address(),
+        algorithms: crate::ssh::Algorithms::default(),
         user: "root".into(),
         agent: crate::ssh_config::Agent::Disabled,
         identities_only: true,
