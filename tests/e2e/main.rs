@@ -18,6 +18,7 @@ mod makeimg;
 mod payload;
 mod runs;
 mod safety;
+mod ways;
 mod writes;
 
 use lab::{Lab, Result, evidence};
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         payload::SCENARIOS,
         runs::SCENARIOS,
         safety::SCENARIOS,
+        ways::SCENARIOS,
         writes::SCENARIOS,
     ];
     let trials = groups.into_iter().flatten().map(|scenario| {
