@@ -40,6 +40,10 @@ ssh-keygen openssh-client
 ssh-add openssh-client
 sshd openssh-server
 dropbear dropbear-bin
+sudo sudo
+doas opendoas
+tcsh tcsh
+fish fish
 zstd zstd
 xz xz-utils
 gzip gzip

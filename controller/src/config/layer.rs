@@ -10,7 +10,7 @@ use toml::de::DeValue;
 use super::disk::DiskSelector;
 use super::table::{Entry, PathKind, Reader, Value, nearest};
 use super::units::{parse_duration, parse_size};
-use super::{AuthorizedKey, Base, BaseSource, Deadlines, Kernel};
+use super::{AuthorizedKey, Base, BaseSource, Become, Deadlines, Kernel};
 use crate::known_hosts::PublicKey;
 use crate::ssh::Way;
 
@@ -20,6 +20,7 @@ pub(super) const KEYS: &[&str] = &[
     "port",
     "user",
     "proxy_jump",
+    "become",
     "identity_file",
     "known_hosts",
     "accept_new",
@@ -47,6 +48,7 @@ pub(super) struct Layer {
     pub(super) port: Option<u16>,
     pub(super) user: Option<String>,
     pub(super) proxy_jump: Option<String>,
+    pub(super) becomes: Option<Become>,
     pub(super) identity_files: Option<Vec<PathBuf>>,
     pub(super) known_hosts: Option<PathBuf>,
     pub(super) accept_new: Option<bool>,
@@ -83,6 +85,7 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
             "port" => layer.port = reader.port(name, value),
             "user" => layer.user = reader.checked(name, value, "a user's name", user),
             "proxy_jump" => layer.proxy_jump = reader.checked(name, value, "jump hosts, as ProxyJump has them", jumps),
+            "become" => layer.becomes = reader.word(name, value, &Become::ALL.map(|way| (way.name(), way))),
             "identity_file" => layer.identity_files = paths(reader, name, value),
             // The file need not exist yet: `accept_new` creates it.
             "known_hosts" => {

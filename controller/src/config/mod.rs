@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use anemos_proto::config::Finish;
+use serde::{Deserialize, Serialize};
 
 pub use disk::{DiskSelector, select_disks};
 pub use error::ConfigError;
@@ -100,6 +101,8 @@ pub struct Host {
     pub user: Option<String>,
     /// Jump hosts, as `ssh -J` takes them, or `none`; `None`: ssh_config's.
     pub proxy_jump: Option<String>,
+    /// How that user becomes root; `None`: by what is found to work without a password, if it must.
+    pub becomes: Option<Become>,
     /// Private keys to try; empty: ssh_config's.
     pub identity_files: Vec<PathBuf>,
     /// known_hosts file to use instead of the user's own.
@@ -142,6 +145,38 @@ impl Host {
     /// Every disk that the payload may overwrite, `ANEMOS_DISK` first.
     pub fn all_disks(&self) -> impl Iterator<Item = &DiskSelector> {
         std::iter::once(&self.disk).chain(&self.disks)
+    }
+}
+
+/// How a user who is not root becomes root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Become {
+    /// sudo(8), with the user's password if it wants one.
+    Sudo,
+    /// doas(1), which must want no password.
+    Doas,
+    /// su(1), with root's password.
+    Su,
+}
+
+impl Become {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sudo, Self::Doas, Self::Su];
+
+    /// The command, which is also its word in hosts.toml.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sudo => "sudo",
+            Self::Doas => "doas",
+            Self::Su => "su",
+        }
+    }
+}
+
+impl fmt::Display for Become {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -237,6 +237,8 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("jump", "proxy_jump"),
     ("jump_host", "proxy_jump"),
     ("bastion", "proxy_jump"),
+    ("sudo", "become"),
+    ("become_method", "become"),
     ("ssh_key", "identity_file"),
     ("key", "identity_file"),
     ("ssh_port", "port"),

@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anemos_proto::Secret;
 use anemos_proto::ids::RunId;
 use tokio::sync::watch as signal;
 use tokio::time::{Instant, sleep_until};
@@ -15,12 +17,14 @@ use super::before::TYPING;
 use super::look::{exit_text, look};
 use super::machine::{Action, Input, Machine, Mark, Setup, Whom};
 use super::reporter::{Reporter, now_ms};
+use super::root::{self, Way};
 use super::stop::Stop;
 use super::wish::{Asked, Asker, Wishes};
 use crate::journal::{Digested, HostEntry, OldSystem, Record};
 use crate::report::{Speaker, Summary, Update};
 use crate::ssh::{
-    self, Address, ConnectError, Connected, Credentials, Exit, Knocking, Policy, Reached, RunKey, Session, Tuning,
+    self, Address, AuthError, ConnectError, Connected, Credentials, Exit, Knocking, Policy, Reached, RunKey, Session,
+    Tuning,
 };
 
 /// How the following of a host ended.
@@ -47,6 +51,8 @@ pub struct Follow<'a> {
     pub run_key: RunKey,
     /// The user's keys, for the old and the new system.
     pub user: Credentials,
+    /// The password with which the user became root on the old system.
+    pub password: Option<Secret>,
     /// To tell everything to.
     pub reporter: &'a Reporter,
     /// What people want.
@@ -155,11 +161,24 @@ struct Following<'a> {
     askers: VecDeque<Asker>,
     /// What the machine was told of a user who wants to leave.
     heard: Stop,
+    /// Root is tried next, since the system refused the user: a new one may have other users.
+    as_root: Arc<AtomicBool>,
+    /// The password is not the system's. It is not given again.
+    wrong_password: Arc<AtomicBool>,
 }
 
 impl<'a> Following<'a> {
     fn new(with: Follow<'a>, machine: Machine, began: Instant) -> Self {
-        Self { with, machine, began, other: Other::Nobody, askers: VecDeque::new(), heard: Stop::No }
+        Self {
+            with,
+            machine,
+            began,
+            other: Other::Nobody,
+            askers: VecDeque::new(),
+            heard: Stop::No,
+            as_root: Arc::default(),
+            wrong_password: Arc::default(),
+        }
     }
 
     async fn run(mut self, mut actions: Vec<Action>) -> End {
@@ -183,7 +202,7 @@ impl<'a> Following<'a> {
 
     /// Waits for what happens next.
     async fn next(&mut self) -> Input {
-        let Self { with: Follow { wishes, stop, .. }, machine, began, other, askers, heard } = self;
+        let Self { with: Follow { wishes, stop, .. }, machine, began, other, askers, heard, .. } = self;
         let told = *heard;
         let clock = machine.deadline().map(|at| *began + at);
         tokio::select! {
@@ -296,14 +315,21 @@ impl<'a> Following<'a> {
             }
             (Action::LogIn { whom, patience }, Other::Proved(connected)) => {
                 let (user, credentials) = match whom {
-                    Whom::Agent => ("root".to_owned(), Credentials::Run(self.with.run_key.clone())),
-                    Whom::System(_) => (self.with.entry.user.clone(), self.with.user.clone()),
+                    Whom::Agent => ("root", Credentials::Run(self.with.run_key.clone())),
+                    Whom::System(_) => (self.user(), self.with.user.clone()),
                 };
+                let user = user.to_owned();
+                let other = matches!(whom, Whom::System(_)).then(|| Arc::clone(&self.as_root));
                 let deadline = Instant::now() + patience;
                 Some(boxed(async move {
                     match connected.authenticate(&user, &credentials, deadline).await {
                         Ok(session) => (Other::Admitted(session), Input::Admitted),
-                        Err(error) => (Other::Nobody, Input::LockedOut(error.to_string())),
+                        Err(error) => {
+                            if let (Some(as_root), AuthError::Refused { .. }) = (other, &error) {
+                                as_root.fetch_xor(true, Ordering::Relaxed);
+                            }
+                            (Other::Nobody, Input::LockedOut(error.to_string()))
+                        }
                     }
                 }))
             }
@@ -316,8 +342,15 @@ impl<'a> Following<'a> {
             }
             (Action::Check { command, patience }, Other::Admitted(session)) => {
                 let deadline = Instant::now() + patience;
+                let (user, way, wrong) = (self.user().to_owned(), self.way(), Arc::clone(&self.wrong_password));
                 Some(boxed(async move {
-                    let result = check(&session, &command, deadline).await;
+                    let result = match way {
+                        Way::Login => check(&session, &command, deadline).await,
+                        way => root::check(&session, &user, &way, &command, deadline).await.unwrap_or_else(|_| {
+                            wrong.store(true, Ordering::Relaxed);
+                            Err(format!("`{user}` has another password there"))
+                        }),
+                    };
                     let closed = session.is_closed();
                     (Other::Admitted(session), Input::Checked { result, closed })
                 }))
@@ -341,6 +374,22 @@ impl<'a> Following<'a> {
         };
         if let Some(task) = started {
             self.other = Other::Busy(task);
+        }
+    }
+
+    /// Who logs into the system next, or is in.
+    fn user(&self) -> &str {
+        if self.as_root.load(Ordering::Relaxed) { "root" } else { &self.with.entry.user }
+    }
+
+    /// How that user becomes root.
+    fn way(&self) -> Way {
+        let becomes = self.with.entry.becomes;
+        match (Way::of(self.user(), becomes), becomes, &self.with.password) {
+            (Way::Free(_), Some(by), Some(password)) if !self.wrong_password.load(Ordering::Relaxed) => {
+                Way::Password(by, password.clone())
+            }
+            (way, ..) => way,
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anemos_proto::Secret;
 use anemos_proto::config::{Deadlines, RunConfig};
 use anemos_proto::event::Level;
 use anemos_proto::host::HostFacts;
@@ -16,9 +17,11 @@ use super::fleet::{Seat, Verdict};
 use super::limits::LIST;
 use super::look::{Look, look};
 use super::reporter::{Reporter, now_ms};
+use super::root::Way;
+use super::said;
 use super::stage::{Stage, StageError};
 use super::{Decision, Job};
-use crate::config::{Host, Kernel, format_duration};
+use crate::config::{Become, Host, Kernel, format_duration};
 use crate::journal::{OldSystem, Record};
 use crate::plan::{Approval, Choices, Plan, Upload, judge};
 use crate::report::{Phase, Update};
@@ -89,7 +92,8 @@ async fn meet(
     stop: &mut signal::Receiver<bool>,
 ) -> Result<Met, NotBooted> {
     let stopped = || NotBooted::Decided("stopped before anything was done".into());
-    let _probing = tokio::select! {
+    let wants = job.passwords.open(&job.host.name);
+    let probing = tokio::select! {
         permit = Arc::clone(probes).acquire_owned() => permit,
         _ = stop.wait_for(|stop| *stop) => return Err(stopped()),
     };
@@ -102,18 +106,58 @@ async fn meet(
 
     reporter.phase(Phase::Probe);
     let allowed = job.host.deadlines.stage;
-    let deadline = Instant::now() + allowed;
-    let start = Stage::start(&session, &job.artifacts.stage, &job.artifacts.build);
-    let stage = match bounded(stop, deadline, "stage", start).await {
-        Ok(stage) => stage,
-        // It removes itself when its connection ends.
-        Err(StageError::Stopped) => return Err(stopped()),
-        Err(error) => {
-            let trouble = trouble(Phase::Probe, "starting the stage", error, allowed);
-            return Err(unless_twin(&session, seat, trouble).await.into());
-        }
+    let name = &job.host.name;
+    let mut way = Way::of(&job.entry.user, job.host.becomes);
+    if let (Some(by), Some(password)) = (job.host.becomes, job.passwords.given(name)) {
+        way = Way::Password(by, password);
+    }
+    let (mut probing, mut wrong) = (Some(probing), 0);
+    let (stage, deadline) = loop {
+        let deadline = Instant::now() + allowed;
+        let start = Stage::start(&session, &job.artifacts.stage, &job.artifacts.build, &way);
+        let by = match bounded(stop, deadline, "stage", start).await {
+            Ok(stage) => break (stage, deadline),
+            // It removes itself when its connection ends.
+            Err(StageError::Stopped) => return Err(stopped()),
+            Err(StageError::Password(by, _)) => by,
+            Err(StageError::WrongPassword(by)) if wrong + 1 < TRIES => {
+                wrong += 1;
+                by
+            }
+            Err(error) => {
+                let trouble = trouble(Phase::Probe, "starting the stage", error, allowed);
+                return Err(unless_twin(&session, seat, trouble).await.into());
+            }
+        };
+        // Whoever types keeps no other host from being looked at.
+        drop(probing.take());
+        let password = tokio::select! {
+            typed = typed(job, by, wrong > 0) => typed?,
+            _ = stop.wait_for(|stop| *stop) => return Err(stopped()),
+        };
+        let permit = tokio::select! {
+            permit = Arc::clone(probes).acquire_owned() => permit,
+            _ = stop.wait_for(|stop| *stop) => return Err(stopped()),
+        };
+        probing = Some(permit);
+        way = Way::Password(by, password);
     };
+    drop(wants);
     look_around(job, reporter, session, stage, (seat, deadline, stop)).await
+}
+
+/// Times that a password is asked for.
+const TRIES: usize = 3;
+
+/// The password with which the user becomes root.
+async fn typed(job: &Job, by: Become, wrong: bool) -> Result<Secret, Trouble> {
+    let user = &job.entry.user;
+    let trouble = |why: String| Trouble::before(Phase::Probe, format!("becoming root by {by} as `{user}`"), why);
+    let asked = job.passwords.get(&job.host.name, user, by, wrong);
+    asked.await.map_err(|why| {
+        let free = "let the user become root without one, by NOPASSWD in sudoers, or run anemos from a terminal";
+        trouble(why).hint(free)
+    })
 }
 
 /// How long it may take to see whether a host that won't be looked at is being looked at under another name.
@@ -455,7 +499,11 @@ async fn give_up(stage: Stage, phase: Phase, what: &str, error: StageError, allo
 fn trouble(phase: Phase, what: &str, error: StageError, allowed: Duration) -> Trouble {
     match error {
         StageError::Failed(failure) => Trouble::before(phase, failure.what, failure.why).hint(failure.hint),
-        other => Trouble::before(phase, what, reason(other, allowed)),
+        other => {
+            let trouble = Trouble::before(phase, what, reason(other, allowed));
+            let hint = said::hint(&trouble.why).unwrap_or_default();
+            trouble.hint(hint)
+        }
     }
 }
 
@@ -463,6 +511,8 @@ fn reason(error: StageError, allowed: Duration) -> String {
     match error {
         StageError::Failed(failure) => format!("{}: {}", failure.what, failure.why),
         StageError::Bootstrap(why) | StageError::Lost(why) | StageError::Protocol(why) => why,
+        StageError::Password(by, why) => format!("{by} wants a password: {why}"),
+        StageError::WrongPassword(by) => format!("the password was wrong {TRIES} times ({by})"),
         StageError::Deadline(name) if allowed.is_zero() => format!("deadline `{name}` passed"),
         StageError::Deadline(name) => format!("deadline `{name}` ({}) passed", format_duration(allowed)),
         StageError::Stopped => "stopped".into(),
@@ -482,6 +532,7 @@ fn choices(job: &Job, session: &Session, stage: &Stage) -> Choices {
             address.port,
             if address.way.is_direct() { String::new() } else { format!(" {}", address.way) }
         ),
+        becomes: stage.becomes,
         host_key: session.host_key.to_string(),
         system: stage.identity.clone(),
         disks: host.all_disks().cloned().collect(),

@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use super::said::Said;
 use super::script;
 use crate::ssh::{ExecError, Exit, Session};
 
@@ -28,8 +29,11 @@ pub async fn look(session: &Session, deadline: Instant) -> Result<Look, String> 
         session.output(&script::look(), LIMIT, deadline).await.map_err(|e: ExecError| e.to_string())?;
     let look = parse(&String::from_utf8_lossy(&stdout));
     if look.boot_id.is_empty() {
-        let said = String::from_utf8_lossy(&stderr);
-        return Err(format!("it did not tell its boot id ({}; {})", said.trim(), exit_text(&exit)));
+        let mut said = Said::default();
+        said.out(&stdout);
+        said.err(&stderr);
+        let said = said.text().unwrap_or_default();
+        return Err(format!("it did not tell its boot id ({said}; {})", exit_text(&exit)));
     }
     Ok(look)
 }

@@ -14,7 +14,10 @@ mod limits;
 pub mod look;
 mod machine;
 mod packing;
+mod password;
 mod reporter;
+mod root;
+mod said;
 mod script;
 pub mod stage;
 mod stop;
@@ -23,6 +26,8 @@ mod unbooted;
 mod verdict;
 mod wish;
 
+#[cfg(test)]
+mod root_tests;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +42,7 @@ use tokio::sync::{mpsc, oneshot, watch as signal};
 pub use after::{End, Follow, follow_again};
 pub use fleet::{Fleet, Limits, Seat};
 pub use packing::{PACKINGS, StageBinary};
+pub use password::Passwords;
 pub use reporter::{Reporter, now_ms};
 pub use stop::Stop;
 pub use trust::Trust;
@@ -114,6 +120,8 @@ pub struct Job {
     pub trust: Trust,
     /// The user's keys.
     pub user: Credentials,
+    /// The passwords with which users become root, of all hosts.
+    pub passwords: Arc<Passwords>,
     /// The run's key.
     pub run_key: RunKey,
     /// Seed of the agent's host key.
@@ -184,6 +192,7 @@ pub async fn drive(
                 old: booted.old,
                 run_key: job.run_key.clone(),
                 user: job.user.clone(),
+                password: job.passwords.given(&job.host.name),
                 reporter,
                 wishes,
                 stop,

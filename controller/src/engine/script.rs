@@ -1,5 +1,5 @@
-//! The two shell scripts that run on hosts. POSIX sh; both are tested under dash and busybox, and handed over by each
-//! login shell that is installed.
+//! The shell scripts that start a stage and look at a system. POSIX sh; both are tested under dash and busybox, and
+//! handed over by each login shell that is installed.
 
 use anemos_proto::agent::NOTE;
 
@@ -15,7 +15,7 @@ const CACHED: &str = "/var/cache/anemos/stage";
 /// Says what a root file system is: the number of the file system, which mkfs makes anew, and the machine id.
 const IDENTITY: &str = "$(stat -f -c %i / 2>/dev/null)-$(cat /etc/machine-id 2>/dev/null)";
 
-/// A command that finds a place for the stage, gets it (from the host's cache, or packed from standard input), and
+/// A script that finds a place for the stage, gets it (from the host's cache, or packed from standard input), and
 /// becomes it.
 ///
 /// It says `anemos: need PACKING ID` or `anemos: have ID`, or `anemos: error …`. The stage's hello follows. The packing
@@ -30,7 +30,7 @@ pub fn bootstrap(stage: &StageBinary) -> String {
         .collect();
     let choose = choices.join(" || ");
     // `head -c` may read further than it writes, so nothing may be sent after the stage until that has spoken.
-    let script = format!(
+    format!(
         r##"set -u; umask 077; LC_ALL=C; export LC_ALL;
 say() {{ printf "{MARK}%s\n" "$*"; }};
 die() {{ say "error $*"; exit 1; }};
@@ -62,8 +62,7 @@ good || die "the stage arrived damaged: the SHA-256 of what $unpack made of it i
 rm -f "$f.packed";
 fi;
 exec "$f" serve --dir "$d""##
-    );
-    quoted(&script)
+    )
 }
 
 /// A command that says which system this is: boot id, root file system, name, and what a RAM system noted in the
@@ -78,18 +77,28 @@ printf "{MARK}os %s\n" "$(. /etc/os-release 2>/dev/null; printf %s "${{PRETTY_NA
 n=/sys/firmware/efi/efivars/{NOTE};
 if [ -r $n ]; then printf "{MARK}note %s\n" "$(cat $n | tail -c +5)"; fi"#
     );
-    quoted(&script)
+    quoted(&script, &[])
 }
 
-/// `sh -c` with the script as one word, for whatever shell the user has.
+/// `sh -c` with the script as one word, and others as its arguments, for whatever shell the user has.
 ///
 /// csh takes a newline for the end of a quoted word and `!` for history even there, fish takes the backslash before
 /// another or before a quote away, and a quote within quotes is spelt in one way that all understand but is long: so a
 /// script has none of them. The newlines in its source are for its reader, and each follows a `;` or a word after which
 /// the shell goes on reading.
-fn quoted(script: &str) -> String {
-    debug_assert!(!script.contains(['!', '\'']) && !script.contains(r"\\"), "{script}");
-    format!("exec sh -c '{}'", script.replace('\n', " "))
+pub fn quoted(script: &str, arguments: &[&str]) -> String {
+    let word = |text: &str| {
+        debug_assert!(!text.contains(['!', '\'']) && !text.contains(r"\\"), "{text}");
+        format!("'{}'", text.replace('\n', " "))
+    };
+    let mut command = format!("exec sh -c {}", word(script));
+    if !arguments.is_empty() {
+        command.push_str(" anemos");
+    }
+    for argument in arguments {
+        command.extend([" ", &word(argument)]);
+    }
+    command
 }
 
 /// The rest of a line that we marked.

@@ -17,15 +17,18 @@ use super::limits;
 use super::look::exit_text;
 use super::packing::StageBinary;
 use super::reporter::Reporter;
+use super::root::{self, Questions, Reply, Way};
+use super::said::Said;
 use super::script;
+use crate::config::Become;
 use crate::report::{Phase, Speaker, Update};
 use crate::ssh::{Exec, Output, Session, Writer};
 
 /// Bytes of noise that a login shell may print before our script speaks.
 const NOISE: usize = 64 * 1024;
 
-/// Bytes of standard error kept for an error message.
-const STDERR_KEPT: usize = 4 * 1024;
+/// How long a host may say nothing until our script, or root's, speaks. sudo and PAM take their time.
+const SPEAK: Duration = Duration::from_secs(60);
 
 /// How long the stage may take to undo everything.
 const UNDO: Duration = Duration::from_secs(20);
@@ -44,6 +47,10 @@ pub enum StageError {
     Lost(String),
     /// What came was not the protocol.
     Protocol(String),
+    /// The user becomes root by this with a password only.
+    Password(Become, String),
+    /// The password was another one.
+    WrongPassword(Become),
     /// Too slow; the name of the deadline.
     Deadline(&'static str),
     /// The user stopped it.
@@ -54,7 +61,9 @@ pub enum StageError {
 pub struct Stage {
     exec: Exec,
     frames: FrameReader,
-    stderr: Vec<u8>,
+    said: Said,
+    /// How the user who logged in became root; `None`: it is root.
+    pub becomes: Option<Become>,
     /// What the root file system of the old system is.
     pub identity: String,
     /// Bytes that the stage was sent as, or would be if it were not in the host's cache.
@@ -65,21 +74,22 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts the stage, sending it if the host doesn't have it, and shakes hands.
-    pub async fn start(session: &Session, binary: &StageBinary, build: &str) -> Result<Self, StageError> {
-        let command = script::bootstrap(binary);
+    /// Starts the stage as root, sending it if the host doesn't have it, and shakes hands.
+    pub async fn start(session: &Session, binary: &StageBinary, build: &str, way: &Way) -> Result<Self, StageError> {
+        let command = root::command(&script::bootstrap(binary), way);
         let exec = session.exec(&command).await.map_err(|e| StageError::Lost(e.to_string()))?;
         let mut stage = Self {
             exec,
             frames: FrameReader::new(),
-            stderr: Vec::new(),
+            said: Said::default(),
+            becomes: None,
             identity: String::new(),
             size: 0,
             cached: false,
             uploading: false,
         };
         let mut buffer = Vec::new();
-        let needed = stage.read_answer(&mut buffer).await?;
+        let needed = stage.read_answer(&mut buffer, Questions::new(way)).await?;
         stage.cached = needed.is_none();
         let packed = match needed {
             // What it would be matters little where it is not sent: the most usual.
@@ -133,12 +143,19 @@ impl Stage {
 
     /// Reads up to the script's `need` or `have`, and leaves what follows in `buffer`. Returns how the stage is to be
     /// packed, unless the host has it.
-    async fn read_answer(&mut self, buffer: &mut Vec<u8>) -> Result<Option<String>, StageError> {
+    async fn read_answer(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        mut questions: Questions,
+    ) -> Result<Option<String>, StageError> {
         loop {
             while let Some(end) = buffer.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = buffer.drain(..=end).collect();
                 let line = String::from_utf8_lossy(&line).into_owned();
-                let Some(said) = script::marked(&line) else { continue };
+                let Some(said) = script::marked(&line) else {
+                    self.said.out(line.as_bytes());
+                    continue;
+                };
                 match said.split_once(' ').unwrap_or((said, "")) {
                     ("need", rest) => {
                         let (how, identity) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -149,6 +166,12 @@ impl Stage {
                         self.identity = identity.into();
                         return Ok(None);
                     }
+                    ("by", how) => self.becomes = becomes(how),
+                    ("password", rest) => {
+                        let (how, why) = rest.split_once(' ').unwrap_or((rest, ""));
+                        let how = becomes(how).ok_or_else(|| StageError::Protocol(format!("it can't `{how}`")))?;
+                        return Err(StageError::Password(how, why.trim().into()));
+                    }
                     ("error", why) => return Err(StageError::Bootstrap(why.into())),
                     _ => {}
                 }
@@ -157,8 +180,49 @@ impl Stage {
                 let why = "the login shell prints without end; its start-up files must be quiet for commands";
                 return Err(StageError::Protocol(why.into()));
             }
-            let more = self.next_output().await.ok_or_else(|| self.lost(buffer))?;
-            buffer.extend_from_slice(&more);
+            let quiet = questions.quiet();
+            match timeout(quiet.unwrap_or(SPEAK), self.exec.next()).await {
+                Ok(Some(Output::Stdout(bytes))) => buffer.extend_from_slice(&bytes),
+                Ok(Some(Output::Stderr(bytes))) => {
+                    self.said.err(&bytes);
+                    questions.push(&bytes);
+                }
+                Ok(None) => return Err(self.turned_away(buffer, &questions)),
+                Err(_) if quiet.is_some() => self.reply_to(questions.reply()).await?,
+                Err(_) => {
+                    self.said.out(buffer);
+                    let said = self.said.text().map_or(String::new(), |said| format!("; it said: {said}"));
+                    let why = format!("it did not answer our script within {}s{said}", SPEAK.as_secs());
+                    return Err(StageError::Protocol(why));
+                }
+            }
+        }
+    }
+
+    /// Answers a question that stands between us and root.
+    async fn reply_to(&mut self, reply: Reply) -> Result<(), StageError> {
+        let by = self.becomes.unwrap_or(Become::Sudo);
+        let error = match reply {
+            Reply::Nothing => return Ok(()),
+            Reply::Line(line) => {
+                return self.exec.writer().send(line).await.map_err(|error| StageError::Lost(error.to_string()));
+            }
+            Reply::Wrong => StageError::WrongPassword(by),
+            Reply::Unknown(question) => {
+                StageError::Bootstrap(format!("{by} asks for more than a password: `{question}`"))
+            }
+        };
+        // Whoever asks learns that nobody answers. It may have ended by itself.
+        let _ = self.exec.writer().end().await;
+        Err(error)
+    }
+
+    /// Why the script ended before it, or root's, has spoken.
+    fn turned_away(&mut self, stdout: &[u8], questions: &Questions) -> StageError {
+        let wrong = questions.answered() && self.said.text().is_some_and(|said| root::says_wrong(&said));
+        match self.becomes {
+            Some(by) if wrong => StageError::WrongPassword(by),
+            _ => self.lost(stdout),
         }
     }
 
@@ -167,7 +231,7 @@ impl Stage {
         loop {
             match self.exec.next().await? {
                 Output::Stdout(bytes) => return Some(bytes),
-                Output::Stderr(bytes) => self.keep_stderr(&bytes),
+                Output::Stderr(bytes) => self.said.err(&bytes),
             }
         }
     }
@@ -185,22 +249,19 @@ impl Stage {
         String::from_utf8_lossy(&buffer).into_owned()
     }
 
-    fn keep_stderr(&mut self, bytes: &[u8]) {
-        self.stderr.extend_from_slice(bytes);
-        let excess = self.stderr.len().saturating_sub(STDERR_KEPT);
-        self.stderr.drain(..excess);
-    }
-
-    fn lost(&self, stdout: &[u8]) -> StageError {
+    fn lost(&mut self, stdout: &[u8]) -> StageError {
         let said = String::from_utf8_lossy(stdout);
         if let Some(why) = script_error(&said) {
             return StageError::Bootstrap(why.into());
         }
-        let stderr = String::from_utf8_lossy(&self.stderr);
+        // What comes after our script's answer is the stage's, and no text.
+        if self.identity.is_empty() {
+            self.said.out(stdout);
+        }
         let how = exit_text(&self.exec.exit());
-        StageError::Lost(match stderr.trim() {
-            "" => format!("the stage ended: {how}"),
-            said => format!("the stage ended: {how}; it said: {said}"),
+        StageError::Lost(match self.said.text() {
+            None => format!("the stage ended: {how}"),
+            Some(said) => format!("the stage ended: {how}; it said: {said}"),
         })
     }
 
@@ -340,6 +401,10 @@ impl Stage {
         };
         timeout_at(Instant::now() + UNDO, undo).await.unwrap_or(Err(StageError::Deadline("abort (20s)")))
     }
+}
+
+fn becomes(word: &str) -> Option<Become> {
+    Become::ALL.into_iter().find(|way| way.name() == word)
 }
 
 /// Why the script gave up, if `output` has its words for that.

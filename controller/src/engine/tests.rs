@@ -9,7 +9,8 @@ use anemos_proto::config::Finish;
 
 use super::fleet::How;
 use super::packing::{PACKINGS, Packing, StageBinary};
-use super::{End, became, script};
+use super::root::Way;
+use super::{End, became, root, script};
 use crate::journal::samples;
 use crate::report::{Ending, Summary};
 
@@ -30,10 +31,10 @@ static NAMESPACE: LazyLock<Option<&[&str]>> = LazyLock::new(|| {
 });
 
 /// Runs `$@` where the directories in which the stage may be put are empty and private, and lists what it leaves there
-/// in the file `$0`.
-const PRIVATE: &str = "for dir in /var/lib /var/cache /root /run; do mount -t tmpfs none $dir || exit; done
+/// in the file `$0`. fish makes directories in the home directory, which therefore is another.
+const PRIVATE: &str = "for dir in /mnt /var/lib /var/cache /root /run; do mount -t tmpfs none $dir || exit; done
 eval \"$PREPARE\"
-\"$@\"; status=$?; find /var/lib /root /run -mindepth 1 >\"$0\"; exit $status";
+export HOME=/mnt; \"$@\"; status=$?; find /var/lib /root /run -mindepth 1 >\"$0\"; exit $status";
 
 /// Whether the script can be run here. If not, it says so past libtest, which shows nothing of a test that passes.
 fn can_run_the_script() -> bool {
@@ -43,6 +44,11 @@ fn can_run_the_script() -> bool {
         let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
     }
     NAMESPACE.is_some()
+}
+
+/// The command that starts a stage for a user who is root.
+fn bootstrap(stage: &StageBinary) -> String {
+    root::command(&script::bootstrap(stage), &Way::Login)
 }
 
 /// Stands in for the stage: says how it was called, and what it reads.
@@ -182,7 +188,7 @@ fn the_stage_arrives_or_nothing_stays() {
         return;
     }
     let stage = packed(std::env::consts::ARCH);
-    let command = script::bootstrap(&stage);
+    let command = bootstrap(&stage);
     for shell in login_shells() {
         let mut wanted = String::new();
         let output = run_on(&std::env::var("PATH").unwrap(), &shell, &command, |first| {
@@ -255,7 +261,7 @@ fn the_smallest_that_the_host_can_unpack() {
     let mut stage = packed(std::env::consts::ARCH);
     // So small a file is not packed as the stage is: in the stage's order.
     stage.packed.sort_by_key(|(packing, _)| PACKINGS.iter().position(|other| other == *packing));
-    let command = script::bootstrap(&stage);
+    let command = bootstrap(&stage);
     for (tools, wanted) in [
         (&["xz", "zstd", "gzip"][..], "x86.xz"),
         (&["busybox:xz", "zstd", "gzip"], "xz"),
@@ -294,7 +300,7 @@ fn another_architecture_is_refused() {
     if !can_run_the_script() {
         return;
     }
-    let command = script::bootstrap(&packed("s390x"));
+    let command = bootstrap(&packed("s390x"));
     let output = run(&["/bin/sh"], &command, &[]);
     assert!(output.contains("anemos: error this anemos carries a stage for s390x"), "{output}");
 }

@@ -34,6 +34,7 @@ use anemos_proto::config::Finish;
 use anemos_proto::ids::RunId;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Become;
 use crate::report::{Update, is_line};
 use crate::ssh::{Address, HostKey};
 use crate::ssh_config::Agent;
@@ -257,6 +258,9 @@ pub struct HostEntry {
     pub algorithms: crate::ssh::Algorithms,
     /// User there.
     pub user: String,
+    /// How that user becomes root, if hosts.toml says so.
+    #[serde(default)]
+    pub becomes: Option<Become>,
     /// Which SSH agent is asked. In a run from before this was kept, that of whoever follows it.
     #[serde(default)]
     pub agent: Agent,

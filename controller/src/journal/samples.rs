@@ -192,6 +192,7 @@ pub fn run_file(id: &str, names: &[&str]) -> RunFile {
         address: ssh::Address { host: "192.0.2.1".into(), port: 22, way: ssh::Way::Direct },
         algorithms: ssh::Algorithms::default(),
         user: "root".into(),
+        becomes: None,
         agent: Agent::Disabled,
         identities_only: true,
         identity_files: Vec::new(),

@@ -8,6 +8,7 @@ use anemos_proto::stage::KernelSource;
 
 use super::judge::{is_system, memory_warning};
 use super::{FirmwareKind, Plan, PlanContent, PlanDisk};
+use crate::config::Become;
 
 /// Somebody's word that a plan may be carried out. Only a plan without refusals gives one, and it holds for that plan
 /// alone: it has the plan with it.
@@ -51,6 +52,7 @@ impl Approval {
         let Plan {
             host,
             address,
+            becomes,
             host_key,
             hostname,
             os,
@@ -81,6 +83,8 @@ impl Approval {
         };
         text("the host", host, &now.host);
         text("its address", address, &now.address);
+        let by = |becomes: Option<Become>| becomes.map_or("login", Become::name);
+        text("the way to root", by(*becomes), by(now.becomes));
         text("its host key", host_key, &now.host_key);
         text("its name", hostname, &now.hostname);
         text("its system", os, &now.os);

@@ -47,6 +47,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
     Plan {
         host: choices.host,
         address: choices.address,
+        becomes: choices.becomes,
         host_key: choices.host_key,
         hostname: facts.hostname.clone(),
         os: facts.os.clone(),

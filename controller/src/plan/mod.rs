@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use approval::Approval;
 pub use judge::judge;
 
-use crate::config::DiskSelector;
+use crate::config::{Become, DiskSelector};
 use crate::payload::Keep;
 
 /// What hosts.toml and the workstation choose for one host, and what the connection showed of the host.
@@ -31,6 +31,8 @@ pub struct Choices {
     pub host: String,
     /// How it is reached, for people: `root@203.0.113.7:22`.
     pub address: String,
+    /// How the user who logs in there became root; `None`: it is root.
+    pub becomes: Option<Become>,
     /// The host key that it proved to have: algorithm and fingerprint.
     pub host_key: String,
     /// What its root file system is: see [`Plan::system`].
@@ -77,6 +79,9 @@ pub struct Plan {
     pub host: String,
     /// How it is reached, for people: `root@203.0.113.7:22`.
     pub address: String,
+    /// How the user who logs in there became root; `None`: it is root.
+    #[serde(default, rename = "become")]
+    pub becomes: Option<Become>,
     /// The host key that it proved to have: algorithm and fingerprint.
     pub host_key: String,
     /// What it calls itself.

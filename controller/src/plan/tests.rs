@@ -12,7 +12,7 @@ use anemos_proto::stage::{BaseSource, KernelSource};
 use proptest::prelude::*;
 
 use super::{Approval, Choices, Plan, PlanDisk, Upload, judge};
-use crate::config::DiskSelector;
+use crate::config::{Become, DiskSelector};
 use crate::payload::Keep;
 
 pub fn disk(name: &str, size: u64) -> Disk {
@@ -124,6 +124,7 @@ pub fn choices() -> Choices {
     Choices {
         host: "web1".into(),
         address: "root@192.0.2.7:22".into(),
+        becomes: None,
         host_key: "ssh-ed25519 SHA256:abc".into(),
         system: "77ab01f2-0123456789abcdef".into(),
         disks: vec![DiskSelector::Path("/dev/vda".into())],
@@ -402,6 +403,7 @@ fn what_must_be_as_it_was_approved() {
             ],
         ),
         (|f, _| f.disks[0].read_only = true, &["there was no warning that /dev/vda is read-only"]),
+        (|_, c| c.becomes = Some(Become::Sudo), &["the way to root was `login` and is `sudo`"]),
         (
             |_, c| c.host_key = "ssh-ed25519 SHA256:xyz".into(),
             &["its host key was `ssh-ed25519 SHA256:abc` and is `ssh-ed25519 SHA256:xyz`"],

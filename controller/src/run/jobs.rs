@@ -14,9 +14,9 @@ use tokio::time::timeout;
 
 use super::base::{self, Doing, Showing};
 use super::error::RunError;
-use crate::config::{self, Host};
+use crate::config::{self, Become, Host};
 use crate::embed;
-use crate::engine::{Artifacts, BasePlan, Blob, Job, Trust};
+use crate::engine::{Artifacts, BasePlan, Blob, Job, Passwords, Trust};
 use crate::journal::HostEntry;
 use crate::payload::{self, Keep};
 use crate::ssh::{self, Address, Credentials, Passphrases, RunKey, UserCredentials};
@@ -51,6 +51,8 @@ pub(super) async fn prepare(
     let mut bases: Vec<((Option<PathBuf>, config::BaseSource), BasePlan)> = Vec::new();
     let mut jobs: Vec<Job> = Vec::new();
     let answers = told(ask_ssh(&hosts), || show(Doing::Asking(hosts.len()))).await?;
+    let may_want = hosts.iter().filter(|host| matches!(host.becomes, Some(Become::Sudo | Become::Su)));
+    let passwords = Passwords::new(asks, may_want.map(|host| host.name.clone()));
     let fallback_mirror = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter().next();
     let fallback_snapshot = tokio::task::spawn_blocking(base::known_snapshot).await.map_err(RunError::internal)?;
     for (host, ssh) in hosts.into_iter().zip(answers) {
@@ -104,6 +106,7 @@ pub(super) async fn prepare(
             run: run.clone(),
             trust,
             user: credentials(&entry, asks),
+            passwords: Arc::clone(&passwords),
             entry,
             run_key: run_key.clone(),
             agent_seed,
@@ -185,6 +188,7 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
         address: Address { host: ssh.host_name.clone(), port: ssh.port, way: ssh.way.clone() },
         algorithms: ssh.algorithms.clone(),
         user: ssh.user.clone(),
+        becomes: host.becomes,
         agent: ssh.agent.clone(),
         identities_only: ssh.identities_only,
         identity_files: absolute(&ssh.identity_files),

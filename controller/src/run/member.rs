@@ -194,7 +194,9 @@ impl Member {
         };
         let Some(run_key) = self.key.clone() else { return Err("the run is over, and its key was deleted".into()) };
         let (run, user, entry) = (self.run.id.clone(), self.user.clone(), &self.entry);
-        let follow = Follow { run, entry, old, run_key, user, reporter, wishes, stop, build: BUILD };
+        // Whoever typed it typed it into another process.
+        let password = None;
+        let follow = Follow { run, entry, old, run_key, user, password, reporter, wishes, stop, build: BUILD };
         Ok(follow_again(follow, digested).await)
     }
 

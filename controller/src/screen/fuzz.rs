@@ -115,6 +115,7 @@ pub fn facts(data: &[u8]) {
     let choices = Choices {
         host: "web".into(),
         address: "root@192.0.2.7:22".into(),
+        becomes: None,
         host_key: "ssh-ed25519 SHA256:x".into(),
         system: String::new(),
         disks,

@@ -61,6 +61,9 @@ fn host_text(plan: &Plan, paint: Paint, columns: Option<usize>) -> String {
     if !plan.host_key.is_empty() {
         rows.row("host key", &sanitise_str(&plan.host_key));
     }
+    if let (Some(becomes), Some((user, _))) = (plan.becomes, plan.address.rsplit_once('@')) {
+        rows.row("as", &format!("{}, root by {becomes}", sanitise_str(user)));
+    }
     let os = if plan.os.is_empty() { "an unknown system" } else { &plan.os };
     let called = if plan.hostname == plan.host { String::new() } else { format!("{}, ", sanitise_str(&plan.hostname)) };
     rows.row(

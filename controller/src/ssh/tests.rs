@@ -49,11 +49,20 @@ pub(super) fn keygen(path: &Path, kind: &str, passphrase: &str) {
 
 impl Server {
     pub(crate) fn start(host_kinds: &[&str], more: &str) -> Self {
-        Self::start_with(host_kinds, |_| more.to_owned())
+        Self::launch("", host_kinds, |_| more.to_owned())
+    }
+
+    /// One in whose mount namespace `setup` is done first, which only root can do.
+    pub(crate) fn prepared(setup: &str, host_kinds: &[&str], more: &str) -> Self {
+        Self::launch(setup, host_kinds, |_| more.to_owned())
     }
 
     /// `more` is called once the keys are there, for more of the configuration.
     pub(super) fn start_with(host_kinds: &[&str], more: impl FnOnce(&Path) -> String) -> Self {
+        Self::launch("", host_kinds, more)
+    }
+
+    fn launch(setup: &str, host_kinds: &[&str], more: impl FnOnce(&Path) -> String) -> Self {
         let there = Path::new("/usr/sbin/sshd").exists();
         assert!(there, "this test needs OpenSSH's server: tests/install-tools.sh installs it");
         let dir = tempfile::tempdir().unwrap();
@@ -81,18 +90,23 @@ impl Server {
             .arg("-E")
             .arg(dir.path().join("log"))
             .env("SERVER_ETC", dir.path().join("etc"))
+            .env("SETUP", setup)
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         Self { dir, port, child }
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     pub(super) fn host_key(&self, kind: &str) -> HostKey {
         HostKey::parse(&std::fs::read_to_string(self.path(&format!("host_{kind}.pub"))).unwrap()).unwrap()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(super) fn address(&self) -> Address {
@@ -133,10 +147,22 @@ impl Server {
         credentials: &Credentials,
         tuning: &Tuning,
     ) -> Result<(Session, Arc<Counters>), AuthError> {
+        let (connected, counters) = self.proved(tuning).await;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        connected.authenticate(&user(), credentials, deadline).await.map(|session| (session, counters))
+    }
+
+    async fn proved(&self, tuning: &Tuning) -> (Connected, Arc<Counters>) {
         let policy = Policy::pinned(vec![self.host_key("ed25519")]);
         let (connected, counters) = self.connect(&policy, tuning).await;
+        (connected.unwrap(), counters)
+    }
+
+    /// Logs in as another user, who has the user's key too.
+    pub(crate) async fn session_of(&self, user: &str) -> Session {
+        let (connected, _) = self.proved(&Tuning::default()).await;
         let deadline = Instant::now() + Duration::from_secs(20);
-        connected.unwrap().authenticate(&user(), credentials, deadline).await.map(|session| (session, counters))
+        connected.authenticate(user, &self.user(&["user"]), deadline).await.unwrap()
     }
 }
 

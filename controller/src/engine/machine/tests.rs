@@ -47,6 +47,7 @@ fn setup() -> Setup {
         address: address(),
         algorithms: crate::ssh::Algorithms::default(),
         user: "root".into(),
+        becomes: None,
         agent: crate::ssh_config::Agent::Disabled,
         identities_only: true,
         identity_files: Vec::new(),

@@ -1,0 +1,268 @@
+//! Users who become root, on a real OpenSSH server with users of its own.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anemos_proto::Secret;
+use anemos_proto::hello::{Hello, Role};
+use tokio::time::Instant;
+
+use super::packing::{PACKINGS, StageBinary};
+use super::root::{self, Questions, Reply, Way};
+use super::said;
+use super::stage::{Stage, StageError};
+use crate::config::Become;
+use crate::ssh::tests::Server;
+
+/// Makes the users in the server's own copy of /etc.
+///
+/// | user | becomes root |
+/// |---|---|
+/// | `free` | by sudo; its shell's start-up file is not quiet |
+/// | `inc`, `infish` | by sudo; login shells csh and fish |
+/// | `wantstty` | by sudo, which wants a terminal |
+/// | `pw`, `ttypw` | by sudo with a password, and a lecture; the second from a terminal only |
+/// | `doas` | by doas |
+/// | `nobodys` | not |
+const USERS: &str = r#"
+set -e
+mount -t tmpfs none /mnt
+cp -a /etc /mnt/etc
+mount --bind /mnt/etc /etc
+for dir in /var/lib /home; do mount -t tmpfs none $dir; done
+rm -rf /etc/sudoers.d/* /etc/doas.conf /etc/nologin
+add() { useradd -m -s "$2" "$1"; }
+for user in free wantstty pw ttypw doas nobodys; do add $user /bin/bash; done
+add inc /usr/bin/tcsh
+add infish /usr/bin/fish
+add noshell /usr/sbin/nologin
+add less /bin/rbash
+add git "$(command -v git-shell)"
+for user in free wantstty doas nobodys inc infish noshell less git; do usermod -p "*" $user; done
+printf "pw:two words\nttypw:two words\nnobodys:two words\nroot:roots own\n" | chpasswd
+printf "echo Welcome\nprintf \"careful: \" >&2\n" >/home/free/.bashrc
+cat >/etc/sudoers.d/test <<END
+Defaults lecture=always
+Defaults:wantstty requiretty
+Defaults:ttypw requiretty
+free,wantstty,inc,infish ALL=(ALL) NOPASSWD: ALL
+pw,ttypw ALL=(ALL) ALL
+END
+chmod 440 /etc/sudoers.d/test
+echo "permit nopass doas as root" >/etc/doas.conf
+set +e
+"#;
+
+/// What the tests here need besides OpenSSH.
+const TOOLS: [&str; 5] = ["sudo", "doas", "tcsh", "fish", "git-shell"];
+
+fn is_on_path(tool: &str) -> bool {
+    std::env::var("PATH").unwrap().split(':').any(|dir| Path::new(dir).join(tool).exists())
+}
+
+/// Whether they can be run here. If not, it says so past libtest, which shows nothing of a test that passes.
+fn can_run() -> bool {
+    let missing: Vec<&str> = TOOLS.into_iter().filter(|tool| !is_on_path(tool)).collect();
+    let root = rustix::process::getuid().is_root();
+    assert!(!root || missing.is_empty(), "tests/install-tools.sh installs {missing:?}");
+    if !root {
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let _ = writeln!(std::io::stderr(), "skipped: {test}: only root can make users, in a mount namespace");
+    }
+    root
+}
+
+const BUILD: &str = "a build";
+
+/// A server with these users.
+fn server(more: &str) -> Server {
+    let server = Server::prepared(USERS, &["ed25519"], more);
+    // The keys are read by the users.
+    for (name, mode) in [(".", 0o711), ("authorized", 0o644)] {
+        std::fs::set_permissions(server.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    server
+}
+
+/// Stands in for the stage: writes down who runs it and what it knows of the connection, and shakes hands.
+fn stage(server: &Server) -> StageBinary {
+    let octal = |text: String, byte: &u8| format!("{text}\\{byte:03o}");
+    let hello = Hello::new(Role::Stage, BUILD).encode().iter().fold(String::new(), octal);
+    let seen = server.path("seen");
+    let text = format!(
+        "#!/bin/sh\necho \"$(id -u) ${{SSH_CONNECTION##* }} $PATH $PWD\" >{}\nprintf '{hello}'\ncat >/dev/null\n\
+         rm -rf \"$3\"\n",
+        seen.display()
+    );
+    let how = PACKINGS.iter().find(|packing| packing.name == "gz").unwrap();
+    let mut gzip = std::process::Command::new("gzip")
+        .arg("-c")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    gzip.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let packed = gzip.wait_with_output().unwrap().stdout;
+    StageBinary::new(text.as_bytes(), vec![(how, packed.into())], std::env::consts::ARCH)
+}
+
+async fn started(server: &Server, user: &str, way: &Way) -> Result<Option<Become>, StageError> {
+    let session = server.session_of(user).await;
+    let started = Stage::start(&session, &stage(server), BUILD, way).await;
+    session.close().await;
+    started.map(|stage| stage.becomes)
+}
+
+fn with(by: Become, password: &str) -> Way {
+    Way::Password(by, Secret::new(password.into()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stage_runs_as_root_whoever_logs_in() {
+    if !can_run() {
+        return;
+    }
+    let server = server("");
+    let port = server.port();
+    for (user, way, by) in [
+        ("free", Way::Free(None), Become::Sudo),
+        ("free", Way::Free(Some(Become::Sudo)), Become::Sudo),
+        ("inc", Way::Free(None), Become::Sudo),
+        ("infish", Way::Free(None), Become::Sudo),
+        ("wantstty", Way::Free(None), Become::Sudo),
+        ("doas", Way::Free(None), Become::Doas),
+        ("doas", Way::Free(Some(Become::Doas)), Become::Doas),
+        ("pw", with(Become::Sudo, "two words"), Become::Sudo),
+        ("ttypw", with(Become::Sudo, "two words"), Become::Sudo),
+        // It needs none, so it is not given it.
+        ("free", with(Become::Sudo, "another"), Become::Sudo),
+        ("nobodys", with(Become::Su, "roots own"), Become::Su),
+        ("inc", with(Become::Su, "roots own"), Become::Su),
+    ] {
+        assert_eq!(started(&server, user, &way).await, Ok(Some(by)), "{user} {way:?}");
+        let seen = std::fs::read_to_string(server.path("seen")).unwrap();
+        assert_eq!(seen, format!("0 {port} {} /\n", root::PATH), "{user} {way:?}");
+        std::fs::remove_file(server.path("seen")).unwrap();
+    }
+    assert_eq!(started(&server, "root", &Way::Free(Some(Become::Sudo))).await, Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_user_from_becoming_root_is_told() {
+    if !can_run() {
+        return;
+    }
+    let server = server("");
+    let why = async |user, way: Way| started(&server, user, &way).await.unwrap_err();
+    for user in ["pw", "ttypw"] {
+        let needs = why(user, Way::Free(Some(Become::Sudo))).await;
+        let StageError::Password(Become::Sudo, said) = needs else { panic!("{user}: {needs:?}") };
+        assert!(said.contains("a password is required"), "{user}: {said}");
+    }
+    assert_eq!(why("nobodys", Way::Free(Some(Become::Su))).await, StageError::Password(Become::Su, String::new()));
+    for (user, by) in [("pw", Become::Sudo), ("ttypw", Become::Sudo), ("nobodys", Become::Su)] {
+        assert_eq!(why(user, with(by, "wrong")).await, StageError::WrongPassword(by), "{user}");
+    }
+    let text = |error| match error {
+        StageError::Bootstrap(why) | StageError::Lost(why) => why,
+        other => panic!("{other:?}"),
+    };
+    let unknown = text(why("pw", Way::Free(None)).await);
+    assert!(unknown.contains("sudo: a password is required") && unknown.contains("doas"), "{unknown}");
+    assert!(said::hint(&unknown).unwrap().contains("become = \"sudo\""), "{unknown}");
+    let refused = text(why("nobodys", with(Become::Sudo, "two words")).await);
+    assert!(refused.contains("nobodys is not in the sudoers file"), "{refused}");
+    let doas = text(why("pw", Way::Free(Some(Become::Doas))).await);
+    assert!(said::hint(&doas).unwrap().contains("permit nopass"), "{doas}");
+    for (user, said, about) in [
+        ("noshell", "This account is currently not available", "may not log in"),
+        ("less", "restricted", "restricted"),
+        ("git", "unrecognized command", "git-shell"),
+    ] {
+        let why_not = super::look::look(&server.session_of(user).await, Instant::now() + Duration::from_secs(30)).await;
+        assert!(why_not.unwrap_err().contains(said), "{user}");
+        let why = text(why(user, Way::Free(None)).await);
+        assert!(why.contains(said) && said::hint(&why).unwrap().contains(about), "{user}: {why}");
+    }
+    assert!(!server.path("seen").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_command_is_heard() {
+    if !can_run() {
+        return;
+    }
+    let words = "Please login as the user \"ubuntu\" rather than the user \"root\".";
+    let server = server(&format!("ForceCommand echo '{words}';echo;exit 142"));
+    let why = match started(&server, "root", &Way::Login).await {
+        Err(StageError::Lost(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(why, format!("the stage ended: exit status 142; it said: {words}"));
+    assert_eq!(said::hint(&why).unwrap(), "write `user = \"ubuntu\"` in hosts.toml: it becomes root by sudo");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_is_run_as_root() {
+    if !can_run() {
+        return;
+    }
+    let server = server("");
+    let check = async |user: &str, way: Way, text: &str| {
+        let session = server.session_of(user).await;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        root::check(&session, user, &way, text, deadline).await.unwrap()
+    };
+    let whole = "# Any quote\necho \"it's\" '\\\\' !\ntest \"$(id -u)\" = 0 && ! read -r _";
+    for user in ["free", "inc", "infish", "wantstty", "doas"] {
+        assert_eq!(check(user, Way::Free(None), whole).await, Ok(()), "{user}");
+    }
+    assert_eq!(check("pw", with(Become::Sudo, "two words"), whole).await, Ok(()));
+    // It says something that looks like a question, longer than we wait for more of one.
+    let asks = "printf \"Still waiting: \" >&2; sleep 1; echo done >&2";
+    assert_eq!(check("pw", with(Become::Sudo, "two words"), asks).await, Ok(()));
+    let failed = check("free", Way::Free(None), "echo it is down >&2; exit 3").await.unwrap_err();
+    assert!(failed.starts_with("exit status 3; ") && failed.ends_with("it is down"), "{failed}");
+    let needs = check("pw", Way::Free(Some(Become::Sudo)), "true").await.unwrap_err();
+    assert!(needs.contains("`pw` needs a password"), "{needs}");
+    for (user, by) in [("pw", Become::Sudo), ("nobodys", Become::Su)] {
+        let session = server.session_of(user).await;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let wrong = root::check(&session, user, &with(by, "wrong"), "true", deadline).await;
+        assert_eq!(wrong, Err(root::WrongPassword), "{user}");
+    }
+    let none = check("noshell", Way::Free(None), "true").await.unwrap_err();
+    assert!(none.contains("currently not available"), "{none}");
+}
+
+#[test]
+fn only_a_question_is_answered_and_once() {
+    let way = with(Become::Sudo, "secret");
+    let said = |questions: &mut Questions, words: &str| {
+        questions.push(words.as_bytes());
+        questions.reply()
+    };
+    let line = || Reply::Line(b"secret\n".to_vec());
+    let mut questions = Questions::new(&way);
+    assert_eq!(said(&mut questions, "login: "), Reply::Nothing, "nothing was asked for yet");
+    assert_eq!(said(&mut questions, "\nanemos: asks\nWe trust you:\n\n#1) Respect\n"), Reply::Nothing);
+    // A message in pieces.
+    assert_eq!(said(&mut questions, "sudo: unable to resolve host web1: "), Reply::Nothing);
+    assert_eq!(said(&mut questions, "Name or service not known\n"), Reply::Nothing);
+    assert_eq!(said(&mut questions, "passw"), Reply::Nothing);
+    assert!(questions.quiet().is_none());
+    questions.push(b"ord: ");
+    assert!(questions.quiet().is_some() && !questions.answered());
+    assert_eq!(questions.reply(), line());
+    assert!(questions.answered());
+    assert_eq!(said(&mut questions, "Sorry, try again.\n"), Reply::Nothing);
+    assert_eq!(said(&mut questions, "password: "), Reply::Wrong);
+    let mut questions = Questions::new(&way);
+    assert_eq!(said(&mut questions, "anemos: asks\nPassword for admin@EXAMPLE.ORG: "), line());
+    assert_eq!(said(&mut questions, "Verification code: "), Reply::Unknown("Verification code:".into()));
+    let mut questions = Questions::new(&Way::Free(None));
+    assert_eq!(said(&mut questions, "anemos: asks\npassword: "), Reply::Unknown("password:".into()));
+    assert!(!format!("{way:?}").contains("secret"));
+}
