@@ -7,6 +7,7 @@
 #![allow(clippy::unnecessary_debug_formatting, reason = "it quotes a path as TOML does")]
 
 mod base;
+mod r#become;
 mod deploy;
 mod deployment;
 mod disks;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         makeimg::SCENARIOS,
         deploy::SCENARIOS,
         base::SCENARIOS,
+        r#become::SCENARIOS,
         disks::SCENARIOS,
         identity::SCENARIOS,
         lock::SCENARIOS,
