@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anemos_base::Time;
 use russh::keys::agent::AgentIdentity;
@@ -259,7 +258,7 @@ pub(super) fn out_of_date(after: u64, before: u64, now: u64) -> Option<String> {
 
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+    Time::now().unix().into()
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
