@@ -15,13 +15,13 @@ use crate::link::Link;
 use crate::qemu::Monitor;
 use crate::ssh;
 use crate::{Context, Error, Lab, Result, bail, evidence};
-use net::Wiring;
+use net::{OTHER_PORT, Wiring};
 use process::Process;
 use ring::digest;
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -152,12 +152,26 @@ impl Machine {
     /// A further line, to another TCP port of the guest.
     pub fn line_to(&self, port: u16) -> Result<Link> {
         if let Some(request) = self.wiring.open(port) {
-            let refusal = self.monitor.human(&request)?;
-            if !refusal.trim().is_empty() {
-                bail!("{}: {}", self.name, refusal.trim());
-            }
+            self.forward(&request)?;
         }
         Link::new(self.wiring.target(port))
+    }
+
+    /// A line from 127.0.0.2 to port 22 of another address that the guest takes, by the same port as
+    /// [`Machine::link`]'s. For a guest with DHCP.
+    pub fn line_at(&self, guest: Ipv4Addr) -> Result<Link> {
+        self.forward(&self.wiring.open_at(guest)?)?;
+        let listener =
+            TcpListener::bind(("127.0.0.2", self.link.port())).context("cannot listen at another address")?;
+        Link::on(listener, self.wiring.target(OTHER_PORT))
+    }
+
+    fn forward(&self, request: &str) -> Result<()> {
+        let refusal = self.monitor.human(request)?;
+        if !refusal.trim().is_empty() {
+            bail!("{}: {}", self.name, refusal.trim());
+        }
+        Ok(())
     }
 
     /// Another line to the guest's port 22.

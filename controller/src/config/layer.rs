@@ -20,6 +20,7 @@ pub(super) const KEYS: &[&str] = &[
     "port",
     "user",
     "proxy_jump",
+    "new_address",
     "become",
     "identity_file",
     "known_hosts",
@@ -48,6 +49,7 @@ pub(super) struct Layer {
     pub(super) port: Option<u16>,
     pub(super) user: Option<String>,
     pub(super) proxy_jump: Option<String>,
+    pub(super) new_address: Option<String>,
     pub(super) becomes: Option<Become>,
     pub(super) identity_files: Option<Vec<PathBuf>>,
     pub(super) known_hosts: Option<PathBuf>,
@@ -82,6 +84,10 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
                 reader.error(key.span(), "`address` belongs to one host: it can't be in [defaults]");
             }
             "address" => layer.address = reader.checked(name, value, "a host name or an IP address", address),
+            "new_address" if is_defaults => {
+                reader.error(key.span(), "`new_address` belongs to one host: it can't be in [defaults]");
+            }
+            "new_address" => layer.new_address = reader.checked(name, value, "a host name or an IP address", address),
             "port" => layer.port = reader.port(name, value),
             "user" => layer.user = reader.checked(name, value, "a user's name", user),
             "proxy_jump" => layer.proxy_jump = reader.checked(name, value, "jump hosts, as ProxyJump has them", jumps),

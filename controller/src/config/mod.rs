@@ -95,6 +95,8 @@ pub struct Host {
     pub name: String,
     /// Name or address to connect to, before `HostName` of ssh_config is applied; the host's own name if not given.
     pub address: String,
+    /// Name or address at which the new system may be instead, by the same port and way.
+    pub new_address: Option<String>,
     /// SSH port; `None`: ssh_config's, else 22.
     pub port: Option<u16>,
     /// SSH user; `None`: ssh_config's, else `root`.

@@ -164,6 +164,7 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
         port: layer.port.or(defaults.port),
         user: layer.user.or(defaults.user),
         proxy_jump: layer.proxy_jump.or(defaults.proxy_jump),
+        new_address: layer.new_address,
         becomes: layer.becomes.or(defaults.becomes),
         identity_files: layer.identity_files.or(defaults.identity_files).unwrap_or_default(),
         known_hosts: layer.known_hosts.or(defaults.known_hosts),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anemos_proto::Secret;
+use anemos_proto::event::Level;
 use anemos_proto::ids::RunId;
 use tokio::sync::watch as signal;
 use tokio::time::{Instant, sleep_until};
@@ -35,6 +36,9 @@ pub enum End {
     /// The user turned away; the host goes on.
     Detached,
 }
+
+/// How long the other addresses of a host are knocked at where a stranger answers at one of them.
+const ELSEWHERE: Duration = Duration::from_secs(10);
 
 /// At most so many bytes of what a check prints are read.
 const CHECK_LIMIT: usize = 16 * 1024;
@@ -81,13 +85,6 @@ impl Follow<'_> {
     fn setup(&self) -> Setup {
         let typing = if self.user.may_ask() { TYPING } else { Duration::ZERO };
         Setup { run: self.run.clone(), entry: self.entry.clone(), old: self.old.clone(), typing }
-    }
-
-    /// Where the agent and the systems may be.
-    fn addresses(&self) -> Vec<Address> {
-        let system = self.entry.address.clone();
-        let agent = Address { port: self.old.agent_port, ..system.clone() };
-        if agent == system { vec![system] } else { vec![agent, system] }
     }
 }
 
@@ -165,6 +162,10 @@ struct Following<'a> {
     as_root: Arc<AtomicBool>,
     /// The password is not the system's. It is not given again.
     wrong_password: Arc<AtomicBool>,
+    /// Where a stranger answered the last knock: the next one is for the host's other addresses.
+    stranger_at: Option<Address>,
+    /// That the system is at its new address was told.
+    told_address: bool,
 }
 
 impl<'a> Following<'a> {
@@ -178,6 +179,8 @@ impl<'a> Following<'a> {
             heard: Stop::No,
             as_root: Arc::default(),
             wrong_password: Arc::default(),
+            stranger_at: None,
+            told_address: false,
         }
     }
 
@@ -196,6 +199,13 @@ impl<'a> Following<'a> {
         match &input {
             Input::Reply(reply) => tracing::trace!(host = self.with.entry.name, ?now, ?reply, "the agent says"),
             input => tracing::debug!(host = self.with.entry.name, ?now, ?input, "following"),
+        }
+        match (&input, &self.other) {
+            (Input::Stranger { address, .. }, _) => self.stranger_at = Some(address.clone()),
+            (Input::Proved(key), Other::Proved(connected)) if *key != self.with.entry.agent_key => {
+                self.tell_address(connected.address.clone());
+            }
+            _ => {}
         }
         self.machine.step(now, input)
     }
@@ -393,8 +403,25 @@ impl<'a> Following<'a> {
         }
     }
 
-    fn knock(&self, calm: bool, waited: Duration, patience: Duration) -> Task {
-        let addresses = self.with.addresses();
+    /// Says once that a system is not where the old one was.
+    fn tell_address(&mut self, address: Address) {
+        let entry = self.with.entry;
+        if entry.new_address.as_ref() == Some(&address) && address != entry.address && !self.told_address {
+            self.told_address = true;
+            let text = format!("the host is at {address} now: the next deployment needs that as its `address`");
+            self.with.reporter.say(Level::Info, text);
+        }
+    }
+
+    fn knock(&mut self, calm: bool, waited: Duration, mut patience: Duration) -> Task {
+        let Follow { entry, old, .. } = &self.with;
+        let mut addresses = addresses(entry, old.agent_port, calm);
+        // Whoever has taken over the old address must not keep the new system from being found.
+        let elsewhere = others(&addresses, self.stranger_at.take().as_ref());
+        if !elsewhere.is_empty() {
+            addresses = elsewhere;
+            patience = patience.min(ELSEWHERE);
+        }
         let now = Instant::now();
         // A machine that was started after the waiting began has no time from before.
         let (since, deadline) = (now.checked_sub(waited).unwrap_or(now), now + patience);
@@ -406,6 +433,21 @@ impl<'a> Following<'a> {
             }
         })
     }
+}
+
+/// Where agent and systems may be. A new system is looked for once the agent leaves.
+fn addresses(entry: &HostEntry, agent_port: u16, leaves: bool) -> Vec<Address> {
+    let system = entry.address.clone();
+    let mut addresses = vec![Address { port: agent_port, ..system.clone() }, system];
+    addresses.extend(entry.new_address.clone().filter(|_| leaves));
+    addresses.dedup();
+    addresses
+}
+
+/// The addresses where the stranger is not; none if there was none.
+fn others(addresses: &[Address], stranger_at: Option<&Address>) -> Vec<Address> {
+    let other = |address: &&Address| stranger_at.is_some_and(|at| at != *address);
+    addresses.iter().filter(other).cloned().collect()
 }
 
 fn boxed(task: impl Future<Output = (Other, Input)> + Send + 'static) -> Task {
@@ -421,5 +463,27 @@ async fn check(session: &Session, command: &str, deadline: Instant) -> Result<()
             Err(format!("{}; {}", exit_text(&exit), said.trim()))
         }
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::samples;
+    use crate::ssh::Way;
+
+    #[test]
+    fn a_stranger_at_one_address_leaves_the_others() {
+        let at = |host: &str, port| Address { host: host.into(), port, way: Way::Direct };
+        let mut entry = samples::run_file("20260101-000000-0000", &["web"]).hosts.remove(0);
+        (entry.address, entry.new_address) = (at("old", 22), Some(at("new", 22)));
+        assert_eq!(addresses(&entry, 22, false), [at("old", 22)]);
+        assert_eq!(addresses(&entry, 2222, false), [at("old", 2222), at("old", 22)]);
+        let all = addresses(&entry, 2222, true);
+        assert_eq!(all, [at("old", 2222), at("old", 22), at("new", 22)]);
+        assert!(others(&all, None).is_empty());
+        assert_eq!(others(&all, Some(&at("old", 22))), [at("old", 2222), at("new", 22)]);
+        // A host with one address has no other.
+        assert!(others(&[at("old", 22)], Some(&at("old", 22))).is_empty());
     }
 }

@@ -253,6 +253,9 @@ pub struct HostEntry {
     pub name: String,
     /// Where its old system was and its new one will be.
     pub address: Address,
+    /// Where its new one may be too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_address: Option<Address>,
     /// What the connection to the old system may use.
     #[serde(default, skip_serializing_if = "crate::ssh::Algorithms::is_own")]
     pub algorithms: crate::ssh::Algorithms,

@@ -186,6 +186,7 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
     HostEntry {
         name: host.name.clone(),
         address: Address { host: ssh.host_name.clone(), port: ssh.port, way: ssh.way.clone() },
+        new_address: host.new_address.clone().map(|host| Address { host, port: ssh.port, way: ssh.way.clone() }),
         algorithms: ssh.algorithms.clone(),
         user: ssh.user.clone(),
         becomes: host.becomes,

@@ -7,11 +7,11 @@
 //! *static* is a tap device where no DHCP server and no router advertisement exist, the addresses are given by hand,
 //! and both gateways are outside the host's prefix (onlink).
 
-use crate::Result;
 use crate::link::{Link, Target};
 use crate::netns::Namespace;
+use crate::{Result, bail};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 /// What the guest calls its network card.
@@ -106,6 +106,14 @@ impl Wiring {
         (self.net == Net::Dhcp).then(|| format!("hostfwd_add net0 {}", forward(port)))
     }
 
+    /// What to ask of QEMU's monitor before port 22 of another address of the guest can be reached, at [`OTHER_PORT`].
+    pub fn open_at(&self, guest: Ipv4Addr) -> Result<String> {
+        if self.net != Net::Dhcp {
+            bail!("only a guest with DHCP has other addresses");
+        }
+        Ok(format!("hostfwd_add net0 tcp:127.0.0.1:{OTHER_PORT}-{guest}:22"))
+    }
+
     /// Where the guest's port is.
     pub fn target(&self, port: u16) -> Target {
         let address: SocketAddr = match self.net {
@@ -115,6 +123,9 @@ impl Wiring {
         Target::Inside(Arc::clone(&self.namespace), address)
     }
 }
+
+/// Where port 22 of another address of the guest is.
+pub(super) const OTHER_PORT: u16 = 2022;
 
 /// The namespace's ports are all the machine's own, so they need not be searched for; the archive has port 80.
 fn forward_port(port: u16) -> u16 {

@@ -52,6 +52,7 @@ fn the_least_that_a_host_needs() {
         port: None,
         user: None,
         proxy_jump: None,
+        new_address: None,
         becomes: None,
         identity_files: vec![],
         known_hosts: None,
@@ -84,6 +85,7 @@ address = "2001:db8::7"
 port = 2222
 user = "admin"
 proxy_jump = "me@jump.example:24,[2001:db8::1]"
+new_address = "db.example"
 become = "sudo"
 identity_file = ["~/.ssh/id_a", "keys/b", "/etc/keys/c"]
 known_hosts = "known_hosts"
@@ -111,6 +113,7 @@ raw_access = true
         port: Some(2222),
         user: Some("admin".into()),
         proxy_jump: Some("me@jump.example:24,[2001:db8::1]".into()),
+        new_address: Some("db.example".into()),
         becomes: Some(Become::Sudo),
         identity_files: vec!["/home/me/.ssh/id_a".into(), "fleet/keys/b".into(), "/etc/keys/c".into()],
         known_hosts: Some("fleet/known_hosts".into()),

@@ -45,6 +45,7 @@ fn setup() -> Setup {
     let entry = HostEntry {
         name: "web1".into(),
         address: address(),
+        new_address: None,
         algorithms: crate::ssh::Algorithms::default(),
         user: "root".into(),
         becomes: None,
