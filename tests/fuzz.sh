@@ -83,11 +83,9 @@ fi
 for tool in cargo:Rust c++:g++ git:git sha256sum:coreutils; do
     command -v "${tool%:*}" >/dev/null || fail "${tool%:*} is missing: install ${tool#*:}"
 done
-# As `cargo fuzz build --sanitizer none` has it.
-cover=sanitizer-coverage
-flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-$cover-level=4 -Cllvm-args=-$cover-inline-8bit-counters"
-flags="$flags -Cllvm-args=-$cover-pc-table -Cllvm-args=-$cover-trace-compares"
-(cd fuzz && RUSTFLAGS=$flags cargo build --locked --release --target "$triple" --target-dir "$target")
+# Counters as `cargo fuzz build --sanitizer none` has them, but not everywhere.
+(cd fuzz && RUSTFLAGS="--cfg fuzzing" RUSTC_WRAPPER=$PWD/rustc.sh \
+    cargo build --locked --release --target "$triple" --target-dir "$target")
 FUZZ_CODE=$(sha256sum "$fuzz" | cut -c 1-16)
 export FUZZ_CODE
 
