@@ -73,7 +73,7 @@ impl<'a> Archive<'a> {
                 return Ok(());
             }
         }
-        // When nobody else has the package, the servers that were busy are waited for.
+        // When nobody else has the package, the servers that were busy or broke off are asked again.
         if self.fetcher.try_again(stop, &mut attempts, &mut get) {
             return Ok(());
         }
@@ -286,7 +286,7 @@ pub fn copy_verified<R: Read, W: Write>(lock: &Lock, image: R, copy: W) -> Resul
 fn damaged(error: io::Error) -> Error {
     match error.downcast::<crate::Failure>() {
         Ok(Failure::Cancelled) => Error::Cancelled,
-        Ok(failure) => Error::Image(ImageError::Compression(failure.to_string())),
+        Ok(failure) => Error::Image(ImageError::Download(failure)),
         Err(error) => Error::Image(ImageError::Compression(error.to_string())),
     }
 }
@@ -308,6 +308,7 @@ pub fn fetch_image<W: Write>(
         let copied = start().map_err(|error| Error::io("making room for the base image", error));
         let failure = match copied.and_then(|copy| copy_verified(lock, body, copy)) {
             Err(Error::Image(ImageError::Hash { expected, found, .. })) => Failure::Hash { expected, found },
+            Err(Error::Image(ImageError::Download(failure))) => failure,
             Err(Error::Image(error)) => Failure::Connection(error.to_string()),
             // The image was fetched, or there is a reason against it that no other address mends.
             result => {

@@ -102,6 +102,9 @@ pub enum ImageError {
         /// What this library has.
         found: Sha256,
     },
+    /// It stopped coming.
+    #[error("{0}")]
+    Download(Failure),
     /// The compressed stream is damaged.
     #[error("the compressed image is damaged: {0}")]
     Compression(String),
@@ -133,7 +136,10 @@ pub enum Failure {
     /// The server said something else than yes.
     #[error("the server answered {0}")]
     Status(u16),
-    /// Fewer bytes came than were promised or pinned.
+    /// The answer broke off before its end, or before its beginning: asked again, the server may give all of it.
+    #[error("{0}")]
+    Broken(String),
+    /// All that the server has came, and is less than what is pinned.
     #[error("truncated: {received} of {expected} bytes")]
     Truncated {
         /// Bytes that came.
@@ -200,14 +206,6 @@ fn left(file: &str, attempts: &[Attempt], packages: &[String], asked: usize) -> 
          `snapshot` in hosts.toml, or with `anemos base build --snapshot`",
         tried(attempts)
     )
-}
-
-impl Failure {
-    /// How long to wait for a server that is only busy; `pause` if it doesn't say.
-    pub(crate) fn busy_for(&self, pause: Duration) -> Option<Duration> {
-        let Self::Busy { after, .. } = self else { return None };
-        Some(after.unwrap_or(pause).max(Duration::from_secs(1)))
-    }
 }
 
 impl Error {

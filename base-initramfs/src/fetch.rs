@@ -30,7 +30,8 @@ pub struct Limits {
     pub stall: Duration,
     /// For one file altogether.
     pub total: Duration,
-    /// For one file, waiting for servers that are too busy to give it (429, 503) when nobody else has it.
+    /// For one file, waiting before servers are asked again that were too busy to give it (429, 503) or broke off, when
+    /// nobody else has it.
     pub busy: Duration,
 }
 
@@ -54,8 +55,11 @@ const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 /// How often a server may send us elsewhere.
 const REDIRECTS: usize = 8;
 
-/// How long a busy server is left alone that doesn't say how long; twice that the next time.
+/// How long a server is left alone that was busy and doesn't say how long, or broke off; twice that the next time.
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// How often an answer may break off at one address before the file counts as not to be had there.
+const BREAKS: u32 = 4;
 
 /// How soon a wait sees that it is called off.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -157,41 +161,56 @@ impl Fetcher {
     }
 
     /// Has `get` try those `attempts` again that failed because the server was busy, each when it said it would not be
-    /// any more, within the deadline `busy`. Otherwise the attempts say how it came out.
+    /// any more, and those whose answer broke off, within the deadline `busy`. Otherwise the attempts say how it came
+    /// out.
     pub(crate) fn try_again(&self, stop: &AtomicBool, attempts: &mut [Attempt], get: &mut Get<'_>) -> bool {
-        let (mut left, mut pause) = (self.limits.busy, PAUSE);
+        let (mut left, mut pause, mut breaks) = (self.limits.busy, PAUSE, vec![1; attempts.len()]);
         loop {
-            let waits = attempts.iter().filter_map(|attempt| attempt.failure.busy_for(pause));
+            let waits =
+                attempts.iter().zip(&breaks).filter_map(|(attempt, broke)| again(&attempt.failure, pause, *broke));
             let Some(wait) = waits.min().filter(|_| !self.called_off(stop)) else { return false };
-            let enough = left >= wait;
+            if left < wait {
+                self.give_up_busy(attempts, pause);
+                return false;
+            }
             let until = Instant::now() + wait;
-            while enough && Instant::now() < until {
+            while Instant::now() < until {
                 std::thread::sleep(GLANCE.min(until.saturating_duration_since(Instant::now())));
                 if self.called_off(stop) {
                     return false;
                 }
             }
-            left = left.saturating_sub(wait);
-            for Attempt { url, failure } in attempts.iter_mut() {
-                let Some(its) = failure.busy_for(pause) else { continue };
-                let Failure::Busy { status, after } = failure else { continue };
-                if !enough {
-                    *failure = Failure::Timeout(format!(
-                        "the server answered {status}, and is to be left alone for {} s more, which is longer than the \
-                         deadline `busy` ({} s) allows",
-                        its.as_secs(),
-                        self.limits.busy.as_secs()
-                    ));
-                } else if its > wait {
-                    *after = Some(its.saturating_sub(wait));
-                } else {
-                    match get(url) {
-                        Ok(()) => return true,
-                        Err(new) => *failure = new,
+            left -= wait;
+            for (Attempt { url, failure }, broke) in attempts.iter_mut().zip(&mut breaks) {
+                match (again(failure, pause, *broke), &mut *failure) {
+                    (None, _) => {}
+                    (Some(its), Failure::Busy { after, .. }) if its > wait => {
+                        *after = Some(its.saturating_sub(wait));
                     }
+                    _ => match get(url) {
+                        Ok(()) => return true,
+                        Err(new) => {
+                            *broke += u32::from(matches!(new, Failure::Broken(_)));
+                            *failure = new;
+                        }
+                    },
                 }
             }
             pause *= 2;
+        }
+    }
+
+    /// Says of servers that are busy for longer than the deadline `busy` allows that this is so.
+    fn give_up_busy(&self, attempts: &mut [Attempt], pause: Duration) {
+        for Attempt { failure, .. } in attempts {
+            let Some(its) = again(failure, pause, BREAKS) else { continue };
+            let Failure::Busy { status, .. } = failure else { continue };
+            *failure = Failure::Timeout(format!(
+                "the server answered {status}, and is to be left alone for {} s more, which is longer than the \
+                 deadline `busy` ({} s) allows",
+                its.as_secs(),
+                self.limits.busy.as_secs()
+            ));
         }
     }
 
@@ -227,9 +246,6 @@ impl Fetcher {
                 Ok(read) => {
                     hasher.update(&chunk[..read]);
                     stored(out.write_all(&chunk[..read]))?;
-                }
-                Err(Failure::Truncated { received, .. }) => {
-                    return Err(Failure::Truncated { received, expected: size });
                 }
                 Err(failure) => return Err(failure),
             }
@@ -321,9 +337,16 @@ impl Fetcher {
                 ureq::Timeout::Resolve => format!("the name was not resolved in {} s", self.limits.connect.as_secs()),
                 ureq::Timeout::Connect => format!("no connection in {} s", self.limits.connect.as_secs()),
                 ureq::Timeout::Global => format!("not done in {} s", self.limits.total.as_secs()),
-                _ => format!("nothing came for {} s", self.limits.stall.as_secs()),
+                _ => {
+                    let stall = self.limits.stall.as_secs();
+                    return Failure::Broken(format!("timeout: nothing came for {stall} s"));
+                }
             }),
             ureq::Error::HostNotFound => Failure::Connection("the host name is not known".to_owned()),
+            // Also a connection that was kept open since the last file, and that the server closes just now.
+            ureq::Error::Io(error) if is_hang_up(error.kind()) => {
+                Failure::Broken(format!("the server hung up before it answered ({error})"))
+            }
             other => Failure::Connection(other.to_string()),
         }
     }
@@ -436,16 +459,15 @@ impl Read for Body<'_> {
 
 impl Body<'_> {
     fn truncated(&self) -> Failure {
-        Failure::Truncated { received: self.received, expected: self.promised.unwrap_or(self.limit) }
+        let expected = self.promised.unwrap_or(self.limit);
+        Failure::Broken(format!("truncated: {} of {expected} bytes", self.received))
     }
 
     fn failure(&self, error: io::Error) -> Failure {
         let kind = error.kind();
-        match error.downcast::<ureq::Error>() {
-            Ok(ureq::Error::Io(_)) if kind == io::ErrorKind::UnexpectedEof => self.truncated(),
+        let failure = match error.downcast::<ureq::Error>() {
+            Ok(ureq::Error::Io(_)) | Err(_) if is_hang_up(kind) => self.truncated(),
             Ok(error) => self.fetcher.http_failure(&error),
-            // A server that goes away in the middle of a file causes either of the two.
-            Err(_) if matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => self.truncated(),
             Err(error) => match failure_of(error) {
                 // curl and wget tell a 404 only in their messages, not by their exit status alone.
                 Failure::Connection(said) if said.contains(" 404") => Failure::NotFound,
@@ -453,7 +475,28 @@ impl Body<'_> {
                 Failure::Connection(said) if said.contains(" 503") => Failure::Busy { status: 503, after: None },
                 failure => failure,
             },
+        };
+        match failure {
+            // The server has the file, since it has sent a part of it.
+            Failure::Connection(said) if self.remote && self.received > 0 => Failure::Broken(said),
+            failure => failure,
         }
+    }
+}
+
+/// Whether this is how a server that goes away, in the middle of a file or before it, shows itself.
+fn is_hang_up(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+}
+
+/// How long to wait before a server is asked again: one that was busy until when it says, one whose answers `broke` off
+/// so often, and one that is busy and doesn't say until when, for `pause`.
+fn again(failure: &Failure, pause: Duration, broke: u32) -> Option<Duration> {
+    match failure {
+        Failure::Busy { after, .. } => Some(after.unwrap_or(pause).max(Duration::from_secs(1))),
+        Failure::Broken(_) if broke < BREAKS => Some(pause),
+        _ => None,
     }
 }
 
@@ -560,10 +603,10 @@ mod tests {
 
     /// The words of the real tools, spoken to over plain HTTP, which they speak alike.
     #[test]
-    fn what_tools_say_of_a_status() {
+    fn what_tools_say_of_a_status_and_of_half_a_file() {
         // proc(5): the directory of a process belongs to its effective user.
         if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) != 0 {
-            let _ = writeln!(io::stderr(), "skipped: what_tools_say_of_a_status: only root has a directory in /run");
+            let _ = writeln!(io::stderr(), "skipped: what tools say: only root has a directory in /run");
             return;
         }
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -574,7 +617,12 @@ mod tests {
                 let read = stream.read(&mut request).unwrap_or(0);
                 let asked = String::from_utf8_lossy(&request[..read]).into_owned();
                 let status = asked.split([' ', '/']).nth(2).unwrap_or_default().to_owned();
-                let _ = write!(stream, "HTTP/1.1 {status} Because\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                // A file of ten bytes, of which half comes.
+                let (length, body) = if status == "200" { (10, "hello") } else { (0, "") };
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {status} Because\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+                );
             }
         });
         let fetcher = Fetcher::new(Limits::default());
@@ -589,6 +637,15 @@ mod tests {
                     let read = fetcher.open_with(tool, 10).and_then(|mut body| body.read(&mut [0]).map_err(failure_of));
                     assert_eq!(read, Err(expected.clone()), "{}", name.display());
                 }
+            }
+        }
+        // apt tries again by itself.
+        for tool in fetcher.tools(&format!("http://{address}/200")).into_iter().take(2) {
+            let name = tool.get_program().to_owned();
+            if on_path(name.as_ref()) {
+                let mut body = fetcher.open_with(tool, 10).unwrap();
+                let failure = failure_of(io::copy(&mut body, &mut io::sink()).unwrap_err());
+                assert!(matches!(failure, Failure::Broken(_)), "{}: {failure:?}", name.display());
             }
         }
     }

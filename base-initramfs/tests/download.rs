@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use anemos_base::{Archive, Error, Failure, Fetcher, Limits, Lock, build, fetch_image};
+use anemos_base::{Archive, Error, Failure, Fetcher, Limits, Lock, Sha256, build, fetch_image};
 use common::{Reply, Server, Shelf, deb_of, file, image, locked};
 
 fn fetcher() -> Fetcher {
@@ -206,6 +206,53 @@ fn a_busy_server_is_asked_again_when_it_says() {
     assert!(took >= Duration::from_secs(2), "{took:?}");
 }
 
+/// A mirror that goes away in the middle of a file, or before it, is asked again, but not for ever.
+#[test]
+fn an_answer_that_breaks_off_is_asked_for_again() {
+    let (lock, shelf) = debs();
+    let beta = &shelf.0[BETA];
+    let asked = |server: &Server| server.asked.lock().unwrap().iter().filter(|path| path.ends_with(BETA)).count();
+    let mirror = || {
+        let mirror = Server::start();
+        serve(&mirror, &shelf);
+        mirror
+    };
+    for (times, bad) in [
+        (3, Reply::Cut(beta.clone(), 100)),
+        (1, Reply::Cut(beta.clone(), 0)),
+        (1, Reply::Stall(beta.clone(), 100)),
+        (1, Reply::Stall(beta.clone(), 0)),
+        (1, Reply::Nothing),
+    ] {
+        let mirror = mirror();
+        mirror.set(BETA, Reply::First(times, Box::new(bad), beta.clone()));
+        built(&patient(Duration::from_secs(60)), &lock, &[&mirror], None).unwrap();
+        assert_eq!(asked(&mirror), times + 1);
+    }
+    // Whoever else has it is asked first.
+    let (cut, other) = (mirror(), mirror());
+    cut.set(BETA, Reply::Cut(beta.clone(), 100));
+    built(&patient(Duration::from_secs(60)), &lock, &[&cut, &other], None).unwrap();
+    assert_eq!((asked(&cut), asked(&other)), (1, 1));
+    // One that always breaks off is given up, with the reason.
+    let error = built(&patient(Duration::from_secs(60)), &lock, &[&cut], None).unwrap_err().to_string();
+    assert!(error.contains("truncated: 100 of "), "{error}");
+    assert_eq!(asked(&cut), 1 + 4);
+    // What is not the file is not the file the next time.
+    for reply in [Reply::Bytes(beta[..100].to_vec()), Reply::Bytes(vec![7; beta.len()]), Reply::Status(500)] {
+        let mirror = mirror();
+        mirror.set(BETA, reply);
+        built(&patient(Duration::from_secs(60)), &lock, &[&mirror], None).unwrap_err();
+        assert_eq!(asked(&mirror), 1);
+    }
+    // A file that is fetched by its hash alone.
+    let mirror = mirror();
+    mirror.set("x", Reply::First(1, Box::new(Reply::Cut(beta.clone(), 100)), beta.clone()));
+    let (fetcher, url) = (patient(Duration::from_secs(60)), format!("{}/x", mirror.url));
+    let got = fetcher.get_pinned("x", &[url], beta.len() as u64, Sha256::of(beta)).unwrap();
+    assert!(got == *beta, "other bytes");
+}
+
 #[test]
 fn waiting_for_a_busy_server_can_be_cancelled() {
     let (lock, shelf) = debs();
@@ -297,6 +344,11 @@ fn ready_made_images() {
     server.set("busy", Reply::Busy(1, 503, Some(1), good.clone()));
     fetch_image(&patient(Duration::from_secs(9)), &lock, &[url("none"), url("busy")], &mut start).unwrap();
     assert_eq!(std::fs::read(path.path()).unwrap(), good);
+    for bad in [Reply::Cut(good.clone(), good.len() / 2), Reply::Stall(good.clone(), 10), Reply::Nothing] {
+        server.set("broken", Reply::First(1, Box::new(bad), good.clone()));
+        fetch_image(&patient(Duration::from_secs(9)), &lock, &[url("broken")], &mut start).unwrap();
+        assert_eq!(std::fs::read(path.path()).unwrap(), good);
+    }
     let error = fetch_image(&fetcher(), &lock, &urls[..4], &mut start).unwrap_err().to_string();
     for reason in ["/none: not found", "/other: SHA-256 is ", "/cut: ", "truncated", "/rubbish: "] {
         assert!(error.contains(reason), "{reason} is not in: {error}");

@@ -141,6 +141,10 @@ pub enum Reply {
     /// So many times a status with `Retry-After`, if any, and then the bytes.
     Busy(usize, u16, Option<u64>, Vec<u8>),
     Elsewhere(String),
+    /// Hangs up without an answer.
+    Nothing,
+    /// So many times another reply, and then the bytes.
+    First(usize, Box<Reply>, Vec<u8>),
 }
 
 /// A web server on a free loopback port, that ends with the process.
@@ -184,7 +188,11 @@ fn answer(mut stream: TcpStream, replies: &Mutex<HashMap<String, Reply>>, asked:
     asked.lock().unwrap().push(path.clone());
     let reply = match replies.lock().unwrap().get_mut(&path) {
         None => Reply::Status(404),
-        Some(Reply::Busy(0, _, _, bytes)) => Reply::Bytes(bytes.clone()),
+        Some(Reply::Busy(0, _, _, bytes) | Reply::First(0, _, bytes)) => Reply::Bytes(bytes.clone()),
+        Some(Reply::First(times, reply, _)) => {
+            *times -= 1;
+            Reply::clone(reply)
+        }
         Some(reply) => {
             let now = reply.clone();
             if let Reply::Busy(times, ..) = reply {
@@ -215,6 +223,7 @@ fn answer(mut stream: TcpStream, replies: &Mutex<HashMap<String, Reply>>, asked:
             let after = after.map_or_else(String::new, |seconds| format!("Retry-After: {seconds}\r\n"));
             stream.write_all(head(status, 0, &after).as_bytes()).ok()?;
         }
+        Reply::Nothing | Reply::First(..) => {}
         Reply::Status(status) => stream.write_all(head(status, 0, "").as_bytes()).ok()?,
         Reply::Elsewhere(to) => stream.write_all(head(302, 0, &format!("Location: {to}\r\n")).as_bytes()).ok()?,
     }
