@@ -40,10 +40,9 @@ fn staging(phase: Phase, answer: Answer, mends: bool, end: End) -> Cell {
         scene.web.server.mend();
         scene.web.server.fault("/base/", answer.clone());
         // Ends what is on its way, so that the host asks again and gets this answer.
-        let asked = scene.web.server.requests().len();
         scene.web.server.hang_up();
         let end = std::time::Instant::now() + LONG;
-        while scene.web.server.requests().len() == asked {
+        while scene.web.server.given(&answer) == 0 {
             if std::time::Instant::now() >= end {
                 lab::bail!("the host did not ask again");
             }
@@ -62,7 +61,7 @@ fn slow(phase: Phase) -> Cell {
 }
 
 fn stalls(phase: Phase) -> Cell {
-    staging(phase, Answer::Stall(100_000), false, End::same("stall"))
+    staging(phase, Answer::Stall(100_000), false, End::same("nothing came for"))
 }
 
 fn busy(phase: Phase, status: u16) -> Cell {

@@ -43,6 +43,7 @@ const MOVED: &str = "/moved/";
 struct State {
     rules: Vec<(String, Fault)>,
     log: Vec<Request>,
+    given: Vec<Fault>,
     open: Vec<(u64, TcpStream)>,
     accepted: u64,
 }
@@ -89,7 +90,12 @@ impl Server {
         self.shared.lock().rules.clear();
     }
 
-    /// Every request answered so far.
+    /// How many answers so far were this fault, or have begun to be: no later change of the rules alters them.
+    pub fn given(&self, fault: &Fault) -> usize {
+        self.shared.lock().given.iter().filter(|given| *given == fault).count()
+    }
+
+    /// Every request answered so far. One whose answer is on its way is not among them yet.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.lock().log.clone()
     }
@@ -170,11 +176,13 @@ fn answer(mut stream: &TcpStream, shared: &Shared, head: &Head) -> io::Result<bo
     let path = unescape(head.target.split('?').next().unwrap_or_default());
     let (moved, asked) = moves(&path);
     let fault = {
-        let state = shared.lock();
+        let mut state = shared.lock();
         let fits = |(part, fault): &&(String, Fault)| {
             asked.contains(part.as_str()) && (moved == 0 || matches!(fault, Fault::Redirect(_)))
         };
-        state.rules.iter().rev().find(fits).map(|(_, fault)| fault.clone())
+        let fault = state.rules.iter().rev().find(fits).map(|(_, fault)| fault.clone());
+        state.given.extend(fault.clone());
+        fault
     };
     let elsewhere = match &fault {
         Some(Fault::Redirect(statuses)) => {
@@ -400,6 +408,7 @@ mod tests {
         server.fault("a+b", Fault::Truncate(4));
         assert_eq!(get(&server, path, "").1, b"0123");
         assert_eq!(server.requests().last().unwrap().bytes, 4);
+        assert_eq!((server.given(&Fault::Truncate(4)), server.given(&Fault::Truncate(5))), (1, 0));
         server.fault("a+b", Fault::NotFound);
         assert_eq!(get(&server, path, "").0, "HTTP/1.1 404 Not Found");
         server.fault("a+b", Fault::Status(503));
@@ -434,6 +443,7 @@ mod tests {
         let stalled = stream.read_to_end(&mut bytes).unwrap_err();
         assert_eq!(stalled.kind(), io::ErrorKind::WouldBlock);
         assert!(bytes.ends_with(b"\r\n\r\n0123"));
+        assert_eq!((server.given(&Fault::Stall(4)), server.requests()), (1, Vec::new()), "it has not ended");
         drop(server);
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
