@@ -157,6 +157,7 @@ fn setup(lab: &Lab, all: bool) -> Result<()> {
         if all {
             parts.push(scope.spawn(|| snapshot(&Spec { firmware: Firmware::Uefi, ..first.clone() })));
             parts.push(scope.spawn(|| snapshot(&Spec { net: Net::Static, ..first.clone() })));
+            parts.push(scope.spawn(|| snapshot(&Spec { cpus: 2, ..first.clone() })));
         }
         parts
             .into_iter()
