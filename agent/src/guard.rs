@@ -1,16 +1,21 @@
 //! Keeps every disk but the declared ones from being written: read-only in the kernel, and closed to the payload's
 //! processes.
 
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anemos_host::Root;
+use anemos_host::disks::dev_path;
 use anemos_proto::event::Level;
+use rustix::fs::{major, minor};
 use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::cgroup;
 use crate::disks::Disks;
-use crate::lock;
+use crate::{lock, writes};
 
 /// Deadline `disks`: time to look at every disk. Each disk has less, but asking some for their ids has no end of its
 /// own.
@@ -65,6 +70,43 @@ fn fence(app: &App, allowed: &[String]) {
         let text = format!("other disks are protected from the payload only by being set read-only: {e}");
         app.log.note(Level::Warning, text);
     }
+}
+
+/// Why a payload that ended well can't have written its disks, if that is so: one is gone, or a file has its name in
+/// /dev, and who writes to that fills memory and gets no error.
+pub async fn missed(app: &Arc<App>) -> Option<String> {
+    let here = app.clone();
+    apart("disks", PASS, move || missing(&here)).await.unwrap_or_else(|why| {
+        // Asking a disk for its ids may take for ever.
+        Some(format!("whether its disks are still there is not known: {why}"))
+    })
+}
+
+fn missing(app: &App) -> Option<String> {
+    let tree = &app.paths.tree;
+    let (found, counts) = (writes::found(&app.paths)?, writes::counts(tree));
+    let mut lost = writes::lost(&found, &counts);
+    let names: Vec<String> = found.into_iter().map(|disk| disk.name).collect();
+    if !lost.is_empty() {
+        // A payload may make the namespaces of its disk anew.
+        let still = Disks::new(tree).still(&names, &app.run.disks);
+        lost.retain(|name| !counts.contains_key(name) || !still.contains(name));
+    }
+    if !lost.is_empty() {
+        return Some(format!("{} is gone, or another disk has its name", lost.join(" and ")));
+    }
+    let file = names.iter().find(|name| app.paths.machine && !is_in_dev(tree, name))?;
+    Some(format!("{} is not the disk any more: what was written there may be on none", dev_path(file)))
+}
+
+/// Whether a disk's name in /dev leads to it. Where a disk goes and comes back, a payload that writes on makes a file
+/// of that name in between, which then keeps the kernel from making the disk's node.
+fn is_in_dev(root: &Root, name: &str) -> bool {
+    let number = root.text(&format!("/sys/block/{name}/dev"));
+    fs::metadata(root.at(&dev_path(name))).is_ok_and(|node| {
+        let its = format!("{}:{}", major(node.rdev()), minor(node.rdev()));
+        node.file_type().is_block_device() && number == Some(its)
+    })
 }
 
 /// Guarding disks once a second, in a thread of its own, since a dying disk may keep it waiting. One pass at a time.
@@ -132,6 +174,30 @@ mod tests {
         assert_eq!(pass.end().await.as_deref(), Some("can't be set read-only: sda: busy"));
         pass.begin(33_000, busy);
         assert_eq!(pass.end().await, None, "told already");
+    }
+
+    #[test]
+    fn a_file_in_dev_is_no_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        for path in ["dev", "sys/block/vdb"] {
+            fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        fs::write(dir.path().join("sys/block/vdb/dev"), "254:16\n").unwrap();
+        let node = dir.path().join("dev/vdb");
+        assert!(!is_in_dev(&root, "vdb"), "gone");
+        fs::write(&node, "x").unwrap();
+        assert!(!is_in_dev(&root, "vdb"), "a file");
+        if crate::skip::without_root("only root may make devices") {
+            return;
+        }
+        for (minor, its) in [(17, false), (16, true)] {
+            fs::remove_file(&node).unwrap();
+            let number = rustix::fs::makedev(254, minor);
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            rustix::fs::mknodat(rustix::fs::CWD, &node, rustix::fs::FileType::BlockDevice, mode, number).unwrap();
+            assert_eq!(is_in_dev(&root, "vdb"), its, "254:{minor}");
+        }
     }
 
     #[tokio::test]

@@ -72,7 +72,13 @@ impl Runner {
             Err(reason) => Err(reason),
         };
         cgroup.kill().await;
-        let result = self.weigh(result, &cgroup);
+        let result = match self.weigh(result, &cgroup) {
+            Ok(()) => match guard::missed(&self.app).await {
+                Some(why) => Err(format!("the payload ended well, but {why}")),
+                None => Ok(()),
+            },
+            failed => failed,
+        };
         let outcome = || match &result {
             Ok(()) => StepOutcome::Done,
             Err(reason) => StepOutcome::Failed(reason.clone()),

@@ -560,6 +560,18 @@ fn a_declared_disk_that_goes_counts_as_written() {
     trial.hear(b'w');
 }
 
+/// What it wrote after that went into memory, if anywhere, and it has not noticed.
+#[test]
+fn a_payload_whose_disk_went_has_not_succeeded() {
+    let script = "#!/bin/sh\nrm \"$ANEMOS_FILES/../sys/block/vda\"\n";
+    let trial = Trial::new(&Setup { script, ..Setup::default() });
+    let mut controller = trial.attach(0);
+    let (_, outcome) = controller.outcome();
+    let Outcome::Failed { reason, written: true } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(reason, "the payload ended well, but vda is gone, or another disk has its name");
+    controller.until(|kind| matches!(kind, EventKind::State(AgentState::Held(_))));
+}
+
 #[test]
 fn payloads_can_t_stall_the_agent() {
     // Floods, closes its output, leaves a daemon, and never ends.
