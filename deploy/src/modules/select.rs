@@ -340,7 +340,8 @@ fn soft_needs(index: &Index) -> BTreeMap<&str, Vec<&str>> {
     soft
 }
 
-/// Adds `name` to `order` after everything that it needs.
+/// Adds `name` to `order` after everything that it needs. The chain of needs may be as long as the host's files say, so
+/// it is no chain of calls.
 fn visit<'a>(
     index: &'a Index,
     soft: &BTreeMap<&'a str, Vec<&'a str>>,
@@ -348,18 +349,22 @@ fn visit<'a>(
     seen: &mut BTreeSet<&'a str>,
     order: &mut Vec<&'a str>,
 ) {
-    let Some((name, module)) = index.modules.get_key_value(name) else { return };
-    // Enters `name` into `seen` before its needs are visited, which also ends circles of soft needs.
-    if !seen.insert(name) {
-        return;
+    let mut enter = |name: &str| {
+        let (name, module) = index.modules.get_key_value(name)?;
+        let soft = soft.get(&**name).into_iter().flatten().copied();
+        // Enters `name` into `seen` before its needs are visited, which also ends circles of soft needs.
+        seen.insert(name).then(|| (&**name, soft.chain(module.needs.iter().map(String::as_str))))
+    };
+    // Modules that wait for the next of what they need.
+    let mut open: Vec<_> = enter(name).into_iter().collect();
+    while let Some((name, needs)) = open.last_mut() {
+        if let Some(need) = needs.next() {
+            open.extend(enter(need));
+        } else {
+            order.push(*name);
+            open.pop();
+        }
     }
-    for need in soft.get(&**name).into_iter().flatten() {
-        visit(index, soft, need, seen, order);
-    }
-    for need in &module.needs {
-        visit(index, soft, need, seen, order);
-    }
-    order.push(name);
 }
 
 #[cfg(test)]

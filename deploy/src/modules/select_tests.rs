@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use super::*;
 
 // From depmod's files of Debian's cloud kernel, shortened.
@@ -235,4 +237,24 @@ proptest::proptest! {
         proptest::prop_assert!(hardware.loaded.is_subset(&seen));
         proptest::prop_assert_eq!(&chosen.modules, &seen);
     }
+}
+
+/// Each module needs the one before it, by modules.dep or by a soft dependency: a longer chain than a stack has room
+/// for.
+#[test]
+fn needs_without_end_are_survived() {
+    const LONG: usize = 200_000;
+    let mut dep = String::from("kernel/m0.ko:\n");
+    let mut softdep = String::new();
+    for at in 1..LONG {
+        let hard = if at % 2 == 0 { format!(" kernel/m{}.ko", at - 1) } else { String::new() };
+        writeln!(dep, "kernel/m{at}.ko:{hard}").unwrap();
+        if at % 2 == 1 {
+            writeln!(softdep, "softdep m{at} pre: m{}", at - 1).unwrap();
+        }
+    }
+    let index = Index::parse(&dep, "", &softdep);
+    let last = format!("m{}", LONG - 1);
+    let chosen = select(&index, &hardware(&[&last], &[]));
+    assert_eq!((chosen.load.len(), &*chosen.load[0], chosen.load.last()), (LONG, "m0", Some(&last)));
 }
