@@ -13,6 +13,8 @@ pub struct Known {
     pub old_boot_id: String,
     /// The old root file system; empty if it could not be told.
     pub old_identity: String,
+    /// The boot was prepared, and the host was not told to begin it.
+    pub untold: bool,
     /// Boot id of the RAM system, once met.
     pub ram_boot_id: Option<String>,
     /// Newest attempt at a payload that the agent announced; 0 if none. What was not announced, and acknowledged from

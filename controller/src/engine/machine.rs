@@ -340,6 +340,7 @@ impl Machine {
         let mut machine = Self::new(setup);
         machine.last = journal.last_agent_seq;
         machine.known.damaged.clone_from(&journal.damaged);
+        machine.known.untold = journal.untold;
         machine.known.ram_boot_id.clone_from(&journal.ram_boot_id);
         let mut first = None;
         for Told { wall_ms: told_ms, update, .. } in &journal.told {

@@ -94,6 +94,10 @@ fn system(goal: &Goal, known: &Known, look: &Look, waited: Duration) -> Next {
     let held = |reason: String| Next::End(Ending::Held, reason);
     if look.boot_id == known.old_boot_id {
         return match goal {
+            Goal::Boot if known.untold => Next::End(
+                Ending::Untouched,
+                "the controller ended before it had told the host to boot; the old system still runs".into(),
+            ),
             Goal::Boot if waited >= GRACE => Next::End(
                 Ending::Untouched,
                 format!(
@@ -257,6 +261,7 @@ mod tests {
         let wrote = || Known { attempt: 1, written: true, ..known() };
         let done = || Known { succeeded: true, ..wrote() };
         let ram = || Known { ram_boot_id: Some("ram-boot".into()), ..wrote() };
+        let untold = || Known { untold: true, ..known() };
         let nameless = || Known { old_identity: String::new(), ..known() };
         let damaged = |known: Known| Known { damaged: Some("byte 7".into()), ..known };
         let visited = || Known { doubt: Some("shell"), ..known() };
@@ -267,6 +272,8 @@ mod tests {
             ("agent did not go", new(), known(), Seen::Agent, 61, Short::Attach),
             ("old system going down", boot(), known(), look("old-boot", "old-root"), 10, Short::Wait),
             ("kexec never fired", boot(), known(), look("old-boot", "old-root"), 90, Short::Untouched),
+            ("not told to boot", boot(), untold(), look("old-boot", "old-root"), 10, Short::Untouched),
+            ("not told to boot, another system", boot(), untold(), look("b", "other"), 10, Short::Held),
             ("fell back", boot(), known(), look("b", "old-root"), 40, Short::Untouched),
             ("fell back, no identity", boot(), nameless(), look("b", "-"), 40, Short::Held),
             ("fell back, journal damaged", boot(), damaged(known()), look("b", "old-root"), 40, Short::Held),

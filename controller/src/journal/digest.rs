@@ -91,6 +91,10 @@ pub struct Digested {
     /// file.
     #[serde(skip)]
     pub damaged: Option<String>,
+    /// The journal was to say that the host was told to boot, and the second file, without which it is not told, was
+    /// never written.
+    #[serde(skip)]
+    pub untold: bool,
     /// The format of a journal from before the present one: only the Anemos that began it can go on with it.
     #[serde(skip)]
     pub earlier: Option<u8>,
@@ -248,7 +252,11 @@ impl Digested {
                 "{journal} and {second} disagree: the first knows of {} payload attempts, the second of {number}",
                 self.attempt
             ),
-            Attempted::Never | Attempted::Number(_) => return,
+            Attempted::Never => {
+                self.untold = self.boot_sent_ms.is_some() && self.damaged.is_none();
+                return;
+            }
+            Attempted::Number(_) => return,
             Attempted::Unreadable(why) => {
                 format!("{journal} and {second} disagree: the second can't be read: {why}")
             }

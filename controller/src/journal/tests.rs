@@ -689,6 +689,13 @@ fn the_second_file_tells_what_the_journal_has_lost() {
     let booted = fs::read(&path).unwrap();
     assert_eq!((attempt::read(&path), damaged()), (Attempted::Number(0), None));
 
+    let untold = || (digest(&path, Keep::All).unwrap().untold, glance(&path).unwrap().untold);
+    assert_eq!(untold(), (false, false));
+    let second = fs::read(dir.path().join("host.attempt")).unwrap();
+    fs::remove_file(dir.path().join("host.attempt")).unwrap();
+    assert_eq!((untold(), damaged()), ((true, true), None), "the disk was full in between");
+    fs::write(dir.path().join("host.attempt"), second).unwrap();
+
     let (mut appender, _) = Appender::open(&path, Keep::All).unwrap();
     appender.append(&attempt(1, 1)).unwrap();
     appender.attempt(1).unwrap();

@@ -518,6 +518,12 @@ fn a_journal_is_taken_up_where_it_ends() {
 
     let mut story = Story::again(vec![sent.clone()], 61_000);
     assert_eq!(story.wanted(), ["phase boot", "knock briskly for 540s"]);
+    let mut journal = Digested::of(vec![sent.clone()]);
+    journal.untold = true;
+    let (machine, done) = Machine::again(setup(), &journal, 10_000);
+    let mut story = Story { machine, now: Duration::ZERO, done, journal: Some(true) };
+    story.system(old_key(), look("old-boot", "old-root"));
+    assert_eq!(story.end().unwrap().0, Ending::Untouched, "it was not told to boot");
     let mut story = Story::again(vec![sent.clone(), ram.clone(), attempt.clone()], 61_000);
     assert_eq!(story.wanted(), ["first event 12s", "knock briskly for 3270s"]);
     story.link();
