@@ -251,7 +251,7 @@ pub struct Summary {
     pub seconds: PhaseSeconds,
     /// Seconds from the stage's last word to the agent's first event.
     pub first_event_seconds: Option<f64>,
-    /// Seconds in all.
+    /// Seconds from the beginning of the deployment to this end, also those in which no process followed it.
     pub total_seconds: f64,
 }
 

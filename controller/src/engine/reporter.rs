@@ -42,7 +42,9 @@ pub struct Reporter {
 struct State {
     journal: Appender,
     began: Instant,
-    earlier_s: f64,
+    /// When the first that was told of the host was told, by this or an earlier process: milliseconds since the Unix
+    /// epoch.
+    began_ms: u64,
     phase: Option<(Phase, Instant)>,
     seconds: PhaseSeconds,
     first_event: Option<f64>,
@@ -69,7 +71,7 @@ impl Reporter {
         let state = State {
             journal,
             began: Instant::now(),
-            earlier_s: 0.0,
+            began_ms: now_ms(),
             phase: None,
             seconds: PhaseSeconds::default(),
             first_event: None,
@@ -113,8 +115,8 @@ impl Reporter {
 
     /// Takes over the sums of an earlier process from what it told.
     pub fn take_over(&self, told: &[Told]) {
-        let (first, last) = (told.first().map(|told| told.wall_ms), told.last().map(|told| told.wall_ms));
         let mut state = self.state();
+        state.began_ms = told.first().map_or(state.began_ms, |told| told.wall_ms);
         let mut open: Option<(Phase, u64)> = None;
         for Told { wall_ms, update, .. } in told {
             match update {
@@ -126,9 +128,6 @@ impl Reporter {
                 Update::Summary(summary) => state.first_event = summary.first_event_seconds,
                 _ => {}
             }
-        }
-        if let (Some(first), Some(last)) = (first, last) {
-            state.earlier_s = last.saturating_sub(first) as f64 / 1000.0;
         }
         if let Some((phase, since)) = open {
             // The phase went on while nobody was looking, so its clock is the wall's.
@@ -366,7 +365,7 @@ impl Reporter {
             initramfs_bytes: state.initramfs,
             seconds: state.seconds,
             first_event_seconds: state.first_event,
-            total_seconds: state.earlier_s + state.began.elapsed().as_secs_f64(),
+            total_seconds: state.total().as_secs_f64(),
         };
         self.tell_in(&mut state, Update::Summary(Box::new(summary.clone())));
         self.count(&mut state);
@@ -376,6 +375,12 @@ impl Reporter {
 }
 
 impl State {
+    /// Time since the deployment began. It went on while nobody was looking, and while this machine slept, which only
+    /// the wall's clock counts; that one may also have been set back since.
+    fn total(&self) -> Duration {
+        Duration::from_millis(now_ms().saturating_sub(self.began_ms)).max(self.began.elapsed())
+    }
+
     fn set(&mut self, phase: Phase, seconds: f64) {
         let slot = match phase {
             Phase::Connect => &mut self.seconds.connect,
@@ -427,6 +432,25 @@ mod tests {
         assert!(!reporter.sync(), "after a failure nothing is safe");
         let Update::Message(Level::Error, text) = shown.try_recv().unwrap().update else { panic!("no word of it") };
         assert!(text.contains("web1.attempt.new"), "{text}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_time_in_all_has_the_time_in_which_nobody_looked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web1.journal");
+        let (screens, _shown) = crate::report::feed();
+        let (mut journal, _) = Appender::open(&path, Keep::All).unwrap();
+        // The process before this one looked on for a second, an hour ago.
+        for (ago, update) in [(3_600_000, Update::LinkLost("cut".into())), (3_599_000, Update::LinkBack)] {
+            journal.append(&Record::Told { wall_ms: now_ms() - ago, update }).unwrap();
+        }
+        journal.sync().unwrap();
+        drop(journal);
+        let (journal, digested) = Appender::open(&path, Keep::All).unwrap();
+        let reporter = Reporter::new("web1", screens, journal);
+        reporter.take_over(&digested.told);
+        let seconds = reporter.end(Ending::Held, "so it went").total_seconds;
+        assert!((3600.0..3700.0).contains(&seconds), "{seconds}");
     }
 
     fn said(seq: u64, kind: EventKind) -> Update {
