@@ -178,7 +178,7 @@ impl Reporter {
                 fits
             }
             Update::Event(..) => {
-                let fits = state.journal.facts() + size(update) as u64 <= state.room.facts;
+                let fits = state.journal.facts().saturating_add(size(update) as u64) <= state.room.facts;
                 if !fits {
                     state.flooded.get_or_insert_with(|| {
                         format!(

@@ -141,7 +141,7 @@ impl Digested {
     pub(super) fn learn(&mut self, record: &Record) {
         match record {
             Record::Told { wall_ms, update } => {
-                self.number += 1;
+                self.number = self.number.saturating_add(1);
                 self.told(*wall_ms, update);
             }
             Record::OldSystem(old) => self.old = Some(old.clone()),
@@ -199,7 +199,7 @@ impl Digested {
             _ => {}
         }
         if !matches!(event.kind, EventKind::Log { .. }) {
-            self.facts += fact as u64;
+            self.facts = self.facts.saturating_add(fact as u64);
         }
         if speaker == Speaker::Agent {
             self.last_agent_seq = self.last_agent_seq.max(last_seq(event));

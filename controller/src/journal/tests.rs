@@ -266,6 +266,27 @@ fn a_glance_reads_the_end() {
     assert_eq!(glance(&path).unwrap().last_agent_seq, 7);
 }
 
+/// A journal that says of itself how much is in it may say anything.
+#[test]
+fn numbers_without_end_are_survived() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("host.journal");
+    for number in [u64::MAX - 1, u64::MAX] {
+        let state = Digested { form: Digested::FORM, number, facts: u64::MAX, ..Digested::default() };
+        let mut entries = entries::Writer::default();
+        entries.state(&serde_json::to_vec(&state).unwrap());
+        entries.record(&attempt(1, 1)).unwrap();
+        entries.record(&attempt(2, 2)).unwrap();
+        let (flags, body) = stream::Packer::new().unwrap().pack(&entries.take()).unwrap();
+        fs::write(&path, [&blocks::HEADER[..], &blocks::block(flags, &body)].concat()).unwrap();
+        let digested = digest(&path, Keep::All).unwrap();
+        assert_eq!((digested.number, digested.attempt, digested.told.len()), (u64::MAX, 2, 2));
+        assert_eq!(glance(&path).unwrap().number, u64::MAX);
+        let (mut appender, _) = Appender::open(&path, Keep::All).unwrap();
+        assert_eq!(appender.append(&attempt(3, 3)).unwrap(), u64::MAX);
+    }
+}
+
 /// The bytes of each record, as they are and as they were: what is in this file once stays, and is read for ever. A
 /// record whose form has grown gets a further line.
 #[test]
