@@ -17,6 +17,7 @@ mod screen;
 mod signals;
 mod ssh;
 mod ssh_config;
+mod text;
 
 use std::process::ExitCode;
 use std::time::Duration;

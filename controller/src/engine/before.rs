@@ -26,6 +26,7 @@ use crate::journal::{OldSystem, Record};
 use crate::plan::{Approval, Choices, Plan, Upload, judge};
 use crate::report::{Phase, Update};
 use crate::ssh::{self, ConnectError, HostKey, Judgement, Session, Tuning};
+use crate::text::quoted;
 
 /// Somebody has to find and type a passphrase.
 pub(super) const TYPING: Duration = Duration::from_secs(120);
@@ -449,14 +450,16 @@ fn connect_trouble(job: &Job, error: &ConnectError, allowed: Duration) -> Troubl
     let trouble = Trouble::before(Phase::Connect, format!("connecting to {address}"), error.why());
     let known_as =
         if address.port == 22 { address.host.clone() } else { format!("[{}]:{}", address.host, address.port) };
-    let file = job.host.known_hosts.as_ref().map_or(String::new(), |file| format!(" -f '{}'", file.display()));
+    let file = job.host.known_hosts.as_ref();
+    let file = file.map_or(String::new(), |file| format!(" -f {}", quoted(&file.display().to_string())));
     match error {
         ConnectError::HostKey { judgement: Judgement::Unknown, .. } => trouble.hint(
             "log in once with ssh to check and remember its key, or give --accept-new if nobody can be in between",
         ),
         ConnectError::HostKey { judgement: Judgement::Changed(_), .. } => trouble.hint(format!(
             "another machine may be answering; if the host was reinstalled, forget its old key with `ssh-keygen -R \
-             '{known_as}'{file}`"
+             {}{file}`",
+            quoted(&known_as)
         )),
         ConnectError::HostKey { judgement: Judgement::Undecided(_), .. } => trouble.hint(
             "mend that, or, once you have checked the key's fingerprint with whoever runs the host, put the key into \

@@ -7,6 +7,8 @@ use std::fmt::Write;
 use tokio::sync::watch as signal;
 use tokio::time::{Instant, timeout_at};
 
+use crate::text::quoted;
+
 /// More hosts than these are not named in a command that is shown.
 const NAMED: usize = 8;
 
@@ -100,10 +102,9 @@ pub struct Fleet {
 impl Fleet {
     /// Of these hosts, none of which may go yet. `hosts_file` is how the user names it.
     pub fn new(hosts: &[String], limits: Limits, hosts_file: &str) -> Self {
-        let quoted = hosts_file.contains(|c: char| !(c.is_ascii_alphanumeric() || "/._-+~".contains(c)));
         Self {
             limits,
-            hosts_file: if quoted { format!("'{hosts_file}'") } else { hosts_file.into() },
+            hosts_file: quoted(hosts_file),
             hosts: hosts.iter().map(|host| (host.clone(), State::Undecided)).collect(),
             several: false,
             failures: Vec::new(),

@@ -1,5 +1,7 @@
 //! What a host says in its own words where ours were asked for: a forced command, a shell that is none, sudo.
 
+use crate::text::keep_last;
+
 /// Bytes of each stream that are kept: the last ones.
 const KEPT: usize = 4 * 1024;
 
@@ -16,20 +18,15 @@ pub struct Said {
     stderr: Vec<u8>,
 }
 
-fn keep(kept: &mut Vec<u8>, bytes: &[u8]) {
-    kept.extend_from_slice(bytes);
-    kept.drain(..kept.len().saturating_sub(KEPT));
-}
-
 impl Said {
     /// On standard output.
     pub fn out(&mut self, bytes: &[u8]) {
-        keep(&mut self.stdout, bytes);
+        keep_last(&mut self.stdout, bytes, KEPT);
     }
 
     /// On standard error.
     pub fn err(&mut self, bytes: &[u8]) {
-        keep(&mut self.stderr, bytes);
+        keep_last(&mut self.stderr, bytes, KEPT);
     }
 
     /// All of it in one line, but for our own scripts' words; `None` if that is nothing.

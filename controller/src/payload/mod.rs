@@ -18,6 +18,8 @@ use anemos_proto::ids::Digest;
 use ring::digest;
 use zstd::stream::raw::CParameter;
 
+use crate::text::quoted;
+
 /// The most that a payload may be when unpacked: it lives in the host's memory.
 pub const MAX_SIZE: u64 = 256 << 20;
 
@@ -87,7 +89,7 @@ pub enum PayloadError {
     #[error("{} is not a file: it must be the script that builds the new system", .0.display())]
     ScriptNotAFile(PathBuf),
     /// The script lacks its x bit.
-    #[error("{} is not executable: chmod +x {}", .0.display(), shell_quoted(.0))]
+    #[error("{} is not executable: chmod +x {}", .0.display(), quoted(&.0.display().to_string()))]
     NotExecutable(PathBuf),
     /// The script lacks its interpreter.
     #[error(
@@ -382,11 +384,4 @@ fn append(tar: &mut tar::Builder<impl Write>, dir: &Path, entry: &Entry) -> Resu
             tar.append_data(&mut header, &entry.name, &contents[..]).map_err(PayloadError::Pack)
         }
     }
-}
-
-/// A path as a shell takes it, for a command that the user may copy.
-fn shell_quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-' | b'+');
-    if text.bytes().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }

@@ -168,12 +168,6 @@ fn a_payload_needs_a_script_that_runs() {
 }
 
 #[test]
-fn a_command_to_copy_is_quoted() {
-    assert_eq!(shell_quoted(Path::new("/a/b-c.d")), "/a/b-c.d");
-    assert_eq!(shell_quoted(Path::new("/it's here")), r"'/it'\''s here'");
-}
-
-#[test]
 fn what_a_host_could_not_have_is_refused() {
     let dir = payload();
     let path = dir.path().join("sock");

@@ -10,6 +10,7 @@ use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::{Algorithm, Certificate, HashAlg, PrivateKey, PublicKey};
 
 use super::HostKey;
+use crate::text::quoted;
 
 /// A key or a certificate to show, and who can sign for it.
 #[derive(Clone)]
@@ -88,8 +89,8 @@ impl KeyFile {
         let own = private.as_ref().ok().map(|key| key.public_key().clone());
         let private = private.and_then(|key| match key.public_key().algorithm() {
             Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256 => Err(format!(
-                "it is a FIDO key, for which only an SSH agent can ask its token: `ssh-add '{}'`",
-                path.display()
+                "it is a FIDO key, for which only an SSH agent can ask its token: `ssh-add {}`",
+                quoted(&path.display().to_string())
             )),
             _ => Ok(Arc::new(key)),
         });

@@ -340,7 +340,10 @@ async fn fido_keys_sign_through_an_agent_only() {
     std::fs::write(server.path("authorized"), &fido_key).unwrap();
 
     let error = log_in(&server, credentials(&server, &["token"])).await.unwrap_err().to_string();
-    assert!(error.contains("it is a FIDO key") && error.contains("ssh-add '"), "{error}");
+    assert!(
+        error.contains("it is a FIDO key") && error.contains(&format!("`ssh-add {}", server.path("").display())),
+        "{error}"
+    );
     // The next key is tried.
     std::fs::write(server.path("authorized"), format!("{fido_key}{user_key}")).unwrap();
     log_in(&server, credentials(&server, &["token", "user"])).await.unwrap();

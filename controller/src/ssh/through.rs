@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::sys;
+use crate::text::{keep_last, sanitise_str};
 
 /// At most so many bytes of what it says on its standard error are kept, the last ones.
 const SAID: usize = 4096;
@@ -79,17 +80,9 @@ impl Life {
     pub(super) fn said(&self) -> String {
         let told = self.0.borrow();
         let text = String::from_utf8_lossy(&told.said);
-        let lines = text.lines().map(plain_line).filter(|line| !line.is_empty());
+        let lines = text.lines().map(|line| sanitise_str(line).trim().to_owned()).filter(|line| !line.is_empty());
         lines.collect::<Vec<_>>().join("\n")
     }
-}
-
-/// A line without what a terminal would obey.
-fn plain_line(line: &str) -> String {
-    let obeyed = |c: char| {
-        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    line.replace(obeyed, " ").trim().to_owned()
 }
 
 impl Through {
@@ -235,11 +228,7 @@ async fn attend(
     let mut bytes = vec![0; SAID];
     let listen = async {
         while let Ok(count @ 1..) = stderr.read(&mut bytes).await {
-            told.send_modify(|told| {
-                told.said.extend_from_slice(&bytes[..count]);
-                let excess = told.said.len().saturating_sub(SAID);
-                told.said.drain(..excess);
-            });
+            told.send_modify(|told| keep_last(&mut told.said, &bytes[..count], SAID));
         }
     };
     tokio::select! {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::Address;
+use crate::text::quoted;
 
 /// How a host is reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -207,12 +208,6 @@ fn jump(last: &Hop, before: &[Hop], ssh: &[&str], target: String) -> Words {
     }
     words.extend(["-W".into(), target, "--".into(), last.host.clone()]);
     words
-}
-
-/// One word for a shell.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,:/@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// Puts host and port into a `ProxyCommand`.

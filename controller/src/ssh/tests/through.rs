@@ -188,7 +188,7 @@ async fn what_a_program_says_is_shown_without_what_a_terminal_would_obey() {
     };
     assert_eq!(
         said(r"printf 'no \033[2Jway\r\n\342\200\256to %%s port %%s\n' %h %p >&2").await,
-        "no connection to 10.0.0.5 port 24 through its ProxyCommand: the way there ended: no  [2Jway; to 10.0.0.5 port \
+        "no connection to 10.0.0.5 port 24 through its ProxyCommand: the way there ended: no way; to 10.0.0.5 port \
          24"
     );
     let much = said("sh -c 'i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i + 1)); done >&2'").await;
