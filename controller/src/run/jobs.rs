@@ -220,6 +220,7 @@ pub(super) fn credentials(entry: &HostEntry, asks: &Arc<dyn Passphrases>) -> Cre
         identity_files: entry.identity_files.clone(),
         named_first: entry.identities_given,
         certificate_files: entry.certificate_files.clone(),
+        algorithms: entry.algorithms.clone(),
         asks: Arc::clone(asks),
     }))
 }

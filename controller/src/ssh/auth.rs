@@ -8,7 +8,7 @@ use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
 use russh::keys::signature::Signer as _;
 use russh::keys::ssh_key::{Signature, private::KeypairData};
-use russh::keys::{HashAlg, PrivateKey, PublicKey};
+use russh::keys::{HashAlg, PrivateKey};
 use russh::{MethodKind, MethodSet, client::AuthResult};
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, MutexGuard};
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::identities::{Files, Offer, Order, Signer};
 use super::passwords::{Passphrases, Passwords, Tried};
-use super::{Address, Connected, HostKey, RunKey, Session, plain};
+use super::{Address, Algorithms, Connected, HostKey, RunKey, Session, plain};
 
 /// What we show to a host that proved who it is.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub struct UserCredentials {
     pub named_first: bool,
     /// Certificates of the user's; if there are none, what lies beside the keys as `NAME-cert.pub`.
     pub certificate_files: Vec<PathBuf>,
+    /// Which keys may be shown, and how they may sign.
+    pub algorithms: Algorithms,
     /// Asks for the passphrases of these keys, and for passwords.
     pub asks: Arc<dyn Passphrases>,
 }
@@ -130,6 +132,7 @@ pub(super) async fn authenticate(
         connected,
         user,
         asks,
+        algorithms: Algorithms::default(),
         agent: None,
         agent_socket: None,
         rsa_hash: None,
@@ -176,6 +179,8 @@ struct Login<'a> {
     passwords: Passwords<'a>,
     agent: Option<AgentClient<UnixStream>>,
     agent_socket: Option<PathBuf>,
+    /// How keys may sign.
+    algorithms: Algorithms,
     /// What to sign with RSA keys, once asked.
     rsa_hash: Option<HashAlg>,
     /// What the server would take now, once it has said.
@@ -211,10 +216,16 @@ impl Login<'_> {
             }
         }
         let order = Order { only_named: credentials.identities_only, named_first: credentials.named_first };
-        let offers = files.offers(held, order);
+        let mut offers = files.offers(held, order);
         if self.agent.is_some() && !offers.iter().any(|offer| matches!(offer.signer, Signer::Agent(_))) {
             files.useless.push("SSH agent (it has no key for this host)".into());
         }
+        self.algorithms = credentials.algorithms.clone();
+        offers.retain(|offer| {
+            let why_not = self.algorithms.forbids(&offer.key, offer.certificate.is_some());
+            files.useless.extend(why_not.iter().map(|why| format!("{} ({why})", offer.shown)));
+            why_not.is_none()
+        });
         self.tried = files.useless;
         offers
     }
@@ -310,7 +321,7 @@ impl Login<'_> {
 
     /// Shows a key or certificate, and signs if the server would take it.
     async fn show(&mut self, offer: &Offer) -> Result<Answer, String> {
-        let hash = self.hash_for(&offer.key).await?;
+        let hash = self.hash_for(offer).await?;
         let mut signing = Signing { agent: self.agent.as_mut(), signer: &offer.signer, asks: self.asks };
         let handle = &mut self.connected.handle;
         let result = match &offer.certificate {
@@ -350,16 +361,17 @@ impl Login<'_> {
         }
     }
 
-    /// The hash for RSA signatures: what the server says it takes, else SHA-512; SHA-1 never.
-    async fn hash_for(&mut self, key: &PublicKey) -> Result<Option<HashAlg>, String> {
-        if !key.algorithm().is_rsa() {
+    /// The hash for RSA signatures: what the server says it takes, else SHA-512, unless ssh_config has only the other;
+    /// SHA-1 never.
+    async fn hash_for(&mut self, offer: &Offer) -> Result<Option<HashAlg>, String> {
+        if !offer.key.algorithm().is_rsa() {
             return Ok(None);
         }
         if self.rsa_hash.is_none() {
             let best = self.connected.handle.best_supported_rsa_hash().await.map_err(|e| plain(&e))?;
             self.rsa_hash = best.flatten().or(Some(HashAlg::Sha512));
         }
-        Ok(self.rsa_hash)
+        Ok(self.rsa_hash.map(|best| self.algorithms.rsa_hash(best, offer.certificate.is_some())))
     }
 
     fn judge(&mut self, result: AuthResult, what: Option<&str>) -> Answer {

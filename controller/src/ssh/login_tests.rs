@@ -73,6 +73,7 @@ fn credentials(server: &Server, files: &[&str]) -> UserCredentials {
         identity_files: files.iter().map(|name| server.path(name)).collect(),
         named_first: true,
         certificate_files: Vec::new(),
+        algorithms: Algorithms::default(),
         asks: nobody(),
     }
 }
@@ -324,6 +325,32 @@ impl Token {
             };
             client.write_all(&string(&answer)).unwrap();
         }
+    }
+}
+
+/// The server logs the signature's algorithm as it is on the wire.
+#[tokio::test(flavor = "multi_thread")]
+async fn ssh_config_says_which_keys_are_shown_and_how_they_sign() {
+    let server = Server::start_with(&["ed25519"], |_| "LogLevel DEBUG".into());
+    keygen(&server.path("rsa"), "rsa", "");
+    let keys = ["user", "rsa"].map(|name| std::fs::read_to_string(server.path(&format!("{name}.pub"))).unwrap());
+    std::fs::write(server.path("authorized"), keys.concat()).unwrap();
+    let with = |names: &[&str], rsa_bits| UserCredentials {
+        algorithms: Algorithms {
+            user_keys: names.iter().map(|&name| name.to_owned()).collect(),
+            rsa_bits,
+            ..Algorithms::default()
+        },
+        ..credentials(&server, &["user", "rsa"])
+    };
+    let opened_by = async |credentials| log_in(&server, credentials).await.unwrap().our_key.unwrap().fingerprint();
+    assert_eq!(opened_by(with(&["rsa-sha2-256"], None)).await, fingerprint(&server, "rsa"));
+    let log = std::fs::read_to_string(server.path("log")).unwrap();
+    assert!(log.contains("pkalg rsa-sha2-256") && !log.contains("pkalg rsa-sha2-512"), "{log}");
+    assert_eq!(opened_by(with(&["rsa-sha2-512", "ssh-ed25519"], None)).await, fingerprint(&server, "user"));
+    let error = log_in(&server, with(&["rsa-sha2-512"], Some(10_000))).await.unwrap_err().to_string();
+    for part in ["(ssh_config's PubkeyAcceptedAlgorithms leaves it out)", "ssh_config's RequiredRSASize is 10000)"] {
+        assert!(error.contains(part), "{error}");
     }
 }
 

@@ -252,6 +252,8 @@ impl Default for Tuning {
 struct Heard {
     /// Its host key, what that is worth, and whether the host showed it in a certificate.
     key: Option<(HostKey, Judgement, bool)>,
+    /// Why its host key is not even judged.
+    too_short: Option<String>,
     banner: Option<String>,
     /// Why it ended the connection.
     parting: Option<String>,
@@ -275,6 +277,7 @@ impl Heard {
 /// What russh calls back: it only notes and judges.
 pub(crate) struct Callbacks {
     policy: Policy,
+    algorithms: Algorithms,
     heard: Arc<Mutex<Heard>>,
 }
 
@@ -282,6 +285,10 @@ impl client::Handler for Callbacks {
     type Error = russh::Error;
 
     async fn check_server_key(&mut self, server_key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        if let Some(why) = self.algorithms.too_short(&server_key.public_key()) {
+            Heard::lock(&self.heard).too_short = Some(why);
+            return Ok(false);
+        }
         let key = HostKey::of(&server_key.public_key());
         let certificate = server_key.certificate().map(HostCertificate::of);
         let certified = certificate.is_some();
@@ -409,12 +416,16 @@ pub async fn handshake(
         ..client::Config::default()
     };
     let heard = Arc::new(Mutex::new(Heard::default()));
-    let callbacks = Callbacks { policy: policy.clone(), heard: Arc::clone(&heard) };
+    let callbacks =
+        Callbacks { policy: policy.clone(), algorithms: tuning.algorithms.clone(), heard: Arc::clone(&heard) };
     let stream = Counting::new(stream, Arc::clone(counters));
     let handshake = client::connect_stream(Arc::new(config), stream, callbacks);
     let result = timeout_at(deadline, handshake).await;
     let seen = Heard::lock(&heard).key.clone();
     tracing::debug!(%address, ?seen, answered = result.is_ok(), "handshake");
+    if let Some(why) = Heard::lock(&heard).too_short.take() {
+        return Err(ConnectError::Handshake { address, why: format!("its host key is too short: {why}") });
+    }
     match (result, seen) {
         (Ok(Ok(handle)), Some((host_key, Judgement::Trusted, certified))) => {
             let (counters, tuning) = (Arc::clone(counters), tuning.clone());

@@ -124,6 +124,7 @@ impl Server {
             identity_files: files.iter().map(|name| self.path(name)).collect(),
             named_first: true,
             certificate_files: Vec::new(),
+            algorithms: Algorithms::default(),
             asks: Arc::clone(answers) as Arc<dyn Passphrases>,
         }))
     }
@@ -331,6 +332,7 @@ async fn keys_in_an_agent() {
             identity_files: files.iter().map(|name| server.path(name)).collect(),
             named_first: false,
             certificate_files: Vec::new(),
+            algorithms: Algorithms::default(),
             asks: Arc::new(Answers::default()),
         }))
     };
@@ -378,6 +380,11 @@ async fn ssh_config_says_what_may_be_used() {
     assert!(error.to_string().contains("no common cipher"), "{error}");
     let error = connected(Algorithms { macs: told(&["hmac-sha2-256"]), ..Algorithms::default() }).await.unwrap_err();
     assert!(error.to_string().contains("no common MAC"), "{error}");
+    let long =
+        |least| Algorithms { host_keys: told(&["rsa-sha2-512"]), rsa_bits: Some(least), ..Algorithms::default() };
+    assert_eq!(connected(long(2048)).await.unwrap(), "ssh-rsa");
+    let error = connected(long(10_000)).await.unwrap_err();
+    assert!(error.to_string().contains("its host key is too short: it has "), "{error}");
 }
 
 /// New keys in the middle of a stream must not lose, repeat or stall anything.

@@ -398,7 +398,7 @@ pub fn resolve(alias: &str, answer: &str, named: Option<&str>, overrides: &Overr
     }
 }
 
-/// The lists of algorithms that files make: those that are not the defaults.
+/// What files say of algorithms and keys: what is not the default.
 fn algorithms(options: &Options<'_>, defaults: &Options<'_>) -> Algorithms {
     let list = |option: &str| {
         let told = options.get(option).filter(|told| Some(*told) != defaults.get(option));
@@ -409,6 +409,9 @@ fn algorithms(options: &Options<'_>, defaults: &Options<'_>) -> Algorithms {
         ciphers: list("ciphers"),
         macs: list("macs"),
         host_keys: list("hostkeyalgorithms"),
+        // What it was called before OpenSSH 8.5.
+        user_keys: [list("pubkeyacceptedalgorithms"), list("pubkeyacceptedkeytypes")].concat(),
+        rsa_bits: list("requiredrsasize").first().and_then(|bits| bits.parse().ok()),
     }
 }
 
@@ -422,10 +425,28 @@ const PASSED_OVER: [(&str, &str, [&str; 3]); 4] = [
 
 /// What the user should know of options that Anemos passes over.
 fn passed_over(options: &Options<'_>) -> impl Iterator<Item = String> {
-    PASSED_OVER.iter().filter_map(|(option, name, same)| {
+    let named = PASSED_OVER.iter().filter_map(|(option, name, same)| {
         let value = options.get(option).filter(|value| !same.contains(value))?;
         Some(format!("ssh_config has {name} {value}, which Anemos passes over"))
-    })
+    });
+    let gssapi = "ssh_config has GSSAPIAuthentication yes, and no other way to log in; Anemos passes over that";
+    named.chain(has_only_gssapi(options).then(|| gssapi.to_owned()))
+}
+
+/// Whether Kerberos is all that ssh would log in by. Many distributions switch it on, and that alone means nothing.
+fn has_only_gssapi(options: &Options<'_>) -> bool {
+    const OTHERS: [(&str, &str); 3] = [
+        ("publickey", "pubkeyauthentication"),
+        ("password", "passwordauthentication"),
+        ("keyboard-interactive", "kbdinteractiveauthentication"),
+    ];
+    let preferred = options.get("preferredauthentications");
+    let is_other = |(method, option): &(&str, &str)| {
+        options.get(option) != Some("no")
+            && options.get(option) != Some("false")
+            && preferred.is_none_or(|methods| methods.split(',').any(|preferred| preferred == *method))
+    };
+    matches!(options.get("gssapiauthentication"), Some("yes" | "true")) && !OTHERS.iter().any(is_other)
 }
 
 /// The way to the host. An error says what it is that can't be taken.

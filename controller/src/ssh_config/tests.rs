@@ -245,7 +245,9 @@ async fn algorithms_count_if_a_file_has_them_and_are_not_the_defaults() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("config");
     let text = "Host few\n Ciphers aes256-ctr,aes128-ctr\n KexAlgorithms curve25519-sha256\n\
-                Host less\n MACs -hmac-sha2-256\nHost odd\n Ciphers 3des-cbc\n VerifyHostKeyDNS yes\n";
+                Host less\n MACs -hmac-sha2-256\nHost odd\n Ciphers 3des-cbc\n VerifyHostKeyDNS yes\n\
+                Host keys\n PubkeyAcceptedAlgorithms rsa-sha2-512,ssh-ed25519\n RequiredRSASize 3072\n\
+                Host kerberos\n GSSAPIAuthentication yes\n PreferredAuthentications gssapi-with-mic\n";
     fs::write(&config, text).unwrap();
     let open_ssh = real(dir.path(), &config);
     let ask = async |alias: &str| {
@@ -260,6 +262,13 @@ async fn algorithms_count_if_a_file_has_them_and_are_not_the_defaults() {
     assert_eq!((few.algorithms.macs, few.notes), (Vec::new(), Vec::new()), "these are the defaults");
     let less = ask("less").await.algorithms;
     assert!(!less.macs.is_empty() && !less.macs.contains(&"hmac-sha2-256".to_owned()), "{less:?}");
+    let keys = ask("keys").await;
+    assert_eq!(
+        (keys.algorithms.user_keys.join(","), keys.algorithms.rsa_bits, keys.notes),
+        ("rsa-sha2-512,ssh-ed25519".into(), Some(3072), Vec::new())
+    );
+    let note = "ssh_config has GSSAPIAuthentication yes, and no other way to log in; Anemos passes over that";
+    assert_eq!(ask("kerberos").await.notes, [note]);
     let plain = ask("plain").await;
     assert_eq!((plain.algorithms, plain.notes), (Algorithms::default(), Vec::new()));
     assert_eq!(
@@ -269,6 +278,17 @@ async fn algorithms_count_if_a_file_has_them_and_are_not_the_defaults() {
             "ssh_config's Ciphers has nothing that Anemos can use, so Anemos' own list is taken",
         ]
     );
+}
+
+#[test]
+fn gssapi_is_named_where_it_is_the_only_way_in() {
+    let only = |answer: &str| has_only_gssapi(&Options(&format!("gssapiauthentication yes\n{answer}")));
+    assert!(!has_only_gssapi(&Options("preferredauthentications gssapi-with-mic\n")), "it is switched off");
+    assert!(!only("pubkeyauthentication true\n"), "as distributions have it");
+    assert!(!only("preferredauthentications gssapi-with-mic,password\n"));
+    assert!(only("preferredauthentications gssapi-with-mic,hostbased\n"));
+    let no = "pubkeyauthentication no\npasswordauthentication no\n";
+    assert!(!only(no) && only(&format!("{no}kbdinteractiveauthentication no\n")));
 }
 
 #[test]
