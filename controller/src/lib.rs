@@ -9,6 +9,7 @@ mod engine;
 pub mod fuzz;
 mod journal;
 mod known_hosts;
+mod patience;
 mod payload;
 mod plan;
 mod report;

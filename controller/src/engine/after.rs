@@ -22,6 +22,7 @@ use super::root::{self, Way};
 use super::stop::Stop;
 use super::wish::{Asked, Asker, Wishes};
 use crate::journal::{Digested, HostEntry, OldSystem, Record};
+use crate::patience::Clock;
 use crate::report::{Speaker, Summary, Update};
 use crate::ssh::{
     self, Address, AuthError, ConnectError, Connected, Credentials, Exit, Knocking, Policy, Reached, RunKey, Session,
@@ -151,8 +152,8 @@ impl From<Parting> for Input {
 struct Following<'a> {
     with: Follow<'a>,
     machine: Machine,
-    /// When the machine's time began.
-    began: Instant,
+    /// The machine's time. It waits for the host only while this process runs.
+    clock: Clock,
     other: Other,
     /// Where the answers to wishes go, the oldest first.
     askers: VecDeque<Asker>,
@@ -173,7 +174,7 @@ impl<'a> Following<'a> {
         Self {
             with,
             machine,
-            began,
+            clock: Clock::new(began),
             other: Other::Nobody,
             askers: VecDeque::new(),
             heard: Stop::No,
@@ -195,7 +196,7 @@ impl<'a> Following<'a> {
     }
 
     fn step(&mut self, input: Input) -> Vec<Action> {
-        let now = self.began.elapsed();
+        let now = self.clock.look();
         match &input {
             Input::Reply(reply) => tracing::trace!(host = self.with.entry.name, ?now, ?reply, "the agent says"),
             input => tracing::debug!(host = self.with.entry.name, ?now, ?input, "following"),
@@ -203,7 +204,8 @@ impl<'a> Following<'a> {
         match (&input, &self.other) {
             (Input::Stranger { address, .. }, _) => self.stranger_at = Some(address.clone()),
             (Input::Proved(key), Other::Proved(connected)) if *key != self.with.entry.agent_key => {
-                self.tell_address(connected.address.clone());
+                let address = connected.address.clone();
+                self.tell_address(&address);
             }
             _ => {}
         }
@@ -212,19 +214,27 @@ impl<'a> Following<'a> {
 
     /// Waits for what happens next.
     async fn next(&mut self) -> Input {
-        let Self { with: Follow { wishes, stop, .. }, machine, began, other, askers, heard, .. } = self;
+        let Self { with: Follow { wishes, stop, .. }, machine, clock, other, askers, heard, .. } = self;
         let told = *heard;
-        let clock = machine.deadline().map(|at| *began + at);
-        tokio::select! {
-            input = other.next() => input,
-            Asked { wish, asker } = wishes.next() => {
-                askers.push_back(asker);
-                Input::Wished(wish)
-            }
-            () = sleep_until(clock.unwrap_or_else(Instant::now)), if clock.is_some() => Input::Clock,
-            said = async { stop.wait_for(|stop| *stop > told).await.map_or(Stop::Now, |stop| *stop) } => {
-                *heard = said;
-                if said == Stop::Now { Input::LeaveNow } else { Input::Leave }
+        let deadline = machine.deadline();
+        loop {
+            let look = deadline.map_or(clock.next_look(), |at| clock.moment(at).min(clock.next_look()));
+            tokio::select! {
+                input = other.next() => return input,
+                Asked { wish, asker } = wishes.next() => {
+                    askers.push_back(asker);
+                    return Input::Wished(wish);
+                }
+                () = sleep_until(look) => {
+                    let now = clock.look();
+                    if deadline.is_some_and(|at| now >= at) {
+                        return Input::Clock;
+                    }
+                }
+                said = async { stop.wait_for(|stop| *stop > told).await.map_or(Stop::Now, |stop| *stop) } => {
+                    *heard = said;
+                    return if said == Stop::Now { Input::LeaveNow } else { Input::Leave };
+                }
             }
         }
     }
@@ -404,9 +414,9 @@ impl<'a> Following<'a> {
     }
 
     /// Says once that a system is not where the old one was.
-    fn tell_address(&mut self, address: Address) {
+    fn tell_address(&mut self, address: &Address) {
         let entry = self.with.entry;
-        if entry.new_address.as_ref() == Some(&address) && address != entry.address && !self.told_address {
+        if entry.new_address.as_ref() == Some(address) && *address != entry.address && !self.told_address {
             self.told_address = true;
             let text = format!("the host is at {address} now: the next deployment needs that as its `address`");
             self.with.reporter.say(Level::Info, text);

@@ -12,6 +12,7 @@ use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
 use super::{Blob, limits};
+use crate::patience::within;
 use crate::ssh::{Exec, Output, Session, Writer};
 
 /// How long the agent may take to start its subsystem and say hello.
@@ -49,7 +50,7 @@ impl Link {
     /// Starts the subsystem and shakes hands.
     pub async fn open(session: &Session, build: &str) -> Result<Self, Parting> {
         let late = |_| Parting::Lost(format!("the agent did not say hello within {}s", HELLO.as_secs()));
-        timeout(HELLO, Self::shake_hands(session, build)).await.map_err(late)?
+        within(HELLO, Self::shake_hands(session, build)).await.map_err(late)?
     }
 
     async fn shake_hands(session: &Session, build: &str) -> Result<Self, Parting> {
@@ -193,7 +194,7 @@ async fn send_payload(writer: &Writer, Blob { id, bytes }: &Blob, stall: Duratio
 }
 
 async fn send(writer: &Writer, frame: Vec<u8>, stall: Duration) -> Result<(), Sent> {
-    match timeout(stall, writer.send(frame)).await {
+    match within(stall, writer.send(frame)).await {
         Ok(sent) => sent.map_err(|_| Sent::Ended),
         Err(_) => Err(Sent::Stalled(stall)),
     }

@@ -23,6 +23,7 @@ use super::stage::{Stage, StageError};
 use super::{Decision, Job};
 use crate::config::{Become, Host, Kernel, format_duration};
 use crate::journal::{OldSystem, Record};
+use crate::patience;
 use crate::plan::{Approval, Choices, Plan, Upload, judge};
 use crate::report::{Phase, Update};
 use crate::ssh::{self, ConnectError, HostKey, Judgement, Session, Tuning};
@@ -65,9 +66,8 @@ async fn bounded<T>(
     work: impl Future<Output = Result<T, StageError>>,
 ) -> Result<T, StageError> {
     tokio::select! {
-        done = work => done,
+        done = patience::until(deadline, work) => done.unwrap_or(Err(StageError::Deadline(name))),
         _ = stop.wait_for(|stop| *stop) => Err(StageError::Stopped),
-        () = sleep_until(deadline) => Err(StageError::Deadline(name)),
     }
 }
 
@@ -376,7 +376,7 @@ pub(super) async fn boot(
         return Err(undo(stage, Trouble::before(Phase::Boot, "keeping the journal", why)).await.into());
     }
     // From here on a lost connection proves nothing: it is what a boot looks like.
-    let last_word = match tokio::time::timeout(Duration::from_secs(60), stage.boot(reporter)).await {
+    let last_word = match patience::within(Duration::from_secs(60), stage.boot(reporter)).await {
         Ok(Ok(last_word)) => last_word,
         Ok(Err(StageError::Failed(failure))) => {
             return Err(trouble(Phase::Boot, "booting", StageError::Failed(failure), allowed).into());

@@ -7,12 +7,13 @@
 use std::time::Duration;
 
 use anemos_proto::Secret;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::look::exit_text;
 use super::said::Said;
 use super::script::{MARK, marked, quoted};
 use crate::config::Become;
+use crate::patience;
 use crate::ssh::{ExecError, Exit, Output, Session};
 
 /// How a login becomes root.
@@ -208,7 +209,7 @@ pub async fn check(
 ) -> Result<Result<(), String>, WrongPassword> {
     // The last try before a deadline still gets a moment.
     let until = deadline.max(Instant::now() + CHECK_AT_LEAST);
-    match timeout_at(until, checked(session, user, way, text)).await {
+    match patience::until(until, checked(session, user, way, text)).await {
         Ok(Err(Some(why))) => Ok(Err(why)),
         Ok(Err(None)) => Err(WrongPassword),
         Ok(Ok(())) => Ok(Ok(())),

@@ -11,7 +11,7 @@ use anemos_proto::ids::{BLOB_CHUNK, Digest};
 use anemos_proto::stage::{Failure, StagePlan, StageReply, StageRequest, Staged};
 use tokio::sync::watch;
 use tokio::task::coop::consume_budget;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::limits;
 use super::look::exit_text;
@@ -21,6 +21,7 @@ use super::root::{self, Questions, Reply, Way};
 use super::said::Said;
 use super::script;
 use crate::config::Become;
+use crate::patience::within;
 use crate::report::{Phase, Speaker, Update};
 use crate::ssh::{Exec, Output, Session, Writer};
 
@@ -181,7 +182,7 @@ impl Stage {
                 return Err(StageError::Protocol(why.into()));
             }
             let quiet = questions.quiet();
-            match timeout(quiet.unwrap_or(SPEAK), self.exec.next()).await {
+            match within(quiet.unwrap_or(SPEAK), self.exec.next()).await {
                 Ok(Some(Output::Stdout(bytes))) => buffer.extend_from_slice(&bytes),
                 Ok(Some(Output::Stderr(bytes))) => {
                     self.said.err(&bytes);
@@ -428,7 +429,7 @@ async fn upload(
         for chunk in bytes.chunks(BLOB_CHUNK / 8) {
             let request = StageRequest::Blob { digest, data: chunk.to_vec() };
             let late = |_| StageError::Protocol(format!("the host took nothing for {}s", stall.as_secs()));
-            timeout(stall, send(&writer, &request)).await.map_err(late)??;
+            within(stall, send(&writer, &request)).await.map_err(late)??;
             sent.send_modify(|(sent, _)| *sent += chunk.len() as u64);
         }
     }
@@ -469,7 +470,7 @@ mod tests {
         let exec = session.exec("exec sleep 600").await.unwrap();
         let wanted = vec![(Digest([0; 32]), vec![7; 16 << 20].into())];
         let upload = upload(exec.writer().clone(), wanted, Arc::default(), Duration::from_secs(1));
-        let stalled = timeout(Duration::from_secs(60), upload).await.expect("it ends");
+        let stalled = within(Duration::from_secs(60), upload).await.expect("it ends");
         assert_eq!(stalled, Err(StageError::Protocol("the host took nothing for 1s".into())));
     }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use russh::client::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{Session, plain};
+use crate::patience::{until, within};
 
 /// The end of a remote command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +151,7 @@ impl Session {
     }
 
     async fn open(&self, what: &str) -> Result<(ChannelReadHalf, ChannelWriteHalf<Msg>), ExecError> {
-        let opened = timeout_at(Instant::now() + OPEN, self.handle.channel_open_session()).await;
+        let opened = within(OPEN, self.handle.channel_open_session()).await;
         match opened {
             Ok(Ok(channel)) => Ok(Channel::split(channel)),
             Ok(Err(russh::Error::ChannelOpenFailure(why))) => {
@@ -185,7 +186,7 @@ impl Session {
             }
             Ok((stdout, stderr, exec.exit()))
         };
-        timeout_at(deadline, run).await.unwrap_or_else(|_| Err(ExecError::Timeout { what: "to run a command".into() }))
+        until(deadline, run).await.unwrap_or_else(|_| Err(ExecError::Timeout { what: "to run a command".into() }))
     }
 }
 
@@ -203,7 +204,7 @@ async fn granted(read: &mut ChannelReadHalf, what: &str) -> Result<(), ExecError
             }
         }
     };
-    timeout_at(Instant::now() + OPEN, answer).await.unwrap_or_else(|_| Err(ExecError::Timeout { what: what.into() }))
+    within(OPEN, answer).await.unwrap_or_else(|_| Err(ExecError::Timeout { what: what.into() }))
 }
 
 impl Exec {

@@ -45,6 +45,8 @@ use counting::Counting;
 use stream::Stream;
 use through::Life;
 
+use crate::patience;
+
 /// Where to connect, and how.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Address {
@@ -420,7 +422,7 @@ pub async fn handshake(
         Callbacks { policy: policy.clone(), algorithms: tuning.algorithms.clone(), heard: Arc::clone(&heard) };
     let stream = Counting::new(stream, Arc::clone(counters));
     let handshake = client::connect_stream(Arc::new(config), stream, callbacks);
-    let result = timeout_at(deadline, handshake).await;
+    let result = patience::until(deadline, handshake).await;
     let seen = Heard::lock(&heard).key.clone();
     tracing::debug!(%address, ?seen, answered = result.is_ok(), "handshake");
     if let Some(why) = Heard::lock(&heard).too_short.take() {
@@ -588,7 +590,7 @@ impl Connected {
         deadline: Instant,
     ) -> Result<Session, AuthError> {
         let address = self.address.clone();
-        let session = timeout_at(deadline, auth::authenticate(self, user, credentials, ask, deadline))
+        let session = patience::until(deadline, auth::authenticate(self, user, credentials, ask, deadline))
             .await
             .map_err(|_| AuthError::Timeout { address: address.clone() })??;
         let by_password = session.by_password;

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::through::{Life, Through};
 use super::{Address, ConnectError, Fault, Origin};
+use crate::patience::{until, within};
 
 /// Room for more comes from TCP as soon as there is some, and through a jump host in pieces of 96 KiB. So what a slow
 /// link takes must be waited for longer there.
@@ -32,7 +33,7 @@ impl Stream {
         let Some(words) = address.way.command(address, &["ssh"], shell) else {
             return Ok(Self::Tcp(tcp(address, deadline).await?));
         };
-        match timeout_at(deadline, Through::start(&words)).await {
+        match until(deadline, Through::start(&words)).await {
             Ok(Ok(through)) => Ok(Self::Through(Box::new(through))),
             Ok(Err(error)) => {
                 let said = format!("{} can't be run: {error}", words[0]);
@@ -48,7 +49,7 @@ impl Stream {
         let waited = ConnectError::Timeout { address: address.clone(), doing: "waiting for its SSH server to speak" };
         let mut room = [0; 1024];
         let said = match self {
-            Self::Tcp(stream) => match timeout_at(deadline, stream.peek(&mut room)).await {
+            Self::Tcp(stream) => match until(deadline, stream.peek(&mut room)).await {
                 Ok(Ok(0)) => return Err(refused("it closed the connection at once".into())),
                 Ok(Ok(length)) => &room[..length],
                 Ok(Err(source)) => return Err(ConnectError::Tcp { address: address.clone(), source }),
@@ -56,7 +57,7 @@ impl Stream {
             },
             Self::Through(through) => {
                 let life = through.life();
-                match timeout_at(deadline, through.peek()).await {
+                match until(deadline, through.peek()).await {
                     Ok(Ok([])) => return Err(ended(address, life.last_words().await)),
                     Ok(Err(error)) => return Err(ended(address, error.to_string())),
                     Ok(Ok(said)) => said,
@@ -114,7 +115,7 @@ fn speaks_ssh(said: &[u8]) -> bool {
 async fn tcp(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let timeout = |doing| ConnectError::Timeout { address: address.clone(), doing };
     let resolve_error = |source| ConnectError::Resolve { address: address.host.clone(), source };
-    let found = timeout_at(deadline, lookup_host((address.host.as_str(), address.port)))
+    let found = until(deadline, lookup_host((address.host.as_str(), address.port)))
         .await
         .map_err(|_| timeout("resolving its name"))?
         .map_err(resolve_error)?;
@@ -130,7 +131,7 @@ async fn tcp(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectE
     for (tried, candidate) in candidates.iter().enumerate() {
         // One address that swallows packets must not use up the time of the others.
         let left = deadline.saturating_duration_since(Instant::now()) / (candidates.len() - tried) as u32;
-        match tokio::time::timeout(left, tcp_to(*candidate, origin)).await {
+        match within(left, tcp_to(*candidate, origin)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
