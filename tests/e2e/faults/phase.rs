@@ -284,7 +284,8 @@ impl Scene {
     fn expect_journal(&self, ended: &Finished) -> Result<()> {
         let summary = ended.summary("web")?;
         let status = self.web.anemos.run(["status", "--json"], LONG)?;
-        let listed = status.json().into_iter().find(|line| line["host"] == "web").unwrap_or_default();
+        // The newest run comes first, and a cell may have begun others after its own.
+        let listed = status.json().into_iter().rfind(|line| line["host"] == "web").unwrap_or_default();
         expect(listed["outcome"] == summary["outcome"], format!("status says {listed}, the end was {summary}"))?;
         let run = listed["run"].as_str().unwrap_or_default().to_owned();
         let told = self.web.anemos.run(["attach", "--json", "--all", &run], LONG)?.json();
