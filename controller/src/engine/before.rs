@@ -465,6 +465,10 @@ fn connect_trouble(job: &Job, error: &ConnectError, allowed: Duration) -> Troubl
             "mend that, or, once you have checked the key's fingerprint with whoever runs the host, put the key into \
              known_hosts",
         ),
+        ConnectError::Agent { .. } => trouble.hint(
+            "`anemos status` says whether one of your runs has it, and `anemos attach` goes on with that; else ask who \
+             else deploys this host",
+        ),
         ConnectError::Way { fault, .. } => trouble.hint(fault.hint().unwrap_or_default()),
         ConnectError::Timeout { .. } => trouble.hint(format!("deadline `connect` is {}", format_duration(allowed))),
         _ => trouble,

@@ -42,7 +42,7 @@ pub use shell::{ShellError, interactive};
 pub use way::{Family, Fault, Origin, Way};
 
 use counting::Counting;
-use stream::Stream;
+use stream::{Speaks, Stream};
 use through::Life;
 
 use crate::patience;
@@ -90,6 +90,8 @@ pub struct Policy {
     prefer: Vec<String>,
     /// A host may show a certificate.
     certificates: bool,
+    /// Whoever asks knows who answers, and by which key.
+    pinned: bool,
     judge: Arc<Judge>,
 }
 
@@ -110,7 +112,7 @@ impl Policy {
                 Judgement::Changed(keys.iter().map(ToString::to_string).collect())
             }
         };
-        Self { prefer, certificates: false, judge: Arc::new(judge) }
+        Self { prefer, certificates: false, pinned: true, judge: Arc::new(judge) }
     }
 
     /// As `judge` says, which may take its time; `prefer` names the algorithms under which the host is known. With
@@ -120,7 +122,7 @@ impl Policy {
         certificates: bool,
         judge: impl Fn(&HostKey, Option<&HostCertificate>) -> Judgement + Send + Sync + 'static,
     ) -> Self {
-        Self { prefer, certificates, judge: Arc::new(judge) }
+        Self { prefer, certificates, pinned: false, judge: Arc::new(judge) }
     }
 }
 
@@ -154,6 +156,12 @@ pub enum ConnectError {
         fault: Fault,
         /// What it said, line by line, or nothing.
         said: String,
+    },
+    /// A host that is to run its system is in RAM.
+    #[error("an Anemos agent answers at {address}")]
+    Agent {
+        /// Where.
+        address: Address,
     },
     /// Too slow.
     #[error("{address} did not answer in time while {doing}")]
@@ -190,6 +198,7 @@ impl ConnectError {
             Self::Resolve { source, .. } | Self::Tcp { source, .. } => os_text(source),
             Self::Way { fault, said, .. } => way_text(*fault, said),
             Self::Timeout { doing, .. } => format!("no answer in time while {doing}"),
+            Self::Agent { .. } => "an Anemos agent answers there: the host is in RAM, in another deployment".into(),
             Self::Handshake { why, .. } => why.clone(),
             Self::HostKey { key, judgement, .. } => {
                 format!("it has the host key {key}, which is not trusted: {}", judgement_text(judgement))
@@ -376,15 +385,15 @@ pub async fn connect(
 ) -> Result<Connected, ConnectError> {
     loop {
         let mut stream = Stream::open(address, deadline).await?;
-        if !address.way.is_direct() {
-            match stream.listen(address, deadline).await {
-                Ok(()) => {}
-                Err(ConnectError::Way { fault: Fault::Busy, .. }) if Instant::now() + AGAIN < deadline => {
-                    tokio::time::sleep(AGAIN).await;
-                    continue;
-                }
-                Err(error) => return Err(error),
+        match stream.listen(address, deadline).await {
+            // Its key is not the host's, and must neither be remembered nor taken for an impostor's.
+            Ok(Speaks::AsAgent) if !policy.pinned => return Err(ConnectError::Agent { address: address.clone() }),
+            Ok(_) => {}
+            Err(ConnectError::Way { fault: Fault::Busy, .. }) if Instant::now() + AGAIN < deadline => {
+                tokio::time::sleep(AGAIN).await;
+                continue;
             }
+            Err(error) => return Err(error),
         }
         let reached = Reached { stream, address: address.clone() };
         return handshake(reached, policy, counters, deadline, tuning).await;

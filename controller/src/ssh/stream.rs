@@ -18,6 +18,18 @@ use crate::patience::{until, within};
 /// link takes must be waited for longer there.
 const IN_PIECES: u32 = 4;
 
+/// How the version begins that our agent tells.
+const AGENT: &[u8] = b"SSH-2.0-anemos_";
+
+/// Who is at the other end, as it says without proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// An SSH server.
+    Ssh,
+    /// An agent of ours, in RAM.
+    AsAgent,
+}
+
 /// To a host, by one way or the other.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -43,8 +55,9 @@ impl Stream {
         }
     }
 
-    /// Waits until the other side speaks. Nothing is said to it, and what it says is not taken.
-    pub(super) async fn listen(&mut self, address: &Address, deadline: Instant) -> Result<(), ConnectError> {
+    /// Waits until the other side speaks, and returns who says to be there. Nothing is said to it, and what it says is
+    /// not taken.
+    pub(super) async fn listen(&mut self, address: &Address, deadline: Instant) -> Result<Speaks, ConnectError> {
         let refused = |why: String| ConnectError::Handshake { address: address.clone(), why };
         let waited = ConnectError::Timeout { address: address.clone(), doing: "waiting for its SSH server to speak" };
         let mut room = [0; 1024];
@@ -71,7 +84,8 @@ impl Stream {
         };
         // OpenSSH sends another line instead of its version when too many clients have not logged in yet.
         if speaks_ssh(said) {
-            return Ok(());
+            let is_agent = said.split(|&byte| byte == b'\n').any(|line| line.starts_with(AGENT));
+            return Ok(if is_agent { Speaks::AsAgent } else { Speaks::Ssh });
         }
         Err(refused(format!("it said {:?}", String::from_utf8_lossy(said).trim_end())))
     }

@@ -504,6 +504,39 @@ async fn a_busy_server_is_asked_again() {
     assert_eq!(&said[..length], b"Welcome\r\nSSH-2.0-here\r\n");
 }
 
+/// Its key is another in each run: whoever does not know it must not remember it, nor forget the host's for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_is_not_taken_for_a_system() {
+    use std::io::Write;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port(), way: Way::Direct };
+    let server = std::thread::spawn(move || {
+        let mut heard = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"SSH-2.0-anemos_0.1.0\r\n").unwrap();
+            let (mut said, mut piece) = (Vec::new(), [0; 1024]);
+            while let Ok(length @ 1..) = std::io::Read::read(&mut stream, &mut piece) {
+                said.extend_from_slice(&piece[..length]);
+                if said.starts_with(b"SSH-") {
+                    break;
+                }
+            }
+            heard.push(!said.is_empty());
+        }
+        heard
+    });
+    let anyone = Policy::new(Vec::new(), false, |_, _| Judgement::Trusted);
+    let refused = connect(&address, &anyone, &Arc::default(), soon(), &Tuning::default()).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Agent { .. }), "{refused}");
+    assert!(refused.why().contains("the host is in RAM"), "{}", refused.why());
+    // Whoever looks for the agent talks to it.
+    let pinned = Policy::pinned(Vec::new());
+    let error = connect(&address, &pinned, &Arc::default(), soon(), &Tuning::default()).await.unwrap_err();
+    assert!(!matches!(error, ConnectError::Agent { .. }), "{error}");
+    assert_eq!(server.join().unwrap(), [false, true]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_made_from_where_ssh_config_says() {
     let server = Server::start(&["ed25519"], "");
