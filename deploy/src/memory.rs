@@ -81,7 +81,8 @@ impl Memory {
         if needed <= self.available {
             return Ok(());
         }
-        let why = format!("{what} takes {} MiB, and {} MiB are available now", mib(needed), self.available / MIB);
+        let why =
+            format!("{what} takes {} MiB of memory, and {} MiB are available now", mib(needed), self.available / MIB);
         Err(Fault::new("checking the host's memory", why).hint("stop services that use memory, or give the host more"))
     }
 }
@@ -109,7 +110,7 @@ mod tests {
             assert!(all_well.is_ok(), "{all_well:?}");
         }
         for (refused, expected) in [
-            (memory(962, 100).before(166 * MIB), "takes 127 MiB, and 100 MiB are available now"),
+            (memory(962, 100).before(166 * MIB), "takes 127 MiB of memory, and 100 MiB are available now"),
             (memory(256, 200).before(166 * MIB), "needs 294 MiB (166 MiB of files and 128 MiB to work with)"),
             (memory(962, 150).builds(166 * MIB), "building the base takes"),
             (memory(962, 93).loads(initramfs, 1), "loading the initramfs of 78 MiB takes 94 MiB"),
