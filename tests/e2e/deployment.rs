@@ -77,8 +77,12 @@ pub fn expect(holds: bool, what: impl Into<String>) -> Result<()> {
 
 /// How the host ended, with the exit status that goes with it.
 pub fn expect_end(ended: &Finished, outcome: &str, reason: &str) -> Result<()> {
+    expect_status(ended, outcome, reason, if outcome == "deployed" { 0 } else { 4 })
+}
+
+/// The same with an exit status that says more.
+pub fn expect_status(ended: &Finished, outcome: &str, reason: &str, code: i32) -> Result<()> {
     let summary = ended.summary("web")?;
-    let code = if outcome == "deployed" { 0 } else { 4 };
     let text = summary["reason"].as_str().unwrap_or_default();
     if summary["outcome"] != outcome || !text.contains(reason) || ended.code() != code {
         bail!("wanted {outcome} ({reason}), exit status {code}, got {}: {summary}", ended.code());

@@ -48,9 +48,10 @@ fn reset(phase: Phase) -> Cell {
 
 fn stage_killed(phase: Phase) -> Cell {
     let wound = |scene: &mut Scene| {
-        // The stage is the only process whose executable is there.
-        let kill = "for exe in /proc/[0-9]*/exe; do case $(readlink $exe) in */stage-*) kill -KILL $(basename \
-                    ${exe%/exe});; esac; done; until [ \"$(cat /sys/kernel/kexec_loaded)\" = 0 ]; do sleep 0.1; done";
+        // The stage is the only process whose executable is there. In the probe it is on its way yet.
+        let kill = "killed=; until [ $killed ]; do sleep 0.1; for exe in /proc/[0-9]*/exe; do case $(readlink $exe) \
+                    in */stage-*) kill -KILL $(basename ${exe%/exe}) && killed=1;; esac; done; done; until [ \
+                    \"$(cat /sys/kernel/kexec_loaded)\" = 0 ]; do sleep 0.1; done";
         scene.machine().ssh_aside(kill, Duration::from_secs(60))?;
         scene.release()
     };
@@ -108,8 +109,8 @@ fn noexec(phase: Phase) -> Cell {
 fn kexec_disabled(phase: Phase) -> Cell {
     let wound = |scene: &mut Scene| spoil(scene, "sysctl -q -w kernel.kexec_load_disabled=1");
     match phase {
-        Phase::Probe | Phase::Upload | Phase::Stage => Cell::tried(wound, End::same("kexec")),
-        Phase::Connect => Cell::tried(wound, End::same("kexec is switched off")),
+        Phase::Upload | Phase::Stage => Cell::tried(wound, End::same("kexec")),
+        Phase::Connect | Phase::Probe => Cell::tried(wound, End::refused("kexec is switched off")),
         Phase::Loaded => Cell::Never("the kernel is loaded by then, and a loaded kernel may be executed"),
         _ => Cell::Never("the old system does not run then"),
     }

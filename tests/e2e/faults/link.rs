@@ -47,7 +47,7 @@ fn cut(phase: Phase) -> Cell {
                 scene.release()?;
                 same_boot_aside(scene)
             };
-            Cell::tried(wound, End { outcome: "untouched", reason: "", system: System::Any })
+            Cell::tried(wound, End { system: System::Any, ..End::same("") })
         }
         Phase::Booting => {
             let wound = |scene: &mut Scene| {

@@ -71,6 +71,8 @@ pub struct End {
     pub outcome: &'static str,
     /// A part of the reason.
     pub reason: &'static str,
+    /// The exit status.
+    pub status: i32,
     /// What runs on the host then.
     pub system: System,
 }
@@ -93,21 +95,26 @@ impl Cell {
 
 impl End {
     /// The new system is up and is the one that was built.
-    pub const DEPLOYED: Self = Self { outcome: "deployed", reason: "Anemos hello", system: System::New };
+    pub const DEPLOYED: Self = Self { outcome: "deployed", reason: "Anemos hello", status: 0, system: System::New };
 
     /// The old system was not even restarted.
     pub const fn same(reason: &'static str) -> Self {
-        Self { outcome: "untouched", reason, system: System::Same }
+        Self { outcome: "untouched", reason, status: 4, system: System::Same }
+    }
+
+    /// The plan says that it can't be.
+    pub const fn refused(reason: &'static str) -> Self {
+        Self { status: 3, ..Self::same(reason) }
     }
 
     /// The old system is back.
     pub const fn old(reason: &'static str) -> Self {
-        Self { outcome: "untouched", reason, system: System::Old }
+        Self { outcome: "untouched", reason, status: 4, system: System::Old }
     }
 
     /// A person has to look; this runs.
     pub const fn held(reason: &'static str, system: System) -> Self {
-        Self { outcome: "held", reason, system }
+        Self { outcome: "held", reason, status: 4, system }
     }
 }
 

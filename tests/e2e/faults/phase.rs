@@ -10,7 +10,7 @@ use lab::{Context, Error, Lab, Machine, Result, Spec};
 use serde_json::Value;
 
 use super::End;
-use crate::deployment::{Deployment, LONG, UP, agent_events, expect, expect_end, is_event, is_log};
+use crate::deployment::{Deployment, LONG, UP, agent_events, expect, expect_status, is_event, is_log};
 use crate::runs::started;
 
 /// When a fault happens.
@@ -262,7 +262,7 @@ impl Scene {
             Some(up) => up.wait(LONG)?,
             None => self.web.anemos.run(["attach", "--json"], LONG)?,
         };
-        expect_end(&ended, end.outcome, end.reason)?;
+        expect_status(&ended, end.outcome, end.reason, end.status)?;
         self.expect_journal(&ended)?;
         self.expect_system(end.system)
     }
