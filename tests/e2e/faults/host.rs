@@ -118,8 +118,13 @@ fn kexec_disabled(phase: Phase) -> Cell {
 
 fn kexec_ignored(phase: Phase) -> Cell {
     let wound = |scene: &mut Scene| {
-        // Loads nothing in place of what was loaded.
-        spoil(scene, "until [ \"$(cat /sys/kernel/kexec_loaded)\" = 1 ]; do sleep 0.1; done; kexec -u || true")
+        // Loads nothing in place of what was loaded: kexec_load(2) without segments.
+        spoil(
+            scene,
+            "until [ \"$(cat /sys/kernel/kexec_loaded)\" = 1 ]; do sleep 0.1; done\n\
+             perl -e 'syscall(246, 0, 0, 0, 0) == 0 or die $!'\n\
+             [ \"$(cat /sys/kernel/kexec_loaded)\" = 0 ]",
+        )
     };
     match phase {
         Phase::Loaded => Cell::with(
