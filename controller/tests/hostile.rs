@@ -69,6 +69,7 @@ fn facts() -> HostFacts {
         kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
         network: NetworkState::default(),
         lost_ways: Vec::new(),
+        ways: Vec::new(),
         ssh_port: 22,
         host_keys: Vec::new(),
         mirrors: Vec::new(),

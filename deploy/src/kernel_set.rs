@@ -137,6 +137,11 @@ impl KernelSet {
         })
     }
 
+    /// Whether it is the lock's, and so perhaps another than the host runs.
+    pub fn is_locked(&self) -> bool {
+        matches!(self.modules, Modules::Packages { .. })
+    }
+
     /// The index of its modules.
     pub fn index(&self) -> Result<Index> {
         match &self.modules {

@@ -1,5 +1,6 @@
 //! Prepares the boot: everything between the plan and a loaded kernel.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use crate::kernel_set::KernelSet;
 use crate::kexec::{self, Boot};
 use crate::memory::Memory;
 use crate::modules::firmware::Firmware;
+use crate::modules::index::Index;
 use crate::modules::{self, select};
 use crate::report::Report;
 use crate::wire::Output;
@@ -81,7 +83,12 @@ impl Job {
         let index = kernel.index()?;
         let network = network()?;
         let needed = network.links.iter().filter(|link| anemos_netstate::is_needed(&network, link));
-        let hardware = modules::hardware(root, needed.map(|link| &*link.name));
+        let mut hardware = modules::hardware(root, needed.map(|link| &*link.name));
+        let made = network.links.iter().filter(|link| link.kind.can_be_made());
+        hardware.kinds = made.map(|link| link.kind.name().to_owned()).collect();
+        if kernel.is_locked() {
+            can_make(&index, &hardware.kinds)?;
+        }
         let selection = select::select(&index, &hardware);
         all_are_fed(&facts::watchdogs::watchdogs(root, &facts::kernel_release(root)), &selection.first)?;
         kernel.take(&selection.modules)?;
@@ -203,12 +210,13 @@ impl Job {
     }
 }
 
-/// The host's network, unless the host could not be reached once it is restored.
+/// What of the host's network is restored in RAM, unless the host could not be reached with it.
 fn network() -> Result<NetworkState> {
     let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
     let connection = std::env::var("SSH_CONNECTION").unwrap_or_default();
-    can_be_restored(&network, facts::ssh_address(&connection))?;
-    Ok(network)
+    let reached_at = facts::ssh_address(&connection);
+    can_be_restored(&network, reached_at)?;
+    Ok(anemos_netstate::restorable(network, reached_at))
 }
 
 fn can_be_restored(network: &NetworkState, reached_at: Option<&str>) -> Result<()> {
@@ -217,12 +225,26 @@ fn can_be_restored(network: &NetworkState, reached_at: Option<&str>) -> Result<(
         return Ok(());
     }
     let why = format!(
-        "the host is reached through {}, and only network cards themselves are restored in RAM: nobody could reach it \
-         there. Nothing was changed on the host",
+        "the host is reached through {}, which can't be restored in RAM: nobody could reach it there. Nothing was \
+         changed on the host",
         lost.join(" and ")
     );
+    Err(Fault::new("making sure that the host will be reached in RAM", why).hint(
+        "move its address and default route to a network card, or to a VLAN, a bond or a bridge of cards, for the \
+         deployment, then try again",
+    ))
+}
+
+/// Fails if the kernel with these modules could not make a link of one of these kinds.
+fn can_make(index: &Index, kinds: &BTreeSet<String>) -> Result<()> {
+    let is_missing = |kind: &&String| index.resolve(&select::link_alias(kind)).is_empty();
+    let Some(kind) = kinds.iter().find(is_missing) else { return Ok(()) };
+    let why = format!(
+        "the host's network has a link of the kind {kind}, and the locked kernel has no module for such links. \
+         Nothing was changed on the host"
+    );
     Err(Fault::new("making sure that the host will be reached in RAM", why)
-        .hint("move its address and default route to the network card itself for the deployment, then try again"))
+        .hint("use kernel = \"host\", or move the address to a network card for the deployment"))
 }
 
 /// Fails if a watchdog would reset the machine in RAM.
@@ -311,26 +333,37 @@ mod tests {
             preferred_s: None,
             autoconf: false,
         };
-        let mut bridge = Link {
+        let mut link = Link {
             id: LinkId(1),
-            name: "br0".into(),
-            kind: LinkKind::Made("bridge".into()),
+            name: "team0".into(),
+            kind: LinkKind::Made("team".into()),
             below: Vec::new(),
             mac: [1; 6],
             mtu: 1500,
             up: true,
             driver: String::new(),
             set_mac: None,
+            vlans: Vec::new(),
             addresses: vec![address],
         };
         let network = |link: &Link| NetworkState { links: vec![link.clone()], ..NetworkState::default() };
-        let refused = can_be_restored(&network(&bridge), Some("192.0.2.10")).unwrap_err().to_string();
-        for said in ["br0 (bridge)", "Nothing was changed", "to the network card itself"] {
+        let refused = can_be_restored(&network(&link), Some("192.0.2.10")).unwrap_err().to_string();
+        for said in ["team0 (team)", "Nothing was changed", "to a network card"] {
             assert!(refused.contains(said), "{refused}");
         }
-        assert!(can_be_restored(&network(&bridge), Some("192.0.2.11")).is_ok());
-        bridge.kind = LinkKind::Card;
-        assert!(can_be_restored(&network(&bridge), Some("192.0.2.10")).is_ok());
+        assert!(can_be_restored(&network(&link), Some("192.0.2.11")).is_ok());
+        link.kind = LinkKind::Card;
+        assert!(can_be_restored(&network(&link), Some("192.0.2.10")).is_ok());
+    }
+
+    #[test]
+    fn a_locked_kernel_without_the_module_is_refused() {
+        let kinds = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+        let index = Index::parse("kernel/drivers/net/bonding/bonding.ko:\n", "alias rtnl-link-bond bonding\n", "");
+        assert!(can_make(&index, &kinds(&["bond"])).is_ok());
+        assert!(can_make(&index, &kinds(&[])).is_ok());
+        let refused = can_make(&index, &kinds(&["bond", "vrf"])).unwrap_err().to_string();
+        assert!(refused.contains("of the kind vrf") && refused.contains("Nothing was changed"), "{refused}");
     }
 
     #[test]

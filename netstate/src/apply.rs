@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
 
 use crate::error::Error;
+use crate::kinds::{BRIDGE_FORWARD_DELAY, BRIDGE_STP};
 use crate::links::{Present, covers, find, mac_text};
+use crate::made;
+use crate::reach::bottom_up;
 use crate::socket::Netlink;
-use crate::wire::{self, Message};
+use crate::vlans;
+use crate::wire::{self, Message, octets};
 
 /// How long to wait for hardware. After that, [`apply`] reports what is missing and restores the rest.
 #[derive(Debug, Clone, Copy)]
@@ -55,25 +59,43 @@ pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Err
     })?;
 
     if let Some(loopback) = present.iter().find(|link| link.is(wire::LINK_LOOPBACK)) {
-        note(&mut restored, netlink.request("bring up loopback", bring_up(loopback.index)));
+        note(&mut restored, netlink.request("bring up loopback", wire::bring_up(loopback.index)));
     }
-    let mut found = Vec::new();
-    for link in &state.links {
-        if let Some(now) = find(&present, link) {
-            restored.names.push((link.name.clone(), now.name.clone()));
-            found.push((link, now));
-            restore_link(&mut netlink, state, link, now, &mut restored);
-        } else if let LinkKind::Made(kind) = &link.kind {
-            restored.problems.push(format!("{} was a {kind}: links of that kind are not restored", link.name));
-        } else {
-            restored.problems.push(format!(
-                "no link with the address {} (it was {}, driver {}) appeared within {} s",
-                mac_text(link.mac),
-                link.name,
-                if link.driver.is_empty() { "unknown" } else { &link.driver },
-                deadlines.links.as_secs()
-            ));
+    // What a link stands on is there, and belongs to it, before either is up.
+    let ordered = bottom_up(&state.links);
+    let mut indices: Vec<(LinkId, u32)> = Vec::new();
+    for link in &ordered {
+        match made::restore(&mut netlink, link, &indices, &mut restored.problems)? {
+            Some(index) => indices.push((link.id, index)),
+            None if link.kind.can_be_made() => {}
+            None => restored.problems.push(match &link.kind {
+                LinkKind::Made(kind) => format!("{} was a {kind}: links of that kind are not restored", link.name),
+                _ => format!(
+                    "no link with the address {} (it was {}, driver {}) appeared within {} s",
+                    mac_text(link.mac),
+                    link.name,
+                    if link.driver.is_empty() { "unknown" } else { &link.driver },
+                    deadlines.links.as_secs()
+                ),
+            }),
         }
+    }
+    for link in ordered.iter().filter(|link| vlans::filters(link)) {
+        for port in link.below.iter().chain([&link.id]) {
+            let index = indices.iter().find(|(id, _)| id == port);
+            if let (Some(port), Some((_, index))) = (state.link(*port), index) {
+                note(&mut restored, vlans::restore(&mut netlink, port, *index));
+            }
+        }
+    }
+    let present = Present::list(&mut netlink)?;
+    let mut found = Vec::new();
+    for link in ordered {
+        let index = indices.iter().find(|(id, _)| *id == link.id).map(|(_, index)| *index);
+        let Some(now) = present.iter().find(|now| Some(now.index) == index) else { continue };
+        restored.names.push((link.name.clone(), now.name.clone()));
+        found.push((link, now));
+        restore_link(&mut netlink, state, link, now, &mut restored);
     }
     for route in in_order(&state.routes) {
         match found.iter().find(|(link, _)| link.id == route.link) {
@@ -90,7 +112,9 @@ pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Err
 
 /// Whether this is a card that the host can be reached through: [`apply`] waits for it.
 pub fn is_needed(state: &NetworkState, link: &Link) -> bool {
-    let used = !link.addresses.is_empty() || state.routes.iter().any(|route| route.link == link.id);
+    let used = !link.addresses.is_empty()
+        || state.routes.iter().any(|route| route.link == link.id)
+        || state.links.iter().any(|other| other.below.contains(&link.id));
     link.kind == LinkKind::Card && used
 }
 
@@ -112,20 +136,21 @@ fn watch(
 
 fn restore_link(netlink: &mut Netlink, state: &NetworkState, link: &Link, now: &Present, restored: &mut Restored) {
     set_ipv6_policy(state, link, now);
-    if let Some(mac) = link.set_mac.filter(|mac| now.mac != Some(*mac)) {
+    let mac = if link.kind.can_be_made() { Some(link.mac) } else { link.set_mac };
+    if let Some(mac) = mac.filter(|mac| now.mac != Some(*mac)) {
         // Before the link is up, since most drivers refuse it afterwards.
-        let message = change_link(now.index, 0).attribute(wire::IFLA_ADDRESS, &mac);
+        let message = wire::change_link(now.index).attribute(wire::IFLA_ADDRESS, &mac);
         let action = format!("give {} the hardware address {}", now.name, mac_text(mac));
         note(restored, netlink.request(&action, message));
     }
     if link.mtu != now.mtu {
-        let message = change_link(now.index, 0).attribute(wire::IFLA_MTU, &link.mtu.to_ne_bytes());
+        let message = wire::change_link(now.index).attribute(wire::IFLA_MTU, &link.mtu.to_ne_bytes());
         note(restored, netlink.request(&format!("set the MTU of {} to {}", now.name, link.mtu), message));
     }
     if !link.up {
         return;
     }
-    note(restored, netlink.request(&format!("bring up {}", now.name), bring_up(now.index)));
+    note(restored, netlink.request(&format!("bring up {}", now.name), wire::bring_up(now.index)));
     for address in oldest_first(link) {
         let action = format!("add {}/{} to {}", address.ip, address.prefix, now.name);
         note(restored, netlink.request(&action, add_address(now.index, address)));
@@ -155,19 +180,6 @@ fn set_ipv6_policy(state: &NetworkState, link: &Link, now: &Present) {
     // Duplicate address detection would block the link-local address for a second, and the host reaches routers from
     // it.
     let _ = fs::write(directory.join("accept_dad"), "0");
-}
-
-fn change_link(index: u32, up: u32) -> Message {
-    let mut body = [0; 16];
-    body[4..8].copy_from_slice(&index.to_ne_bytes());
-    body[8..12].copy_from_slice(&up.to_ne_bytes());
-    // `ifi_change`: the bits of `ifi_flags` that the kernel is to change.
-    body[12..16].copy_from_slice(&up.to_ne_bytes());
-    Message::new(wire::RTM_NEWLINK, wire::ACK, &body)
-}
-
-fn bring_up(index: u32) -> Message {
-    change_link(index, wire::LINK_UP)
 }
 
 fn add_address(index: u32, address: &Address) -> Message {
@@ -220,7 +232,7 @@ fn restore_route(netlink: &mut Netlink, link: &Link, route: &Route, now: &Presen
         restored.problems.push(format!(
             "{} is restored without its source {source}: {}",
             describe(&route),
-            full(&error)
+            error.in_full()
         ));
         return;
     }
@@ -258,7 +270,7 @@ fn add_route(index: u32, route: &Route) -> Message {
         message = message.attribute(wire::RTA_PREFSRC, &octets(source));
     }
     if let Some(mtu) = route.mtu {
-        message = message.nested(wire::RTA_METRICS, &[(wire::RTAX_MTU, &mtu.to_ne_bytes())]);
+        message = message.nested(wire::RTA_METRICS, &[(wire::RTAX_MTU, mtu.to_ne_bytes().to_vec())]);
     }
     message
 }
@@ -287,6 +299,7 @@ fn await_carrier(
         .iter()
         .filter(|(link, _)| link.up && (has_default(link.id) || no_default && !link.addresses.is_empty()))
         .collect();
+    let patience = patience + spanning(state);
     let running =
         |present: &[Present], index: u32| present.iter().any(|link| link.index == index && link.has_carrier());
     let present =
@@ -297,21 +310,21 @@ fn await_carrier(
     Ok(())
 }
 
-fn note(restored: &mut Restored, result: Result<(), Error>) {
-    if let Err(error) = result {
-        restored.problems.push(full(&error));
-    }
+/// The time that the spanning tree of bridges takes until a port forwards: the delay passes twice.
+fn spanning(state: &NetworkState) -> Duration {
+    let delay = |link: &Link| {
+        let spans = made::wanted_kind(link).option(BRIDGE_STP).is_some_and(|stp| stp != 0);
+        // In hundredths of a second.
+        link.kind.option(BRIDGE_FORWARD_DELAY).filter(|_| spans)
+    };
+    let longest = state.links.iter().filter_map(delay).max().unwrap_or_default();
+    Duration::from_millis(longest.min(3000) * 2 * 10)
 }
 
-/// An error with its causes, on one line.
-fn full(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
+fn note(restored: &mut Restored, result: Result<(), Error>) {
+    if let Err(error) = result {
+        restored.problems.push(error.in_full());
     }
-    text
 }
 
 fn describe(route: &Route) -> String {
@@ -323,11 +336,4 @@ fn describe(route: &Route) -> String {
 
 fn family(v6: bool) -> u8 {
     if v6 { wire::AF_INET6 } else { wire::AF_INET }
-}
-
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
 }

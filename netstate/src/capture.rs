@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::links::{Present, covers};
 use crate::resolv;
 use crate::socket::Netlink;
+use crate::vlans;
 use crate::wire::{self, attributes, get_u16, get_u32};
 
 /// `INFINITY_LIFE_TIME` of the kernel, in seconds.
@@ -18,8 +19,8 @@ const FOREVER: u32 = u32::MAX;
 ///
 /// Left out, because it comes by itself or cannot be restored: loopback; links without an Ethernet address; links that
 /// are down and have no address; IPv6 link-local addresses; routes that the kernel made for an address; routes other
-/// than unicast; tables other than main. A multipath route becomes a route with its first hop, because each hop reaches
-/// the destination.
+/// than unicast; tables other than main and those of VRFs. A multipath route becomes a route with its first hop,
+/// because each hop reaches the destination.
 pub fn capture() -> Result<NetworkState, Error> {
     let mut netlink = Netlink::open(0)?;
     let present = Present::list(&mut netlink)?;
@@ -31,6 +32,7 @@ pub fn capture() -> Result<NetworkState, Error> {
     for link in &mut state.links {
         link.driver = driver(&link.name);
     }
+    vlans::capture(&mut netlink, &mut state)?;
     hostname.trim().clone_into(&mut state.hostname);
     state.dns = resolver.servers;
     state.search = resolver.search;
@@ -51,6 +53,8 @@ pub struct FoundAddress {
 
 pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route]) -> NetworkState {
     let mut state = NetworkState::default();
+    let vrf = |link: &Present| if let LinkKind::Vrf { table } = link.kind { Some(table) } else { None };
+    let tables: Vec<u32> = present.iter().filter_map(vrf).chain([wire::TABLE_MAIN]).collect();
     for link in present {
         let Some(mac) = link.identity().filter(|_| !link.is(wire::LINK_LOOPBACK)) else { continue };
         // The driver of Hyper-V's adapter takes the virtual function below the adapter by itself.
@@ -63,7 +67,9 @@ pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route
         if !up && addresses.is_empty() {
             continue;
         }
-        let explicit = |route: &&Route| route.link == link.id() && route.protocol != wire::PROTOCOL_KERNEL;
+        let explicit = |route: &&Route| {
+            route.link == link.id() && route.protocol != wire::PROTOCOL_KERNEL && tables.contains(&route.table)
+        };
         state.routes.extend(routes.iter().filter(explicit).cloned());
         state.links.push(Link {
             id: link.id(),
@@ -75,7 +81,8 @@ pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route
             up,
             driver: String::new(),
             addresses,
-            set_mac: link.set_mac(),
+            set_mac: link.set_mac(present),
+            vlans: Vec::new(),
         });
     }
     let captured: Vec<_> = state.links.iter().map(|link| link.id).collect();
@@ -174,7 +181,7 @@ pub fn parse_route(body: &[u8]) -> Option<Route> {
         }
     }
     let local = matches!(destination, IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_multicast());
-    if route.table != wire::TABLE_MAIN || local && prefix > 0 {
+    if local && prefix > 0 {
         return None;
     }
     route.destination = (prefix > 0).then_some((destination, prefix));

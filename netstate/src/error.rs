@@ -34,6 +34,19 @@ pub enum Error {
     Unsteady(&'static str),
 }
 
+impl Error {
+    /// The error with its causes, on one line.
+    pub(crate) fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        text
+    }
+}
+
 fn reason(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(" ({message})") }
 }

@@ -4,7 +4,7 @@ use std::path::Component;
 
 use crate::capture::{assemble, parse_address, parse_route};
 use crate::links::Present;
-use crate::{reach, render, resolv, socket, wire};
+use crate::{reach, render, resolv, socket, vlans, wire};
 
 /// What is done with an input.
 pub type Target = fn(&[u8]);
@@ -19,6 +19,9 @@ fn netlink(data: &[u8]) {
     let (mut present, mut addresses, mut routes) = (Vec::new(), Vec::new(), Vec::new());
     for message in wire::messages(data) {
         match message.kind {
+            wire::RTM_NEWLINK if message.payload.first() == Some(&wire::AF_BRIDGE) => {
+                vlans::parse(message.payload);
+            }
             wire::RTM_NEWLINK => present.extend(Present::parse(message.payload)),
             wire::RTM_NEWADDR => addresses.extend(parse_address(message.payload)),
             wire::RTM_NEWROUTE => routes.extend(parse_route(message.payload)),
@@ -28,6 +31,8 @@ fn netlink(data: &[u8]) {
     let state = assemble(&present, &addresses, &routes);
     assert!(state.links.len() <= present.len() && state.routes.len() <= routes.len() * state.links.len().max(1));
     reach::lost_ways(&state, Some("192.0.2.1"));
+    let kept = reach::restorable(state.clone(), Some("192.0.2.1"));
+    assert_eq!(reach::restorable(kept.clone(), Some("192.0.2.1")), kept);
     for link in &state.links {
         crate::links::find(&present, link);
     }

@@ -4,24 +4,29 @@
 //! Within a captured network, links have ids. In another kernel a card is found by its hardware address, because names
 //! depend on who gives them: what udev calls `enp1s0` is `eth0` without udev.
 //!
-//! What is not restored is never silently lost: [`Restored::problems`] says so. VLANs, bonds and bridges are captured
-//! with their kind and what they stand on, and reported; [`lost_ways`] tells beforehand if the host is reached through
-//! one. Policy routing (tables other than main) is left out.
+//! VLANs, bonds, bridges, VRFs and the like are made again, bottom up, of what they were made of. [`restorable`] leaves
+//! out what the host is not reached through, such as the bridges of its guests and containers.
+//!
+//! What is not restored is never silently lost: [`Restored::problems`] says so, and [`lost_ways`] tells beforehand if
+//! the host is reached through a link of a kind that can't be made again. Policy routing is left out.
 
 mod apply;
 mod capture;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod kinds;
 mod links;
+mod made;
 mod reach;
 pub mod render;
 mod resolv;
 mod socket;
+mod vlans;
 mod wire;
 
 pub use apply::{Deadlines, Restored, apply, is_needed};
 pub use capture::capture;
 pub use error::Error;
-pub use reach::lost_ways;
+pub use reach::{lost_ways, restorable, ways};
 pub use resolv::{Resolver, lost_servers, parse_resolv_conf, write_resolv_conf};

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use anemos_proto::net::{Link, LinkId, LinkKind};
 
 use crate::error::Error;
+use crate::kinds;
 use crate::socket::Netlink;
 use crate::wire::{self, attributes, get_u32};
 
@@ -35,7 +36,7 @@ impl Present {
         for (kind, value) in attributes(body.get(16..)?) {
             match kind {
                 wire::IFLA_ADDRESS => link.mac = value.try_into().ok(),
-                wire::IFLA_PERM_ADDRESS => link.permanent = value.try_into().ok(),
+                wire::IFLA_PERM_ADDRESS => link.permanent = value.try_into().ok().or(link.permanent),
                 wire::IFLA_IFNAME => link.name = text(value),
                 wire::IFLA_MTU => link.mtu = get_u32(value, 0)?,
                 wire::IFLA_MASTER => link.master = get_u32(value, 0),
@@ -43,8 +44,16 @@ impl Present {
                 // The index is of another network namespace.
                 wire::IFLA_LINK_NETNSID => elsewhere = true,
                 wire::IFLA_LINKINFO => {
-                    let kind = attributes(value).find(|(kind, _)| *kind == wire::IFLA_INFO_KIND);
-                    link.kind = kind.map(|(_, value)| LinkKind::of(text(value))).unwrap_or_default();
+                    let get = |wanted: u16| attributes(value).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+                    let name = get(wire::IFLA_INFO_KIND).map(text).unwrap_or_default();
+                    link.kind = kinds::read(name, get(wire::IFLA_INFO_DATA).unwrap_or_default());
+                    // Kernels before 5.6 say it of a bond's members only.
+                    let member = get(wire::IFLA_INFO_SLAVE_KIND).filter(|kind| *kind == b"bond\0");
+                    let own = member.and_then(|_| {
+                        let mut attributes = attributes(get(wire::IFLA_INFO_SLAVE_DATA)?);
+                        attributes.find(|(kind, _)| *kind == wire::IFLA_BOND_SLAVE_PERM_HWADDR)
+                    });
+                    link.permanent = link.permanent.or(own.and_then(|(_, mac)| mac.try_into().ok()));
                 }
                 _ => {}
             }
@@ -70,17 +79,19 @@ impl Present {
         netlink.dump("links", wire::RTM_GETLINK, &[0; 16], Self::parse)
     }
 
-    /// The address that this link will have in another kernel. For a card it is the permanent one: a bond gives its
-    /// members another for as long as they belong to it.
+    /// The address that this link will have in another kernel, before it is given another. For a card it is the
+    /// permanent one: a bond gives its members another for as long as they belong to it.
     pub fn identity(&self) -> Option<Mac> {
-        if self.kind == LinkKind::Card { self.permanent.or(self.mac) } else { self.mac }
+        if self.kind.can_be_made() { self.mac } else { self.permanent.or(self.mac) }
     }
 
-    /// The address that somebody gave this card in place of its permanent one. What a bond gives its members is not
-    /// meant.
-    pub fn set_mac(&self) -> Option<Mac> {
-        let is_card = self.kind == LinkKind::Card && self.master.is_none();
-        self.mac.filter(|mac| is_card && self.permanent.is_some_and(|permanent| permanent != *mac))
+    /// The address that somebody gave this card in place of its permanent one. What a bond, or Hyper-V's adapter, gives
+    /// its members is not meant.
+    pub fn set_mac(&self, present: &[Self]) -> Option<Mac> {
+        let master = present.iter().find(|link| Some(link.index) == self.master);
+        let keeps_its_own = |master: &Self| matches!(master.kind, LinkKind::Bridge { .. } | LinkKind::Vrf { .. });
+        let is_given = self.kind == LinkKind::Card && self.master.is_none_or(|_| master.is_some_and(keeps_its_own));
+        self.mac.filter(|mac| is_given && self.permanent.is_some_and(|permanent| permanent != *mac))
     }
 
     /// Whether packets can pass. Both flags are needed: `LOWER_UP` is set before the kernel uses the carrier, and
@@ -98,16 +109,26 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
-/// The present link that `wanted` means. The kind counts too, because a VLAN or a bond has the address of a card below
-/// it. A link without a master is preferred, because a virtual function below Hyper-V's adapter has the adapter's
-/// address. Where no link has the address, one has it that somebody gave the card: some cards keep it, and show it as
-/// their own after a boot.
+/// The present link that `wanted` means. One that can be made is known by its name, and its kind.
+///
+/// A card is known by its address; the kind counts too, because a VLAN or a bond has the address of a card below it. A
+/// link without a master is preferred, because a virtual function below Hyper-V's adapter has the adapter's address.
+/// Where no link has the address, one has it that somebody gave the card: some cards keep it, and show it as their own
+/// after a boot.
 pub fn find<'a>(present: &'a [Present], wanted: &Link) -> Option<&'a Present> {
-    let with = |mac: Mac| {
-        let same = move |link: &&Present| link.identity() == Some(mac) && link.kind == wanted.kind;
-        present.iter().filter(same).min_by_key(|link| link.master.is_some())
-    };
+    let of_kind = || present.iter().filter(|link| link.kind.name() == wanted.kind.name());
+    if wanted.kind.can_be_made() {
+        let named = |name: &str| of_kind().find(|link| link.name == name);
+        return named(&wanted.name).or_else(|| named(&other_name(wanted)));
+    }
+    let with =
+        |mac: Mac| of_kind().filter(move |link| link.identity() == Some(mac)).min_by_key(|link| link.master.is_some());
     with(wanted.mac).or_else(|| with(wanted.set_mac?))
+}
+
+/// The name of a link that is made, if another link has its own.
+pub fn other_name(wanted: &Link) -> String {
+    format!("a{}", wanted.id.0)
 }
 
 /// Whether `ip` is in the network of `of`.
@@ -132,12 +153,14 @@ pub fn mac_text(mac: Mac) -> String {
 
 #[cfg(test)]
 mod tests {
+    use anemos_proto::net::Bond;
+
     use super::*;
 
     fn present(index: u32, kind: &str, mac: u8, permanent: Option<u8>, master: Option<u32>) -> Present {
         Present {
             index,
-            kind: LinkKind::of(kind.to_owned()),
+            kind: kind_of(kind),
             mac: Some([mac; 6]),
             permanent: permanent.map(|byte| [byte; 6]),
             master,
@@ -149,7 +172,7 @@ mod tests {
         Link {
             id: LinkId(1),
             name: String::new(),
-            kind: LinkKind::of(kind.to_owned()),
+            kind: kind_of(kind),
             below: Vec::new(),
             mac: [mac; 6],
             mtu: 1500,
@@ -157,6 +180,16 @@ mod tests {
             driver: String::new(),
             set_mac: None,
             addresses: Vec::new(),
+            vlans: Vec::new(),
+        }
+    }
+
+    fn kind_of(name: &str) -> LinkKind {
+        match name {
+            "" => LinkKind::Card,
+            "bond" => LinkKind::Bond(Bond::default()),
+            "bridge" => LinkKind::Bridge { options: Vec::new() },
+            name => LinkKind::Made(name.to_owned()),
         }
     }
 
@@ -171,9 +204,8 @@ mod tests {
         let index = |wanted: &Link| find(&links, wanted).map(|link| link.index);
         assert_eq!(index(&link("", 1)), Some(3), "the adapter, not the function below it");
         assert_eq!(index(&link("", 2)), Some(4), "a bond's member by the address burnt in");
-        assert_eq!(index(&link("bond", 9)), Some(5));
         assert_eq!(index(&link("", 9)), None);
-        assert_eq!(index(&link("vlan", 1)), None);
+        assert_eq!(index(&link("veth", 1)), None);
         let given = |mac: u8, set: u8| Link { set_mac: Some([set; 6]), ..link("", mac) };
         assert_eq!(index(&given(2, 1)), Some(4), "its own address counts more than the one that it was given");
         assert_eq!(index(&given(7, 1)), Some(3), "a card that kept what it was given");
@@ -181,12 +213,48 @@ mod tests {
     }
 
     #[test]
+    fn finds_made_links_by_name_and_kind() {
+        let named = |name: &str, link: Present| Present { name: name.into(), ..link };
+        let links = [
+            named("eth0", present(2, "", 1, Some(1), None)),
+            named("bond0", present(3, "bond", 1, None, None)),
+            named("a9", present(4, "bridge", 1, None, None)),
+        ];
+        let index = |id: u32, name: &str, kind: &str| {
+            find(&links, &Link { id: LinkId(id), name: name.into(), ..link(kind, 7) }).map(|link| link.index)
+        };
+        assert_eq!(index(1, "bond0", "bond"), Some(3), "whatever its address");
+        assert_eq!(index(1, "bond0", "bridge"), None);
+        assert_eq!(index(1, "eth0", "bond"), None);
+        assert_eq!(index(9, "eth0", "bridge"), Some(4), "a card has its name now");
+        assert_eq!(index(8, "eth0", "bridge"), None);
+    }
+
+    #[test]
     fn addresses_that_somebody_gave_a_card() {
-        assert_eq!(present(2, "", 9, Some(1), None).set_mac(), Some([9; 6]));
-        assert_eq!(present(2, "", 1, Some(1), None).set_mac(), None, "its own");
-        assert_eq!(present(2, "", 9, None, None).set_mac(), None, "nothing says that it isn't its own");
-        assert_eq!(present(2, "", 9, Some(1), Some(5)).set_mac(), None, "a bond's");
-        assert_eq!(present(2, "bond", 9, Some(1), None).set_mac(), None);
+        let masters = [present(5, "bond", 9, None, None), present(6, "bridge", 9, None, None)];
+        let set_mac = |link: Present| link.set_mac(&masters);
+        assert_eq!(set_mac(present(2, "", 9, Some(1), None)), Some([9; 6]));
+        assert_eq!(set_mac(present(2, "", 1, Some(1), None)), None, "its own");
+        assert_eq!(set_mac(present(2, "", 9, None, None)), None, "nothing says that it isn't its own");
+        assert_eq!(set_mac(present(2, "", 9, Some(1), Some(5))), None, "a bond's");
+        assert_eq!(set_mac(present(2, "", 9, Some(1), Some(6))), Some([9; 6]), "a bridge gives its ports none");
+        assert_eq!(set_mac(present(2, "", 9, Some(1), Some(7))), None, "that of a master that is not known");
+        assert_eq!(set_mac(present(2, "bond", 9, Some(1), None)), None);
+    }
+
+    /// A member of a bond as Linux 4.19 lists it, without `IFLA_PERM_ADDRESS`.
+    #[test]
+    fn a_member_of_a_bond_has_its_own_address() {
+        let slave = wire::attributes_of(&[(1, vec![0]), (4, vec![7; 6]), (5, vec![0, 0])]);
+        let parse = |kind: &[u8]| {
+            let info = wire::attributes_of(&[(4, kind.to_vec()), (5, slave.clone())]);
+            let mut body = vec![0; 16];
+            body.extend(wire::attributes_of(&[(wire::IFLA_ADDRESS, vec![9; 6]), (wire::IFLA_LINKINFO, info)]));
+            Present::parse(&body).unwrap()
+        };
+        assert_eq!(parse(b"bond\0").identity(), Some([7; 6]));
+        assert_eq!(parse(b"bridge\0").identity(), Some([9; 6]));
     }
 
     #[test]

@@ -160,6 +160,7 @@ mod tests {
             up: true,
             driver: String::new(),
             set_mac: None,
+            vlans: Vec::new(),
             addresses: vec![address],
         };
         for (text, dns, want) in [

@@ -1,10 +1,14 @@
 //! The parts of netlink(7) and rtnetlink(7) that this crate needs: headers, attributes, constants.
 
+use std::net::IpAddr;
+
 /// `NLMSG_*`, `RTM_*`: message types.
 pub const NLMSG_ERROR: u16 = 2;
 pub const NLMSG_DONE: u16 = 3;
 pub const RTM_NEWLINK: u16 = 16;
+pub const RTM_DELLINK: u16 = 17;
 pub const RTM_GETLINK: u16 = 18;
+pub const RTM_SETLINK: u16 = 19;
 pub const RTM_NEWADDR: u16 = 20;
 pub const RTM_GETADDR: u16 = 22;
 pub const RTM_NEWROUTE: u16 = 24;
@@ -16,10 +20,12 @@ pub const ACK: u16 = 0x4;
 pub const DUMP_INTERRUPTED: u16 = 0x10;
 pub const DUMP: u16 = 0x300;
 pub const REPLACE: u16 = 0x100;
+pub const EXCLUSIVE: u16 = 0x200;
 pub const CREATE: u16 = 0x400;
 pub const ERROR_HAS_ATTRIBUTES: u16 = 0x200;
 
 pub const AF_INET: u8 = 2;
+pub const AF_BRIDGE: u8 = 7;
 pub const AF_INET6: u8 = 10;
 
 /// `RTMGRP_LINK`: its members are told of each change of a link.
@@ -38,6 +44,12 @@ pub const IFLA_LINK: u16 = 5;
 pub const IFLA_MASTER: u16 = 10;
 pub const IFLA_LINKINFO: u16 = 18;
 pub const IFLA_INFO_KIND: u16 = 1;
+pub const IFLA_INFO_DATA: u16 = 2;
+pub const IFLA_INFO_SLAVE_KIND: u16 = 4;
+pub const IFLA_INFO_SLAVE_DATA: u16 = 5;
+pub const IFLA_BOND_SLAVE_PERM_HWADDR: u16 = 4;
+pub const IFLA_AF_SPEC: u16 = 26;
+pub const IFLA_EXT_MASK: u16 = 29;
 pub const IFLA_LINK_NETNSID: u16 = 37;
 pub const IFLA_PERM_ADDRESS: u16 = 54;
 
@@ -79,7 +91,7 @@ pub const PROTOCOL_RA: u8 = 9;
 pub const TABLE_MAIN: u32 = 254;
 
 const HEADER: usize = 16;
-const NESTED: u16 = 0x8000;
+pub const NESTED: u16 = 0x8000;
 const TYPE_MASK: u16 = 0x3fff;
 
 /// A message being written.
@@ -100,12 +112,8 @@ impl Message {
         self
     }
 
-    pub fn nested(self, kind: u16, inner: &[(u16, &[u8])]) -> Self {
-        let mut nest = Self(Vec::new());
-        for (kind, value) in inner {
-            nest.push(*kind, value);
-        }
-        self.attribute(kind | NESTED, &nest.0)
+    pub fn nested(self, kind: u16, inner: &[(u16, Vec<u8>)]) -> Self {
+        self.attribute(kind | NESTED, &attributes_of(inner))
     }
 
     fn push(&mut self, kind: u16, value: &[u8]) {
@@ -123,6 +131,45 @@ impl Message {
         self.0[8..12].copy_from_slice(&sequence.to_ne_bytes());
         self.0
     }
+}
+
+/// The bytes of attributes, as they are in a message or in another attribute.
+pub fn attributes_of(list: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    let mut out = Message(Vec::new());
+    for (kind, value) in list {
+        out.push(*kind, value);
+    }
+    out.0.resize(aligned(out.0.len()), 0);
+    out.0
+}
+
+pub fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// The beginning of a change of a link that leaves its flags as they are.
+pub fn change_link(index: u32) -> Message {
+    change_flags(index, 0, 0)
+}
+
+pub fn bring_down(index: u32) -> Message {
+    change_flags(index, 0, LINK_UP)
+}
+
+/// `mask` are the bits of `ifi_flags` that the kernel is to change.
+fn change_flags(index: u32, flags: u32, mask: u32) -> Message {
+    let mut body = [0; 16];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    body[8..12].copy_from_slice(&flags.to_ne_bytes());
+    body[12..16].copy_from_slice(&mask.to_ne_bytes());
+    Message::new(RTM_NEWLINK, ACK, &body)
+}
+
+pub fn bring_up(index: u32) -> Message {
+    change_flags(index, LINK_UP, LINK_UP)
 }
 
 /// A message that was read.
@@ -178,7 +225,7 @@ mod tests {
     fn what_is_written_is_read() {
         let bytes = Message::new(RTM_NEWROUTE, ACK, &[7; 12])
             .attribute(RTA_OIF, &3u32.to_ne_bytes())
-            .nested(RTA_METRICS, &[(RTAX_MTU, &1400u32.to_ne_bytes())])
+            .nested(RTA_METRICS, &[(RTAX_MTU, 1400u32.to_ne_bytes().to_vec())])
             .attribute(IFLA_IFNAME, b"eth0\0")
             .finish(9);
         let all: Vec<_> = messages(&bytes).collect();

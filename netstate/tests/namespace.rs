@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anemos_netstate::{Deadlines, Restored, apply, capture, render};
+use anemos_netstate::{Deadlines, Restored, apply, capture, lost_ways, render, restorable};
 use anemos_proto::net::{Link, LinkId, LinkKind, NetworkState};
 
 /// Set in the process that runs inside the namespace.
@@ -40,6 +40,36 @@ fn in_namespace(test: &str, body: fn()) {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{test} failed in its namespace:\n{said}");
+    for line in said.lines().filter(|line| line.starts_with("skipped:")) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+}
+
+/// Whether this kernel makes links of all these kinds. A test that needs others passes without them.
+fn can_make(test: &str, kinds: &[&str]) -> bool {
+    let base = ["link", "add", "probe", "type", "veth", "peer", "name", "probe-far"];
+    assert!(Command::new("ip").args(base).status().unwrap().success());
+    let missing = kinds.iter().find(|kind| {
+        let kind = match **kind {
+            "vlan" => "link probe type vlan id 9",
+            "vrf" => "type vrf table 99",
+            // Filtering bridges want a kernel with VLANs.
+            "filter" => "type bridge vlan_filtering 1",
+            kind => &format!("type {kind}"),
+        };
+        let command = format!("link add probe-made {kind}");
+        let made =
+            Command::new("ip").args(command.split_whitespace()).stderr(Stdio::null()).status().unwrap().success();
+        if made {
+            ip("link delete probe-made");
+        }
+        !made
+    });
+    ip("link delete probe");
+    if let Some(kind) = missing {
+        println!("\nskipped: {test}: this kernel makes no links of the kind {kind}");
+    }
+    missing.is_none()
 }
 
 fn ip(arguments: &str) -> String {
@@ -58,18 +88,55 @@ fn plug(name: &str, mac: &str) {
     ip(&format!("link set {name}-far up addrgenmode none"));
 }
 
-/// Without the far ends, and without what a boot may change: names, and ids, which become the last byte of the address.
+/// Without the far ends, and without what a boot may change: names, and ids, which become the last byte of the address
+/// of a pair's end and the name's last byte of other links.
 fn comparable(mut state: NetworkState) -> NetworkState {
     state.links.retain(|link| !link.name.ends_with("-far"));
+    let links = state.links.clone();
+    let id = |id: LinkId| {
+        let link = links.iter().find(|link| link.id == id).unwrap();
+        let is_pair = link.kind == LinkKind::Made("veth".into());
+        LinkId(if is_pair { link.mac[5].into() } else { 256 + u32::from(*link.name.as_bytes().last().unwrap()) })
+    };
     for route in &mut state.routes {
-        let link = state.links.iter().find(|link| link.id == route.link).unwrap();
-        route.link = LinkId(link.mac[5].into());
+        route.link = id(route.link);
     }
     for link in &mut state.links {
-        link.name.clear();
-        link.id = LinkId(link.mac[5].into());
+        link.id = id(link.id);
+        link.below.iter_mut().for_each(|below| *below = id(*below));
+        link.below.sort();
+        if let LinkKind::Bond(bond) = &mut link.kind {
+            bond.primary = bond.primary.map(id);
+        }
+        if !link.kind.can_be_made() {
+            link.name.clear();
+        }
     }
     state
+}
+
+/// What does not depend on the order in which the kernel lists it.
+fn sorted(mut state: NetworkState) -> NetworkState {
+    state.links.sort_by_key(|link| link.id);
+    state.routes.sort_by_key(|route| format!("{route:?}"));
+    state
+}
+
+/// Takes all links away, plugs the ends of cables in again under other names, and restores: twice, and with the same
+/// result.
+fn again(before: &NetworkState, plug_again: impl Fn()) {
+    for link in ip_json("link show").as_array().unwrap() {
+        let name = link["ifname"].as_str().unwrap();
+        // The other end of a cable has gone with the first.
+        if name != "lo" {
+            let _ = Command::new("ip").args(["link", "delete", name]).stderr(Stdio::null()).status();
+        }
+    }
+    plug_again();
+    for _ in 0..2 {
+        assert_eq!(apply(before, quick()).unwrap().problems, Vec::<String>::new());
+        assert_eq!(sorted(comparable(capture().unwrap())), sorted(before.clone()));
+    }
 }
 
 fn quick() -> Deadlines {
@@ -126,11 +193,6 @@ fn a_static_host_is_restored() {
         let restored = apply(&before, quick()).unwrap();
         assert_eq!(restored.problems, Vec::<String>::new());
         assert_eq!(restored.names.len(), 2);
-        let sorted = |mut state: NetworkState| {
-            state.links.sort_by_key(|link| link.mac);
-            state.routes.sort_by_key(|route| format!("{route:?}"));
-            state
-        };
         assert_eq!(sorted(comparable(capture().unwrap())), sorted(before.clone()));
 
         // What ip(8) says is the same but for the names.
@@ -279,5 +341,268 @@ fn the_rendered_script_restores_the_same() {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
         assert!(output.status.success());
         assert_eq!(comparable(capture().unwrap()), before);
+    });
+}
+
+/// As on Proxmox: a bridge of a card and of guests' links, and a link with an address of its own on top of the bridge.
+#[test]
+fn a_bridge_is_made_again() {
+    in_namespace("a_bridge_is_made_again", || {
+        plug("u0", "52:54:00:00:00:01");
+        for command in [
+            "link add br0 address 52:54:00:00:00:01 type bridge forward_delay 0 ageing_time 20000 priority 4096 mcast_snooping 0",
+            "link set u0 master br0 up mtu 1400",
+            "tuntap add tap0 mode tap",
+            "link set tap0 master br0 up",
+            "link set br0 mtu 1400 up",
+            "address add 192.0.2.10/24 broadcast + dev br0",
+            "address add 2001:db8::10/64 dev br0 nodad",
+            "route add default via 192.0.2.1 dev br0 proto static",
+            "link add mv1 link br0 address 02:00:00:00:00:09 type macvlan mode bridge",
+            "link set mv1 up",
+            "address add 198.51.100.5/24 broadcast + dev mv1",
+            "link add docker7 type bridge",
+            "link set docker7 up",
+            "address add 172.17.0.1/16 dev docker7",
+        ] {
+            ip(command);
+        }
+        let all = capture().unwrap();
+        assert!(
+            all.links.iter().any(|link| link.name == "tap0") && all.links.iter().any(|link| link.name == "docker7")
+        );
+        let lost: Vec<_> = lost_ways(&all, Some("192.0.2.10")).iter().map(|link| link.name.clone()).collect();
+        assert_eq!(lost, ["u0", "tap0"], "nothing below the bridge is a card");
+        // A pair's end stands for a card, which the kernel can't make either.
+        let mut cards = all.clone();
+        cards.links.iter_mut().filter(|link| link.name == "u0").for_each(|link| link.kind = LinkKind::Card);
+        assert!(lost_ways(&cards, Some("192.0.2.10")).is_empty());
+        let mut kept = restorable(cards, Some("192.0.2.10"));
+        kept.links
+            .iter_mut()
+            .filter(|link| link.name == "u0")
+            .for_each(|link| link.kind = LinkKind::Made("veth".into()));
+        let before = comparable(kept);
+        let names: Vec<_> = before.links.iter().map(|link| &*link.name).collect();
+        assert_eq!(names, ["", "br0", "mv1"], "neither guests nor containers");
+        again(&before, || plug("w0", "52:54:00:00:00:01"));
+        let bridge = &ip_json("-details link show br0")[0];
+        assert_eq!((&bridge["address"], &bridge["mtu"]), (&"52:54:00:00:00:01".into(), &1400.into()));
+        let data = &bridge["linkinfo"]["info_data"];
+        assert_eq!((&data["priority"], &data["ageing_time"]), (&4096.into(), &20000.into()), "{data}");
+        assert_eq!(ip_json("link show w0")[0]["master"], "br0");
+    });
+}
+
+/// A spanning tree is for circles, which one port makes none of; with it a port forwards only after a while.
+#[test]
+fn a_bridge_with_one_port_forwards_at_once() {
+    in_namespace("a_bridge_with_one_port_forwards_at_once", || {
+        let make = |ports: &[(&str, &str)]| {
+            ip("link add br0 type bridge forward_delay 200 stp_state 1");
+            for (name, mac) in ports {
+                plug(name, mac);
+                ip(&format!("link set {name} master br0 up"));
+            }
+            ip("link set br0 up");
+            ip("address add 192.0.2.10/24 broadcast + dev br0");
+            let state = comparable(capture().unwrap());
+            ip("link delete br0");
+            state
+        };
+        let spans = || ip_json("-details link show br0")[0]["linkinfo"]["info_data"]["stp_state"].clone();
+        let one = make(&[("u0", "52:54:00:00:00:01")]);
+        // The wait for a carrier would not last until a port forwards.
+        let patience = Deadlines { carrier: Duration::from_secs(1), ..quick() };
+        assert_eq!(apply(&one, patience).unwrap().problems, Vec::<String>::new());
+        assert_eq!(spans(), 0);
+        ip("link delete br0");
+        ip("link delete u0");
+
+        let two = make(&[("u1", "52:54:00:00:00:02"), ("u2", "52:54:00:00:00:03")]);
+        assert_eq!(
+            apply(&two, patience).unwrap().problems,
+            Vec::<String>::new(),
+            "the time of the spanning tree is given"
+        );
+        assert_eq!(spans(), 1);
+    });
+}
+
+/// A card may be called in RAM what a bridge was called.
+#[test]
+fn a_name_that_is_taken() {
+    in_namespace("a_name_that_is_taken", || {
+        plug("p0", "52:54:00:00:00:01");
+        ip("link add eth0 type bridge");
+        ip("link set p0 master eth0 up");
+        ip("link set eth0 up");
+        ip("address add 192.0.2.10/24 broadcast + dev eth0");
+        let before = comparable(capture().unwrap());
+        ip("link delete eth0");
+        ip("link delete p0");
+        plug("eth0", "52:54:00:00:00:01");
+        for _ in 0..2 {
+            let restored = apply(&before, quick()).unwrap();
+            assert_eq!(restored.problems, Vec::<String>::new());
+            let (_, name) = restored.names.iter().find(|(old, _)| old == "eth0").unwrap();
+            assert_ne!(name, "eth0");
+            assert!(ip(&format!("address show dev {name}")).contains("192.0.2.10/24"));
+            assert_eq!(ip_json("link show eth0")[0]["master"].as_str(), Some(&**name));
+        }
+    });
+}
+
+/// Both ends of two cables are bonded, and the bonds negotiate.
+#[test]
+fn bonds_of_every_mode_are_made_again() {
+    const NAME: &str = "bonds_of_every_mode_are_made_again";
+    in_namespace(NAME, || {
+        if !can_make(NAME, &["bond"]) {
+            return;
+        }
+        let cables = |prefix: &str, far: &str| {
+            for n in [1, 2] {
+                plug(&format!("{prefix}{n}"), &format!("52:54:00:00:00:0{n}"));
+                ip(&format!("link set {prefix}{n}-far down"));
+            }
+            ip(&format!("link add far7-far type bond {far} miimon 50"));
+            for n in [1, 2] {
+                ip(&format!("link set {prefix}{n}-far master far7-far"));
+            }
+            ip("link set far7-far up");
+        };
+        for (near, far) in [
+            ("mode balance-rr miimon 100 packets_per_slave 4", "mode balance-rr"),
+            ("mode active-backup miimon 100 updelay 200 primary_reselect better fail_over_mac none", "mode balance-rr"),
+            ("mode balance-xor miimon 100 xmit_hash_policy layer3+4", "mode balance-xor"),
+            ("mode broadcast miimon 100", "mode balance-rr"),
+            (
+                "mode 802.3ad miimon 100 lacp_rate fast min_links 1 ad_select bandwidth xmit_hash_policy layer2+3 \
+                 ad_actor_sys_prio 1000 ad_user_port_key 7",
+                "mode 802.3ad",
+            ),
+            ("mode balance-tlb miimon 100 tlb_dynamic_lb 0", "mode balance-rr"),
+            ("mode balance-alb miimon 100", "mode balance-rr"),
+        ] {
+            cables("u", far);
+            ip(&format!("link add bond0 type bond {near}"));
+            for n in [1, 2] {
+                ip(&format!("link set u{n} master bond0"));
+            }
+            if near.contains("primary_reselect") {
+                ip("link set bond0 type bond primary u2");
+            }
+            ip("link set bond0 mtu 1400 up");
+            ip("address add 192.0.2.10/24 broadcast + dev bond0");
+            ip("route add default via 192.0.2.1 dev bond0 proto static");
+            let before = comparable(capture().unwrap());
+            assert_eq!(before.links.len(), 3, "{near}");
+            again(&before, || {
+                cables("w", far);
+                // The driver makes one by itself when it is loaded.
+                ip("link add bond0 type bond");
+            });
+            let members = ip("-o link show master bond0").lines().count();
+            assert_eq!(members, 2, "{near}");
+            for name in ["bond0", "far7-far", "w1", "w2"] {
+                ip(&format!("link delete {name}"));
+            }
+        }
+    });
+}
+
+/// A bridge on a VLAN on a bond, and a VLAN within a VLAN.
+#[test]
+fn towers_are_made_again() {
+    const NAME: &str = "towers_are_made_again";
+    in_namespace(NAME, || {
+        if !can_make(NAME, &["bond", "vlan", "dummy"]) {
+            return;
+        }
+        let cables = |prefix: &str| {
+            plug(&format!("{prefix}1"), "52:54:00:00:00:01");
+            plug(&format!("{prefix}2"), "52:54:00:00:00:02");
+        };
+        cables("u");
+        for command in [
+            "link add bond1 type bond mode active-backup miimon 100",
+            "link set u1 master bond1",
+            "link set u2 master bond1",
+            "link set bond1 mtu 1500 up",
+            "link add link bond1 name bond1.7 type vlan id 7 reorder_hdr off",
+            "link set bond1.7 mtu 1450 up",
+            "link add br8 address 52:54:00:00:00:01 type bridge",
+            "link set bond1.7 master br8",
+            "link set br8 mtu 1450 up",
+            "link add link bond1 name outer2 type vlan id 2 protocol 802.1ad",
+            "link set outer2 up",
+            "link add link outer2 name inner3 address 02:00:00:00:00:33 type vlan id 3 loose_binding on",
+            "link set inner3 up",
+            "link add dummy4 type dummy",
+            "link set dummy4 up",
+            "address add 192.0.2.10/24 broadcast + dev br8",
+            "address add 10.3.0.5/24 broadcast + dev inner3",
+            "address add 203.0.113.77/32 dev dummy4",
+            "route add default via 192.0.2.1 dev br8 proto static src 203.0.113.77",
+        ] {
+            ip(command);
+        }
+        let before = comparable(capture().unwrap());
+        assert_eq!(before.links.len(), 8, "{before:#?}");
+        again(&before, || cables("w"));
+    });
+}
+
+#[test]
+fn a_vrf_is_made_again() {
+    const NAME: &str = "a_vrf_is_made_again";
+    in_namespace(NAME, || {
+        if !can_make(NAME, &["vrf"]) {
+            return;
+        }
+        plug("u1", "52:54:00:00:00:01");
+        for command in [
+            "link add mgmt9 address 02:00:00:00:00:99 type vrf table 1001",
+            "link set mgmt9 up",
+            "link set u1 master mgmt9 up",
+            "address add 192.0.2.10/24 broadcast + dev u1",
+            "route add default via 192.0.2.1 dev u1 table 1001 proto static",
+        ] {
+            ip(command);
+        }
+        let before = comparable(capture().unwrap());
+        assert_eq!(before.routes.len(), 1, "{before:#?}");
+        again(&before, || plug("w1", "52:54:00:00:00:01"));
+        assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/tcp_l3mdev_accept").unwrap().trim(), "1");
+    });
+}
+
+#[test]
+fn a_bridge_filters_vlans_as_before() {
+    const NAME: &str = "a_bridge_filters_vlans_as_before";
+    in_namespace(NAME, || {
+        if !can_make(NAME, &["vlan", "filter"]) {
+            return;
+        }
+        let bridge = |arguments: &str| {
+            let status = Command::new("bridge").args(arguments.split_whitespace()).status().unwrap();
+            assert!(status.success(), "bridge {arguments}");
+        };
+        plug("u1", "52:54:00:00:00:01");
+        ip("link add vmbr0 address 52:54:00:00:00:01 type bridge vlan_filtering 1 vlan_default_pvid 0");
+        ip("link set u1 master vmbr0 up");
+        ip("link set vmbr0 up");
+        bridge("vlan add dev u1 vid 9 pvid untagged");
+        bridge("vlan add dev u1 vid 20-30");
+        bridge("vlan add dev vmbr0 vid 7 self");
+        ip("link add link vmbr0 name vmbr0.7 type vlan id 7");
+        ip("link set vmbr0.7 up");
+        ip("address add 192.0.2.10/24 broadcast + dev vmbr0.7");
+        ip("route add default via 192.0.2.1 dev vmbr0.7 proto static");
+        let before = comparable(capture().unwrap());
+        let vlans: Vec<_> = before.links.iter().map(|link| link.vlans.len()).collect();
+        assert_eq!(vlans, [2, 1, 0], "{before:#?}");
+        again(&before, || plug("w1", "52:54:00:00:00:01"));
     });
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Digest;
-use crate::net::NetworkState;
+use crate::net::{LinkId, NetworkState};
 
 /// Everything that the plan needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub struct HostFacts {
     pub kexec: KexecSupport,
     /// The network as it is.
     pub network: NetworkState,
-    /// The links that the host is reached through and that can't be restored in RAM, as `br0 (bridge)`.
+    /// The links that a way in stands on and that can't be restored in RAM, as `team0 (team)`.
     pub lost_ways: Vec<String>,
     /// The port on which the host accepted the SSH connection that runs the stage.
     pub ssh_port: u16,
@@ -49,6 +49,9 @@ pub struct HostFacts {
     /// Watchdogs, also those that nobody uses.
     #[serde(default)]
     pub watchdogs: Vec<Watchdog>,
+    /// The links that the host is reached through.
+    #[serde(default)]
+    pub ways: Vec<LinkId>,
 }
 
 /// A watchdog timer, from `/sys/class/watchdog` (Documentation/ABI/testing/sysfs-class-watchdog).

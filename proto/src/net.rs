@@ -34,26 +34,104 @@ pub struct LinkId(pub u32);
 /// What a link is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum LinkKind {
-    /// A network card, real or a hypervisor's. Only cards are restored.
+    /// A network card, real or a hypervisor's.
     #[default]
     Card,
-    /// A link that the kernel makes, by its name in `IFLA_INFO_KIND` of rtnetlink(7): `vlan`, `bond`, `bridge`, …
+    /// A link of a kind that nobody can make again from what is captured, by its name in `IFLA_INFO_KIND` of
+    /// rtnetlink(7): `tun`, `wireguard`, `team`, … Journals of earlier builds have every made link so.
     Made(String),
+    /// A VLAN on the link below it.
+    Vlan {
+        /// VLAN id.
+        id: u16,
+        /// Ethernet type of its tag: 0x8100 (802.1Q) or 0x88a8 (802.1ad).
+        protocol: u16,
+        /// `VLAN_FLAG_*` of linux/if_vlan.h.
+        flags: u32,
+    },
+    /// A bond of the links below it.
+    Bond(Bond),
+    /// A bridge; the links below it are its ports.
+    Bridge {
+        /// Options by their `IFLA_BR_*`.
+        options: Vec<LinkOption>,
+    },
+    /// A link with a hardware address of its own on the link below it.
+    Macvlan {
+        /// `MACVLAN_MODE_*`.
+        mode: u32,
+        /// `MACVLAN_FLAG_*`.
+        flags: u16,
+    },
+    /// A link that leads nowhere and has addresses.
+    Dummy,
+    /// A routing domain; the links below it belong to it.
+    Vrf {
+        /// Its routing table.
+        table: u32,
+    },
+}
+
+/// A numeric option of a made link: number of its attribute, and value. A hardware address has its first byte in the
+/// lowest bits.
+pub type LinkOption = (u16, u64);
+
+/// What makes a bond (linux/if_link.h, `IFLA_BOND_*`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Bond {
+    /// 0 balance-rr, 1 active-backup, 2 balance-xor, 3 broadcast, 4 802.3ad, 5 balance-tlb, 6 balance-alb.
+    pub mode: u8,
+    /// The member that is preferred.
+    pub primary: Option<LinkId>,
+    /// Addresses that are asked to see whether a member works.
+    pub targets: Vec<IpAddr>,
+    /// Other options that its mode has.
+    pub options: Vec<LinkOption>,
 }
 
 impl LinkKind {
-    /// The kind with this `IFLA_INFO_KIND`, which is empty for a card.
-    pub fn of(info_kind: String) -> Self {
-        if info_kind.is_empty() { Self::Card } else { Self::Made(info_kind) }
-    }
-
     /// Its `IFLA_INFO_KIND`; empty for a card.
     pub fn name(&self) -> &str {
         match self {
             Self::Card => "",
             Self::Made(name) => name,
+            Self::Vlan { .. } => "vlan",
+            Self::Bond(_) => "bond",
+            Self::Bridge { .. } => "bridge",
+            Self::Macvlan { .. } => "macvlan",
+            Self::Dummy => "dummy",
+            Self::Vrf { .. } => "vrf",
         }
     }
+
+    /// Whether the kernel can be told to make it as it was.
+    pub fn can_be_made(&self) -> bool {
+        !matches!(self, Self::Card | Self::Made(_))
+    }
+
+    /// Whether the links below it have it as their master.
+    pub fn is_master(&self) -> bool {
+        matches!(self, Self::Bond(_) | Self::Bridge { .. } | Self::Vrf { .. })
+    }
+
+    /// The value of an option of a bond or a bridge, if it was captured.
+    pub fn option(&self, number: u16) -> Option<u64> {
+        let (Self::Bond(Bond { options, .. }) | Self::Bridge { options }) = self else { return None };
+        options.iter().find(|(other, _)| *other == number).map(|(_, value)| *value)
+    }
+}
+
+/// VLANs that a bridge with VLAN filtering lets through a port, or takes itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortVlans {
+    /// The first id.
+    pub first: u16,
+    /// The last id.
+    pub last: u16,
+    /// Frames without a tag belong to it.
+    pub pvid: bool,
+    /// Its frames leave without a tag.
+    pub untagged: bool,
 }
 
 /// A network link.
@@ -68,7 +146,7 @@ pub struct Link {
     /// The captured links that it stands on: a VLAN's link, the members of a bond, the ports of a bridge.
     pub below: Vec<LinkId>,
     /// Hardware address, of a card the permanent one. A card is found by it after the boot. A VLAN, a bond or a bridge
-    /// has that of a link below it.
+    /// usually has that of a link below it.
     pub mac: [u8; 6],
     /// Bytes.
     pub mtu: u32,
@@ -81,6 +159,9 @@ pub struct Link {
     /// The hardware address that somebody gave a card in place of its permanent one.
     #[serde(default)]
     pub set_mac: Option<[u8; 6]>,
+    /// The VLANs of a port of a bridge with VLAN filtering, or of such a bridge itself.
+    #[serde(default)]
+    pub vlans: Vec<PortVlans>,
 }
 
 /// An address of a link.

@@ -5,7 +5,7 @@ use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::Digest;
-use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
+use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route};
 
 use super::{HostEntry, OldSystem, Record, RunFile};
 use crate::plan;
@@ -70,6 +70,7 @@ fn facts() -> HostFacts {
                 up: true,
                 driver: "virtio_net".into(),
                 set_mac: None,
+                vlans: Vec::new(),
                 addresses: vec![Address {
                     ip: "192.0.2.10".parse().unwrap(),
                     prefix: 24,
@@ -97,6 +98,7 @@ fn facts() -> HostFacts {
             search: vec!["example.com".into()],
         },
         lost_ways: vec!["br0 (bridge)".into()],
+        ways: Vec::new(),
         ssh_port: 22,
         host_keys: vec![key().line().into()],
         mirrors: vec!["http://mirror.example/debian".into()],
@@ -110,7 +112,24 @@ fn facts() -> HostFacts {
 fn facts_since() -> HostFacts {
     let mut facts = facts();
     facts.disks[0].out_of_reach = Some("reached over the network (iSCSI)".into());
-    facts.network.links[0].set_mac = Some([2, 0, 0, 0, 0, 7]);
+    let card = &mut facts.network.links[0];
+    card.set_mac = Some([2, 0, 0, 0, 0, 7]);
+    card.vlans = vec![PortVlans { first: 7, last: 9, pvid: true, untagged: true }];
+    let card = card.clone();
+    let bond =
+        Bond { mode: 1, primary: Some(card.id), targets: vec!["192.0.2.1".parse().unwrap()], options: vec![(7, 500)] };
+    let kinds = [
+        LinkKind::Made("tun".into()),
+        LinkKind::Vlan { id: 7, protocol: 0x8100, flags: 1 },
+        LinkKind::Bond(bond),
+        LinkKind::Bridge { options: vec![(5, 1)] },
+        LinkKind::Macvlan { mode: 4, flags: 0 },
+        LinkKind::Dummy,
+        LinkKind::Vrf { table: 10 },
+    ];
+    let made = (2..).zip(kinds).map(|(id, kind)| Link { id: LinkId(id), kind, below: vec![card.id], ..card.clone() });
+    facts.network.links.extend(made);
+    facts.ways = vec![LinkId(3)];
     facts.watchdogs.push(Watchdog {
         name: "watchdog0".into(),
         identity: "iTCO_wdt".into(),

@@ -60,6 +60,7 @@ impl Approval {
             arch,
             firmware,
             memory_total: _,
+            through,
             wipe,
             untouched: _,
             uploads: _,
@@ -91,6 +92,8 @@ impl Approval {
         text("its root file system", system, &now.system);
         text("its machine", arch, &now.arch);
         text("its firmware", firmware_text(*firmware), firmware_text(now.firmware));
+        let card = |through: &Option<String>| through.clone().unwrap_or_else(|| "a card".into());
+        text("the way in", &card(through), &card(&now.through));
         text("the kernel that boots", kernel, &now.kernel);
         text("the kernel's source", kernel_text(*kernel_source), kernel_text(now.kernel_source));
         text("the base", &base.to_string(), &now.base.to_string());

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use anemos_proto::host::{Disk, Firmware, HostFacts};
 use anemos_proto::stage::{BaseSource, KernelSource};
 
-use super::{Choices, Plan, PlanDisk, Upload, watchdogs};
+use super::{Choices, Plan, PlanDisk, Upload, watchdogs, way};
 use crate::config::{format_bytes, select_disks};
 use crate::payload::Keep;
 
@@ -55,6 +55,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
         arch: facts.arch.clone(),
         firmware: facts.firmware.into(),
         memory_total: facts.memory_total,
+        through: way::through(facts),
         wipe,
         untouched,
         upload_bytes: uploads.iter().filter(|upload| !upload.cached).map(|upload| upload.bytes).sum(),
@@ -121,8 +122,8 @@ fn system_refusals(facts: &HostFacts) -> Vec<String> {
     }
     if !facts.lost_ways.is_empty() {
         refusals.push(format!(
-            "the host is reached through {}, and only network cards themselves are restored in RAM: move its address \
-             and default route to the network card itself for the deployment",
+            "the host is reached through {}, which can't be restored in RAM: move its address and default route to a \
+             network card, or to a VLAN, a bond or a bridge of cards, for the deployment",
             facts.lost_ways.join(" and ")
         ));
     }

@@ -7,6 +7,7 @@
 mod approval;
 mod judge;
 mod watchdogs;
+mod way;
 mod words;
 
 #[cfg(test)]
@@ -96,6 +97,9 @@ pub struct Plan {
     pub firmware: FirmwareKind,
     /// Bytes of usable memory.
     pub memory_total: u64,
+    /// What it is reached through, where that is not a card itself: `bond0.7 (VLAN 7 on bond0 of eno1, eno2)`.
+    #[serde(default)]
+    pub through: Option<String>,
     /// Disks whose contents are lost, but for what is kept; `ANEMOS_DISK` first.
     pub wipe: Vec<PlanDisk>,
     /// Disks that are set read-only.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anemos_proto::config::Finish;
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::{BlobRef, Digest};
-use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
+use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, Route};
 use anemos_proto::stage::{BaseSource, KernelSource};
 
 use proptest::prelude::*;
@@ -83,6 +83,7 @@ pub fn facts() -> HostFacts {
                 up: true,
                 driver: "virtio_net".into(),
                 set_mac: None,
+                vlans: Vec::new(),
                 addresses: vec![Address {
                     ip,
                     prefix: 24,
@@ -110,6 +111,7 @@ pub fn facts() -> HostFacts {
             search: vec!["example.org".into()],
         },
         lost_ways: Vec::new(),
+        ways: vec![LinkId(1)],
         ssh_port: 22,
         host_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvMEaYrEAoJpg0YaZD5aPahfRI1O5ZQNNGGKHzSjDzv web1".into()],
         mirrors: vec!["http://mirror.example/debian".into()],
@@ -281,13 +283,50 @@ fn what_is_kept() {
     assert!(twice.refusals[0].starts_with("/dev/vda1 and /dev/vda2 are both labelled"), "{:?}", twice.refusals);
 }
 
+/// The host's card and another are bonded, and it is reached through a VLAN on the bond.
+fn on_bond(facts: &mut HostFacts, _: &mut Choices) {
+    let card = facts.network.links[0].clone();
+    let link = |id: u32, name: &str, kind: LinkKind, below: &[u32]| Link {
+        id: LinkId(id),
+        name: name.into(),
+        kind,
+        below: below.iter().copied().map(LinkId).collect(),
+        ..card.clone()
+    };
+    facts.network.links.extend([
+        link(2, "ens4", LinkKind::Card, &[]),
+        link(3, "bond0", LinkKind::Bond(Bond { mode: 4, ..Bond::default() }), &[1, 2]),
+        link(4, "bond0.7", LinkKind::Vlan { id: 7, protocol: 0x8100, flags: 1 }, &[3]),
+    ]);
+    facts.ways = vec![LinkId(4)];
+}
+
+#[test]
+fn the_way_in_is_shown_unless_it_is_a_card() {
+    let through = |ways: &[u32]| {
+        let (mut facts, mut choices) = (facts(), choices());
+        on_bond(&mut facts, &mut choices);
+        facts.ways = ways.iter().copied().map(LinkId).collect();
+        judge(&facts, choices).through
+    };
+    assert_eq!(through(&[1]), None);
+    assert_eq!(through(&[4]).as_deref(), Some("bond0.7 (VLAN 7 on bond0 of ens3, ens4)"));
+    assert_eq!(through(&[1, 3]).as_deref(), Some("ens3, bond0 (bond 802.3ad of ens3, ens4)"));
+    assert_eq!(through(&[9]), None, "one that is not known");
+    let circle = with(|f| {
+        f.network.links[0].below = vec![LinkId(1)];
+        f.network.links[0].kind = LinkKind::Dummy;
+    });
+    assert!(circle.through.is_some_and(|text| text.starts_with("ens3 (dummy on ens3 on ens3") && text.ends_with("…)")));
+}
+
 #[test]
 fn refusals() {
     assert_eq!((plan().refusals, plan().refused()), (Vec::new(), None));
     let disabled = with(|f| f.kexec.disabled = true);
     assert!(disabled.refusals[0].contains("kexec_load_disabled"), "{:?}", disabled.refusals);
-    let bridge = with(|f| f.lost_ways = vec!["br0 (bridge)".into()]);
-    assert!(bridge.refusals[0].contains("reached through br0 (bridge)"), "{:?}", bridge.refusals);
+    let team = with(|f| f.lost_ways = vec!["team0 (team)".into()]);
+    assert!(team.refusals[0].contains("reached through team0 (team)"), "{:?}", team.refusals);
     let mut facts = facts();
     (facts.kexec.file_load, facts.kexec.load) = (false, false);
     let both = judge(&facts, Choices { disks: vec![DiskSelector::Path("/dev/sda".into())], ..choices() });
@@ -435,7 +474,8 @@ fn what_must_be_as_it_was_approved() {
             |f, _| f.disks[0].out_of_reach = Some("one of the paths of mpatha".into()),
             &["it can't be deployed now: /dev/vda can't be had in RAM"],
         ),
-        (|f, _| f.lost_ways = vec!["br0 (bridge)".into()], &["it can't be deployed now: the host is reached through"]),
+        (|f, _| f.lost_ways = vec!["team0 (team)".into()], &["it can't be deployed now: the host is reached through"]),
+        (on_bond, &["the way in was `a card` and is `bond0.7 (VLAN 7 on bond0 of ens3, ens4)`"]),
         (|_, c| c.base = Digest([0xac; 32]), &["the base was `abab"]),
         (|_, c| c.payload = "examples/arch".into(), &["the payload was `examples/debian` and is `examples/arch`"]),
         (|_, c| c.finish = Finish::Hold, &["the finish was `reboot` and is `hold`"]),

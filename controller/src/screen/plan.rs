@@ -79,6 +79,9 @@ fn host_text(plan: &Plan, paint: Paint, columns: Option<usize>) -> String {
             bytes(plan.memory_total)
         ),
     );
+    if let Some(through) = &plan.through {
+        rows.row("way in", &sanitise_str(through));
+    }
     for disk in &plan.wipe {
         rows.styled("WIPED", &disk_text(disk), |line| paint.red(line));
         for (line, content) in contents_text(&disk.contents).iter().zip(&disk.contents) {

@@ -23,6 +23,8 @@ pub const CACHE: &str = "/var/cache/anemos";
 pub fn collect(root: &Root) -> Result<HostFacts> {
     let release = kernel_release(root);
     let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
+    let connection = std::env::var("SSH_CONNECTION").unwrap_or_default();
+    let reached_at = ssh_address(&connection);
     let memory = Memory::of(root);
     let watchdogs = watchdogs::watchdogs(root, &release);
     let (cached_blobs, cached_bases) = parse_cache(&root.names(CACHE));
@@ -43,9 +45,10 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
         memory_available: memory.available.unwrap_or(0),
         disks: all_disks(root),
         kexec: kexec_support(root),
-        lost_ways: lost_ways(&network, ssh_address(&std::env::var("SSH_CONNECTION").unwrap_or_default())),
+        lost_ways: lost_ways(&network, reached_at),
+        ways: anemos_netstate::ways(&network, reached_at),
         network,
-        ssh_port: ssh_port(std::env::var("SSH_CONNECTION").ok().as_deref()),
+        ssh_port: ssh_port(Some(&connection)),
         host_keys: host_keys::public(root),
         mirrors: mirrors(root),
         cached_blobs,
@@ -54,7 +57,7 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
     })
 }
 
-/// The links that the host is reached through and that can't be restored in RAM, as `br0 (bridge)`.
+/// The links that a way in stands on and that can't be restored in RAM, as `team0 (team)`.
 pub fn lost_ways(network: &NetworkState, reached_at: Option<&str>) -> Vec<String> {
     let lost = anemos_netstate::lost_ways(network, reached_at);
     lost.iter().map(|link| format!("{} ({})", link.name, link.kind.name())).collect()

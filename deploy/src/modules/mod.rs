@@ -60,6 +60,7 @@ pub fn hardware<'a>(root: &Root, network: impl Iterator<Item = &'a str>) -> Hard
         bound,
         data: DATA.iter().flat_map(|class| devices(root, class)).flat_map(|path| drivers(root, &path)).collect(),
         network: network.flat_map(|name| places(root, name)).collect(),
+        kinds: BTreeSet::new(),
         has_watchdog: watchdogs.iter().any(|path| !path.contains("/virtual/")),
         watchdogs: watchdogs.iter().flat_map(|path| drivers(root, path)).collect(),
         modprobe: Modprobe::read(root),

@@ -20,6 +20,8 @@ pub struct Hardware {
     pub data: BTreeSet<String>,
     /// The network devices through which the host is reached, and the places that they need: see `places`.
     pub network: Vec<Place>,
+    /// The kinds of the links that are to be made, such as `bond`.
+    pub kinds: BTreeSet<String>,
     /// Whether there is a hardware watchdog that shows itself in `/sys`.
     pub has_watchdog: bool,
     /// Names of the modules that drive watchdogs and the devices above them, from the root down.
@@ -306,7 +308,14 @@ fn for_network<'a>(index: &'a Index, hardware: &Hardware) -> Vec<&'a str> {
         names.extend(place.module.as_deref().and_then(known));
         names.extend(by_modalias(index, hardware, &modaliases));
     }
+    // Where a kernel has no module for a kind, the kernel contains it.
+    names.extend(hardware.kinds.iter().flat_map(|kind| index.resolve(&link_alias(kind))));
     names
+}
+
+/// The alias by which the kernel asks for the module that makes links of this kind.
+pub fn link_alias(kind: &str) -> String {
+    format!("rtnl-link-{kind}")
 }
 
 /// Names of the modules that devices ask for, without those that the host has switched off.

@@ -31,6 +31,10 @@ updates/dkms/r8168.ko: updates/dkms/compat.ko
 updates/dkms/compat.ko:
 updates/dkms/nvidia.ko:
 extra/mpt-vendor.ko:
+kernel/net/8021q/8021q.ko: kernel/net/802/garp.ko
+kernel/net/802/garp.ko:
+kernel/drivers/net/bonding/bonding.ko: kernel/net/tls/tls.ko
+kernel/net/tls/tls.ko:
 kernel/drivers/mfd/lpc_ich.ko:
 kernel/drivers/watchdog/iTCO_wdt.ko: kernel/drivers/watchdog/iTCO_vendor_support.ko
 kernel/drivers/watchdog/iTCO_vendor_support.ko:
@@ -56,6 +60,8 @@ alias pci:v000010DEd*sv*sd*bc03sc*i* nvidia
 alias crc32c crc32c_intel
 alias crc32c crc32c_generic
 alias fs-ext4 ext4
+alias rtnl-link-vlan 8021q
+alias rtnl-link-bond bonding
 ";
 const SOFTDEP: &str = "softdep libcrc32c pre: crc32c\nsoftdep ext4 pre: crc32c\n";
 
@@ -105,6 +111,16 @@ fn the_network_comes_first() {
     assert_eq!(chosen.first, ["softdog", "virtio_ring", "virtio", "virtio_pci", "failover", "virtio_net"]);
     assert!(chosen.load.contains(&"virtio_blk".to_owned()) && chosen.load.contains(&"ext4".to_owned()));
     assert!(!chosen.load.iter().any(|name| chosen.first.contains(name)), "{:?}", chosen.load);
+    assert!(chosen.first.iter().all(|name| chosen.modules.contains(name)));
+}
+
+#[test]
+fn links_that_are_made_have_their_modules_first() {
+    let mut machine = hardware(&["ena"], &[]);
+    machine.network = vec![Place { modalias: None, module: Some("ena".into()) }];
+    machine.kinds = names(&["bond", "bridge", "vlan"]);
+    let chosen = select(&index(), &machine);
+    assert_eq!(chosen.first, ["softdog", "ena", "tls", "bonding", "garp", "8021q"]);
     assert!(chosen.first.iter().all(|name| chosen.modules.contains(name)));
 }
 

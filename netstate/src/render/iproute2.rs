@@ -5,6 +5,7 @@ use anemos_proto::net::{Link, LinkKind, NetworkState};
 use super::plan::{Files, HEADER, ip_address, ip_route, resolv_conf};
 use crate::apply::{in_order, oldest_first};
 use crate::links::mac_text;
+use crate::wire::TABLE_MAIN;
 
 const FUNCTION: &str = r#"
 # Prints the name of the link with hardware address $1, or $2, as soon as it is there. Names depend on who gives them.
@@ -55,7 +56,8 @@ fn commands(link: &Link, state: &NetworkState) -> String {
     for address in oldest_first(link) {
         line(&format!(r#"ip address replace {} dev "$dev""#, ip_address(address)));
     }
-    for route in in_order(&state.routes).into_iter().filter(|route| route.link == link.id) {
+    let routes = in_order(&state.routes).into_iter().filter(|route| route.link == link.id);
+    for route in routes.filter(|route| route.table == TABLE_MAIN) {
         line(&ip_route(route, r#""$dev""#));
     }
     out + "fi\n"

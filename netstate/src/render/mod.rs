@@ -23,16 +23,20 @@ pub use networkd::networkd;
 pub use plan::Files;
 use plan::destination;
 
+use crate::wire::TABLE_MAIN;
+
 /// What is in the state but in no rendered file, a sentence each.
 pub fn left_out(state: &NetworkState) -> Vec<String> {
-    let not_rendered = |link: &Link| match &link.kind {
-        LinkKind::Card => None,
-        LinkKind::Made(kind) => Some(format!("{} is a {kind}, which is not rendered", link.name)),
+    let not_rendered = |link: &Link| {
+        let kind = Some(link.kind.name()).filter(|_| link.kind != LinkKind::Card)?;
+        Some(format!("{} is a {kind}, which is not rendered", link.name))
     };
     let mut lines: Vec<_> = state.links.iter().filter_map(not_rendered).collect();
     let is_rendered = |route: &Route| state.link(route.link).is_some_and(|link| link.kind == LinkKind::Card);
     let lost = state.routes.iter().filter(|route| !is_rendered(route));
     lines.extend(lost.map(|route| format!("the route to {} has no rendered link", destination(route))));
+    let others = state.routes.iter().filter(|route| route.table != TABLE_MAIN);
+    lines.extend(others.map(|route| format!("the route to {} is in table {}", destination(route), route.table)));
     lines
 }
 

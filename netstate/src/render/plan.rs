@@ -6,7 +6,7 @@ use anemos_proto::net::{Address, Link, LinkKind, NetworkState, Route};
 
 use crate::apply::in_order;
 use crate::resolv::write_resolv_conf;
-use crate::wire::PROTOCOL_RA;
+use crate::wire::{PROTOCOL_RA, TABLE_MAIN};
 
 /// Files of a configuration: path below the new system's root, and text.
 pub type Files = Vec<(PathBuf, String)>;
@@ -39,8 +39,14 @@ pub struct Plan<'a> {
 
 pub fn plan(state: &NetworkState) -> Vec<Plan<'_>> {
     let cards = || state.links.iter().filter(|link| link.kind == LinkKind::Card);
-    let routes_of =
-        |link: &Link| in_order(&state.routes).into_iter().filter(|route| route.link == link.id).collect::<Vec<_>>();
+    let is_rendered = |route: &&Route| route.table == TABLE_MAIN;
+    let routes_of = |link: &Link| {
+        in_order(&state.routes)
+            .into_iter()
+            .filter(is_rendered)
+            .filter(|route| route.link == link.id)
+            .collect::<Vec<_>>()
+    };
     let has_default = |link: &Link| routes_of(link).iter().any(|route| route.destination.is_none());
     let gateway = cards().find(|link| has_default(link)).or_else(|| cards().next());
     cards()

@@ -20,6 +20,7 @@ fn link(name: &str, last: u8, addresses: Vec<Address>) -> Link {
         up: true,
         driver: "virtio_net".into(),
         set_mac: None,
+        vlans: Vec::new(),
         addresses,
     }
 }

@@ -8,7 +8,7 @@ use anemos_proto::config::{Deadlines, Finish, HostConfig, RunConfig};
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::BlobRef;
-use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
+use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route};
 use anemos_proto::stage::{BaseSource, Failure, KernelSource, StagePlan, StageReply, StageRequest, Staged};
 use anemos_proto::{Digest, RunId, Secret};
 
@@ -41,7 +41,12 @@ pub fn network() -> NetworkState {
         links: vec![Link {
             id: LinkId(2),
             name: "ens3".into(),
-            kind: LinkKind::Made("bond".into()),
+            kind: LinkKind::Bond(Bond {
+                mode: 1,
+                primary: Some(LinkId(3)),
+                targets: vec![ip("192.0.2.1")],
+                options: vec![(7, 500)],
+            }),
             below: vec![LinkId(3), LinkId(4)],
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
             mtu: 1500,
@@ -68,6 +73,7 @@ pub fn network() -> NetworkState {
                 },
             ],
             set_mac: Some([2, 0, 0, 0, 0, 7]),
+            vlans: vec![PortVlans { first: 7, last: 9, pvid: false, untagged: true }],
         }],
         routes: vec![Route {
             destination: None,
@@ -173,6 +179,7 @@ pub fn facts() -> HostFacts {
             nowayout: false,
             holder: Some("systemd (1)".into()),
         }],
+        ways: vec![LinkId(2)],
     }
 }
 

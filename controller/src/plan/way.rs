@@ -1,0 +1,54 @@
+//! What the host is reached through, for people.
+
+use anemos_proto::host::HostFacts;
+use anemos_proto::net::{Link, LinkKind, NetworkState};
+
+/// Links that are named at most: a host may tell of any number, and of circles.
+const NAMES: usize = 32;
+
+/// Each way in that is not a card itself, and what it stands on: `bond0.7 (VLAN 7 on bond0 of eno1, eno2)`. `None` if
+/// all ways in are cards.
+pub fn through(facts: &HostFacts) -> Option<String> {
+    let ways: Vec<&Link> = facts.ways.iter().take(NAMES).filter_map(|id| facts.network.link(*id)).collect();
+    if ways.iter().all(|link| link.kind == LinkKind::Card) {
+        return None;
+    }
+    let mut left = NAMES;
+    let texts: Vec<String> = ways.into_iter().map(|link| text(&facts.network, link, &mut left)).collect();
+    Some(texts.join(", "))
+}
+
+fn text(network: &NetworkState, link: &Link, left: &mut usize) -> String {
+    let what = match &link.kind {
+        LinkKind::Card => return link.name.clone(),
+        LinkKind::Vlan { id, .. } => format!("VLAN {id}"),
+        LinkKind::Bond(bond) => mode(bond.mode).map_or("bond".into(), |mode| format!("bond {mode}")),
+        LinkKind::Vrf { .. } => "VRF".into(),
+        kind => kind.name().to_owned(),
+    };
+    format!("{} ({what}{})", link.name, below(network, link, left))
+}
+
+/// ` on bond0 of eno1, eno2`: what a link stands on. `left` counts the links that may still be named.
+fn below(network: &NetworkState, link: &Link, left: &mut usize) -> String {
+    let mut texts = Vec::new();
+    for id in &link.below {
+        if *left == 0 {
+            texts.push("…".into());
+            break;
+        }
+        *left -= 1;
+        let Some(lower) = network.link(*id) else { continue };
+        texts.push(format!("{}{}", lower.name, below(network, lower, left)));
+    }
+    match &texts[..] {
+        [] => String::new(),
+        texts if link.kind.is_master() => format!(" of {}", texts.join(", ")),
+        texts => format!(" on {}", texts.join(", ")),
+    }
+}
+
+fn mode(number: u8) -> Option<&'static str> {
+    let modes = ["balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"];
+    modes.get(usize::from(number)).copied()
+}
