@@ -70,6 +70,7 @@ fn facts() -> HostFacts {
         network: NetworkState::default(),
         lost_ways: Vec::new(),
         ways: Vec::new(),
+        instead: Vec::new(),
         ssh_port: 22,
         host_keys: Vec::new(),
         mirrors: Vec::new(),

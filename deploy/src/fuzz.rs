@@ -175,7 +175,6 @@ fn host_texts(data: &[u8]) {
     facts::os_release(&text, "PRETTY_NAME");
     facts::lockdown(&text);
     facts::ssh_port(Some(&text));
-    facts::ssh_address(&text);
     boot::writable_disks(&text);
     let names: Vec<String> = text.lines().map(str::to_owned).collect();
     let (blobs, bases) = facts::parse_cache(&names);

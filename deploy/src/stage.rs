@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anemos_base::{Archive, Fetcher, Lock};
 use anemos_host::{Root, disks, host_keys};
+use anemos_netstate::Reached;
 use anemos_proto::config::HostConfig;
 use anemos_proto::event::{Level, Unit};
 use anemos_proto::host::Watchdog;
@@ -213,14 +214,13 @@ impl Job {
 /// What of the host's network is restored in RAM, unless the host could not be reached with it.
 fn network() -> Result<NetworkState> {
     let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
-    let connection = std::env::var("SSH_CONNECTION").unwrap_or_default();
-    let reached_at = facts::ssh_address(&connection);
-    can_be_restored(&network, reached_at)?;
-    Ok(anemos_netstate::restorable(network, reached_at))
+    let reached = facts::reached(&network, &std::env::var("SSH_CONNECTION").unwrap_or_default())?;
+    can_be_restored(&network, &reached)?;
+    Ok(anemos_netstate::restorable(network, &reached))
 }
 
-fn can_be_restored(network: &NetworkState, reached_at: Option<&str>) -> Result<()> {
-    let lost = facts::lost_ways(network, reached_at);
+fn can_be_restored(network: &NetworkState, reached: &Reached) -> Result<()> {
+    let lost = anemos_netstate::lost_ways(network, reached);
     if lost.is_empty() {
         return Ok(());
     }
@@ -230,8 +230,8 @@ fn can_be_restored(network: &NetworkState, reached_at: Option<&str>) -> Result<(
         lost.join(" and ")
     );
     Err(Fault::new("making sure that the host will be reached in RAM", why).hint(
-        "move its address and default route to a network card, or to a VLAN, a bond or a bridge of cards, for the \
-         deployment, then try again",
+        "reach it at another address, or move its address and default route to a network card, or to a VLAN, a bond or \
+         a bridge of cards, for the deployment, then try again",
     ))
 }
 
@@ -347,13 +347,15 @@ mod tests {
             addresses: vec![address],
         };
         let network = |link: &Link| NetworkState { links: vec![link.clone()], ..NetworkState::default() };
-        let refused = can_be_restored(&network(&link), Some("192.0.2.10")).unwrap_err().to_string();
+        let at = |ip: &str| Reached { at: Some(ip.parse().unwrap()), ..Reached::default() };
+        let refused = can_be_restored(&network(&link), &at("192.0.2.10")).unwrap_err().to_string();
         for said in ["team0 (team)", "Nothing was changed", "to a network card"] {
             assert!(refused.contains(said), "{refused}");
         }
-        assert!(can_be_restored(&network(&link), Some("192.0.2.11")).is_ok());
+        let refused = can_be_restored(&network(&link), &at("192.0.2.11")).unwrap_err().to_string();
+        assert!(refused.contains("192.0.2.11, which none of its links has"), "{refused}");
         link.kind = LinkKind::Card;
-        assert!(can_be_restored(&network(&link), Some("192.0.2.10")).is_ok());
+        assert!(can_be_restored(&network(&link), &at("192.0.2.10")).is_ok());
     }
 
     #[test]

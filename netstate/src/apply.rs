@@ -12,9 +12,10 @@ use crate::kinds::{BRIDGE_FORWARD_DELAY, BRIDGE_STP};
 use crate::links::{Present, covers, find, mac_text};
 use crate::made;
 use crate::reach::bottom_up;
+use crate::rules;
 use crate::socket::Netlink;
 use crate::vlans;
-use crate::wire::{self, Message, octets};
+use crate::wire::{self, Message, family, octets};
 
 /// How long to wait for hardware. After that, [`apply`] reports what is missing and restores the rest.
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +98,11 @@ pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Err
         found.push((link, now));
         restore_link(&mut netlink, state, link, now, &mut restored);
     }
+    let now = |name: &str| {
+        let renamed = found.iter().find(|(link, _)| link.name == name);
+        renamed.map_or(name, |(_, now)| &now.name).to_owned()
+    };
+    rules::restore(&mut netlink, state, now, |result| note(&mut restored, result))?;
     for route in in_order(&state.routes) {
         match found.iter().find(|(link, _)| link.id == route.link) {
             Some((link, now)) => restore_route(&mut netlink, link, route, now, &mut restored),
@@ -332,8 +338,4 @@ fn describe(route: &Route) -> String {
     let to = route.destination.map_or_else(|| "default".to_owned(), |(ip, prefix)| format!("{ip}/{prefix}"));
     let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
     format!("{family} route {to}{via}")
-}
-
-fn family(v6: bool) -> u8 {
-    if v6 { wire::AF_INET6 } else { wire::AF_INET }
 }

@@ -3,34 +3,42 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
+use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route, Rule};
 
 use crate::error::Error;
-use crate::links::{Present, covers};
+use crate::links::{Mac, Present, covers};
 use crate::resolv;
+use crate::rules;
 use crate::socket::Netlink;
 use crate::vlans;
-use crate::wire::{self, attributes, get_u16, get_u32};
+use crate::wire::{self, attributes, get_u16, get_u32, parse_ip};
 
 /// `INFINITY_LIFE_TIME` of the kernel, in seconds.
 const FOREVER: u32 = u32::MAX;
 
 /// Reads the network of this host (of this network namespace).
 ///
-/// Left out, because it comes by itself or cannot be restored: loopback; links without an Ethernet address; links that
-/// are down and have no address; IPv6 link-local addresses; routes that the kernel made for an address; routes other
-/// than unicast; tables other than main and those of VRFs. A multipath route becomes a route with its first hop,
-/// because each hop reaches the destination.
+/// Left out, because it comes by itself or cannot be restored: loopback with its own addresses; links that are down and
+/// have no address; the IPv6 link-local addresses that the kernel gives; routes that the kernel made for an address;
+/// routes other than unicast; tables that neither a VRF nor a captured rule names. A multipath route becomes a route
+/// with its first hop, because each hop reaches the destination.
 pub fn capture() -> Result<NetworkState, Error> {
     let mut netlink = Netlink::open(0)?;
     let present = Present::list(&mut netlink)?;
     let addresses = netlink.dump("addresses", wire::RTM_GETADDR, &[0; 8], parse_address)?;
     let routes = netlink.dump("routes", wire::RTM_GETROUTE, &[0; 12], parse_route)?;
+    // A kernel without policy routing may refuse the question.
+    let rules = rules::list(&mut netlink).unwrap_or_default();
     let resolver = resolv::read();
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let mut state = assemble(&present, &addresses, &routes);
+    let mut state = assemble(&present, &addresses, &routes, rules);
     for link in &mut state.links {
         link.driver = driver(&link.name);
+        // RAM has neither its driver nor its keys.
+        if ["phy80211", "wireless"].iter().any(|file| Path::new("/sys/class/net").join(&link.name).join(file).exists())
+        {
+            link.kind = LinkKind::Made("Wi-Fi".into());
+        }
     }
     vlans::capture(&mut netlink, &mut state)?;
     hostname.trim().clone_into(&mut state.hostname);
@@ -51,20 +59,22 @@ pub struct FoundAddress {
     address: Address,
 }
 
-pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route]) -> NetworkState {
-    let mut state = NetworkState::default();
+pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route], rules: Vec<Rule>) -> NetworkState {
     let vrf = |link: &Present| if let LinkKind::Vrf { table } = link.kind { Some(table) } else { None };
-    let tables: Vec<u32> = present.iter().filter_map(vrf).chain([wire::TABLE_MAIN]).collect();
+    let named = rules.iter().map(|rule| rule.table);
+    let tables: Vec<u32> =
+        present.iter().filter_map(vrf).chain(named).chain([wire::TABLE_MAIN, wire::TABLE_DEFAULT]).collect();
+    let mut state = NetworkState { rules, ..NetworkState::default() };
     for link in present {
-        let Some(mac) = link.identity().filter(|_| !link.is(wire::LINK_LOOPBACK)) else { continue };
         // The driver of Hyper-V's adapter takes the virtual function below the adapter by itself.
         if present.iter().any(|master| Some(master.index) == link.master && master.kind == LinkKind::Card) {
             continue;
         }
-        let own = addresses.iter().filter(|found| found.index == link.index);
+        let comes_by_itself = |ip: IpAddr| ip.is_loopback() || Some(ip) == link.mac.map(link_local);
+        let own = addresses.iter().filter(|found| found.index == link.index && !comes_by_itself(found.address.ip));
         let addresses: Vec<_> = own.map(|found| settled(found, routes)).collect();
         let up = link.is(wire::LINK_UP);
-        if !up && addresses.is_empty() {
+        if addresses.is_empty() && (!up || link.kind == LinkKind::Loopback) {
             continue;
         }
         let explicit = |route: &&Route| {
@@ -76,7 +86,7 @@ pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route
             name: link.name.clone(),
             kind: link.kind.clone(),
             below: link.below(present),
-            mac,
+            mac: link.identity().unwrap_or_default(),
             mtu: link.mtu,
             up,
             driver: String::new(),
@@ -90,6 +100,15 @@ pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route
         link.below.retain(|id| captured.contains(id));
     }
     state
+}
+
+/// The link-local address that the kernel gives a link with this hardware address (RFC 4291, appendix A).
+fn link_local(mac: Mac) -> IpAddr {
+    let mut bytes = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 0];
+    bytes[8..11].copy_from_slice(&mac[..3]);
+    bytes[13..].copy_from_slice(&mac[3..]);
+    bytes[8] ^= 2;
+    bytes.into()
 }
 
 /// The address with the prefix length with which adding it makes the routes that were there. The kernel makes a route
@@ -125,8 +144,7 @@ pub fn parse_address(body: &[u8]) -> Option<FoundAddress> {
         }
     }
     let ip = local.or(address)?;
-    let link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-    if link_local || flags & wire::ADDRESS_DAD_FAILED != 0 {
+    if flags & wire::ADDRESS_DAD_FAILED != 0 {
         return None;
     }
     let made = wire::ADDRESS_MANAGES_TEMPORARY | wire::ADDRESS_TEMPORARY;
@@ -226,12 +244,4 @@ fn first_hop(family: u8, mut bytes: &[u8]) -> Option<Hop> {
     }
     let alive = hops.iter().position(|hop| hop.flags & wire::HOP_DEAD == 0).unwrap_or(0);
     hops.into_iter().nth(alive)
-}
-
-fn parse_ip(family: u8, value: &[u8]) -> Option<IpAddr> {
-    match family {
-        wire::AF_INET => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
-        wire::AF_INET6 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
-        _ => None,
-    }
 }

@@ -4,7 +4,7 @@ use std::path::Component;
 
 use crate::capture::{assemble, parse_address, parse_route};
 use crate::links::Present;
-use crate::{reach, render, resolv, socket, vlans, wire};
+use crate::{reach, render, resolv, rules, socket, vlans, wire};
 
 /// What is done with an input.
 pub type Target = fn(&[u8]);
@@ -16,7 +16,7 @@ pub const TARGETS: &[(&str, Target)] = &[("netlink", netlink), ("resolv-conf", r
 ///
 /// A name in them can't add a line to a file, nor a file elsewhere.
 fn netlink(data: &[u8]) {
-    let (mut present, mut addresses, mut routes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut present, mut addresses, mut routes, mut found_rules) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for message in wire::messages(data) {
         match message.kind {
             wire::RTM_NEWLINK if message.payload.first() == Some(&wire::AF_BRIDGE) => {
@@ -25,14 +25,17 @@ fn netlink(data: &[u8]) {
             wire::RTM_NEWLINK => present.extend(Present::parse(message.payload)),
             wire::RTM_NEWADDR => addresses.extend(parse_address(message.payload)),
             wire::RTM_NEWROUTE => routes.extend(parse_route(message.payload)),
+            wire::RTM_NEWRULE => found_rules.extend(rules::parse(message.payload)),
             _ => drop(socket::outcome("ask", message)),
         }
     }
-    let state = assemble(&present, &addresses, &routes);
+    let state = assemble(&present, &addresses, &routes, found_rules);
     assert!(state.links.len() <= present.len() && state.routes.len() <= routes.len() * state.links.len().max(1));
-    reach::lost_ways(&state, Some("192.0.2.1"));
-    let kept = reach::restorable(state.clone(), Some("192.0.2.1"));
-    assert_eq!(reach::restorable(kept.clone(), Some("192.0.2.1")), kept);
+    let reached = reach::Reached { at: Some([192, 0, 2, 1].into()), ..reach::Reached::default() };
+    reach::lost_ways(&state, &reached);
+    reach::instead(&state, &reached);
+    let kept = reach::restorable(state.clone(), &reached);
+    assert_eq!(reach::restorable(kept.clone(), &reached), kept);
     for link in &state.links {
         crate::links::find(&present, link);
     }

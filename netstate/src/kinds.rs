@@ -177,7 +177,9 @@ pub fn to_make(kind: &LinkKind) -> Vec<(u16, Vec<u8>)> {
             vec![(MACVLAN_MODE, bytes(*mode)), (MACVLAN_FLAGS, flags.to_ne_bytes().to_vec())]
         }
         LinkKind::Vrf { table } => vec![(VRF_TABLE, bytes(*table))],
-        LinkKind::Card | LinkKind::Made(_) | LinkKind::Bridge { .. } | LinkKind::Dummy => Vec::new(),
+        LinkKind::Card | LinkKind::Made(_) | LinkKind::Bridge { .. } | LinkKind::Dummy | LinkKind::Loopback => {
+            Vec::new()
+        }
     }
 }
 

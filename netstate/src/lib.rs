@@ -8,7 +8,7 @@
 //! out what the host is not reached through, such as the bridges of its guests and containers.
 //!
 //! What is not restored is never silently lost: [`Restored::problems`] says so, and [`lost_ways`] tells beforehand if
-//! the host is reached through a link of a kind that can't be made again. Policy routing is left out.
+//! the host is reached through what can't be made again.
 
 mod apply;
 mod capture;
@@ -21,6 +21,7 @@ mod made;
 mod reach;
 pub mod render;
 mod resolv;
+mod rules;
 mod socket;
 mod vlans;
 mod wire;
@@ -28,5 +29,5 @@ mod wire;
 pub use apply::{Deadlines, Restored, apply, is_needed};
 pub use capture::capture;
 pub use error::Error;
-pub use reach::{lost_ways, restorable, ways};
+pub use reach::{Reached, instead, lost_ways, reached, restorable, ways};
 pub use resolv::{Resolver, lost_servers, parse_resolv_conf, write_resolv_conf};

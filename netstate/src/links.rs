@@ -7,7 +7,7 @@ use anemos_proto::net::{Link, LinkId, LinkKind};
 use crate::error::Error;
 use crate::kinds;
 use crate::socket::Netlink;
-use crate::wire::{self, attributes, get_u32};
+use crate::wire::{self, attributes, get_u16, get_u32, text};
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -59,6 +59,16 @@ impl Present {
             }
         }
         link.lower = link.lower.filter(|_| !elsewhere);
+        if link.is(wire::LINK_LOOPBACK) {
+            link.kind = LinkKind::Loopback;
+        } else if link.kind == LinkKind::Card && link.mac.is_none() {
+            // `ARPHRD_*` of linux/if_arp.h. Such links are not Ethernet.
+            link.kind = LinkKind::Made(match get_u16(body, 2)? {
+                32 => "InfiniBand".into(),
+                512 => "ppp".into(),
+                kind => format!("link of type {kind}"),
+            });
+        }
         Some(link)
     }
 
@@ -103,10 +113,6 @@ impl Present {
     pub fn is(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }
-}
-
-fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 /// The present link that `wanted` means. One that can be made is known by its name, and its kind.

@@ -1,35 +1,151 @@
 //! Through which links the host is reached, what these stand on, and whether all of it can be restored in another
 //! kernel.
 
+use std::net::IpAddr;
+
 use anemos_proto::net::{Link, LinkId, LinkKind, NetworkState};
 
-/// The links that the host is reached through: those with a default route or with the address `reached_at` (which may
-/// have a zone, `fe80::1%br0`). Others, such as those of containers, don't count.
-pub fn ways(state: &NetworkState, reached_at: Option<&str>) -> Vec<LinkId> {
-    let (ip, zone) = reached_at.map_or((None, None), |text| match text.split_once('%') {
-        // Link-local addresses are not captured, but their zone names the link.
-        Some((_, zone)) => (None, Some(zone)),
-        None => (text.parse::<std::net::IpAddr>().ok().map(|ip| ip.to_canonical()), None),
-    });
-    let routed: Vec<_> = state.routes.iter().filter(|route| route.destination.is_none()).collect();
+use crate::error::Error;
+use crate::socket::Netlink;
+use crate::wire::{self, Message, attributes, get_u32};
+
+/// How somebody reaches the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reached {
+    /// The host's address that somebody reaches it at.
+    pub at: Option<IpAddr>,
+    /// Name of the link of a link-local address.
+    pub zone: Option<String>,
+    /// The way that the host's answers take.
+    pub back: Option<Way>,
+}
+
+/// A route to one address, as the kernel picks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// The link that it goes through.
+    pub link: LinkId,
+    /// The routing table that it is of.
+    pub table: u32,
+}
+
+/// What `SSH_CONNECTION` of sshd(8) says of how this host is reached, with what the kernel says of the way back. An
+/// address that is not one says nothing.
+pub fn reached(state: &NetworkState, connection: &str) -> Result<Reached, Error> {
+    let words: Vec<&str> = connection.split_whitespace().collect();
+    let [client, _, server, _] = words[..] else { return Ok(Reached::default()) };
+    let (address, zone) = server.split_once('%').map_or((server, None), |(ip, zone)| (ip, Some(zone.to_owned())));
+    let at = address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+    let mut reached = Reached { at, zone, back: None };
+    // The zone names the way already.
+    if let (None, Some(at), Ok(client)) = (&reached.zone, at, client.parse::<IpAddr>()) {
+        let mut netlink = Netlink::open(0)?;
+        reached.back = way_back(&mut netlink, state, at, client.to_canonical());
+    }
+    Ok(reached)
+}
+
+/// The way from `at` to `client`; `None` if there is none, or the client is on this host.
+fn way_back(netlink: &mut Netlink, state: &NetworkState, at: IpAddr, client: IpAddr) -> Option<Way> {
+    let mut body = [0; 12];
+    body[0] = wire::family(client.is_ipv6());
+    let full = if client.is_ipv6() { 128 } else { 32 };
+    (body[1], body[2]) = (full, full);
+    body[8..12].copy_from_slice(&wire::LOOKUP_TABLE.to_ne_bytes());
+    let mut message = Message::new(wire::RTM_GETROUTE, wire::ACK, &body)
+        .attribute(wire::RTA_DST, &wire::octets(client))
+        .attribute(wire::RTA_SRC, &wire::octets(at));
+    // Connections that come in through a VRF are answered through it.
+    let has_it = |link: &&Link| link.addresses.iter().any(|address| address.ip == at);
+    let holder = state.links.iter().find(has_it).map(|link| link.id);
+    let is_its_vrf =
+        |link: &&Link| matches!(link.kind, LinkKind::Vrf { .. }) && holder.is_some_and(|id| link.below.contains(&id));
+    if let Some(vrf) = state.links.iter().find(is_its_vrf) {
+        message = message.attribute(wire::RTA_OIF, &vrf.id.0.to_ne_bytes());
+    }
+    netlink.get("find the way back to whoever is connected", message, parse_way).ok().flatten()
+}
+
+/// Reads the answer to a question for one route.
+fn parse_way(body: &[u8]) -> Option<Way> {
+    let [_, _, _, _, table, _, _, kind] = *body.first_chunk()?;
+    let mut way = Way { link: LinkId(0), table: table.into() };
+    for (attribute, value) in attributes(body.get(12..)?) {
+        match attribute {
+            wire::RTA_OIF => way.link = LinkId(get_u32(value, 0)?),
+            wire::RTA_TABLE => way.table = get_u32(value, 0)?,
+            _ => {}
+        }
+    }
+    (kind == wire::ROUTE_UNICAST).then_some(way)
+}
+
+/// The links that the host is reached through: that with the address, and that of the way back. Where the way back is
+/// not known, those with a default route. Others, such as those of containers, don't count.
+pub fn ways(state: &NetworkState, reached: &Reached) -> Vec<LinkId> {
     let is_way = |link: &&Link| {
-        zone == Some(&*link.name)
-            || link.addresses.iter().any(|address| Some(address.ip) == ip)
-            || routed.iter().any(|route| route.link == link.id)
+        reached.zone.as_ref() == Some(&link.name)
+            || reached.zone.is_none() && link.addresses.iter().any(|address| Some(address.ip) == reached.at)
+            || match reached.back {
+                Some(back) => back.link == link.id,
+                None => state.routes.iter().any(|route| route.destination.is_none() && route.link == link.id),
+            }
     };
     state.links.iter().filter(is_way).map(|link| link.id).collect()
 }
 
-/// The links that can't be restored and that a way in stands on, or is: without them the host will not be reached.
-pub fn lost_ways<'a>(state: &'a NetworkState, reached_at: Option<&str>) -> Vec<&'a Link> {
-    let firm = standing(state, |link| match link.kind {
-        LinkKind::Card | LinkKind::Dummy | LinkKind::Vrf { .. } => Some(true),
+/// What the host is reached through and can't be restored, as `wg0 (wireguard)`: without it the host will not be
+/// reached.
+pub fn lost_ways(state: &NetworkState, reached: &Reached) -> Vec<String> {
+    let mut lost: Vec<String> =
+        lost_links(state, reached).iter().map(|link| format!("{} ({})", link.name, link.kind.name())).collect();
+    let has_it = |ip: IpAddr| state.links.iter().flat_map(|link| &link.addresses).any(|address| address.ip == ip);
+    match reached.at {
+        Some(at) if at.is_loopback() => {
+            lost.push(format!("a program of its own, such as a tunnel's, which connects to {at}"));
+        }
+        Some(at) if reached.zone.is_none() && !has_it(at) => {
+            lost.push(format!("the address {at}, which none of its links has"));
+        }
+        _ => {}
+    }
+    let kept = [wire::TABLE_MAIN, wire::TABLE_DEFAULT, wire::TABLE_LOCAL];
+    if let Some(back) = reached.back
+        && !kept.contains(&back.table)
+        && !state.routes.iter().any(|route| route.table == back.table)
+    {
+        lost.push(format!("routing table {}, to which a rule leads that can't be restored", back.table));
+    }
+    lost
+}
+
+/// Addresses that the host will have in another kernel too, by which it may be reached where the way that was taken is
+/// lost.
+pub fn instead(state: &NetworkState, reached: &Reached) -> Vec<IpAddr> {
+    let firm = firm(state);
+    let kept = restorable(state.clone(), reached);
+    let links = kept.links.iter().filter(|link| firm.contains(&link.id) && link.kind != LinkKind::Loopback);
+    let addresses = links.flat_map(|link| &link.addresses).filter(|address| address.scope == 0);
+    // A link-local address means nothing elsewhere.
+    let means_something = |ip: &IpAddr| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    addresses.map(|address| address.ip).filter(|ip| Some(*ip) != reached.at).filter(means_something).take(8).collect()
+}
+
+/// The links that can be restored with all that they need.
+fn firm(state: &NetworkState) -> Vec<LinkId> {
+    standing(state, |link| match link.kind {
+        LinkKind::Card | LinkKind::Dummy | LinkKind::Vrf { .. } | LinkKind::Loopback => Some(true),
         LinkKind::Made(_) => Some(false),
         // It is there for its address alone.
         LinkKind::Bridge { .. } if link.below.is_empty() => Some(true),
         _ => None,
-    });
-    let ways = ways(state, reached_at);
+    })
+}
+
+/// The links that can't be restored and that a way in stands on, or is.
+fn lost_links<'a>(state: &'a NetworkState, reached: &Reached) -> Vec<&'a Link> {
+    let firm = firm(state);
+    let ways = ways(state, reached);
     let infirm = |ids: &[LinkId]| {
         ids.iter().filter(|id| !firm.contains(id)).filter_map(|id| state.link(*id)).collect::<Vec<&Link>>()
     };
@@ -57,10 +173,10 @@ pub fn lost_ways<'a>(state: &'a NetworkState, reached_at: Option<&str>) -> Vec<&
 /// `state` without what is not restored: links that can't be made, and those that nobody reaches the host through and
 /// that don't stand on a card, such as the bridge of containers, or that nothing needs, such as a bridge for guests on
 /// which the host has no address. Ports of bridges that belong to guests go with them.
-pub fn restorable(mut state: NetworkState, reached_at: Option<&str>) -> NetworkState {
-    let ways = ways(&state, reached_at);
+pub fn restorable(mut state: NetworkState, reached: &Reached) -> NetworkState {
+    let ways = ways(&state, reached);
     let on_card = standing(&state, |link| match link.kind {
-        LinkKind::Card => Some(true),
+        LinkKind::Card | LinkKind::Loopback => Some(true),
         LinkKind::Made(_) | LinkKind::Dummy => Some(false),
         _ => None,
     });
@@ -69,7 +185,7 @@ pub fn restorable(mut state: NetworkState, reached_at: Option<&str>) -> NetworkS
         matches!(link.kind, LinkKind::Vrf { .. }) && link.below.iter().filter_map(|id| state.link(*id)).any(is_used)
     };
     let is_wanted = |link: &Link| {
-        link.kind == LinkKind::Card
+        matches!(link.kind, LinkKind::Card | LinkKind::Loopback)
             || link.kind.can_be_made()
                 && (ways.contains(&link.id) || on_card.contains(&link.id) && (is_used(link) || holds_used(link)))
     };
@@ -84,6 +200,12 @@ pub fn restorable(mut state: NetworkState, reached_at: Option<&str>) -> NetworkS
     }
     state.links.retain(|link| kept.contains(&link.id));
     state.routes.retain(|route| kept.contains(&route.link));
+    let leads_somewhere =
+        |table: u32| table == wire::TABLE_MAIN || state.routes.iter().any(|route| route.table == table);
+    let is_there = |name: &Option<String>| {
+        name.as_ref().is_none_or(|name| name == "lo" || state.links.iter().any(|link| link.name == *name))
+    };
+    state.rules.retain(|rule| leads_somewhere(rule.table) && is_there(&rule.iif) && is_there(&rule.oif));
     for link in &mut state.links {
         link.below.retain(|id| kept.contains(id));
     }
@@ -119,7 +241,7 @@ pub fn bottom_up(links: &[Link]) -> Vec<&Link> {
 
 #[cfg(test)]
 mod tests {
-    use anemos_proto::net::{Address, Bond, LinkId, Route};
+    use anemos_proto::net::{Address, Bond, Route, Rule};
 
     use super::*;
 
@@ -139,6 +261,7 @@ mod tests {
             "bond" => LinkKind::Bond(Bond::default()),
             "bridge" => LinkKind::Bridge { options: Vec::new() },
             "dummy" => LinkKind::Dummy,
+            "lo" => LinkKind::Loopback,
             "vrf" => LinkKind::Vrf { table: 10 },
             name => LinkKind::Made(name.into()),
         };
@@ -187,7 +310,16 @@ mod tests {
         links.into_iter().map(|link| link.borrow().name.clone()).collect()
     }
 
-    type Case = (Vec<Link>, Vec<(&'static str, u32)>, Option<&'static str>, Vec<&'static str>, Vec<&'static str>);
+    fn at(text: &str) -> Reached {
+        let (ip, zone) = text.split_once('%').map_or((text, None), |(ip, zone)| (ip, Some(zone.to_owned())));
+        Reached { at: ip.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()), zone, back: None }
+    }
+
+    fn answers(through: u32, reached: Reached) -> Reached {
+        Reached { back: Some(Way { link: LinkId(through), table: 254 }), ..reached }
+    }
+
+    type Case = (Vec<Link>, Vec<(&'static str, u32)>, Reached, Vec<&'static str>, Vec<&'static str>);
 
     #[test]
     fn ways_in() {
@@ -199,31 +331,110 @@ mod tests {
         let vlan = |below: &[u32]| on(below, link(4, "eth0.7", "vlan", &["198.51.100.10"]));
         let team = || link(5, "team0", "team", &["192.0.2.10"]);
         let bond = |below: &[u32]| on(below, link(5, "bond0", "bond", &["192.0.2.10"]));
+        let wireguard = || link(7, "wg0", "wireguard", &["10.9.0.5"]);
+        let lo = || link(8, "lo", "lo", &["203.0.113.77"]);
+        let nobody = Reached::default;
         let cases: Vec<Case> = vec![
-            (vec![card(), docker()], vec![("192.0.2.1", 1)], Some("192.0.2.10"), vec!["eth0"], vec![]),
-            (vec![card(), docker()], vec![("192.0.2.1", 1)], None, vec!["eth0"], vec![]),
-            (vec![member(), bridge(&[1]), docker()], vec![("192.0.2.1", 2)], None, vec!["br0"], vec![]),
-            (vec![member(), bridge(&[1])], vec![("fe80::1", 2)], None, vec!["br0"], vec![]),
-            (vec![member(), bridge(&[1, 9]), tap()], vec![], Some("2001:db8::10"), vec!["br0"], vec![]),
-            (vec![member(), bridge(&[1])], vec![], Some("::ffff:192.0.2.10"), vec!["br0"], vec![]),
-            (vec![member(), bridge(&[1])], vec![], Some("fe80::5%br0"), vec!["br0"], vec![]),
-            (vec![member(), bridge(&[1])], vec![], None, vec![], vec![]),
-            (vec![member(), bridge(&[9]), tap()], vec![], Some("192.0.2.10"), vec!["br0"], vec!["tap0"]),
-            (vec![card(), vlan(&[1])], vec![("192.0.2.1", 1)], Some("192.0.2.10"), vec!["eth0"], vec![]),
-            (vec![card(), vlan(&[1])], vec![("198.51.100.1", 4)], Some("nonsense"), vec!["eth0.7"], vec![]),
-            (vec![team(), vlan(&[5])], vec![("198.51.100.1", 4)], None, vec!["eth0.7"], vec!["team0"]),
-            (vec![vlan(&[])], vec![("198.51.100.1", 4)], None, vec!["eth0.7"], vec!["eth0.7"]),
-            (vec![team()], vec![], Some("192.0.2.10"), vec!["team0"], vec!["team0"]),
-            (vec![member(), bond(&[1])], vec![("192.0.2.1", 5)], None, vec!["bond0"], vec![]),
-            (vec![bond(&[])], vec![("192.0.2.1", 5)], None, vec!["bond0"], vec!["bond0"]),
-            (vec![bond(&[5])], vec![("192.0.2.1", 5)], None, vec!["bond0"], vec!["bond0"]),
+            (vec![card(), docker()], vec![("192.0.2.1", 1)], at("192.0.2.10"), vec!["eth0"], vec![]),
+            (vec![card(), docker()], vec![("192.0.2.1", 1)], nobody(), vec!["eth0"], vec![]),
+            (vec![member(), bridge(&[1]), docker()], vec![("192.0.2.1", 2)], nobody(), vec!["br0"], vec![]),
+            (vec![member(), bridge(&[1])], vec![("fe80::1", 2)], nobody(), vec!["br0"], vec![]),
+            (vec![member(), bridge(&[1, 9]), tap()], vec![], at("2001:db8::10"), vec!["br0"], vec![]),
+            (vec![member(), bridge(&[1])], vec![], at("::ffff:192.0.2.10"), vec!["br0"], vec![]),
+            (vec![member(), bridge(&[1])], vec![], at("fe80::5%br0"), vec!["br0"], vec![]),
+            (vec![member(), bridge(&[1])], vec![], nobody(), vec![], vec![]),
+            (vec![member(), bridge(&[9]), tap()], vec![], at("192.0.2.10"), vec!["br0"], vec!["tap0 (tun)"]),
+            (vec![card(), vlan(&[1])], vec![("192.0.2.1", 1)], at("192.0.2.10"), vec!["eth0"], vec![]),
+            (vec![card(), vlan(&[1])], vec![("198.51.100.1", 4)], at("nonsense"), vec!["eth0.7"], vec![]),
+            (vec![team(), vlan(&[5])], vec![("198.51.100.1", 4)], nobody(), vec!["eth0.7"], vec!["team0 (team)"]),
+            (vec![vlan(&[])], vec![("198.51.100.1", 4)], nobody(), vec!["eth0.7"], vec!["eth0.7 (vlan)"]),
+            (vec![team()], vec![], at("192.0.2.10"), vec!["team0"], vec!["team0 (team)"]),
+            (vec![member(), bond(&[1])], vec![("192.0.2.1", 5)], nobody(), vec!["bond0"], vec![]),
+            (vec![bond(&[])], vec![("192.0.2.1", 5)], nobody(), vec!["bond0"], vec!["bond0 (bond)"]),
+            (vec![bond(&[5])], vec![("192.0.2.1", 5)], nobody(), vec!["bond0"], vec!["bond0 (bond)"]),
+            // The way back counts, and no other default route.
+            (
+                vec![card(), wireguard()],
+                vec![("192.0.2.1", 1)],
+                answers(7, at("10.9.0.5")),
+                vec!["wg0"],
+                vec!["wg0 (wireguard)"],
+            ),
+            (
+                vec![card(), wireguard()],
+                vec![("10.9.0.1", 7)],
+                answers(7, at("192.0.2.10")),
+                vec!["eth0", "wg0"],
+                vec!["wg0 (wireguard)"],
+            ),
+            (vec![card(), wireguard()], vec![("10.9.0.1", 7)], answers(1, at("192.0.2.10")), vec!["eth0"], vec![]),
+            (vec![card(), lo()], vec![("192.0.2.1", 1)], answers(1, at("203.0.113.77")), vec!["eth0", "lo"], vec![]),
+            (
+                vec![card()],
+                vec![("192.0.2.1", 1)],
+                answers(1, at("100.64.0.5")),
+                vec!["eth0"],
+                vec!["the address 100.64.0.5, which none of its links has"],
+            ),
+            (
+                vec![card()],
+                vec![("192.0.2.1", 1)],
+                at("127.0.0.1"),
+                vec!["eth0"],
+                vec!["a program of its own, such as a tunnel's, which connects to 127.0.0.1"],
+            ),
+            (
+                vec![card()],
+                vec![],
+                Reached { back: Some(Way { link: LinkId(1), table: 77 }), ..at("192.0.2.10") },
+                vec!["eth0"],
+                vec!["routing table 77, to which a rule leads that can't be restored"],
+            ),
         ];
-        for (links, gateways, reached_at, through, lost) in cases {
+        for (links, gateways, reached, through, lost) in cases {
             let state = state(links, &gateways);
-            let found = ways(&state, reached_at).into_iter().map(|id| state.link(id).unwrap());
-            assert_eq!(names(found), through, "{state:?} {reached_at:?}");
-            assert_eq!(names(lost_ways(&state, reached_at)), lost, "{state:?} {reached_at:?}");
+            let found = ways(&state, &reached).into_iter().map(|id| state.link(id).unwrap());
+            assert_eq!(names(found), through, "{state:?} {reached:?}");
+            assert_eq!(lost_ways(&state, &reached), lost, "{state:?} {reached:?}");
         }
+    }
+
+    #[test]
+    fn addresses_that_survive() {
+        let links = vec![
+            link(1, "eth0", "", &["192.0.2.10", "fe80::7"]),
+            link(2, "wg0", "wireguard", &["10.9.0.5"]),
+            link(3, "docker0", "bridge", &["172.17.0.1"]),
+            link(4, "lo", "lo", &["203.0.113.77"]),
+            on(&[6], link(5, "br0", "bridge", &["10.5.0.1"])),
+            link(6, "tap0", "tun", &[]),
+        ];
+        let state = state(links, &[("192.0.2.1", 1)]);
+        let found = instead(&state, &answers(2, at("10.9.0.5")));
+        assert_eq!(found, ["192.0.2.10".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn rules_go_with_their_tables_and_links() {
+        let rule = |table: u32, iif: Option<&str>| Rule {
+            v6: false,
+            priority: 100,
+            source: None,
+            destination: None,
+            iif: iif.map(str::to_owned),
+            oif: None,
+            mark: None,
+            inverted: false,
+            table,
+            suppress: None,
+        };
+        let links = vec![link(1, "eth0", "", &["192.0.2.10"]), link(2, "wg0", "wireguard", &["10.9.0.5"])];
+        let mut state = state(links, &[("192.0.2.1", 1), ("192.0.2.1", 1), ("10.9.0.1", 2)]);
+        (state.routes[1].table, state.routes[2].table) = (100, 200);
+        let wanted = [rule(100, None), rule(100, Some("eth0")), rule(100, Some("lo")), rule(254, None)];
+        state.rules = wanted.to_vec();
+        state.rules.extend([rule(200, None), rule(300, None), rule(100, Some("wg0"))]);
+        assert_eq!(restorable(state, &at("192.0.2.10")).rules, wanted);
     }
 
     /// Proxmox with guests and containers, a storage network, and a VRF for management.
@@ -254,16 +465,16 @@ mod tests {
             ..default_route("10.0.0.1", link)
         };
         state.routes.extend([via(3), via(17)]);
-        let kept = restorable(state.clone(), Some("192.0.2.10"));
+        let kept = restorable(state.clone(), &at("192.0.2.10"));
         let want = ["eno1", "eno2", "eno3", "bond0", "bond0.7", "vmbr0", "bond0.20", "mgmt"];
         assert_eq!(names(kept.links.iter()), want);
         assert_eq!(kept.link(LinkId(6)).unwrap().below, [LinkId(5)], "no ports of guests");
         assert_eq!(kept.routes.iter().map(|route| route.link.0).collect::<Vec<_>>(), [6, 3]);
         let order: Vec<_> = names(bottom_up(&kept.links));
         assert_eq!(order, ["eno1", "eno2", "eno3", "bond0", "mgmt", "bond0.7", "bond0.20", "vmbr0"]);
-        assert_eq!(restorable(kept.clone(), Some("192.0.2.10")), kept);
+        assert_eq!(restorable(kept.clone(), &at("192.0.2.10")), kept);
 
-        let anycast = restorable(state, Some("10.99.0.1"));
+        let anycast = restorable(state, &at("10.99.0.1"));
         assert!(anycast.links.iter().any(|link| link.name == "dummy0"), "the host is reached at its address");
     }
 }

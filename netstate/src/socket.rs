@@ -42,6 +42,18 @@ impl Netlink {
         self.exchange(action, message, |_| {}).map(drop)
     }
 
+    /// Asks for one thing: `each` sees the fixed part and attributes of the answers.
+    pub fn get<T>(
+        &mut self,
+        action: &str,
+        message: Message,
+        mut each: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let mut found = None;
+        self.exchange(action, message, |answer| found = each(answer.payload))?;
+        Ok(found)
+    }
+
     /// Reads a whole list. `each` sees a message's fixed part and attributes.
     pub fn dump<T>(
         &mut self,

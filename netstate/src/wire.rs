@@ -13,6 +13,8 @@ pub const RTM_NEWADDR: u16 = 20;
 pub const RTM_GETADDR: u16 = 22;
 pub const RTM_NEWROUTE: u16 = 24;
 pub const RTM_GETROUTE: u16 = 26;
+pub const RTM_NEWRULE: u16 = 32;
+pub const RTM_GETRULE: u16 = 34;
 
 /// `NLM_F_*`: flags of the header.
 pub const REQUEST: u16 = 0x1;
@@ -70,6 +72,7 @@ pub const ADDRESS_NO_PREFIX_ROUTE: u32 = 0x200;
 pub const ADDRESS_FROM_KERNEL_RA: u8 = 2;
 
 pub const RTA_DST: u16 = 1;
+pub const RTA_SRC: u16 = 2;
 pub const RTA_OIF: u16 = 4;
 pub const RTA_GATEWAY: u16 = 5;
 pub const RTA_PRIORITY: u16 = 6;
@@ -88,7 +91,11 @@ pub const HOP_ONLINK: u32 = 0x4;
 pub const ROUTE_UNICAST: u8 = 1;
 pub const PROTOCOL_KERNEL: u8 = 2;
 pub const PROTOCOL_RA: u8 = 9;
+pub const TABLE_DEFAULT: u32 = 253;
 pub const TABLE_MAIN: u32 = 254;
+pub const TABLE_LOCAL: u32 = 255;
+/// `RTM_F_LOOKUP_TABLE`: the answer to a question for one route says of which table the route is.
+pub const LOOKUP_TABLE: u32 = 0x1000;
 
 const HEADER: usize = 16;
 pub const NESTED: u16 = 0x8000;
@@ -141,6 +148,24 @@ pub fn attributes_of(list: &[(u16, Vec<u8>)]) -> Vec<u8> {
     }
     out.0.resize(aligned(out.0.len()), 0);
     out.0
+}
+
+pub fn family(v6: bool) -> u8 {
+    if v6 { AF_INET6 } else { AF_INET }
+}
+
+/// An address of the family, from its bytes.
+pub fn parse_ip(family: u8, value: &[u8]) -> Option<IpAddr> {
+    match family {
+        AF_INET => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+        AF_INET6 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+/// A text that a zero byte ends.
+pub fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 pub fn octets(ip: IpAddr) -> Vec<u8> {

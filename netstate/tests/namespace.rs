@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anemos_netstate::{Deadlines, Restored, apply, capture, lost_ways, render, restorable};
+use anemos_netstate::{Deadlines, Reached, Restored, apply, capture, instead, lost_ways, reached, render, restorable};
 use anemos_proto::net::{Link, LinkId, LinkKind, NetworkState};
 
 /// Set in the process that runs inside the namespace.
@@ -371,13 +371,13 @@ fn a_bridge_is_made_again() {
         assert!(
             all.links.iter().any(|link| link.name == "tap0") && all.links.iter().any(|link| link.name == "docker7")
         );
-        let lost: Vec<_> = lost_ways(&all, Some("192.0.2.10")).iter().map(|link| link.name.clone()).collect();
-        assert_eq!(lost, ["u0", "tap0"], "nothing below the bridge is a card");
+        let at = Reached { at: Some("192.0.2.10".parse().unwrap()), ..Reached::default() };
+        assert_eq!(lost_ways(&all, &at), ["u0 (veth)", "tap0 (tun)"], "nothing below the bridge is a card");
         // A pair's end stands for a card, which the kernel can't make either.
         let mut cards = all.clone();
         cards.links.iter_mut().filter(|link| link.name == "u0").for_each(|link| link.kind = LinkKind::Card);
-        assert!(lost_ways(&cards, Some("192.0.2.10")).is_empty());
-        let mut kept = restorable(cards, Some("192.0.2.10"));
+        assert!(lost_ways(&cards, &at).is_empty());
+        let mut kept = restorable(cards, &at);
         kept.links
             .iter_mut()
             .filter(|link| link.name == "u0")
@@ -604,5 +604,131 @@ fn a_bridge_filters_vlans_as_before() {
         let vlans: Vec<_> = before.links.iter().map(|link| link.vlans.len()).collect();
         assert_eq!(vlans, [2, 1, 0], "{before:#?}");
         again(&before, || plug("w1", "52:54:00:00:00:01"));
+    });
+}
+
+/// Two cards with a default route each, and an address that no card has.
+#[test]
+fn rules_tables_and_loopback_are_restored() {
+    in_namespace("rules_tables_and_loopback_are_restored", || {
+        let plug_both = |prefix: &str| {
+            plug(&format!("{prefix}1"), "52:54:00:00:00:01");
+            plug(&format!("{prefix}2"), "52:54:00:00:00:02");
+        };
+        plug_both("u");
+        for command in [
+            "link set u1 up",
+            "link set u2 up",
+            "link set lo up",
+            "address add 203.0.113.77/32 dev lo",
+            "address add 192.0.2.10/24 broadcast + dev u1",
+            "address add 198.51.100.5/24 broadcast + dev u2",
+            "address add 2001:db8::10/64 dev u2 nodad",
+            "route add default via 192.0.2.1 dev u1 proto static",
+            "route add default via 198.51.100.1 dev u2 table 1001 proto static",
+            "route add 10.0.0.0/8 via 198.51.100.9 dev u2 table 77 proto static",
+            "-6 route add default via fe80::1 dev u2 table 1001 proto static",
+            "rule add priority 100 from 198.51.100.5 lookup 1001",
+            "rule add priority 101 not fwmark 0x10/0xff iif lo lookup 77 suppress_prefixlength 0",
+            "-6 rule add priority 100 from 2001:db8::10 to 2001:db8:9::/48 lookup 1001",
+            "rule add priority 102 from 192.0.2.99 blackhole",
+        ] {
+            ip(command);
+        }
+        let before = comparable(capture().unwrap());
+        assert_eq!((before.links.len(), before.routes.len(), before.rules.len()), (3, 4, 3), "{before:#?}");
+        again(&before, || {
+            for command in [
+                "address delete 203.0.113.77/32 dev lo",
+                "rule delete priority 100",
+                "rule delete priority 101",
+                "-6 rule delete priority 100",
+            ] {
+                ip(command);
+            }
+            plug_both("w");
+        });
+        let way = ip("route get 192.0.2.250 from 198.51.100.5");
+        assert!(way.contains("via 198.51.100.1 dev w2 table 1001"), "{way}");
+    });
+}
+
+/// Cards have other names in RAM, and rules name links.
+#[test]
+fn a_rule_names_a_link_as_it_is_called_now() {
+    in_namespace("a_rule_names_a_link_as_it_is_called_now", || {
+        plug("u1", "52:54:00:00:00:01");
+        ip("link set u1 up");
+        ip("address add 192.0.2.10/24 broadcast + dev u1");
+        ip("route add default via 192.0.2.1 dev u1 table 77 proto static");
+        ip("rule add priority 100 iif u1 lookup 77");
+        let before = comparable(capture().unwrap());
+        // What names a link by name is only known with the names.
+        let named = NetworkState {
+            links: before.links.iter().map(|link| Link { name: "u1".into(), ..link.clone() }).collect(),
+            ..before
+        };
+        ip("link delete u1");
+        ip("rule delete priority 100");
+        plug("w1", "52:54:00:00:00:01");
+        for _ in 0..2 {
+            assert_eq!(apply(&named, quick()).unwrap().problems, Vec::<String>::new());
+            assert_eq!(ip("rule show iif w1").lines().count(), 1);
+        }
+    });
+}
+
+#[test]
+fn the_way_back_is_the_kernels() {
+    in_namespace("the_way_back_is_the_kernels", || {
+        plug("u1", "52:54:00:00:00:01");
+        plug("u2", "52:54:00:00:00:02");
+        for command in [
+            "link set u1 up",
+            "link set u2 up",
+            "tuntap add tun0 mode tun",
+            "link set tun0 up",
+            "address add 192.0.2.10/24 dev u1",
+            "address add 198.51.100.5/24 dev u2",
+            "address add 10.9.0.5/24 dev tun0",
+            "address add 2001:db8::10/64 dev u1 nodad",
+            "address add fe80::1234/64 dev u1 nodad",
+            "route add default via 192.0.2.1 dev u1",
+            "route add 203.0.113.0/24 dev tun0",
+            "route add default via 198.51.100.1 dev u2 table 1001",
+            "rule add priority 100 from 198.51.100.5 lookup 1001",
+        ] {
+            ip(command);
+        }
+        let mut state = capture().unwrap();
+        // A pair's end stands for a card.
+        let pairs = state.links.iter_mut().filter(|link| link.kind == LinkKind::Made("veth".into()));
+        pairs.for_each(|link| link.kind = LinkKind::Card);
+        let look = |connection: &str| {
+            let reached = reached(&state, connection).unwrap();
+            let back = reached.back.map(|way| (state.link(way.link).unwrap().name.clone(), way.table));
+            (back, lost_ways(&state, &reached))
+        };
+        let tun = || vec!["tun0 (tun)".to_owned()];
+        let way = |name: &str, table: u32| Some((name.to_owned(), table));
+        assert_eq!(look("192.0.2.7 5000 192.0.2.10 22"), (way("u1", 254), vec![]), "a neighbour");
+        assert_eq!(look("100.64.0.9 5000 192.0.2.10 22"), (way("u1", 254), vec![]), "by the default route");
+        assert_eq!(look("100.64.0.9 5000 198.51.100.5 22"), (way("u2", 1001), vec![]), "by a rule");
+        assert_eq!(look("10.9.0.1 5000 10.9.0.5 22"), (way("tun0", 254), tun()));
+        assert_eq!(look("203.0.113.9 5000 192.0.2.10 22"), (way("tun0", 254), tun()), "answers go into the tunnel");
+        assert_eq!(look("2001:db8::7 5000 2001:db8::10 22"), (way("u1", 254), vec![]));
+        assert_eq!(look("fe80::7%u1 5000 fe80::1234%u1 22"), (None, vec![]));
+        assert_eq!(look(""), (None, vec![]));
+        assert_eq!(look("UNKNOWN 65535 UNKNOWN 65535"), (None, vec![]));
+        let (back, lost) = look("127.0.0.1 5000 127.0.0.1 22");
+        assert_eq!((back, lost.len()), (None, 1), "{lost:?}");
+        let (_, lost) = look("100.64.0.9 5000 100.64.0.5 22");
+        assert_eq!(lost, ["the address 100.64.0.5, which none of its links has"]);
+        let others = instead(&state, &reached(&state, "10.9.0.1 5000 10.9.0.5 22").unwrap());
+        let others: Vec<_> = others.iter().filter(|ip| ip.is_ipv4()).map(ToString::to_string).collect();
+        assert_eq!(others, ["192.0.2.10", "198.51.100.5"]);
+        let u1 = state.links.iter().find(|link| link.name == "u1").unwrap();
+        let own: Vec<_> = u1.addresses.iter().map(|address| address.ip.to_string()).collect();
+        assert_eq!(own.iter().filter(|ip| ip.starts_with("fe80")).collect::<Vec<_>>(), ["fe80::1234"], "{own:?}");
     });
 }

@@ -1,5 +1,7 @@
 //! What the stage finds out about a host before anything changes.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Digest;
@@ -34,7 +36,7 @@ pub struct HostFacts {
     pub kexec: KexecSupport,
     /// The network as it is.
     pub network: NetworkState,
-    /// The links that a way in stands on and that can't be restored in RAM, as `team0 (team)`.
+    /// What the host is reached through and can't be restored in RAM, as `wg0 (wireguard)`.
     pub lost_ways: Vec<String>,
     /// The port on which the host accepted the SSH connection that runs the stage.
     pub ssh_port: u16,
@@ -52,6 +54,9 @@ pub struct HostFacts {
     /// The links that the host is reached through.
     #[serde(default)]
     pub ways: Vec<LinkId>,
+    /// Where a way is lost: addresses of the host's that it has in RAM too.
+    #[serde(default)]
+    pub instead: Vec<IpAddr>,
 }
 
 /// A watchdog timer, from `/sys/class/watchdog` (Documentation/ABI/testing/sysfs-class-watchdog).

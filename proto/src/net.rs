@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct NetworkState {
     /// The host's name.
     pub hostname: String,
-    /// Its links but for loopback.
+    /// Its links; loopback only where it has addresses beside its own.
     pub links: Vec<Link>,
     /// Unicast routes of the main table, and of others if rules need them.
     pub routes: Vec<Route>,
@@ -17,6 +17,9 @@ pub struct NetworkState {
     pub dns: Vec<IpAddr>,
     /// Search domains.
     pub search: Vec<String>,
+    /// What picks other routing tables than main, in the kernel's order.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
 }
 
 impl NetworkState {
@@ -70,6 +73,8 @@ pub enum LinkKind {
         /// Its routing table.
         table: u32,
     },
+    /// The loopback link.
+    Loopback,
 }
 
 /// A numeric option of a made link: number of its attribute, and value. A hardware address has its first byte in the
@@ -101,12 +106,13 @@ impl LinkKind {
             Self::Macvlan { .. } => "macvlan",
             Self::Dummy => "dummy",
             Self::Vrf { .. } => "vrf",
+            Self::Loopback => "loopback",
         }
     }
 
     /// Whether the kernel can be told to make it as it was.
     pub fn can_be_made(&self) -> bool {
-        !matches!(self, Self::Card | Self::Made(_))
+        !matches!(self, Self::Card | Self::Made(_) | Self::Loopback)
     }
 
     /// Whether the links below it have it as their master.
@@ -208,4 +214,29 @@ pub struct Route {
     pub table: u32,
     /// MTU of the route in bytes, if set.
     pub mtu: Option<u32>,
+}
+
+/// A rule that says which routing table counts for some packets (linux/fib_rules.h).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// IPv6.
+    pub v6: bool,
+    /// Rules of lower numbers come first.
+    pub priority: u32,
+    /// It is for packets that come from here.
+    pub source: Option<(IpAddr, u8)>,
+    /// It is for packets that go there.
+    pub destination: Option<(IpAddr, u8)>,
+    /// Name of the link that they came in through, under the old system; `lo` for the host's own packets.
+    pub iif: Option<String>,
+    /// Name of the link that they are bound to, under the old system.
+    pub oif: Option<String>,
+    /// Mark and mask of the packets.
+    pub mark: Option<(u32, u32)>,
+    /// It is for all packets but those.
+    pub inverted: bool,
+    /// The routing table.
+    pub table: u32,
+    /// Routes with prefixes as short as this, or shorter, don't count.
+    pub suppress: Option<u32>,
 }

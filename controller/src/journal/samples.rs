@@ -5,7 +5,7 @@ use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::Digest;
-use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route};
+use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
 
 use super::{HostEntry, OldSystem, Record, RunFile};
 use crate::plan;
@@ -96,9 +96,11 @@ fn facts() -> HostFacts {
             }],
             dns: vec!["192.0.2.1".parse().unwrap()],
             search: vec!["example.com".into()],
+            rules: Vec::new(),
         },
         lost_ways: vec!["br0 (bridge)".into()],
         ways: Vec::new(),
+        instead: Vec::new(),
         ssh_port: 22,
         host_keys: vec![key().line().into()],
         mirrors: vec!["http://mirror.example/debian".into()],
@@ -126,10 +128,24 @@ fn facts_since() -> HostFacts {
         LinkKind::Macvlan { mode: 4, flags: 0 },
         LinkKind::Dummy,
         LinkKind::Vrf { table: 10 },
+        LinkKind::Loopback,
     ];
     let made = (2..).zip(kinds).map(|(id, kind)| Link { id: LinkId(id), kind, below: vec![card.id], ..card.clone() });
     facts.network.links.extend(made);
     facts.ways = vec![LinkId(3)];
+    facts.instead = vec!["192.0.2.10".parse().unwrap()];
+    facts.network.rules = vec![Rule {
+        v6: false,
+        priority: 100,
+        source: Some(("192.0.2.0".parse().unwrap(), 24)),
+        destination: None,
+        iif: Some("lo".into()),
+        oif: None,
+        mark: Some((1, 255)),
+        inverted: true,
+        table: 1001,
+        suppress: Some(0),
+    }];
     facts.watchdogs.push(Watchdog {
         name: "watchdog0".into(),
         identity: "iTCO_wdt".into(),

@@ -121,9 +121,18 @@ fn system_refusals(facts: &HostFacts) -> Vec<String> {
         refusals.push("the running kernel has no kexec".into());
     }
     if !facts.lost_ways.is_empty() {
+        let others: Vec<String> = facts.instead.iter().map(ToString::to_string).collect();
+        let instead = match &others[..] {
+            [] => String::new(),
+            [one] => format!("it would have {one} there, so give that as its `address` if it is reached at it; or "),
+            all => format!(
+                "it would have {} there, so give one of these as its `address` if it is reached at it; or ",
+                all.join(" and ")
+            ),
+        };
         refusals.push(format!(
-            "the host is reached through {}, which can't be restored in RAM: move its address and default route to a \
-             network card, or to a VLAN, a bond or a bridge of cards, for the deployment",
+            "the host is reached through {}, which can't be restored in RAM: {instead}move its address and default \
+             route to a network card, or to a VLAN, a bond or a bridge of cards, for the deployment",
             facts.lost_ways.join(" and ")
         ));
     }

@@ -109,9 +109,11 @@ pub fn facts() -> HostFacts {
             }],
             dns: vec![[192, 0, 2, 53].into()],
             search: vec!["example.org".into()],
+            rules: Vec::new(),
         },
         lost_ways: Vec::new(),
         ways: vec![LinkId(1)],
+        instead: Vec::new(),
         ssh_port: 22,
         host_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvMEaYrEAoJpg0YaZD5aPahfRI1O5ZQNNGGKHzSjDzv web1".into()],
         mirrors: vec!["http://mirror.example/debian".into()],
@@ -327,6 +329,14 @@ fn refusals() {
     assert!(disabled.refusals[0].contains("kexec_load_disabled"), "{:?}", disabled.refusals);
     let team = with(|f| f.lost_ways = vec!["team0 (team)".into()]);
     assert!(team.refusals[0].contains("reached through team0 (team)"), "{:?}", team.refusals);
+    assert!(team.refusals[0].contains("restored in RAM: move its address"), "{:?}", team.refusals);
+    let vpn = with(|f| {
+        f.lost_ways = vec!["wg0 (wireguard)".into()];
+        f.instead = vec![[203, 0, 113, 5].into(), [10, 1, 0, 5].into()];
+    });
+    let said = "restored in RAM: it would have 203.0.113.5 and 10.1.0.5 there, so give one of these as its `address` \
+                if it is reached at it; or move";
+    assert!(vpn.refusals[0].contains(said), "{:?}", vpn.refusals);
     let mut facts = facts();
     (facts.kexec.file_load, facts.kexec.load) = (false, false);
     let both = judge(&facts, Choices { disks: vec![DiskSelector::Path("/dev/sda".into())], ..choices() });

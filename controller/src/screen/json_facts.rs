@@ -103,6 +103,7 @@ struct RouteJson<'a> {
     mac: String,
     metric: u32,
     onlink: bool,
+    table: u32,
 }
 
 impl<'a> From<&'a HostFacts> for FactsJson<'a> {
@@ -226,6 +227,7 @@ impl<'a> RouteJson<'a> {
             mac: mac(link.mac),
             metric: route.metric,
             onlink: route.onlink,
+            table: route.table,
         })
     }
 }

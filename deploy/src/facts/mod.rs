@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use anemos_host::memory::Memory;
 use anemos_host::{Root, boot_id, host_keys, mounts};
+use anemos_netstate::Reached;
 use anemos_proto::Digest;
 use anemos_proto::host::{Disk, Firmware, HostFacts, KexecSupport};
 use anemos_proto::net::NetworkState;
@@ -24,7 +25,8 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
     let release = kernel_release(root);
     let network = anemos_netstate::capture().doing(|| "reading the host's network".into())?;
     let connection = std::env::var("SSH_CONNECTION").unwrap_or_default();
-    let reached_at = ssh_address(&connection);
+    let reached = reached(&network, &connection)?;
+    let lost_ways = anemos_netstate::lost_ways(&network, &reached);
     let memory = Memory::of(root);
     let watchdogs = watchdogs::watchdogs(root, &release);
     let (cached_blobs, cached_bases) = parse_cache(&root.names(CACHE));
@@ -45,8 +47,9 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
         memory_available: memory.available.unwrap_or(0),
         disks: all_disks(root),
         kexec: kexec_support(root),
-        lost_ways: lost_ways(&network, reached_at),
-        ways: anemos_netstate::ways(&network, reached_at),
+        instead: if lost_ways.is_empty() { Vec::new() } else { anemos_netstate::instead(&network, &reached) },
+        lost_ways,
+        ways: anemos_netstate::ways(&network, &reached),
         network,
         ssh_port: ssh_port(Some(&connection)),
         host_keys: host_keys::public(root),
@@ -57,10 +60,9 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
     })
 }
 
-/// The links that a way in stands on and that can't be restored in RAM, as `team0 (team)`.
-pub fn lost_ways(network: &NetworkState, reached_at: Option<&str>) -> Vec<String> {
-    let lost = anemos_netstate::lost_ways(network, reached_at);
-    lost.iter().map(|link| format!("{} ({})", link.name, link.kind.name())).collect()
+/// How the host is reached, by `SSH_CONNECTION`.
+pub fn reached(network: &NetworkState, connection: &str) -> Result<Reached> {
+    anemos_netstate::reached(network, connection).doing(|| "asking for the way back to the workstation".into())
 }
 
 /// `uname -r`.
@@ -124,11 +126,6 @@ pub fn ssh_port(connection: Option<&str>) -> u16 {
     connection.and_then(|text| text.split_whitespace().nth(3)?.parse().ok()).unwrap_or(22)
 }
 
-/// The address in `SSH_CONNECTION` at which the host was reached.
-pub fn ssh_address(connection: &str) -> Option<&str> {
-    connection.split_whitespace().nth(2)
-}
-
 /// Blobs and base images, by the names of files in the cache.
 pub fn parse_cache(names: &[String]) -> (Vec<Digest>, Vec<Digest>) {
     let digests = |prefix: &str, suffix: &str| {
@@ -169,9 +166,6 @@ mod tests {
         assert_eq!(ssh_port(Some("fe80::1%eth0 51024 fe80::2%eth0 22")), 22);
         assert_eq!(ssh_port(Some("nonsense")), 22);
         assert_eq!(ssh_port(None), 22);
-        assert_eq!(ssh_address("10.0.2.2 51024 10.0.2.15 2222"), Some("10.0.2.15"));
-        assert_eq!(ssh_address("fe80::1%eth0 51024 fe80::2%eth0 22"), Some("fe80::2%eth0"));
-        assert_eq!(ssh_address("nonsense"), None);
     }
 
     #[test]

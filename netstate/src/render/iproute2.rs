@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::{Link, LinkKind, NetworkState};
 
-use super::plan::{Files, HEADER, ip_address, ip_route, resolv_conf};
+use super::plan::{Files, HEADER, ip_address, ip_route, is_link_local, resolv_conf};
 use crate::apply::{in_order, oldest_first};
 use crate::links::mac_text;
 use crate::wire::TABLE_MAIN;
@@ -53,7 +53,7 @@ fn commands(link: &Link, state: &NetworkState) -> String {
         line(&format!(r#"ip link set dev "$dev" address {}"#, mac_text(mac)));
     }
     line(&format!(r#"ip link set dev "$dev" mtu {} up"#, link.mtu));
-    for address in oldest_first(link) {
+    for address in oldest_first(link).filter(|address| !is_link_local(address)) {
         line(&format!(r#"ip address replace {} dev "$dev""#, ip_address(address)));
     }
     let routes = in_order(&state.routes).into_iter().filter(|route| route.link == link.id);

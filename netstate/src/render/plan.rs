@@ -1,5 +1,6 @@
 //! What every configuration says, whatever its language.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anemos_proto::net::{Address, Link, LinkKind, NetworkState, Route};
@@ -69,12 +70,21 @@ pub fn plan(state: &NetworkState) -> Vec<Plan<'_>> {
                 name: plain(&link.name),
                 dhcp,
                 ra,
-                addresses: link.addresses.iter().filter(|address| !leased(address)).collect(),
+                addresses: link
+                    .addresses
+                    .iter()
+                    .filter(|address| !leased(address) && !is_link_local(address))
+                    .collect(),
                 routes: routes.into_iter().filter(|route| !comes_by_itself(route)).collect(),
                 dns: gateway.is_some_and(|gateway| gateway.id == link.id),
             }
         })
         .collect()
+}
+
+/// Whether every system gives its links such an address by itself.
+pub fn is_link_local(address: &Address) -> bool {
+    matches!(address.ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 /// The name with all characters replaced that a file name or a configuration language may not take.

@@ -53,6 +53,7 @@ fn static_host() -> NetworkState {
         ],
         dns: vec!["192.0.2.53".parse().unwrap()],
         search: vec!["example.net".into()],
+        rules: Vec::new(),
     }
 }
 
@@ -78,6 +79,7 @@ fn leased_host() -> NetworkState {
         routes: vec![default_route("198.51.100.1", 1, 3), default_route("fe80::1", 1, PROTOCOL_RA), private],
         dns: vec!["198.51.100.1".parse().unwrap()],
         search: vec![],
+        rules: Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use anemos_proto::config::{Deadlines, Finish, HostConfig, RunConfig};
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::BlobRef;
-use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route};
+use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
 use anemos_proto::stage::{BaseSource, Failure, KernelSource, StagePlan, StageReply, StageRequest, Staged};
 use anemos_proto::{Digest, RunId, Secret};
 
@@ -90,6 +90,18 @@ pub fn network() -> NetworkState {
         }],
         dns: vec![ip("192.0.2.53")],
         search: vec!["example.org".into()],
+        rules: vec![Rule {
+            v6: false,
+            priority: 100,
+            source: Some((ip("192.0.2.0"), 24)),
+            destination: None,
+            iif: Some("lo".into()),
+            oif: None,
+            mark: Some((1, 255)),
+            inverted: true,
+            table: 1001,
+            suppress: Some(0),
+        }],
     }
 }
 
@@ -180,6 +192,7 @@ pub fn facts() -> HostFacts {
             holder: Some("systemd (1)".into()),
         }],
         ways: vec![LinkId(2)],
+        instead: vec!["192.0.2.10".parse().unwrap()],
     }
 }
 
