@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anemos_netstate::render;
+use anemos_netstate::render::{self, Format};
 
 use crate::app::BUILD;
 use crate::heart::Heart;
@@ -107,18 +107,17 @@ fn socket() -> PathBuf {
 
 fn network(format: &str, dir: &Path) -> Result<(), String> {
     let state = given::read_host(&here())?.network;
-    let files = match format {
-        "--ifupdown" => render::ifupdown(&state),
-        "--networkd" => render::networkd(&state),
-        "--netplan" => render::netplan(&state),
-        "--iproute2" => render::iproute2(&state),
-        _ => return Err(format!("`{format}` is none of --ifupdown, --networkd, --netplan and --iproute2")),
+    let Some(known) = format.strip_prefix("--").and_then(Format::by_name) else {
+        return Err(format!(
+            "`{format}` is none of --ifupdown, --networkd, --netplan, --networkmanager and --iproute2"
+        ));
     };
+    let files = known.files(&state);
     if !dir.is_dir() {
         return Err(format!("{} is no directory", dir.display()));
     }
     render::write_files(dir, &files).map_err(|e| format!("the network configuration could not be written: {e}"))?;
-    for line in render::left_out(&state) {
+    for line in known.left_out(&state) {
         eprintln!("anemos-agent: {line}");
     }
     for (path, _) in &files {

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anemos_netstate::render;
+use anemos_netstate::render::{self, Format};
 use anemos_proto::config::HostConfig;
 use makeimg::build::{self, Job, Machine};
 use makeimg::command::{Cancel, Context};
@@ -164,9 +164,10 @@ fn offer(context: &Context, job: &Job, host: &HostConfig, image: &Inside) -> Res
     identity::install(&host.ssh_identity, image.path()).doing(|| "installing the host's SSH keys".into())?;
     let services = &job.imgbuild.settings.services;
     let networkd = !image.exists("usr/sbin/ifup") || services.iter().any(|name| name.starts_with("systemd-networkd"));
-    let files = if networkd { render::networkd(&host.network) } else { render::ifupdown(&host.network) };
+    let format = if networkd { Format::Networkd } else { Format::Ifupdown };
+    let files = format.files(&host.network);
     render::write_files(image.path(), &files).doing(|| "writing the host's network configuration".into())?;
-    for line in render::left_out(&host.network) {
+    for line in format.left_out(&host.network) {
         context.report.warn(line);
     }
     if host.ssh_port != 22 && image.exists("etc/ssh/sshd_config.d") {

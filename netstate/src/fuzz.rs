@@ -39,8 +39,9 @@ fn netlink(data: &[u8]) {
     for link in &state.links {
         crate::links::find(&present, link);
     }
-    for files in [render::ifupdown(&state), render::networkd(&state), render::netplan(&state)] {
-        for (path, text) in files {
+    for format in render::Format::ALL {
+        format.left_out(&state);
+        for (path, text) in format.files(&state) {
             assert!(path.components().all(|part| matches!(part, Component::Normal(_))), "{}", path.display());
             let hidden = text.chars().find(|c| c.is_control() && *c != '\n');
             assert_eq!(hidden, None, "{text}");

@@ -35,6 +35,8 @@ pub const BRIDGE_PRIORITY: u16 = 6;
 pub const BRIDGE_VLAN_FILTERING: u16 = 7;
 pub const BRIDGE_DEFAULT_PVID: u16 = 39;
 
+/// Ethernet type of a tag of 802.1ad.
+pub const VLAN_8021AD: u16 = 0x88a8;
 const VLAN_8021Q: u16 = 0x8100;
 /// `VLAN_FLAG_REORDER_HDR`.
 const VLAN_REORDER: u32 = 1;

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anemos_netstate::{Deadlines, Reached, Restored, apply, capture, instead, lost_ways, reached, render, restorable};
+use anemos_netstate::render::Format;
+use anemos_netstate::{Deadlines, Reached, Restored, apply, capture, instead, lost_ways, reached, restorable};
 use anemos_proto::net::{Link, LinkId, LinkKind, NetworkState};
 
 /// Set in the process that runs inside the namespace.
@@ -108,7 +109,7 @@ fn comparable(mut state: NetworkState) -> NetworkState {
         if let LinkKind::Bond(bond) = &mut link.kind {
             bond.primary = bond.primary.map(id);
         }
-        if !link.kind.can_be_made() {
+        if !link.kind.can_be_made() && link.kind != LinkKind::Loopback {
             link.name.clear();
         }
     }
@@ -217,7 +218,7 @@ fn a_given_hardware_address_is_given_again() {
         let mut state = comparable(capture().unwrap());
         // Links of this kind have no permanent address, from which the present one could differ.
         state.links[0].set_mac = Some([2, 0, 0, 0, 0, 7]);
-        let files = render::iproute2(&NetworkState {
+        let files = Format::Iproute2.files(&NetworkState {
             links: state.links.iter().map(|link| Link { kind: LinkKind::Card, ..link.clone() }).collect(),
             ..state.clone()
         });
@@ -333,7 +334,7 @@ fn the_rendered_script_restores_the_same() {
         let before = comparable(capture().unwrap());
         let mut hardware = before.clone();
         hardware.links[0].kind = LinkKind::Card;
-        let files = render::iproute2(&hardware);
+        let files = Format::Iproute2.files(&hardware);
 
         ip("link delete u0");
         plug("w0", "52:54:00:00:00:01");
@@ -350,7 +351,8 @@ fn a_bridge_is_made_again() {
     in_namespace("a_bridge_is_made_again", || {
         plug("u0", "52:54:00:00:00:01");
         for command in [
-            "link add br0 address 52:54:00:00:00:01 type bridge forward_delay 0 ageing_time 20000 priority 4096 mcast_snooping 0",
+            "link add br0 address 52:54:00:00:00:01 type bridge forward_delay 0 ageing_time 20000 priority 4096",
+            "link set br0 type bridge mcast_snooping 0",
             "link set u0 master br0 up mtu 1400",
             "tuntap add tap0 mode tap",
             "link set tap0 master br0 up",
@@ -730,5 +732,49 @@ fn the_way_back_is_the_kernels() {
         let u1 = state.links.iter().find(|link| link.name == "u1").unwrap();
         let own: Vec<_> = u1.addresses.iter().map(|address| address.ip.to_string()).collect();
         assert_eq!(own.iter().filter(|ip| ip.starts_with("fe80")).collect::<Vec<_>>(), ["fe80::1234"], "{own:?}");
+    });
+}
+
+/// The script makes what is made, and can run again.
+#[test]
+fn the_rendered_script_makes_links() {
+    in_namespace("the_rendered_script_makes_links", || {
+        plug("u1", "52:54:00:00:00:01");
+        plug("u2", "52:54:00:00:00:02");
+        for command in [
+            "link add br7 address 52:54:00:00:00:01 type bridge forward_delay 0 priority 4096",
+            "link set u1 master br7 mtu 1400 up",
+            "link set br7 mtu 1400 up",
+            "link add mv8 link br7 address 02:00:00:00:00:09 type macvlan mode bridge",
+            "link set mv8 mtu 1400 up",
+            "link set u2 up",
+            "link set lo up",
+            "address add 203.0.113.77/32 dev lo",
+            "address add 192.0.2.10/24 broadcast + dev br7",
+            "address add 10.8.0.5/24 broadcast + dev mv8",
+            "address add 198.51.100.5/24 broadcast + dev u2",
+            "route add default via 192.0.2.1 dev br7 proto static",
+            "route add default via 198.51.100.1 dev u2 table 1001 proto static",
+            "rule add priority 100 from 198.51.100.5 lookup 1001",
+        ] {
+            ip(command);
+        }
+        let before = comparable(capture().unwrap());
+        let mut hardware = before.clone();
+        let pairs = hardware.links.iter_mut().filter(|link| link.kind == LinkKind::Made("veth".into()));
+        pairs.for_each(|link| link.kind = LinkKind::Card);
+        let files = Format::Iproute2.files(&hardware);
+        for name in ["mv8", "br7", "u1", "u2"] {
+            ip(&format!("link delete {name}"));
+        }
+        ip("rule delete priority 100");
+        ip("address delete 203.0.113.77/32 dev lo");
+        plug("w1", "52:54:00:00:00:01");
+        plug("w2", "52:54:00:00:00:02");
+        for _ in 0..2 {
+            let output = Command::new("sh").args(["-c", &files[0].1]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{}", files[0].1);
+            assert_eq!(sorted(comparable(capture().unwrap())), sorted(before.clone()));
+        }
     });
 }

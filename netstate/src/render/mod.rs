@@ -1,10 +1,12 @@
 //! Configuration files for a new system, from a captured network. Pure but for [`write_files`].
 //!
-//! What was leased is leased again (DHCP; router advertisements), what was static stays static. [`iproute2`] is the
-//! exception: there nothing but ip(8) is assumed, so all is static.
+//! What was leased is leased again (DHCP; router advertisements), what was static stays static. [`Format::Iproute2`] is
+//! the exception: there nothing but ip(8) is assumed, so all is static.
 
 mod ifupdown;
 mod iproute2;
+mod keyfile;
+mod made;
 mod netplan;
 mod networkd;
 mod plan;
@@ -16,28 +18,72 @@ use std::path::Path;
 
 use anemos_proto::net::{Link, LinkKind, NetworkState, Route};
 
-pub use ifupdown::ifupdown;
-pub use iproute2::iproute2;
-pub use netplan::netplan;
-pub use networkd::networkd;
 pub use plan::Files;
 use plan::destination;
 
-use crate::wire::TABLE_MAIN;
+/// A configuration language.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// interfaces(5).
+    Ifupdown,
+    /// A script for ip(8).
+    Iproute2,
+    /// netplan(5).
+    Netplan,
+    /// systemd.network(5).
+    Networkd,
+    /// NetworkManager's keyfiles.
+    NetworkManager,
+}
 
-/// What is in the state but in no rendered file, a sentence each.
-pub fn left_out(state: &NetworkState) -> Vec<String> {
-    let not_rendered = |link: &Link| {
-        let kind = Some(link.kind.name()).filter(|_| link.kind != LinkKind::Card)?;
-        Some(format!("{} is a {kind}, which is not rendered", link.name))
-    };
-    let mut lines: Vec<_> = state.links.iter().filter_map(not_rendered).collect();
-    let is_rendered = |route: &Route| state.link(route.link).is_some_and(|link| link.kind == LinkKind::Card);
-    let lost = state.routes.iter().filter(|route| !is_rendered(route));
-    lines.extend(lost.map(|route| format!("the route to {} has no rendered link", destination(route))));
-    let others = state.routes.iter().filter(|route| route.table != TABLE_MAIN);
-    lines.extend(others.map(|route| format!("the route to {} is in table {}", destination(route), route.table)));
-    lines
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Ifupdown, Self::Iproute2, Self::Netplan, Self::Networkd, Self::NetworkManager];
+
+    /// The format that somebody calls so.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ifupdown => "ifupdown",
+            Self::Iproute2 => "iproute2",
+            Self::Netplan => "netplan",
+            Self::Networkd => "networkd",
+            Self::NetworkManager => "networkmanager",
+        }
+    }
+
+    /// The configuration.
+    pub fn files(self, state: &NetworkState) -> Files {
+        match self {
+            Self::Ifupdown => ifupdown::ifupdown(state),
+            Self::Iproute2 => iproute2::iproute2(state),
+            Self::Netplan => netplan::netplan(state),
+            Self::Networkd => networkd::networkd(state),
+            Self::NetworkManager => keyfile::networkmanager(state),
+        }
+    }
+
+    /// What is in the state but in none of the files, a sentence each.
+    pub fn left_out(self, state: &NetworkState) -> Vec<String> {
+        let not_rendered = |link: &Link| match &link.kind {
+            LinkKind::Made(kind) => Some(format!("{} is a {kind}, which is not rendered", link.name)),
+            _ => None,
+        };
+        let mut lines: Vec<_> = state.links.iter().filter_map(not_rendered).collect();
+        let is_rendered =
+            |route: &Route| state.link(route.link).is_some_and(|link| !matches!(link.kind, LinkKind::Made(_)));
+        let lost = state.routes.iter().filter(|route| !is_rendered(route));
+        lines.extend(lost.map(|route| format!("the route to {} has no rendered link", destination(route))));
+        lines.extend(match self {
+            Self::Netplan => netplan::left_out(state),
+            Self::NetworkManager => keyfile::left_out(state),
+            Self::Ifupdown | Self::Iproute2 | Self::Networkd => Vec::new(),
+        });
+        lines
+    }
 }
 
 /// Writes `files` below `root`, in place of whatever is there. A symbolic link at the file's own path is replaced and
@@ -52,8 +98,8 @@ pub fn write_files(root: &Path, files: &Files) -> io::Result<()> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // netplan warns of files that others can read.
-        let private = path.extension().is_some_and(|extension| extension == "yaml");
+        // netplan warns of files that others can read, and NetworkManager takes none.
+        let private = path.extension().is_some_and(|extension| extension == "yaml" || extension == "nmconnection");
         let mode = if text.starts_with("#!") {
             0o755
         } else if private {

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use anemos_proto::net::{Address, Link, LinkKind, NetworkState, Route};
+use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route, Rule};
 
 use crate::apply::in_order;
+use crate::reach::bottom_up;
 use crate::resolv::write_resolv_conf;
 use crate::wire::{PROTOCOL_RA, TABLE_MAIN};
 
@@ -26,6 +27,10 @@ pub struct Plan<'a> {
     pub link: &'a Link,
     /// Fit for file names and configuration languages.
     pub name: String,
+    /// The bond, bridge or VRF that it belongs to.
+    pub master: Option<&'a Link>,
+    /// Whether a made link is to be given its hardware address: it would not have it by itself.
+    pub has_own_mac: bool,
     /// Whether IPv4 comes by DHCP.
     pub dhcp: bool,
     /// Whether IPv6 comes from router advertisements (and from DHCPv6, if they say so).
@@ -34,23 +39,31 @@ pub struct Plan<'a> {
     pub addresses: Vec<&'a Address>,
     /// Routes that do not come by themselves, in an order in which they can be added.
     pub routes: Vec<&'a Route>,
+    /// Rules for the routing tables of which it has routes, or for which no link has.
+    pub rules: Vec<&'a Rule>,
     /// Whether the name servers are written here: they are reached through this link.
     pub dns: bool,
 }
 
+/// The links that can be rendered, each after those that it stands on.
 pub fn plan(state: &NetworkState) -> Vec<Plan<'_>> {
-    let cards = || state.links.iter().filter(|link| link.kind == LinkKind::Card);
-    let is_rendered = |route: &&Route| route.table == TABLE_MAIN;
-    let routes_of = |link: &Link| {
-        in_order(&state.routes)
-            .into_iter()
-            .filter(is_rendered)
-            .filter(|route| route.link == link.id)
-            .collect::<Vec<_>>()
+    let links: Vec<&Link> = bottom_up(&state.links);
+    let links: Vec<&Link> = links.into_iter().filter(|link| !matches!(link.kind, LinkKind::Made(_))).collect();
+    let routes_of =
+        |link: &Link| in_order(&state.routes).into_iter().filter(|route| route.link == link.id).collect::<Vec<_>>();
+    let has_default =
+        |link: &Link| routes_of(link).iter().any(|route| route.destination.is_none() && route.table == TABLE_MAIN);
+    let master_of = |link: &Link| links.iter().find(|other| other.kind.is_master() && other.below.contains(&link.id));
+    let is_free = |link: &&&Link| link.kind != LinkKind::Loopback && master_of(link).is_none();
+    let gateway = links.iter().find(|link| has_default(link)).or_else(|| links.iter().find(is_free));
+    let is_gateway = |link: &Link| gateway.is_some_and(|gateway| gateway.id == link.id);
+    // Each rule goes with one link.
+    let holder = |rule: &Rule| {
+        let of_table = state.routes.iter().find(|route| route.table == rule.table && route.table != TABLE_MAIN);
+        of_table.map(|route| route.link).or_else(|| gateway.map(|link| link.id))
     };
-    let has_default = |link: &Link| routes_of(link).iter().any(|route| route.destination.is_none());
-    let gateway = cards().find(|link| has_default(link)).or_else(|| cards().next());
-    cards()
+    links
+        .iter()
         .map(|link| {
             let routes = routes_of(link);
             let leased = |address: &Address| address.valid_s.is_some() || address.autoconf;
@@ -59,15 +72,25 @@ pub fn plan(state: &NetworkState) -> Vec<Plan<'_>> {
                 || routes.iter().any(|route| route.v6 && route.protocol == PROTOCOL_RA);
             let comes_by_itself = |route: &Route| {
                 let default = route.destination.is_none() && route.protocol != PROTOCOL_STATIC;
-                if route.v6 {
+                let comes = if route.v6 {
                     ra && route.protocol == PROTOCOL_RA
                 } else {
                     dhcp && (route.protocol == PROTOCOL_DHCP || default)
-                }
+                };
+                comes && route.table == TABLE_MAIN
             };
+            let lower = link.below.first().and_then(|id| state.link(*id));
+            let lower_mac = lower.map(|lower| lower.set_mac.unwrap_or(lower.mac));
             Plan {
                 link,
                 name: plain(&link.name),
+                master: master_of(link).copied(),
+                has_own_mac: match link.kind {
+                    LinkKind::Card | LinkKind::Made(_) | LinkKind::Loopback => false,
+                    // It has that of the link below it.
+                    LinkKind::Vlan { .. } => lower_mac != Some(link.mac),
+                    _ => true,
+                },
                 dhcp,
                 ra,
                 addresses: link
@@ -76,10 +99,16 @@ pub fn plan(state: &NetworkState) -> Vec<Plan<'_>> {
                     .filter(|address| !leased(address) && !is_link_local(address))
                     .collect(),
                 routes: routes.into_iter().filter(|route| !comes_by_itself(route)).collect(),
-                dns: gateway.is_some_and(|gateway| gateway.id == link.id),
+                rules: state.rules.iter().filter(|rule| holder(rule) == Some(link.id)).collect(),
+                dns: is_gateway(link),
             }
         })
         .collect()
+}
+
+/// The name of the link with this id.
+pub fn name_of<'p>(plans: &'p [Plan], id: LinkId) -> Option<&'p str> {
+    plans.iter().find(|plan| plan.link.id == id).map(|plan| &*plan.name)
 }
 
 /// Whether every system gives its links such an address by itself.
@@ -88,7 +117,7 @@ pub fn is_link_local(address: &Address) -> bool {
 }
 
 /// The name with all characters replaced that a file name or a configuration language may not take.
-fn plain(name: &str) -> String {
+pub fn plain(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect()
 }
 
@@ -147,6 +176,7 @@ pub fn ip_route(route: &Route, device: &str) -> String {
     if !route.v6 && route.gateway.is_none() {
         words.push(format!("scope {}", route.scope));
     }
+    words.extend((route.table != TABLE_MAIN).then(|| format!("table {}", route.table)));
     words.push("proto static".into());
     words.join(" ")
 }

@@ -1,9 +1,25 @@
-use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route};
+use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
 use proptest::prelude::*;
 
 use super::plan::HEADER;
 use super::*;
 use crate::wire::PROTOCOL_RA;
+
+fn ifupdown(state: &NetworkState) -> Files {
+    Format::Ifupdown.files(state)
+}
+
+fn iproute2(state: &NetworkState) -> Files {
+    Format::Iproute2.files(state)
+}
+
+fn netplan(state: &NetworkState) -> Files {
+    Format::Netplan.files(state)
+}
+
+fn networkd(state: &NetworkState) -> Files {
+    Format::Networkd.files(state)
+}
 
 fn address(ip: &str, prefix: u8) -> Address {
     Address { ip: ip.parse().unwrap(), prefix, peer: None, scope: 0, valid_s: None, preferred_s: None, autoconf: false }
@@ -155,8 +171,8 @@ UseMTU=no
     assert!(private.contains("MTUBytes=1400\nRequiredForOnline=no\n"), "{private}");
     assert!(private.ends_with("[Route]\nDestination=10.0.0.0/8\nGateway=10.1.0.1\nMetric=10\n"), "{private}");
     assert_eq!(files.len(), 3, "no VLAN");
-    assert_eq!(left_out(&leased_host()), ["eth1.7 is a vlan, which is not rendered"]);
-    assert_eq!(left_out(&static_host()), Vec::<String>::new());
+    assert_eq!(Format::Networkd.left_out(&leased_host()), ["eth1.7 is a vlan, which is not rendered"]);
+    assert_eq!(Format::Networkd.left_out(&static_host()), Vec::<String>::new());
 }
 
 #[test]
@@ -278,6 +294,132 @@ fn a_given_hardware_address_is_given_again() {
     has(&files, "etc/network.sh", part);
 }
 
+/// A bond with VLANs and a bridge on it, and one of everything else that can be made.
+fn tower() -> NetworkState {
+    let made = |name: &str, last: u8, kind: LinkKind, below: &[u8], addresses: &[(&str, u8)]| Link {
+        kind,
+        below: below.iter().map(|last| LinkId((*last).into())).collect(),
+        driver: String::new(),
+        ..link(name, last, addresses.iter().map(|(ip, prefix)| address(ip, *prefix)).collect())
+    };
+    let vlan = |id: u16, protocol: u16, flags: u32| LinkKind::Vlan { id, protocol, flags };
+    let bond = Bond {
+        mode: 4,
+        options: vec![(3, 100), (4, 200), (6, 1), (14, 1), (18, 1), (21, 1), (26, 0x0900_0000_0002)],
+        ..Bond::default()
+    };
+    let backup = Bond {
+        mode: 1,
+        primary: Some(LinkId(4)),
+        targets: vec!["10.4.0.1".parse().unwrap()],
+        options: vec![(7, 500), (9, 3), (12, 1)],
+    };
+    let bridge = LinkKind::Bridge { options: vec![(1, 200), (5, 1), (6, 4096), (7, 1), (23, 1), (39, 0)] };
+    let vlans = |first: u16, last: u16, tagged: bool| PortVlans { first, last, pvid: !tagged, untagged: !tagged };
+    let mut links = vec![
+        made("lo", 0, LinkKind::Loopback, &[], &[("203.0.113.77", 32)]),
+        link("eth0", 1, vec![]),
+        link("eth1", 2, vec![]),
+        link("eth2", 3, vec![]),
+        link("eth3", 4, vec![]),
+        link("eth4", 5, vec![address("10.5.0.5", 24)]),
+        made("bond0", 11, LinkKind::Bond(bond), &[1, 2], &[]),
+        made("bond0.7", 12, vlan(7, 0x8100, 1), &[11], &[]),
+        made("vmbr0", 13, bridge, &[12], &[("192.0.2.10", 24), ("2001:db8::10", 64)]),
+        made("backup", 14, LinkKind::Bond(backup), &[3, 4], &[("10.4.0.5", 24)]),
+        made("outer", 15, vlan(2, 0x88a8, 3), &[14], &[]),
+        made("shim", 16, LinkKind::Macvlan { mode: 4, flags: 0 }, &[14], &[("10.4.0.6", 24)]),
+        made("anycast", 17, LinkKind::Dummy, &[], &[("203.0.113.78", 32)]),
+        made("mgmt", 18, LinkKind::Vrf { table: 10 }, &[5], &[]),
+    ];
+    links[1].mac = [0x52, 0x54, 0, 0, 0, 0x11];
+    links[6].mac = links[1].mac;
+    links[7].mac = links[1].mac;
+    links[8].mac = links[1].mac;
+    links[7].vlans = vec![vlans(9, 9, false), vlans(20, 30, true)];
+    links[8].vlans = vec![vlans(20, 20, true)];
+    links[9].mac = links[3].mac;
+    links[10].mac = links[3].mac;
+    let rule = Rule {
+        v6: false,
+        priority: 100,
+        source: Some(("10.4.0.5".parse().unwrap(), 32)),
+        destination: None,
+        iif: None,
+        oif: None,
+        mark: None,
+        inverted: false,
+        table: 1001,
+        suppress: None,
+    };
+    let marked = Rule { source: None, iif: Some("eth4".into()), mark: Some((1, 255)), inverted: true, ..rule.clone() };
+    NetworkState {
+        hostname: "host".into(),
+        links,
+        routes: vec![
+            default_route("192.0.2.1", 13, 4),
+            default_route("fe80::1", 13, 4),
+            Route { table: 1001, ..default_route("10.4.0.1", 14, 4) },
+            Route { table: 10, metric: 50, ..default_route("10.5.0.1", 5, 4) },
+        ],
+        dns: vec!["192.0.2.53".parse().unwrap()],
+        search: vec!["example.net".into()],
+        rules: vec![rule, marked],
+    }
+}
+
+/// `UPDATE_GOLDEN=1` writes the files anew.
+#[test]
+fn a_tower_in_every_language() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/render/testdata");
+    for format in Format::ALL {
+        let left_out = format.left_out(&tower()).into_iter().map(|line| format!("left out: {line}\n"));
+        let files = format.files(&tower()).into_iter();
+        let files = files.map(|(path, text)| format!("==> {}\n{}", path.display(), text.replace(HEADER, "")));
+        let all: String = left_out.chain(files).collect();
+        let golden = dir.join(format!("tower.{}", format.name()));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&golden, &all).unwrap();
+        }
+        assert_eq!(all, fs::read_to_string(&golden).unwrap_or_default(), "{}", golden.display());
+    }
+}
+
+/// Each language has each link, or says that it has no words for it.
+#[test]
+fn no_link_is_forgotten() {
+    let state = tower();
+    for format in Format::ALL {
+        let files = format.files(&state);
+        let left_out = format.left_out(&state);
+        for link in &state.links {
+            // The script and ifupdown find cards by address, and call them otherwise.
+            let mac = crate::links::mac_text(link.mac);
+            let is_named = |text: &str| {
+                text.split(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c))).any(|word| word == link.name)
+                    || link.kind == LinkKind::Card && text.contains(&mac)
+            };
+            let has_file = |path: &Path| path.file_name().is_some_and(|name| is_named(&name.to_string_lossy()));
+            let is_there = files.iter().any(|(path, text)| has_file(path) || is_named(text));
+            let is_said = left_out.iter().any(|line| is_named(line));
+            assert!(is_there || is_said, "{} in {format:?}: {left_out:?}", link.name);
+            for address in &link.addresses {
+                let text = address.ip.to_string();
+                let is_there = files.iter().any(|(_, file)| file.contains(&text));
+                assert!(is_there || is_said, "{text} of {} in {format:?}", link.name);
+            }
+        }
+    }
+}
+
+/// dash and other shells read it.
+#[test]
+fn the_script_is_one() {
+    let (_, script) = &iproute2(&tower())[0];
+    let output = std::process::Command::new("sh").args(["-n", "-c", script]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 proptest! {
     /// Whatever a link is called, no file lands outside of its directory and no line is broken in two.
     #[test]
@@ -285,7 +427,8 @@ proptest! {
         let mut state = static_host();
         let usual = networkd(&state).len();
         state.links[0].name = name;
-        for files in [networkd(&state), ifupdown(&state), netplan(&state), iproute2(&state)] {
+        for format in Format::ALL {
+            let files = format.files(&state);
             prop_assert!(files.len() <= usual.max(3));
             for (path, text) in files {
                 prop_assert!(path.is_relative() && path.components().count() <= 4);
