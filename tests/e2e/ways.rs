@@ -3,12 +3,15 @@
 use crate::deployment::{Deployment, LONG, UP, expect, expect_end, is_log};
 use crate::{Outcome, Scenario};
 use lab::impostor::Impostor;
-use lab::{Context, Lab, Result, Spec, ssh};
+use lab::{Context, Lab, Net, Result, Spec, ssh};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-pub const SCENARIOS: &[Scenario] = &[Scenario { name: "ways::through_a_jump_host", run: through_a_jump_host }];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "ways::through_a_jump_host", run: through_a_jump_host },
+    Scenario { name: "ways::through_a_bridge_on_a_bond", run: through_a_bridge_on_a_bond },
+];
 
 /// Becomes `examples/hello` once it is told to.
 const SCRIPT: &str = "#!/bin/sh\necho begun\nuntil [ -e /tmp/go ]; do sleep 1; done\nexec ./hello\n";
@@ -67,5 +70,83 @@ fn through_a_jump_host(lab: &Lab) -> Result<Outcome> {
     expect(logins >= 6, format!("{logins} logins at the jump host"))?;
     expect(carried <= logins as u64, format!("{carried} connections, and {logins} logins at the jump host"))?;
     web.expect_hello(&before)?;
+    Ok(Outcome::Passed)
+}
+
+/// Puts the card into a bond, the bond into a bridge that filters VLANs, and the addresses on the bridge, as on rented
+/// metal with Proxmox; beside it a VLAN with a table and a rule of its own, one in a VRF, and an address of lo.
+const TOWER: &str = "set -e
+for module in bonding bridge 8021q vrf dummy; do modprobe $module; done
+ip link add bond9 type bond mode active-backup miimon 100 updelay 200 num_grat_arp 3
+ip link add br9 address $(cat /sys/class/net/ens3/address) type bridge forward_delay 300 vlan_filtering 1 priority 4096
+ip addr flush dev ens3
+ip link set ens3 down
+ip link set ens3 master bond9
+ip link set bond9 up
+ip link set bond9 master br9
+bridge vlan add dev bond9 vid 20-30
+ip link set br9 up
+ip addr add 198.51.100.10/32 dev br9
+ip -6 addr add 2001:db8:77::10/64 dev br9 nodad
+ip route add default via 203.0.113.1 dev br9 onlink
+ip -6 route add default via fe80::1 dev br9 onlink
+ip link add link bond9 name bond9.7 type vlan id 7 reorder_hdr off
+ip link set bond9.7 up
+ip addr add 10.7.0.5/24 dev bond9.7
+ip route add default via 10.7.0.1 dev bond9.7 table 77
+ip rule add priority 100 from 10.7.0.5 lookup 77
+ip link add mgmt9 type vrf table 1009
+ip link set mgmt9 up
+ip link add link bond9 name bond9.8 type vlan id 8 protocol 802.1ad
+ip link set bond9.8 master mgmt9
+ip link set bond9.8 up
+ip addr add 10.8.0.5/24 dev bond9.8
+ip route add default via 10.8.0.1 dev bond9.8 table 1009
+ip addr add 203.0.113.77/32 dev lo
+touch /run/done";
+
+/// What of it must be in RAM as it was. The card has another name there.
+const AS_IT_WAS: &str = r"cd /sys/class/net
+for file in bond9/bonding/mode bond9/bonding/miimon bond9/bonding/updelay bond9/bonding/num_grat_arp \
+    br9/bridge/forward_delay br9/bridge/vlan_filtering br9/bridge/priority br9/address bond9/address br9/mtu
+do
+    echo $file $(cat $file)
+done
+for link in bond9.7 bond9.8 mgmt9; do
+    ip -d -o link show dev $link | grep -oE 'vlan protocol [^ ]+ id [0-9]+ *(<[^>]*>)?|vrf table [0-9]+'
+done
+ls -d br9/brif/bond9 mgmt9/lower_bond9.8
+bridge vlan show dev bond9
+ip -o addr show scope global | awk '{ print $2, $4 }' | sort
+for table in main 77 1009; do ip -4 route show default table $table | awk '{ print $3, $5 }'; done
+ip rule show priority 100";
+
+/// The machine is reached through a bridge on a bond. The plan shows it; in RAM all of it is as it was; and the
+/// payload, which looks at it and writes nothing, leaves the old system.
+fn through_a_bridge_on_a_bond(lab: &Lab) -> Result<Outcome> {
+    let web = Deployment::new(lab, Spec { net: Net::Static, ..Spec::new("bridge-on-bond") })?;
+    // The connection may not outlive the change, which must not end with it.
+    web.machine.ssh(&format!(
+        "cat >/root/tower <<'END'\n{TOWER}\nEND\nsetsid sh /root/tower >/root/tower.log 2>&1 </dev/null &"
+    ))?;
+    let done = "i=0; until [ -e /run/done ] || [ $i = 60 ]; do i=$((i + 1)); sleep 1; done; test -e /run/done";
+    web.machine.ask(&format!("{done} || {{ cat /root/tower.log; false; }}"))?;
+    let before = web.machine.boot_id()?;
+    let was = web.machine.ask(AS_IT_WAS)?;
+
+    let look = format!("cat >/tmp/was <<'END'\n{}\nEND\n({AS_IT_WAS}) >/tmp/is", was.trim());
+    let deploy = format!(
+        "#!/bin/sh\n{look}\n[ \"$(cat /tmp/was)\" = \"$(cat /tmp/is)\" ] && echo the same || cat /tmp/is\nexit 1\n"
+    );
+    web.describe(&deploy, "")?;
+    let plan = web.anemos.run(["plan", "hosts.toml"], LONG)?;
+    let way = "br9 (bridge of bond9 of ens3)";
+    expect(plan.stdout.contains(way), format!("the plan does not show the way in: {}", plan.stdout))?;
+    let ended = web.anemos.run(UP, LONG)?;
+    let said: Vec<String> =
+        ended.json().iter().filter(|line| is_log(line, "")).map(|line| line["text"].to_string()).collect();
+    expect(said.iter().any(|line| line.contains("the same")), format!("was\n{was}\nand is {said:#?}"))?;
+    expect_end(&ended, "untouched", "")?;
+    web.expect_old(&before)?;
     Ok(Outcome::Passed)
 }
