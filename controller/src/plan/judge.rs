@@ -162,6 +162,7 @@ fn system_warnings(facts: &HostFacts, kernel: KernelSource) -> Vec<String> {
             facts.kernel_release
         ));
     }
+    warnings.extend([false, true].into_iter().filter_map(|v6| way::lost_default(facts, v6)));
     warnings
 }
 

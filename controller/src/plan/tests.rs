@@ -205,6 +205,19 @@ fn warnings() {
     has(with(|f| f.disks[0].partitions[1].mounts = vec!["/home".into()]), "/dev/vda2 is mounted on /home");
     has(with(|f| f.disks[0].partitions.push(partition("vda4", 1, "LVM2_member", &[]))), "part of something larger");
     has(with(|f| f.disks[0].removable = true), "removable");
+    let tunnel = |f: &mut HostFacts| f.network.links[0].kind = LinkKind::Made("sit".into());
+    has(with(tunnel), "the default route of IPv4 leads through ens3 (sit), which can't be restored in RAM");
+    let refused = with(|f| {
+        tunnel(f);
+        f.lost_ways = vec!["ens3 (sit)".into()];
+    });
+    assert_eq!(refused.warnings, Vec::<String>::new(), "the refusal says it");
+    let second = with(|f| {
+        tunnel(f);
+        f.network.links.push(Link { id: LinkId(2), kind: LinkKind::Card, ..f.network.links[0].clone() });
+        f.network.routes.push(Route { link: LinkId(2), ..f.network.routes[0].clone() });
+    });
+    assert_eq!(second.warnings, Vec::<String>::new(), "another one stays");
     has(with(|f| f.disks[0].read_only = true), "read-only");
 }
 

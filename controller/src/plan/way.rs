@@ -6,6 +6,9 @@ use anemos_proto::net::{Link, LinkKind, NetworkState};
 /// Links that are named at most: a host may tell of any number, and of circles.
 const NAMES: usize = 32;
 
+/// The routing table that counts where no rule says otherwise.
+const MAIN: u32 = 254;
+
 /// Each way in that is not a card itself, and what it stands on: `bond0.7 (VLAN 7 on bond0 of eno1, eno2)`. `None` if
 /// all ways in are cards.
 pub fn through(facts: &HostFacts) -> Option<String> {
@@ -16,6 +19,27 @@ pub fn through(facts: &HostFacts) -> Option<String> {
     let mut left = NAMES;
     let texts: Vec<String> = ways.into_iter().map(|link| text(&facts.network, link, &mut left)).collect();
     Some(texts.join(", "))
+}
+
+/// What is said of a host whose default routes of a family all lead through links that RAM doesn't have, though it is
+/// reached otherwise.
+pub fn lost_default(facts: &HostFacts, v6: bool) -> Option<String> {
+    if !facts.lost_ways.is_empty() {
+        return None;
+    }
+    let routes = facts.network.routes.iter();
+    let routes = routes.filter(|route| route.v6 == v6 && route.destination.is_none() && route.table == MAIN);
+    let links: Vec<&Link> = routes.take(NAMES).filter_map(|route| facts.network.link(route.link)).collect();
+    let LinkKind::Made(kind) = &links.first()?.kind else { return None };
+    let is_lost = |link: &&Link| matches!(link.kind, LinkKind::Made(_));
+    links.iter().all(is_lost).then(|| {
+        let family = if v6 { "IPv6" } else { "IPv4" };
+        format!(
+            "the default route of {family} leads through {} ({kind}), which can't be restored in RAM: the payload \
+             reaches only what other routes lead to",
+            links[0].name
+        )
+    })
 }
 
 fn text(network: &NetworkState, link: &Link, left: &mut usize) -> String {
