@@ -21,6 +21,7 @@ mod made;
 mod reach;
 pub mod render;
 mod resolv;
+mod routing;
 mod rules;
 mod socket;
 mod vlans;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use anemos_proto::net::{Link, LinkId, LinkKind, NetworkState};
 
 use crate::error::Error;
+use crate::routing;
 use crate::socket::Netlink;
 use crate::wire::{self, Message, attributes, get_u32};
 
@@ -18,6 +19,8 @@ pub struct Reached {
     pub zone: Option<String>,
     /// The way that the host's answers take.
     pub back: Option<Way>,
+    /// Whether the host speaks with routers, which may send packets to it only because it asks them to.
+    pub speaks_routing: bool,
 }
 
 /// A route to one address, as the kernel picks it.
@@ -36,7 +39,7 @@ pub fn reached(state: &NetworkState, connection: &str) -> Result<Reached, Error>
     let [client, _, server, _] = words[..] else { return Ok(Reached::default()) };
     let (address, zone) = server.split_once('%').map_or((server, None), |(ip, zone)| (ip, Some(zone.to_owned())));
     let at = address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
-    let mut reached = Reached { at, zone, back: None };
+    let mut reached = Reached { at, zone, back: None, speaks_routing: routing::is_spoken() };
     // The zone names the way already.
     if let (None, Some(at), Ok(client)) = (&reached.zone, at, client.parse::<IpAddr>()) {
         let mut netlink = Netlink::open(0)?;
@@ -108,6 +111,17 @@ pub fn lost_ways(state: &NetworkState, reached: &Reached) -> Vec<String> {
             lost.push(format!("the address {at}, which none of its links has"));
         }
         _ => {}
+    }
+    // Nobody sends packets to an address behind the host's cards unless told to. Where the host itself tells it, it is
+    // told no longer in RAM; where somebody has set it up elsewhere, it stays so.
+    let is_behind = |link: &&Link| match link.kind {
+        LinkKind::Loopback | LinkKind::Dummy => true,
+        LinkKind::Bridge { .. } => link.below.is_empty(),
+        _ => false,
+    };
+    let holds_it = |link: &&Link| link.addresses.iter().any(|address| Some(address.ip) == reached.at);
+    if let Some(link) = state.links.iter().find(|link| reached.speaks_routing && is_behind(link) && holds_it(link)) {
+        lost.push(format!("an address of {}, which a routing daemon of its own makes known (BGP or OSPF)", link.name));
     }
     let kept = [wire::TABLE_MAIN, wire::TABLE_DEFAULT, wire::TABLE_LOCAL];
     if let Some(back) = reached.back
@@ -312,7 +326,8 @@ mod tests {
 
     fn at(text: &str) -> Reached {
         let (ip, zone) = text.split_once('%').map_or((text, None), |(ip, zone)| (ip, Some(zone.to_owned())));
-        Reached { at: ip.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()), zone, back: None }
+        let at = ip.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+        Reached { at, zone, ..Reached::default() }
     }
 
     fn answers(through: u32, reached: Reached) -> Reached {
@@ -369,6 +384,20 @@ mod tests {
             ),
             (vec![card(), wireguard()], vec![("10.9.0.1", 7)], answers(1, at("192.0.2.10")), vec!["eth0"], vec![]),
             (vec![card(), lo()], vec![("192.0.2.1", 1)], answers(1, at("203.0.113.77")), vec!["eth0", "lo"], vec![]),
+            (
+                vec![card(), lo()],
+                vec![("192.0.2.1", 1)],
+                Reached { speaks_routing: true, ..answers(1, at("203.0.113.77")) },
+                vec!["eth0", "lo"],
+                vec!["an address of lo, which a routing daemon of its own makes known (BGP or OSPF)"],
+            ),
+            (
+                vec![card(), lo()],
+                vec![("192.0.2.1", 1)],
+                Reached { speaks_routing: true, ..answers(1, at("192.0.2.10")) },
+                vec!["eth0"],
+                vec![],
+            ),
             (
                 vec![card()],
                 vec![("192.0.2.1", 1)],
