@@ -6,11 +6,12 @@ use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use anemos_host::Root;
 use anemos_host::deadline::within;
-use anemos_host::{Root, processes};
+use anemos_host::processes::{self, Process};
 use anemos_proto::host::Watchdog;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use rustix::system::{RebootCommand, reboot};
 use rustix::time::Timespec;
 
@@ -68,10 +69,24 @@ pub fn go(root: &Root, guardian: &Guardian, feeds_bmc: bool) -> ! {
     std::process::exit(1);
 }
 
+/// Names, as the kernel cuts them, of programs that may give back a leased address when they are told to end. RAM goes
+/// on with the address, and nobody else must get it.
+const LEASEHOLDERS: [&str; 5] = ["systemd-network", "NetworkManager", "dhcpcd", "dhclient", "udhcpc"];
+
+/// Stops the DHCP clients where they are, so that they don't hear the signals that follow, and returns them. They end
+/// with the old system.
+fn hold_leases(others: &[Process]) -> Vec<i32> {
+    let clients = others.iter().filter(|process| LEASEHOLDERS.contains(&&*process.name)).map(|process| process.pid);
+    let stop = |pid: &i32| Pid::from_raw(*pid).is_some_and(|pid| kill_process(pid, Signal::STOP).is_ok());
+    clients.filter(stop).collect()
+}
+
 /// Asks every process but the `guardian` to end, and waits until all have ended, none has for [`QUIET`], or
 /// [`TERMINATION`] has passed.
 fn terminate(root: &Root, guardian: Option<i32>) {
-    let others = processes::others(root).into_iter().filter(|process| Some(process.pid) != guardian);
+    let others = processes::others(root);
+    let held = hold_leases(&others);
+    let others = others.into_iter().filter(|other| Some(other.pid) != guardian && !held.contains(&other.pid));
     let mut waiting: Vec<OwnedFd> =
         others.filter_map(|other| pidfd_open(Pid::from_raw(other.pid)?, PidfdFlags::empty()).ok()).collect();
     if sys::signal::terminate_others().is_err() {
@@ -156,6 +171,39 @@ mod tests {
         assert!(writable_disks(rw));
         assert!(!writable_disks(&rw.replace("ext4 rw", "ext4 ro")));
         assert!(!writable_disks("tmpfs /run tmpfs rw 0 0\n"));
+    }
+
+    /// A DHCP client that is told to end may release its lease.
+    #[test]
+    fn dhcp_clients_stand_still() -> std::io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let start = |name: &str| {
+            let program = dir.path().join(name);
+            std::fs::copy("/bin/sleep", &program)?;
+            std::process::Command::new(program).arg("600").spawn()
+        };
+        let (mut client, mut other) = (start("udhcpc")?, start("sshd")?);
+        let pid = |child: &std::process::Child| child.id().cast_signed();
+        let process = |child: &std::process::Child, name: &str| Process { pid: pid(child), name: name.into() };
+        let held = hold_leases(&[process(&client, "udhcpc"), process(&other, "sshd")]);
+        let state = |child: &std::process::Child| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+            stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+        };
+        let until = Instant::now() + Duration::from_secs(20);
+        while state(&client) != Some('T') && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        let states = (state(&client), state(&other));
+        let expected = vec![pid(&client)];
+        for child in [&mut client, &mut other] {
+            child.kill()?;
+            child.wait()?;
+        }
+        assert_eq!(held, expected);
+        assert_eq!(states.0, Some('T'), "it doesn't hear SIGTERM");
+        assert_ne!(states.1, Some('T'));
+        Ok(())
     }
 
     #[test]
