@@ -344,6 +344,7 @@ mod tests {
             driver: String::new(),
             set_mac: None,
             vlans: Vec::new(),
+            client_id: Vec::new(),
             addresses: vec![address],
         };
         let network = |link: &Link| NetworkState { links: vec![link.clone()], ..NetworkState::default() };

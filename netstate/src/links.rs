@@ -187,6 +187,7 @@ mod tests {
             set_mac: None,
             addresses: Vec::new(),
             vlans: Vec::new(),
+            client_id: Vec::new(),
         }
     }
 

@@ -290,6 +290,7 @@ mod tests {
             driver: String::new(),
             set_mac: None,
             vlans: Vec::new(),
+            client_id: Vec::new(),
             addresses: addresses.iter().map(address).collect(),
         }
     }

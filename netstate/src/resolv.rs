@@ -161,6 +161,7 @@ mod tests {
             driver: String::new(),
             set_mac: None,
             vlans: Vec::new(),
+            client_id: Vec::new(),
             addresses: vec![address],
         };
         for (text, dns, want) in [

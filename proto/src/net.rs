@@ -168,6 +168,9 @@ pub struct Link {
     /// The VLANs of a port of a bridge with VLAN filtering, or of such a bridge itself.
     #[serde(default)]
     pub vlans: Vec<PortVlans>,
+    /// The client identifier (option 61 of RFC 2132) by which it has a lease, if it is known; or empty.
+    #[serde(default)]
+    pub client_id: Vec<u8>,
 }
 
 /// An address of a link.

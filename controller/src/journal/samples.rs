@@ -71,6 +71,7 @@ fn facts() -> HostFacts {
                 driver: "virtio_net".into(),
                 set_mac: None,
                 vlans: Vec::new(),
+                client_id: Vec::new(),
                 addresses: vec![Address {
                     ip: "192.0.2.10".parse().unwrap(),
                     prefix: 24,
@@ -116,6 +117,7 @@ fn facts_since() -> HostFacts {
     facts.disks[0].out_of_reach = Some("reached over the network (iSCSI)".into());
     let card = &mut facts.network.links[0];
     card.set_mac = Some([2, 0, 0, 0, 0, 7]);
+    card.client_id = vec![1, 0x52, 0x54, 0, 1, 2, 3];
     card.vlans = vec![PortVlans { first: 7, last: 9, pvid: true, untagged: true }];
     let card = card.clone();
     let bond =

@@ -84,6 +84,7 @@ pub fn facts() -> HostFacts {
                 driver: "virtio_net".into(),
                 set_mac: None,
                 vlans: Vec::new(),
+                client_id: Vec::new(),
                 addresses: vec![Address {
                     ip,
                     prefix: 24,

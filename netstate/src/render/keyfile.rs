@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 use anemos_proto::net::{LinkId, LinkKind, NetworkState, Route};
 
 use super::made::{bond_mode, ip_rule, options, renamed, vlan_protocol};
-use super::plan::{Files, HEADER, Plan, destination, metric, name_of, plan};
+use super::plan::{Files, HEADER, Plan, client_id, destination, hex, metric, name_of, plan};
 use crate::kinds;
 use crate::links::mac_text;
 use crate::vlans::{filters, range};
@@ -164,8 +164,9 @@ fn family(plan: &Plan, plans: &[Plan], state: &NetworkState, v6: bool) -> String
     };
     let mut out = format!("\n[{}]\nmethod={method}\n", if v6 { "ipv6" } else { "ipv4" });
     if comes && !v6 {
-        // So that the new system asks as who the card is, whatever its machine id.
-        let _ = writeln!(out, "dhcp-client-id=mac");
+        // So that the new system asks as who the old one was, or as who the card is, whatever its machine id.
+        let id = client_id(plan.link).map_or_else(|| "mac".to_owned(), |_| hex(&plan.link.client_id));
+        let _ = writeln!(out, "dhcp-client-id={id}");
     }
     for (number, address) in (1..).zip(addresses) {
         let _ = writeln!(out, "address{number}={address}");

@@ -77,6 +77,16 @@ impl Format {
             |route: &Route| state.link(route.link).is_some_and(|link| !matches!(link.kind, LinkKind::Made(_)));
         let lost = state.routes.iter().filter(|route| !is_rendered(route));
         lines.extend(lost.map(|route| format!("the route to {} has no rendered link", destination(route))));
+        let asks_as_another = |plan: &plan::Plan| plan.dhcp && plan::client_id(plan.link).is_some();
+        if let Self::Ifupdown | Self::Netplan = self {
+            let plans = plan::plan(state);
+            lines.extend(plans.iter().filter(|plan| asks_as_another(plan)).map(|plan| {
+                format!(
+                    "the identifier by which {} has its lease has no words here: it may get another address",
+                    plan.name
+                )
+            }));
+        }
         lines.extend(match self {
             Self::Netplan => netplan::left_out(state),
             Self::NetworkManager => keyfile::left_out(state),

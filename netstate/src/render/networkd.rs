@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 use anemos_proto::net::{Address, LinkKind, NetworkState, PortVlans, Route, Rule};
 
 use super::made::{below, bond_mode, macvlan_mode, options, renamed, vlan_flags, vlan_protocol};
-use super::plan::{Files, HEADER, Plan, SCOPE_LINK, destination, match_key, metric, plan, resolv_conf};
+use super::plan::{Files, HEADER, Plan, SCOPE_LINK, client_id, destination, hex, match_key, metric, plan, resolv_conf};
 use crate::kinds;
 use crate::links::mac_text;
 use crate::vlans::range;
@@ -122,8 +122,15 @@ fn network(plan: &Plan, plans: &[Plan], state: &NetworkState) -> String {
     }
     if plan.dhcp {
         // The default identifier is made from the machine id, which a new system has another of, and would get another
-        // lease. The hardware address stays.
-        let _ = writeln!(out, "\n[DHCPv4]\nClientIdentifier=mac\nUseMTU=no");
+        // lease. What the old system was known by stays, or else the hardware address.
+        let _ = match client_id(link) {
+            Some((iaid, kind, data)) => writeln!(
+                out,
+                "\n[DHCPv4]\nClientIdentifier=duid\nIAID={iaid}\nDUIDType={kind}\nDUIDRawData={}\nUseMTU=no",
+                hex(data)
+            ),
+            None => writeln!(out, "\n[DHCPv4]\nClientIdentifier=mac\nUseMTU=no"),
+        };
     }
     for vlans in &link.vlans {
         bridge_vlan(&mut out, *vlans);

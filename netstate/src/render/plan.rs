@@ -111,6 +111,20 @@ pub fn name_of<'p>(plans: &'p [Plan], id: LinkId) -> Option<&'p str> {
     plans.iter().find(|plan| plan.link.id == id).map(|plan| &*plan.name)
 }
 
+/// The parts of a client identifier that is made of them (RFC 4361): the IAID, the DUID's type, and the rest of it.
+/// `None` for any other, such as a hardware address.
+pub fn client_id(link: &Link) -> Option<(u32, u16, &[u8])> {
+    let (255, rest) = link.client_id.split_first()? else { return None };
+    let (iaid, rest) = rest.split_first_chunk()?;
+    let (kind, data) = rest.split_first_chunk()?;
+    (!data.is_empty()).then_some((u32::from_be_bytes(*iaid), u16::from_be_bytes(*kind), data))
+}
+
+/// `ff:00:1a`.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}
+
 /// Whether every system gives its links such an address by itself.
 pub fn is_link_local(address: &Address) -> bool {
     matches!(address.ip, IpAddr::V6(ip) if ip.is_unicast_link_local())

@@ -37,6 +37,7 @@ fn link(name: &str, last: u8, addresses: Vec<Address>) -> Link {
         driver: "virtio_net".into(),
         set_mac: None,
         vlans: Vec::new(),
+        client_id: Vec::new(),
         addresses,
     }
 }
@@ -173,6 +174,27 @@ UseMTU=no
     assert_eq!(files.len(), 3, "no VLAN");
     assert_eq!(Format::Networkd.left_out(&leased_host()), ["eth1.7 is a vlan, which is not rendered"]);
     assert_eq!(Format::Networkd.left_out(&static_host()), Vec::<String>::new());
+}
+
+/// A server may know a host by its identifier only, and give another address to one with another.
+#[test]
+fn a_lease_is_asked_for_by_the_same_identifier() {
+    let mut state = leased_host();
+    state.links[0].client_id = vec![0xff, 0xb6, 0x22, 0x0f, 0xeb, 0, 2, 0, 0, 0xab, 0x11, 0xc3];
+    let files = networkd(&state);
+    let want = "[DHCPv4]\nClientIdentifier=duid\nIAID=3055685611\nDUIDType=2\nDUIDRawData=00:00:ab:11:c3\nUseMTU=no\n";
+    assert!(text(&files, "etc/systemd/network/10-eth0.network").contains(want), "{files:?}");
+    let files = Format::NetworkManager.files(&state);
+    let path = "etc/NetworkManager/system-connections/eth0.nmconnection";
+    assert!(text(&files, path).contains("dhcp-client-id=ff:b6:22:0f:eb:00:02:00:00:ab:11:c3\n"), "{files:?}");
+    let is_said =
+        |format: Format| format.left_out(&state).iter().any(|line| line.contains("by which eth0 has its lease"));
+    let said: Vec<bool> = Format::ALL.into_iter().map(is_said).collect();
+    assert_eq!(said, [true, false, true, false, false], "{:?}", Format::ALL);
+    // That of its hardware address is what is written anyway.
+    state.links[0].client_id = vec![1, 0x52, 0x54, 0, 0, 0, 1];
+    assert!(text(&networkd(&state), "etc/systemd/network/10-eth0.network").contains("ClientIdentifier=mac\n"));
+    assert!(Format::Netplan.left_out(&state).iter().all(|line| !line.contains("lease")));
 }
 
 #[test]

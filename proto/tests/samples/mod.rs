@@ -73,6 +73,7 @@ pub fn network() -> NetworkState {
                 },
             ],
             set_mac: Some([2, 0, 0, 0, 0, 7]),
+            client_id: vec![255, 1, 2],
             vlans: vec![PortVlans { first: 7, last: 9, pvid: false, untagged: true }],
         }],
         routes: vec![Route {
