@@ -124,8 +124,10 @@ pub fn lost_ways(state: &NetworkState, reached: &Reached) -> Vec<String> {
         lost.push(format!("an address of {}, which a routing daemon of its own makes known (BGP or OSPF)", link.name));
     }
     let kept = [wire::TABLE_MAIN, wire::TABLE_DEFAULT, wire::TABLE_LOCAL];
+    let is_vrfs = |table: u32| state.links.iter().any(|link| link.kind == LinkKind::Vrf { table });
     if let Some(back) = reached.back
         && !kept.contains(&back.table)
+        && !is_vrfs(back.table)
         && !state.routes.iter().any(|route| route.table == back.table)
     {
         lost.push(format!("routing table {}, to which a rule leads that can't be restored", back.table));
@@ -412,6 +414,14 @@ mod tests {
                 at("127.0.0.1"),
                 vec!["eth0"],
                 vec!["a program of its own, such as a tunnel's, which connects to 127.0.0.1"],
+            ),
+            // A neighbour, to whom leads a route that the kernel makes by itself.
+            (
+                vec![card(), on(&[1], link(6, "mgmt", "vrf", &[]))],
+                vec![],
+                Reached { back: Some(Way { link: LinkId(1), table: 10 }), ..at("192.0.2.10") },
+                vec!["eth0"],
+                vec![],
             ),
             (
                 vec![card()],
