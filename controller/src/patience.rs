@@ -16,17 +16,18 @@ const STOPPED: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct TooLate;
 
-/// What `work` comes to, if it does by the deadline.
-pub async fn until<T>(mut deadline: Instant, work: impl Future<Output = T>) -> Result<T, TooLate> {
+/// What `work` comes to, if it does by the deadline, which is moved by the time in which this process was stopped: for
+/// those who have more to do by then.
+pub async fn until<T>(deadline: &mut Instant, work: impl Future<Output = T>) -> Result<T, TooLate> {
     // On the heap: a future that is pinned in another takes its room twice.
     let mut work = Box::pin(work);
     loop {
-        let look = deadline.min(Instant::now() + LOOK);
+        let look = (*deadline).min(Instant::now() + LOOK);
         if let Ok(done) = timeout_at(look, &mut work).await {
             return Ok(done);
         }
-        deadline += lost(look.elapsed());
-        if Instant::now() >= deadline {
+        *deadline += lost(look.elapsed());
+        if Instant::now() >= *deadline {
             return Err(TooLate);
         }
     }
@@ -34,7 +35,7 @@ pub async fn until<T>(mut deadline: Instant, work: impl Future<Output = T>) -> R
 
 /// The same for a time that begins now.
 pub async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Result<T, TooLate> {
-    until(Instant::now() + patience, work).await
+    until(&mut (Instant::now() + patience), work).await
 }
 
 /// The time in which this process was stopped, if it looks so much too late.
@@ -92,15 +93,19 @@ mod tests {
         assert!(within(LOOK * 3 / 2, pending::<()>()).await.is_err());
         assert!(began.elapsed() >= LOOK * 3 / 2);
         // What is there is taken, however late it is.
-        assert!(until(began, ready(())).await.is_ok());
-        assert!(until(began, pending::<()>()).await.is_err());
+        let mut deadline = began;
+        assert!(until(&mut deadline, ready(())).await.is_ok());
+        assert!(until(&mut deadline, pending::<()>()).await.is_err());
+        assert_eq!(deadline, began);
     }
 
     #[tokio::test]
     async fn who_was_stopped_waits_as_long_all_the_same() {
         let (began, patience, stopped) = (Instant::now(), 2 * LOOK, STOPPED + 2 * LOOK);
-        let (late, ()) = tokio::join!(within(patience, pending::<()>()), async { stop(stopped) });
+        let mut deadline = began + patience;
+        let (late, ()) = tokio::join!(until(&mut deadline, pending::<()>()), async { stop(stopped) });
         assert!(late.is_err());
+        assert!(deadline + LOOK >= began + patience + stopped, "what follows has as long as well");
         // Where it was stopped between two looks is not known.
         assert!(began.elapsed() + LOOK >= patience + stopped, "{:?}", began.elapsed());
     }

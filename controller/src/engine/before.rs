@@ -61,12 +61,12 @@ impl From<Trouble> for NotBooted {
 /// Lets `work` run until the deadline passes or the user stops it.
 async fn bounded<T>(
     stop: &mut signal::Receiver<bool>,
-    deadline: Instant,
+    mut deadline: Instant,
     name: &'static str,
     work: impl Future<Output = Result<T, StageError>>,
 ) -> Result<T, StageError> {
     tokio::select! {
-        done = patience::until(deadline, work) => done.unwrap_or(Err(StageError::Deadline(name))),
+        done = patience::until(&mut deadline, work) => done.unwrap_or(Err(StageError::Deadline(name))),
         _ = stop.wait_for(|stop| *stop) => Err(StageError::Stopped),
     }
 }
@@ -415,6 +415,7 @@ async fn connect(job: &Job, reporter: &Reporter) -> Result<Session, Trouble> {
         }
         None => {}
     }
+    let deadline = connected.deadline;
     let typing = if job.user.may_ask() { TYPING } else { Duration::ZERO };
     let trouble =
         |why| Trouble::before(Phase::Connect, format!("logging into {} as `{}`", entry.address, entry.user), why);

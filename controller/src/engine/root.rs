@@ -208,8 +208,8 @@ pub async fn check(
     deadline: Instant,
 ) -> Result<Result<(), String>, WrongPassword> {
     // The last try before a deadline still gets a moment.
-    let until = deadline.max(Instant::now() + CHECK_AT_LEAST);
-    match patience::until(until, checked(session, user, way, text)).await {
+    let mut until = deadline.max(Instant::now() + CHECK_AT_LEAST);
+    match patience::until(&mut until, checked(session, user, way, text)).await {
         Ok(Err(Some(why))) => Ok(Err(why)),
         Ok(Err(None)) => Err(WrongPassword),
         Ok(Ok(())) => Ok(Ok(())),

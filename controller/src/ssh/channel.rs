@@ -170,7 +170,7 @@ impl Session {
         &self,
         command: &str,
         limit: usize,
-        deadline: Instant,
+        mut deadline: Instant,
     ) -> Result<(Vec<u8>, Vec<u8>, Exit), ExecError> {
         let run = async {
             let mut exec = self.exec(command).await?;
@@ -186,7 +186,7 @@ impl Session {
             }
             Ok((stdout, stderr, exec.exit()))
         };
-        until(deadline, run).await.unwrap_or_else(|_| Err(ExecError::Timeout { what: "to run a command".into() }))
+        until(&mut deadline, run).await.unwrap_or_else(|_| Err(ExecError::Timeout { what: "to run a command".into() }))
     }
 }
 

@@ -342,6 +342,8 @@ pub struct Connected {
     pub address: Address,
     /// What leads there.
     life: Option<Life>,
+    /// The deadline by which it was to be made, moved by the time in which this process was stopped.
+    pub deadline: Instant,
 }
 
 impl fmt::Debug for Connected {
@@ -380,12 +382,12 @@ pub async fn connect(
     address: &Address,
     policy: &Policy,
     counters: &Arc<Counters>,
-    deadline: Instant,
+    mut deadline: Instant,
     tuning: &Tuning,
 ) -> Result<Connected, ConnectError> {
     loop {
-        let mut stream = Stream::open(address, deadline).await?;
-        match stream.listen(address, deadline).await {
+        let mut stream = Stream::open(address, &mut deadline).await?;
+        match stream.listen(address, &mut deadline).await {
             // Its key is not the host's, and must neither be remembered nor taken for an impostor's.
             Ok(Speaks::AsAgent) if !policy.pinned => return Err(ConnectError::Agent { address: address.clone() }),
             Ok(_) => {}
@@ -405,7 +407,7 @@ pub async fn handshake(
     reached: Reached,
     policy: &Policy,
     counters: &Arc<Counters>,
-    deadline: Instant,
+    mut deadline: Instant,
     tuning: &Tuning,
 ) -> Result<Connected, ConnectError> {
     let Reached { mut stream, address } = reached;
@@ -431,7 +433,7 @@ pub async fn handshake(
         Callbacks { policy: policy.clone(), algorithms: tuning.algorithms.clone(), heard: Arc::clone(&heard) };
     let stream = Counting::new(stream, Arc::clone(counters));
     let handshake = client::connect_stream(Arc::new(config), stream, callbacks);
-    let result = patience::until(deadline, handshake).await;
+    let result = patience::until(&mut deadline, handshake).await;
     let seen = Heard::lock(&heard).key.clone();
     tracing::debug!(%address, ?seen, answered = result.is_ok(), "handshake");
     if let Some(why) = Heard::lock(&heard).too_short.take() {
@@ -440,7 +442,7 @@ pub async fn handshake(
     match (result, seen) {
         (Ok(Ok(handle)), Some((host_key, Judgement::Trusted, certified))) => {
             let (counters, tuning) = (Arc::clone(counters), tuning.clone());
-            Ok(Connected { handle, heard, counters, tuning, host_key, certified, address, life })
+            Ok(Connected { handle, heard, counters, tuning, host_key, certified, address, life, deadline })
         }
         (_, Some((key, judgement, _))) if judgement != Judgement::Trusted => {
             Err(ConnectError::HostKey { address, key, judgement })
@@ -551,9 +553,9 @@ pub async fn reach(
     }
 }
 
-async fn knock(address: &Address, deadline: Instant) -> Result<Stream, ConnectError> {
-    let mut stream = Stream::open(address, deadline).await?;
-    stream.listen(address, deadline).await?;
+async fn knock(address: &Address, mut deadline: Instant) -> Result<Stream, ConnectError> {
+    let mut stream = Stream::open(address, &mut deadline).await?;
+    stream.listen(address, &mut deadline).await?;
     Ok(stream)
 }
 
@@ -596,10 +598,11 @@ impl Connected {
         user: &str,
         credentials: &Credentials,
         ask: bool,
-        deadline: Instant,
+        mut deadline: Instant,
     ) -> Result<Session, AuthError> {
         let address = self.address.clone();
-        let session = patience::until(deadline, auth::authenticate(self, user, credentials, ask, deadline))
+        let until = deadline;
+        let session = patience::until(&mut deadline, auth::authenticate(self, user, credentials, ask, until))
             .await
             .map_err(|_| AuthError::Timeout { address: address.clone() })??;
         let by_password = session.by_password;

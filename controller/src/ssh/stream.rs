@@ -39,7 +39,7 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Begins to lead to the host. Only a TCP connection shows by itself that the host is there.
-    pub(super) async fn open(address: &Address, deadline: Instant) -> Result<Self, ConnectError> {
+    pub(super) async fn open(address: &Address, deadline: &mut Instant) -> Result<Self, ConnectError> {
         let shell = std::env::var("SHELL").ok().filter(|shell| !shell.is_empty());
         let shell = shell.as_deref().unwrap_or("/bin/sh");
         let Some(words) = address.way.command(address, &["ssh"], shell) else {
@@ -57,7 +57,7 @@ impl Stream {
 
     /// Waits until the other side speaks, and returns who says to be there. Nothing is said to it, and what it says is
     /// not taken.
-    pub(super) async fn listen(&mut self, address: &Address, deadline: Instant) -> Result<Speaks, ConnectError> {
+    pub(super) async fn listen(&mut self, address: &Address, deadline: &mut Instant) -> Result<Speaks, ConnectError> {
         let refused = |why: String| ConnectError::Handshake { address: address.clone(), why };
         let waited = ConnectError::Timeout { address: address.clone(), doing: "waiting for its SSH server to speak" };
         let mut room = [0; 1024];
@@ -126,7 +126,7 @@ fn speaks_ssh(said: &[u8]) -> bool {
 }
 
 /// The first of the host's addresses that takes a connection.
-async fn tcp(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
+async fn tcp(address: &Address, deadline: &mut Instant) -> Result<TcpStream, ConnectError> {
     let timeout = |doing| ConnectError::Timeout { address: address.clone(), doing };
     let resolve_error = |source| ConnectError::Resolve { address: address.host.clone(), source };
     let found = until(deadline, lookup_host((address.host.as_str(), address.port)))
