@@ -118,13 +118,12 @@ fn kexec_disabled(phase: Phase) -> Cell {
 
 fn kexec_ignored(phase: Phase) -> Cell {
     let wound = |scene: &mut Scene| {
-        // Loads nothing in place of what was loaded: kexec_load(2) without segments.
-        spoil(
-            scene,
-            "until [ \"$(cat /sys/kernel/kexec_loaded)\" = 1 ]; do sleep 0.1; done\n\
-             perl -e 'syscall(246, 0, 0, 0, 0) == 0 or die $!'\n\
-             [ \"$(cat /sys/kernel/kexec_loaded)\" = 0 ]",
-        )
+        // Loads nothing in place of what was loaded (kexec_load(2) without segments) when the old system's processes
+        // are told to end, after which nobody looks any more.
+        let unload = "setsid perl -e '$| = 1; $SIG{TERM} = sub { syscall(246, 0, 0, 0, 0) }; print \"ready\\n\"; \
+                      sleep 9 while 1' </dev/null >/run/unload 2>&1 & until grep -qs ready /run/unload; do sleep \
+                      0.1; done";
+        spoil(scene, unload)
     };
     match phase {
         Phase::Loaded => Cell::with(
