@@ -174,13 +174,13 @@ fn hangs_watched(phase: Phase) -> Cell {
 
 fn no_driver(phase: Phase) -> Cell {
     let wound = |scene: &mut Scene| {
-        // The stage takes modules as it finds them.
-        spoil(scene, "find /lib/modules/$(uname -r) -name 'virtio_net.ko*' -delete")
+        // The stage takes modules as it finds them. One that is missing it would miss.
+        let other = "cd /lib/modules/$(uname -r)/kernel/drivers/net && cp dummy.ko virtio_net.ko";
+        spoil(scene, other)
     };
     match phase {
-        Phase::Probe => {
-            Cell::tried(wound, End::held("the RAM system did not answer within deadline `boot`", System::Any))
-        }
+        // The agent goes back when nobody has come.
+        Phase::Probe => Cell::tried(wound, End::old("went back to its old system")),
         Phase::Booting => Cell::Never("what it boots is put together in the phases before"),
         _ => Cell::Never("modules are taken after the probe, and once"),
     }
