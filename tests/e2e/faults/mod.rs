@@ -134,9 +134,7 @@ pub fn all() -> impl Iterator<Item = &'static Fault> {
 /// The cells that guard a promise, by fault and phase: `make test` tries them.
 pub const GUARDS: &[(&str, Phase)] = &[
     ("link-cut-20s", Phase::Written),
-    ("controller-disk-full", Phase::Written),
     ("stage-killed", Phase::Loaded),
-    ("kernel-panics", Phase::Booting),
     ("disk-vanishes", Phase::Building),
     ("archive-circle", Phase::Stage),
     ("archive-leads-in", Phase::Stage),
