@@ -84,7 +84,7 @@ pub type LinkOption = (u16, u64);
 /// What makes a bond (linux/if_link.h, `IFLA_BOND_*`).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Bond {
-    /// 0 balance-rr, 1 active-backup, 2 balance-xor, 3 broadcast, 4 802.3ad, 5 balance-tlb, 6 balance-alb.
+    /// Its number among [`Self::MODES`].
     pub mode: u8,
     /// The member that is preferred.
     pub primary: Option<LinkId>,
@@ -92,6 +92,17 @@ pub struct Bond {
     pub targets: Vec<IpAddr>,
     /// Other options that its mode has.
     pub options: Vec<LinkOption>,
+}
+
+impl Bond {
+    /// The modes in words, by their numbers: Documentation/networking/bonding.rst.
+    pub const MODES: [&str; 7] =
+        ["balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"];
+
+    /// The mode in words, if it is one of these.
+    pub fn mode_name(&self) -> Option<&'static str> {
+        Self::MODES.get(usize::from(self.mode)).copied()
+    }
 }
 
 impl LinkKind {

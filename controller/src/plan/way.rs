@@ -46,7 +46,7 @@ fn text(network: &NetworkState, link: &Link, left: &mut usize) -> String {
     let what = match &link.kind {
         LinkKind::Card => return link.name.clone(),
         LinkKind::Vlan { id, .. } => format!("VLAN {id}"),
-        LinkKind::Bond(bond) => mode(bond.mode).map_or("bond".into(), |mode| format!("bond {mode}")),
+        LinkKind::Bond(bond) => bond.mode_name().map_or("bond".into(), |mode| format!("bond {mode}")),
         LinkKind::Vrf { .. } => "VRF".into(),
         kind => kind.name().to_owned(),
     };
@@ -70,9 +70,4 @@ fn below(network: &NetworkState, link: &Link, left: &mut usize) -> String {
         texts if link.kind.is_master() => format!(" of {}", texts.join(", ")),
         texts => format!(" on {}", texts.join(", ")),
     }
-}
-
-fn mode(number: u8) -> Option<&'static str> {
-    let modes = ["balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"];
-    modes.get(usize::from(number)).copied()
 }

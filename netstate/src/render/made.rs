@@ -104,8 +104,7 @@ fn bond_value(number: u16, value: u64) -> String {
 
 /// A bond's mode in words.
 pub fn bond_mode(bond: &Bond) -> &'static str {
-    let modes = ["balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"];
-    modes.get(usize::from(bond.mode)).copied().unwrap_or(modes[0])
+    bond.mode_name().unwrap_or(Bond::MODES[0])
 }
 
 /// A macvlan's mode in words.
