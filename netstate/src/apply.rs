@@ -159,7 +159,11 @@ fn restore_link(netlink: &mut Netlink, state: &NetworkState, link: &Link, now: &
     note(restored, netlink.request(&format!("bring up {}", now.name), wire::bring_up(now.index)));
     for address in oldest_first(link) {
         let action = format!("add {}/{} to {}", address.ip, address.prefix, now.name);
-        note(restored, netlink.request(&action, add_address(now.index, address)));
+        let mut add = || netlink.request(&action, add_address(now.index, address));
+        // The kernel makes an address by a router's advertisement between looking for it and adding ours: the second
+        // time it finds it, and gives it what ours has.
+        let added = add().or_else(|error| if error.is(rustix::io::Errno::EXIST) { add() } else { Err(error) });
+        note(restored, added);
     }
 }
 

@@ -35,6 +35,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the kernel refused for this reason.
+    pub(crate) fn is(&self, errno: rustix::io::Errno) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
     /// The error with its causes, on one line.
     pub(crate) fn in_full(&self) -> String {
         let mut text = self.to_string();
