@@ -79,7 +79,7 @@ fn fails_after_writing(lab: &Lab) -> Result<Outcome> {
 fn terminal(anemos: &Anemos) -> Result<()> {
     let shell = anemos.command(["shell", "web"]);
     let transcript = anemos.dir().join("terminal");
-    let program = Path::new(shell.get_program()).display().to_string();
+    let program = anemos.binary().display().to_string();
     let mut script = Command::new("script");
     script.args(["-q", "-e", "-c", &format!("exec '{program}' shell web"), "/dev/null"]).env_clear();
     for (name, value) in shell.get_envs() {

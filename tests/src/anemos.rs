@@ -13,6 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// For setpriv: the program is killed when the thread that started it ends.
+const UNDER_US: [&str; 2] = ["--pdeathsig", "KILL"];
+
 /// A workstation: a home directory, a hosts.toml, and the `anemos` executable.
 #[derive(Debug)]
 pub struct Anemos {
@@ -54,6 +57,11 @@ impl Anemos {
         &self.dir
     }
 
+    /// The executable.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// What `XDG_STATE_HOME` is.
     pub fn state(&self) -> PathBuf {
         self.dir.join("state")
@@ -85,8 +93,11 @@ impl Anemos {
 
     /// `anemos` with the arguments, ready to be changed and started.
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(&self.binary);
+        // It must not outlive the scenario that watches it, however that ends.
+        let mut command = program("setpriv");
         command
+            .args(UNDER_US)
+            .arg(&self.binary)
             .args(arguments)
             .current_dir(&self.dir)
             .env_clear()
@@ -104,9 +115,10 @@ impl Anemos {
     /// terminal shows comes on standard output.
     pub fn on_terminal(&self, script: &str) -> Command {
         let like = self.command::<&str>([]);
-        let mut command = program("script");
+        let mut command = program("setpriv");
         command
-            .args(["-qec", script, "/dev/null"])
+            .args(UNDER_US)
+            .args(["script", "-qec", script, "/dev/null"])
             .current_dir(&self.dir)
             .env_clear()
             .envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))))
@@ -125,7 +137,11 @@ impl Anemos {
     /// Starts what [`Anemos::command`] gave.
     pub fn start(&self, mut command: Command) -> Result<Running> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let first = command.get_args().next().map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
+        let first = command
+            .get_args()
+            .nth(UNDER_US.len() + 1)
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let stdout = self.dir.join(format!("{number}-{first}.out"));
         let stderr = self.dir.join(format!("{number}-{first}.err"));
         for (what, path) in [("stdout", &stdout), ("stderr", &stderr)] {
