@@ -24,11 +24,11 @@ fn main() {
         "/// The stage, by how it is packed.\npub(super) const ANEMOS_STAGE: &[(&str, &[u8])] = &[{packed}];"
     )
     .expect("text can be written to memory");
-    let agent = match named("ANEMOS_AGENT_ZST") {
+    let agent = match named("ANEMOS_AGENT") {
         Some(path) => format!("Some(include_bytes!({:?}))", found(Path::new(&path))),
         None => "None".into(),
     };
-    writeln!(code, "/// The agent, zstd.\npub(super) const ANEMOS_AGENT_ZST: Option<&[u8]> = {agent};")
+    writeln!(code, "/// The agent, as a patch to the stage.\npub(super) const ANEMOS_AGENT: Option<&[u8]> = {agent};")
         .expect("text can be written to memory");
     let lock = manifest.join("../base-initramfs/base.lock");
     println!("cargo::rerun-if-changed={}", lock.display());

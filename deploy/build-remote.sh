@@ -1,7 +1,6 @@
 #!/bin/sh
 # Builds what crosses the slow link (stage and agent, static and small) and packs it: the stage in each way that a host
-# may be able to unpack; the agent with zstd, because the stage can, and as a patch to the stage, which is half as
-# large.
+# may be able to unpack; the agent as a patch to the stage, which is half as large.
 set -eu
 target=$1 out=$2
 cd "$(dirname "$0")/.."
@@ -60,8 +59,9 @@ for packed in "x86.xz xz" "xz xz" "zst zstd" "gz gzip"; do
         exit 1
     fi
 done
-zstd -qq -19 -f --patch-from="$built/anemos-stage" "$built/anemos-agent" -o "$out/agent.zst.new"
-for file in stage.x86.xz stage.xz stage.zst stage.gz agent.zst; do
+env -u RUSTFLAGS cargo run --locked --quiet --release -p anemos-deploy --example patch -- \
+    "$built/anemos-stage" "$built/anemos-agent" "$out/agent.patch.new"
+for file in stage.x86.xz stage.xz stage.zst stage.gz agent.patch; do
     if cmp -s "$out/$file" "$out/$file.new"; then rm "$out/$file.new"; else mv "$out/$file.new" "$out/$file"; fi
 done
-wc -c "$out"/stage.* "$out/agent.zst"
+wc -c "$out"/stage.* "$out/agent.patch"

@@ -72,7 +72,7 @@ rm -f "$dir/host.json" "$dir/hold"
 anemos=$dir/anemos
 cat >"$anemos" <<END
 #!/bin/sh
-export ANEMOS_STAGE='$PWD/target/remote/stage' ANEMOS_AGENT_ZST='$PWD/target/remote/agent.zst'
+export ANEMOS_STAGE='$PWD/target/remote/stage' ANEMOS_AGENT='$PWD/target/remote/agent.patch'
 exec '${CARGO_TARGET_DIR:-$PWD/target}/debug/anemos' "\$@"
 END
 chmod 755 "$anemos"

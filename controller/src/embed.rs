@@ -53,7 +53,7 @@ fn carried(built_in: Option<&[u8]>, variable: &str, ending: &str) -> Result<Arc<
 
 /// Stage and agent.
 pub fn artifacts() -> Result<Artifacts, EmbedError> {
-    let agent = carried(embedded::ANEMOS_AGENT_ZST, "ANEMOS_AGENT_ZST", "")?;
+    let agent = carried(embedded::ANEMOS_AGENT, "ANEMOS_AGENT", "")?;
     let (mut executable, mut packed) = (Vec::new(), Vec::new());
     for packing in &PACKINGS {
         let built_in = embedded::ANEMOS_STAGE.iter().find(|(name, _)| *name == packing.name).map(|(_, bytes)| *bytes);

@@ -31,7 +31,7 @@ fn prepared(ports: impl IntoIterator<Item = u16>) -> TempDir {
         write(&format!("stage.{ending}"), b"");
     }
     write("stage.zst", &zstd::encode_all(&b"x"[..], 1).unwrap());
-    write("agent.zst", b"");
+    write("agent.patch", b"");
     dir
 }
 
@@ -45,7 +45,7 @@ fn anemos(dir: &Path, first: &str, arguments: &str) -> Command {
     command.arg("-c").arg(format!("{first} && exec \"$0\" {arguments} hosts.toml"));
     command.arg(env!("CARGO_BIN_EXE_anemos")).current_dir(dir);
     command.env("HOME", dir).env("XDG_STATE_HOME", dir.join("state")).env_remove("SSH_AUTH_SOCK");
-    command.env("ANEMOS_STAGE", dir.join("stage")).env("ANEMOS_AGENT_ZST", dir.join("agent.zst"));
+    command.env("ANEMOS_STAGE", dir.join("stage")).env("ANEMOS_AGENT", dir.join("agent.patch"));
     command.stdin(Stdio::null());
     command
 }
@@ -141,7 +141,7 @@ fn a_password_is_asked_for_on_the_terminal_and_not_shown() {
     let mut command = Command::new("script");
     command.args(["-qefc", &plan, "/dev/null"]).current_dir(dir.path());
     command.env("HOME", dir.path()).env("XDG_STATE_HOME", dir.path().join("state")).env_remove("SSH_AUTH_SOCK");
-    command.env("ANEMOS_STAGE", dir.path().join("stage")).env("ANEMOS_AGENT_ZST", dir.path().join("agent.zst"));
+    command.env("ANEMOS_STAGE", dir.path().join("stage")).env("ANEMOS_AGENT", dir.path().join("agent.patch"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut keyboard = child.stdin.take().unwrap();
     let mut screen = child.stdout.take().unwrap();

@@ -132,7 +132,7 @@ impl Workstation {
             write(&format!("stage.{ending}"), b"");
         }
         write("stage.zst", &zstd::encode_all(&b"x"[..], 1).unwrap());
-        write("agent.zst", b"");
+        write("agent.patch", b"");
         let before = tree(dir.path());
         Self { dir, before }
     }
@@ -147,7 +147,7 @@ impl Workstation {
         command.arg("-c").arg(format!("umask 0; exec \"$0\" {arguments}")).arg(executable());
         command.current_dir(self.dir.path()).env("HOME", self.dir.path()).env("TMPDIR", self.path("tmp"));
         command.env("XDG_STATE_HOME", self.path("state")).env_remove("SSH_AUTH_SOCK");
-        command.env("ANEMOS_STAGE", self.path("stage")).env("ANEMOS_AGENT_ZST", self.path("agent.zst"));
+        command.env("ANEMOS_STAGE", self.path("stage")).env("ANEMOS_AGENT", self.path("agent.patch"));
         command.stdin(Stdio::null());
         command
     }

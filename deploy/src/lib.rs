@@ -20,6 +20,7 @@ mod kexec;
 mod memory;
 mod modules;
 mod panic;
+pub mod patch;
 mod private_dir;
 mod report;
 mod serve;

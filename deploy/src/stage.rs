@@ -28,6 +28,7 @@ use crate::memory::Memory;
 use crate::modules::firmware::Firmware;
 use crate::modules::index::Index;
 use crate::modules::{self, select};
+use crate::patch;
 use crate::report::Report;
 use crate::wire::Output;
 
@@ -116,7 +117,7 @@ impl Job {
             ("host.bin", &host[..]),
             ("payload.tar.zst", &payload[..]),
             ("kernel", &kernel.image[..]),
-            ("agent.zst", &agent_blob[..]),
+            ("agent.patch", &agent_blob[..]),
             ("base.lock", &lock_blob[..]),
             ("stage", &stage[..]),
         ];
@@ -177,7 +178,7 @@ impl Job {
         let image = Digest(*lock.image.as_bytes());
         let seed_cache = vec![
             ("base.cpio.zst".to_owned(), format!("base-{image}.cpio.zst")),
-            ("agent.zst".to_owned(), format!("blob-{}", plan.agent.digest)),
+            ("agent.patch".to_owned(), format!("blob-{}", plan.agent.digest)),
             ("base.lock".to_owned(), format!("blob-{}", plan.lock.digest)),
             // The stage is cached unpacked, because the new system may lack the tool to unpack it.
             ("stage".to_owned(), "stage".to_owned()),
@@ -302,14 +303,16 @@ fn own() -> Result<Vec<u8>> {
     std::fs::read("/proc/self/exe").doing(|| "reading the stage's own executable".into())
 }
 
-/// Unpacks a blob. It may be compressed as a patch to the stage's own executable, with which the agent has much in
-/// common.
+/// Unpacks a blob: zstd, or a patch to the stage's own executable, with which the agent has much in common.
 fn unpack(what: &str, blob: &[u8]) -> Result<Vec<u8>> {
     use std::io::Read;
     let unpacking = || format!("unpacking {what}");
-    let mut bytes = Vec::new();
     let own = own()?;
-    let decoder = zstd::stream::read::Decoder::with_ref_prefix(blob, &own).doing(unpacking)?;
+    if let Some(made) = patch::apply(blob, &own, BLOB_LIMIT) {
+        return made.map_err(|why| Fault::new(unpacking(), why));
+    }
+    let mut bytes = Vec::new();
+    let decoder = zstd::stream::read::Decoder::new(blob).doing(unpacking)?;
     decoder.take(BLOB_LIMIT as u64 + 1).read_to_end(&mut bytes).doing(unpacking)?;
     if bytes.len() > BLOB_LIMIT {
         return Err(Fault::new(unpacking(), format!("it is larger than {BLOB_LIMIT} bytes")));
@@ -395,17 +398,11 @@ mod tests {
 
     #[test]
     fn blobs_may_be_patches_to_the_running_program() -> std::io::Result<()> {
-        use std::io::Write;
         let own = std::fs::read("/proc/self/exe")?;
-        let mut patched = own.clone();
+        let mut patched = own[own.len() - (64 << 10)..].to_vec();
         patched[1000..2000].fill(7);
-        // The settings of `zstd --patch-from`: long matches, and a window that reaches over both files.
-        let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), 1, &own)?;
-        encoder.long_distance_matching(true)?;
-        encoder.window_log(27)?;
-        encoder.write_all(&patched)?;
-        let patch = encoder.finish()?;
-        assert!(patch.len() < own.len() / 20, "{} bytes", patch.len());
+        let patch = patch::make(&patched, &own).expect("it can be packed");
+        assert!(patch.len() < patched.len() / 20, "{} bytes", patch.len());
         assert!(unpack("a patch", &patch).unwrap() == patched);
         let plain = zstd::bulk::compress(b"no patch", 1)?;
         assert_eq!(unpack("a blob", &plain).unwrap(), b"no patch");

@@ -54,7 +54,7 @@ pub enum StageReply {
 pub struct StagePlan {
     /// base.lock, zstd.
     pub lock: BlobRef,
-    /// The agent, as a zstd patch against the stage's own executable.
+    /// The agent, as a patch to the stage's own executable.
     pub agent: BlobRef,
     /// The payload, tar.zst.
     pub payload: BlobRef,
