@@ -72,7 +72,8 @@ pub fn command(script: &str, way: &Way) -> String {
         r#"set -uf; LC_ALL=C; SUDO_PROMPT="password: "; SHELL=/bin/sh; ANEMOS_SCRIPT=$1; ANEMOS_ROOT=$2;
 export LC_ALL SUDO_PROMPT SHELL ANEMOS_SCRIPT ANEMOS_ROOT;
 say() {{ printf "{MARK}%s\n" "$*"; }};
-if [ "$(id -u)" = 0 ]; then exec sh -c "$1"; fi;
+u=$(id -u 2>&1) || {{ say "error the host can not say who is logged in: $u"; exit 1; }};
+if [ "$u" = 0 ]; then exec sh -c "$1"; fi;
 tty=; why=;
 go() {{
 say "by $1";

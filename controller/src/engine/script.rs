@@ -34,17 +34,20 @@ pub fn bootstrap(stage: &StageBinary) -> String {
         r##"set -u; umask 077; LC_ALL=C; export LC_ALL;
 say() {{ printf "{MARK}%s\n" "$*"; }};
 die() {{ say "error $*"; exit 1; }};
-[ "$(id -u)" = 0 ] || die "the user $(id -un) is not root";
-[ "$(uname -m)" = {arch} ] || die "this anemos carries a stage for {arch}, and the host is $(uname -m)";
-f=;
+u=$(id -u 2>&1) || die "the host can not say who is logged in: $u";
+[ "$u" = 0 ] || die "the user $(id -un) is not root";
+m=$(uname -m 2>&1); [ "$m" = {arch} ] || die "this anemos carries a stage for {arch}, and the host says $m";
+f=; why=;
 for d in /var/lib/anemos /root/.anemos /run/anemos; do
-[ -L "$d" ] && continue;
-mkdir -p "$d" 2>/dev/null && [ "$(stat -c %u "$d" 2>/dev/null || echo 0)" = 0 ] && chmod 700 "$d" || continue;
+[ -L "$d" ] && why="$why $d is a link;" && continue;
+w=$(mkdir -p "$d" 2>&1) || {{ why="$why $(echo $w);"; continue; }};
+[ "$(stat -c %u "$d" 2>/dev/null || echo 0)" = 0 ] && chmod 700 "$d" ||
+{{ why="$why $d belongs to somebody else;"; continue; }};
 f=$d/stage-$$;
-{{ printf "#\041/bin/sh\nexit 0\n" >"$f" && chmod 700 "$f" && "$f"; }} 2>/dev/null && break;
-rm -f "$f"; rmdir "$d" 2>/dev/null; f=;
+w=$( {{ printf "#\041/bin/sh\nexit 0\n" >"$f" && chmod 700 "$f" && "$f"; }} 2>&1) && break;
+why="$why $(echo $w);"; rm -f "$f"; rmdir "$d" 2>/dev/null; f=;
 done;
-[ -n "$f" ] || die "none of /var/lib/anemos, /root/.anemos, /run/anemos can be written and hold programs";
+[ -n "$f" ] || die "none of /var/lib/anemos, /root/.anemos, /run/anemos can be written and hold programs:$why";
 trap "rm -f $f $f.packed; rmdir $d 2>/dev/null" EXIT;
 trap "exit 1" HUP INT TERM;
 good() {{ [ "$(sha256sum <"$f" | cut -c1-64)" = {digest} ]; }};

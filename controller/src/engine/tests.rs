@@ -295,6 +295,38 @@ fn packings_in_order() {
     assert_eq!(order, ["x86.xz", "zst", "xz", "gz"]);
 }
 
+/// Whose programs can't be read any more, as on a disk that fails, is not taken for somebody who is not root.
+#[test]
+fn a_host_that_can_not_run_its_programs_says_so() {
+    if !can_run_the_script() {
+        return;
+    }
+    let path = path_with(&["gzip"]);
+    std::fs::remove_file(path.path().join("id")).unwrap();
+    std::fs::write(path.path().join("id"), "not executable").unwrap();
+    let script = script::bootstrap(&packed(std::env::consts::ARCH));
+    for way in [Way::Login, Way::Free(None)] {
+        let output = run_on(path.path().to_str().unwrap(), &["/bin/sh"], &root::command(&script, &way), |_| None);
+        assert!(output.contains("anemos: error the host can not say who is logged in: "), "{way:?}: {output}");
+        assert!(output.contains("id: Permission denied") && !output.contains("not root"), "{way:?}: {output}");
+    }
+}
+
+#[test]
+fn why_no_place_holds_the_stage_is_told() {
+    if !can_run_the_script() {
+        return;
+    }
+    let command = bootstrap(&packed(std::env::consts::ARCH));
+    let prepare = "mount -t tmpfs -o ro none /var/lib; mount -t tmpfs -o noexec none /root; ln -s /nowhere /run/anemos";
+    let (output, _) = run_prepared(prepare, &std::env::var("PATH").unwrap(), &["/bin/sh"], &command, |_| None);
+    let first = output.lines().next().unwrap_or_default();
+    assert!(first.contains("can be written and hold programs:"), "{output}");
+    for why in ["/var/lib/anemos", "Read-only file system;", "Permission denied;", "/run/anemos is a link;"] {
+        assert!(first.contains(why), "{why}: {output}");
+    }
+}
+
 #[test]
 fn another_architecture_is_refused() {
     if !can_run_the_script() {

@@ -21,7 +21,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "kernel-hangs-watched", what: "it does so, and a BMC has a watchdog", cell: hangs_watched },
     Fault { name: "no-network-driver", what: "the RAM system has no driver for its network", cell: no_driver },
     Fault { name: "one-processor-dead", what: "one of two processors does not come up", cell: one_dead },
-    Fault { name: "disk-slow", what: "the disk takes 256 KiB a second from then on", cell: slow_disk },
+    Fault { name: "disk-slow", what: "the disk takes 256 KiB a second from then on, 2 MiB under the payload", cell: slow_disk },
     Fault { name: "disk-fails", what: "the disk returns errors", cell: fails },
     Fault { name: "disk-vanishes", what: "the declared disk is pulled out", cell: vanishes },
     Fault { name: "disk-busy", what: "the disk is part of RAID, LVM, LUKS or swap", cell: busy },
@@ -202,14 +202,11 @@ fn one_dead(phase: Phase) -> Cell {
 
 fn slow_disk(phase: Phase) -> Cell {
     let wound = |scene: &mut Scene| {
-        scene.machine().throttle_disk(Some(256 << 10))?;
+        scene.machine().throttle_disk(Some(2 << 20))?;
         scene.release()?;
-        if matches!(scene.phase, Phase::Building | Phase::Written) {
-            // The payload writes a little; the rest of the deployment need not take an hour.
-            scene.wait("the outcome", |line| is_event(line, "outcome"))?;
-            scene.machine().throttle_disk(None)?;
-        }
-        Ok(())
+        // The payload writes some hundred megabytes; the rest of the deployment need not take an hour.
+        scene.wait("the outcome", |line| is_event(line, "outcome"))?;
+        scene.machine().throttle_disk(None)
     };
     match phase {
         Phase::Stage | Phase::Loaded => Cell::with(
