@@ -21,6 +21,7 @@ pub(super) const KEYS: &[&str] = &[
     "user",
     "proxy_jump",
     "new_address",
+    "new_user",
     "become",
     "identity_file",
     "known_hosts",
@@ -50,6 +51,7 @@ pub(super) struct Layer {
     pub(super) user: Option<String>,
     pub(super) proxy_jump: Option<String>,
     pub(super) new_address: Option<String>,
+    pub(super) new_user: Option<String>,
     pub(super) becomes: Option<Become>,
     pub(super) identity_files: Option<Vec<PathBuf>>,
     pub(super) known_hosts: Option<PathBuf>,
@@ -89,6 +91,7 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
             }
             "new_address" => layer.new_address = reader.checked(name, value, "a host name or an IP address", address),
             "port" => layer.port = reader.port(name, value),
+            "new_user" => layer.new_user = reader.checked(name, value, "a user's name", user),
             "user" => layer.user = reader.checked(name, value, "a user's name", user),
             "proxy_jump" => layer.proxy_jump = reader.checked(name, value, "jump hosts, as ProxyJump has them", jumps),
             "become" => layer.becomes = reader.word(name, value, &Become::ALL.map(|way| (way.name(), way))),

@@ -101,6 +101,8 @@ pub struct Host {
     pub port: Option<u16>,
     /// SSH user; `None`: ssh_config's, else `root`.
     pub user: Option<String>,
+    /// SSH user of the new system, who is tried before the others.
+    pub new_user: Option<String>,
     /// Jump hosts, as `ssh -J` takes them, or `none`; `None`: ssh_config's.
     pub proxy_jump: Option<String>,
     /// How that user becomes root; `None`: by what is found to work without a password, if it must.

@@ -165,6 +165,7 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
         user: layer.user.or(defaults.user),
         proxy_jump: layer.proxy_jump.or(defaults.proxy_jump),
         new_address: layer.new_address,
+        new_user: layer.new_user.or(defaults.new_user),
         becomes: layer.becomes.or(defaults.becomes),
         identity_files: layer.identity_files.or(defaults.identity_files).unwrap_or_default(),
         known_hosts: layer.known_hosts.or(defaults.known_hosts),

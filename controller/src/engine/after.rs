@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anemos_proto::Secret;
@@ -159,8 +159,8 @@ struct Following<'a> {
     askers: VecDeque<Asker>,
     /// What the machine was told of a user who wants to leave.
     heard: Stop,
-    /// Root is tried next, since the system refused the user: a new one may have other users.
-    as_root: Arc<AtomicBool>,
+    /// How many of [`users`] the system has refused: the next one is tried, and after the last the first again.
+    refused: Arc<AtomicUsize>,
     /// The password is not the system's. It is not given again.
     wrong_password: Arc<AtomicBool>,
     /// Where a stranger answered the last knock: the next one is for the host's other addresses.
@@ -178,7 +178,7 @@ impl<'a> Following<'a> {
             other: Other::Nobody,
             askers: VecDeque::new(),
             heard: Stop::No,
-            as_root: Arc::default(),
+            refused: Arc::default(),
             wrong_password: Arc::default(),
             stranger_at: None,
             told_address: false,
@@ -339,14 +339,14 @@ impl<'a> Following<'a> {
                     Whom::System(_) => (self.user(), self.with.user.clone()),
                 };
                 let user = user.to_owned();
-                let other = matches!(whom, Whom::System(_)).then(|| Arc::clone(&self.as_root));
+                let others = matches!(whom, Whom::System(_)).then(|| Arc::clone(&self.refused));
                 let deadline = Instant::now() + patience;
                 Some(boxed(async move {
                     match connected.authenticate(&user, &credentials, deadline).await {
                         Ok(session) => (Other::Admitted(session), Input::Admitted),
                         Err(error) => {
-                            if let (Some(as_root), AuthError::Refused { .. }) = (other, &error) {
-                                as_root.fetch_xor(true, Ordering::Relaxed);
+                            if let (Some(refused), AuthError::Refused { .. }) = (others, &error) {
+                                refused.fetch_add(1, Ordering::Relaxed);
                             }
                             (Other::Nobody, Input::LockedOut(error.to_string()))
                         }
@@ -399,13 +399,15 @@ impl<'a> Following<'a> {
 
     /// Who logs into the system next, or is in.
     fn user(&self) -> &str {
-        if self.as_root.load(Ordering::Relaxed) { "root" } else { &self.with.entry.user }
+        let users = users(self.with.entry);
+        users[self.refused.load(Ordering::Relaxed) % users.len()]
     }
 
-    /// How that user becomes root.
+    /// How that user becomes root. The password is the old system's user's, and nobody else's.
     fn way(&self) -> Way {
-        let becomes = self.with.entry.becomes;
-        match (Way::of(self.user(), becomes), becomes, &self.with.password) {
+        let (user, entry) = (self.user(), self.with.entry);
+        let password = self.with.password.as_ref().filter(|_| user == entry.user);
+        match (Way::of(user, entry.becomes), entry.becomes, password) {
             (Way::Free(_), Some(by), Some(password)) if !self.wrong_password.load(Ordering::Relaxed) => {
                 Way::Password(by, password.clone())
             }
@@ -464,6 +466,18 @@ fn boxed(task: impl Future<Output = (Other, Input)> + Send + 'static) -> Task {
     Box::pin(task)
 }
 
+/// Who may log into the system that a host runs next: the new one's user, who may not be there yet; the old one's; and
+/// root, since a new system may have none of these.
+fn users(entry: &HostEntry) -> Vec<&str> {
+    let mut users: Vec<&str> = Vec::new();
+    for user in entry.new_user.as_deref().into_iter().chain([entry.user.as_str(), "root"]) {
+        if !users.contains(&user) {
+            users.push(user);
+        }
+    }
+    users
+}
+
 /// Runs the user's check once.
 async fn check(session: &Session, command: &str, deadline: Instant) -> Result<(), String> {
     match session.output(command, CHECK_LIMIT, deadline).await {
@@ -481,6 +495,18 @@ mod tests {
     use super::*;
     use crate::journal::samples;
     use crate::ssh::Way;
+
+    #[test]
+    fn users_in_the_order_in_which_they_are_tried() {
+        let mut entry = samples::run_file("20260101-000000-0000", &["web"]).hosts.remove(0);
+        assert_eq!(users(&entry), ["root"]);
+        entry.user = "ubuntu".into();
+        assert_eq!(users(&entry), ["ubuntu", "root"]);
+        entry.new_user = Some("admin".into());
+        assert_eq!(users(&entry), ["admin", "ubuntu", "root"]);
+        entry.new_user = Some("root".into());
+        assert_eq!(users(&entry), ["root", "ubuntu"]);
+    }
 
     #[test]
     fn a_stranger_at_one_address_leaves_the_others() {

@@ -261,6 +261,9 @@ pub struct HostEntry {
     pub algorithms: crate::ssh::Algorithms,
     /// User there.
     pub user: String,
+    /// User of its new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_user: Option<String>,
     /// How that user becomes root, if hosts.toml says so.
     #[serde(default)]
     pub becomes: Option<Become>,

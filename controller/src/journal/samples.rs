@@ -230,6 +230,7 @@ pub fn run_file(id: &str, names: &[&str]) -> RunFile {
         new_address: None,
         algorithms: ssh::Algorithms::default(),
         user: "root".into(),
+        new_user: None,
         becomes: None,
         agent: Agent::Disabled,
         identities_only: true,

@@ -189,6 +189,7 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
         new_address: host.new_address.clone().map(|host| Address { host, port: ssh.port, way: ssh.way.clone() }),
         algorithms: ssh.algorithms.clone(),
         user: ssh.user.clone(),
+        new_user: host.new_user.clone(),
         becomes: host.becomes,
         agent: ssh.agent.clone(),
         identities_only: ssh.identities_only,

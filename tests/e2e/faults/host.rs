@@ -21,7 +21,11 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "kernel-hangs-watched", what: "it does so, and a BMC has a watchdog", cell: hangs_watched },
     Fault { name: "no-network-driver", what: "the RAM system has no driver for its network", cell: no_driver },
     Fault { name: "one-processor-dead", what: "one of two processors does not come up", cell: one_dead },
-    Fault { name: "disk-slow", what: "the disk takes 256 KiB a second from then on, 2 MiB under the payload", cell: slow_disk },
+    Fault {
+        name: "disk-slow",
+        what: "the disk takes 256 KiB a second from then on, 2 MiB under the payload",
+        cell: slow_disk,
+    },
     Fault { name: "disk-fails", what: "the disk returns errors", cell: fails },
     Fault { name: "disk-vanishes", what: "the declared disk is pulled out", cell: vanishes },
     Fault { name: "disk-busy", what: "the disk is part of RAID, LVM, LUKS or swap", cell: busy },

@@ -53,6 +53,7 @@ fn the_least_that_a_host_needs() {
         user: None,
         proxy_jump: None,
         new_address: None,
+        new_user: None,
         becomes: None,
         identity_files: vec![],
         known_hosts: None,
@@ -86,6 +87,7 @@ port = 2222
 user = "admin"
 proxy_jump = "me@jump.example:24,[2001:db8::1]"
 new_address = "db.example"
+new_user = "dba"
 become = "sudo"
 identity_file = ["~/.ssh/id_a", "keys/b", "/etc/keys/c"]
 known_hosts = "known_hosts"
@@ -114,6 +116,7 @@ raw_access = true
         user: Some("admin".into()),
         proxy_jump: Some("me@jump.example:24,[2001:db8::1]".into()),
         new_address: Some("db.example".into()),
+        new_user: Some("dba".into()),
         becomes: Some(Become::Sudo),
         identity_files: vec!["/home/me/.ssh/id_a".into(), "fleet/keys/b".into(), "/etc/keys/c".into()],
         known_hosts: Some("fleet/known_hosts".into()),

@@ -48,6 +48,7 @@ fn setup() -> Setup {
         new_address: None,
         algorithms: crate::ssh::Algorithms::default(),
         user: "root".into(),
+        new_user: None,
         becomes: None,
         agent: crate::ssh_config::Agent::Disabled,
         identities_only: true,
