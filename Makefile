@@ -38,7 +38,10 @@ e2e: rust tools build ## scenarios whose names contain T: make e2e T=machines::b
 	tests/e2e.sh $(T)
 
 faults: rust tools build ## the fault matrix, or a part of it: make faults PART=1/4, make faults PART=reset
-	tests/faults.sh $(PART)
+	tests/table.sh faults $(PART)
+
+reach: rust tools build ## hosts of other kinds, by each way in, or a part of that: make reach PART=sudo
+	tests/table.sh reach $(PART)
 
 bench: rust tools build ## measured in the lab, as ratios of one run
 	tests/bench.sh
@@ -66,4 +69,4 @@ clean: ## what the lab and cargo made
 	cargo clean
 	rm -rf .lab
 
-.PHONY: help build build-demo remote rust tools demo test unit hostile e2e faults bench fuzz check clean
+.PHONY: help build build-demo remote rust tools demo test unit hostile e2e faults reach bench fuzz check clean

@@ -27,7 +27,7 @@ END
 } >/root/.ssh/authorized_keys"#;
 
 /// Gives the machine this one's sudo, which is of the same Debian: its archive has none.
-fn give_sudo(deployment: &Deployment) -> Result<()> {
+pub fn give_sudo(deployment: &Deployment) -> Result<()> {
     let list = "for file in $(dpkg -L sudo); do [ -d $file ] || echo $file; done";
     let pack = format!("{list} | tar -c --absolute-names --files-from -");
     let files = run(program("bash").args(["-o", "pipefail", "-c", &pack]))?;

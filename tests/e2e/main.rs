@@ -2,12 +2,14 @@
 //!
 //! Each file here holds a group of scenarios and lists them in its `SCENARIOS`. A scenario ends passed, skipped with
 //! its reason, or failed with the ends of all logs. `ANEMOS_E2E_JOBS` is how many run at a time. With `ANEMOS_FAULTS`
-//! the fault matrix is tried instead ([`faults::run`]); it says which part of it.
+//! the fault matrix is tried instead, with `ANEMOS_REACH` the table of hosts and ways in; each says which part
+//! ([`book`]).
 
 #![allow(clippy::unnecessary_debug_formatting, reason = "it quotes a path as TOML does")]
 
 mod base;
 mod r#become;
+mod book;
 mod deploy;
 mod deployment;
 mod disks;
@@ -17,6 +19,7 @@ mod lock;
 mod machines;
 mod makeimg;
 mod payload;
+mod reach;
 mod runs;
 mod safety;
 mod ways;
@@ -60,8 +63,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if let Ok(part) = std::env::var("ANEMOS_FAULTS") {
-        return match faults::run(&lab, &part, arguments.test_threads.unwrap_or(2)) {
+    let tables = [("ANEMOS_FAULTS", faults::table as fn() -> book::Table), ("ANEMOS_REACH", reach::table)];
+    for (variable, table) in tables {
+        let Ok(part) = std::env::var(variable) else { continue };
+        return match book::run(&lab, &table(), &part, arguments.test_threads.unwrap_or(2)) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
@@ -94,7 +99,11 @@ fn main() -> ExitCode {
         let (lab, name) = (Arc::clone(&lab), format!("faults::{}", fault.in_phase(phase)));
         Trial::ignorable_test(name.clone(), move || attempt(&lab, &name, |lab| faults::guard(lab, fault, phase)))
     });
-    let conclusion = libtest_mimic::run(&arguments, trials.chain(guards).collect());
+    let reached = reach::guards().map(|(name, kind, way)| {
+        let (lab, name) = (Arc::clone(&lab), format!("reach::{name}"));
+        Trial::ignorable_test(name.clone(), move || attempt(&lab, &name, |lab| reach::guard(lab, kind, way)))
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.chain(guards).chain(reached).collect());
     for why in &*WHY.lock().unwrap_or_else(PoisonError::into_inner) {
         eprintln!("{why}");
     }

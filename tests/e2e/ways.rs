@@ -18,32 +18,52 @@ pub const SCENARIOS: &[Scenario] = &[
 /// Becomes `examples/hello` once it is told to.
 const SCRIPT: &str = "#!/bin/sh\necho begun\nuntil [ -e /tmp/go ]; do sleep 1; done\nexec ./hello\n";
 
+/// A jump host on this machine, which the user's ssh_config puts in front of the lab's machines.
+pub struct Jump {
+    server: Impostor,
+    /// Where `ssh` is one that reads that ssh_config.
+    path: String,
+}
+
+impl Jump {
+    /// Puts one in front of this machine.
+    pub fn before(lab: &Lab, web: &Deployment) -> Result<Self> {
+        // The lab's other OpenSSH server lets the user in here, and through.
+        let admits = fs::read_to_string(lab.key().with_extension("pub")).context("the lab's key")?;
+        let server = Impostor::start(&web.machine.dir().join("jump"), &admits)?;
+        let key = fs::read_to_string(web.machine.dir().join("jump/host_key.pub")).context("the jump host's key")?;
+        let known = web.anemos.write("jump_known_hosts", &ssh::known_hosts_lines(server.address().port(), &key))?;
+        let config = format!(
+            "Host 127.0.0.1\n ProxyJump jump\nHost jump\n HostName 127.0.0.1\n Port {}\n User root\n IdentityFile {}\n \
+             IdentitiesOnly yes\n UserKnownHostsFile {}\n",
+            server.address().port(),
+            lab.key().display(),
+            known.display()
+        );
+        let config = web.anemos.write("ssh_config", &config)?;
+        // OpenSSH finds the configuration by the account, not by $HOME.
+        let wrapper = format!("#!/bin/sh\nexec /usr/bin/ssh -F {} \"$@\"\n", config.display());
+        let wrapper = web.anemos.write("bin/ssh", &wrapper)?;
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).context("cannot make ssh executable")?;
+        let own = web.anemos.dir().join("bin").display().to_string();
+        let path = format!("{own}:{}", std::env::var("PATH").unwrap_or_default());
+        Ok(Self { server, path })
+    }
+
+    /// Has a command of the workstation's go through it.
+    pub fn lead(&self, command: &mut Command) {
+        command.env("PATH", &self.path);
+    }
+}
+
 /// The user's ssh_config puts a jump host in front of the machine. Old system, agent and new system are all reached
 /// through it, and after the first `anemos` has died `attach` finds the way again from another directory.
 fn through_a_jump_host(lab: &Lab) -> Result<Outcome> {
     let web = Deployment::new(lab, Spec::new("jump"))?;
     let before = web.machine.boot_id()?;
-    // The lab's other OpenSSH server lets the user in here, and through.
-    let admits = fs::read_to_string(lab.key().with_extension("pub")).context("the lab's key")?;
-    let jump = Impostor::start(&web.machine.dir().join("jump"), &admits)?;
-    let key = fs::read_to_string(web.machine.dir().join("jump/host_key.pub")).context("the jump host's key")?;
-    let known = web.anemos.write("jump_known_hosts", &ssh::known_hosts_lines(jump.address().port(), &key))?;
-    let config = format!(
-        "Host 127.0.0.1\n ProxyJump jump\nHost jump\n HostName 127.0.0.1\n Port {}\n User root\n IdentityFile {}\n \
-         IdentitiesOnly yes\n UserKnownHostsFile {}\n",
-        jump.address().port(),
-        lab.key().display(),
-        known.display()
-    );
-    let config = web.anemos.write("ssh_config", &config)?;
-    // OpenSSH finds the configuration by the account, not by $HOME.
-    let wrapper = format!("#!/bin/sh\nexec /usr/bin/ssh -F {} \"$@\"\n", config.display());
-    let wrapper = web.anemos.write("bin/ssh", &wrapper)?;
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).context("cannot make ssh executable")?;
-    let own = web.anemos.dir().join("bin").display().to_string();
-    let path = format!("{own}:{}", std::env::var("PATH").unwrap_or_default());
+    let jump = Jump::before(lab, &web)?;
     let through = |mut command: Command| {
-        command.env("PATH", &path);
+        jump.lead(&mut command);
         command
     };
 
@@ -67,7 +87,7 @@ fn through_a_jump_host(lab: &Lab) -> Result<Outcome> {
     expect_end(&ended, "deployed", "Anemos hello")?;
 
     // Plan, old system, agent, shell, agent, new system: each time a login at the jump host, and nobody else knocked.
-    let logins = jump.log()?.lines().filter(|line| line.contains("Accepted publickey")).count();
+    let logins = jump.server.log()?.lines().filter(|line| line.contains("Accepted publickey")).count();
     let carried = web.machine.link().counts().connections - asked;
     expect(logins >= 6, format!("{logins} logins at the jump host"))?;
     expect(carried <= logins as u64, format!("{carried} connections, and {logins} logins at the jump host"))?;

@@ -1,8 +1,9 @@
-//! Tries the matrix cell by cell, keeps what came of it, and writes the document.
+//! Tables of which each cell is a promise: tries them cell by cell, keeps what came of each in a file of the checkout
+//! and on which commit, goes on where it was interrupted, and writes a document from that.
 
 use std::fmt::{self, Write as _};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,15 +14,60 @@ use rustix::fs::FlockOperation;
 
 use lab::{Context, Error, Lab, Result, checkout, command, evidence};
 
-use super::{Cell, End, Fault, Phase, Try, all, attempt};
-
-/// Where the document's table begins.
-const START: &str = "<!-- table: made by `make faults` -->\n";
+/// What documents have before and after their table.
+const START: &str = "<!-- table: made by `make ";
 const END: &str = "<!-- end of table -->\n";
 
-/// What each run writes, in the checkout.
-const DOCUMENT: &str = "docs/FAULTS.md";
-const RESULTS: &str = "tests/e2e/faults/results.txt";
+/// A table, and where what came of it is kept.
+pub struct Table {
+    /// Which of make's targets tries it, and where the logs of cells that failed are put in the lab.
+    pub name: &'static str,
+    /// What is in the rows.
+    pub corner: &'static str,
+    /// The document with the table, in the checkout.
+    pub document: &'static str,
+    /// What came of its cells, in the checkout.
+    pub results: &'static str,
+    /// Its columns.
+    pub columns: Vec<&'static str>,
+    /// Its rows: what each is about, and its cells.
+    pub rows: Vec<(&'static str, Vec<Cell>)>,
+}
+
+/// A cell of a table.
+pub enum Cell {
+    /// It is tried on a machine.
+    Tried(Tried),
+    /// The scenario of that name shows it.
+    Shown(&'static str),
+    /// It can't happen: why.
+    Never(&'static str),
+    /// It is not tried: why.
+    Open(&'static str),
+}
+
+/// What is tried.
+pub struct Tried {
+    /// Its name in commands and files.
+    pub name: String,
+    /// What the table says of it.
+    pub word: &'static str,
+    /// What is promised, in a line.
+    pub promise: String,
+    /// Tries it.
+    pub attempt: Box<Attempt>,
+}
+
+/// Holds what happens against the promise.
+pub type Attempt = dyn Fn(&Lab) -> Result<()> + Send + Sync;
+
+impl Table {
+    fn tried(&self) -> Vec<&Tried> {
+        let cells = self.rows.iter().flat_map(|(_, cells)| cells);
+        let tried = cells.filter_map(|cell| if let Cell::Tried(tried) = cell { Some(tried) } else { None });
+        tried.collect()
+    }
+}
 
 /// The part of the cells that did not end as promised yet on any commit.
 const UNTRIED: &str = "untried";
@@ -42,7 +88,7 @@ struct Line {
     commit: String,
     passed: bool,
     seconds: u64,
-    /// What was promised then, as [`promised`] says it.
+    /// What was promised then.
     promise: String,
 }
 
@@ -68,20 +114,20 @@ impl fmt::Display for Line {
 }
 
 impl Results {
-    fn open(lab: &Lab) -> Result<Self> {
+    fn open(lab: &Lab, table: &Table) -> Result<Self> {
         let git = |arguments: &[&str]| -> Result<String> {
             let mut git = Command::new("git");
             git.arg("-C").arg(checkout()).args(["-c", "safe.directory=*"]).args(arguments);
             Ok(String::from_utf8_lossy(&command::run(&mut git)?).trim().to_owned())
         };
         let mut commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-        let (document, file) = (format!(":/!{DOCUMENT}"), format!(":/!{RESULTS}"));
+        let (document, file) = (format!(":/!{}", table.document), format!(":/!{}", table.results));
         if !git(&["status", "--porcelain", "--", ":/", &document, &file])?.is_empty() {
             commit.push_str("-dirty");
         }
-        let evidence = lab.path("faults");
+        let evidence = lab.path(table.name);
         fs::create_dir_all(&evidence).context(evidence.display())?;
-        Ok(Self { file: checkout().join(RESULTS), evidence, commit })
+        Ok(Self { file: checkout().join(table.results), evidence, commit })
     }
 
     fn lines(&self) -> Result<Vec<Line>> {
@@ -92,20 +138,19 @@ impl Results {
     }
 
     /// What came of it last, if it was tried with this promise.
-    fn last(&self, name: &str, end: &End) -> Result<Option<Line>> {
-        let promise = promised(end);
-        Ok(self.lines()?.into_iter().find(|line| line.name == name && line.promise == promise))
+    fn last(&self, cell: &Tried) -> Result<Option<Line>> {
+        Ok(self.lines()?.into_iter().find(|line| line.name == cell.name && line.promise == cell.promise))
     }
 
     /// Keeps what came of a cell in place of what came of it before.
-    fn keep(&self, name: &str, end: &End, passed: bool, seconds: u64) -> Result<()> {
+    fn keep(&self, cell: &Tried, passed: bool, seconds: u64) -> Result<()> {
         // Another process, or another thread of this one, may be about to do the same.
         let lock = File::open(self.evidence.as_path()).context(self.evidence.display())?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).context(self.evidence.display())?;
         let mut lines = self.lines()?;
-        lines.retain(|line| line.name != name);
-        let (name, commit) = (name.to_owned(), self.commit.clone());
-        lines.push(Line { name, commit, passed, seconds, promise: promised(end) });
+        lines.retain(|line| line.name != cell.name);
+        let (name, commit, promise) = (cell.name.clone(), self.commit.clone(), cell.promise.clone());
+        lines.push(Line { name, commit, passed, seconds, promise });
         lines.sort_by(|a, b| a.name.cmp(&b.name));
         let mut text = String::new();
         for line in &lines {
@@ -117,34 +162,19 @@ impl Results {
     }
 }
 
-/// What is promised, in a line.
-fn promised(end: &End) -> String {
-    format!("{} on {:?}: {:?}", end.outcome, end.system, end.reason)
-}
-
 /// Tries the cells that are not tried yet on this commit, and writes the table. `part` is `n/m` for the n-th of m
 /// parts, a part of the cells' names, [`UNTRIED`], or empty for all. Says whether none failed.
-pub fn run(lab: &Lab, part: &str, jobs: usize) -> Result<bool> {
-    let results = Results::open(lab)?;
-    let pairs = all().flat_map(|fault| Phase::ALL.map(|phase| (fault, phase)));
-    let tried = pairs.filter(|(fault, phase)| matches!((fault.cell)(*phase), Cell::Tried(_)));
-    let tried: Vec<(&Fault, Phase)> = tried.collect();
-    let last = |(fault, phase): &(&Fault, Phase)| match (fault.cell)(*phase) {
-        Cell::Tried(cell) => results.last(&fault.in_phase(*phase), &cell.end).ok().flatten(),
-        _ => None,
-    };
+pub fn run(lab: &Lab, table: &Table, part: &str, jobs: usize) -> Result<bool> {
+    let results = Results::open(lab, table)?;
+    let tried = table.tried();
+    let last = |cell: &Tried| results.last(cell).ok().flatten();
     let chosen = choose(part)?;
     let in_part = tried.iter().enumerate().filter(|(place, cell)| {
-        if part == UNTRIED {
-            last(cell).is_none_or(|last| !last.passed)
-        } else {
-            chosen(*place, &cell.0.in_phase(cell.1))
-        }
+        if part == UNTRIED { last(cell).is_none_or(|last| !last.passed) } else { chosen(*place, &cell.name) }
     });
-    let in_part: Vec<&(&Fault, Phase)> = in_part.map(|(_, cell)| cell).collect();
-    let is_open =
-        |cell: &&&(&Fault, Phase)| last(cell).is_none_or(|last| !last.passed || last.commit != results.commit);
-    let todo: Vec<&(&Fault, Phase)> = in_part.iter().filter(is_open).copied().collect();
+    let in_part: Vec<&Tried> = in_part.map(|(_, cell)| *cell).collect();
+    let is_open = |cell: &&Tried| last(cell).is_none_or(|last| !last.passed || last.commit != results.commit);
+    let todo: Vec<&Tried> = in_part.iter().copied().filter(is_open).collect();
     let (all, in_part, left) = (tried.len(), in_part.len(), todo.len());
     eprintln!("{all} cells, {in_part} in this part, {left} of them to be tried on {}", results.commit);
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -152,22 +182,19 @@ pub fn run(lab: &Lab, part: &str, jobs: usize) -> Result<bool> {
         for _ in 0..jobs {
             scope.spawn(|| {
                 while let Some(cell) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (fault, phase) = cell;
                     // Another run on this checkout may have come to it first.
-                    if !is_open(&cell) {
+                    if !is_open(cell) {
                         continue;
                     }
-                    let Cell::Tried(cell) = (fault.cell)(*phase) else { continue };
-                    if let Err(why) = attend(lab, &results, fault, *phase, &cell) {
-                        let name = fault.in_phase(*phase);
-                        eprintln!("{name}: {why}");
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+                    if let Err(why) = attend(lab, &results, cell) {
+                        eprintln!("{}: {why}", cell.name);
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(cell.name.as_str());
                     }
                 }
             });
         }
     });
-    write_table(&results, &checkout().join(DOCUMENT))?;
+    write_document(table, &results)?;
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         eprintln!("not as promised: {}", failed.join(", "));
@@ -190,42 +217,40 @@ fn choose(part: &str) -> Result<Choice> {
     }
 }
 
-fn attend(lab: &Lab, results: &Results, fault: &Fault, phase: Phase, cell: &Try) -> Result<()> {
-    let name = &fault.in_phase(phase);
+fn attend(lab: &Lab, results: &Results, cell: &Tried) -> Result<()> {
     evidence::forget();
     let begin = Instant::now();
-    let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attempt(lab, fault, phase, cell)));
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (cell.attempt)(lab)));
     let took = begin.elapsed().as_secs();
-    let tried = tried.unwrap_or_else(|_| Err(Error::new("it panicked")));
-    match tried {
+    match ended.unwrap_or_else(|_| Err(Error::new("it panicked"))) {
         Ok(()) => {
-            eprintln!("{name}: passed, {took} s");
-            results.keep(name, &cell.end, true, took)
+            eprintln!("{}: passed, {took} s", cell.name);
+            results.keep(cell, true, took)
         }
         Err(why) => {
-            let logs = results.evidence.join(name);
+            let logs = results.evidence.join(&cell.name);
             fs::write(&logs, format!("{why}\n\n{}", evidence::show(40))).context(logs.display())?;
-            results.keep(name, &cell.end, false, took)?;
+            results.keep(cell, false, took)?;
             Err(why)
         }
     }
 }
 
 /// Writes the table between its markers.
-fn write_table(results: &Results, document: &Path) -> Result<()> {
-    let text = fs::read_to_string(document).context(document.display())?;
-    let (before, rest) = text.split_once(START).ok_or_else(|| Error::new("docs/FAULTS.md has no table's start"))?;
-    let (_, after) = rest.split_once(END).ok_or_else(|| Error::new("docs/FAULTS.md has no table's end"))?;
-    fs::write(document, format!("{before}{START}{}{END}{after}", table(results)?)).context(document.display())
+fn write_document(table: &Table, results: &Results) -> Result<()> {
+    let document = checkout().join(table.document);
+    let text = fs::read_to_string(&document).context(document.display())?;
+    let start = format!("{START}{}` -->\n", table.name);
+    let lacks = |what| Error::new(format!("{} has no table's {what}", table.document));
+    let (before, rest) = text.split_once(&start).ok_or_else(|| lacks("start"))?;
+    let (_, after) = rest.split_once(END).ok_or_else(|| lacks("end"))?;
+    let text = format!("{before}{start}{}{END}{after}", as_text(table, results)?);
+    fs::write(&document, text).context(document.display())
 }
 
-fn table(results: &Results) -> Result<String> {
-    let mut out = String::from("\n| fault |");
-    for phase in Phase::ALL {
-        let _ = write!(out, " {phase} |");
-    }
-    out.push_str("\n|---|");
-    out.push_str(&"---|".repeat(Phase::ALL.len()));
+fn as_text(table: &Table, results: &Results) -> Result<String> {
+    let mut out = format!("\n| {} | {} |\n|---|", table.corner, table.columns.join(" | "));
+    out.push_str(&"---|".repeat(table.columns.len()));
     let mut notes: Vec<String> = Vec::new();
     let mut note = |text: String| {
         let at = notes.iter().position(|known| *known == text).unwrap_or_else(|| {
@@ -244,17 +269,17 @@ fn table(results: &Results) -> Result<String> {
         });
         format!(" <sup>{}</sup>", place + 1)
     };
-    for fault in all() {
-        let _ = write!(out, "\n| {} |", fault.what);
-        for phase in Phase::ALL {
-            let _ = match (fault.cell)(phase) {
+    for (what, cells) in &table.rows {
+        let _ = write!(out, "\n| {what} |");
+        for cell in cells {
+            let _ = match cell {
                 Cell::Tried(cell) => {
-                    let mark = match results.last(&fault.in_phase(phase), &cell.end)? {
+                    let mark = match results.last(cell)? {
                         Some(Line { commit, passed: true, .. }) => on(commit),
                         Some(Line { commit, passed: false, .. }) => format!(" **✗**{}", on(commit)),
                         None => " ?".into(),
                     };
-                    write!(out, " {}{mark} |", cell.end.outcome)
+                    write!(out, " {}{mark} |", cell.word)
                 }
                 Cell::Shown(scenario) => write!(out, " [{}] |", note(format!("shown by the scenario `{scenario}`"))),
                 Cell::Never(why) => write!(out, " – [{}] |", note(format!("can't happen: {why}"))),

@@ -1,0 +1,89 @@
+//! Which hosts can be deployed, by which way in: kinds of hosts, each with every way.
+//!
+//! Each pair ends *deployed*, or is *refused in the plan*, before the question and before anything but the stage was
+//! sent; none is found out later. `make reach` tries them and writes docs/REACH.md ([`book`]); `make test` tries those
+//! of [`GUARDS`].
+
+mod kinds;
+mod way;
+
+use lab::{Lab, Result, Spec};
+
+use crate::book::{self, Cell, Tried};
+use crate::deployment::{Deployment, LONG, expect, expect_status};
+use crate::faults::End;
+use crate::{Outcome, faults};
+
+use kinds::{KINDS, Kind, Known};
+use way::Way;
+
+/// Kinds and ways that `make test` tries.
+pub const GUARDS: &[(&str, Way)] = &[("container", Way::Root), ("kexec-off", Way::Jump), ("kernel-renamed", Way::Sudo)];
+
+/// The table, to be tried and written down.
+pub fn table() -> book::Table {
+    let cell = |kind: &'static Kind, way: Way| match kind.known {
+        Known::Tried { end, .. } => Cell::Tried(Tried {
+            name: name(kind, way),
+            word: if end.outcome == "deployed" { "deployed" } else { "refused" },
+            promise: format!("{}: {:?}", end.outcome, end.reason),
+            attempt: Box::new(move |lab| attempt(lab, kind, way)),
+        }),
+        Known::Shown(scenario) if way == Way::Root => Cell::Shown(scenario),
+        Known::Shown(_) => Cell::Open("only with root's key"),
+        Known::Open(why) => Cell::Open(why),
+    };
+    book::Table {
+        name: "reach",
+        corner: "host",
+        document: "docs/REACH.md",
+        results: "tests/e2e/reach/results.txt",
+        columns: Way::ALL.map(Way::what).to_vec(),
+        rows: KINDS.iter().map(|kind| (kind.what, Way::ALL.map(|way| cell(kind, way)).into())).collect(),
+    }
+}
+
+fn name(kind: &Kind, way: Way) -> String {
+    format!("{}.{}", kind.name, way.name())
+}
+
+/// The cells of [`GUARDS`], with their names.
+pub fn guards() -> impl Iterator<Item = (String, &'static Kind, Way)> {
+    GUARDS.iter().map(|(wanted, way)| {
+        let kind = KINDS.iter().find(|kind| kind.name == *wanted).expect("a guard is in the table");
+        (name(kind, *way), kind, *way)
+    })
+}
+
+/// Tries a cell of [`GUARDS`].
+pub fn guard(lab: &Lab, kind: &Kind, way: Way) -> Result<Outcome> {
+    attempt(lab, kind, way).map(|()| Outcome::Passed)
+}
+
+fn attempt(lab: &Lab, kind: &Kind, way: Way) -> Result<()> {
+    let Known::Tried { spec, prepare, end } = kind.known else {
+        lab::bail!("{} is not tried", kind.name);
+    };
+    let web = Deployment::new(lab, spec(Spec::new(name(kind, way))))?;
+    let before = web.machine.boot_id()?;
+    web.describe("", "check = \"test $(id -u) = 0\"")?;
+    web.with_hello("payload", "#!/bin/sh\nexec ./hello\n")?;
+    let entrance = way.open(lab, &web)?;
+    web.machine.ssh_within(prepare, LONG)?;
+    let sent = web.machine.link().counts();
+    let ended = entrance.up(&web)?;
+    expect_status(&ended, end.outcome, end.reason, end.status)?;
+    if end.outcome == "deployed" {
+        return web.expect_hello(&before);
+    }
+    // Not even the agent was sent.
+    let sent = web.machine.link().counts().sent - sent.sent;
+    expect(sent < MOST_FOR_A_PLAN, format!("{sent} bytes were sent for a plan that refuses"))?;
+    expect(web.machine.boot_id()? == before, "the host was restarted")
+}
+
+/// Bytes that get the stage there, and no more.
+const MOST_FOR_A_PLAN: u64 = 1_100_000;
+
+/// What the new system is, and the host's old one.
+const DEPLOYED: End = faults::End::DEPLOYED;
