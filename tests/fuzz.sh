@@ -5,7 +5,7 @@
 #   tests/fuzz.sh [--runs N] [--jobs N] [TARGET]...   until each target has had N inputs; goes on where it stopped, as
 #                                                      long as the executable is the same
 #   tests/fuzz.sh --seconds N [TARGET]...             all of them in so many seconds, building included, but for 2 s each
-#   tests/fuzz.sh --record                            puts what was reached into the table of docs/SECURITY.md
+#   tests/fuzz.sh --record                            adds what was reached since to the table of docs/SECURITY.md
 #
 # What was found on the way stays in target/fuzz/run, and is what the next run begins with.
 set -euo pipefail
@@ -39,6 +39,14 @@ reached() {
     local code iterations date
     read -r code iterations date 2>/dev/null <"$run/reached/$1" || return 0
     [ "$code" != "$FUZZ_CODE" ] || echo "$iterations $date"
+}
+
+# Iterations of a target that are in the table already, if they are this executable's.
+recorded() {
+    local code iterations
+    read -r code iterations _ 2>/dev/null <"$run/recorded/$1" || true
+    [ "${code:-}" = "$FUZZ_CODE" ] || iterations=0
+    echo "$iterations"
 }
 
 # One target until it has had so many inputs, or for so many seconds. A piece takes a minute, and is counted at its end.
@@ -104,15 +112,22 @@ in_table=$(sed -n '/^## Fuzzed/,/^## [^F]/s/^| `\([a-z0-9-]*\)` .*/\1/p' "$table
 [ "$known" = "$(ls fuzz/seeds)" ] || fail "targets and fuzz/seeds differ: $(comm -3 <(echo "$known") <(ls fuzz/seeds) | xargs)"
 
 if [ -n "$record" ]; then
-    all=$(for name in $known; do reached "$name" | sed "s/^/$name /"; done)
-    [ -n "$all" ] || fail "nothing was reached with this executable"
+    # Each input is added once.
+    for name in $known; do
+        reached "$name" | sed "s/^/$name $(recorded "$name") /"
+    done >"$run/new"
+    [ -s "$run/new" ] || fail "nothing was reached with this executable"
     awk -F '|' '
-        NR == FNR { split($0, word, " "); count[word[1]] = word[2]; date[word[1]] = word[3]; next }
+        NR == FNR { split($0, word, " "); count[word[1]] = word[3] - word[2]; date[word[1]] = word[4]; next }
         { name = $2; gsub(/[ `]/, "", name) }
-        NF == 6 && name in count { print "|" $2 "|" $3 "| " count[name] " | " date[name] " |"; next }
+        NF == 6 && count[name] { printf "|%s|%s| %d | %s |\n", $2, $3, $4 + count[name], date[name]; next }
         { print }
-    ' <(echo "$all") "$table" >"$run/table"
+    ' "$run/new" "$table" >"$run/table"
     cat "$run/table" >"$table"
+    mkdir -p "$run/recorded"
+    for name in $known; do
+        cp "$run/reached/$name" "$run/recorded/$name" 2>/dev/null || true
+    done
     exit
 fi
 

@@ -66,8 +66,8 @@ pub fn decode(packed: &[u8], known: &[u8], size: usize) -> Result<Vec<u8>, Strin
 
 /// Calls `work` with the chain: x86's filter, LZMA2 with `known` as its dictionary.
 fn with_filters<T>(known: &[u8], work: impl FnOnce(*const lzma_filter) -> Result<T, String>) -> Result<T, String> {
-    // The filter writes the targets of calls as addresses, and so it must in the dictionary.
-    let mut known = known.to_vec();
+    // No more than that is in reach. The filter writes the targets of calls as addresses, and so it must there.
+    let mut known = known[known.len().saturating_sub(WINDOW as usize)..].to_vec();
     // SAFETY: the pointer is to so many bytes.
     unsafe { lzma_bcj_x86_encode(0, known.as_mut_ptr(), known.len()) };
     let mut options = MaybeUninit::<lzma_options_lzma>::zeroed();

@@ -126,6 +126,7 @@ pub const KINDS: &[Kind] = &[
         |spec| Spec { memory_mib: 384, boot: Boot::Image, ..spec },
         End::refused("memory"),
     ),
+    open("its kernel is in a unified kernel image", "only unit tests read one"),
     open("kernel 3.10 or 4.14 (RHEL 7, Oracle Linux 7, Amazon Linux 2)", NO_SYSTEM),
     open("root on LVM on LUKS on RAID, or on btrfs with /boot in it", NO_SYSTEM),
     open("OpenRC; sysvinit; busybox and dropbear as only userland", NO_SYSTEM),
