@@ -1,5 +1,6 @@
 //! Where a system's files are: `/`, a system that is mounted elsewhere, or a directory of fixtures in tests.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -57,10 +58,92 @@ impl Root {
         names
     }
 
+    /// Where `path` leads on this machine, its links read as a process has them whose root directory this is: an
+    /// absolute link begins here, and nothing is above. `None` if nothing is there.
+    pub fn inside(&self, path: &str) -> Option<PathBuf> {
+        let mut found = self.0.clone();
+        let (mut depth, mut links) = (0, 0);
+        let mut rest: Vec<OsString> = Vec::new();
+        let add = |path: &Path, rest: &mut Vec<OsString>| {
+            rest.extend(path.components().rev().map(|part| part.as_os_str().to_owned()));
+        };
+        add(Path::new(path), &mut rest);
+        while let Some(part) = rest.pop() {
+            match part.as_encoded_bytes() {
+                b"/" => (0..std::mem::take(&mut depth)).for_each(|_| _ = found.pop()),
+                b"." => {}
+                b".." => {
+                    if depth > 0 {
+                        found.pop();
+                        depth -= 1;
+                    }
+                }
+                _ => {
+                    found.push(part);
+                    match std::fs::read_link(&found) {
+                        // As many links as the kernel follows.
+                        Ok(target) if links < 40 => {
+                            found.pop();
+                            links += 1;
+                            add(&target, &mut rest);
+                        }
+                        // EINVAL: no link.
+                        Err(error) if error.kind() == io::ErrorKind::InvalidInput => depth += 1,
+                        _ => return None,
+                    }
+                }
+            }
+        }
+        Some(found)
+    }
+
     /// The path that `path` resolves to, as seen from this root.
     pub fn resolve(&self, path: &str) -> Option<String> {
         let root = std::fs::canonicalize(&self.0).ok()?;
         let full = std::fs::canonicalize(self.at(path)).ok()?;
         Some(format!("/{}", full.strip_prefix(root).ok()?.to_str()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_stay_inside() -> io::Result<()> {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir()?;
+        let root = Root::new(dir.path());
+        std::fs::create_dir_all(root.at("/nix/store/linux/lib"))?;
+        std::fs::create_dir_all(root.at("/run"))?;
+        std::fs::write(root.at("/nix/store/linux/bzImage"), "")?;
+        for (target, link) in [
+            ("/nix/store/linux", "/run/booted"),
+            ("../../../../../../../../nix", "/run/nix"),
+            ("/etc", "/run/etc"),
+            ("loop", "/run/loop"),
+            (".", "/run/here"),
+        ] {
+            symlink(target, root.at(link))?;
+        }
+        let inside = |path: &str| root.inside(path).map(|path| path.strip_prefix(dir.path()).unwrap().to_owned());
+        for (path, found) in [
+            ("/", Some("")),
+            ("/nix/./store/linux/lib/..", Some("nix/store/linux")),
+            ("/../..//nix", Some("nix")),
+            ("/run/booted", Some("nix/store/linux")),
+            ("/run/booted/bzImage", Some("nix/store/linux/bzImage")),
+            ("/run/booted/../linux/lib", Some("nix/store/linux/lib")),
+            ("/run/nix/store", Some("nix/store")),
+            ("/run/here/here/booted", Some("nix/store/linux")),
+            ("/run/etc", None),
+            ("/run/loop", None),
+            ("/run/booted/none", None),
+        ] {
+            assert_eq!(inside(path).as_deref(), found.map(Path::new), "{path}");
+        }
+        let real = Root::host();
+        assert_eq!(real.inside("/proc/../etc/"), Some("/etc".into()));
+        Ok(())
     }
 }
