@@ -92,3 +92,50 @@ impl App {
         *self.payload.lock().unwrap_or_else(PoisonError::into_inner) = digest;
     }
 }
+
+#[cfg(test)]
+impl App {
+    /// One with all its files in `dir`, and no payload; `machine` as in [`Paths`].
+    pub fn for_test(dir: &std::path::Path, machine: bool) -> Arc<Self> {
+        use anemos_proto::config::{Deadlines, Finish};
+        use anemos_proto::host::Firmware;
+        use anemos_proto::{Secret, net::NetworkState};
+        let paths = Paths { machine, ..Paths::trial(dir, ([127, 0, 0, 1], 0).into()) };
+        let deadlines = Deadlines { dead_man_s: 600, payload_s: 600, ack_s: 600, start_s: 600, hang_s: 600 };
+        let run = RunConfig {
+            run: "20261123-090000-abcd".parse().unwrap(),
+            host: "web1".into(),
+            host_key: Secret::default(),
+            authorized_keys: Vec::new(),
+            target_keys: Vec::new(),
+            disks: Vec::new(),
+            keeps: Vec::new(),
+            raw_access: false,
+            vars: Vec::new(),
+            secrets: Vec::new(),
+            mirror: None,
+            finish: Finish::Reboot,
+            ssh_port: None,
+            deadlines,
+            payload: Digest([0; 32]),
+        };
+        let host = HostConfig {
+            network: NetworkState::default(),
+            ssh_port: 22,
+            ssh_identity: Vec::new(),
+            firmware: Firmware::Bios,
+            arch: "x86_64".into(),
+            kernel_release: "6.1".into(),
+            mirror: None,
+            security_mirror: None,
+            base: Digest([0; 32]),
+            base_size: 0,
+            disks: Vec::new(),
+            random_seed: Secret::default(),
+            seed_cache: Vec::new(),
+            wall_ms: 0,
+        };
+        let log = Log::open(&dir.join("run"), u64::MAX);
+        Self::new(paths, run, host, log, "boot".into()).0
+    }
+}

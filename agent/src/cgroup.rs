@@ -27,8 +27,8 @@ const VIEW: &str = "/sys/fs/cgroup";
 /// has the weight 100.
 const WEIGHTS: [(&str, &str, &str); 2] = [("cpu", "cpu.weight", "20"), ("io", "io.weight", "20")];
 
-/// The payload's cgroup, which holds even daemons that the payload has started. Without cgroups only the payload's
-/// process group is ended.
+/// The payload's cgroup, which holds even daemons that the payload has started. There is none, and only the payload's
+/// process group is ended, where the agent is on trial on an ordinary machine.
 ///
 /// The cgroup stays between attempts, because files in memory that an attempt leaves behind stay charged to it.
 #[derive(Default)]
@@ -51,18 +51,15 @@ struct Counts {
 
 impl Cgroup {
     /// Makes the cgroup if it is not there, and sets its limits by what the machine has now. Does nothing if the agent
-    /// is on trial on an ordinary machine.
-    pub fn new(app: &App) -> Self {
+    /// is on trial on an ordinary machine. An error says why the payload must not start.
+    pub fn new(app: &App) -> Result<Self, String> {
         if !app.paths.machine {
-            return Self::default();
+            return Ok(Self::default());
         }
         let dir = Path::new(DIR);
-        if let Err(e) = make(dir) {
-            let text =
-                format!("no cgroup for the payload, so it has no limits, and daemons of its may outlive it: {e}");
-            app.log.note(Level::Warning, text);
-            return Self::default();
-        }
+        make(dir).map_err(|e| {
+            format!("there is no cgroup for the payload, and nothing else keeps it from other disks and ends it: {e}")
+        })?;
         let number = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
         let pid_max = number("/proc/sys/kernel/pid_max").unwrap_or(u64::MAX);
         let threads_max = number("/proc/sys/kernel/threads-max").unwrap_or(u64::MAX);
@@ -79,7 +76,12 @@ impl Cgroup {
             // A kernel without the controller, or whose scheduler of disks knows no weights, treats all alike.
             let _ = enable(controller).and_then(|()| fs::write(dir.join(file), value));
         }
-        Self { dir: Some(dir.into()), memory, processes, before: Counts::read(dir) }
+        Ok(Self { dir: Some(dir.into()), memory, processes, before: Counts::read(dir) })
+    }
+
+    #[cfg(test)]
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: Some(dir.into()), ..Self::default() }
     }
 
     /// The cgroup as an agent before this one left it.
@@ -89,9 +91,9 @@ impl Cgroup {
     }
 
     /// The file `cgroup.procs`, opened for writing: a process that writes 0 to it enters the cgroup.
-    pub fn door(&self) -> Option<OwnedFd> {
-        let procs = self.dir.as_ref()?.join("cgroup.procs");
-        Some(fs::OpenOptions::new().write(true).open(procs).ok()?.into())
+    pub fn door(&self) -> io::Result<Option<OwnedFd>> {
+        let open = |dir: &PathBuf| fs::OpenOptions::new().write(true).open(dir.join("cgroup.procs"));
+        Ok(self.dir.as_ref().map(open).transpose()?.map(OwnedFd::from))
     }
 
     /// Whether the payload's memory ran out since [`Cgroup::new`], in words.
@@ -204,10 +206,11 @@ fn tree(dir: &Path) -> Vec<PathBuf> {
 /// Unless it has raw access, it can't open character devices that pass commands on to disks either, nor write /dev/mem
 /// and /dev/port.
 pub fn forbid(disks: &[Numbers], raw_access: bool) -> io::Result<()> {
-    if !Path::new(DIR).exists() {
-        // As long as no payload has a cgroup, there are no processes to keep from the devices.
-        return Ok(());
-    }
+    forbid_in(Path::new(DIR), disks, raw_access)
+}
+
+fn forbid_in(dir: &Path, disks: &[Numbers], raw_access: bool) -> io::Result<()> {
+    let cgroup = File::open(dir)?;
     let rule = |kind, access| move |numbers: &Numbers| Rule { kind, access, numbers: *numbers };
     let mut rules: Vec<Rule> = disks.iter().map(rule(BLOCK, WRITE)).collect();
     if !raw_access {
@@ -215,7 +218,12 @@ pub fn forbid(disks: &[Numbers], raw_access: bool) -> io::Result<()> {
         rules.extend(raw::MEMORY.iter().map(rule(CHARACTER, WRITE)));
     }
     let program = crate::sys::load_device_filter(&program(&rules))?;
-    crate::sys::attach_device_filter(&File::open(DIR)?, &program)
+    crate::sys::attach_device_filter(&cgroup, &program)
+}
+
+/// Whether there is a cgroup for payloads. Before the first attempt there is none, nor a process to keep from devices.
+pub fn is_made() -> bool {
+    Path::new(DIR).exists()
 }
 
 /// `BPF_DEVCG_DEV_BLOCK`, `BPF_DEVCG_DEV_CHAR`, `BPF_DEVCG_ACC_READ` and `BPF_DEVCG_ACC_WRITE` of <linux/bpf.h>.
@@ -302,6 +310,14 @@ mod tests {
             };
             at += if jumps { jump } else { 0 };
         }
+    }
+
+    #[test]
+    fn a_filter_that_can_not_be_set_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        forbid_in(&dir.path().join("gone"), &[], false).unwrap_err();
+        // It is no cgroup, or the kernel has no such filters, or they take root.
+        forbid_in(dir.path(), &[], false).unwrap_err();
     }
 
     #[test]

@@ -41,7 +41,12 @@ pub fn guard(app: &App, allowed: &[String]) -> Vec<String> {
     let locked = lock::lock(&disks, &disks.still(allowed, &app.run.disks));
     if !locked.done.is_empty() {
         app.log.note(Level::Info, format!("set read-only: {}", locked.done.join(", ")));
-        fence(app, allowed);
+        if cgroup::is_made()
+            && let Err(why) = fence(app, allowed)
+        {
+            let text = format!("new disks are protected from the payload only by being set read-only: {why}");
+            app.log.note(Level::Warning, text);
+        }
     }
     locked.problems()
 }
@@ -53,23 +58,24 @@ pub async fn open(app: &Arc<App>, allowed: &[String]) -> Result<(), String> {
     }
     let (here, allowed) = (app.clone(), allowed.to_vec());
     let open = move || {
-        fence(&here, &allowed);
+        // Root clears a disk's read-only flag as easily as the kernel sets it.
+        fence(&here, &allowed).map_err(|why| format!("other disks can't be closed to it: {why}"))?;
         for failed in lock::unlock(&Disks::new(&here.paths.tree), &allowed) {
             here.log.note(Level::Warning, format!("can't be made writable again: {failed}"));
         }
+        Ok(())
     };
-    apart("disks", PASS, open).await.map_err(|why| format!("the disks can't be opened to the payload: {why}"))
+    let opened = apart("disks", PASS, open).await.flatten();
+    opened.map_err(|why: String| format!("the disks can't be opened to the payload: {why}"))
 }
 
 /// Keeps the payload's processes from opening any disk but `allowed` for writing, and from what passes commands on to
 /// disks uncounted. A name in `allowed` that another disk has got since counts for nothing. Waits for disks.
-fn fence(app: &App, allowed: &[String]) {
+fn fence(app: &App, allowed: &[String]) -> Result<(), String> {
     let disks = Disks::new(&app.paths.tree);
     let devices = disks.numbers_without(&disks.still(allowed, &app.run.disks));
-    if let Err(e) = cgroup::forbid(&devices, app.run.raw_access) {
-        let text = format!("other disks are protected from the payload only by being set read-only: {e}");
-        app.log.note(Level::Warning, text);
-    }
+    let closed = cgroup::forbid(&devices, app.run.raw_access);
+    closed.map_err(|e| format!("the device filter of its cgroup (Linux 4.15, CONFIG_CGROUP_BPF): {e}"))
 }
 
 /// Why a payload that ended well can't have written its disks, if that is so: one is gone, or a file has its name in
@@ -198,6 +204,16 @@ mod tests {
             rustix::fs::mknodat(rustix::fs::CWD, &node, rustix::fs::FileType::BlockDevice, mode, number).unwrap();
             assert_eq!(is_in_dev(&root, "vdb"), its, "254:{minor}");
         }
+    }
+
+    #[tokio::test]
+    async fn no_disk_is_opened_where_the_others_can_not_be_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = App::for_test(dir.path(), true);
+        // On this machine no payload has a cgroup.
+        let why = open(&app, &[]).await.unwrap_err();
+        assert!(why.contains("other disks can't be closed to it") && why.contains("CONFIG_CGROUP_BPF"), "{why}");
+        open(&App::for_test(dir.path(), false), &[]).await.unwrap();
     }
 
     #[tokio::test]

@@ -59,25 +59,9 @@ impl Runner {
         calls: &mut mpsc::UnboundedReceiver<Plea>,
         stop: &mut mpsc::UnboundedReceiver<String>,
     ) -> Result<(), String> {
-        let cgroup = Cgroup::new(&self.app);
-        if self.app.run.raw_access {
-            note_raw_access(&self.app);
-        }
-        let started = match guard::open(&self.app, &self.disks).await {
-            Ok(()) => self.start(&cgroup).await,
+        let result = match Cgroup::new(&self.app) {
+            Ok(cgroup) => self.run_in(&cgroup, calls, stop).await,
             Err(reason) => Err(reason),
-        };
-        let result = match started {
-            Ok(child) => self.attend(child, &cgroup, calls, stop).await,
-            Err(reason) => Err(reason),
-        };
-        cgroup.kill().await;
-        let result = match self.weigh(result, &cgroup) {
-            Ok(()) => match guard::missed(&self.app).await {
-                Some(why) => Err(format!("the payload ended well, but {why}")),
-                None => Ok(()),
-            },
-            failed => failed,
         };
         let outcome = || match &result {
             Ok(()) => StepOutcome::Done,
@@ -88,6 +72,28 @@ impl Runner {
         }
         self.app.log.end(self.step, outcome());
         result
+    }
+
+    async fn run_in(
+        &mut self,
+        cgroup: &Cgroup,
+        calls: &mut mpsc::UnboundedReceiver<Plea>,
+        stop: &mut mpsc::UnboundedReceiver<String>,
+    ) -> Result<(), String> {
+        guard::open(&self.app, &self.disks).await?;
+        if self.app.run.raw_access {
+            note_raw_access(&self.app);
+        }
+        let result = match self.start(cgroup).await {
+            Ok(child) => self.attend(child, cgroup, calls, stop).await,
+            Err(reason) => Err(reason),
+        };
+        cgroup.kill().await;
+        self.weigh(result, cgroup)?;
+        match guard::missed(&self.app).await {
+            Some(why) => Err(format!("the payload ended well, but {why}")),
+            None => Ok(()),
+        }
     }
 
     /// Adds to the payload's end that it reached its limits.
@@ -129,7 +135,8 @@ impl Runner {
         command.args(arguments);
         command.env_clear().envs(environment).current_dir(&dir).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut setup = ChildSetup { cgroup: cgroup.door(), ..ChildSetup::default() };
+        let cgroup = cgroup.door().map_err(|e| format!("the payload's cgroup can't be entered: {e}"))?;
+        let mut setup = ChildSetup { cgroup, ..ChildSetup::default() };
         if machine {
             setup.score = Some("0");
             setup.filter = seccomp::for_payload(app.run.raw_access);
@@ -423,6 +430,33 @@ mod tests {
         let cmdline = "BOOT_IMAGE=/vmlinuz root=UUID=1 ro console=tty0 console=ttyS0,115200n8 quiet\n";
         assert_eq!(console_words(cmdline), "console=tty0 console=ttyS0,115200n8");
         assert_eq!(console_words("quiet"), "");
+    }
+
+    #[tokio::test]
+    async fn a_payload_that_nothing_would_keep_in_is_not_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = App::for_test(dir.path(), true);
+        let ((_call, mut calls), (_stop, mut stop)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        // On this machine no cgroups are where init mounts them. A payload that is started is unpacked first.
+        let why = Runner::new(app, Vec::new()).run(&mut calls, &mut stop).await.unwrap_err();
+        assert!(why.contains("there is no cgroup for the payload"), "{why}");
+    }
+
+    /// What a child can't do to itself keeps it from becoming the program.
+    #[tokio::test]
+    async fn nothing_starts_unfiltered_or_outside_its_cgroup() {
+        let start = |setup: ChildSetup| {
+            let mut command = Command::new("true");
+            in_own_session(&mut command, setup);
+            command.spawn().map(drop)
+        };
+        start(ChildSetup::default()).unwrap();
+        let nonsense = libc::sock_filter { code: 0xffff, jt: 0, jf: 0, k: 0 };
+        start(ChildSetup { filter: vec![nonsense], ..ChildSetup::default() }).unwrap_err();
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        start(ChildSetup { cgroup: Some(full.into()), ..ChildSetup::default() }).unwrap_err();
+        let gone = Cgroup::at(Path::new("/nowhere"));
+        gone.door().unwrap_err();
     }
 
     #[test]
