@@ -98,8 +98,22 @@ fn module_file(data: &[u8]) {
     }
 }
 
-/// A kernel image, laid out for kexec on a machine with 1 GiB. All that is placed is in free memory, and apart.
+/// A kernel image, or a unified one and the kernels in it.
 fn bzimage(data: &[u8]) {
+    boots(data);
+    let inner = kernel::in_uki(data);
+    assert!(inner.len() * 40 <= data.len(), "{inner:?}");
+    for (start, size) in inner {
+        // Numbers of 32 bits: their sum is one of 64.
+        let part = (start as usize)..(start + size) as usize;
+        if let Some(kernel) = data.get(part) {
+            boots(kernel);
+        }
+    }
+}
+
+/// A kernel, laid out for kexec on a machine with 1 GiB. All that is placed is in free memory, and apart.
+fn boots(data: &[u8]) {
     if let Ok(version) = kernel::version(data) {
         assert!(!version.is_empty() && !version.contains([' ', '\0']));
     }
@@ -176,6 +190,7 @@ fn host_texts(data: &[u8]) {
     facts::lockdown(&text);
     facts::ssh_port(Some(&text));
     boot::writable_disks(&text);
+    assert!(kernel::not_in(&text).iter().all(|name| name.starts_with("CONFIG_")));
     let names: Vec<String> = text.lines().map(str::to_owned).collect();
     let (blobs, bases) = facts::parse_cache(&names);
     assert!(blobs.len() + bases.len() <= names.len());

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Read, Seek, Write};
+use std::io::{BufReader, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anemos_base::{Kernel, Packages, deb};
 use anemos_host::Root;
-use rustix::fs::MemfdFlags;
 
 use crate::error::{Doing, Fault, Result};
 use crate::kernel;
@@ -39,7 +38,7 @@ pub struct KernelSet {
 
 enum Modules {
     /// In a directory of the host's.
-    Directory(PathBuf),
+    Directory(Root, String),
     /// In packages, with their index, and the files that were taken from them so far, by path in the modules directory.
     Packages { archives: Vec<(String, File)>, index: Index, files: BTreeMap<String, Vec<u8>> },
     /// None: everything is built in.
@@ -49,26 +48,15 @@ enum Modules {
 impl KernelSet {
     /// The kernel that the host is running.
     pub fn of_host(root: &Root, release: &str) -> Result<Self> {
-        let image = kernel::find(root, release)?;
-        let file = kernel::open(root, &image.path)?;
-        let directory = ["/usr/lib/modules", "/lib/modules"]
-            .into_iter()
-            .map(|parent| root.at(&format!("{parent}/{release}")))
-            .find(|directory| directory.join("modules.dep").exists());
-        let modules = match directory {
-            Some(directory) => Modules::Directory(directory),
-            None if root.text("/proc/modules").is_none_or(|text| text.is_empty()) => Modules::None,
-            None => {
-                return Err(Fault::new(
-                    format!("finding the modules of kernel {release}"),
-                    format!("there is no /lib/modules/{release}/modules.dep"),
-                )
-                .hint(
-                    "install the kernel's package again, restart into the installed kernel, or use kernel = \"locked\"",
-                ));
-            }
+        kernel::check(root, release)?;
+        let found = kernel::find(root, release)?;
+        let name = found.name.clone();
+        let (image, file) = found.read()?;
+        let modules = match modules::directory(root, release) {
+            Some(directory) => Modules::Directory(root.clone(), directory),
+            None => Modules::None,
         };
-        Ok(Self { release: release.to_owned(), name: image.path, image: image.bytes, file, modules })
+        Ok(Self { release: release.to_owned(), name, image, file, modules })
     }
 
     /// The kernel of the lock, from its packages. Keeps the packages on disk in `dir`, since they are as large as a
@@ -126,8 +114,7 @@ impl KernelSet {
         if found != *release {
             return Err(Fault::new(unpacking(), format!("its packages hold kernel {found}")));
         }
-        let file: File = rustix::fs::memfd_create("anemos-kernel", MemfdFlags::CLOEXEC).doing(unpacking)?.into();
-        (&file).write_all(&image).doing(unpacking)?;
+        let file = kernel::in_memory(&image).doing(unpacking)?;
         Ok(Self {
             release: release.clone(),
             name: format!("the locked kernel {release}"),
@@ -145,7 +132,7 @@ impl KernelSet {
     /// The index of its modules.
     pub fn index(&self) -> Result<Index> {
         match &self.modules {
-            Modules::Directory(directory) => modules::read_index(directory),
+            Modules::Directory(root, directory) => modules::read_index(root, directory),
             Modules::None => Ok(Index::default()),
             Modules::Packages { index, .. } => Ok(index.clone()),
         }
@@ -176,7 +163,7 @@ impl KernelSet {
 
     fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
         match &self.modules {
-            Modules::Directory(directory) => std::fs::read(directory.join(path)),
+            Modules::Directory(root, directory) => modules::read(root, directory, path),
             Modules::Packages { files, .. } => {
                 files.get(path).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into())
             }

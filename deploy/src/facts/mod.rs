@@ -39,7 +39,7 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
             .unwrap_or_default(),
         boot_id: boot_id(root),
         arch: rustix::system::uname().machine().to_string_lossy().into_owned(),
-        kernel_image: kernel::find(root, &release).ok().map(|image| image.path),
+        kernel_image: kernel::find(root, &release).ok().map(|image| image.name),
         kernel_release: release,
         cmdline: root.text("/proc/cmdline").unwrap_or_default(),
         firmware: firmware(root),

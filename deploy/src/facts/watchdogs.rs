@@ -90,8 +90,9 @@ fn is_yes(text: &str) -> bool {
 
 /// Names of the loaded modules that are drivers of watchdogs.
 fn loaded_drivers(root: &Root, release: &str) -> BTreeSet<String> {
-    let texts = ["/usr/lib/modules", "/lib/modules"].map(|dir| root.text(&format!("{dir}/{release}/modules.dep")));
-    let paths = texts.iter().flatten().flat_map(|text| text.lines()).filter_map(|line| line.split(':').next());
+    let index = modules::directory(root, release).and_then(|dir| modules::read(root, &dir, "modules.dep").ok());
+    let index = String::from_utf8_lossy(index.as_deref().unwrap_or_default());
+    let paths = index.lines().filter_map(|line| line.split(':').next());
     let known: BTreeSet<String> = paths.filter(|path| path.contains("/watchdog/")).map(name_of).collect();
     let is_one = |name: &&str| known.contains(*name) || *name == Watchdog::IPMI;
     let modules = root.text("/proc/modules").unwrap_or_default();

@@ -27,7 +27,8 @@ pub struct Firmware<'a> {
 impl<'a> Firmware<'a> {
     /// For the kernel `release`, with these modules loaded on a host with so many bytes of memory.
     pub fn new(root: &'a Root, release: &str, loaded: &'a BTreeSet<String>, memory: u64) -> Self {
-        let usual = ["/lib/firmware/updates", "/lib/firmware"];
+        // The kernel knows no /usr, and finds firmware that is packaged there where /lib is a link.
+        let usual = ["/lib/firmware/updates", "/lib/firmware", "/usr/lib/firmware"];
         let usual = usual.iter().flat_map(|dir| [format!("{dir}/{release}"), (*dir).to_owned()]);
         // A directory that the administrator chose comes first (Documentation/driver-api/firmware/fw_search_path.rst).
         let chosen = root.text("/sys/module/firmware_class/parameters/path").filter(|path| path.starts_with('/'));
@@ -68,11 +69,13 @@ impl<'a> Firmware<'a> {
     /// The contents of a firmware file. If they are longer than may still be taken, only a beginning that is too long
     /// as well.
     fn find(&self, path: &str) -> Option<Vec<u8>> {
+        // The kernel looks for a file in all directories before it looks for a compressed one.
         let endings = ["", ".zst", ".xz"];
-        let places =
-            self.directories.iter().flat_map(|dir| endings.map(|ending| (format!("{dir}/{path}{ending}"), ending)));
+        let places = endings
+            .into_iter()
+            .flat_map(|end| self.directories.iter().map(move |dir| (format!("{dir}/{path}{end}"), end)));
         places.into_iter().find_map(|(place, ending)| {
-            let file = std::fs::File::open(self.root.at(&place)).ok()?;
+            let file = std::fs::File::open(self.root.inside(&place)?).ok()?;
             let mut packed = Vec::new();
             file.take(self.left + 1).read_to_end(&mut packed).ok()?;
             if ending.is_empty() || packed.len() as u64 > self.left {
@@ -98,6 +101,7 @@ impl<'a> Firmware<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::tests::{xz, zst};
     use crate::modules::modinfo::tests::elf;
 
     fn host(files: &[(&str, &[u8])]) -> (tempfile::TempDir, Root) {
@@ -117,9 +121,7 @@ mod tests {
 
     #[test]
     fn of_loaded_drivers() {
-        let mut xz = Vec::new();
-        liblzma::read::XzEncoder::new(&b"packed"[..], 6).read_to_end(&mut xz).unwrap();
-        let zst = zstd::stream::encode_all(&b"packed too"[..], 3).unwrap();
+        let (xz, zst) = (xz(b"packed"), zst(b"packed too"));
         let (_dir, root) = host(&[
             ("bnx2x/e2.fw", b"plain"),
             ("qed/a.bin.xz", &xz),
@@ -139,21 +141,53 @@ mod tests {
         assert_eq!((firmware.missing(), firmware.too_much().len()), (2, 0));
     }
 
+    /// As NixOS has it: the parameter names a link of a link, and each file is one.
     #[test]
     fn a_chosen_directory_comes_first() {
-        let (dir, root) = host(&[("a.fw", b"usual"), ("b.fw", b"usual")]);
-        for (path, text) in [
-            ("sys/module/firmware_class/parameters/path", "/run/current-system/firmware\n"),
-            ("run/current-system/firmware/a.fw", "chosen"),
+        use std::os::unix::fs::symlink;
+        let (dir, root) = host(&[("a.fw", b"usual"), ("b.fw", b"usual"), ("c.fw", b"plain")]);
+        for (path, bytes) in [
+            ("sys/module/firmware_class/parameters/path", &b"/run/current-system/firmware\n"[..]),
+            ("nix/store/x3-linux-firmware/lib/firmware/a.fw.zst", &zst(b"chosen")),
+            ("nix/store/x2-firmware/lib/firmware/c.fw.xz", &xz(b"packed")),
         ] {
             let path = dir.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        std::fs::remove_file(root.at("/lib/firmware/a.fw")).unwrap();
+        for (target, link) in [
+            ("/nix/store/x1-nixos-system", "/run/current-system"),
+            ("/nix/store/x2-firmware/lib/firmware", "/nix/store/x1-nixos-system/firmware"),
+            ("/nix/store/x3-linux-firmware/lib/firmware/a.fw.zst", "/nix/store/x2-firmware/lib/firmware/a.fw.zst"),
+        ] {
+            std::fs::create_dir_all(root.at(link).parent().unwrap()).unwrap();
+            symlink(target, root.at(link)).unwrap();
         }
         let loaded = names(&["x"]);
-        let taken = Firmware::new(&root, "6.1", &loaded, u64::MAX).of("x", &elf(b"firmware=a.fw\0firmware=b.fw\0"));
+        let module = elf(b"firmware=a.fw\0firmware=b.fw\0firmware=c.fw\0");
+        let taken = Firmware::new(&root, "6.1", &loaded, u64::MAX).of("x", &module);
         let file = |path: &str, bytes: &[u8]| (format!("usr/lib/firmware/{path}"), bytes.to_vec());
-        assert_eq!(taken, [file("a.fw", b"chosen"), file("b.fw", b"usual")]);
+        // As in the kernel, one that is not packed comes before one that is, wherever they are.
+        assert_eq!(taken, [file("a.fw", b"chosen"), file("b.fw", b"usual"), file("c.fw", b"plain")]);
+    }
+
+    #[test]
+    fn below_usr_and_by_links() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        std::fs::create_dir_all(root.at("/usr/lib/firmware/intel/ice")).unwrap();
+        std::fs::write(root.at("/usr/lib/firmware/intel/ice/ice-1.3.36.0.pkg.zst"), zst(b"package")).unwrap();
+        symlink("ice-1.3.36.0.pkg.zst", root.at("/usr/lib/firmware/intel/ice/ice.pkg.zst")).unwrap();
+        let loaded = names(&["ice"]);
+        for merged in [false, true] {
+            if merged {
+                symlink("usr/lib", root.at("/lib")).unwrap();
+            }
+            let taken = Firmware::new(&root, "6.1", &loaded, u64::MAX).of("ice", &elf(b"firmware=intel/ice/ice.pkg\0"));
+            assert_eq!(taken, [("usr/lib/firmware/intel/ice/ice.pkg".to_owned(), b"package".to_vec())]);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub mod select;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use anemos_host::Root;
@@ -27,12 +27,25 @@ const LIMIT: u64 = 256 << 20;
 /// The most memory that unpacking xz may take. Modules need 3 MiB, and what is packed at xz's highest level 65 MiB.
 const XZ_MEMORY: u64 = 128 << 20;
 
+/// Where the modules of a kernel may be: merged /usr or not, then NixOS and Guix.
+pub fn directories(release: &str) -> [String; 4] {
+    ["/usr/lib", "/lib", "/run/booted-system/kernel-modules/lib", "/run/booted-system/kernel/lib"]
+        .map(|parent| format!("{parent}/modules/{release}"))
+}
+
+/// The directory that has the modules of `release`, with depmod's index of them.
+pub fn directory(root: &Root, release: &str) -> Option<String> {
+    directories(release).into_iter().find(|dir| root.inside(&format!("{dir}/modules.dep")).is_some())
+}
+
+/// Reads a file of the modules directory `dir`.
+pub fn read(root: &Root, dir: &str, file: &str) -> io::Result<Vec<u8>> {
+    std::fs::read(root.inside(&format!("{dir}/{file}")).ok_or(io::ErrorKind::NotFound)?)
+}
+
 /// Reads depmod's files in the modules directory `dir`.
-pub fn read_index(dir: &Path) -> Result<Index> {
-    let read = |name: &str| {
-        let path = dir.join(name);
-        std::fs::read(&path).doing(|| format!("reading {}", path.display()))
-    };
+pub fn read_index(root: &Root, dir: &str) -> Result<Index> {
+    let read = |name: &str| read(root, dir, name).doing(|| format!("reading {dir}/{name}"));
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let dep = text(read("modules.dep")?);
     // Kernels with few modules may lack these.
@@ -143,12 +156,12 @@ pub fn unpack(path: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
 }
 
 /// Decompresses the first `limit` bytes, by the file name's extension; `None` if it names no known compression.
-pub fn decompress(extension: &str, packed: &[u8], limit: u64) -> Option<std::io::Result<Vec<u8>>> {
+pub fn decompress(extension: &str, packed: &[u8], limit: u64) -> Option<io::Result<Vec<u8>>> {
     let mut out = Vec::new();
     let unpacked = match extension {
         "xz" => match liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, 0) {
             Ok(stream) => liblzma::read::XzDecoder::new_stream(packed, stream).take(limit).read_to_end(&mut out),
-            Err(error) => Err(std::io::Error::other(error)),
+            Err(error) => Err(io::Error::other(error)),
         },
         "zst" => zstd::stream::read::Decoder::new(packed).and_then(|d| d.take(limit).read_to_end(&mut out)),
         "gz" => flate2::read::GzDecoder::new(packed).take(limit).read_to_end(&mut out),
@@ -218,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_to_a_network_device() -> std::io::Result<()> {
+    fn the_way_to_a_network_device() -> io::Result<()> {
         use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir()?;
         let root = Root::new(dir.path());
@@ -267,7 +280,7 @@ mod tests {
 
     /// A disk at a SATA controller, a display, and a watchdog that is a part of a bridge.
     #[test]
-    fn what_drives_what() -> std::io::Result<()> {
+    fn what_drives_what() -> io::Result<()> {
         use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir()?;
         let root = Root::new(dir.path());

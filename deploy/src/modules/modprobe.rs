@@ -186,6 +186,47 @@ mod tests {
         assert_eq!(found.blacklist, names(&["nouveau", "i2c_i801", "floppy"]));
     }
 
+    /// Where distributions have their files and those of the machine, and how they switch one off.
+    #[test]
+    fn directories_of_distributions() {
+        use std::os::unix::fs::symlink;
+        let links: &[(&str, &str)] = &[
+            // Debian 13, Fedora, Arch and openSUSE have a merged /usr.
+            ("usr/lib", "/lib"),
+            // systemd's way to hide a file of a package.
+            ("/dev/null", "/etc/modprobe.d/systemd.conf"),
+            // NixOS.
+            ("static/modprobe.d", "/etc/modprobe.d/static"),
+            ("../static/modprobe.d/nixos.conf", "/etc/modprobe.d/nixos.conf"),
+            ("nowhere", "/etc/modprobe.d/gone.conf"),
+        ];
+        let (_dir, root) = host(&[
+            ("/usr/lib/modprobe.d/systemd.conf", "options bonding max_bonds=0\n"),
+            ("/usr/lib/modprobe.d/dist-blacklist.conf", "blacklist iTCO_wdt\n"),
+            ("/usr/lib/modprobe.d/50-default.conf", "blacklist ignored\n"),
+            ("/usr/local/lib/modprobe.d/50-default.conf", "blacklist local\n"),
+            ("/usr/lib/modprobe.d/gone.conf", "blacklist packaged\n"),
+            ("/run/modprobe.d/generated.conf", "blacklist nouveau\n"),
+            ("/etc/static/modprobe.d/nixos.conf", "options nvme_core io_timeout=255\n"),
+        ]);
+        for (target, link) in links {
+            std::fs::create_dir_all(root.at(link).parent().unwrap()).unwrap();
+            symlink(target, root.at(link)).unwrap();
+        }
+        let found = Modprobe::read(&root);
+        assert_eq!(found.blacklist, names(&["iTCO_wdt", "local", "packaged", "nouveau"]));
+        assert_eq!(found.parameters(&index()), [("nvme_core".to_owned(), "io_timeout=255".to_owned())].into());
+        // Alpine, whose /lib is a directory.
+        let (_dir, root) = host(&[
+            ("/lib/modprobe.d/blacklist.conf", "blacklist pcspkr\n"),
+            ("/etc/modprobe.d/blacklist.conf", "blacklist microcode\n"),
+            ("/lib/modprobe.d/kms.conf", "options dm_mod dm_mq_queue_depth=64\n"),
+        ]);
+        let found = Modprobe::read(&root);
+        assert_eq!(found.blacklist, names(&["microcode"]));
+        assert_eq!(found.parameters(&index())["dm_mod"], "dm_mq_queue_depth=64");
+    }
+
     proptest::proptest! {
         /// Whatever is configured, the parameters of a module are one line.
         #[test]
