@@ -71,6 +71,7 @@ fn facts() -> HostFacts {
         lost_ways: Vec::new(),
         ways: Vec::new(),
         instead: Vec::new(),
+        kernel_lacks: Vec::new(),
         ssh_port: 22,
         host_keys: Vec::new(),
         mirrors: Vec::new(),

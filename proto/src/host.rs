@@ -57,6 +57,9 @@ pub struct HostFacts {
     /// Where a way is lost: addresses of the host's that it has in RAM too.
     #[serde(default)]
     pub instead: Vec<IpAddr>,
+    /// What the running kernel lacks to run the system in RAM, in short words such as `CONFIG_CGROUP_BPF`.
+    #[serde(default)]
+    pub kernel_lacks: Vec<String>,
 }
 
 /// A watchdog timer, from `/sys/class/watchdog` (Documentation/ABI/testing/sysfs-class-watchdog).

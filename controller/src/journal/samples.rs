@@ -102,6 +102,7 @@ fn facts() -> HostFacts {
         lost_ways: vec!["br0 (bridge)".into()],
         ways: Vec::new(),
         instead: Vec::new(),
+        kernel_lacks: Vec::new(),
         ssh_port: 22,
         host_keys: vec![key().line().into()],
         mirrors: vec!["http://mirror.example/debian".into()],
@@ -134,6 +135,7 @@ fn facts_since() -> HostFacts {
     ];
     let made = (2..).zip(kinds).map(|(id, kind)| Link { id: LinkId(id), kind, below: vec![card.id], ..card.clone() });
     facts.network.links.extend(made);
+    facts.kernel_lacks = vec!["CONFIG_CGROUP_BPF".into()];
     facts.ways = vec![LinkId(3)];
     facts.instead = vec!["192.0.2.10".parse().unwrap()];
     facts.network.rules = vec![Rule {

@@ -21,15 +21,23 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
     refusals.extend(wipe.iter().filter_map(|disk| out_of_reach(disk)));
     refusals.extend(system_refusals(facts));
     let kept = Kept::find(wipe.first().copied(), &choices.keeps);
-    let mut warnings = system_warnings(facts, choices.kernel);
+    let mut warnings = system_warnings(facts);
     warnings.extend(wipe.iter().flat_map(|disk| disk_warnings(disk, &kept)));
     let uploads = uploads(facts, &choices);
     let base_source = base_source(facts, &choices);
-    let (kernel_source, kernel) = if choices.kernel == KernelSource::Locked || facts.kernel_image.is_none() {
-        (KernelSource::Locked, choices.locked_kernel.unwrap_or_default())
+    let unfit = unfit(facts).filter(|_| choices.kernel == KernelSource::Host);
+    let (kernel_source, kernel) = if choices.kernel == KernelSource::Locked || unfit.is_some() {
+        (KernelSource::Locked, choices.locked_kernel)
     } else {
-        (KernelSource::Host, facts.kernel_release.clone())
+        (KernelSource::Host, Some(facts.kernel_release.clone()))
     };
+    match (unfit, &kernel) {
+        (Some(why), Some(_)) => warnings.push(format!("{why}: the locked kernel boots instead")),
+        (Some(why), None) => refusals.push(format!(
+            "{why}, and base.lock names no kernel to boot instead: name a lock that does, or boot another kernel"
+        )),
+        (None, _) => {}
+    }
     let plan_disk = |disk: &Disk| {
         let mut shown = PlanDisk::from(disk);
         shown.contents.iter_mut().for_each(|content| content.kept = kept.names.contains(&content.name));
@@ -60,7 +68,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
         untouched,
         upload_bytes: uploads.iter().filter(|upload| !upload.cached).map(|upload| upload.bytes).sum(),
         uploads,
-        kernel,
+        kernel: kernel.unwrap_or_default(),
         kernel_source,
         hang_covered: watchdogs::cover_the_boot(&facts.watchdogs, kernel_source),
         base: choices.base,
@@ -145,8 +153,17 @@ pub(super) fn memory_warning(total: u64) -> Option<String> {
     (total < LOW_MEMORY).then(text)
 }
 
+/// Why the host's own kernel can't run the system in RAM, if that is so.
+fn unfit(facts: &HostFacts) -> Option<String> {
+    let release = &facts.kernel_release;
+    if !facts.kernel_lacks.is_empty() {
+        return Some(format!("the host's kernel {release} lacks {}", facts.kernel_lacks.join(", ")));
+    }
+    facts.kernel_image.is_none().then(|| format!("no readable image of the running kernel {release}"))
+}
+
 /// What may stand in the way of the boot.
-fn system_warnings(facts: &HostFacts, kernel: KernelSource) -> Vec<String> {
+fn system_warnings(facts: &HostFacts) -> Vec<String> {
     let mut warnings: Vec<String> = memory_warning(facts.memory_total).into_iter().collect();
     if facts.firmware == (Firmware::Uefi { secure_boot: true }) {
         warnings.push(
@@ -155,12 +172,6 @@ fn system_warnings(facts: &HostFacts, kernel: KernelSource) -> Vec<String> {
     }
     if !matches!(facts.kexec.lockdown.as_str(), "" | "none") {
         warnings.push(format!("kernel lockdown is `{}`: only a signed kernel will load", facts.kexec.lockdown));
-    }
-    if kernel == KernelSource::Host && facts.kernel_image.is_none() {
-        warnings.push(format!(
-            "no readable image of the running kernel {}: the locked kernel boots instead",
-            facts.kernel_release
-        ));
     }
     warnings.extend([false, true].into_iter().filter_map(|v6| way::lost_default(facts, v6)));
     warnings

@@ -115,6 +115,7 @@ pub fn facts() -> HostFacts {
         lost_ways: Vec::new(),
         ways: vec![LinkId(1)],
         instead: Vec::new(),
+        kernel_lacks: Vec::new(),
         ssh_port: 22,
         host_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvMEaYrEAoJpg0YaZD5aPahfRI1O5ZQNNGGKHzSjDzv web1".into()],
         mirrors: vec!["http://mirror.example/debian".into()],
@@ -203,6 +204,11 @@ fn warnings() {
     has(with(|f| f.firmware = Firmware::Uefi { secure_boot: true }), "Secure Boot");
     has(with(|f| f.kexec.lockdown = "integrity".into()), "lockdown is `integrity`");
     has(with(|f| f.kernel_image = None), "locked kernel boots instead");
+    let lacks =
+        |f: &mut HostFacts| f.kernel_lacks = vec!["the device filters of Linux 4.15".into(), "CONFIG_TMPFS".into()];
+    let said = "the host's kernel 6.1.0-28-cloud-amd64 lacks the device filters of Linux 4.15, CONFIG_TMPFS: the \
+                locked kernel boots instead";
+    has(with(lacks), said);
     has(with(|f| f.disks[0].partitions[1].mounts = vec!["/home".into()]), "/dev/vda2 is mounted on /home");
     has(with(|f| f.disks[0].partitions.push(partition("vda4", 1, "LVM2_member", &[]))), "part of something larger");
     has(with(|f| f.disks[0].removable = true), "removable");
@@ -362,9 +368,36 @@ fn refusals() {
 }
 
 #[test]
-fn without_a_kernel_image_the_locked_one_boots() {
-    let plan = with(|f| f.kernel_image = None);
-    assert_eq!((&*plan.kernel, plan.kernel_source), ("6.12.57+deb13-amd64", KernelSource::Locked));
+fn where_the_hosts_kernel_will_not_do_the_locked_one_boots() {
+    type Change = fn(&mut HostFacts);
+    let cases: [(Change, &str); 3] = [
+        (|f| f.kernel_image = None, "no readable image of the running kernel 6.1.0-28-cloud-amd64"),
+        (
+            |f| f.kernel_lacks = vec!["CONFIG_CGROUP_BPF".into()],
+            "the host's kernel 6.1.0-28-cloud-amd64 lacks CONFIG_CGROUP_BPF",
+        ),
+        (
+            |f| {
+                f.kernel_lacks = vec!["CONFIG_TMPFS".into()];
+                f.kernel_image = None;
+            },
+            "the host's kernel 6.1.0-28-cloud-amd64 lacks CONFIG_TMPFS",
+        ),
+    ];
+    for (change, why) in cases {
+        let mut facts = facts();
+        change(&mut facts);
+        let plan = judge(&facts, choices());
+        assert_eq!((&*plan.kernel, plan.kernel_source), ("6.12.57+deb13-amd64", KernelSource::Locked));
+        assert_eq!(plan.warnings, [format!("{why}: the locked kernel boots instead")]);
+        assert_eq!(plan.refusals, Vec::<String>::new());
+        let without = judge(&facts, Choices { locked_kernel: None, ..choices() });
+        assert!(without.refusals[0].starts_with(&format!("{why}, and base.lock names no kernel")), "{without:?}");
+        assert_eq!((without.refusals.len(), without.warnings.len()), (1, 0));
+        // It was not to boot anyway.
+        let locked = judge(&facts, Choices { kernel: KernelSource::Locked, ..choices() });
+        assert_eq!((locked.refusals.len(), locked.warnings.len(), locked.kernel_source), (0, 0, KernelSource::Locked));
+    }
 }
 
 #[test]

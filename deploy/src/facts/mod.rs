@@ -40,6 +40,7 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
         boot_id: boot_id(root),
         arch: rustix::system::uname().machine().to_string_lossy().into_owned(),
         kernel_image: kernel::find(root, &release).ok().map(|image| image.name),
+        kernel_lacks: kernel::lacks(root, &release),
         kernel_release: release,
         cmdline: root.text("/proc/cmdline").unwrap_or_default(),
         firmware: firmware(root),

@@ -19,7 +19,7 @@ pub use image::in_uki;
 pub use image::version;
 #[cfg(any(test, fuzzing))]
 pub use needs::not_in;
-pub use needs::check;
+pub use needs::{check, lacks};
 
 /// Most bytes of a kernel.
 const LIMIT: u64 = 256 << 20;

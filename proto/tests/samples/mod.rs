@@ -194,6 +194,7 @@ pub fn facts() -> HostFacts {
         }],
         ways: vec![LinkId(2)],
         instead: vec!["192.0.2.10".parse().unwrap()],
+        kernel_lacks: vec!["CONFIG_CGROUP_BPF".into()],
     }
 }
 
