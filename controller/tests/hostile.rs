@@ -18,7 +18,7 @@ use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
 use anemos_proto::codec::encode_frame;
 use anemos_proto::config::Finish;
 use anemos_proto::event::{Event, EventKind, Level, Outcome, Progress, Stream, Unit};
-use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport};
+use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, Inside, KexecSupport};
 use anemos_proto::net::NetworkState;
 use anemos_proto::stage::{Failure, StageReply};
 use host::{Boot, Host, Script, Wire};
@@ -66,15 +66,25 @@ fn facts() -> HostFacts {
         memory_total: 4 << 30,
         memory_available: 3 << 30,
         disks: vec![disk],
-        kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
+        kexec: KexecSupport {
+            file_load: true,
+            load: true,
+            disabled: false,
+            lockdown: "none".into(),
+            loads_left: None,
+            appraised: false,
+        },
         network: NetworkState::default(),
         lost_ways: Vec::new(),
         ways: Vec::new(),
         instead: Vec::new(),
         kernel_lacks: Vec::new(),
+        inside: Inside::Machine,
+        memory_reserved: 0,
+        snapshot: None,
         ssh_port: 22,
         host_keys: Vec::new(),
-        mirrors: Vec::new(),
+        mirrors: vec!["http://mirror.example/debian".into()],
         cached_blobs: Vec::new(),
         cached_bases: Vec::new(),
         watchdogs: Vec::new(),

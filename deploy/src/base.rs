@@ -12,7 +12,7 @@ use anemos_proto::stage::{BaseSource, StagePlan, StageReply};
 use crate::blobs::Blobs;
 use crate::error::{Fault, Result};
 use crate::facts::{self, CACHE};
-use crate::memory::Memory;
+use crate::memory;
 use crate::report::{Report, Step};
 use crate::wire::Output;
 
@@ -121,7 +121,7 @@ impl Sources<'_> {
                 anemos_base::fetch_image(self.fetcher, self.lock, urls, &mut begin).map_err(text)?;
             }
             BaseSource::Build => {
-                Memory::of(self.root).builds(self.lock.image_size).map_err(|fault| fault.to_string())?;
+                memory::of(self.root).builds(self.lock.image_size).map_err(|short| short.to_string())?;
                 let mirrors = mirrors(self.root, self.plan);
                 let archive = Archive::new(self.fetcher, self.lock, mirrors, || snapshot(self.root, self.plan));
                 let mut tell = |progress: anemos_base::Progress<'_>| {

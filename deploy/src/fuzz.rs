@@ -185,7 +185,8 @@ fn host_texts(data: &[u8]) {
         place::highest(&free, size, 1 << 20, u64::MAX);
     }
     kexec::efi::find_table(&text, "ACPI20");
-    kexec::encrypts(&text, 2);
+    facts::inside::encrypts(&text, 2);
+    facts::is_appraised(&text, &text);
     facts::os_release(&text, "PRETTY_NAME");
     facts::lockdown(&text);
     facts::ssh_port(Some(&text));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anemos_host::Root;
 
+use crate::facts;
 use crate::sys;
 
 /// Time for the kernel to leave the old system. It has every driver shut its devices down first, and one that hangs
@@ -80,7 +81,10 @@ impl Guardian {
 fn guard(root: &Root, stage: impl Read) {
     // Whoever ends the connection's session and control group must not end the guardian with the stage.
     _ = rustix::process::setsid();
-    _ = std::fs::write(root.at("/sys/fs/cgroup/cgroup.procs"), std::process::id().to_string());
+    // In a container that may be the cgroup of the system around it.
+    if facts::inside::container(root).is_none() {
+        _ = std::fs::write(root.at("/sys/fs/cgroup/cgroup.procs"), std::process::id().to_string());
+    }
     _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     _ = std::env::set_current_dir("/");
     // Opened now, since nothing can be opened once the file systems are gone.

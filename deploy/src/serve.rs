@@ -17,6 +17,7 @@
 //! - `Abort`, the end of the connection, a signal, a deadline that passes (Idle and Staged: an hour; Probing: a minute;
 //!   Staging: the plan's) and every request that the diagram doesn't show end the conversation from every state: what
 //!   was loaded is unloaded, the private directory is removed, and then the reply is [Aborted] or [Failed].
+//! - In a container Stage and Boot fail, so that nothing is done to the system around it.
 //! - After [Booting] the stage reads nothing more that would stop it.
 //!
 //! The order is held by `Conversation::phase`; the step that a staging has got to is known to its thread only.
@@ -251,6 +252,8 @@ impl Conversation {
     }
 
     fn stage(&mut self, plan: StagePlan) -> Result<()> {
+        // The plan refuses a container. Whoever asks all the same must not get at the system around it.
+        facts::inside::not_in_container(&self.root)?;
         self.enter(Phase::Staging, Duration::from_secs(plan.deadline_s.into()));
         self.dir.say(&format!("run {}", plan.run.run)).map_err(|error| Fault::new("writing the lock", error))?;
         let job = Job {
@@ -280,6 +283,9 @@ impl Conversation {
     /// Boots what is staged. Returns only if it could not be begun.
     fn boot(&mut self, messages: &Receiver<Message>) -> Fault {
         let booting = |why: &str| Fault::new("booting", why);
+        if let Err(fault) = facts::inside::not_in_container(&self.root) {
+            return fault;
+        }
         if self.phase != Phase::Staged {
             return booting("nothing is staged");
         }

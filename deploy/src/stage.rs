@@ -24,7 +24,7 @@ use crate::facts;
 use crate::gate::Gate;
 use crate::kernel_set::KernelSet;
 use crate::kexec::{self, Boot};
-use crate::memory::Memory;
+use crate::memory;
 use crate::modules::firmware::Firmware;
 use crate::modules::index::Index;
 use crate::modules::{self, select};
@@ -75,7 +75,7 @@ impl Job {
 
         let lock_blob = blobs.take(plan.lock.digest);
         let lock = parse_lock(&lock_blob)?;
-        Memory::of(root).before(lock.image_size)?;
+        memory::of(root).before(lock.image_size)?;
         let mut kernel = self.kernel(&lock)?;
         let mut initramfs = Initramfs::new()?;
         let sources = Sources { root, plan, lock: &lock, fetcher: &self.fetcher, blobs, output: &self.output, report };
@@ -94,7 +94,7 @@ impl Job {
         let selection = select::select(&index, &hardware);
         all_are_fed(&facts::watchdogs::watchdogs(root, &facts::kernel_release(root)), &selection.first)?;
         kernel.take(&selection.modules)?;
-        let mut firmware = Firmware::new(root, &kernel.release, &hardware.loaded, Memory::of(root).total);
+        let mut firmware = Firmware::new(root, &kernel.release, &hardware.loaded, memory::of(root).total);
         let files = ModuleFiles {
             release: &kernel.release,
             index: &index,
@@ -125,7 +125,7 @@ impl Job {
         step.finish();
 
         let initramfs_bytes = initramfs.len()?;
-        Memory::of(root).holds(initramfs.unpacked(), lock.image_size + initramfs.later())?;
+        memory::of(root).holds(initramfs.unpacked(), lock.image_size + initramfs.later())?;
 
         let step = report.step("load");
         step.progress(0, Some(initramfs_bytes), Unit::Bytes, Some(&kernel.name));
@@ -136,7 +136,7 @@ impl Job {
             kernel: &kernel.file,
             initramfs: initramfs.file(),
             cmdline: &cmdline,
-            room: &|copies| Memory::of(root).loads(initramfs_bytes, copies),
+            room: &|copies| Ok(memory::of(root).loads(initramfs_bytes, copies)?),
         };
         self.gate.load(|| kexec::load(root, &boot))?;
         step.finish();

@@ -7,8 +7,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anemos_proto::codec::{self, FrameReader};
+use anemos_proto::config::{Deadlines, Finish, RunConfig};
 use anemos_proto::hello::{Greeting, Hello, Role};
-use anemos_proto::stage::{StageReply, StageRequest};
+use anemos_proto::host::Inside;
+use anemos_proto::ids::BlobRef;
+use anemos_proto::stage::{KernelSource, StagePlan, StageReply, StageRequest};
+use anemos_proto::{Digest, Secret};
 
 struct Stage {
     child: Child,
@@ -19,8 +23,13 @@ struct Stage {
 
 impl Stage {
     fn start(dir: &Path, more: &[&str]) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_anemos-stage")), dir, more)
+    }
+
+    /// Starts it by a command whose last argument, or itself, is the stage's executable.
+    fn start_by(mut command: Command, dir: &Path, more: &[&str]) -> Self {
         #[expect(clippy::zombie_processes, reason = "`exit_code` waits for it, or the end of its input ends it")]
-        let mut child = Command::new(env!("CARGO_BIN_EXE_anemos-stage"))
+        let mut child = command
             .args(["serve", "--dir"])
             .arg(dir)
             .args(more)
@@ -128,6 +137,73 @@ fn requests_at_the_wrong_time_are_failures() {
         assert!(!failure.what.is_empty() && !failure.why.is_empty());
         assert!(!dir.exists());
         assert_eq!(stage.exit_code(), Some(1));
+    }
+}
+
+/// As a controller would ask that knows no better.
+fn any_plan() -> StagePlan {
+    let blob = BlobRef { digest: Digest([7; 32]), size: 1 };
+    StagePlan {
+        lock: blob,
+        agent: blob,
+        payload: blob,
+        base: Vec::new(),
+        mirror: None,
+        fallback_mirror: None,
+        snapshot: None,
+        kernel: KernelSource::Host,
+        deadline_s: 60,
+        run: RunConfig {
+            run: "20261130-101500-0a1b".parse().unwrap(),
+            host: "web".into(),
+            host_key: Secret::new(vec![1; 32]),
+            authorized_keys: Vec::new(),
+            target_keys: Vec::new(),
+            disks: Vec::new(),
+            keeps: Vec::new(),
+            raw_access: false,
+            vars: Vec::new(),
+            secrets: Vec::new(),
+            mirror: None,
+            finish: Finish::Hold,
+            ssh_port: None,
+            deadlines: Deadlines { dead_man_s: 1, payload_s: 1, ack_s: 1, start_s: 1, hang_s: 1 },
+            payload: Digest([7; 32]),
+        },
+        fallback_snapshot: None,
+    }
+}
+
+/// In namespaces of its own the stage says so, and does nothing that would reach the system around it.
+#[test]
+fn a_container_is_no_host() {
+    for (flags, said) in [
+        (&["--pid", "--fork", "--mount-proc"][..], "a PID namespace"),
+        (&["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"], "a PID namespace"),
+        (&["--user", "--map-root-user"], "a user namespace"),
+    ] {
+        if !Command::new("unshare").args(flags).arg("true").status().is_ok_and(|status| status.success()) {
+            println!("skipped: no namespace by unshare {}", flags.join(" "));
+            continue;
+        }
+        for request in [StageRequest::Stage(Box::new(any_plan())), StageRequest::Boot] {
+            let (_parent, dir) = private_dir();
+            let mut command = Command::new("unshare");
+            command.args(flags).arg(env!("CARGO_BIN_EXE_anemos-stage"));
+            let mut stage = Stage::start_by(command, &dir, &[]);
+            stage.say(&StageRequest::Probe);
+            let Some(StageReply::Facts(facts)) = stage.hear() else { panic!("no facts") };
+            // On a machine that is a container itself, it is of that kind.
+            let Inside::Container(kind) = facts.inside else { panic!("{:?}", facts.inside) };
+            stage.say(&request);
+            let Some(StageReply::Failed(failure)) = stage.hear() else { panic!("it does what it is told") };
+            assert!(failure.why.contains(&format!("a container ({kind})")), "{failure:?}");
+            assert!(!dir.exists());
+            assert_eq!(stage.exit_code(), Some(1));
+            if !Path::new("/.dockerenv").exists() {
+                assert_eq!(kind, said, "{flags:?}");
+            }
+        }
     }
 }
 

@@ -2,6 +2,11 @@
 
 use crate::root::Root;
 
+/// Bytes that are kept for a kernel that would tell of a crash: 0 if the kernel keeps none.
+pub fn reserved(root: &Root) -> u64 {
+    root.number("/sys/kernel/kexec_crash_size").unwrap_or(0)
+}
+
 /// What `/proc/meminfo` says, in bytes; `None` where the kernel doesn't say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {

@@ -60,6 +60,31 @@ pub struct HostFacts {
     /// What the running kernel lacks to run the system in RAM, in short words such as `CONFIG_CGROUP_BPF`.
     #[serde(default)]
     pub kernel_lacks: Vec<String>,
+    /// What its system runs in.
+    #[serde(default)]
+    pub inside: Inside,
+    /// Bytes of memory that are kept for a kernel that would tell of a crash (`/sys/kernel/kexec_crash_size`). They are
+    /// not in `memory_total`, and RAM has them.
+    #[serde(default)]
+    pub memory_reserved: u64,
+    /// The archive of past versions that its apt knows, or the apt in a base image of its cache, as a URL template with
+    /// `@SNAPSHOTID@`. Asked for only where `mirrors` is empty.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+}
+
+/// What a host's system runs in, as far as that says whether another kernel can be booted by kexec.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Inside {
+    /// A machine, or a virtual machine that is like one.
+    #[default]
+    Machine,
+    /// A container: its kernel is that of the system around it. What kind, such as `docker`.
+    Container(String),
+    /// A paravirtualised domain of Xen, or Xen's own. Linux knows no kexec there.
+    XenPv,
+    /// A virtual machine whose memory is encrypted against the machine around it: `SEV`, `SEV-ES`, `SEV-SNP` or `TDX`.
+    Encrypted(String),
 }
 
 /// A watchdog timer, from `/sys/class/watchdog` (Documentation/ABI/testing/sysfs-class-watchdog).
@@ -120,6 +145,13 @@ pub struct KexecSupport {
     pub disabled: bool,
     /// Kernel lockdown: `none`, `integrity`, `confidentiality`, or empty where the kernel has none.
     pub lockdown: String,
+    /// How often a kernel may still be loaded (`kernel.kexec_load_limit_reboot`, since Linux 6.3), where that is
+    /// limited. Where it is, nobody has asked whether `file_load` and `load` exist, since each question counts.
+    #[serde(default)]
+    pub loads_left: Option<u32>,
+    /// IMA wants a signature of what is loaded.
+    #[serde(default)]
+    pub appraised: bool,
 }
 
 /// A whole disk.

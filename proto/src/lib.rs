@@ -14,6 +14,7 @@ pub mod fuzz;
 pub mod hello;
 pub mod host;
 pub mod ids;
+pub mod memory;
 pub mod net;
 pub mod secret;
 pub mod stage;

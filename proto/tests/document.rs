@@ -6,7 +6,7 @@ use anemos_proto::VERSION;
 use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
 use anemos_proto::config::{Finish, HostConfig, RunConfig};
 use anemos_proto::event::{AgentState, EventKind, Level, Outcome, StepOutcome, Stream, Unit};
-use anemos_proto::host::Firmware;
+use anemos_proto::host::{Firmware, Inside};
 use anemos_proto::net::LinkKind;
 use anemos_proto::stage::{BaseSource, KernelSource, StageReply, StageRequest};
 use serde_reflection::{ContainerFormat, Format, Named, Registry, Samples, Tracer, TracerConfig, VariantFormat};
@@ -28,6 +28,7 @@ fn registry() -> Registry {
         Finish,
         Leaving,
         Firmware,
+        Inside,
         Level,
         Outcome,
         StepOutcome,

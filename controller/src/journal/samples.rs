@@ -3,7 +3,7 @@
 use anemos_proto::Secret;
 use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
-use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition, Watchdog};
+use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, Inside, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::Digest;
 use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
 
@@ -57,7 +57,14 @@ fn facts() -> HostFacts {
             mounts: Vec::new(),
             out_of_reach: None,
         }],
-        kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
+        kexec: KexecSupport {
+            file_load: true,
+            load: true,
+            disabled: false,
+            lockdown: "none".into(),
+            loads_left: None,
+            appraised: false,
+        },
         network: NetworkState {
             hostname: "web1".into(),
             links: vec![Link {
@@ -103,6 +110,9 @@ fn facts() -> HostFacts {
         ways: Vec::new(),
         instead: Vec::new(),
         kernel_lacks: Vec::new(),
+        inside: Inside::Machine,
+        memory_reserved: 0,
+        snapshot: None,
         ssh_port: 22,
         host_keys: vec![key().line().into()],
         mirrors: vec!["http://mirror.example/debian".into()],
@@ -138,6 +148,10 @@ fn facts_since() -> HostFacts {
     facts.kernel_lacks = vec!["CONFIG_CGROUP_BPF".into()];
     facts.ways = vec![LinkId(3)];
     facts.instead = vec!["192.0.2.10".parse().unwrap()];
+    facts.inside = Inside::Encrypted("SEV-SNP".into());
+    facts.memory_reserved = 192 << 20;
+    facts.snapshot = Some("https://past.example/debian/@SNAPSHOTID@/".into());
+    (facts.kexec.loads_left, facts.kexec.appraised) = (Some(3), true);
     facts.network.rules = vec![Rule {
         v6: false,
         priority: 100,

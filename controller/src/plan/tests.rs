@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anemos_proto::config::Finish;
-use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition, Watchdog};
+use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, Inside, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::{BlobRef, Digest};
 use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, Route};
 use anemos_proto::stage::{BaseSource, KernelSource};
@@ -70,7 +70,14 @@ pub fn facts() -> HostFacts {
         memory_total: 2 << 30,
         memory_available: 1 << 30,
         disks: vec![system, data],
-        kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
+        kexec: KexecSupport {
+            file_load: true,
+            load: true,
+            disabled: false,
+            lockdown: "none".into(),
+            loads_left: None,
+            appraised: false,
+        },
         network: NetworkState {
             hostname: "web1".into(),
             links: vec![Link {
@@ -116,6 +123,9 @@ pub fn facts() -> HostFacts {
         ways: vec![LinkId(1)],
         instead: Vec::new(),
         kernel_lacks: Vec::new(),
+        inside: Inside::Machine,
+        memory_reserved: 0,
+        snapshot: None,
         ssh_port: 22,
         host_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvMEaYrEAoJpg0YaZD5aPahfRI1O5ZQNNGGKHzSjDzv web1".into()],
         mirrors: vec!["http://mirror.example/debian".into()],

@@ -1,6 +1,6 @@
 //! A host's facts in JSON: digests and addresses as text, enums as words.
 
-use anemos_proto::host::{Disk, Firmware, HostFacts, Partition, Watchdog};
+use anemos_proto::host::{Disk, Firmware, HostFacts, Inside, Partition, Watchdog};
 use anemos_proto::net::{Link, NetworkState, Route};
 use serde::Serialize;
 
@@ -18,12 +18,16 @@ pub(super) struct FactsJson<'a> {
     secure_boot: bool,
     memory_total: u64,
     memory_available: u64,
+    memory_reserved: u64,
+    inside: &'static str,
+    inside_kind: Option<&'a str>,
     disks: Vec<DiskJson<'a>>,
     kexec: KexecJson<'a>,
     network: NetworkJson<'a>,
     ssh_port: u16,
     host_keys: &'a [String],
     mirrors: &'a [String],
+    snapshot: Option<&'a str>,
     cached_blobs: Vec<String>,
     cached_bases: Vec<String>,
     watchdogs: Vec<WatchdogJson<'a>>,
@@ -46,6 +50,8 @@ struct KexecJson<'a> {
     load: bool,
     disabled: bool,
     lockdown: &'a str,
+    loads_left: Option<u32>,
+    appraised: bool,
 }
 
 #[derive(Serialize)]
@@ -113,6 +119,12 @@ impl<'a> From<&'a HostFacts> for FactsJson<'a> {
             Firmware::Bios => ("bios", false),
             Firmware::Uefi { secure_boot } => ("uefi", secure_boot),
         };
+        let (inside, inside_kind) = match &facts.inside {
+            Inside::Machine => ("machine", None),
+            Inside::Container(kind) => ("container", Some(&**kind)),
+            Inside::XenPv => ("xen-pv", None),
+            Inside::Encrypted(kind) => ("encrypted", Some(&**kind)),
+        };
         let network = &facts.network;
         Self {
             hostname: &facts.hostname,
@@ -127,12 +139,17 @@ impl<'a> From<&'a HostFacts> for FactsJson<'a> {
             secure_boot,
             memory_total: facts.memory_total,
             memory_available: facts.memory_available,
+            memory_reserved: facts.memory_reserved,
+            inside,
+            inside_kind,
             disks: facts.disks.iter().map(DiskJson::from).collect(),
             kexec: KexecJson {
                 file_load: facts.kexec.file_load,
                 load: facts.kexec.load,
                 disabled: facts.kexec.disabled,
                 lockdown: &facts.kexec.lockdown,
+                loads_left: facts.kexec.loads_left,
+                appraised: facts.kexec.appraised,
             },
             network: NetworkJson {
                 links: network.links.iter().map(|link| LinkJson::new(network, link)).collect(),
@@ -143,6 +160,7 @@ impl<'a> From<&'a HostFacts> for FactsJson<'a> {
             ssh_port: facts.ssh_port,
             host_keys: &facts.host_keys,
             mirrors: &facts.mirrors,
+            snapshot: facts.snapshot.as_deref(),
             cached_blobs: facts.cached_blobs.iter().map(ToString::to_string).collect(),
             cached_bases: facts.cached_bases.iter().map(ToString::to_string).collect(),
             watchdogs: facts.watchdogs.iter().map(WatchdogJson::from).collect(),

@@ -1,12 +1,13 @@
 //! Everything that the plan needs to know about the host. Nothing here changes anything.
 
 pub mod disks;
+pub mod inside;
 pub mod signature;
 pub mod watchdogs;
 
 use std::str::FromStr;
 
-use anemos_host::memory::Memory;
+use anemos_host::memory::{self, Memory};
 use anemos_host::{Root, boot_id, host_keys, mounts};
 use anemos_netstate::Reached;
 use anemos_proto::Digest;
@@ -30,6 +31,8 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
     let memory = Memory::of(root);
     let watchdogs = watchdogs::watchdogs(root, &release);
     let (cached_blobs, cached_bases) = parse_cache(&root.names(CACHE));
+    let mirrors = mirrors(root);
+    let past = || anemos_base::snapshot_of_apt().or_else(|| anemos_base::snapshot_of_images(&root.at(CACHE)));
     Ok(HostFacts {
         hostname: root.text("/proc/sys/kernel/hostname").unwrap_or_default(),
         os: root
@@ -54,10 +57,13 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
         network,
         ssh_port: ssh_port(Some(&connection)),
         host_keys: host_keys::public(root),
-        mirrors: mirrors(root),
+        snapshot: if mirrors.is_empty() { past() } else { None },
+        mirrors,
         cached_blobs,
         cached_bases,
         watchdogs,
+        inside: inside::inside(root),
+        memory_reserved: memory::reserved(root),
     })
 }
 
@@ -101,12 +107,34 @@ pub fn firmware(root: &Root) -> Firmware {
 
 /// Whether and how the running kernel can boot another by kexec.
 pub fn kexec_support(root: &Root) -> KexecSupport {
+    // -1 where there is no limit.
+    let loads_left = root.text("/proc/sys/kernel/kexec_load_limit_reboot").and_then(|text| text.parse().ok());
+    let policy = root.text("/sys/kernel/security/ima/policy").unwrap_or_default();
     KexecSupport {
-        file_load: sys::kexec::has_file_load(),
-        load: sys::kexec::has_load(),
+        file_load: loads_left.is_some() || sys::kexec::has_file_load(),
+        load: loads_left.is_some() || sys::kexec::has_load(),
         disabled: root.text("/proc/sys/kernel/kexec_load_disabled").is_some_and(|text| text != "0"),
-        lockdown: lockdown(&root.text("/sys/kernel/security/lockdown").unwrap_or_default()),
+        lockdown: lockdown_now(root),
+        loads_left,
+        appraised: is_appraised(&policy, &root.text("/proc/cmdline").unwrap_or_default()),
     }
+}
+
+/// Whether IMA wants a signature of what kexec loads, by its policy, which few kernels let anybody read, or by the one
+/// that the command line names (Documentation/ABI/testing/ima_policy, Documentation/admin-guide/kernel-parameters.txt).
+pub fn is_appraised(policy: &str, cmdline: &str) -> bool {
+    let named = cmdline.split_whitespace().filter_map(|word| word.strip_prefix("ima_policy="));
+    policy.lines().any(|rule| rule.starts_with("appraise ") && rule.contains("func=KEXEC_"))
+        || named.flat_map(|names| names.split('|')).any(|name| name == "secure_boot")
+}
+
+/// Whether the kernel loads none by `kexec_load`, and wants signatures.
+pub fn is_locked_down(root: &Root) -> bool {
+    !matches!(&*lockdown_now(root), "" | "none")
+}
+
+fn lockdown_now(root: &Root) -> String {
+    lockdown(&root.text("/sys/kernel/security/lockdown").unwrap_or_default())
 }
 
 /// The word in brackets: `[none] integrity confidentiality`.
@@ -150,6 +178,36 @@ mod tests {
         ] {
             assert_eq!(lockdown(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_ima_appraises() {
+        // As the kernel shows the policy that it has under Secure Boot.
+        let arch = "measure func=KEXEC_KERNEL_CHECK \nmeasure func=MODULE_CHECK \n\
+            appraise func=KEXEC_KERNEL_CHECK appraise_type=imasig \n";
+        for (policy, cmdline, expected) in [
+            (arch, "", true),
+            ("measure func=KEXEC_KERNEL_CHECK \nappraise func=MODULE_CHECK appraise_type=imasig \n", "ro quiet", false),
+            ("", "ro ima_policy=tcb|secure_boot", true),
+            ("", "ro ima_policy=appraise_tcb", false),
+        ] {
+            assert_eq!(is_appraised(policy, cmdline), expected, "{policy} {cmdline}");
+        }
+    }
+
+    /// Where loads are counted, a question is one too.
+    #[test]
+    fn loads_that_are_left() -> std::io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let root = Root::new(dir.path());
+        std::fs::create_dir_all(root.at("/proc/sys/kernel"))?;
+        for (limit, left) in [("-1\n", None), ("0\n", Some(0)), ("2\n", Some(2))] {
+            std::fs::write(root.at("/proc/sys/kernel/kexec_load_limit_reboot"), limit)?;
+            let found = kexec_support(&root);
+            assert_eq!(found.loads_left, left);
+            assert!(left.is_none() || found.load && found.file_load);
+        }
+        Ok(())
     }
 
     #[test]

@@ -13,6 +13,7 @@ use anemos_host::Root;
 
 use crate::cmdline;
 use crate::error::{Doing, Fault, Result};
+use crate::facts;
 use crate::sys;
 use crate::sys::kexec::Segment;
 use crate::sys::map::Map;
@@ -39,8 +40,8 @@ pub struct Boot<'a> {
 ///
 /// The kernel hashes what `kexec_file_load` loads, and hashes it again after the jump with plain code. On a slow
 /// machine that takes seconds for an initramfs of ours, and it takes memory for one more copy. So `kexec_load` is tried
-/// first; the kernel refuses it where it wants signatures. Where memory is encrypted it is tried last: the new kernel
-/// must be told how, and only the old kernel can tell it.
+/// first. It is tried last where the kernel wants signatures (lockdown), since it is refused there and each try may
+/// count, and where memory is encrypted: the new kernel must be told how, and only the old kernel can tell it.
 pub fn load(root: &Root, boot: &Boot<'_>) -> Result<()> {
     if boot.cmdline.len() > cmdline::MAX {
         let why = format!("it has {} bytes, and kernels take {}", boot.cmdline.len(), cmdline::MAX);
@@ -48,7 +49,7 @@ pub fn load(root: &Root, boot: &Boot<'_>) -> Result<()> {
         return Err(Fault::new("composing the kernel's command line", why).hint(hint));
     }
     let mut ways = ["kexec_load", "kexec_file_load"];
-    if is_encrypted(root) {
+    if facts::is_locked_down(root) || facts::inside::encryption(root).is_some() {
         ways.reverse();
     }
     let mut refusals = Vec::new();
@@ -60,23 +61,6 @@ pub fn load(root: &Root, boot: &Boot<'_>) -> Result<()> {
         }
     }
     Err(Fault::new(format!("loading {}", boot.name), refusals.join("; ")))
-}
-
-/// Whether this is a virtual machine whose memory is encrypted against its host.
-fn is_encrypted(root: &Root) -> bool {
-    encrypts(&root.text("/proc/cpuinfo").unwrap_or_default(), sys::cpu::encrypted_memory())
-}
-
-/// The same, from `/proc/cpuinfo` and from what the processor says of encrypted memory. The kernel's flags `sev` and
-/// the like stand for a host of such machines; in a machine itself the kernel clears them, since the firmware's switch
-/// that they depend on is the host's.
-pub fn encrypts(cpuinfo: &str, by_cpuid: u32) -> bool {
-    /// SEV is enabled, in EAX of CPUID 8000_001F (AMD's Programmer's Manual, volume 3, appendix E).
-    const SEV: u32 = 1 << 1;
-    let flags =
-        cpuinfo.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':')).map_or("", |(_, flags)| flags);
-    let has = |wanted: &str| flags.split_whitespace().any(|flag| flag == wanted);
-    has("hypervisor") && (has("tdx_guest") || by_cpuid & SEV != 0)
 }
 
 fn file_load(boot: &Boot<'_>) -> Result<()> {
@@ -134,22 +118,6 @@ fn explain(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn encrypted_machines() {
-        // The last is a processor with SME, SEV and SEV-ES, as the host of such machines has it.
-        for (flags, by_cpuid, expected) in [
-            ("fpu hypervisor sse2", 0, false),
-            ("fpu hypervisor sse2", 0b10, true),
-            ("fpu hypervisor sse2", 0b1_1010, true),
-            ("fpu hypervisor sse2", 0b1, false),
-            ("fpu hypervisor tdx_guest", 0, true),
-            ("fpu sme sev sev_es", 0b1_1011, false),
-        ] {
-            let cpuinfo = format!("processor\t: 0\nflags\t\t: {flags}\n");
-            assert_eq!(encrypts(&cpuinfo, by_cpuid), expected, "{flags} {by_cpuid:b}");
-        }
-    }
 
     #[test]
     fn refusals_are_explained() {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
 use anemos_proto::config::{Deadlines, Finish, HostConfig, RunConfig};
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
-use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, KexecSupport, Partition, Watchdog};
+use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, Inside, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::BlobRef;
 use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
 use anemos_proto::stage::{BaseSource, Failure, KernelSource, StagePlan, StageReply, StageRequest, Staged};
@@ -175,7 +175,14 @@ pub fn facts() -> HostFacts {
             mounts: vec![],
             out_of_reach: Some("iSCSI".into()),
         }],
-        kexec: KexecSupport { file_load: true, load: true, disabled: false, lockdown: "none".into() },
+        kexec: KexecSupport {
+            file_load: true,
+            load: true,
+            disabled: false,
+            lockdown: "none".into(),
+            loads_left: Some(3),
+            appraised: true,
+        },
         network: network(),
         lost_ways: vec!["br0 (bridge)".into()],
         ssh_port: 22,
@@ -195,6 +202,9 @@ pub fn facts() -> HostFacts {
         ways: vec![LinkId(2)],
         instead: vec!["192.0.2.10".parse().unwrap()],
         kernel_lacks: vec!["CONFIG_CGROUP_BPF".into()],
+        inside: Inside::Encrypted("SEV-SNP".into()),
+        memory_reserved: 192 << 20,
+        snapshot: Some("https://past.example/debian/@SNAPSHOTID@/".into()),
     }
 }
 
