@@ -8,7 +8,7 @@ use anemos_proto::Secret;
 use anemos_proto::config::{Deadlines, RunConfig};
 use anemos_proto::event::Level;
 use anemos_proto::host::HostFacts;
-use anemos_proto::stage::{KEPT_OUT, KernelSource, StagePlan, Staged};
+use anemos_proto::stage::{BaseSource, KEPT_OUT, KernelSource, StagePlan, Staged};
 use tokio::sync::{Semaphore, oneshot, watch as signal};
 use tokio::time::{Instant, sleep_until};
 
@@ -24,7 +24,7 @@ use super::{Decision, Job};
 use crate::config::{Become, Host, Kernel, format_duration};
 use crate::journal::{OldSystem, Record};
 use crate::patience;
-use crate::plan::{Approval, Choices, Plan, Upload, judge};
+use crate::plan::{self, Approval, Choices, Plan, Upload, judge};
 use crate::report::{Phase, Update};
 use crate::ssh::{self, ConnectError, HostKey, Judgement, Session, Tuning};
 use crate::text::quoted;
@@ -342,7 +342,8 @@ pub(super) async fn boot(
     let still = turn(reporter, met, seat, &mut stop).await?;
     let met = confirmed(job, reporter, (still, &approval), (&*seat, probes), &mut stop).await?;
     let Met { session, mut stage, facts, .. } = met;
-    let plan = stage_plan(job, &session, approval.plan());
+    let sources = plan::sources(&facts, &choices(job, &session, &stage));
+    let plan = stage_plan(job, &session, approval.plan(), sources);
     let blobs = [&job.artifacts.agent, &job.base.lock, &job.payload].into_iter().chain(&job.base.upload);
     let blobs: BTreeMap<_, _> = blobs.map(|blob| (blob.id.digest, Arc::clone(&blob.bytes))).collect();
     let deadline = Instant::now() + allowed;
@@ -549,7 +550,10 @@ fn choices(job: &Job, session: &Session, stage: &Stage) -> Choices {
         kernel: wanted_kernel(host),
         locked_kernel: base.kernel.clone(),
         base: base.image,
+        base_size: base.image_size,
         sources: base.sources.clone(),
+        has_mirror: host.mirror.is_some() || job.fallback_mirror.is_some(),
+        has_snapshot: host.snapshot.is_some() || job.fallback_snapshot.is_some(),
         payload: host.payload.display().to_string(),
         keeps: job.keeps.clone(),
         finish: host.finish,
@@ -565,7 +569,7 @@ fn wanted_kernel(host: &Host) -> KernelSource {
 }
 
 /// What the stage is to do, for a plan that was approved.
-fn stage_plan(job: &Job, session: &Session, plan: &Plan) -> StagePlan {
+fn stage_plan(job: &Job, session: &Session, plan: &Plan, base: Vec<BaseSource>) -> StagePlan {
     let host = &job.host;
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     let run_key = job.run_key.public().line().to_owned();
@@ -580,7 +584,7 @@ fn stage_plan(job: &Job, session: &Session, plan: &Plan) -> StagePlan {
         lock: job.base.lock.id,
         agent: job.artifacts.agent.id,
         payload: job.payload.id,
-        base: job.base.sources.clone(),
+        base,
         mirror: host.mirror.clone(),
         fallback_mirror: job.fallback_mirror.clone(),
         snapshot: host.snapshot.clone(),

@@ -99,6 +99,8 @@ pub struct BasePlan {
     pub lock: Blob,
     /// SHA-256 of the image, uncompressed.
     pub image: Digest,
+    /// Bytes of it.
+    pub image_size: u64,
     /// Release of the kernel that the lock names, if it names one.
     pub kernel: Option<String>,
     /// Where it may come from, in this order.

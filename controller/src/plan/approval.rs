@@ -6,7 +6,8 @@ use anemos_proto::config::Finish;
 use anemos_proto::host::DiskId;
 use anemos_proto::stage::KernelSource;
 
-use super::judge::{is_system, memory_warning};
+use super::judge::is_system;
+use super::memory::LITTLE;
 use super::{FirmwareKind, Plan, PlanContent, PlanDisk};
 use crate::config::Become;
 
@@ -104,8 +105,7 @@ impl Approval {
             found.push("a watchdog was to reset it should the new kernel hang, and none is".into());
         }
         wiped(wipe, &now.wipe, &mut found);
-        let memory = memory_warning(now.memory_total);
-        let new = now.warnings.iter().filter(|warning| !warnings.contains(warning) && memory.as_ref() != Some(warning));
+        let new = now.warnings.iter().filter(|warning| !warnings.contains(warning) && !warning.starts_with(LITTLE));
         found.extend(new.map(|warning| format!("there was no warning that {warning}")));
         let new = now.refusals.iter().filter(|refusal| !refusals.contains(refusal));
         found.extend(new.filter_map(|why| why.lines().next()).map(|why| format!("it can't be deployed now: {why}")));

@@ -3,14 +3,11 @@
 use std::collections::HashSet;
 
 use anemos_proto::host::{Disk, Firmware, HostFacts};
-use anemos_proto::stage::{BaseSource, KernelSource};
+use anemos_proto::stage::KernelSource;
 
-use super::{Choices, Plan, PlanDisk, Upload, watchdogs, way};
-use crate::config::{format_bytes, select_disks};
+use super::{Choices, Plan, PlanDisk, base, kexec, memory, watchdogs, way};
+use crate::config::select_disks;
 use crate::payload::Keep;
-
-/// Less usable memory than this is worth a warning: a machine sold as 1 GiB has more.
-const LOW_MEMORY: u64 = 900 << 20;
 
 /// The plan that follows from the host's facts and what was chosen for it.
 pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
@@ -21,13 +18,16 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
     refusals.extend(wipe.iter().filter_map(|disk| out_of_reach(disk)));
     refusals.extend(system_refusals(facts));
     let kept = Kept::find(wipe.first().copied(), &choices.keeps);
-    let mut warnings = system_warnings(facts);
+    let mut warnings: Vec<String> = memory::warning(facts, choices.base_size).into_iter().collect();
+    warnings.extend(base::warnings(facts, &choices));
+    warnings.extend(system_warnings(facts));
     warnings.extend(wipe.iter().flat_map(|disk| disk_warnings(disk, &kept)));
-    let uploads = uploads(facts, &choices);
-    let base_source = base_source(facts, &choices);
+    let uploads = base::uploads(facts, &choices);
+    let base_source = base::text(facts, &choices);
+    refusals.extend(memory::refusal(facts, choices.base_size));
     let unfit = unfit(facts).filter(|_| choices.kernel == KernelSource::Host);
     let (kernel_source, kernel) = if choices.kernel == KernelSource::Locked || unfit.is_some() {
-        (KernelSource::Locked, choices.locked_kernel)
+        (KernelSource::Locked, choices.locked_kernel.clone())
     } else {
         (KernelSource::Host, Some(facts.kernel_release.clone()))
     };
@@ -46,6 +46,8 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
     let untouched = facts.disks.iter().filter(|disk| !wipe.iter().any(|wiped| wiped.id == disk.id));
     let untouched = untouched.map(PlanDisk::from).collect();
     let wipe = wipe.into_iter().map(plan_disk).collect();
+    refusals.extend(base::refusals(facts, &choices, kernel_source));
+    warnings.extend(kexec::warnings(facts, kernel_source));
     warnings.extend(watchdogs::warnings(&facts.watchdogs));
     refusals.extend(watchdogs::refusals(&facts.watchdogs, kernel_source));
     warnings.extend(kept.made);
@@ -81,34 +83,6 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
     }
 }
 
-/// What must be on the host, and whether it is there.
-fn uploads(facts: &HostFacts, choices: &Choices) -> Vec<Upload> {
-    let upload = |what: &str, bytes, cached| Upload { what: what.into(), bytes, cached };
-    let blobs = choices.blobs.iter();
-    let blobs = blobs.map(|(what, blob)| upload(what, blob.size, facts.cached_blobs.contains(&blob.digest)));
-    let mut uploads: Vec<Upload> = std::iter::once(choices.stage.clone()).chain(blobs).collect();
-    // Where the host may come by the base otherwise, it isn't sent unless all else fails.
-    if let [BaseSource::Cache, BaseSource::Upload(blob)] = &choices.sources[..] {
-        uploads.push(upload("base", blob.size, facts.cached_bases.contains(&choices.base)));
-    }
-    uploads
-}
-
-/// Where the base comes from, for people.
-fn base_source(facts: &HostFacts, choices: &Choices) -> String {
-    let cached = facts.cached_bases.contains(&choices.base);
-    let sources = choices.sources.iter().filter(|source| cached == matches!(source, BaseSource::Cache));
-    let texts: Vec<String> = sources
-        .map(|source| match source {
-            BaseSource::Cache => "in the host's cache".into(),
-            BaseSource::Urls(_) => "downloaded by the host from the URLs given".into(),
-            BaseSource::Build => "built on the host from distribution packages".into(),
-            BaseSource::Upload(blob) => format!("uploaded from here ({})", format_bytes(blob.size)),
-        })
-        .collect();
-    texts.join("; should that fail, ")
-}
-
 /// Why the payload could not write a disk that it is to write, if RAM can't have it.
 fn out_of_reach(disk: &Disk) -> Option<String> {
     let why = disk.out_of_reach.as_ref()?;
@@ -121,13 +95,7 @@ fn out_of_reach(disk: &Disk) -> Option<String> {
 
 /// Why no new kernel can be booted, or the host would not be reached in RAM.
 fn system_refusals(facts: &HostFacts) -> Vec<String> {
-    let kexec = &facts.kexec;
-    let mut refusals: Vec<String> = Vec::new();
-    if kexec.disabled {
-        refusals.push("kexec is switched off until the next boot (kernel.kexec_load_disabled = 1)".into());
-    } else if !kexec.file_load && !kexec.load {
-        refusals.push("the running kernel has no kexec".into());
-    }
+    let mut refusals: Vec<String> = kexec::refusal(facts).into_iter().collect();
     if !facts.lost_ways.is_empty() {
         let others: Vec<String> = facts.instead.iter().map(ToString::to_string).collect();
         let instead = match &others[..] {
@@ -147,12 +115,6 @@ fn system_refusals(facts: &HostFacts) -> Vec<String> {
     refusals
 }
 
-/// What is said of a host that has only so many bytes of memory, if that is little.
-pub(super) fn memory_warning(total: u64) -> Option<String> {
-    let text = || format!("only {} of memory: base, payload and what it unpacks must fit", format_bytes(total));
-    (total < LOW_MEMORY).then(text)
-}
-
 /// Why the host's own kernel can't run the system in RAM, if that is so.
 fn unfit(facts: &HostFacts) -> Option<String> {
     let release = &facts.kernel_release;
@@ -164,14 +126,11 @@ fn unfit(facts: &HostFacts) -> Option<String> {
 
 /// What may stand in the way of the boot.
 fn system_warnings(facts: &HostFacts) -> Vec<String> {
-    let mut warnings: Vec<String> = memory_warning(facts.memory_total).into_iter().collect();
+    let mut warnings = Vec::new();
     if facts.firmware == (Firmware::Uefi { secure_boot: true }) {
         warnings.push(
             "Secure Boot is on: only a kernel signed for this machine will load, and so for the new system".into(),
         );
-    }
-    if !matches!(facts.kexec.lockdown.as_str(), "" | "none") {
-        warnings.push(format!("kernel lockdown is `{}`: only a signed kernel will load", facts.kexec.lockdown));
     }
     warnings.extend([false, true].into_iter().filter_map(|v6| way::lost_default(facts, v6)));
     warnings

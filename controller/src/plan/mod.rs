@@ -5,7 +5,10 @@
 //! what was approved. Screens show plans; a plan is data, and knows no terminal.
 
 mod approval;
+mod base;
 mod judge;
+mod kexec;
+mod memory;
 mod watchdogs;
 mod way;
 mod words;
@@ -20,6 +23,7 @@ use anemos_proto::stage::{BaseSource, KernelSource};
 use serde::{Deserialize, Serialize};
 
 pub use approval::Approval;
+pub use base::sources;
 pub use judge::judge;
 
 use crate::config::{Become, DiskSelector};
@@ -50,8 +54,14 @@ pub struct Choices {
     pub locked_kernel: Option<String>,
     /// SHA-256 of the uncompressed base image.
     pub base: Digest,
+    /// Bytes of the uncompressed base image.
+    pub base_size: u64,
     /// Where the base may come from, in this order.
     pub sources: Vec<BaseSource>,
+    /// Whether hosts.toml or this machine names a package archive.
+    pub has_mirror: bool,
+    /// Whether either names an archive of past versions.
+    pub has_snapshot: bool,
     /// The payload: its directory, for people.
     pub payload: String,
     /// What the payload leaves as it is on the first of `disks`.

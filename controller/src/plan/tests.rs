@@ -149,7 +149,10 @@ pub fn choices() -> Choices {
         kernel: KernelSource::Host,
         locked_kernel: Some("6.12.57+deb13-amd64".into()),
         base: Digest([0xab; 32]),
+        base_size: 166 << 20,
         sources: vec![BaseSource::Cache, BaseSource::Build],
+        has_mirror: false,
+        has_snapshot: false,
         payload: "examples/debian".into(),
         keeps: Vec::new(),
         finish: Finish::Reboot,
@@ -210,7 +213,10 @@ fn warnings() {
     let has = |plan: Plan, word: &str| {
         assert!(plan.warnings.iter().any(|w| w.contains(word)), "{word}: {:?}", plan.warnings);
     };
-    has(with(|f| f.memory_total = 480 << 20), "480 MiB of memory");
+    has(
+        with(|f| f.memory_total = 480 << 20),
+        "little memory: of 480 MiB the RAM system takes about 272 MiB; payload and",
+    );
     has(with(|f| f.firmware = Firmware::Uefi { secure_boot: true }), "Secure Boot");
     has(with(|f| f.kexec.lockdown = "integrity".into()), "lockdown is `integrity`");
     has(with(|f| f.kernel_image = None), "locked kernel boots instead");
@@ -566,7 +572,7 @@ fn what_may_be_otherwise_than_approved() {
         |f, _| f.cached_blobs = vec![Digest([9; 32]), Digest([8; 32])],
         |f, _| f.cached_bases = vec![Digest([0xab; 32])],
         |_, c| c.stage.cached = !c.stage.cached,
-        |f, _| (f.memory_total, f.memory_available) = (480 << 20, 1 << 20),
+        |f, _| (f.memory_total, f.memory_available) = (480 << 20, 200 << 20),
         |f, _| f.boot_id = "another".into(),
         |f, _| drop(f.disks.remove(1)),
         |f, _| f.disks.push(disk("sdz", 1 << 30)),

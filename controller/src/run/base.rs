@@ -37,7 +37,10 @@ pub fn mirrors(given: Option<&str>) -> Result<Vec<String>, RunError> {
         None => anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")),
     };
     if mirrors.is_empty() {
-        return Err(RunError::bad_input("this machine has no apt sources; name a package archive with --mirror"));
+        return Err(RunError::bad_input(
+            "this machine's apt knows no Debian archive: name one as `mirror` in hosts.toml, or with `anemos base \
+             build --mirror URL`",
+        ));
     }
     Ok(mirrors)
 }

@@ -53,7 +53,9 @@ pub(super) async fn prepare(
     let answers = told(ask_ssh(&hosts), || show(Doing::Asking(hosts.len()))).await?;
     let may_want = hosts.iter().filter(|host| matches!(host.becomes, Some(Become::Sudo | Become::Su)));
     let passwords = Passwords::new(asks, may_want.map(|host| host.name.clone()));
-    let fallback_mirror = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter().next();
+    let mut of_apt = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter();
+    // A directory of this machine's is none of the host's.
+    let fallback_mirror = of_apt.find(|mirror| !mirror.starts_with("file:"));
     let fallback_snapshot = tokio::task::spawn_blocking(base::known_snapshot).await.map_err(RunError::internal)?;
     for (host, ssh) in hosts.into_iter().zip(answers) {
         let named = |what: String| RunError::bad_input(format!("host `{}`: {what}", host.name));
@@ -253,7 +255,8 @@ async fn base_plan(
         sources.push(BaseSource::Upload(blob.id));
     }
     let kernel = lock.kernel.as_ref().map(|kernel| kernel.release.clone());
-    Ok(BasePlan { lock: Blob::new(compressed), image, kernel, sources, upload })
+    let image_size = lock.image_size;
+    Ok(BasePlan { lock: Blob::new(compressed), image, image_size, kernel, sources, upload })
 }
 
 #[cfg(test)]
