@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Time for attached controllers to be told that the agent leaves.
 const GOODBYE: Duration = Duration::from_secs(8);
 /// Deadline `judge`: time to make sure that nothing was written.
-const JUDGE: Duration = Duration::from_secs(60);
+const JUDGE: Duration = Duration::from_secs(180);
 /// Deadline `seal`: time to write all data of the payload to the disks.
 const SEAL: Duration = Duration::from_secs(1800);
 

@@ -24,6 +24,8 @@ pub struct Known {
     pub written: bool,
     /// The agent made sure that nothing was written, and nothing has been started since.
     pub nothing_written: bool,
+    /// The agent reported that the payload failed, and had not made sure.
+    pub unsure: bool,
     /// What else may have written since that was last said, or since the boot.
     pub doubt: Option<&'static str>,
     /// Why what is known may not be all that was: the journal is damaged, how.
@@ -43,14 +45,17 @@ impl Known {
             EventKind::Attempt(attempt) => {
                 // An agent that counts down makes nothing undone that it announced.
                 self.attempt = self.attempt.max(*attempt);
-                (self.succeeded, self.nothing_written) = (false, false);
+                (self.succeeded, self.nothing_written, self.unsure) = (false, false, false);
             }
             EventKind::Outcome(Outcome::Succeeded) => self.succeeded = true,
-            EventKind::Outcome(Outcome::Failed { written, .. }) => self.written |= written,
+            EventKind::Outcome(Outcome::Failed { written, .. }) => {
+                self.written |= written;
+                self.unsure = !self.nothing_written;
+            }
             EventKind::NothingWritten { attempt } => {
                 // What is said of an earlier attempt says nothing about this one.
                 if *attempt >= self.attempt {
-                    (self.nothing_written, self.doubt) = (true, None);
+                    (self.nothing_written, self.doubt, self.unsure) = (true, None, false);
                 }
             }
             EventKind::Shell => {
@@ -87,6 +92,7 @@ impl Known {
             _ if self.nothing_written => Ok("nothing had been written to a disk"),
             (_, Some(doubt)) => unknown(doubt),
             _ if self.attempt == 0 => Ok("no payload had been started"),
+            _ if self.unsure => unknown("the agent could not make sure of it, for the reason that its log has"),
             _ => unknown(&format!(
                 "attempt {} at the payload was under way when the agent was last heard of",
                 self.attempt
@@ -113,6 +119,7 @@ mod tests {
         let table = [
             ("nothing began", vec![], true),
             ("begun", vec![attempt(1)], false),
+            ("failed before any attempt", vec![failed(false)], true),
             ("failed without a verdict", vec![attempt(1), failed(false)], false),
             ("verdict", vec![attempt(1), clean(1), failed(false)], true),
             ("verdict before any attempt", vec![clean(0)], true),
@@ -136,6 +143,17 @@ mod tests {
             let proof = known.proof(&Look::default());
             assert_eq!(proof.is_ok(), proved, "{what}: {proof:?}");
         }
+    }
+
+    #[test]
+    fn what_an_agent_could_not_make_sure_of_is_not_said_to_be_under_way() {
+        let mut known = known();
+        known.learn(&EventKind::Attempt(1));
+        assert!(known.proof(&Look::default()).unwrap_err().contains("attempt 1 at the payload was under way"));
+        known.learn(&EventKind::Outcome(Outcome::Failed { reason: "x".into(), written: false }));
+        assert!(known.proof(&Look::default()).unwrap_err().contains("the agent could not make sure of it"));
+        known.learn(&EventKind::Attempt(2));
+        assert!(known.proof(&Look::default()).unwrap_err().contains("attempt 2 at the payload was under way"));
     }
 
     #[test]
