@@ -259,7 +259,8 @@ impl Scene {
     /// and a journal that is whole.
     pub fn end(mut self, end: &End) -> Result<()> {
         let ended = match self.up.take() {
-            Some(up) => up.wait(LONG)?,
+            // What a payload has printed is told to the end, and may be a gigabyte.
+            Some(up) => up.wait(2 * LONG)?,
             None => self.web.anemos.run(["attach", "--json"], LONG)?,
         };
         expect_status(&ended, end.outcome, end.reason, end.status)?;
