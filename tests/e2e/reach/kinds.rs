@@ -105,6 +105,7 @@ pub const KINDS: &[Kind] = &[
         "container",
         "a container: its processes are in a namespace",
         "systemctl stop ssh.socket ssh.service 2>&1
+         mkdir -p /run/sshd
          systemd-run --quiet --unit box unshare --pid --fork --mount-proc /usr/sbin/sshd -D",
         End::refused("container"),
     ),

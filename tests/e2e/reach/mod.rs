@@ -70,6 +70,8 @@ fn attempt(lab: &Lab, kind: &Kind, way: Way) -> Result<()> {
     web.with_hello("payload", "#!/bin/sh\nexec ./hello\n")?;
     let entrance = way.open(lab, &web)?;
     web.machine.ssh_within(prepare, LONG)?;
+    // It may have another server of SSH now, which begins.
+    web.machine.wait_ssh(LONG)?;
     let sent = web.machine.link().counts();
     let ended = entrance.up(&web)?;
     expect_status(&ended, end.outcome, end.reason, end.status)?;
