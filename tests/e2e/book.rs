@@ -121,8 +121,9 @@ impl Results {
             Ok(String::from_utf8_lossy(&command::run(&mut git)?).trim().to_owned())
         };
         let mut commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-        let (document, file) = (format!(":/!{}", table.document), format!(":/!{}", table.results));
-        if !git(&["status", "--porcelain", "--", ":/", &document, &file])?.is_empty() {
+        // What another table's run writes counts no more than what this one's does.
+        let written = [":/!docs/FAULTS.md", ":/!docs/REACH.md", ":/!tests/e2e/*/results.txt"];
+        if !git(&[&["status", "--porcelain", "--", ":/"], &written[..]].concat())?.is_empty() {
             commit.push_str("-dirty");
         }
         let evidence = lab.path(table.name);
