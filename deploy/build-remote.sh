@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds what crosses the slow link (stage and agent, static and small) and packs it: the stage in each way that a host
-# may be able to unpack; the agent as a patch to the stage, which is half as large.
+# may be able to unpack; the agent as a patch to the stage, which is two thirds of it packed alone.
 set -eu
 target=$1 out=$2
 cd "$(dirname "$0")/.."
