@@ -3,7 +3,6 @@
 use lab::Spec;
 use lab::machine::{Boot, Firmware};
 
-use super::DEPLOYED;
 use crate::faults::End;
 
 /// A kind of host.
@@ -53,27 +52,27 @@ const NO_MACHINE: &str = "the lab has no such machine yet";
 
 /// All kinds, in the order of the document.
 pub const KINDS: &[Kind] = &[
-    made("debian", "Debian 12, BIOS, virtio, an address by DHCP", ":", DEPLOYED),
-    machine("uefi", "the same by UEFI", |spec| Spec { firmware: Firmware::Uefi, ..spec }, DEPLOYED),
-    machine("two-processors", "the same with two processors", |spec| Spec { cpus: 2, ..spec }, DEPLOYED),
+    made("debian", "Debian 12, BIOS, virtio, an address by DHCP", ":", End::DEPLOYED),
+    machine("uefi", "the same by UEFI", |spec| Spec { firmware: Firmware::Uefi, ..spec }, End::DEPLOYED),
+    machine("two-processors", "the same with two processors", |spec| Spec { cpus: 2, ..spec }, End::DEPLOYED),
     made(
         "kernel-in-modules",
         "its kernel lies beside its modules (Fedora, openSUSE)",
         "r=$(uname -r); mv /boot/vmlinuz-$r /usr/lib/modules/$r/vmlinuz",
-        DEPLOYED,
+        End::DEPLOYED,
     ),
     made(
         "kernel-renamed",
         "its kernel has a name without a version (Arch, Alpine)",
         "mv /boot/vmlinuz-$(uname -r) /boot/vmlinuz-linux",
-        DEPLOYED,
+        End::DEPLOYED,
     ),
     made(
         "kernel-on-esp",
         "its kernel lies where kernel-install puts it (systemd-boot)",
         "r=$(uname -r); mkdir -p /boot/0123456789abcdef0123456789abcdef/$r
          mv /boot/vmlinuz-$r /boot/0123456789abcdef0123456789abcdef/$r/linux",
-        DEPLOYED,
+        End::DEPLOYED,
     ),
     made(
         "modules-packed",
@@ -81,9 +80,9 @@ pub const KINDS: &[Kind] = &[
         "set -e
          for name in $(cut -d ' ' -f 1 /proc/modules); do gzip $(modinfo -n $name); done
          depmod",
-        DEPLOYED,
+        End::DEPLOYED,
     ),
-    made("read-only", "its file systems are read-only", "echo u >/proc/sysrq-trigger; sleep 1", DEPLOYED),
+    made("read-only", "its file systems are read-only", "echo u >/proc/sysrq-trigger; sleep 1", End::DEPLOYED),
     made(
         "noexec",
         "/var/lib, /tmp and /root may hold no programs",
@@ -94,7 +93,7 @@ pub const KINDS: &[Kind] = &[
          mount -t tmpfs -o noexec,nosuid,mode=0700 none /root
          mkdir /root/.ssh
          mount --move /mnt /root/.ssh",
-        DEPLOYED,
+        End::DEPLOYED,
     ),
     Kind {
         name: "",
@@ -119,7 +118,7 @@ pub const KINDS: &[Kind] = &[
         "lockdown",
         "its kernel is locked down, as under Secure Boot, and signed",
         "echo integrity >/sys/kernel/security/lockdown",
-        DEPLOYED,
+        End::DEPLOYED,
     ),
     machine(
         "small",

@@ -9,10 +9,9 @@ mod way;
 
 use lab::{Lab, Result, Spec};
 
+use crate::Outcome;
 use crate::book::{self, Cell, Tried};
 use crate::deployment::{Deployment, LONG, expect, expect_status};
-use crate::faults::End;
-use crate::{Outcome, faults};
 
 use kinds::{KINDS, Kind, Known};
 use way::Way;
@@ -86,6 +85,3 @@ fn attempt(lab: &Lab, kind: &Kind, way: Way) -> Result<()> {
 
 /// Bytes that get the stage there, and no more.
 const MOST_FOR_A_PLAN: u64 = 1_100_000;
-
-/// What the new system is, and the host's old one.
-const DEPLOYED: End = faults::End::DEPLOYED;
