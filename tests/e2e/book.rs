@@ -28,10 +28,22 @@ pub struct Table {
     pub document: &'static str,
     /// What came of its cells, in the checkout.
     pub results: &'static str,
+    /// Its cells that `make test` tries, by name.
+    pub guards: &'static [&'static str],
     /// Its columns.
     pub columns: Vec<&'static str>,
     /// Its rows: what each is about, and its cells.
     pub rows: Vec<(&'static str, Vec<Cell>)>,
+}
+
+/// The cells of a table that `make test` tries.
+pub fn guards(table: Table) -> Vec<Tried> {
+    let wanted = table.guards;
+    let cells = table.rows.into_iter().flat_map(|(_, cells)| cells);
+    let tried = cells.filter_map(|cell| if let Cell::Tried(tried) = cell { Some(tried) } else { None });
+    let guards: Vec<Tried> = tried.filter(|tried| wanted.contains(&tried.name.as_str())).collect();
+    assert_eq!(guards.len(), wanted.len(), "a guard is a cell that is tried: {wanted:?}");
+    guards
 }
 
 /// A cell of a table.

@@ -27,6 +27,7 @@ mod writes;
 
 use lab::{Lab, Result, evidence};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -95,15 +96,19 @@ fn main() -> ExitCode {
         let lab = Arc::clone(&lab);
         Trial::ignorable_test(scenario.name, move || attempt(&lab, scenario.name, |lab| (scenario.run)(lab)))
     });
-    let guards = faults::guards().map(|(fault, phase)| {
-        let (lab, name) = (Arc::clone(&lab), format!("faults::{}", fault.in_phase(phase)));
-        Trial::ignorable_test(name.clone(), move || attempt(&lab, &name, |lab| faults::guard(lab, fault, phase)))
+    let guards = tables.into_iter().flat_map(|(_, table)| {
+        let table = table();
+        let group = table.name;
+        book::guards(table).into_iter().map(move |cell| (format!("{group}::{}", cell.name), cell))
     });
-    let reached = reach::guards().map(|(name, kind, way)| {
-        let (lab, name) = (Arc::clone(&lab), format!("reach::{name}"));
-        Trial::ignorable_test(name.clone(), move || attempt(&lab, &name, |lab| reach::guard(lab, kind, way)))
+    let guards = guards.map(|(name, cell)| {
+        let lab = Arc::clone(&lab);
+        Trial::ignorable_test(name.clone(), move || {
+            let tried = AssertUnwindSafe(|lab: &Lab| (cell.attempt)(lab).map(|()| Outcome::Passed));
+            attempt(&lab, &name, |lab| tried(lab))
+        })
     });
-    let conclusion = libtest_mimic::run(&arguments, trials.chain(guards).chain(reached).collect());
+    let conclusion = libtest_mimic::run(&arguments, trials.chain(guards).collect());
     for why in &*WHY.lock().unwrap_or_else(PoisonError::into_inner) {
         eprintln!("{why}");
     }
