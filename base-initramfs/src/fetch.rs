@@ -33,12 +33,15 @@ pub struct Limits {
     /// For one file, waiting before servers are asked again that were too busy to give it (429, 503) or broke off, when
     /// nobody else has it.
     pub busy: Duration,
+    /// How long a server is left alone that broke off, or was busy and doesn't say how long (for that, at least 1 s);
+    /// twice that the next time.
+    pub pause: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { connect: seconds(15), stall: seconds(30), total: seconds(1800), busy: seconds(180) }
+        Self { connect: seconds(15), stall: seconds(30), total: seconds(1800), busy: seconds(180), pause: seconds(2) }
     }
 }
 
@@ -54,9 +57,6 @@ const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 
 /// How often a server may send us elsewhere.
 const REDIRECTS: usize = 8;
-
-/// How long a server is left alone that was busy and doesn't say how long, or broke off; twice that the next time.
-const PAUSE: Duration = Duration::from_secs(2);
 
 /// How often an answer may break off at one address before the file counts as not to be had there.
 const BREAKS: u32 = 4;
@@ -164,7 +164,7 @@ impl Fetcher {
     /// any more, and those whose answer broke off, within the deadline `busy`. Otherwise the attempts say how it came
     /// out.
     pub(crate) fn try_again(&self, stop: &AtomicBool, attempts: &mut [Attempt], get: &mut Get<'_>) -> bool {
-        let (mut left, mut pause, mut breaks) = (self.limits.busy, PAUSE, vec![1; attempts.len()]);
+        let (mut left, mut pause, mut breaks) = (self.limits.busy, self.limits.pause, vec![1; attempts.len()]);
         loop {
             let waits =
                 attempts.iter().zip(&breaks).filter_map(|(attempt, broke)| again(&attempt.failure, pause, *broke));
