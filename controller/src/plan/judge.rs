@@ -25,7 +25,9 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
     let uploads = base::uploads(facts, &choices);
     let base_source = base::text(facts, &choices);
     refusals.extend(memory::refusal(facts, choices.base_size));
-    let unfit = unfit(facts).filter(|_| choices.kernel == KernelSource::Host);
+    let unfit = unfit(facts);
+    let host_fits = unfit.is_none();
+    let unfit = unfit.filter(|_| choices.kernel == KernelSource::Host);
     let (kernel_source, kernel) = if choices.kernel == KernelSource::Locked || unfit.is_some() {
         (KernelSource::Locked, choices.locked_kernel.clone())
     } else {
@@ -47,9 +49,9 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
     let untouched = untouched.map(PlanDisk::from).collect();
     let wipe = wipe.into_iter().map(plan_disk).collect();
     refusals.extend(base::refusals(facts, &choices, kernel_source));
-    warnings.extend(kexec::warnings(facts, kernel_source));
+    warnings.extend(kexec::warnings(facts, kernel_source, host_fits));
     warnings.extend(watchdogs::warnings(&facts.watchdogs));
-    refusals.extend(watchdogs::refusals(&facts.watchdogs, kernel_source));
+    refusals.extend(watchdogs::refusals(&facts.watchdogs, kernel_source, host_fits));
     warnings.extend(kept.made);
     refusals.extend(kept.refusals);
     let mut seen = HashSet::new();

@@ -290,6 +290,18 @@ fn watchdogs() {
 }
 
 #[test]
+fn a_kernel_that_is_unfit_is_not_proposed() {
+    let proposed = |kernel_lacks: Vec<String>| {
+        let mut facts = HostFacts { watchdogs: vec![watchdog("", Some("systemd (1)"))], kernel_lacks, ..facts() };
+        facts.kexec.lockdown = "integrity".into();
+        let plan = judge(&facts, Choices { kernel: KernelSource::Locked, ..choices() });
+        plan.warnings.iter().chain(&plan.refusals).filter(|said| said.contains("kernel = \"host\"")).count()
+    };
+    assert_eq!(proposed(Vec::new()), 2);
+    assert_eq!(proposed(vec!["CONFIG_TMPFS".into()]), 0);
+}
+
+#[test]
 fn disks_that_ram_cannot_have_are_refused() {
     let chosen = with(|f| f.disks[0].out_of_reach = Some("reached over the network (iSCSI)".into()));
     let why = "/dev/vda can't be had in RAM, where nothing makes it a disk: it is reached over the network (iSCSI)";

@@ -19,18 +19,19 @@ pub(super) fn warnings(watchdogs: &[Watchdog]) -> impl Iterator<Item = String> {
 }
 
 /// Why a watchdog would reset the machine while the payload runs, for each of which that is to be feared. The stage
-/// makes sure of those whose driver is a module.
-pub(super) fn refusals(watchdogs: &[Watchdog], kernel: KernelSource) -> Vec<String> {
+/// makes sure of those whose driver is a module. The host's own kernel is proposed where it `host_fits`.
+pub(super) fn refusals(watchdogs: &[Watchdog], kernel: KernelSource, host_fits: bool) -> Vec<String> {
     let is_feared = |watchdog: &&Watchdog| {
         let goes_on = watchdog.active && !watchdog.can_be_stopped();
         goes_on && watchdog.module.is_empty() && kernel == KernelSource::Locked
     };
+    let or = if host_fits { ", or say kernel = \"host\"" } else { "" };
     let refusal = |watchdog: &Watchdog| {
         let why = if watchdog.nowayout { "it can't be stopped" } else { "PID 1 does not let go of it" };
         format!(
             "the watchdog {} is active, {why}, and its driver is part of the host's kernel, and perhaps not of the one \
              from base.lock: nobody might feed it in RAM. Stop it for the deployment (`systemctl stop watchdog`; or \
-             RuntimeWatchdogSec=0 in /etc/systemd/system.conf and `systemctl daemon-reexec`), or say kernel = \"host\"",
+             RuntimeWatchdogSec=0 in /etc/systemd/system.conf and `systemctl daemon-reexec`){or}",
             text(watchdog)
         )
     };
