@@ -8,7 +8,7 @@ mod spec;
 
 pub use debugger::Debugger;
 pub use net::Net;
-pub use spec::{Boot, DataDisk, Disks, Firmware, Kernel, OnPanic, Snapshot, Spec};
+pub use spec::{Boot, Bus, DataDisk, Disks, Firmware, Kernel, OnPanic, Snapshot, Spec};
 
 use crate::image::Image;
 use crate::link::Link;

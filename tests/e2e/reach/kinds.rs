@@ -1,8 +1,13 @@
 //! Kinds of hosts. The lab has Debian 12; what other systems do otherwise is done to it before it is deployed.
 
-use lab::Spec;
-use lab::machine::{Boot, Firmware};
+use std::fs;
+use std::process::Command;
 
+use lab::command::{run, run_with_input};
+use lab::machine::{Boot, Bus, Firmware};
+use lab::{Context, Lab, Machine, Result, Spec, archive};
+
+use crate::deployment::LONG;
 use crate::faults::End;
 
 /// A kind of host.
@@ -22,8 +27,8 @@ pub enum Known {
     Tried {
         /// The machine.
         spec: fn(Spec) -> Spec,
-        /// What is done to it before, as root.
-        prepare: &'static str,
+        /// What is done to it before.
+        prepare: Prepare,
         /// How it ends.
         end: End,
     },
@@ -33,14 +38,33 @@ pub enum Known {
     Open(&'static str),
 }
 
+/// How a machine becomes a host of a kind.
+#[derive(Clone, Copy)]
+pub enum Prepare {
+    /// By a script that root runs there.
+    Script(&'static str),
+    /// By what is done to it from here.
+    Here(fn(&Lab, &Machine) -> Result<()>),
+}
+
+impl Prepare {
+    /// Makes it one.
+    pub fn run(self, lab: &Lab, machine: &Machine) -> Result<()> {
+        match self {
+            Self::Script(script) => machine.ssh_within(script, LONG).map(drop),
+            Self::Here(prepare) => prepare(lab, machine),
+        }
+    }
+}
+
 /// Made into such a host by a script on the lab's machine.
-const fn made(name: &'static str, what: &'static str, prepare: &'static str, end: End) -> Kind {
-    Kind { name, what, known: Known::Tried { spec: |spec| spec, prepare, end } }
+const fn made(name: &'static str, what: &'static str, script: &'static str, end: End) -> Kind {
+    Kind { name, what, known: Known::Tried { spec: |spec| spec, prepare: Prepare::Script(script), end } }
 }
 
 /// Another machine.
 const fn machine(name: &'static str, what: &'static str, spec: fn(Spec) -> Spec, end: End) -> Kind {
-    Kind { name, what, known: Known::Tried { spec, prepare: ":", end } }
+    Kind { name, what, known: Known::Tried { spec, prepare: Prepare::Script(":"), end } }
 }
 
 const fn open(what: &'static str, why: &'static str) -> Kind {
@@ -74,6 +98,15 @@ pub const KINDS: &[Kind] = &[
          mv /boot/vmlinuz-$r /boot/0123456789abcdef0123456789abcdef/$r/linux",
         End::DEPLOYED,
     ),
+    Kind {
+        name: "kernel-in-uki",
+        what: "its kernel is in a unified kernel image only (systemd-boot)",
+        known: Known::Tried {
+            spec: |spec| Spec { firmware: Firmware::Uefi, ..spec },
+            prepare: Prepare::Here(unified),
+            end: End::DEPLOYED,
+        },
+    },
     made(
         "modules-packed",
         "its modules are packed with gzip",
@@ -121,16 +154,61 @@ pub const KINDS: &[Kind] = &[
         End::DEPLOYED,
     ),
     machine(
+        "disk-nvme",
+        "its disk is an NVMe one, and it boots by UEFI",
+        |spec| Spec { bus: Bus::Nvme, firmware: Firmware::Uefi, boot: Boot::Image, ..spec },
+        End::DEPLOYED,
+    ),
+    machine(
+        "disk-sata",
+        "its disk is a SATA one (AHCI)",
+        |spec| Spec { bus: Bus::Ahci, boot: Boot::Image, ..spec },
+        End::DEPLOYED,
+    ),
+    machine(
+        "disk-scsi",
+        "its disk is a SCSI one",
+        |spec| Spec { bus: Bus::Scsi, boot: Boot::Image, ..spec },
+        End::DEPLOYED,
+    ),
+    machine(
         "small",
         "it has 384 MiB of memory",
         |spec| Spec { memory_mib: 384, boot: Boot::Image, ..spec },
         End::refused("memory"),
     ),
-    open("its kernel is in a unified kernel image", "only unit tests read one"),
     open("kernel 3.10 or 4.14 (RHEL 7, Oracle Linux 7, Amazon Linux 2)", NO_SYSTEM),
     open("root on LVM on LUKS on RAID, or on btrfs with /boot in it", NO_SYSTEM),
     open("OpenRC; sysvinit; busybox and dropbear as only userland", NO_SYSTEM),
     open("SELinux, enforcing", NO_SYSTEM),
     open("Secure Boot, by the firmware", NO_MACHINE),
-    open("its disk is NVMe, AHCI or SCSI, or has sectors of 4 KiB", NO_MACHINE),
+    open("its disk has sectors of 4 KiB", NO_MACHINE),
 ];
+
+/// Makes one image of systemd's stub, the machine's kernel and what that boots with, as its owner would by ukify. The
+/// machine's own files of these go.
+fn unified(lab: &Lab, machine: &Machine) -> Result<()> {
+    let dir = machine.dir().join("uki");
+    fs::create_dir_all(&dir).context("the image's directory")?;
+    archive::unpack(lab, "bookworm", &["systemd-boot-efi"], &dir)?;
+    let mut objcopy = Command::new("objcopy");
+    // Where they lie in memory: behind the stub, with room for each.
+    for (section, address, what) in [
+        (".osrel", 0x2_0000, "cat /etc/os-release"),
+        (".cmdline", 0x3_0000, "tr -d '\\n' </proc/cmdline"),
+        (".uname", 0x4_0000, "uname -r | tr -d '\\n'"),
+        (".linux", 0x200_0000, "cat /boot/vmlinuz-$(uname -r)"),
+        (".initrd", 0x400_0000, "cat /boot/initrd.img-$(uname -r)"),
+    ] {
+        let file = dir.join(section);
+        fs::write(&file, run(machine.ssh_command().arg(what))?).context("a section")?;
+        objcopy.arg(format!("--add-section={section}={}", file.display()));
+        objcopy.arg(format!("--change-section-vma={section}={address:#x}"));
+    }
+    let image = dir.join("linux.efi");
+    run(objcopy.arg(dir.join("usr/lib/systemd/boot/efi/linuxx64.efi.stub")).arg(&image))?;
+    let place = "set -e; mkdir -p /boot/EFI/Linux; cat >/boot/EFI/Linux/debian-$(uname -r).efi; \
+                 rm /boot/vmlinuz-* /boot/initrd.img-* /boot/config-* /boot/System.map-*; sync";
+    run_with_input(machine.ssh_command().arg(place), &fs::read(&image).context("the image")?)?;
+    Ok(())
+}

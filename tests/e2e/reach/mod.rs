@@ -51,11 +51,12 @@ fn attempt(lab: &Lab, kind: &Kind, way: Way) -> Result<()> {
         lab::bail!("{} is not tried", kind.name);
     };
     let web = Deployment::new(lab, spec(Spec::new(name(kind, way))))?;
+    web.machine.wait_ssh(LONG)?;
     let before = web.machine.boot_id()?;
     web.describe("", "check = \"test $(id -u) = 0\"")?;
     web.with_hello("payload", "#!/bin/sh\nexec ./hello\n")?;
     let entrance = way.open(lab, &web)?;
-    web.machine.ssh_within(prepare, LONG)?;
+    prepare.run(lab, &web.machine)?;
     // It may have another server of SSH now, which begins.
     web.machine.wait_ssh(LONG)?;
     let sent = web.machine.link().counts();

@@ -29,6 +29,34 @@ impl fmt::Display for Firmware {
     }
 }
 
+/// What the disk that a machine boots from is attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-blk.
+    Virtio,
+    /// A disk of virtio-scsi.
+    Scsi,
+    /// A SATA disk of an AHCI controller.
+    Ahci,
+    /// An NVMe controller of its own. QEMU saves no machine that has one.
+    Nvme,
+}
+
+impl Bus {
+    /// QEMU's arguments for it and for the disk of the drive `root0`.
+    fn arguments(self) -> Vec<String> {
+        let disk =
+            |device: &str, more: &str| format!("{device},id={ROOT},drive=root0,serial=anemos-root,bootindex=1,{more}");
+        let devices = match self {
+            Self::Virtio => vec![disk("virtio-blk-pci", "addr=0x4")],
+            Self::Scsi => vec!["virtio-scsi-pci,id=scsi,addr=0x4".into(), disk("scsi-hd", "bus=scsi.0")],
+            Self::Ahci => vec!["ahci,id=sata,addr=0x4".into(), disk("ide-hd", "bus=sata.0")],
+            Self::Nvme => vec![disk("nvme", "addr=0x4")],
+        };
+        devices.into_iter().flat_map(|device| ["-device".to_owned(), device]).collect()
+    }
+}
+
 /// Where a machine begins.
 #[derive(Debug, Clone)]
 pub enum Boot {
@@ -92,6 +120,8 @@ pub struct Spec {
     pub memory_mib: u32,
     /// Processors. See [`accel::Accel::arguments`] on how several are emulated.
     pub cpus: u32,
+    /// What its disk is attached to.
+    pub bus: Bus,
     /// What it starts from.
     pub boot: Boot,
     /// The kernel to start instead of the disk's boot loader.
@@ -117,6 +147,7 @@ impl Spec {
             net: Net::Dhcp,
             memory_mib: 1024,
             cpus: 1,
+            bus: Bus::Virtio,
             boot: Boot::Snapshot,
             kernel: None,
             data_disk: None,
@@ -127,7 +158,8 @@ impl Spec {
     }
 
     pub(crate) fn hardware(&self) -> Hardware {
-        Hardware { firmware: self.firmware, net: self.net, memory_mib: self.memory_mib, cpus: self.cpus }
+        let Self { firmware, net, memory_mib, cpus, bus, .. } = *self;
+        Hardware { firmware, net, memory_mib, cpus, bus }
     }
 }
 
@@ -138,11 +170,17 @@ pub(crate) struct Hardware {
     pub net: Net,
     pub memory_mib: u32,
     pub cpus: u32,
+    pub bus: Bus,
 }
 
 impl fmt::Display for Hardware {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{}m-{}c", self.firmware, self.net, self.memory_mib, self.cpus)
+        let Self { firmware, net, memory_mib, cpus, bus } = self;
+        write!(f, "{firmware}-{net}-{memory_mib}m-{cpus}c")?;
+        match bus {
+            Bus::Virtio => Ok(()),
+            other => write!(f, "-{other:?}"),
+        }
     }
 }
 
@@ -168,6 +206,12 @@ impl Disks {
         let root = dir.join("disk.qcow2");
         run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(&root))?;
         Ok(Self { root, vars: new_vars(firmware, dir)? })
+    }
+
+    /// Writes what the first of them holds into a raw image.
+    pub fn to_raw(&self, raw: &Path) -> Result<()> {
+        run(Command::new("qemu-img").args(["convert", "-f", "qcow2", "-O", "raw"]).arg(&self.root).arg(raw))?;
+        Ok(())
     }
 
     /// New disks in `dir` over these, which must not change any more.
@@ -247,11 +291,8 @@ pub(crate) fn qemu(lab: &Lab, name: &str, hardware: &Hardware, dir: &Path, disks
          file.node-name={ROOT_DISK},file.file.driver=file,file.file.filename={}",
         escaped(&disks.root)
     );
+    command.args(["-drive", &root]).args(hardware.bus.arguments());
     command.args([
-        "-drive",
-        &root,
-        "-device",
-        &format!("virtio-blk-pci,id={ROOT},drive=root0,serial=anemos-root,addr=0x4,bootindex=1"),
         "-device",
         "virtio-rng-pci,addr=0x5",
         "-serial",
