@@ -3,10 +3,11 @@
 #   - tests/install-tools.sh, twice, on a bare one, on one whose qemu-utils is newer than the distribution's and
 #     excludes its QEMU, and on one where a user has sudo: all is there after the first, and the second says nothing;
 #   - the same where that qemu-utils is held: what can't be had is named within two minutes;
-#   - on the bare one, with this machine's Rust and crates and nothing else of it: this checkout is built, and its unit
-#     tests and demo run. What is built already is not built again, so this shows most on a checkout without target/.
-# Nothing of this machine is changed but target/ and .lab: the systems are directories, seen in mount and PID namespaces
-# that end with this script. It can't show a package manager under a running systemd, nor what another mirror lacks.
+#   - on the bare one, with this machine's Rust and crates and nothing else of it: `make demo` with examples/hello, and
+#     then what is named here, which is `make unit` unless something is: `tests/pristine.sh test` runs all tests there.
+# What is built already is not built again, so this shows most on a checkout without target/. Nothing of this machine is
+# changed but target/ and .lab: the systems are directories, seen in mount and PID namespaces that end with this script.
+# It can't show a package manager under a running systemd, nor what another mirror lacks.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 fail() { echo "pristine: $*" >&2; exit 1; }
@@ -18,14 +19,14 @@ done
 if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || fail "making a root file system needs root: run this as root, or install sudo"
     kept=PATH,HOME,CARGO_HOME,RUSTUP_HOME,CARGO_TARGET_DIR,ANEMOS_LAB,TMPDIR
-    exec sudo --preserve-env=$kept "$PWD/tests/pristine.sh"
+    exec sudo --preserve-env=$kept "$PWD/tests/pristine.sh" "$@"
 fi
 if [ -z "${PRISTINE_WORK:-}" ]; then
     PRISTINE_WORK=$(mktemp -d "${TMPDIR:-/var/tmp}/anemos-pristine.XXXXXX")
     export PRISTINE_WORK
     # Processes and mounts end with their namespaces, so nothing else is below the directory by then.
     trap 'rm -rf --one-file-system "$PRISTINE_WORK"' EXIT
-    unshare --mount --propagation private --pid --fork --kill-child --mount-proc "$PWD/tests/pristine.sh"
+    unshare --mount --propagation private --pid --fork --kill-child --mount-proc "$PWD/tests/pristine.sh" "$@"
     exit
 fi
 
@@ -184,7 +185,7 @@ rusty() {
     # A checkout may be another user's; git is told that this is meant.
     local name options=(CARGO_HOME="$cargo_home" CARGO_NET_OFFLINE=true
         GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*')
-    for name in CARGO_TARGET_DIR ANEMOS_LAB RUSTFLAGS; do [ -z "${!name:-}" ] || options+=("$name=${!name}"); done
+    for name in CARGO_TARGET_DIR CARGO_INCREMENTAL ANEMOS_LAB RUSTFLAGS; do [ -z "${!name:-}" ] || options+=("$name=${!name}"); done
     within "$work/bare" env "${options[@]}" bash -euo pipefail -c "PATH=$rust/bin:\$PATH; $1"
 }
 attempt() {
@@ -198,5 +199,9 @@ attempt "a fresh clone: its help, its name, and all tools are there" \
 
 shared=("$PWD" "$(git rev-parse --path-format=absolute --git-common-dir)")
 for place in "${CARGO_TARGET_DIR:-}" "${ANEMOS_LAB:-}"; do [ -z "$place" ] || shared+=("$place"); done
-attempt "this checkout: build and unit tests" "cd '$PWD'; make build unit"
 attempt "this checkout: the demo" "cd '$PWD'; make demo PAYLOAD=examples/hello </dev/null"
+[ $# -gt 0 ] || set -- unit
+for wanted in "$@"; do
+    rusty "cd '$PWD'; make '$wanted' </dev/null" || fail "make $wanted: not with what make tools installs"
+    say "this checkout: make $wanted"
+done

@@ -7,8 +7,8 @@ use lab::{Firmware, Lab, Machine, Net, Result, Spec, base, checkout};
 use std::time::Duration;
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "deploy::debian_bios", run: |lab| long(lab, Firmware::Bios) },
-    Scenario { name: "deploy::debian_uefi", run: |lab| long(lab, Firmware::Uefi) },
+    Scenario { name: "deploy::debian_bios", run: |lab| debian(lab, Firmware::Bios) },
+    Scenario { name: "deploy::debian_uefi", run: |lab| debian(lab, Firmware::Uefi) },
     Scenario { name: "deploy::hello_static_twice", run: hello_static_twice },
 ];
 
@@ -35,17 +35,6 @@ fn up(anemos: &Anemos) -> Result<Finished> {
     assert_eq!(summary["outcome"], "deployed", "{summary:#}\n{}", ended.stderr);
     assert_eq!(ended.code(), 0);
     Ok(ended)
-}
-
-/// makeimg::debian_deployed shows a machine that builds its Debian itself, makeimg::debian_boots one that boots from
-/// either firmware.
-fn long(lab: &Lab, firmware: Firmware) -> Result<Outcome> {
-    if std::env::var_os("ANEMOS_E2E_LONG").is_none() {
-        return Ok(Outcome::Skipped(
-            "an emulated host builds this for eight minutes; ANEMOS_E2E_LONG=1 runs it".into(),
-        ));
-    }
-    debian(lab, firmware)
 }
 
 /// Debian 12 becomes the Debian 13 that it built itself, keeps its name among machines, and its disk starts any

@@ -10,7 +10,7 @@ use lab::{Lab, Machine, Result, Spec, base};
 pub const SCENARIOS: &[Scenario] = &[Scenario { name: "disks::unplugged_while_staging", run: unplugged_while_staging }];
 
 /// Bytes a second at which the base comes: slow enough for a disk to be unplugged meanwhile.
-const SLOWLY: u64 = 1 << 20;
+const SLOWLY: u64 = 4 << 20;
 
 /// One of two equal NVMe disks is declared, and pulled out before the host is in RAM. There the other has its name and
 /// its number, and must not be taken for it.

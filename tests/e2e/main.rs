@@ -48,6 +48,16 @@ pub struct Scenario {
     pub run: fn(&Lab) -> Result<Outcome>,
 }
 
+/// Scenarios that only `ANEMOS_E2E_LONG` runs, and why: they take long, and show little that nothing else does.
+const LONG: &[(&str, &str)] = &[
+    ("makeimg::debian_other_disks", "makeimg's own tests have other tables and file systems, which nothing boots"),
+    ("makeimg::debian_deployed_again", "an emulated host builds this twice"),
+    ("deploy::debian_bios", "makeimg::debian_deployed has a machine build a Debian itself"),
+    ("deploy::debian_uefi", "makeimg::debian_deployed has a machine build a Debian itself"),
+    ("writes::reset_after_the_verdict", "the fault matrix has its like, reset.unacknowledged"),
+    ("writes::killed_before_the_release", "the fault matrix has its like, controller-killed.booting"),
+];
+
 /// Why scenarios failed, in few words: said once more at the very end, where logs are cut last.
 static WHY: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -122,6 +132,11 @@ fn attempt(
 ) -> std::result::Result<Completion, Failed> {
     evidence::forget();
     let begin = std::time::Instant::now();
+    let long = LONG.iter().find(|(long, _)| *long == name);
+    if let Some((_, why)) = long.filter(|_| std::env::var_os("ANEMOS_E2E_LONG").is_none()) {
+        eprintln!("{name}: skipped: it takes long, and {why}; ANEMOS_E2E_LONG=1 runs it");
+        return Ok(Completion::ignored_with("it takes long; ANEMOS_E2E_LONG=1 runs it"));
+    }
     let ended = std::panic::catch_unwind(|| run(lab));
     eprintln!("{name}: {:.1} s", begin.elapsed().as_secs_f32());
     let message = match ended {
