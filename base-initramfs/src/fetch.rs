@@ -1,8 +1,8 @@
 //! Getting bytes from `http://`, `https://`, `file://` and plain paths, with a deadline for everything.
 //!
-//! HTTP is spoken here; TLS is not, because every byte is pinned by SHA-256: for `https://` the host's own curl, wget
-//! or apt-helper is used. Names are resolved by `getent`, since a statically linked program must not load the host's
-//! name service modules.
+//! HTTP is spoken here; TLS is not, because every byte is pinned by SHA-256: for `https://`, and through a proxy, the
+//! host's own curl, wget or apt-helper is used. Names are resolved by `getent`, since a statically linked program must
+//! not load the host's name service modules.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use crate::command::{self, Output, failure_of};
 use crate::error::{Attempt, Error, Failure};
+use crate::proxy::Proxies;
 use crate::sha::{Hasher, Sha256};
 
 /// How long a download may take.
@@ -48,6 +50,7 @@ impl Default for Limits {
 /// Fetches files, counts their bytes, and can be told to stop.
 pub struct Fetcher {
     limits: Limits,
+    proxies: OnceLock<Proxies>,
     agent: ureq::Agent,
     downloaded: AtomicU64,
     cancelled: AtomicBool,
@@ -69,6 +72,8 @@ impl Fetcher {
     pub fn new(limits: Limits) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
+            // It would ask the environment's proxy for a tunnel, which few give to http.
+            .proxy(None)
             // Followed here instead, since one may lead to https.
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -80,7 +85,14 @@ impl Fetcher {
             .timeout_global(Some(limits.total))
             .build();
         let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Getent);
-        Self { limits, agent, downloaded: AtomicU64::new(0), cancelled: AtomicBool::new(false) }
+        let (proxies, downloaded, cancelled) = (OnceLock::new(), AtomicU64::new(0), AtomicBool::new(false));
+        Self { limits, proxies, agent, downloaded, cancelled }
+    }
+
+    /// Goes through these proxies from now on, unless it was told others before.
+    pub fn go_through(&self, proxies: Proxies) {
+        // Whoever was first counts.
+        let _ = self.proxies.set(proxies);
     }
 
     /// Bytes that came over the network (not from files) so far, through this fetcher.
@@ -110,7 +122,10 @@ impl Fetcher {
                 // A server must not choose which file of this machine is opened: to open a device may do something.
                 "" | "file" if redirects == 0 => return self.open_file(Path::new(rest), limit),
                 "" | "file" => return Err(Failure::Connection(format!("redirected to {url}, which is no server's"))),
-                "https" => return self.open_https(&url, limit),
+                "https" => return self.open_by_tool(&url, limit),
+                "http" if self.proxies.get().is_some_and(|proxies| proxies.is_for(&url)) => {
+                    return self.open_by_tool(&url, limit);
+                }
                 "http" => match self.open_http(&url, limit)? {
                     Answer::Body(body) => return Ok(body),
                     Answer::Elsewhere(location) => url = location,
@@ -293,13 +308,15 @@ impl Fetcher {
         Ok(Answer::Body(Body { fetcher: self, inner: Box::new(inner), remote: true, received: 0, limit, promised }))
     }
 
-    fn open_https(&self, url: &str, limit: u64) -> Result<Body<'_>, Failure> {
-        for tool in self.tools(url) {
+    fn open_by_tool(&self, url: &str, limit: u64) -> Result<Body<'_>, Failure> {
+        for mut tool in self.tools(url) {
             if on_path(tool.get_program().as_ref()) {
+                tool.envs(self.proxies.get().map(Proxies::variables).unwrap_or_default());
                 return self.open_with(tool, limit);
             }
         }
-        Err(Failure::Connection("https:// needs curl, wget or apt-helper, and none is installed".to_owned()))
+        let what = if url.starts_with("https:") { "https://" } else { "a proxy" };
+        Err(Failure::Connection(format!("{what} needs curl, wget or apt-helper, and none is installed")))
     }
 
     /// Commands that fetch `url`, each of another tool.

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use anemos_base::{Archive, Error, Failure, Fetcher, Limits, Lock, Sha256, build, fetch_image};
+use anemos_base::{Archive, Error, Failure, Fetcher, Limits, Lock, Proxies, Sha256, build, fetch_image};
 use common::{Reply, Server, Shelf, deb_of, file, image, locked};
 
 fn fetcher() -> Fetcher {
@@ -252,6 +252,27 @@ fn an_answer_that_breaks_off_is_asked_for_again() {
     let (fetcher, url) = (patient(Duration::from_secs(60)), format!("{}/x", mirror.url));
     let got = fetcher.get_pinned("x", &[url], beta.len() as u64, Sha256::of(beta)).unwrap();
     assert!(got == *beta, "other bytes");
+}
+
+/// By the machine's own tools, which find it in their environment.
+#[test]
+fn through_a_proxy() {
+    let (proxy, url) = (Server::start(), "http://mirror.invalid/debian/x");
+    proxy.set_at(url, Reply::Bytes(b"here".to_vec()));
+    proxy.set_at("http://mirror.invalid/busy", Reply::Busy(1, 503, None, Vec::new()));
+    let through = fetcher();
+    through.go_through(Proxies::default().replaced(&proxy.url));
+    assert_eq!(through.get(url, 10).unwrap(), b"here");
+    assert_eq!(*proxy.asked.lock().unwrap(), [url]);
+    assert_eq!(through.get("http://mirror.invalid/none", 10), Err(Failure::NotFound));
+    assert_eq!(through.get("http://mirror.invalid/busy", 10), Err(Failure::Busy { status: 503, after: None }));
+    // The server itself is not known here, and is asked where there is no proxy.
+    let error = fetcher().get(url, 10).unwrap_err().to_string();
+    assert!(error.contains("the host name is not known"), "{error}");
+    // Nor is the proxy asked for what is on this machine.
+    let here = Server::start();
+    here.set("x", Reply::Bytes(b"at home".to_vec()));
+    assert_eq!(through.get(&format!("{}/x", here.url), 10).unwrap(), b"at home");
 }
 
 #[test]

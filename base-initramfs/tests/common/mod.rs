@@ -170,7 +170,12 @@ impl Server {
     }
 
     pub fn set(&self, path: &str, reply: Reply) {
-        self.replies.lock().unwrap().insert(format!("/{path}"), reply);
+        self.set_at(&format!("/{path}"), reply);
+    }
+
+    /// For what is asked for with these very words, as a proxy is for a whole address.
+    pub fn set_at(&self, asked: &str, reply: Reply) {
+        self.replies.lock().unwrap().insert(asked.to_owned(), reply);
     }
 }
 
