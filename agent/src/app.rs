@@ -134,6 +134,7 @@ impl App {
             random_seed: Secret::default(),
             seed_cache: Vec::new(),
             wall_ms: 0,
+            proxies: Vec::new(),
         };
         let log = Log::open(&dir.join("run"), u64::MAX);
         Self::new(paths, run, host, log, "boot".into()).0

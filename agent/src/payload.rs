@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anemos_host::disks::dev_path;
+use anemos_proto::Secret;
 use anemos_proto::event::{EventKind, Level, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::Firmware;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -367,6 +368,8 @@ fn environment(app: &App, disks: &[String]) -> io::Result<Vec<(String, String)>>
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    let text = |secret: &Secret| String::from_utf8_lossy(secret.expose()).into_owned();
+    environment.extend(host.proxies.iter().map(|(name, value)| (name.clone(), text(value))));
     environment.extend(run.vars.iter().map(|(name, value)| (format!("ANEMOS_VAR_{name}"), value.clone())));
     Ok(environment)
 }

@@ -129,6 +129,7 @@ impl Trial {
             disks: Vec::new(),
             random_seed: Secret::default(),
             wall_ms: 0,
+            proxies: Vec::new(),
             seed_cache: vec![("payload.tar.zst".into(), "blob-1".into()), ("missing".into(), "blob-2".into())],
         };
         fs::write(root.join("anemos/run.bin"), to_bytes(&run).unwrap()).unwrap();

@@ -82,6 +82,7 @@ fn facts() -> HostFacts {
         inside: Inside::Machine,
         memory_reserved: 0,
         snapshot: None,
+        proxy: None,
         ssh_port: 22,
         host_keys: Vec::new(),
         mirrors: vec!["http://mirror.example/debian".into()],

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 
-use anemos_base::{Archive, Fetcher, Lock};
+use anemos_base::{Archive, Fetcher, Lock, Proxies};
 use anemos_host::Root;
 use anemos_proto::Digest;
 use anemos_proto::event::{Level, Unit};
-use anemos_proto::stage::{BaseSource, StagePlan, StageReply};
+use anemos_proto::stage::{BaseSource, Proxy, StagePlan, StageReply};
 
 use crate::blobs::Blobs;
 use crate::error::{Fault, Result};
@@ -50,6 +50,15 @@ pub fn mirrors(root: &Root, plan: &StagePlan) -> Vec<String> {
         mirrors.extend(plan.fallback_mirror.iter().cloned());
     }
     mirrors
+}
+
+/// The HTTP proxies through which archives are reached.
+pub fn proxies(root: &Root, plan: &StagePlan) -> Proxies {
+    match &plan.proxy {
+        Proxy::Own => facts::proxies(root),
+        Proxy::Direct => Proxies::default(),
+        Proxy::At(url) => facts::proxies(root).replaced(url),
+    }
 }
 
 /// The archive of past versions: the first that is known to the user's configuration, the host's apt, the workstation,

@@ -76,6 +76,7 @@ impl Job {
         let lock_blob = blobs.take(plan.lock.digest);
         let lock = parse_lock(&lock_blob)?;
         memory::of(root).before(lock.image_size)?;
+        self.fetcher.go_through(base::proxies(root, plan));
         let mut kernel = self.kernel(&lock)?;
         let mut initramfs = Initramfs::new()?;
         let sources = Sources { root, plan, lock: &lock, fetcher: &self.fetcher, blobs, output: &self.output, report };
@@ -189,6 +190,8 @@ impl Job {
             let bytes = root.read(&format!("{}/{name}", host_keys::DIR)).ok()?;
             Some((name, Secret::new(bytes)))
         });
+        let proxies = base::proxies(root, plan).variables().into_iter();
+        let proxies = proxies.map(|(name, value)| (name, Secret::new(value.into_bytes())));
         let whole = disks::whole(root);
         let here = whole.iter().filter(|name| facts::disks::remote(root, name).is_none());
         let host = HostConfig {
@@ -207,6 +210,7 @@ impl Job {
             random_seed: Secret::new(random),
             seed_cache,
             wall_ms: crate::report::wall_ms(),
+            proxies: proxies.collect(),
         };
         codec::to_bytes(&host).doing(|| "encoding the host's configuration".into())
     }

@@ -11,7 +11,7 @@ use anemos_proto::config::{Deadlines, Finish, RunConfig};
 use anemos_proto::hello::{Greeting, Hello, Role};
 use anemos_proto::host::Inside;
 use anemos_proto::ids::BlobRef;
-use anemos_proto::stage::{KernelSource, StagePlan, StageReply, StageRequest};
+use anemos_proto::stage::{KernelSource, Proxy, StagePlan, StageReply, StageRequest};
 use anemos_proto::{Digest, Secret};
 
 struct Stage {
@@ -171,6 +171,7 @@ fn any_plan() -> StagePlan {
             payload: Digest([7; 32]),
         },
         fallback_snapshot: None,
+        proxy: Proxy::Own,
     }
 }
 

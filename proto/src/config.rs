@@ -107,4 +107,7 @@ pub struct HostConfig {
     pub seed_cache: Vec<(String, String)>,
     /// The old system's clock when this was written, in milliseconds since the Unix epoch.
     pub wall_ms: u64,
+    /// The environment variables that tell programs of HTTP proxies. There may be a password in them, and they never
+    /// leave the host.
+    pub proxies: Vec<(String, Secret)>,
 }

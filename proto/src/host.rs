@@ -71,6 +71,9 @@ pub struct HostFacts {
     /// `@SNAPSHOTID@`. Asked for only where `mirrors` is empty.
     #[serde(default)]
     pub snapshot: Option<String>,
+    /// The HTTP proxy that the host reaches archives through, without user name and password.
+    #[serde(default)]
+    pub proxy: Option<String>,
 }
 
 /// What a host's system runs in, as far as that says whether another kernel can be booted by kexec.

@@ -75,6 +75,20 @@ pub struct StagePlan {
     pub run: RunConfig,
     /// The snapshot archive that the workstation knows, for when neither the user nor the host's apt names one.
     pub fallback_snapshot: Option<String>,
+    /// Through what the host reaches archives.
+    pub proxy: Proxy,
+}
+
+/// Through what archives are reached, by the stage and by the payload.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proxy {
+    /// What the host goes through itself.
+    #[default]
+    Own,
+    /// Nothing, whatever the host goes through.
+    Direct,
+    /// The HTTP proxy at this URL.
+    At(String),
 }
 
 /// A place that the base image can come from.

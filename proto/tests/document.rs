@@ -8,7 +8,7 @@ use anemos_proto::config::{Finish, HostConfig, RunConfig};
 use anemos_proto::event::{AgentState, EventKind, Level, Outcome, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Firmware, Inside};
 use anemos_proto::net::LinkKind;
-use anemos_proto::stage::{BaseSource, KernelSource, StageReply, StageRequest};
+use anemos_proto::stage::{BaseSource, KernelSource, Proxy, StageReply, StageRequest};
 use serde_reflection::{ContainerFormat, Format, Named, Registry, Samples, Tracer, TracerConfig, VariantFormat};
 
 mod samples;
@@ -36,6 +36,7 @@ fn registry() -> Registry {
         Unit,
         BaseSource,
         KernelSource,
+        Proxy,
         LinkKind,
         EventKind,
         HostConfig,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anemos_proto::config::Finish;
+use anemos_proto::stage::Proxy;
 use toml::de::DeValue;
 
 use super::disk::DiskSelector;
@@ -33,6 +34,7 @@ pub(super) const KEYS: &[&str] = &[
     "secrets",
     "mirror",
     "snapshot",
+    "proxy",
     "base",
     "kernel",
     "deadlines",
@@ -63,6 +65,7 @@ pub(super) struct Layer {
     pub(super) secrets: BTreeMap<String, PathBuf>,
     pub(super) mirror: Option<String>,
     pub(super) snapshot: Option<String>,
+    pub(super) proxy: Option<Proxy>,
     pub(super) base: Option<Base>,
     pub(super) kernel: Option<Kernel>,
     pub(super) deadlines: BTreeMap<String, Duration>,
@@ -112,6 +115,7 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
             "secrets" => layer.secrets = secrets(reader, value),
             "mirror" => layer.mirror = reader.checked(name, value, "a URL", url),
             "snapshot" => layer.snapshot = reader.checked(name, value, "a URL", snapshot),
+            "proxy" => layer.proxy = reader.checked(name, value, "a URL, or \"none\"", proxy),
             "base" => layer.base = base(reader, value),
             "kernel" => {
                 layer.kernel = reader.word(name, value, &[("host", Kernel::Host), ("locked", Kernel::Locked)]);
@@ -204,6 +208,10 @@ fn snapshot(text: &str) -> Result<String, String> {
         return Err("must have @SNAPSHOTID@ where the time goes".into());
     }
     url(text)
+}
+
+fn proxy(text: &str) -> Result<Proxy, String> {
+    if text == "none" { Ok(Proxy::Direct) } else { url(text).map(Proxy::At) }
 }
 
 fn paths(reader: &mut Reader<'_>, name: &str, value: &Value<'_>) -> Option<Vec<PathBuf>> {

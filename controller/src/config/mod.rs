@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use anemos_proto::config::Finish;
+use anemos_proto::stage::Proxy;
 use serde::{Deserialize, Serialize};
 
 pub use disk::{DiskSelector, select_disks};
@@ -127,6 +128,8 @@ pub struct Host {
     pub mirror: Option<String>,
     /// URL template of a snapshot archive, with `@SNAPSHOTID@` where the time goes.
     pub snapshot: Option<String>,
+    /// Through what the host reaches archives, before and in RAM.
+    pub proxy: Proxy,
     /// Where the base initramfs comes from.
     pub base: Base,
     /// The kernel that runs the RAM system.

@@ -177,6 +177,7 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
         secrets,
         mirror: layer.mirror.or(defaults.mirror),
         snapshot: layer.snapshot.or(defaults.snapshot),
+        proxy: layer.proxy.or(defaults.proxy).unwrap_or_default(),
         base: layer.base.or(defaults.base).unwrap_or_default(),
         kernel: layer.kernel.or(defaults.kernel).unwrap_or_default(),
         deadlines,

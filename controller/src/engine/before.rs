@@ -554,6 +554,7 @@ fn choices(job: &Job, session: &Session, stage: &Stage) -> Choices {
         sources: base.sources.clone(),
         has_mirror: host.mirror.is_some() || job.fallback_mirror.is_some(),
         has_snapshot: host.snapshot.is_some() || job.fallback_snapshot.is_some(),
+        proxy: host.proxy.clone(),
         payload: host.payload.display().to_string(),
         keeps: job.keeps.clone(),
         finish: host.finish,
@@ -589,6 +590,7 @@ fn stage_plan(job: &Job, session: &Session, plan: &Plan, base: Vec<BaseSource>) 
         fallback_mirror: job.fallback_mirror.clone(),
         snapshot: host.snapshot.clone(),
         fallback_snapshot: job.fallback_snapshot.clone(),
+        proxy: host.proxy.clone(),
         kernel: wanted_kernel(host),
         deadline_s: seconds(host.deadlines.stage),
         run: RunConfig {

@@ -113,6 +113,7 @@ fn facts() -> HostFacts {
         inside: Inside::Machine,
         memory_reserved: 0,
         snapshot: None,
+        proxy: None,
         ssh_port: 22,
         host_keys: vec![key().line().into()],
         mirrors: vec!["http://mirror.example/debian".into()],
@@ -151,6 +152,7 @@ fn facts_since() -> HostFacts {
     facts.inside = Inside::Encrypted("SEV-SNP".into());
     facts.memory_reserved = 192 << 20;
     facts.snapshot = Some("https://past.example/debian/@SNAPSHOTID@/".into());
+    facts.proxy = Some("http://proxy.example:3128".into());
     (facts.kexec.loads_left, facts.kexec.appraised) = (Some(3), true);
     facts.network.rules = vec![Rule {
         v6: false,

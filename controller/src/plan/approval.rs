@@ -71,6 +71,7 @@ impl Approval {
             hang_covered,
             base,
             base_source: _,
+            proxy,
             payload,
             finish,
             check,
@@ -98,6 +99,8 @@ impl Approval {
         text("the kernel that boots", kernel, &now.kernel);
         text("the kernel's source", kernel_text(*kernel_source), kernel_text(now.kernel_source));
         text("the base", &base.to_string(), &now.base.to_string());
+        let direct = |proxy: &Option<String>| proxy.clone().unwrap_or_else(|| "none".into());
+        text("the proxy to archives", &direct(proxy), &direct(&now.proxy));
         text("the payload", payload, &now.payload);
         text("the finish", finish_text(*finish), finish_text(now.finish));
         text("the check", check.as_deref().unwrap_or_default(), now.check.as_deref().unwrap_or_default());

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use anemos_proto::host::{Disk, Firmware, HostFacts};
-use anemos_proto::stage::KernelSource;
+use anemos_proto::stage::{KernelSource, Proxy};
 
 use super::{Choices, Plan, PlanDisk, base, kexec, memory, watchdogs, way};
 use crate::config::select_disks;
@@ -77,6 +77,11 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
         hang_covered: watchdogs::cover_the_boot(&facts.watchdogs, kernel_source),
         base: choices.base,
         base_source,
+        proxy: match choices.proxy {
+            Proxy::Own => facts.proxy.clone(),
+            Proxy::Direct => None,
+            Proxy::At(url) => Some(url),
+        },
         payload: choices.payload,
         finish: choices.finish,
         check: choices.check,

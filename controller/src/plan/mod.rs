@@ -19,7 +19,7 @@ pub mod tests;
 use anemos_proto::config::Finish;
 use anemos_proto::host::{Disk, DiskId, Firmware, Partition};
 use anemos_proto::ids::{BlobRef, Digest};
-use anemos_proto::stage::{BaseSource, KernelSource};
+use anemos_proto::stage::{BaseSource, KernelSource, Proxy};
 use serde::{Deserialize, Serialize};
 
 pub use approval::Approval;
@@ -62,6 +62,8 @@ pub struct Choices {
     pub has_mirror: bool,
     /// Whether either names an archive of past versions.
     pub has_snapshot: bool,
+    /// Through what archives are to be reached.
+    pub proxy: Proxy,
     /// The payload: its directory, for people.
     pub payload: String,
     /// What the payload leaves as it is on the first of `disks`.
@@ -131,6 +133,9 @@ pub struct Plan {
     pub base: Digest,
     /// Where the base comes from, for people.
     pub base_source: String,
+    /// The HTTP proxy that archives are reached through, without user name and password.
+    #[serde(default)]
+    pub proxy: Option<String>,
     /// The payload: its directory, for people.
     pub payload: String,
     /// How the agent leaves.

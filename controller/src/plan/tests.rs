@@ -7,7 +7,7 @@ use anemos_proto::config::Finish;
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, Inside, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::{BlobRef, Digest};
 use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, Route};
-use anemos_proto::stage::{BaseSource, KernelSource};
+use anemos_proto::stage::{BaseSource, KernelSource, Proxy};
 
 use proptest::prelude::*;
 
@@ -126,6 +126,7 @@ pub fn facts() -> HostFacts {
         inside: Inside::Machine,
         memory_reserved: 0,
         snapshot: None,
+        proxy: None,
         ssh_port: 22,
         host_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvMEaYrEAoJpg0YaZD5aPahfRI1O5ZQNNGGKHzSjDzv web1".into()],
         mirrors: vec!["http://mirror.example/debian".into()],
@@ -153,6 +154,7 @@ pub fn choices() -> Choices {
         sources: vec![BaseSource::Cache, BaseSource::Build],
         has_mirror: false,
         has_snapshot: false,
+        proxy: Proxy::Own,
         payload: "examples/debian".into(),
         keeps: Vec::new(),
         finish: Finish::Reboot,

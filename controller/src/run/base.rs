@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anemos_base::{Archive, Fetcher, Limits, Lock, Progress};
+use anemos_base::{Archive, Fetcher, Limits, Lock, Progress, Proxies};
 
 use super::error::RunError;
 use crate::engine::Blob;
@@ -51,6 +51,13 @@ pub fn known_snapshot() -> Option<String> {
     anemos_base::snapshot_of_apt().or_else(|| anemos_base::snapshot_of_images(&cache_directory().ok()?))
 }
 
+/// A fetcher that goes to archives as this machine does.
+pub fn fetcher() -> Fetcher {
+    let fetcher = Fetcher::new(Limits::default());
+    fetcher.go_through(Proxies::of_machine(Path::new("/etc/environment")));
+    fetcher
+}
+
 /// Builds the image into a file, which is there only if it is whole.
 pub fn build(
     lock: &Lock,
@@ -59,7 +66,7 @@ pub fn build(
     show: &Showing,
 ) -> Result<(), RunError> {
     let io = |e: std::io::Error| RunError::bad_input(format!("{}: {e}", output.display()));
-    let fetcher = Fetcher::new(Limits::default());
+    let fetcher = fetcher();
     let snapshot = || snapshot.map(str::to_owned).or_else(known_snapshot);
     let archive = Archive::new(&fetcher, lock, mirrors(mirror)?, snapshot);
     let mut partial = output.as_os_str().to_owned();

@@ -8,7 +8,7 @@ use anemos_proto::config::Finish;
 use anemos_proto::event::Level;
 use anemos_proto::host::HostFacts;
 use anemos_proto::ids::{BlobRef, Digest};
-use anemos_proto::stage::{BaseSource, KernelSource};
+use anemos_proto::stage::{BaseSource, KernelSource, Proxy};
 
 use super::frame::{View, frame};
 use super::plain::PlainLines;
@@ -128,6 +128,7 @@ pub fn facts(data: &[u8]) {
         sources: vec![BaseSource::Cache, BaseSource::Build],
         has_mirror: false,
         has_snapshot: false,
+        proxy: Proxy::Own,
         payload: "payload".into(),
         keeps: vec![payload::Keep { label: "data".into(), or_made: true }],
         finish: Finish::Reboot,

@@ -98,6 +98,9 @@ fn host_text(plan: &Plan, paint: Paint, columns: Option<usize>) -> String {
     rows.row("boots", &kernel_text(plan));
     let base = plan.base.to_string();
     rows.row("base", &format!("{}…, {}", &base[..12], sanitise_str(&plan.base_source)));
+    if let Some(proxy) = &plan.proxy {
+        rows.row("proxy", &sanitise_str(proxy));
+    }
     rows.row("payload", &sanitise_str(&plan.payload));
     rows.row(
         "finish",

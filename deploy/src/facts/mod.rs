@@ -7,6 +7,7 @@ pub mod watchdogs;
 
 use std::str::FromStr;
 
+use anemos_base::Proxies;
 use anemos_host::memory::{self, Memory};
 use anemos_host::{Root, boot_id, host_keys, mounts};
 use anemos_netstate::Reached;
@@ -64,6 +65,7 @@ pub fn collect(root: &Root) -> Result<HostFacts> {
         watchdogs,
         inside: inside::inside(root),
         memory_reserved: memory::reserved(root),
+        proxy: proxies(root).shown(),
     })
 }
 
@@ -86,6 +88,11 @@ pub fn mirrors(root: &Root) -> Vec<String> {
 /// The archive of security updates in the host's own apt sources.
 pub fn security_mirror(root: &Root) -> Option<String> {
     anemos_base::security_from_apt_sources(&root.at("/etc/apt")).into_iter().next()
+}
+
+/// The HTTP proxies that the host goes through.
+pub fn proxies(root: &Root) -> Proxies {
+    Proxies::of_machine(&root.at("/etc/environment"))
 }
 
 fn all_disks(root: &Root) -> Vec<Disk> {

@@ -9,7 +9,7 @@ use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, Inside, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::BlobRef;
 use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
-use anemos_proto::stage::{BaseSource, Failure, KernelSource, StagePlan, StageReply, StageRequest, Staged};
+use anemos_proto::stage::{BaseSource, Failure, KernelSource, Proxy, StagePlan, StageReply, StageRequest, Staged};
 use anemos_proto::{Digest, RunId, Secret};
 
 pub fn digest(n: u8) -> Digest {
@@ -142,6 +142,7 @@ pub fn host_config() -> HostConfig {
         random_seed: Secret::new(vec![5; 4]),
         seed_cache: vec![("agent.zst".into(), "blob-02".into())],
         wall_ms: 1_795_424_700_123,
+        proxies: vec![("http_proxy".into(), Secret::new(b"http://192.0.2.7:3128".to_vec()))],
     }
 }
 
@@ -205,6 +206,7 @@ pub fn facts() -> HostFacts {
         inside: Inside::Encrypted("SEV-SNP".into()),
         memory_reserved: 192 << 20,
         snapshot: Some("https://past.example/debian/@SNAPSHOTID@/".into()),
+        proxy: Some("http://192.0.2.7:3128".into()),
     }
 }
 
@@ -223,6 +225,7 @@ pub fn stage_plan() -> StagePlan {
         fallback_mirror: Some("http://192.0.2.6/debian".into()),
         snapshot: None,
         fallback_snapshot: Some("http://192.0.2.6/past/@SNAPSHOTID@/".into()),
+        proxy: Proxy::At("http://192.0.2.7:3128".into()),
         kernel: KernelSource::Host,
         deadline_s: 900,
         run: run_config(),

@@ -65,6 +65,7 @@ fn the_least_that_a_host_needs() {
         secrets: BTreeMap::new(),
         mirror: None,
         snapshot: None,
+        proxy: Proxy::Own,
         base: Base::default(),
         kernel: Kernel::Host,
         deadlines: Deadlines::default(),
@@ -99,6 +100,7 @@ vars = {{ role = "db", shards = 0x10, debug = true, _x9 = "" }}
 secrets = {{ "tls.key" = "secrets/tls.key" }}
 mirror = "http://mirror.example/debian"
 snapshot = "https://snapshot.example/@SNAPSHOTID@/"
+proxy = "http://proxy.example:3128"
 base = {{ urls = ["https://images.example/base.zst"], lock = "base.lock" }}
 kernel = "locked"
 deadlines = {{ build = "3h", ack = "90s" }}
@@ -145,6 +147,7 @@ raw_access = true
         secrets: [("tls.key".into(), PathBuf::from("fleet/secrets/tls.key"))].into(),
         mirror: Some("http://mirror.example/debian".into()),
         snapshot: Some("https://snapshot.example/@SNAPSHOTID@/".into()),
+        proxy: Proxy::At("http://proxy.example:3128".into()),
         base: Base {
             source: BaseSource::Urls(vec!["https://images.example/base.zst".into()]),
             lock: Some("fleet/base.lock".into()),
@@ -379,6 +382,14 @@ fn wrong_values_say_what_is_wrong() {
         (
             "mirror = \"ftp://x/\"",
             "`mirror`: `ftp://x/` is not a URL that can be fetched: it must begin with http:// or https://",
+        ),
+        (
+            "proxy = \"http://me:word@proxy.example:3128\"",
+            "`proxy`: `http://me:word@proxy.example:3128` has a user or password in it, which would end up in logs",
+        ),
+        (
+            "proxy = \"proxy.example:3128\"",
+            "`proxy`: `proxy.example:3128` is not a URL that can be fetched: it must begin with http:// or https://",
         ),
         ("mirror = \"http:///x\"", "`mirror`: `http:///x` is not a URL"),
         ("snapshot = \"http://x/\"", "`snapshot`: `http://x/` must have @SNAPSHOTID@ where the time goes"),
