@@ -40,6 +40,7 @@ ssh-keygen openssh-client
 ssh-add openssh-client
 sshd openssh-server
 dropbear dropbear-bin
+tinyproxy tinyproxy-bin
 sudo sudo
 doas opendoas
 tcsh tcsh

@@ -1,15 +1,18 @@
 //! Where a host's base image comes from, and that nothing but what the lock pins is ever booted.
 
-use crate::deployment::{LONG, UP, expect, expect_end};
+use crate::deployment::{LONG, UP, expect, expect_end, is_event};
+use crate::runs::files_with;
 use crate::{Outcome, Scenario};
 use lab::anemos::{Anemos, Finished, host_table};
 use lab::archive::{Fault, Server};
+use lab::proxy::Proxy;
 use lab::{Context, Error, Lab, Machine, Result, Spec, base, checkout};
 use std::fs;
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "base::wrong_bytes", run: wrong_bytes },
     Scenario { name: "base::left_the_mirror", run: left_the_mirror },
+    Scenario { name: "base::through_a_proxy", run: through_a_proxy },
 ];
 
 /// The lock that ships.
@@ -136,5 +139,56 @@ fn left_the_mirror(lab: &Lab) -> Result<Outcome> {
         });
         expect(from_snapshot, format!("nothing with {part} came from the snapshot archive"))?;
     }
+    Ok(Outcome::Passed)
+}
+
+const PASSWORD: &str = "open-sesame";
+
+/// Archives are reached through an HTTP proxy only, which the host's apt knows, with its password. The stage and the
+/// payload go through it, and nobody shows the password.
+fn through_a_proxy(lab: &Lab) -> Result<Outcome> {
+    let server = Server::start(lab)?;
+    let anemos = Anemos::new(lab, "proxy")?;
+    let proxy = Proxy::start("me", PASSWORD)?;
+    // What the machine sees in the archive's place is the proxy, and the archive is where only that one reaches it.
+    let machine = Machine::start(lab, Spec { archive: Some(proxy.port()), ..Spec::new("proxy") })?;
+    let before = machine.boot_id()?;
+    let [seen, reached] = [machine.archive_url(), server.url()].map(|url| url.trim_end_matches("/debian").to_owned());
+    let known = seen.replace("http://", &format!("http://me:{PASSWORD}@"));
+    machine.ssh(&format!("echo 'Acquire::http::Proxy \"{known}\";' >/etc/apt/apt.conf.d/90proxy"))?;
+    base::ensure(lab)?;
+    let image = base::url(&machine)?.replace(&seen, &reached);
+    anemos.payload(
+        "payload",
+        "#!/bin/sh\nset -e\n\
+         /usr/lib/apt/apt-helper download-file \"$ANEMOS_MIRROR/dists/trixie/Release\" /tmp/release\n\
+         anemos-agent note \"got $(head -n 1 /tmp/release)\"\nexit 1\n",
+    )?;
+    let table = host_table(lab, "web", &machine);
+    let mirror = server.url();
+    anemos.write(
+        "hosts.toml",
+        &format!("{table}payload = \"payload\"\nmirror = {mirror:?}\nbase = {{ urls = [{image:?}] }}\n"),
+    )?;
+    let ended = anemos.run(UP, LONG)?;
+    expect_end(&ended, "untouched", "the payload exited with status 1")?;
+    let lines = ended.json();
+    let plan = lines.iter().find(|line| line["type"] == "plan").ok_or_else(|| Error::new("there was no plan"))?;
+    expect(plan["proxy"] == seen.as_str(), format!("another proxy is planned: {plan}"))?;
+    let got = |line: &serde_json::Value| {
+        is_event(line, "note") && line["text"].as_str().is_some_and(|t| t.starts_with("got "))
+    };
+    expect(lines.iter().any(got), "the payload got nothing through the proxy")?;
+    for part in ["/base/", "/dists/trixie/Release"] {
+        expect(asked(&server, part), format!("nobody asked for {part}"))?;
+    }
+    let shown = files_with(anemos.dir(), PASSWORD)?;
+    expect(shown.is_empty(), format!("the proxy's password is in {shown:?}"))?;
+    // An address that hosts.toml names counts instead, and this one lets nobody through without a password.
+    let other = format!("{table}payload = \"payload\"\nproxy = {seen:?}\nbase = {{ urls = [{image:?}] }}\n");
+    machine.wait_boot(&before, LONG)?;
+    anemos.write("hosts.toml", &other)?;
+    let ended = anemos.run(UP, LONG)?;
+    expect_end(&ended, "untouched", "407")?;
     Ok(Outcome::Passed)
 }

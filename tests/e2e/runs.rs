@@ -251,7 +251,7 @@ fn two_names(lab: &Lab) -> Result<Outcome> {
 const SECRET: &str = "correct horse battery staple";
 
 /// Files under a directory that hold a text.
-fn files_with(dir: &Path, text: &str) -> Result<Vec<PathBuf>> {
+pub fn files_with(dir: &Path, text: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).context(dir.display())?.flatten() {
         let path = entry.path();

@@ -17,6 +17,7 @@ pub mod impostor;
 pub mod link;
 pub mod machine;
 pub mod netns;
+pub mod proxy;
 mod qemu;
 pub mod snapshot;
 pub mod ssh;
