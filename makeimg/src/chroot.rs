@@ -206,6 +206,13 @@ pub fn environment(tool: Tool) -> Tool {
     }
 }
 
+/// The variables by which programs find an HTTP proxy, from the building machine: its way out is theirs.
+pub fn with_proxies(tool: Tool) -> Tool {
+    let all = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let proxies = all.filter(|(name, _)| name.to_ascii_lowercase().ends_with("_proxy"));
+    proxies.fold(tool, |tool, (name, value)| tool.env(&name, value))
+}
+
 fn place(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::chroot::{Chroot, environment};
+use crate::chroot::{Chroot, environment, with_proxies};
 use crate::command::{self, Context, Tool};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
@@ -88,16 +88,7 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
 /// Brings what is there up to date, and installs more, by the image's own apt.
 fn complete(context: &Context, image: &Inside, packages: &[String], progress: &mut Progress) -> Result<(), Problem> {
     let chroot = Chroot::new(image)?;
-    let apt = |words: &[&str]| {
-        let mut tool = environment(chroot.command("apt-get").args(["-y", "-q"]).args(words));
-        for (name, value) in std::env::vars_os() {
-            // The way out is the building machine's.
-            if let Some(name) = name.to_str().filter(|name| name.to_ascii_lowercase().ends_with("_proxy")) {
-                tool = tool.env(name, value);
-            }
-        }
-        tool
-    };
+    let apt = |words: &[&str]| with_proxies(environment(chroot.command("apt-get").args(["-y", "-q"]).args(words)));
     let mut run = |words: &[&str], more: &[String]| {
         progress::watch(context, "apt-get", apt(words).args(more), |line| progress.line(line), &ERRORS)
     };

@@ -43,7 +43,7 @@ pub fn provision(context: &Context, imgbuild: &Imgbuild, chroot: &Chroot<'_>) ->
     let inside = chroot.image();
     inside.write(Path::new(IN_IMAGE), &text[..], 0o644).doing(|| format!("writing {IN_IMAGE} in the image"))?;
     let tool = chroot.command(shell::SHELL).args(["-c", SCRIPT, IN_IMAGE]);
-    run(context, imgbuild, "provision", chroot::environment(tool), IN_IMAGE)
+    run(context, imgbuild, "provision", chroot::with_proxies(chroot::environment(tool)), IN_IMAGE)
 }
 
 /// Runs a shell that says `shown` for the IMGBUILD's path.

@@ -339,6 +339,21 @@ fn what_is_lent_is_taken_back_and_what_provision_made_of_it_stays() {
     }
 }
 
+/// Nothing else of the caller's environment gets there.
+#[test]
+fn provision_has_the_proxies_of_the_caller() {
+    if !is_root() {
+        return;
+    }
+    let provision = "provision() {\n    echo \"$https_proxy $NO_PROXY ${OTHER-none}\" >/etc/seen\n}\n";
+    let project = Project::new(&format!("target=debian\nformat=dir\nimgname=web\n{provision}"));
+    let mut command = project.command(&[]);
+    command.env("https_proxy", "http://proxy.example:3128").env("NO_PROXY", ".example").env("OTHER", "x");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(project.read("out/web/etc/seen"), "http://proxy.example:3128 .example none\n");
+}
+
 #[test]
 fn what_is_declared_is_added_to_the_files_of_the_author() {
     if !is_root() {
