@@ -14,7 +14,7 @@ use crate::command;
 /// How long apt may take to say what its options are.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Where no proxy is asked, unless the machine knows better.
+/// For what no proxy is asked, unless the machine knows better: apt's options name no such hosts.
 const HERE: &str = "localhost,127.0.0.1,::1";
 
 /// A machine's proxies, with user names and passwords if they want these.
@@ -65,8 +65,7 @@ impl Proxies {
     /// The one at `url` instead of these, for http and https.
     #[must_use]
     pub fn replaced(self, url: &str) -> Self {
-        let except = self.except.or_else(|| Some(HERE.to_owned()));
-        Self { http: Some(url.to_owned()), https: Some(url.to_owned()), except }
+        Self { http: Some(url.to_owned()), https: Some(url.to_owned()), ..self }
     }
 
     /// Whether one is to be asked for what `url` names. Which hosts are excepted, its tool knows.
@@ -84,9 +83,10 @@ impl Proxies {
 
     /// The environment that programs find them by. Some programs know the names in small letters only, some the others.
     pub fn variables(&self) -> Vec<(String, String)> {
-        let all = [("http_proxy", &self.http), ("https_proxy", &self.https), ("no_proxy", &self.except)];
-        let is_any = self.http.is_some() || self.https.is_some();
-        let set = all.into_iter().filter_map(|(name, value)| Some((name, value.as_ref().filter(|_| is_any)?)));
+        let [http, https, except] = [&self.http, &self.https, &self.except].map(Option::as_deref);
+        let except = http.or(https).map(|_| except.unwrap_or(HERE));
+        let all = [("http_proxy", http), ("https_proxy", https), ("no_proxy", except)];
+        let set = all.into_iter().filter_map(|(name, value)| Some((name, value?.to_owned())));
         set.flat_map(|(name, value)| [name.to_owned(), name.to_ascii_uppercase()].map(|name| (name, value.clone())))
             .collect()
     }
@@ -128,7 +128,7 @@ mod tests {
     fn found(variables: &[(&str, &str)], file: &str, apt: Apt) -> Vec<(String, String)> {
         let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, v)| (*v).to_owned());
         let mut all = Proxies::found(variable, file, || apt.map(|value| value.map(str::to_owned))).variables();
-        all.retain(|(name, _)| name.starts_with(|c: char| c.is_ascii_lowercase()));
+        all.retain(|(name, value)| name.starts_with(|c: char| c.is_ascii_lowercase()) && value != HERE);
         all
     }
 
