@@ -58,6 +58,49 @@ const LONG: &[(&str, &str)] = &[
     ("writes::killed_before_the_release", "the fault matrix has its like, controller-killed.booting"),
 ];
 
+/// Scenarios that take turns, for they take most of an hour together: of three commits that follow each other, each
+/// tries one of these lists. `ANEMOS_E2E_LONG` and a filter try all that they name.
+const TURNS: [&[&str]; 3] = [
+    &["makeimg::debian_deployed", "disks::unplugged_while_staging", "writes::went_back_alone"],
+    &[
+        "makeimg::debian_boots",
+        "runs::two_hosts_one_fails",
+        "payload::wishes_from_another_process",
+        "safety::agent_that_breaks",
+    ],
+    &[
+        "base::left_the_mirror",
+        "base::through_a_proxy",
+        "makeimg::debian_archives",
+        "become::sudo_with_a_password",
+        "ways::through_a_jump_host",
+        "runs::plan_refusals_and_ctrl_c",
+        "payload::controller_killed",
+        "payload::loads_what_it_opens",
+    ],
+];
+
+/// Whose turn it is: by the number of commits in this checkout's history, or nobody's where there is none.
+fn turn() -> Option<usize> {
+    let mut git = std::process::Command::new("git");
+    git.arg("-C").arg(lab::checkout()).args(["rev-list", "--count", "HEAD"]);
+    let counted = git.output().ok().filter(|output| output.status.success())?;
+    let commits: usize = String::from_utf8_lossy(&counted.stdout).trim().parse().ok()?;
+    Some(commits % TURNS.len())
+}
+
+/// Why a scenario is not tried now, if it isn't.
+fn put_off(name: &str, turn: Option<usize>) -> Option<String> {
+    let all = std::env::var_os("ANEMOS_E2E_LONG").is_some();
+    if let Some((_, why)) = LONG.iter().find(|(long, _)| *long == name).filter(|_| !all) {
+        return Some(format!("it takes long, and {why}; ANEMOS_E2E_LONG=1 runs it"));
+    }
+    let other =
+        TURNS.iter().position(|names| names.contains(&name)).filter(|its| turn.is_some_and(|turn| turn != *its));
+    let why = "it takes turns with others, and it is theirs on this commit; ANEMOS_E2E_LONG=1 or its name runs it";
+    other.filter(|_| !all).map(|_| why.to_owned())
+}
+
 /// Why scenarios failed, in few words: said once more at the very end, where logs are cut last.
 static WHY: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -102,9 +145,16 @@ fn main() -> ExitCode {
         ways::SCENARIOS,
         writes::SCENARIOS,
     ];
+    let turn = turn().filter(|_| arguments.filter.is_none());
     let trials = groups.into_iter().flatten().map(|scenario| {
         let lab = Arc::clone(&lab);
-        Trial::ignorable_test(scenario.name, move || attempt(&lab, scenario.name, |lab| (scenario.run)(lab)))
+        Trial::ignorable_test(scenario.name, move || match put_off(scenario.name, turn) {
+            Some(why) => {
+                eprintln!("{}: skipped: {why}", scenario.name);
+                Ok(Completion::ignored_with(why))
+            }
+            None => attempt(&lab, scenario.name, |lab| (scenario.run)(lab)),
+        })
     });
     let guards = tables.into_iter().flat_map(|(_, table)| {
         let table = table();
@@ -132,11 +182,6 @@ fn attempt(
 ) -> std::result::Result<Completion, Failed> {
     evidence::forget();
     let begin = std::time::Instant::now();
-    let long = LONG.iter().find(|(long, _)| *long == name);
-    if let Some((_, why)) = long.filter(|_| std::env::var_os("ANEMOS_E2E_LONG").is_none()) {
-        eprintln!("{name}: skipped: it takes long, and {why}; ANEMOS_E2E_LONG=1 runs it");
-        return Ok(Completion::ignored_with("it takes long; ANEMOS_E2E_LONG=1 runs it"));
-    }
     let ended = std::panic::catch_unwind(|| run(lab));
     eprintln!("{name}: {:.1} s", begin.elapsed().as_secs_f32());
     let message = match ended {
