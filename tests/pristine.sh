@@ -4,7 +4,8 @@
 #     excludes its QEMU, and on one where a user has sudo: all is there after the first, and the second says nothing;
 #   - the same where that qemu-utils is held: what can't be had is named within two minutes;
 #   - on the bare one, with this machine's Rust and crates and nothing else of it: `make demo` with examples/hello, and
-#     then what is named here, which is `make unit` unless something is: `tests/pristine.sh test` runs all tests there.
+#     then what is named here, which is `make unit` unless something is: `tests/pristine.sh test` runs all tests there, and
+#     `tests/pristine.sh "e2e T=ways"` some.
 # What is built already is not built again, so this shows most on a checkout without target/. Nothing of this machine is
 # changed but target/ and .lab: the systems are directories, seen in mount and PID namespaces that end with this script.
 # It can't show a package manager under a running systemd, nor what another mirror lacks.
@@ -202,6 +203,7 @@ for place in "${CARGO_TARGET_DIR:-}" "${ANEMOS_LAB:-}"; do [ -z "$place" ] || sh
 attempt "this checkout: the demo" "cd '$PWD'; make demo PAYLOAD=examples/hello </dev/null"
 [ $# -gt 0 ] || set -- unit
 for wanted in "$@"; do
-    rusty "cd '$PWD'; make '$wanted' </dev/null" || fail "make $wanted: not with what make tools installs"
+    # Words are split: a target may have variables.
+    rusty "cd '$PWD'; make $wanted </dev/null" || fail "make $wanted: not with what make tools installs"
     say "this checkout: make $wanted"
 done

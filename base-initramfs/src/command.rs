@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use crate::Failure;
 
+/// The tool of apt that fetches a file.
+pub(crate) const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
+
 /// How much of a command's stderr an error may quote.
 const LAST_WORDS: u64 = 4096;
 

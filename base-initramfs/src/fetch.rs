@@ -18,7 +18,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use crate::command::{self, Output, failure_of};
+use crate::command::{self, APT_HELPER, Output, failure_of};
 use crate::error::{Attempt, Error, Failure};
 use crate::proxy::Proxies;
 use crate::sha::{Hasher, Sha256};
@@ -55,8 +55,6 @@ pub struct Fetcher {
     downloaded: AtomicU64,
     cancelled: AtomicBool,
 }
-
-const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 
 /// How often a server may send us elsewhere.
 const REDIRECTS: usize = 8;
@@ -311,7 +309,9 @@ impl Fetcher {
     fn open_by_tool(&self, url: &str, limit: u64) -> Result<Body<'_>, Failure> {
         for mut tool in self.tools(url) {
             if on_path(tool.get_program().as_ref()) {
-                tool.envs(self.proxies.get().map(Proxies::variables).unwrap_or_default());
+                if let Some(proxies) = self.proxies.get() {
+                    proxies.tell(&mut tool);
+                }
                 return self.open_with(tool, limit);
             }
         }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::apt_sources::without_credentials;
-use crate::command;
+use crate::command::{self, APT_HELPER};
 
 /// How long apt may take to say what its options are.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -24,6 +24,8 @@ pub struct Proxies {
     https: Option<String>,
     /// Hosts that are asked themselves, with commas between.
     except: Option<String>,
+    /// Whether the user has said so, against what the machine's tools would do.
+    said: bool,
 }
 
 impl fmt::Debug for Proxies {
@@ -54,18 +56,19 @@ impl Proxies {
         let (http, https) = (value("http_proxy"), value("https_proxy"));
         let except = value("no_proxy");
         if http.is_some() || https.is_some() {
-            return Self { http, https, except };
+            return Self { http, https, except, said: false };
         }
         let [http, https] = of_apt();
         // apt goes to https as it goes to http, unless it is told otherwise.
         let some = |value: Option<String>| value.filter(|value| is_one(value));
-        Self { https: some(https.or_else(|| http.clone())), http: some(http), except }
+        Self { https: some(https.or_else(|| http.clone())), http: some(http), except, said: false }
     }
 
-    /// The one at `url` instead of these, for http and https.
+    /// The one at `url` instead of these, for http and https; without a `url`, none.
     #[must_use]
-    pub fn replaced(self, url: &str) -> Self {
-        Self { http: Some(url.to_owned()), https: Some(url.to_owned()), ..self }
+    pub fn replaced(self, url: Option<&str>) -> Self {
+        let one = url.map(str::to_owned);
+        Self { http: one.clone(), https: one, said: true, ..self }
     }
 
     /// Whether one is to be asked for what `url` names. Which hosts are excepted, its tool knows.
@@ -79,6 +82,21 @@ impl Proxies {
         let url = self.http.as_deref().or(self.https.as_deref())?;
         // Most programs take one without a scheme for one of HTTP.
         Some(if url.contains("://") { without_credentials(url) } else { without_credentials(&format!("http://{url}")) })
+    }
+
+    /// Has a tool find these, and no others. apt's options count more than its environment, so apt gets other options
+    /// where the user has said otherwise. There is no password in what a user says.
+    pub(crate) fn tell(&self, tool: &mut Command) {
+        for name in ["http_proxy", "https_proxy", "no_proxy", "all_proxy"] {
+            tool.env_remove(name).env_remove(name.to_ascii_uppercase());
+        }
+        tool.envs(self.variables());
+        if self.said && tool.get_program() == APT_HELPER {
+            for (scheme, one) in [("http", &self.http), ("https", &self.https)] {
+                let one = one.as_deref().unwrap_or("DIRECT");
+                tool.args(["-o", &format!("Acquire::{scheme}::Proxy={one}")]);
+            }
+        }
     }
 
     /// The environment that programs find them by. Some programs know the names in small letters only, some the others.
@@ -185,9 +203,9 @@ mod tests {
 
     #[test]
     fn no_password_is_shown() {
-        let with = Proxies::default().replaced("http://me:secret@proxy.example:3128");
+        let with = Proxies::default().replaced(Some("http://me:secret@proxy.example:3128"));
         assert_eq!(with.shown().as_deref(), Some("http://proxy.example:3128"));
-        let bare = Proxies::default().replaced("me:secret@proxy.example:3128");
+        let bare = Proxies::default().replaced(Some("me:secret@proxy.example:3128"));
         assert_eq!(bare.shown().as_deref(), Some("http://proxy.example:3128"));
         assert!(!format!("{with:?}").contains("secret"), "{with:?}");
         assert!(with.variables().contains(&("https_proxy".into(), "http://me:secret@proxy.example:3128".into())));

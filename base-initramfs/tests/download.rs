@@ -261,7 +261,7 @@ fn through_a_proxy() {
     proxy.set_at(url, Reply::Bytes(b"here".to_vec()));
     proxy.set_at("http://mirror.invalid/busy", Reply::Busy(1, 503, None, Vec::new()));
     let through = fetcher();
-    through.go_through(Proxies::default().replaced(&proxy.url));
+    through.go_through(Proxies::default().replaced(Some(&proxy.url)));
     assert_eq!(through.get(url, 10).unwrap(), b"here");
     assert_eq!(*proxy.asked.lock().unwrap(), [url]);
     assert_eq!(through.get("http://mirror.invalid/none", 10), Err(Failure::NotFound));

@@ -56,8 +56,8 @@ pub fn mirrors(root: &Root, plan: &StagePlan) -> Vec<String> {
 pub fn proxies(root: &Root, plan: &StagePlan) -> Proxies {
     match &plan.proxy {
         Proxy::Own => facts::proxies(root),
-        Proxy::Direct => Proxies::default(),
-        Proxy::At(url) => facts::proxies(root).replaced(url),
+        Proxy::Direct => Proxies::default().replaced(None),
+        Proxy::At(url) => facts::proxies(root).replaced(Some(url)),
     }
 }
 
