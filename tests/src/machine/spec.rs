@@ -36,8 +36,6 @@ pub enum Bus {
     Virtio,
     /// A disk of virtio-scsi.
     Scsi,
-    /// A SATA disk of an AHCI controller.
-    Ahci,
     /// An NVMe controller of its own. QEMU saves no machine that has one.
     Nvme,
 }
@@ -50,7 +48,6 @@ impl Bus {
         let devices = match self {
             Self::Virtio => vec![disk("virtio-blk-pci", "addr=0x4")],
             Self::Scsi => vec!["virtio-scsi-pci,id=scsi,addr=0x4".into(), disk("scsi-hd", "bus=scsi.0")],
-            Self::Ahci => vec!["ahci,id=sata,addr=0x4".into(), disk("ide-hd", "bus=sata.0")],
             Self::Nvme => vec![disk("nvme", "addr=0x4")],
         };
         devices.into_iter().flat_map(|device| ["-device".to_owned(), device]).collect()
