@@ -6,10 +6,9 @@ use lab::archive::{self, Server};
 use lab::base;
 use lab::command::{run, run_with_input, tail};
 use lab::machine::{Boot, DataDisk, Disks, file_sha256};
-use lab::{Context, Firmware, Lab, Machine, Result, Spec, bail, checkout, ssh};
+use lab::{Context, Firmware, Lab, Machine, Result, Spec, bail, checkout, link, ssh};
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -224,8 +223,7 @@ fn check_system(facts: &str, firmware: &str, kernel: &str) {
 
 /// Boots an image as the manual says, asks it, and has it switch itself off, which ends `makeimg run`.
 fn run_and_ask(lab: &Lab, project: &Project, image: &Path) -> Result<String> {
-    let port =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).context("a free port")?.port();
+    let port = link::free_port()?;
     let log = fs::File::create(project.work.join("serial.log")).context("the serial log")?;
     let mut command = Command::new(makeimg()?);
     command.args(["run", "--accel", "tcg", "--ssh", &port.to_string()]).arg(image);

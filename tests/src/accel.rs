@@ -1,6 +1,6 @@
 //! How machines are accelerated, decided by booting a kernel and not by the presence of a device file.
 
-use crate::command::program;
+use crate::command::under_us;
 use crate::{Context, Lab, Net, Result, bail, image};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -76,8 +76,8 @@ fn decide(lab: &Lab) -> Result<(bool, String)> {
     let image = image::ensure(lab, Net::Dhcp)?;
     let serial = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
     let begin = Instant::now();
-    let mut child = program("setpriv")
-        .args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"])
+    let mut child = under_us("qemu-system-x86_64")
+        .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-machine", "pc", "-accel", "kvm", "-cpu", "host", "-m", "512", "-smp", "2", "-no-reboot", "-kernel"])
         .arg(image.kernel())
         .args(["-append", "console=ttyS0 panic=-1", "-serial"])

@@ -1,6 +1,6 @@
 //! Runs `anemos` as a user would, with a home of its own, and keeps everything it says on file.
 
-use crate::command::{program, run};
+use crate::command::{UNDER_US, program, run, under_us};
 use crate::machine::Machine;
 use crate::{Context, Error, Lab, Result, bail, checkout, evidence};
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,9 +12,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// For setpriv: the program is killed when the thread that started it ends.
-const UNDER_US: [&str; 2] = ["--pdeathsig", "KILL"];
 
 /// A workstation: a home directory, a hosts.toml, and the `anemos` executable.
 #[derive(Debug)]
@@ -93,11 +90,8 @@ impl Anemos {
 
     /// `anemos` with the arguments, ready to be changed and started.
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        // It must not outlive the scenario that watches it, however that ends.
-        let mut command = program("setpriv");
+        let mut command = under_us(&self.binary);
         command
-            .args(UNDER_US)
-            .arg(&self.binary)
             .args(arguments)
             .current_dir(&self.dir)
             .env_clear()
@@ -115,10 +109,9 @@ impl Anemos {
     /// terminal shows comes on standard output.
     pub fn on_terminal(&self, script: &str) -> Command {
         let like = self.command::<&str>([]);
-        let mut command = program("setpriv");
+        let mut command = under_us("script");
         command
-            .args(UNDER_US)
-            .args(["script", "-qec", script, "/dev/null"])
+            .args(["-qec", script, "/dev/null"])
             .current_dir(&self.dir)
             .env_clear()
             .envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))))

@@ -1,6 +1,7 @@
 //! Commands run through one place, so that a failure always carries the command's own words.
 
 use crate::{Context, Result, bail};
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -49,6 +50,16 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 /// A command for a program that may be outside an ordinary user's PATH.
 pub fn program(name: &str) -> Command {
     Command::new(find_program(name).unwrap_or_else(|| PathBuf::from(name)))
+}
+
+/// For setpriv: the program is killed when the thread that started it ends.
+pub(crate) const UNDER_US: [&str; 2] = ["--pdeathsig", "KILL"];
+
+/// A command for a program that must not outlive the thread that starts it, however that ends.
+pub(crate) fn under_us(name: impl AsRef<OsStr>) -> Command {
+    let mut command = program("setpriv");
+    command.args(UNDER_US).arg(name);
+    command
 }
 
 fn shown(command: &Command) -> String {

@@ -11,6 +11,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// A loopback port that nobody listens on now, for a program that takes none of its own choice.
+pub fn free_port() -> Result<u16> {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    Ok(free.context("a free port")?.port())
+}
+
 /// Where connections are carried to.
 #[derive(Debug, Clone)]
 pub enum Target {

@@ -1,9 +1,9 @@
 //! A real HTTP proxy on loopback: tinyproxy.
 
-use crate::command::program;
-use crate::{Context, Result, bail};
+use crate::command::under_us;
+use crate::{Context, Result, bail, link};
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -21,8 +21,7 @@ impl Proxy {
     /// Starts one that lets only this user with this password through.
     pub fn start(user: &str, password: &str) -> Result<Self> {
         let dir = tempfile::tempdir().context("a directory for tinyproxy")?;
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = free.context("a free port")?.port();
+        let port = link::free_port()?;
         let (settings, log) = (dir.path().join("tinyproxy.conf"), dir.path().join("tinyproxy.log"));
         let text = format!(
             "Port {port}\nListen 127.0.0.1\nAllow 127.0.0.1\nTimeout 60\nMaxClients 20\nLogFile \"{}\"\n\
@@ -30,8 +29,8 @@ impl Proxy {
             log.display()
         );
         fs::write(&settings, text).context(settings.display())?;
-        let mut command = program("setpriv");
-        command.args(["--pdeathsig", "KILL", "tinyproxy", "-d", "-c"]).arg(&settings);
+        let mut command = under_us("tinyproxy");
+        command.args(["-d", "-c"]).arg(&settings);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut proxy = Self { process: command.spawn().context("cannot run tinyproxy")?, port, _dir: dir };
         let end = Instant::now() + Duration::from_secs(30);

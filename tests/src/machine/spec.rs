@@ -2,7 +2,7 @@
 
 use super::Net;
 use super::net::MAC;
-use crate::command::run;
+use crate::command::{run, under_us};
 use crate::image::Image;
 use crate::{Context, Lab, Result, accel, tools};
 use std::fmt;
@@ -269,9 +269,7 @@ pub(super) const ROOT_DISK: &str = "root-disk";
 
 /// QEMU's command line, but for the network's other end.
 pub(crate) fn qemu(lab: &Lab, name: &str, hardware: &Hardware, dir: &Path, disks: &Disks) -> Result<Command> {
-    // QEMU must not outlive the thread that watches it, however that ends.
-    let mut command = crate::command::program("setpriv");
-    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    let mut command = under_us("qemu-system-x86_64");
     command.args(["-name", name, "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
     command.args(["-machine", "pc", "-qmp", "stdio"]);
     let accel = accel::probe(lab)?;
