@@ -93,6 +93,11 @@ impl Fetcher {
         let _ = self.proxies.set(proxies);
     }
 
+    /// What it goes through.
+    pub fn proxies(&self) -> Option<&Proxies> {
+        self.proxies.get()
+    }
+
     /// Bytes that came over the network (not from files) so far, through this fetcher.
     pub fn downloaded(&self) -> u64 {
         self.downloaded.load(Ordering::Relaxed)
@@ -121,7 +126,7 @@ impl Fetcher {
                 "" | "file" if redirects == 0 => return self.open_file(Path::new(rest), limit),
                 "" | "file" => return Err(Failure::Connection(format!("redirected to {url}, which is no server's"))),
                 "https" => return self.open_by_tool(&url, limit),
-                "http" if self.proxies.get().is_some_and(|proxies| proxies.is_for(&url)) => {
+                "http" if self.proxies().is_some_and(|proxies| proxies.is_for(&url)) => {
                     return self.open_by_tool(&url, limit);
                 }
                 "http" => match self.open_http(&url, limit)? {
@@ -309,7 +314,7 @@ impl Fetcher {
     fn open_by_tool(&self, url: &str, limit: u64) -> Result<Body<'_>, Failure> {
         for mut tool in self.tools(url) {
             if on_path(tool.get_program().as_ref()) {
-                if let Some(proxies) = self.proxies.get() {
+                if let Some(proxies) = self.proxies() {
                     proxies.tell(&mut tool);
                 }
                 return self.open_with(tool, limit);

@@ -10,6 +10,7 @@
 //! - [`Segment`] writes the other, small segments of an initramfs;
 //! - [`deb::read`] gives the files of any package, such as the lock's kernel.
 
+mod apt_config;
 mod apt_sources;
 mod build;
 mod command;

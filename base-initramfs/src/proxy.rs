@@ -6,13 +6,13 @@
 use std::fmt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
+use crate::apt_config;
 use crate::apt_sources::without_credentials;
-use crate::command::{self, APT_HELPER};
+use crate::command::APT_HELPER;
 
-/// How long apt may take to say what its options are.
-const ANSWER: Duration = Duration::from_secs(10);
+/// apt's proxies for http and https (apt-transport-http(1), apt-transport-https(1)).
+const OPTIONS: [&str; 2] = ["Acquire::http::Proxy", "Acquire::https::Proxy"];
 
 /// For what no proxy is asked, unless the machine knows better: apt's options name no such hosts.
 const HERE: &str = "localhost,127.0.0.1,::1";
@@ -40,7 +40,7 @@ impl Proxies {
     pub fn of_machine(environment: &Path) -> Self {
         let file = std::fs::read_to_string(environment).unwrap_or_default();
         let variable = |name: &str| std::env::var(name).ok();
-        Self::found(variable, &file, || of_apt(Command::new("apt-config")))
+        Self::found(variable, &file, || apt_config::values(apt_config::apt_config(), OPTIONS))
     }
 
     fn found(
@@ -73,8 +73,11 @@ impl Proxies {
 
     /// Whether one is to be asked for what `url` names. Which hosts are excepted, its tool knows.
     pub fn is_for(&self, url: &str) -> bool {
-        let of = |scheme: &str| if scheme == "https" { &self.https } else { &self.http };
-        url.split_once("://").is_some_and(|(scheme, _)| matches!(scheme, "http" | "https") && of(scheme).is_some())
+        match url.split_once("://") {
+            Some(("http", _)) => self.http.is_some(),
+            Some(("https", _)) => self.https.is_some(),
+            _ => false,
+        }
     }
 
     /// The address of one of them for people, without user name and password.
@@ -121,19 +124,6 @@ fn assigned(file: &str, name: &str) -> Option<String> {
     let mut values = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     // The last one counts.
     values.next_back().map(|value| value.trim_matches(['"', '\'']).to_owned())
-}
-
-/// apt's proxies for http and https, by apt.conf(5).
-fn of_apt(mut command: Command) -> [Option<String>; 2] {
-    command.args(["shell", "http", "Acquire::http::Proxy", "https", "Acquire::https::Proxy"]);
-    let answer = command::run(command, ANSWER, 64 << 10).unwrap_or_default();
-    let answer = String::from_utf8_lossy(&answer);
-    // One assignment a line, for those that are set: http='http://…'
-    let value = |name: &str| {
-        let mut lines = answer.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        lines.next().map(|value| value.trim_matches('\'').to_owned())
-    };
-    ["http", "https"].map(value)
 }
 
 #[cfg(test)]
@@ -190,7 +180,7 @@ mod tests {
                 .unwrap();
             let mut command = Command::new("apt-config");
             command.env("APT_CONFIG", file.path());
-            of_apt(command)
+            apt_config::values(command, OPTIONS)
         };
         if std::process::Command::new("apt-config").output().is_err() {
             eprintln!("skipped: the proxies of the real apt: there is no apt-config here");

@@ -7,17 +7,18 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use crate::SNAPSHOT_ID;
+use crate::apt_config;
 use crate::apt_sources::without_credentials;
-use crate::command;
 
 /// Options that name the archive of Debian's main packages, in the order in which apt itself heeds them.
-const OPTIONS: [&str; 4] = ["Override::Label::Debian", "Override::Origin::Debian", "Label::Debian", "Origin::Debian"];
-
-/// How long apt may take to say what its options are.
-const ANSWER: Duration = Duration::from_secs(10);
+const OPTIONS: [&str; 4] = [
+    "Acquire::Snapshots::URI::Override::Label::Debian",
+    "Acquire::Snapshots::URI::Override::Origin::Debian",
+    "Acquire::Snapshots::URI::Label::Debian",
+    "Acquire::Snapshots::URI::Origin::Debian",
+];
 
 /// What the end of the address of Debian's main archive looks like in a program that knows it.
 const END: &[u8] = b"/debian/@SNAPSHOTID@/";
@@ -28,18 +29,11 @@ const LONGEST: usize = 256;
 /// The address that this machine's apt has, with [`SNAPSHOT_ID`] in it; `None` if there is no apt, or one that knows
 /// none.
 pub fn snapshot_of_apt() -> Option<String> {
-    of_apt(Command::new("apt-config"))
+    of_apt(apt_config::apt_config())
 }
 
-fn of_apt(mut command: Command) -> Option<String> {
-    command.arg("shell");
-    for (number, option) in OPTIONS.iter().enumerate() {
-        command.args([format!("o{number}"), format!("Acquire::Snapshots::URI::{option}")]);
-    }
-    let answer = command::run(command, ANSWER, 64 << 10).ok()?;
-    // One assignment a line, for those options that are set, in the order of the question: o3='https://…'
-    let answer = String::from_utf8_lossy(&answer);
-    answer.lines().filter_map(|line| line.split_once('=')).map(|(_, value)| value.trim_matches('\'')).find_map(address)
+fn of_apt(apt_config: Command) -> Option<String> {
+    apt_config::values(apt_config, OPTIONS).into_iter().flatten().find_map(|value| address(&value))
 }
 
 /// The address that the apt in one of the base images in a cache has: files called `base-….cpio.zst` in `directory`.

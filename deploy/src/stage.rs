@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anemos_base::{Archive, Fetcher, Lock};
+use anemos_base::{Archive, Fetcher, Lock, Proxies};
 use anemos_host::{Root, disks, host_keys};
 use anemos_netstate::Reached;
 use anemos_proto::config::HostConfig;
@@ -190,7 +190,7 @@ impl Job {
             let bytes = root.read(&format!("{}/{name}", host_keys::DIR)).ok()?;
             Some((name, Secret::new(bytes)))
         });
-        let proxies = base::proxies(root, plan).variables().into_iter();
+        let proxies = self.fetcher.proxies().map(Proxies::variables).unwrap_or_default().into_iter();
         let proxies = proxies.map(|(name, value)| (name, Secret::new(value.into_bytes())));
         let whole = disks::whole(root);
         let here = whole.iter().filter(|name| facts::disks::remote(root, name).is_none());
