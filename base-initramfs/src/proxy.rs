@@ -53,7 +53,8 @@ impl Proxies {
             let set = names.iter().find_map(|name| variable(name));
             set.or_else(|| names.iter().find_map(|name| assigned(file, name))).filter(|value| !value.trim().is_empty())
         };
-        let (http, https) = (value("http_proxy"), value("https_proxy"));
+        // What is said of all counts where nothing is said of one.
+        let [http, https] = ["http_proxy", "https_proxy"].map(|name| value(name).or_else(|| value("all_proxy")));
         let except = value("no_proxy");
         if http.is_some() || https.is_some() {
             return Self { http, https, except, said: false };
@@ -150,6 +151,8 @@ mod tests {
             (&[("http_proxy", A)], "", none, &[("http_proxy", A)]),
             (&[("HTTPS_PROXY", A)], "", none, &[("https_proxy", A)]),
             (&[("http_proxy", "")], "", none, &[]),
+            (&[("ALL_PROXY", A)], "", [Some(B), None], &[("http_proxy", A), ("https_proxy", A)]),
+            (&[("all_proxy", A), ("https_proxy", B)], "", none, &[("http_proxy", A), ("https_proxy", B)]),
             // The process knows best, then the file, then apt.
             (&[("http_proxy", A)], "http_proxy=http://b.example:3128\n", [Some(B), None], &[("http_proxy", A)]),
             (
