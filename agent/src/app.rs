@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use anemos_proto::agent::Leaving;
 use anemos_proto::config::{HostConfig, RunConfig};
@@ -31,6 +32,8 @@ pub struct App {
     pub boot_id: String,
     /// The state now.
     pub state: watch::Sender<AgentState>,
+    /// Since when the agent wants to leave, and waits for the acknowledgement.
+    pub leaves_since: Mutex<Option<Instant>>,
     /// Whether a controller has attached since this agent was started.
     pub met: watch::Sender<bool>,
     /// Whether processes are refused now: see [`crate::machine::Machine::is_closing`].
@@ -65,8 +68,25 @@ impl App {
         let state = watch::Sender::new(AgentState::Starting);
         let (met, leaving) = (watch::Sender::new(false), watch::Sender::new(None));
         let closing = AtomicBool::new(false);
-        let app = Self { paths, run, host, log, boot_id, state, met, closing, leaving, payload, messages };
+        let leaves_since = Mutex::new(None);
+        let app =
+            Self { paths, run, host, log, boot_id, state, leaves_since, met, closing, leaving, payload, messages };
         (Arc::new(app), receiver)
+    }
+
+    /// Shows a new state.
+    pub fn enter(&self, state: AgentState) {
+        let leaves = matches!(state, AgentState::Succeeded | AgentState::Returning(_));
+        let mut since = self.leaves_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if leaves { since.or_else(|| Some(Instant::now())) } else { None };
+        drop(since);
+        self.state.send_replace(state);
+    }
+
+    /// Whether the end of the attempt has been waiting for its acknowledgement for as long as deadline `ack` says.
+    pub fn is_late(&self) -> bool {
+        let since = *self.leaves_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| since.elapsed().as_secs() >= self.run.deadlines.ack_s.into())
     }
 
     /// Tells the driver what happened.

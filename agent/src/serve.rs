@@ -163,7 +163,7 @@ impl Driver {
     async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) -> Result<(), String> {
         // An agent that init had to start again begins in another state, which controllers are told as soon as they
         // attach.
-        self.app.state.send_replace(self.machine.state());
+        self.app.enter(self.machine.state());
         self.show_state();
         self.app.log.append(EventKind::State(self.machine.state()));
         let starting = self.machine.state() == AgentState::Starting;
@@ -284,7 +284,7 @@ impl Driver {
             }
             let state = self.machine.state();
             if *self.app.state.borrow() != state {
-                self.app.state.send_replace(state);
+                self.app.enter(state);
                 self.show_state();
             }
         }

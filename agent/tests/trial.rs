@@ -291,6 +291,13 @@ impl Controller {
         self.stdin.flush().unwrap();
     }
 
+    /// Stops the client, or has it go on.
+    fn stop(&self, stopped: bool) {
+        let signal = if stopped { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        let client = rustix::process::Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        rustix::process::kill_process(client, signal).unwrap();
+    }
+
     /// The next reply that is no event and no progress; events are kept.
     fn reply(&mut self) -> AgentReply {
         if let Some(reply) = self.others.pop_front() {

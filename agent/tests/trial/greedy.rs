@@ -27,6 +27,34 @@ fn a_shell_opens_while_a_payload_floods() {
 }
 
 #[test]
+fn an_end_that_is_late_comes_before_the_output_that_nobody_read() {
+    // More than the connection takes for somebody who doesn't read.
+    let script = "#!/bin/sh\necho begun\nhead -c 16000000 /dev/urandom | base64 -w 16000\nexit 3\n";
+    let deadlines = Deadlines { dead_man_s: 600, payload_s: 600, ack_s: 2, start_s: 600, hang_s: 600 };
+    let trial = Trial::new(&Setup { script, deadlines, ..Setup::default() });
+    let mut controller = trial.attach(0);
+    controller.until(|kind| matches!(kind, EventKind::Log { line, .. } if line == b"begun"));
+    controller.stop(true);
+    let deadline = Instant::now() + WAIT;
+    // Nobody is let in any more while the agent makes sure that nothing was written.
+    while trial.run(&[], "true").status.success() {
+        assert!(Instant::now() < deadline, "the payload does not end");
+    }
+    // The deadline passes.
+    std::thread::sleep(Duration::from_secs(u64::from(deadlines.ack_s) + 1));
+    controller.stop(false);
+    let (seq, _) = controller.outcome();
+    controller.assert_contiguous();
+    let left_out = controller.events.iter().filter_map(|event| match event.kind {
+        EventKind::Gap { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    assert!(left_out.sum::<u64>() > 1_000_000, "next to nothing was left out");
+    controller.ask(&AgentRequest::Ack { seq });
+    assert_eq!(trial.left(), "Reboot");
+}
+
+#[test]
 fn with_raw_access_every_attempt_counts_as_written() {
     let setup = Setup { script: "#!/bin/sh\nexit 3\n", raw_access: true, ..Setup::default() };
     let mut trial = Trial::new(&setup);
