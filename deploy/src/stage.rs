@@ -186,10 +186,7 @@ impl Job {
         ];
         let mut random = vec![0; SEED];
         getrandom(&mut random[..], GetRandomFlags::empty()).doing(|| "getting random bytes".into())?;
-        let identity = host_keys::names(root).into_iter().filter_map(|name| {
-            let bytes = root.read(&format!("{}/{name}", host_keys::DIR)).ok()?;
-            Some((name, Secret::new(bytes)))
-        });
+        let identity = host_keys::all(root).into_iter().map(|(name, bytes)| (name, Secret::new(bytes)));
         let proxies = self.fetcher.proxies().map(Proxies::variables).unwrap_or_default().into_iter();
         let proxies = proxies.map(|(name, value)| (name, Secret::new(value.into_bytes())));
         let whole = disks::whole(root);
