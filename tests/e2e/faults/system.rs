@@ -21,7 +21,7 @@ fn never_comes(phase: Phase) -> Cell {
         setup.last = Some("dd if=/dev/zero of=\"$ANEMOS_DISK\" bs=1M count=4 conv=fsync status=none\n".into());
         setup.deadlines = setup.deadlines.replace("reboot = \"5m\"", "reboot = \"90s\"");
     };
-    let end = End::held("the new system did not answer within deadline `reboot` (90s)", System::Any);
+    let end = End::held("the new system did not answer within deadline `reboot` (1m30s)", System::Any);
     match phase {
         Phase::Rebooting => Cell::with(setup, |scene: &mut Scene| scene.release(), end),
         _ => NOT_YET,
