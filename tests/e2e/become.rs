@@ -26,8 +26,11 @@ END
     cat /home/admin/.ssh/authorized_keys
 } >/root/.ssh/authorized_keys"#;
 
-/// Gives the machine this one's sudo, which is of the same Debian: its archive has none.
+/// Gives the machine this one's sudo, which is of the same Debian, if it has none: its archive has none.
 pub fn give_sudo(deployment: &Deployment) -> Result<()> {
+    if !deployment.machine.ssh("command -v sudo || echo none")?.contains("none") {
+        return Ok(());
+    }
     let list = "for file in $(dpkg -L sudo); do [ -d $file ] || echo $file; done";
     let pack = format!("{list} | tar -c --absolute-names --files-from -");
     let files = run(program("bash").args(["-o", "pipefail", "-c", &pack]))?;

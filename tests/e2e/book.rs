@@ -176,7 +176,7 @@ impl Results {
 }
 
 /// Tries the cells that are not tried yet on this commit, and writes the table. `part` is `n/m` for the n-th of m
-/// parts, a part of the cells' names, [`UNTRIED`], or empty for all. Says whether none failed.
+/// parts, parts of the cells' names with commas between them, [`UNTRIED`], or empty for all. Says whether none failed.
 pub fn run(lab: &Lab, table: &Table, part: &str, jobs: usize) -> Result<bool> {
     let results = Results::open(lab, table)?;
     let tried = table.tried();
@@ -221,8 +221,8 @@ type Choice = Box<dyn Fn(usize, &str) -> bool>;
 /// Which cells are in a part: by their place in the table, or by name.
 fn choose(part: &str) -> Result<Choice> {
     let Some((n, m)) = part.split_once('/') else {
-        let wanted = part.to_owned();
-        return Ok(Box::new(move |_, name| name.contains(&wanted)));
+        let wanted: Vec<String> = part.split(',').map(str::to_owned).collect();
+        return Ok(Box::new(move |_, name| wanted.iter().any(|wanted| name.contains(wanted))));
     };
     match (n.parse::<usize>(), m.parse::<usize>()) {
         (Ok(n), Ok(m)) if (1..=m).contains(&n) => Ok(Box::new(move |place, _| place % m == n - 1)),

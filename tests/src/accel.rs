@@ -1,7 +1,8 @@
 //! How machines are accelerated, decided by booting a kernel and not by the presence of a device file.
 
 use crate::command::under_us;
-use crate::{Context, Lab, Net, Result, bail, image};
+use crate::image::{self, System};
+use crate::{Context, Lab, Net, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
@@ -73,7 +74,7 @@ fn decide(lab: &Lab) -> Result<(bool, String)> {
     if !Path::new("/dev/kvm").exists() {
         return Ok((false, "there is no /dev/kvm".to_owned()));
     }
-    let image = image::ensure(lab, Net::Dhcp)?;
+    let image = image::ensure(lab, System::Bookworm, Net::Dhcp)?;
     let serial = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
     let begin = Instant::now();
     let mut child = under_us("qemu-system-x86_64")

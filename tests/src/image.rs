@@ -1,10 +1,18 @@
-//! Host images: an ordinary Debian 12 that boots from BIOS and from UEFI with GRUB, off one GPT disk.
+//! Host images: an ordinary Debian 12, or another [`System`], that boots from BIOS and from UEFI with GRUB, off one GPT
+//! disk.
 //!
 //! Built without loop devices or mounts: the file system is made from a directory, the EFI partition with mtools, and
 //! GRUB's BIOS images are put in place byte by byte.
 
+mod dropbear;
 mod grub;
 mod rootfs;
+mod small;
+mod system;
+
+pub use system::System;
+
+use system::Filesystem;
 
 use crate::command::{new_uuid, program, run, run_with_input};
 use crate::{Context, Lab, Net, Result, ssh, tools};
@@ -22,11 +30,8 @@ const BIOS_START: u64 = 2048;
 const ESP_START: u64 = 4096;
 const ESP_SECTORS: u64 = 131_072;
 const ROOT_START: u64 = ESP_START + ESP_SECTORS;
-/// A small file system with data, labelled `data`, which nothing mounts.
-const DATA_SECTORS: u64 = 32_768;
 /// The end of the disk holds GPT's second copy.
-const DATA_START: u64 = DISK_SIZE / SECTOR - 2048 - DATA_SECTORS;
-const ROOT_SECTORS: u64 = DATA_START - ROOT_START;
+const DATA_END: u64 = DISK_SIZE / SECTOR - 2048;
 
 /// A finished host image.
 #[derive(Debug, Clone)]
@@ -65,11 +70,18 @@ impl Image {
     }
 }
 
-/// The image with this kind of network, built now if there is none.
-pub fn ensure(lab: &Lab, net: Net) -> Result<Image> {
-    let dir = lab.path("images");
+/// The image of this system with this kind of network, built now if there is none.
+pub fn ensure(lab: &Lab, system: System, net: Net) -> Result<Image> {
+    if !networks(system).contains(&net) {
+        crate::bail!("{system} has no image for a network that is {net}");
+    }
+    let name = match system {
+        System::Bookworm => "images".to_owned(),
+        other => format!("images-{other}"),
+    };
+    let dir = lab.path(&name);
     let image = Image { dir: dir.clone(), net };
-    let _lock = lab.lock("images")?;
+    let _lock = lab.lock(&name)?;
     if image.id().is_ok_and(|id| id.starts_with(&format!("{VERSION} "))) {
         return Ok(image);
     }
@@ -78,12 +90,12 @@ pub fn ensure(lab: &Lab, net: Net) -> Result<Image> {
         crate::bail!("building a host image needs root, for the owners of its files: run `anemos-lab setup` as root");
     }
     // Machines that still run have these files open; new ones take their place.
-    let work = lab.path("images.new");
+    let work = lab.path(format!("{name}.new"));
     if work.exists() {
         fs::remove_dir_all(&work).context(format!("cannot remove {}", work.display()))?;
     }
     fs::create_dir_all(&work).context(format!("cannot make {}", work.display()))?;
-    build(lab, &work)?;
+    build(lab, system, &work)?;
     fs::write(work.join("stamp"), format!("{VERSION} {}\n", new_uuid()?)).context("cannot write the image's stamp")?;
     if dir.exists() {
         fs::remove_dir_all(&dir).context(format!("cannot remove {}", dir.display()))?;
@@ -92,25 +104,42 @@ pub fn ensure(lab: &Lab, net: Net) -> Result<Image> {
     Ok(image)
 }
 
-fn build(lab: &Lab, work: &Path) -> Result<()> {
+/// The networks that there are images of it for.
+fn networks(system: System) -> &'static [Net] {
+    if system == System::Bookworm { &[Net::Dhcp, Net::Static] } else { &[Net::Dhcp] }
+}
+
+fn build(lab: &Lab, system: System, work: &Path) -> Result<()> {
     let begin = Instant::now();
     let root = work.join("root");
-    eprintln!("lab: bootstrapping Debian 12 for the host images");
-    rootfs::bootstrap(&root, &work.join("bootstrap.log"))?;
+    eprintln!("lab: bootstrapping {system} for host images");
+    rootfs::bootstrap(system, &root, &work.join("bootstrap.log"))?;
     eprintln!("lab: bootstrapped in {:.0} s", begin.elapsed().as_secs_f32());
     for (link, name) in [("vmlinuz", "vmlinuz"), ("initrd.img", "initrd")] {
         fs::copy(root.join(link), work.join(name)).context(format!("no /{link} in the host image"))?;
     }
     let public_key = fs::read_to_string(lab.key().with_extension("pub")).context("cannot read the lab's public key")?;
-    for net in [Net::Dhcp, Net::Static] {
+    for net in networks(system) {
         let ids = Ids { root: new_uuid()?, esp: esp_id()? };
-        rootfs::configure(&root, net, &ids, &public_key)?;
+        rootfs::configure(system, &root, *net, &ids, &public_key)?;
         fs::write(work.join(format!("{net}.keys")), ssh::read_host_keys(&root.join("etc/ssh"))?)
             .context("cannot write the image's host keys")?;
-        build_disk(&root, work, &ids, net)?;
+        if system.has_dropbear() {
+            dropbear::take_keys(&root)?;
+        }
+        let contents = match system {
+            System::Busybox => small::make(&root, &work.join("small"), &public_key)?,
+            _ => root.clone(),
+        };
+        build_disk(system, &root, &contents, work, &ids, *net)?;
     }
-    fs::remove_dir_all(&root).context(format!("cannot remove {}", root.display()))?;
-    eprintln!("lab: host images built in {:.0} s", begin.elapsed().as_secs_f32());
+    for dir in ["root", "small"] {
+        let dir = work.join(dir);
+        if dir.exists() {
+            fs::remove_dir_all(&dir).context(format!("cannot remove {}", dir.display()))?;
+        }
+    }
+    eprintln!("lab: host images of {system} built in {:.0} s", begin.elapsed().as_secs_f32());
     Ok(())
 }
 
@@ -125,21 +154,25 @@ fn esp_id() -> Result<String> {
     Ok(new_uuid()?[..8].to_uppercase())
 }
 
-fn build_disk(root: &Path, work: &Path, ids: &Ids, net: Net) -> Result<()> {
+/// Makes the disk with `contents` as its root; GRUB comes out of `root`.
+fn build_disk(system: System, root: &Path, contents: &Path, work: &Path, ids: &Ids, net: Net) -> Result<()> {
     let raw = work.join(format!("{net}.raw"));
     let file = fs::File::create(&raw).context(format!("cannot make {}", raw.display()))?;
     file.set_len(DISK_SIZE).context("cannot size the disk")?;
+    let data_start = DATA_END - system.data_sectors();
+    let root_sectors = data_start - ROOT_START;
     let table = format!(
         "label: gpt\nfirst-lba: {BIOS_START}\n\
          start={BIOS_START}, size={}, type=21686148-6449-6E6F-744E-656564454649\n\
          start={ESP_START}, size={ESP_SECTORS}, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n\
-         start={ROOT_START}, size={ROOT_SECTORS}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n\
-         start={DATA_START}, size={DATA_SECTORS}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n",
+         start={ROOT_START}, size={root_sectors}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n\
+         start={data_start}, size={}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n",
         ESP_START - BIOS_START,
+        system.data_sectors(),
     );
     run_with_input(program("sfdisk").args(["--quiet", "--no-reread", "--no-tell-kernel"]).arg(&raw), table.as_bytes())?;
     grub::install_bios(root, &raw, work, &ids.root, BIOS_START)?;
-    build_esp(root, work, &raw, ids)?;
+    build_esp(system, root, work, &raw, ids)?;
     let ext4 = |label: &str, contents: &Path, start: u64, sectors: u64, uuid: &str| {
         run(program("mke2fs")
             .args(["-q", "-F", "-t", "ext4", "-L", label, "-U", uuid, "-d"])
@@ -148,16 +181,34 @@ fn build_disk(root: &Path, work: &Path, ids: &Ids, net: Net) -> Result<()> {
             .arg(&raw)
             .arg(format!("{}k", sectors / 2)))
     };
-    ext4("host", root, ROOT_START, ROOT_SECTORS, &ids.root)?;
-    // Any files will do.
-    ext4("data", &root.join("etc"), DATA_START, DATA_SECTORS, &new_uuid()?)?;
+    match system.filesystem() {
+        Filesystem::Ext4 => ext4("host", contents, ROOT_START, root_sectors, &ids.root)?,
+        Filesystem::Btrfs => btrfs(contents, work, &raw, root_sectors, &ids.root)?,
+    };
+    // A file system that nothing mounts. Any files will do.
+    ext4("data", &root.join("etc"), data_start, system.data_sectors(), &new_uuid()?)?;
     let disk = work.join(format!("{net}.qcow2"));
     run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&disk))?;
     fs::remove_file(&raw).context("cannot remove the raw disk")?;
     Ok(())
 }
 
-fn build_esp(root: &Path, work: &Path, raw: &Path, ids: &Ids) -> Result<()> {
+/// mkfs.btrfs(8) makes no file system in the middle of a file, so it is made beside, and copied where it is to be.
+fn btrfs(contents: &Path, work: &Path, raw: &Path, sectors: u64, uuid: &str) -> Result<Vec<u8>> {
+    let beside = work.join("btrfs.raw");
+    let file = fs::File::create(&beside).context(format!("cannot make {}", beside.display()))?;
+    file.set_len(sectors * SECTOR).context("cannot size the file system")?;
+    run(program("mkfs.btrfs").args(["-q", "-L", "host", "-U", uuid, "--rootdir"]).arg(contents).arg(&beside))?;
+    let copied = run(Command::new("dd")
+        .args(["bs=1M", "conv=notrunc,sparse", "oflag=seek_bytes", "status=none"])
+        .arg(format!("seek={}", ROOT_START * SECTOR))
+        .arg(format!("if={}", beside.display()))
+        .arg(format!("of={}", raw.display())))?;
+    fs::remove_file(&beside).context("cannot remove the file system")?;
+    Ok(copied)
+}
+
+fn build_esp(system: System, root: &Path, work: &Path, raw: &Path, ids: &Ids) -> Result<()> {
     let at = format!("{}@@{}", raw.display(), ESP_START * SECTOR);
     let (sectors, heads) = (63, 16);
     let tracks = ESP_SECTORS / (sectors * heads);
@@ -169,11 +220,18 @@ fn build_esp(root: &Path, work: &Path, raw: &Path, ids: &Ids) -> Result<()> {
         "-s",
         &sectors.to_string(),
     ]))?;
-    let efi = grub::efi_image(root, work, &ids.root)?;
     run(program("mmd").args(["-i", &at, "::/EFI", "::/EFI/BOOT", "::/EFI/debian"]))?;
-    for target in ["::/EFI/BOOT/BOOTX64.EFI", "::/EFI/debian/grubx64.efi"] {
-        run(program("mcopy").args(["-i", &at]).arg(&efi).arg(target))?;
+    let copy = |from: &Path, to: &str| run(program("mcopy").args(["-i", &at]).arg(from).arg(to));
+    if system == System::Signed {
+        // shim starts the signed GRUB beside it, which reads its configuration where Debian has it.
+        copy(&root.join("usr/lib/shim/shimx64.efi.signed"), "::/EFI/BOOT/BOOTX64.EFI")?;
+        copy(&root.join("usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"), "::/EFI/BOOT/grubx64.efi")?;
+        copy(&root.join("boot/grub/grub.cfg"), "::/EFI/debian/grub.cfg")?;
+        return Ok(());
     }
-    fs::remove_file(&efi).context("cannot remove GRUB's image")?;
-    Ok(())
+    let efi = grub::efi_image(root, work, &ids.root)?;
+    for target in ["::/EFI/BOOT/BOOTX64.EFI", "::/EFI/debian/grubx64.efi"] {
+        copy(&efi, target)?;
+    }
+    fs::remove_file(&efi).context("cannot remove GRUB's image")
 }

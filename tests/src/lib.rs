@@ -25,6 +25,7 @@ pub mod tools;
 mod watch;
 
 pub use error::{Context, Error, Result};
+pub use image::System;
 pub use machine::{Firmware, Machine, Net, Spec};
 
 use std::fs::{self, File};

@@ -460,6 +460,7 @@ impl Machine {
 
     /// Adds a disk while the machine runs, so that snapshots need not know of it.
     fn add_disk(&mut self, disk: DataDisk) -> Result<()> {
+        let mut device = json!({"driver": "virtio-blk-pci", "id": "disk1", "drive": "data0", "serial": "anemos-data", "addr": "0x9"});
         let path = match disk {
             DataDisk::Pattern { mib } => {
                 let path = self.dir.join("data.raw");
@@ -467,16 +468,22 @@ impl Machine {
                 path
             }
             DataDisk::File(path) => path,
+            DataDisk::Sectors4k { mib } => {
+                let path = self.dir.join("data.raw");
+                let file = File::create(&path).context(format!("cannot make {}", path.display()))?;
+                file.set_len(mib << 20).context("cannot size the disk")?;
+                for (property, value) in [("logical_block_size", 4096), ("physical_block_size", 4096), ("bootindex", 0)]
+                {
+                    device[property] = value.into();
+                }
+                path
+            }
         };
         self.monitor.execute(
             "blockdev-add",
             &json!({"driver": "raw", "node-name": "data0", "file": {"driver": "file", "filename": path}}),
         )?;
-        self.monitor.execute(
-            "device_add",
-            &json!({"driver": "virtio-blk-pci", "id": "disk1", "drive": "data0", "serial": "anemos-data",
-                "addr": "0x9"}),
-        )?;
+        self.monitor.execute("device_add", &device)?;
         self.data_disk = Some(path);
         Ok(())
     }

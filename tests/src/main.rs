@@ -141,7 +141,7 @@ fn setup(lab: &Lab, all: bool) -> Result<()> {
     lab::tools::check()?;
     let first = Spec::new("setup");
     let snapshot = |spec: &Spec| {
-        let image = image::ensure(lab, spec.net)?;
+        let image = image::ensure(lab, spec.system, spec.net)?;
         snapshot::ensure(lab, spec, &image).map(drop)
     };
     // Each of these waits most of the time, for a download, a disk or a boot, so they run beside each other. Host

@@ -1,7 +1,7 @@
 //! Booted hosts, kept as a frozen disk and a file with the memory. Every machine starts from new overlays of the disk,
 //! so nothing of it is copied, and from the memory read as an incoming migration.
 
-use crate::image::{self, Image};
+use crate::image::{self, Image, System};
 use crate::machine::{Boot, Disks, Machine, Snapshot, Spec};
 use crate::{Context, Lab, Result, accel, bail};
 use serde_json::json;
@@ -18,8 +18,10 @@ impl Machine {
     pub fn start(lab: &Lab, spec: Spec) -> Result<Self> {
         let name = spec.name.clone();
         let start = || {
-            let image = image::ensure(lab, spec.net)?;
+            let image = image::ensure(lab, spec.system, spec.net)?;
             let snapshot = match &spec.boot {
+                // Only what most tests have is worth the room.
+                Boot::Snapshot if spec.system != System::Bookworm => None,
                 Boot::Snapshot => Some(ensure(lab, &spec, &image)?),
                 Boot::Image | Boot::Disks(_) => None,
             };

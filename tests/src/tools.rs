@@ -28,6 +28,10 @@ const FILES: &[(&str, &str)] = &[(OVMF_CODE, "ovmf"), (KEYRING, "debian-archive-
 pub const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// The UEFI firmware's variables, before the first boot.
 pub const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// The UEFI firmware that may have Secure Boot.
+pub const OVMF_CODE_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+/// Its variables, with the keys that are sold with machines, and Secure Boot on.
+pub const OVMF_VARS_SOLD: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
 /// The keys that sign Debian's archive.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 

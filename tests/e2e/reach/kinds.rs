@@ -1,13 +1,13 @@
-//! Kinds of hosts. The lab has Debian 12; what other systems do otherwise is done to it before it is deployed.
+//! Kinds of hosts: systems that the lab has, and Debian 12 to which is done what other systems do otherwise.
 
 use std::fs;
 use std::process::Command;
 
 use lab::command::{run, run_with_input};
-use lab::machine::{Boot, Bus, Firmware};
-use lab::{Context, Lab, Machine, Result, Spec, archive};
+use lab::machine::{Boot, Bus, DataDisk, Firmware};
+use lab::{Context, Lab, Result, Spec, System, archive};
 
-use crate::deployment::LONG;
+use crate::deployment::{Deployment, LONG, expect};
 use crate::faults::End;
 
 /// A kind of host.
@@ -44,15 +44,15 @@ pub enum Prepare {
     /// By a script that root runs there.
     Script(&'static str),
     /// By what is done to it from here.
-    Here(fn(&Lab, &Machine) -> Result<()>),
+    Here(fn(&Lab, &Deployment) -> Result<()>),
 }
 
 impl Prepare {
     /// Makes it one.
-    pub fn run(self, lab: &Lab, machine: &Machine) -> Result<()> {
+    pub fn run(self, lab: &Lab, web: &Deployment) -> Result<()> {
         match self {
-            Self::Script(script) => machine.ssh_within(script, LONG).map(drop),
-            Self::Here(prepare) => prepare(lab, machine),
+            Self::Script(script) => web.machine.ssh_within(script, LONG).map(drop),
+            Self::Here(prepare) => prepare(lab, web),
         }
     }
 }
@@ -72,7 +72,6 @@ const fn open(what: &'static str, why: &'static str) -> Kind {
 }
 
 const NO_SYSTEM: &str = "the lab has no such system yet";
-const NO_MACHINE: &str = "the lab has no such machine yet";
 
 /// All kinds, in the order of the document.
 pub const KINDS: &[Kind] = &[
@@ -171,18 +170,153 @@ pub const KINDS: &[Kind] = &[
         |spec| Spec { memory_mib: 384, boot: Boot::Image, ..spec },
         End::refused("memory"),
     ),
+    machine(
+        "disk-sata",
+        "its disk is a SATA one (AHCI), and it has Debian 13",
+        |spec| Spec { bus: Bus::Sata, system: System::Trixie, ..spec },
+        End::DEPLOYED,
+    ),
+    machine(
+        "debian-13",
+        "Debian 13, whose addresses dhcpcd gets",
+        |spec| Spec { system: System::Trixie, ..spec },
+        End::DEPLOYED,
+    ),
+    machine(
+        "debian-11",
+        "Debian 11 (Linux 5.10, OpenSSH 8.4), with /bin and /lib apart from /usr",
+        |spec| Spec { system: System::Bullseye, ..spec },
+        End::DEPLOYED,
+    ),
+    machine("debian-sid", "Debian's unstable branch", |spec| Spec { system: System::Sid, ..spec }, End::DEPLOYED),
+    machine(
+        "sysvinit",
+        "sysvinit, dropbear, and root on btrfs with /boot in it",
+        |spec| Spec { system: System::Sysvinit, ..spec },
+        End::DEPLOYED,
+    ),
+    machine(
+        "busybox",
+        "busybox and dropbear as only userland",
+        |spec| Spec { system: System::Busybox, ..spec },
+        End::DEPLOYED,
+    ),
+    Kind {
+        name: "stacked",
+        what: "root on LVM on LUKS on RAID 1, of which a half is missing",
+        known: Known::Tried {
+            spec: |spec| Spec { system: System::Stacked, ..spec },
+            prepare: Prepare::Here(stack),
+            end: End::DEPLOYED,
+        },
+    },
+    Kind {
+        name: "disk-4k",
+        what: "the declared disk has sectors of 4 KiB, and boots by UEFI",
+        known: Known::Tried {
+            spec: |spec| {
+                let data_disk = Some(DataDisk::Sectors4k { mib: 3072 });
+                Spec { firmware: Firmware::Uefi, data_disk, ..spec }
+            },
+            prepare: Prepare::Here(declare_the_other_disk),
+            end: End::DEPLOYED,
+        },
+    },
+    machine("selinux", "SELinux, enforcing", |spec| Spec { system: System::Selinux, ..spec }, End::DEPLOYED),
+    Kind {
+        name: "secure-boot",
+        what: "Secure Boot, by the firmware, with Debian's signed loaders",
+        known: Known::Tried {
+            spec: |spec| Spec { firmware: Firmware::SecureBoot, system: System::Signed, ..spec },
+            prepare: Prepare::Here(keep_loaders),
+            end: End::DEPLOYED,
+        },
+    },
     open("kernel 3.10 or 4.14 (RHEL 7, Oracle Linux 7, Amazon Linux 2)", NO_SYSTEM),
-    open("root on LVM on LUKS on RAID, or on btrfs with /boot in it", NO_SYSTEM),
-    open("OpenRC; sysvinit; busybox and dropbear as only userland", NO_SYSTEM),
-    open("SELinux, enforcing", NO_SYSTEM),
-    open("Secure Boot, by the firmware", NO_MACHINE),
-    open("its disk is a SATA one (AHCI)", "the lab's system has a kernel for clouds, which has no driver for it"),
-    open("its disk has sectors of 4 KiB", NO_MACHINE),
+    open("OpenRC", NO_SYSTEM),
 ];
+
+fn declare_the_other_disk(_: &Lab, web: &Deployment) -> Result<()> {
+    let table = fs::read_to_string(web.anemos.dir().join("hosts.toml")).context("hosts.toml")?;
+    web.anemos.write("hosts.toml", &table.replace("anemos-root", "anemos-data")).map(drop)
+}
+
+/// Moves the machine's root onto a logical volume, which is encrypted, on half a mirror, and starts it there. GRUB, the
+/// kernel and its initramfs stay where they are.
+fn stack(_: &Lab, web: &Deployment) -> Result<()> {
+    let machine = &web.machine;
+    let before = machine.boot_id()?;
+    machine.ssh_within(STACK, LONG)?;
+    // The connection may end before the answer comes.
+    let _ = machine.ssh("systemctl reboot");
+    machine.wait_boot(&before, LONG)?;
+    let root = machine.ask("findmnt -no SOURCE /; lsblk -nso TYPE $(findmnt -no SOURCE /) | tr -d ' '")?;
+    let kinds: Vec<&str> = root.lines().collect();
+    expect(kinds.starts_with(&["/dev/mapper/vg-root", "lvm"]) && root.contains("crypt"), format!("it runs from {root}"))
+}
+
+const STACK: &str = r#"set -e
+part=/dev/vda4
+wipefs -qa $part
+mdadm --create /dev/md0 --run --level 1 --raid-devices 2 --metadata 1.2 $part missing
+mkdir -m 700 /etc/keys
+head -c 64 /dev/urandom >/etc/keys/root.key
+chmod 400 /etc/keys/root.key
+cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /etc/keys/root.key /dev/md0
+cryptsetup open --key-file /etc/keys/root.key /dev/md0 cr
+pvcreate -q /dev/mapper/cr
+vgcreate -q vg /dev/mapper/cr
+lvcreate -q -y -n root -l 100%FREE vg
+mkfs.ext4 -q /dev/vg/root
+mount /dev/vg/root /mnt
+echo "cr UUID=$(cryptsetup luksUUID /dev/md0) /etc/keys/root.key luks" >/etc/crypttab
+echo 'KEYFILE_PATTERN=/etc/keys/*.key' >>/etc/cryptsetup-initramfs/conf-hook
+echo UMASK=0077 >>/etc/initramfs-tools/initramfs.conf
+mdadm --detail --scan >>/etc/mdadm/mdadm.conf
+printf 'raid1
+dm_mod
+dm_crypt
+' >>/etc/initramfs-tools/modules
+cp -ax / /mnt
+sed -i 's,^UUID=[^ ]* / .*,/dev/mapper/vg-root / ext4 defaults 0 1,' /mnt/etc/fstab
+for dir in dev proc sys run; do mount --rbind /$dir /mnt/$dir; done
+chroot /mnt update-initramfs -u
+cp /mnt/boot/initrd.img-* /boot/
+sed -i 's,root=UUID=[^ ]*,root=/dev/mapper/vg-root,' /boot/grub/grub.cfg
+sync"#;
+
+/// Has the payload keep the signed boot loaders that the disk has, as grub-install(8) has no signed one in RAM.
+fn keep_loaders(_: &Lab, web: &Deployment) -> Result<()> {
+    web.with_hello("payload", KEEP_LOADERS).map(drop)
+}
+
+const KEEP_LOADERS: &str = r#"#!/bin/bash
+set -e
+mkdir -p /tmp/esp /tmp/own
+mount -o ro "${ANEMOS_DISK}2" /tmp/esp
+cp -r /tmp/esp/EFI /tmp/own/
+umount /tmp/esp
+cat >/tmp/own/grub-install <<'END'
+#!/bin/bash
+set -e
+cp -r /tmp/own/EFI "$ANEMOS_TARGET/boot/efi/"
+root=$(findmnt -no UUID "$ANEMOS_TARGET")
+cat >"$ANEMOS_TARGET/boot/efi/EFI/debian/grub.cfg" <<GRUB
+search --no-floppy --fs-uuid --set=root $root
+set prefix=(\$root)/boot/grub
+configfile \$prefix/grub.cfg
+GRUB
+END
+chmod +x /tmp/own/grub-install
+# The loaders are signed, so Secure Boot need not stop it.
+sed 's/SecureBoot-\*)" -eq 1 /SecureBoot-*)" -eq 2 /' hello >signed
+PATH=/tmp/own:$PATH exec bash ./signed
+"#;
 
 /// Makes one image of systemd's stub, the machine's kernel and what that boots with, as its owner would by ukify. The
 /// machine's own files of these go.
-fn unified(lab: &Lab, machine: &Machine) -> Result<()> {
+fn unified(lab: &Lab, web: &Deployment) -> Result<()> {
+    let machine = &web.machine;
     let dir = machine.dir().join("uki");
     fs::create_dir_all(&dir).context("the image's directory")?;
     archive::unpack(lab, "bookworm", &["systemd-boot-efi"], &dir)?;

@@ -7,7 +7,7 @@
 mod kinds;
 mod way;
 
-use lab::{Lab, Result, Spec};
+use lab::{Lab, Result, Spec, System};
 
 use crate::book::{self, Cell, Tried};
 use crate::deployment::{Deployment, LONG, expect, expect_status};
@@ -21,6 +21,9 @@ const GUARDS: &[&str] = &["container.root", "kexec-off.jump", "kernel-renamed.su
 /// The table, to be tried and written down.
 pub fn table() -> book::Table {
     let cell = |kind: &'static Kind, way: Way| match kind.known {
+        Known::Tried { spec, .. } if way == Way::Sudo && spec(Spec::new("")).system == System::Busybox => {
+            Cell::Never("it has no sudo")
+        }
         Known::Tried { end, .. } => Cell::Tried(Tried {
             name: name(kind, way),
             word: if end.outcome == "deployed" { "deployed" } else { "refused" },
@@ -56,7 +59,7 @@ fn attempt(lab: &Lab, kind: &Kind, way: Way) -> Result<()> {
     web.describe("", "check = \"test $(id -u) = 0\"")?;
     web.with_hello("payload", "#!/bin/sh\nexec ./hello\n")?;
     let entrance = way.open(lab, &web)?;
-    prepare.run(lab, &web.machine)?;
+    prepare.run(lab, &web)?;
     // It may have another server of SSH now, which begins.
     web.machine.wait_ssh(LONG)?;
     let sent = web.machine.link().counts();

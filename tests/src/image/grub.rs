@@ -11,6 +11,7 @@ const ROOM: u64 = 1 << 20;
 const MODULES: &[&str] = &[
     "part_gpt",
     "ext2",
+    "btrfs",
     "fat",
     "normal",
     "linux",

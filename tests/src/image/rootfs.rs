@@ -1,6 +1,7 @@
 //! What is on the host's root file system.
 
 use super::Ids;
+use super::system::{Filesystem, System};
 use crate::archive::sources;
 use crate::command::{program, run, tail};
 use crate::machine::{Net, net};
@@ -9,19 +10,25 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// What somebody who rents a small server finds on it. No D-Bus, as on any minimal Debian.
-const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,openssh-server,ifupdown,isc-dhcp-client,iproute2,\
-                        iputils-ping,netbase,ca-certificates,gzip,zstd,kmod,udev,procps,e2fsprogs,less,grub-pc-bin,\
-                        grub-efi-amd64-bin,grub2-common";
+/// Has the initramfs hold the modules of the lab's machines.
+const INITRD: &str = r#"set -e
+cd "$1"
+mkdir -p etc/initramfs-tools/conf.d usr/share/initramfs-tools/modules.d
+echo MODULES=list >etc/initramfs-tools/conf.d/lab
+printf '%s\n' ahci btrfs ext4 nvme sd_mod virtio_blk virtio_net virtio_pci virtio_scsi >usr/share/initramfs-tools/modules.d/lab"#;
 
-/// Bootstraps Debian 12 from the mirror that this machine's apt uses.
-pub fn bootstrap(root: &Path, log: &Path) -> Result<()> {
+/// Bootstraps the Debian that a system is or is made from, from the mirror that this machine's apt uses.
+pub fn bootstrap(system: System, root: &Path, log: &Path) -> Result<()> {
     let mirror = sources::debian_mirror()?;
     let output = File::create(log).context(format!("cannot make {}", log.display()))?;
     let status = program("mmdebstrap")
-        .args(["--mode=root", "--variant=minbase", "--format=directory", "--include", PACKAGES])
+        .args(["--mode=root", "--variant=minbase", "--format=directory", "--include", &system.packages().join(",")])
         .args(["--aptopt=APT::Install-Recommends \"false\"", "--keyring", crate::tools::KEYRING])
-        .arg("bookworm")
+        // A mirror may be behind, and what it has of a suite that changes then says that it is too old.
+        .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
+        // The modules of the lab's machines, not of all there are: those are emulated while they read it.
+        .arg(format!("--essential-hook={INITRD}"))
+        .arg(system.suite())
         .arg(root)
         .arg(&mirror)
         .stdin(std::process::Stdio::null())
@@ -37,7 +44,7 @@ pub fn bootstrap(root: &Path, log: &Path) -> Result<()> {
 }
 
 /// Makes the bootstrapped system one particular host.
-pub fn configure(root: &Path, kind: Net, ids: &Ids, public_key: &str) -> Result<()> {
+pub fn configure(system: System, root: &Path, kind: Net, ids: &Ids, public_key: &str) -> Result<()> {
     let write = |path: &str, text: &str| -> Result<()> {
         let path = root.join(path);
         if let Some(parent) = path.parent() {
@@ -50,18 +57,28 @@ pub fn configure(root: &Path, kind: Net, ids: &Ids, public_key: &str) -> Result<
     write(
         "etc/fstab",
         &format!(
-            "UUID={} / ext4 errors=remount-ro 0 1\nUUID={}-{} /boot/efi vfat umask=0077,nofail 0 1\n",
+            "UUID={} / {} 0 1\nUUID={}-{} /boot/efi vfat umask=0077,nofail 0 1\n",
             ids.root,
+            match system.filesystem() {
+                Filesystem::Ext4 => "ext4 errors=remount-ro",
+                Filesystem::Btrfs => "btrfs defaults",
+            },
             &ids.esp[..4],
             &ids.esp[4..]
         ),
     )?;
     fs::create_dir_all(root.join("boot/efi")).context("cannot make /boot/efi")?;
-    configure_network(root, kind, &write)?;
+    configure_network(system, root, kind, &write)?;
     configure_ssh(root, public_key, &write)?;
-    configure_grub(root, ids, &write)?;
+    configure_grub(system, root, ids, &write)?;
     // Each machine has an identity of its own, as after an installation.
     write("etc/machine-id", "uninitialized\n")?;
+    if system == System::Selinux {
+        write("etc/selinux/config", "SELINUX=enforcing\nSELINUXTYPE=default\n")?;
+    }
+    if !system.has_systemd() {
+        return Ok(());
+    }
     // They would only try to reach an archive in the middle of a test.
     run(program("chroot").arg(root).args([
         "systemctl",
@@ -73,14 +90,19 @@ pub fn configure(root: &Path, kind: Net, ids: &Ids, public_key: &str) -> Result<
         "e2scrub_reap.service",
         "fstrim.timer",
     ]))?;
+    if system == System::Selinux {
+        // As `fixfiles relabel` would at its first boot; all of it is written now.
+        let contexts = "/etc/selinux/default/contexts/files/file_contexts";
+        run(program("chroot").arg(root).args(["setfiles", "-F", "-m", contexts, "/"]))?;
+    }
     Ok(())
 }
 
 type Writer<'a> = &'a dyn Fn(&str, &str) -> Result<()>;
 
-fn configure_network(root: &Path, kind: Net, write: Writer) -> Result<()> {
+fn configure_network(system: System, root: &Path, kind: Net, write: Writer) -> Result<()> {
     let archive = net::archive_url(kind);
-    let device = net::GUEST_DEVICE;
+    let device = system.card();
     match kind {
         Net::Dhcp => {
             write(
@@ -88,6 +110,9 @@ fn configure_network(root: &Path, kind: Net, write: Writer) -> Result<()> {
                 &format!("auto lo\niface lo inet loopback\n\nallow-hotplug {device}\niface {device} inet dhcp\n"),
             )?;
             write("etc/resolv.conf", "")?;
+            if system != System::Bookworm {
+                return write("etc/apt/sources.list", &format!("deb {archive} {} main\n", system.suite()));
+            }
             write(
                 "etc/apt/sources.list",
                 &format!(
@@ -141,6 +166,7 @@ fn configure_ssh(root: &Path, public_key: &str, write: Writer) -> Result<()> {
     write("root/.ssh/authorized_keys", public_key)?;
     fs::set_permissions(dir.join("authorized_keys"), fs::Permissions::from_mode(0o600))
         .context("cannot protect authorized_keys")?;
+    fs::create_dir_all(root.join("etc/ssh")).context("cannot make /etc/ssh")?;
     for entry in fs::read_dir(root.join("etc/ssh")).context("cannot read /etc/ssh")? {
         let path = entry.context("cannot read /etc/ssh")?.path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ssh_host_")) {
@@ -151,7 +177,7 @@ fn configure_ssh(root: &Path, public_key: &str, write: Writer) -> Result<()> {
     Ok(())
 }
 
-fn configure_grub(root: &Path, ids: &Ids, write: Writer) -> Result<()> {
+fn configure_grub(system: System, root: &Path, ids: &Ids, write: Writer) -> Result<()> {
     let kernel = fs::read_link(root.join("vmlinuz")).context("no /vmlinuz in the host image")?;
     let initrd = fs::read_link(root.join("initrd.img")).context("no /initrd.img in the host image")?;
     write(
@@ -159,8 +185,9 @@ fn configure_grub(root: &Path, ids: &Ids, write: Writer) -> Result<()> {
         &format!(
             "serial --unit=0 --speed=115200\nterminal_output serial\nset timeout=0\n\
              menuentry 'Debian GNU/Linux' {{\n    search --no-floppy --fs-uuid --set=root {id}\n    \
-             linux /{} root=UUID={id} ro console=tty0 console=ttyS0,115200\n    initrd /{}\n}}\n",
+             linux /{} root=UUID={id} ro console=tty0 console=ttyS0,115200{}\n    initrd /{}\n}}\n",
             kernel.display(),
+            system.command_line(),
             initrd.display(),
             id = ids.root,
         ),

@@ -3,7 +3,7 @@
 use super::Net;
 use super::net::MAC;
 use crate::command::{run, under_us};
-use crate::image::Image;
+use crate::image::{Image, System};
 use crate::{Context, Lab, Result, accel, tools};
 use std::fmt;
 use std::fs::{self, File};
@@ -18,6 +18,8 @@ pub enum Firmware {
     Bios,
     /// OVMF, without Secure Boot.
     Uefi,
+    /// OVMF with Secure Boot and the keys that are sold with machines.
+    SecureBoot,
 }
 
 impl fmt::Display for Firmware {
@@ -25,6 +27,7 @@ impl fmt::Display for Firmware {
         f.write_str(match self {
             Self::Bios => "bios",
             Self::Uefi => "uefi",
+            Self::SecureBoot => "secure-boot",
         })
     }
 }
@@ -38,6 +41,8 @@ pub enum Bus {
     Scsi,
     /// An NVMe controller of its own. QEMU saves no machine that has one.
     Nvme,
+    /// SATA, behind an AHCI controller.
+    Sata,
 }
 
 impl Bus {
@@ -49,6 +54,7 @@ impl Bus {
             Self::Virtio => vec![disk("virtio-blk-pci", "addr=0x4")],
             Self::Scsi => vec!["virtio-scsi-pci,id=scsi,addr=0x4".into(), disk("scsi-hd", "bus=scsi.0")],
             Self::Nvme => vec![disk("nvme", "addr=0x4")],
+            Self::Sata => vec!["ich9-ahci,id=ahci,addr=0x4".into(), disk("ide-hd", "bus=ahci.0")],
         };
         devices.into_iter().flat_map(|device| ["-device".to_owned(), device]).collect()
     }
@@ -57,9 +63,9 @@ impl Bus {
 /// Where a machine begins.
 #[derive(Debug, Clone)]
 pub enum Boot {
-    /// Debian 12, booted and answering SSH, in seconds.
+    /// Debian 12, booted and answering SSH, in seconds. Another system boots from its disk.
     Snapshot,
-    /// Debian 12, booting from its disk.
+    /// From the disk, with the image's system.
     Image,
     /// Whatever another machine left on its disks.
     Disks(Disks),
@@ -93,6 +99,11 @@ pub enum DataDisk {
     },
     /// An existing raw file.
     File(PathBuf),
+    /// A new, empty one with sectors of 4 KiB, which firmware tries before the other.
+    Sectors4k {
+        /// Its size.
+        mib: u64,
+    },
 }
 
 /// What to do about a fatal line on the serial console.
@@ -111,6 +122,8 @@ pub struct Spec {
     pub name: String,
     /// BIOS or UEFI.
     pub firmware: Firmware,
+    /// Which system its image has.
+    pub system: System,
     /// Its network.
     pub net: Net,
     /// Memory.
@@ -141,6 +154,7 @@ impl Spec {
         Self {
             name: name.into(),
             firmware: Firmware::Bios,
+            system: System::Bookworm,
             net: Net::Dhcp,
             memory_mib: 1024,
             cpus: 1,
@@ -249,9 +263,10 @@ pub struct Snapshot {
 fn new_vars(firmware: Firmware, dir: &Path) -> Result<Option<PathBuf>> {
     match firmware {
         Firmware::Bios => Ok(None),
-        Firmware::Uefi => {
+        Firmware::Uefi | Firmware::SecureBoot => {
             let vars = dir.join("vars.qcow2");
-            run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2", tools::OVMF_VARS]).arg(&vars))?;
+            let new = if firmware == Firmware::Uefi { tools::OVMF_VARS } else { tools::OVMF_VARS_SOLD };
+            run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2", new]).arg(&vars))?;
             Ok(Some(vars))
         }
     }
@@ -271,12 +286,20 @@ pub(super) const ROOT_DISK: &str = "root-disk";
 pub(crate) fn qemu(lab: &Lab, name: &str, hardware: &Hardware, dir: &Path, disks: &Disks) -> Result<Command> {
     let mut command = under_us("qemu-system-x86_64");
     command.args(["-name", name, "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
-    command.args(["-machine", "pc", "-qmp", "stdio"]);
+    command.args(["-qmp", "stdio"]);
+    match hardware.firmware {
+        Firmware::Bios | Firmware::Uefi => command.args(["-machine", "pc"]),
+        // The firmware's variables are safe from the system only with system management mode, which needs this chipset.
+        Firmware::SecureBoot => {
+            command.args(["-machine", "q35,smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"])
+        }
+    };
     let accel = accel::probe(lab)?;
     command.args(accel.arguments(hardware.cpus)).args(accel.tuning());
     command.args(["-m", &hardware.memory_mib.to_string(), "-smp", &hardware.cpus.to_string()]);
-    if hardware.firmware == Firmware::Uefi {
-        command.args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={}", tools::OVMF_CODE)]);
+    if hardware.firmware != Firmware::Bios {
+        let code = if hardware.firmware == Firmware::Uefi { tools::OVMF_CODE } else { tools::OVMF_CODE_SECURE };
+        command.args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={code}")]);
         let vars = disks.vars.as_deref().unwrap_or(Path::new("missing"));
         command.args(["-drive", &format!("if=pflash,unit=1,format=qcow2,file={}", escaped(vars))]);
     }
