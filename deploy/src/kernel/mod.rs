@@ -34,8 +34,19 @@ const DEPTH: u32 = 4;
 const NAMED: usize = 6;
 
 /// Where any file may be the kernel: partitions for boot loaders, which have it by the name that a distribution, a boot
-/// loader or kernel-install(8) gives it, often in a unified kernel image; and what ostree copies to them.
-const DIRECTORIES: [&str; 3] = ["/boot", "/efi", "/usr/lib/ostree-boot"];
+/// loader or kernel-install(8) gives it, often in a unified kernel image; and what ostree copies to them. Then the media
+/// of systems that run in memory: Debian's live-boot, archiso, casper.
+const DIRECTORIES: [&str; 6] = [
+    "/boot",
+    "/efi",
+    "/usr/lib/ostree-boot",
+    "/run/live/medium/live",
+    "/run/archiso/bootmnt/arch/boot",
+    "/cdrom/casper",
+];
+
+/// Alpine's diskless mode mounts what it was started from below this, by the name of the device.
+const MEDIA: &str = "/media";
 
 /// The image of the running kernel.
 #[derive(Debug)]
@@ -84,7 +95,9 @@ pub fn find(root: &Root, release: &str) -> Result<Image> {
         "/run/booted-system/kernel/bzImage".into(),
     ];
     let found = usual.iter().find_map(|path| search.file(path, 0));
-    let found = found.or_else(|| DIRECTORIES.iter().find_map(|path| search.directory(path, DEPTH)));
+    let media = root.names(MEDIA).into_iter().map(|name| format!("{MEDIA}/{name}/boot"));
+    let directories: Vec<String> = DIRECTORIES.iter().map(|&path| path.to_owned()).chain(media).collect();
+    let found = found.or_else(|| directories.iter().find_map(|path| search.directory(path, DEPTH)));
     found.ok_or_else(|| {
         let mut others = search.others;
         let more = others.len().saturating_sub(NAMED);
@@ -92,7 +105,12 @@ pub fn find(root: &Root, release: &str) -> Result<Image> {
         if more > 0 {
             others.push(format!("{more} more"));
         }
-        let looked = format!("/usr/lib/modules/{release}, /run/booted-system and {}", DIRECTORIES.join(", "));
+        let there = |path: &&str| root.inside(path).is_some_and(|place| place.is_dir());
+        let usual = DIRECTORIES[..3].iter().copied();
+        let more = directories[3..].iter().map(String::as_str).filter(there);
+        let looked = format!("/usr/lib/modules/{release}, /run/booted-system, {}", {
+            usual.chain(more).collect::<Vec<_>>().join(", ")
+        });
         let why = if others.is_empty() {
             format!("there is no kernel image in {looked}")
         } else {

@@ -132,6 +132,18 @@ const DISTRIBUTIONS: &[Distribution] = &[
         "/boot/vmlinuz-virt",
     ),
     (
+        "Alpine, diskless",
+        "6.6.58-0-lts",
+        |root, release| put(root, "/media/usb/boot/vmlinuz-lts", &with_stub(kernel(release))),
+        "/media/usb/boot/vmlinuz-lts",
+    ),
+    (
+        "Debian, live",
+        "6.12.41+deb13-amd64",
+        |root, release| put(root, &format!("/run/live/medium/live/vmlinuz-{release}"), &kernel(release)),
+        "/run/live/medium/live/vmlinuz-6.12.41+deb13-amd64",
+    ),
+    (
         "Alpine, hardware",
         "6.6.58-0-lts",
         |root, release| put(root, "/boot/vmlinuz-lts", &with_stub(kernel(release))),
@@ -283,7 +295,7 @@ fn of_a_uki_only_its_kernel_is_used() {
 fn an_error_names_what_there_is() {
     let (_dir, root) = host(&[]);
     let error = find(&root, "1.2").unwrap_err().to_string();
-    let places = "/usr/lib/modules/1.2, /run/booted-system and /boot, /efi, /usr/lib/ostree-boot";
+    let places = "/usr/lib/modules/1.2, /run/booted-system, /boot, /efi, /usr/lib/ostree-boot";
     assert!(error.contains(&format!("finding the image of kernel 1.2: there is no kernel image in {places} (mount")));
     for number in 0..40 {
         put(&root, &format!("/boot/vmlinuz-{number:02}"), &kernel(&format!("3.{number}")));
