@@ -58,24 +58,23 @@ const LONG: &[(&str, &str)] = &[
     ("writes::killed_before_the_release", "the fault matrix has its like, controller-killed.booting"),
 ];
 
-/// Scenarios that take turns, for they take most of an hour together: of three commits that follow each other, each
+/// Scenarios that take turns, for they take most of an hour together: of four commits that follow each other, each
 /// tries one of these lists. `ANEMOS_E2E_LONG` and a filter try all that they name.
-const TURNS: [&[&str]; 3] = [
-    &["makeimg::debian_deployed", "disks::unplugged_while_staging", "writes::went_back_alone"],
-    &[
-        "makeimg::debian_boots",
-        "runs::two_hosts_one_fails",
-        "payload::wishes_from_another_process",
-        "safety::agent_that_breaks",
-    ],
+const TURNS: [&[&str]; 4] = [
+    &["makeimg::debian_deployed", "writes::went_back_alone"],
+    &["makeimg::debian_boots", "runs::two_hosts_one_fails", "safety::agent_that_breaks"],
     &[
         "base::left_the_mirror",
         "base::through_a_proxy",
+        "disks::unplugged_while_staging",
+        "payload::controller_killed",
+        "payload::wishes_from_another_process",
+    ],
+    &[
         "makeimg::debian_archives",
         "become::sudo_with_a_password",
         "ways::through_a_jump_host",
         "runs::plan_refusals_and_ctrl_c",
-        "payload::controller_killed",
         "payload::loads_what_it_opens",
     ],
 ];
