@@ -460,7 +460,8 @@ impl Machine {
 
     /// Adds a disk while the machine runs, so that snapshots need not know of it.
     fn add_disk(&mut self, disk: DataDisk) -> Result<()> {
-        let mut device = json!({"driver": "virtio-blk-pci", "id": "disk1", "drive": "data0", "serial": "anemos-data", "addr": "0x9"});
+        let mut device = json!({"driver": "virtio-blk-pci", "id": "disk1", "drive": "data0", "addr": "0x9"});
+        device["serial"] = "anemos-data".into();
         let path = match disk {
             DataDisk::Pattern { mib } => {
                 let path = self.dir.join("data.raw");

@@ -34,8 +34,8 @@ const DEPTH: u32 = 4;
 const NAMED: usize = 6;
 
 /// Where any file may be the kernel: partitions for boot loaders, which have it by the name that a distribution, a boot
-/// loader or kernel-install(8) gives it, often in a unified kernel image; and what ostree copies to them. Then the media
-/// of systems that run in memory: Debian's live-boot, archiso, casper.
+/// loader or kernel-install(8) gives it, often in a unified kernel image; and what ostree copies to them. Then the
+/// media of systems that run in memory: Debian's live-boot, archiso, casper.
 const DIRECTORIES: [&str; 6] = [
     "/boot",
     "/efi",

@@ -13,9 +13,10 @@ use std::path::Path;
 /// Has the initramfs hold the modules of the lab's machines.
 const INITRD: &str = r#"set -e
 cd "$1"
-mkdir -p etc/initramfs-tools/conf.d usr/share/initramfs-tools/modules.d
+list=usr/share/initramfs-tools/modules.d
+mkdir -p etc/initramfs-tools/conf.d $list
 echo MODULES=list >etc/initramfs-tools/conf.d/lab
-printf '%s\n' ahci btrfs ext4 nvme sd_mod virtio_blk virtio_net virtio_pci virtio_scsi >usr/share/initramfs-tools/modules.d/lab"#;
+printf '%s\n' ahci btrfs ext4 nvme sd_mod virtio_blk virtio_net virtio_pci virtio_scsi >$list/lab"#;
 
 /// Bootstraps the Debian that a system is or is made from, from the mirror that this machine's apt uses.
 pub fn bootstrap(system: System, root: &Path, log: &Path) -> Result<()> {

@@ -203,8 +203,8 @@ fn names_in_documents(house: &House) -> Vec<String> {
     wrong
 }
 
-/// The document in which each promise names the test that shows it.
-const SECURITY: &str = "docs/SECURITY.md";
+/// The documents in which each promise names the test that shows it.
+const PROMISES: [&str; 2] = ["docs/SECURITY.md", "docs/REACH.md"];
 
 /// Whether some file has a test of this name: a function with an attribute that makes it one, or an end-to-end
 /// scenario.
@@ -225,23 +225,25 @@ fn is_tested(house: &House, name: &str) -> bool {
     })
 }
 
-/// In the tables of [`SECURITY`] whose last column is `test`, that names tests that exist, or says `no test` and why.
+/// In the tables of [`PROMISES`] whose last column is `test`, that names tests that exist, or says `no test` and why.
 fn promises_have_tests(house: &House) -> Vec<String> {
     let mut wrong = Vec::new();
-    let mut within = false;
-    for line in house.documents.get(SECURITY).map_or("", String::as_str).lines() {
-        let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
-        let last = cells.last().copied().unwrap_or_default();
-        if !line.starts_with('|') {
-            within = false;
-        } else if last == "test" {
-            within = true;
-        } else if within && !last.starts_with("---") {
-            let names: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
-            let unknown = names.iter().filter(|name| !is_tested(house, name));
-            wrong.extend(unknown.map(|name| format!("{SECURITY} names the test {name}, which is not there")));
-            if names.is_empty() && !last.starts_with("no test: ") {
-                wrong.push(format!("{SECURITY} names no test for: {}", cells[0]));
+    for document in PROMISES {
+        let mut within = false;
+        for line in house.documents.get(document).map_or("", String::as_str).lines() {
+            let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
+            let last = cells.last().copied().unwrap_or_default();
+            if !line.starts_with('|') {
+                within = false;
+            } else if last == "test" {
+                within = true;
+            } else if within && !last.starts_with("---") {
+                let names: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+                let unknown = names.iter().filter(|name| !is_tested(house, name));
+                wrong.extend(unknown.map(|name| format!("{document} names the test {name}, which is not there")));
+                if names.is_empty() && !last.starts_with("no test: ") {
+                    wrong.push(format!("{document} names no test for: {}", cells[0]));
+                }
             }
         }
     }
@@ -263,7 +265,7 @@ const RULES: [(&str, Rule); 11] = [
     ("no line is too long", columns),
     ("unsafe code stands in the modules for it", unsafe_code),
     ("documents name what exists", names_in_documents),
-    ("what SECURITY.md promises has a test", promises_have_tests),
+    ("what SECURITY.md and REACH.md promise has a test", promises_have_tests),
 ];
 
 #[test]
