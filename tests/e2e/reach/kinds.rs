@@ -71,8 +71,6 @@ const fn open(what: &'static str, why: &'static str) -> Kind {
     Kind { name: "", what, known: Known::Open(why) }
 }
 
-const NO_SYSTEM: &str = "the lab has no such system yet";
-
 /// All kinds, in the order of the document.
 pub const KINDS: &[Kind] = &[
     made("debian", "Debian 12, BIOS, virtio, an address by DHCP", ":", End::DEPLOYED),
@@ -195,6 +193,7 @@ pub const KINDS: &[Kind] = &[
         |spec| Spec { system: System::Sysvinit, ..spec },
         End::DEPLOYED,
     ),
+    machine("openrc", "OpenRC", |spec| Spec { system: System::OpenRc, ..spec }, End::DEPLOYED),
     machine(
         "busybox",
         "busybox and dropbear as only userland",
@@ -232,8 +231,7 @@ pub const KINDS: &[Kind] = &[
             end: End::DEPLOYED,
         },
     },
-    open("kernel 3.10 or 4.14 (RHEL 7, Oracle Linux 7, Amazon Linux 2)", NO_SYSTEM),
-    open("OpenRC", NO_SYSTEM),
+    open("kernel 3.10 or 4.14 (RHEL 7, Oracle Linux 7, Amazon Linux 2)", "no archive that the lab can reach has one"),
 ];
 
 fn declare_the_other_disk(_: &Lab, web: &Deployment) -> Result<()> {

@@ -15,6 +15,8 @@ pub enum System {
     Sid,
     /// Debian 12 with sysvinit for systemd, dropbear for OpenSSH, and its root with /boot in it on btrfs.
     Sysvinit,
+    /// Debian 12 with `OpenRC` for systemd.
+    OpenRc,
     /// Nothing but busybox and dropbear, with Debian 12's kernel.
     Busybox,
     /// Debian 12 with what boots from LVM, LUKS and RAID, and room on its disk for that.
@@ -39,9 +41,13 @@ impl System {
             Self::Bullseye => "bullseye",
             Self::Trixie => "trixie",
             Self::Sid => "sid",
-            Self::Bookworm | Self::Sysvinit | Self::Busybox | Self::Stacked | Self::Selinux | Self::Signed => {
-                "bookworm"
-            }
+            Self::Bookworm
+            | Self::Sysvinit
+            | Self::OpenRc
+            | Self::Busybox
+            | Self::Stacked
+            | Self::Selinux
+            | Self::Signed => "bookworm",
         }
     }
 
@@ -67,9 +73,13 @@ impl System {
         ];
         packages.extend(match self {
             Self::Trixie | Self::Sysvinit | Self::Signed => ["linux-image-amd64"],
-            Self::Bookworm | Self::Bullseye | Self::Sid | Self::Busybox | Self::Stacked | Self::Selinux => {
-                ["linux-image-cloud-amd64"]
-            }
+            Self::Bookworm
+            | Self::Bullseye
+            | Self::Sid
+            | Self::OpenRc
+            | Self::Busybox
+            | Self::Stacked
+            | Self::Selinux => ["linux-image-cloud-amd64"],
         });
         packages.extend(match self {
             Self::Trixie | Self::Sid => ["dhcpcd-base"],
@@ -77,6 +87,7 @@ impl System {
         });
         packages.extend_from_slice(match self {
             Self::Sysvinit => &["btrfs-progs", "dropbear", "sudo", "sysvinit-core"],
+            Self::OpenRc => &["openrc", "openssh-server", "sudo", "sysvinit-core"],
             Self::Busybox => &["busybox-static", "dropbear-bin"],
             Self::Bookworm => &["openssh-server", "systemd-sysv"],
             Self::Bullseye | Self::Trixie | Self::Sid => &["openssh-server", "sudo", "systemd-sysv"],
@@ -103,7 +114,7 @@ impl System {
 
     /// Whether systemd is its process 1.
     pub(super) fn has_systemd(self) -> bool {
-        !self.has_dropbear()
+        !self.has_dropbear() && self != Self::OpenRc
     }
 
     /// What its kernel is told beside where root and console are.
@@ -134,6 +145,7 @@ impl fmt::Display for System {
             Self::Trixie => "trixie",
             Self::Sid => "sid",
             Self::Sysvinit => "sysvinit",
+            Self::OpenRc => "openrc",
             Self::Busybox => "busybox",
             Self::Stacked => "stacked",
             Self::Selinux => "selinux",
