@@ -251,6 +251,7 @@ fn fill(
         }
     }
     let image = Inside::open(root).doing(|| format!("opening {}", root.display()))?;
+    let host_keys = HostKeys::of(&image);
     if let Some(disk) = &disk {
         fstab(&image, disk)?;
     }
@@ -294,7 +295,55 @@ fn fill(
     }
     drop(chroot);
     tidy(&image);
+    if machine.is_none() {
+        host_keys.leave(&image).doing(|| "having each machine make its own SSH host keys".into())?;
+    }
     Ok(disk)
+}
+
+/// SSH host keys that packages made. Every machine that is started from an image would have them.
+struct HostKeys(Vec<(PathBuf, Vec<u8>)>);
+
+/// A unit that makes host keys where there are none (systemd.unit(5), ssh-keygen(1)).
+const HOST_KEYS_UNIT: &str = "\
+[Unit]
+Description=SSH host keys of this machine
+ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key
+Before=ssh.service ssh.socket
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/ssh-keygen -A
+";
+const HOST_KEYS_NAME: &str = "makeimg-host-keys.service";
+
+impl HostKeys {
+    /// Those that are there.
+    fn of(image: &Inside) -> Self {
+        let dir = Path::new("etc/ssh");
+        let names = image.names(dir).into_iter().filter(|name| name.starts_with("ssh_host_"));
+        let keys = names.map(|name| dir.join(name));
+        Self(keys.filter_map(|path| image.read(&path).ok().map(|bytes| (path, bytes))).collect())
+    }
+
+    /// Removes those that are as they were, and has systemd make new ones if none are left.
+    fn leave(self, image: &Inside) -> io::Result<()> {
+        let unchanged = self.0.iter().filter(|(path, bytes)| image.read(path).is_ok_and(|now| now == *bytes));
+        let mut removed = false;
+        for (path, _) in unchanged {
+            image.remove(path)?;
+            removed = true;
+        }
+        let units = Path::new("etc/systemd/system");
+        if !removed || !image.exists("usr/lib/systemd/systemd") {
+            return Ok(());
+        }
+        image.write(&units.join(HOST_KEYS_NAME), HOST_KEYS_UNIT.as_bytes(), 0o644)?;
+        for wants in ["ssh.service.wants", "ssh.socket.wants"] {
+            image.link(&units.join(wants).join(HOST_KEYS_NAME), &Path::new("..").join(HOST_KEYS_NAME))?;
+        }
+        Ok(())
+    }
 }
 
 /// The package sources that the named mirror and the archives that belong to it offer; `None` if no mirror is named.

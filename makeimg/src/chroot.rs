@@ -196,9 +196,12 @@ impl Drop for Chroot<'_> {
     }
 }
 
-/// The variables that programs in an image have.
+/// The variables that programs in an image have. systemctl(1) must know that the systemd that runs is another's.
 pub fn environment(tool: Tool) -> Tool {
-    let tool = tool.clean().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    let tool = tool
+        .clean()
+        .env("SYSTEMD_OFFLINE", "1")
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     let tool = tool.env("HOME", "/root").env("LANG", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
     match std::env::var_os("SOURCE_DATE_EPOCH") {
         Some(epoch) => tool.env("SOURCE_DATE_EPOCH", epoch),

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rustix::fs::FileType;
+
 use crate::chroot::{Chroot, environment, with_proxies};
 use crate::command::{self, Context, Tool};
 use crate::inside::Inside;
@@ -74,7 +76,7 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
                     "{name} has written no source of {} into /etc/apt/sources.list: what it wrote stays as it is",
                     wanted.suite
                 ));
-                return Ok(());
+                return tidy(&image).doing(|| "removing what is left of the bootstrap".into());
             }
         },
     };
@@ -100,8 +102,22 @@ fn complete(context: &Context, image: &Inside, packages: &[String], progress: &m
     run(&["clean"], &[])
 }
 
-/// Removes what only the bootstrap needed, and what must differ from machine to machine.
+/// What /etc/hosts has of every machine (hosts(5)).
+pub const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n";
+
+/// Removes what only the bootstrap needed, what the building machine lent to it, and what must differ from machine to
+/// machine.
 fn tidy(image: &Inside) -> std::io::Result<()> {
+    // Both tools copy them, whatever the suite has.
+    let _ = image.remove(Path::new("etc/hostname"));
+    let conf = Path::new("etc/resolv.conf");
+    let regular = image.look(conf)?.is_some_and(|found| FileType::from_raw_mode(found.st_mode).is_file());
+    if regular && std::fs::read("/etc/resolv.conf").is_ok_and(|ours| image.read(conf).is_ok_and(|it| it == ours)) {
+        image.remove(conf)?;
+    }
+    if !image.exists("etc/hosts") {
+        image.write(Path::new("etc/hosts"), HOSTS.as_bytes(), 0o644)?;
+    }
     for dir in ["var/lib/apt/lists", "var/cache/apt/archives", "var/cache/apt"] {
         for name in
             image.names(Path::new(dir)).iter().filter(|name| !["partial", "lock", "archives"].contains(&&***name))

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
-use crate::settings::{self, FUNCTIONS, Format, Settings, VARIABLES};
+use crate::settings::{self, FUNCTIONS, Format, Settings, Target, VARIABLES};
 use crate::shell;
 
 /// Name of the file.
@@ -138,15 +138,25 @@ pub(crate) fn defined(text: &str) -> impl Iterator<Item = (u32, &str)> {
 impl Imgbuild {
     /// Why it can't be built on a machine's own disk, in place of a file.
     pub fn machine_problem(&self) -> Option<Problem> {
-        if self.settings.format != Format::Custom {
+        let (variable, what, hint) = if self.settings.format == Format::Custom {
+            (
+                "format",
+                "with `custom`, setup() makes the layout of the disk; on a machine's own disk makeimg makes it, and \
+                 would wipe what setup() made",
+                "say `raw` and `filesystems`, or partition and install by a script in place of an IMGBUILD",
+            )
+        } else if !matches!(self.settings.target, Target::Debian { .. }) {
+            (
+                "target",
+                "a machine builds only `debian` on its own disk; what bootstraps the others is not in its RAM system",
+                "build an image of it elsewhere, or install it by a script in place of an IMGBUILD",
+            )
+        } else {
             return None;
-        }
+        };
         let text = std::fs::read(&self.path).unwrap_or_default();
-        let line = assignment(&String::from_utf8_lossy(&text), "format");
-        let what = "format: with `custom`, setup() makes the layout of the disk; on a machine's own disk makeimg makes \
-                    it, and would wipe what setup() made";
-        let hint = "say `raw` and `filesystems`, or partition and install by a script in place of an IMGBUILD";
-        Some(Problem::new(&self.path, line, what).hint(hint))
+        let line = assignment(&String::from_utf8_lossy(&text), variable);
+        Some(Problem::new(&self.path, line, format!("{variable}: {what}")).hint(hint))
     }
 
     /// The line, from 1, on which a function is defined.

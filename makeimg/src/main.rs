@@ -74,6 +74,16 @@ fn check(inputs: &cli::Inputs) -> ExitCode {
     }
 }
 
+/// What of capabilities(7) this process lacks that mounting and making device nodes take.
+fn lacks_capability() -> Option<&'static str> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
+    // Their numbers (linux/capability.h).
+    let needed = [(21, "CAP_SYS_ADMIN"), (27, "CAP_MKNOD"), (18, "CAP_SYS_CHROOT"), (0, "CAP_CHOWN")];
+    needed.iter().find(|(bit, _)| effective >> bit & 1 == 0).map(|(_, name)| *name)
+}
+
 fn build(args: cli::Build) -> ExitCode {
     let mut screen = Screen::new(args.inputs.json, args.verbose);
     let given = |option: Option<String>, name: &str| {
@@ -104,6 +114,11 @@ fn build(args: cli::Build) -> ExitCode {
         problems.push(
             Problem::build("building an image takes root, for the owners of its files and for mounting")
                 .hint("use sudo"),
+        );
+    } else if let Some(lacks) = lacks_capability() {
+        problems.push(
+            Problem::build(format!("this is root without {lacks}, as in a container, and building takes that"))
+                .hint("build on a machine or in a virtual machine, or give the container what it lacks (--privileged)"),
         );
     }
     if let Some(output) = job.output()

@@ -119,6 +119,8 @@ pub struct Settings {
 /// Variables that mean something.
 pub const VARIABLES: &[&str] = &[
     "imgname",
+    "arch",
+    "debian_arch",
     "target",
     "debian_suite",
     "debian_variant",
@@ -165,6 +167,19 @@ impl Settings {
         let imgname = keep(&mut wrong, name);
         let target = keep(&mut wrong, target(value("target"), value("debian_suite")));
         let format = keep(&mut wrong, format(value("format").unwrap_or_default()));
+        for variable in ["arch", "debian_arch"] {
+            // Kernel and Debian have a name of their own for each.
+            let ours = match std::env::consts::ARCH {
+                "x86_64" => ["x86_64", "amd64"],
+                "aarch64" => ["aarch64", "arm64"],
+                other => [other, other],
+            };
+            let value = value(variable).map(str::trim).filter(|value| !value.is_empty());
+            if let Some(other) = value.filter(|value| !ours.contains(value)) {
+                let what = format!("{other:?} is not what runs here, {}, and no other can be built", ours.join(" or "));
+                wrong.push(Wrong { variable, line: 0, what, hint: None });
+            }
+        }
         let packages = keep(&mut wrong, packages(value("packages").unwrap_or_default()));
         let hostconf = list(value("hostconf").unwrap_or_default()).map(|(_, item)| item.to_owned()).collect();
         let mut one = |variable: &'static str, is_good: fn(&str) -> bool, such_as: &str| {

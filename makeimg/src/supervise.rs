@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
@@ -214,7 +214,8 @@ fn remove(work: &Path) -> io::Result<()> {
 /// Loop devices of the image in a directory. They are found by the image's inode, because the path that the kernel
 /// tells is of the build's mount namespace, which may be gone.
 fn loops_in(work: &Path) -> Vec<String> {
-    let Ok(image) = fs::metadata(work.join("image")) else { return Vec::new() };
+    let image = fs::symlink_metadata(work.join("image")).ok().filter(fs::Metadata::is_file);
+    let Some(image) = image else { return Vec::new() };
     let (major, minor) = (rustix::fs::major(image.dev()), rustix::fs::minor(image.dev()));
     let losetup = find("losetup").unwrap_or_else(|| "losetup".into());
     let list = Command::new(losetup).args(["--list", "--noheadings", "--output=BACK-MAJ:MIN,BACK-INO,NAME"]).output();
@@ -225,6 +226,21 @@ fn loops_in(work: &Path) -> Vec<String> {
         of.then(|| words.next().map(str::to_owned)).flatten()
     };
     list.lines().filter_map(ours).collect()
+}
+
+/// Whether it is a working directory that only this user can have made, as [`make_work`] makes it. Others may write where
+/// the result is to be, too.
+fn is_own(work: &Path) -> bool {
+    let found = fs::symlink_metadata(work).ok().filter(fs::Metadata::is_dir);
+    let own =
+        |found: fs::Metadata| found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o7777 == 0o700;
+    found.is_some_and(own)
+}
+
+/// Opens the lock of a working directory, which waits for nobody and leads nowhere.
+fn open_lock(work: &Path) -> io::Result<File> {
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
+    fs::OpenOptions::new().read(true).custom_flags(flags).open(work.join("lock"))
 }
 
 /// Removes what builds of this name left when the machine lost its power.
@@ -239,8 +255,8 @@ fn remove_stale(output_dir: &Path, imgname: &str) {
         })
         .map(|entry| entry.path())
         .collect();
-    for work in stale {
-        let file = File::open(work.join("lock"));
+    for work in stale.into_iter().filter(|work| is_own(work)) {
+        let file = open_lock(&work);
         if !matches!(file.as_ref().map(File::try_lock), Ok(Err(TryLockError::WouldBlock))) {
             let _ = remove(&work);
         }

@@ -60,6 +60,11 @@ STANDIN= "${0%/*}/standin" "$@"
 echo "$@" >"${0%/*}/called"
 while [ "${1#/}" = "$1" ]; do suite=$1; shift; done
 root=$1; shift
+hostname >"$root/etc/hostname"
+cp /etc/resolv.conf "$root/etc/"
+mkdir -p "$root/usr/lib/systemd" "$root/etc/ssh"
+: >"$root/usr/lib/systemd/systemd"
+for key in rsa_key rsa_key.pub ed25519_key ed25519_key.pub; do echo package >"$root/etc/ssh/ssh_host_$key"; done
 mkdir -p "$root/etc/apt/sources.list.d" "$root/var/lib/apt/lists/partial" "$root/usr/bin" "$root/usr/share/keyrings"
 echo ID=debian >"$root/etc/os-release"
 : >"$root/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -256,7 +261,7 @@ provision() {
     cat /etc/secret >/etc/secret.seen
     rm /etc/secret.seen
     sleep 1000 &
-    echo \"home $HOME, project ${imgdir-none}\"
+    echo \"home $HOME, project ${imgdir-none}, offline ${SYSTEMD_OFFLINE-no}\"
 }
 cleanup() {
     touch cleaned
@@ -303,7 +308,7 @@ fn directory() {
     }
     let project = everything("dir");
     let said = project.built(&["--verbose", "--reveal", REVEAL]);
-    assert!(said.contains("setting up") && said.contains("home /root, project none"), "{said}");
+    assert!(said.contains("setting up") && said.contains("home /root, project none, offline 1"), "{said}");
     assert!(!said.contains("hush"), "a secret is in the log");
     check_image(&project.path("out/web"));
     assert!(project.path("web/cleaned").exists());
@@ -502,12 +507,23 @@ fn what_a_power_failure_left_is_removed() {
     project.write("out/.web.makeimg-1/root/etc/secret", "hush\n");
     project.write("out/.web.makeimg-1/lock", "");
     project.write("out/.web.makeimg-x/mine", "");
+    fs::set_permissions(project.path("out/.web.makeimg-1"), fs::Permissions::from_mode(0o700)).unwrap();
+    // What others may have put there is left alone, and not waited for.
+    project.write("elsewhere/lock", "");
+    symlink(project.path("elsewhere"), project.path("out/.web.makeimg-2")).unwrap();
+    project.write("out/.web.makeimg-3/mine", "");
+    fs::set_permissions(project.path("out/.web.makeimg-3"), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::create_dir(project.path("out/.web.makeimg-4")).unwrap();
+    fs::set_permissions(project.path("out/.web.makeimg-4"), fs::Permissions::from_mode(0o700)).unwrap();
+    let pipe = project.path("out/.web.makeimg-4/lock");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let output = project.build(&["--reveal", REVEAL]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let left = fs::read_dir(project.path("out")).unwrap().flatten().map(|entry| entry.file_name());
     let mut left: Vec<_> = left.collect();
     left.sort();
-    assert_eq!(left, [".web.makeimg-x", "web"]);
+    assert_eq!(left, [".web.makeimg-2", ".web.makeimg-3", ".web.makeimg-x", "web"]);
+    assert!(project.path("elsewhere/lock").exists());
 }
 
 #[test]
@@ -982,6 +998,55 @@ impl Project {
     fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
+}
+
+#[test]
+fn nothing_of_the_building_machine_is_in_the_image_and_each_machine_has_its_own_keys() {
+    if !is_root() {
+        return;
+    }
+    let archive = Archive::new(&[("debian/trixie", ""), ("debian/trixie-updates", "")]);
+    for tool in ["mmdebstrap", "debootstrap"] {
+        for declared in [false, true] {
+            let project = Project::with_sources("debian_security=none\n", tool);
+            if declared {
+                project.write("web/files/etc/ssh/ssh_host_ed25519_key", "declared\n");
+            }
+            let mut command = project.command(&["--mirror", &archive.url("debian")]);
+            let output = command.env("PATH", project.without_mmdebstrap()).output().unwrap();
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let root = project.path("out/web");
+            for leaked in ["etc/hostname", "etc/resolv.conf"] {
+                assert!(!root.join(leaked).exists(), "{tool}: /{leaked}");
+            }
+            assert!(project.read("out/web/etc/hosts").starts_with("127.0.0.1 localhost\n"), "{tool}");
+            let unit = root.join("etc/systemd/system/ssh.service.wants/makeimg-host-keys.service");
+            assert!(fs::read_to_string(unit).unwrap().contains("ssh-keygen -A"), "{tool}");
+            let keys = fs::read_dir(root.join("etc/ssh")).unwrap().flatten().map(|entry| entry.file_name());
+            let keys: Vec<_> = keys.collect();
+            assert_eq!(keys, if declared { vec!["ssh_host_ed25519_key"] } else { Vec::new() }, "{tool}");
+        }
+    }
+}
+
+#[test]
+fn root_without_capabilities_is_told_what_it_lacks() {
+    if !is_root() {
+        return;
+    }
+    let project = everything("dir");
+    let built = project.command(&["--reveal", REVEAL]);
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-sys_admin"]).arg(built.get_program()).args(built.get_args());
+    for (name, value) in built.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        command.env(name, value);
+    }
+    command.current_dir(built.get_current_dir().unwrap_or(Path::new(".")));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("root without CAP_SYS_ADMIN") && said.contains("--privileged"), "{said}");
+    assert!(!project.path("web/cleaned").exists());
 }
 
 #[test]

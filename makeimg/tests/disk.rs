@@ -260,17 +260,75 @@ fn an_old_table_with_a_boot_loader() {
 }
 
 #[test]
-fn a_custom_layout_is_refused_before_anything_is_done() {
+fn what_was_in_a_partition_before_is_gone() {
     if !is_root() {
         return;
     }
+    for filesystem in ["ext4", "xfs", "btrfs"] {
+        let mut lab = Lab::new("label: gpt\nstart=1MiB, size=100MiB\n");
+        lab.write(0, &vec![0xaa; 600 * MIB as usize]);
+        let root = format!("/ 350M {filesystem}");
+        let disk = lab.begin(Table::Gpt, &[&root, "/var 100M"]).unwrap();
+        unmount_all(lab.roots.last().unwrap());
+        disk.finish(&context()).unwrap();
+        for part in lab.parts() {
+            let numbers: Vec<u64> = part.split(' ').map(|number| number.parse().unwrap()).collect();
+            let [number, start, size] = numbers[..] else { panic!("{part}") };
+            // Room for GRUB has no file system.
+            if size > 1 {
+                let end = lab.read((start + size) * MIB - 4096, 4096);
+                assert!(end.iter().all(|byte| *byte != 0xaa), "{filesystem}: the end of partition {number} is old");
+            }
+        }
+    }
+}
+
+#[test]
+fn features_of_a_file_system_are_those_that_are_known_for_long() {
+    if !is_root() {
+        return;
+    }
+    let mut lab = Lab::new("label: gpt\nstart=1MiB, size=100MiB\n");
+    let disk = lab.begin(Table::Gpt, &["/ 350M ext4"]).unwrap();
+    unmount_all(lab.roots.last().unwrap());
+    disk.finish(&context()).unwrap();
+    let root = lab.parts().into_iter().find(|part| part.ends_with(" 350")).unwrap();
+    let start: u64 = root.split(' ').nth(1).unwrap().parse().unwrap();
+    let part = lab.dir.path().join("part");
+    fs::write(&part, lab.read(start * MIB, 350 * MIB)).unwrap();
+    let said = run(Command::new("/sbin/dumpe2fs").arg("-h").arg(&part));
+    let line = said.lines().find_map(|line| line.strip_prefix("Filesystem features:")).unwrap();
+    // `needs_recovery` is no feature, but what is so while it is mounted.
+    let mut features: Vec<&str> = line.split_whitespace().filter(|word| *word != "needs_recovery").collect();
+    features.sort_unstable();
+    let known = "64bit dir_index dir_nlink ext_attr extent extra_isize filetype flex_bg has_journal huge_file \
+                 large_file metadata_csum resize_inode sparse_super";
+    assert_eq!(features.join(" "), known);
+}
+
+#[test]
+fn what_a_machine_cannot_build_is_refused_before_anything_is_done() {
+    if !is_root() {
+        return;
+    }
+    let targets = [
+        ("format=custom", "IMGBUILD:2: format: with `custom`, setup() makes the layout of the disk"),
+        ("target=arch", "IMGBUILD:2: target: a machine builds only `debian` on its own disk"),
+        ("target=alpine", "IMGBUILD:2: target: a machine builds only `debian` on its own disk"),
+    ];
+    for (line, words) in targets {
+        refused_before_anything_is_done(line, words);
+    }
+}
+
+fn refused_before_anything_is_done(line: &str, words: &str) {
     let lab = Lab::new("label: gpt\nstart=1MiB, size=100MiB, name=theirs\n");
     let [project, work, root] = ["project", "work", "root"].map(|name| lab.dir.path().join(name));
     for dir in [&project, &work, &root] {
         fs::create_dir(dir).unwrap();
     }
-    let imgbuild =
-        "target=debian\n\nformat=custom\nsetup() {\n    touch setup-ran\n}\ncleanup() {\n    touch cleanup-ran\n}\n";
+    let functions = "setup() {\n    touch setup-ran\n}\ncleanup() {\n    touch cleanup-ran\n}\n";
+    let imgbuild = format!("target=debian\n{line}\n{functions}");
     fs::write(project.join("IMGBUILD"), imgbuild).unwrap();
     let before = lab.read(0, 4 * MIB);
     let request = Request { project: project.clone(), output_dir: work.clone(), ..Request::default() };
@@ -279,7 +337,7 @@ fn a_custom_layout_is_refused_before_anything_is_done() {
     let offer = |_: &_| Ok(Vec::new());
     let machine = Machine { disk: &lab.disk(), root: &root, cmdline: "", offer: &offer };
     let refused = build::deploy(&job, &context(), &machine).unwrap_err().to_string();
-    assert!(refused.contains("IMGBUILD:3: format: with `custom`, setup() makes the layout of the disk"), "{refused}");
+    assert!(refused.contains(words), "{refused}");
     assert!(lab.read(0, 4 * MIB) == before, "the disk was written to");
     assert!(!project.join("setup-ran").exists() && !project.join("cleanup-ran").exists());
 }

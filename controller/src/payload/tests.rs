@@ -135,6 +135,11 @@ fn a_payload_needs_a_script_that_runs() {
     write(&imgbuild, b"target=debian\nformat=custom\n", 0o644);
     let refused = pack(dir.path()).unwrap_err().to_string();
     assert!(refused.contains("IMGBUILD:2: format: with `custom`, setup() makes the layout of the disk"), "{refused}");
+    for target in ["arch", "alpine"] {
+        write(&imgbuild, format!("target={target}\n").as_bytes(), 0o644);
+        let refused = pack(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("IMGBUILD:1: target: a machine builds only `debian` on its own disk"), "{refused}");
+    }
     write(&imgbuild, b"target=debian\npakages=x\nfilesystems='\n/srv 1G keep\nnone keep LABEL=old\n'\n", 0o644);
     let keep = |label: &str, or_made| Keep { label: label.into(), or_made };
     let (keeps, warnings) = check_script(dir.path()).unwrap();

@@ -1,7 +1,7 @@
 //! A disk while it is made: its partitions, and its file systems on a directory.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,45 @@ use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::volumes::At;
 use crate::words::Filesystem;
+
+/// What ext2, ext3 and ext4 are made with, in the working directory.
+const MKE2FS_FILE: &str = "mke2fs.conf";
+
+/// Features that Linux and GRUB have known for long (mke2fs.conf(5), ext4(5)): those of the building machine's own tools
+/// may be newer than what the image has to check and to boot it.
+const MKE2FS_CONF: &str = "\
+[defaults]
+	base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr
+	default_mntopts = acl,user_xattr
+	enable_periodic_fsck = 0
+	blocksize = 4096
+	inode_size = 256
+	inode_ratio = 16384
+[fs_types]
+	ext3 = {
+		features = has_journal
+	}
+	ext4 = {
+		features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
+	}
+	small = {
+		blocksize = 1024
+		inode_ratio = 4096
+	}
+";
+
+/// Bytes at both ends of a partition in which something may be left that says what was there (libblkid's superblocks;
+/// those of md, ZFS and others are at the end).
+const SIGNATURES: u64 = 1 << 20;
+
+/// Wipes what was in a partition of so many bytes before.
+fn wipe_ends(device: &str, size: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(device)?;
+    let zeros = vec![0; size.min(SIGNATURES) as usize];
+    file.write_all_at(&zeros, 0)?;
+    file.write_all_at(&zeros, size - zeros.len() as u64)?;
+    file.sync_all()
+}
 
 /// A file system that was made.
 #[derive(Debug)]
@@ -127,6 +166,8 @@ impl Disk {
     }
 
     fn make(&mut self, context: &Context) -> Result<(), Problem> {
+        let features = self.work.join(MKE2FS_FILE);
+        fs::write(&features, MKE2FS_CONF).doing(|| format!("writing {}", features.display()))?;
         for part in self.parts.clone() {
             let mkfs = match part.role {
                 Role::BiosBoot => continue,
@@ -135,6 +176,9 @@ impl Disk {
             };
             let device = self.attach(context, &part)?;
             let opened = File::open(&device).doing(|| format!("opening {device}"))?;
+            if self.is_device {
+                wipe_ends(&device, part.size).doing(|| format!("wiping old signatures on {device}"))?;
+            }
             mkfs.arg(&device).run(context)?;
             let uuid = self.id(context, &device)?;
             self.made.push(Made { role: part.role, device, opened, uuid });
@@ -166,7 +210,8 @@ impl Disk {
         let tool = Tool::new(filesystem.mkfs());
         match filesystem {
             Filesystem::Ext4 | Filesystem::Ext3 | Filesystem::Ext2 => {
-                tool.args(["-q", "-F", "-L", &volume.label, "-E", "lazy_itable_init=1"])
+                let tool = tool.args(["-q", "-F", "-L", &volume.label, "-E", "lazy_itable_init=1"]);
+                tool.env("MKE2FS_CONFIG", self.work.join(MKE2FS_FILE))
             }
             Filesystem::Xfs | Filesystem::Btrfs => tool.args(["-q", "-f", "-L", &volume.label]),
         }
