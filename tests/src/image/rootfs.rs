@@ -92,9 +92,11 @@ pub fn configure(system: System, root: &Path, kind: Net, ids: &Ids, public_key: 
         "fstrim.timer",
     ]))?;
     if system == System::Selinux {
-        // As `fixfiles relabel` would at its first boot; all of it is written now.
+        // As `fixfiles relabel` would at its first boot; all of it is written now. It names files by /proc.
         let contexts = "/etc/selinux/default/contexts/files/file_contexts";
-        run(program("chroot").arg(root).args(["setfiles", "-F", "-m", contexts, "/"]))?;
+        let mut unshare = program("unshare");
+        unshare.args(["--mount", "--pid", "--fork"]).arg(format!("--mount-proc={}/proc", root.display()));
+        run(unshare.arg("chroot").arg(root).args(["setfiles", "-F", "-m", contexts, "/"]))?;
     }
     Ok(())
 }

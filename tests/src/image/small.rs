@@ -17,8 +17,8 @@ const RC: &str = "\
 #!/bin/sh
 mount -o remount,rw /
 mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
+mountpoint -q /sys || mount -t sysfs sysfs /sys
+mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /run
@@ -26,7 +26,10 @@ mount -t tmpfs tmpfs /tmp
 hostname -F /etc/hostname
 modprobe virtio_net
 ip link set lo up
-udhcpc -i eth0
+# The initramfs may have given it another name than the kernel did.
+for card in /sys/class/net/e*; do
+    udhcpc -i ${card##*/}
+done
 ";
 
 /// What busybox' DHCP client runs (udhcpc's own documentation has the variables).

@@ -128,8 +128,6 @@ impl System {
     /// What its first card is called.
     pub(super) fn card(self) -> &'static str {
         match self {
-            // Nothing there gives it another name than the kernel does.
-            Self::Busybox => "eth0",
             // Another chipset, in whose slots nothing can be plugged while it runs.
             Self::Signed => "enp0s3",
             _ => crate::machine::net::GUEST_DEVICE,
