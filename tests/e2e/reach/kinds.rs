@@ -275,7 +275,7 @@ printf 'raid1
 dm_mod
 dm_crypt
 ' >>/etc/initramfs-tools/modules
-cp -ax / /mnt
+cp -ax /. /mnt/
 sed -i 's,^UUID=[^ ]* / .*,/dev/mapper/vg-root / ext4 defaults 0 1,' /mnt/etc/fstab
 for dir in dev proc sys run; do mount --rbind /$dir /mnt/$dir; done
 chroot /mnt update-initramfs -u
