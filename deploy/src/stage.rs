@@ -348,7 +348,9 @@ mod tests {
             driver: String::new(),
             set_mac: None,
             vlans: Vec::new(),
+            port: Vec::new(),
             client_id: Vec::new(),
+            client_unknown: String::new(),
             addresses: vec![address],
         };
         let network = |link: &Link| NetworkState { links: vec![link.clone()], ..NetworkState::default() };

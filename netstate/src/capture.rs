@@ -6,6 +6,7 @@ use std::path::Path;
 use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route, Rule};
 
 use crate::error::Error;
+use crate::leases::{self, Client};
 use crate::links::{Mac, Present, covers};
 use crate::resolv;
 use crate::rules;
@@ -34,8 +35,11 @@ pub fn capture() -> Result<NetworkState, Error> {
     let mut state = assemble(&present, &addresses, &routes, rules);
     for link in &mut state.links {
         link.driver = driver(&link.name);
-        let lease = std::fs::read_to_string(format!("/run/systemd/netif/leases/{}", link.id.0)).unwrap_or_default();
-        link.client_id = client_id(&lease).unwrap_or_default();
+        match leases::client(Path::new("/"), link) {
+            Some(Client::Id(id)) => link.client_id = id,
+            Some(Client::Unknown(why)) => link.client_unknown = why,
+            Some(Client::Mac) | None => {}
+        }
         // RAM has neither its driver nor its keys.
         if ["phy80211", "wireless"].iter().any(|file| Path::new("/sys/class/net").join(&link.name).join(file).exists())
         {
@@ -53,14 +57,6 @@ pub fn capture() -> Result<NetworkState, Error> {
 fn driver(name: &str) -> String {
     let link = std::fs::read_link(Path::new("/sys/class/net").join(name).join("device/driver"));
     link.ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned())).unwrap_or_default()
-}
-
-/// The client identifier in a lease that systemd-networkd keeps.
-fn client_id(lease: &str) -> Option<Vec<u8>> {
-    let digits = lease.lines().find_map(|line| line.strip_prefix("CLIENTID="))?.trim();
-    let byte = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
-    // As long as the option may be.
-    (0..digits.len().min(2 * 255)).step_by(2).map(byte).collect()
 }
 
 pub struct FoundAddress {
@@ -103,7 +99,9 @@ pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route
             addresses,
             set_mac: link.set_mac(present),
             vlans: Vec::new(),
+            port: Vec::new(),
             client_id: Vec::new(),
+            client_unknown: String::new(),
         });
     }
     let captured: Vec<_> = state.links.iter().map(|link| link.id).collect();
@@ -193,6 +191,7 @@ pub fn parse_route(body: &[u8]) -> Option<Route> {
         protocol,
         table: table.into(),
         mtu: None,
+        hops: Vec::new(),
     };
     let mut destination = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     for (kind, value) in attributes(body.get(12..)?) {
@@ -255,23 +254,4 @@ fn first_hop(family: u8, mut bytes: &[u8]) -> Option<Hop> {
     }
     let alive = hops.iter().position(|hop| hop.flags & wire::HOP_DEAD == 0).unwrap_or(0);
     hops.into_iter().nth(alive)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As systemd-networkd 252 writes it.
-    #[test]
-    fn client_identifiers() {
-        let lease = "# This is private data. Do not parse.\nADDRESS=192.0.2.57\nNETMASK=255.255.255.0\n\
-                     CLIENTID=ffb6220feb00020000ab11c3d2\n";
-        let id = [0xff, 0xb6, 0x22, 0x0f, 0xeb, 0, 2, 0, 0, 0xab, 0x11, 0xc3, 0xd2];
-        assert_eq!(client_id(lease).as_deref(), Some(&id[..]));
-        for other in ["", "ADDRESS=192.0.2.57\n", "CLIENTID=ff0\n", "CLIENTID=zz\n", "CLIENTID=\u{e9}a\n"] {
-            assert_eq!(client_id(other), None, "{other}");
-        }
-        assert_eq!(client_id("CLIENTID=\n").as_deref(), Some(&[][..]));
-        assert!(client_id(&format!("CLIENTID={}\n", "ab".repeat(4000))).is_some_and(|id| id.len() == 255));
-    }
 }

@@ -95,7 +95,11 @@ mod tests {
             ("eth0", LinkKind::Card, &[]),
             ("eth1", LinkKind::Card, &[]),
             ("bond0", LinkKind::Bond(bond), &[2, 3]),
-            ("bond0.7", LinkKind::Vlan { id: 7, protocol: 0x8100, flags: 1 }, &[4]),
+            (
+                "bond0.7",
+                LinkKind::Vlan { id: 7, protocol: 0x8100, flags: 1, egress: Vec::new(), ingress: Vec::new() },
+                &[4],
+            ),
             ("br0", LinkKind::Bridge { options: vec![(1, 1500), (5, 1), (6, 0x8000), (39, 1), (7, 1)] }, &[5]),
             ("mv0", LinkKind::Macvlan { mode: 4, flags: 0 }, &[6]),
             ("mgmt", LinkKind::Vrf { table: 10 }, &[]),

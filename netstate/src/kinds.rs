@@ -117,6 +117,8 @@ pub fn read(name: String, data: &[u8]) -> LinkKind {
             id,
             protocol: get(VLAN_PROTOCOL).and_then(|value| get_u16(value, 0)).map_or(VLAN_8021Q, u16::from_be),
             flags: get(VLAN_FLAGS).and_then(|value| get_u32(value, 0)).unwrap_or_default(),
+            egress: Vec::new(),
+            ingress: Vec::new(),
         }),
         "bond" => {
             get(BOND_MODE).and_then(|mode| mode.first()).filter(|mode| **mode < 7).map(|mode| read_bond(*mode, data))
@@ -167,7 +169,7 @@ fn options(data: &[u8], table: impl Iterator<Item = (u16, usize)>) -> Vec<LinkOp
 pub fn to_make(kind: &LinkKind) -> Vec<(u16, Vec<u8>)> {
     let bytes = |value: u32| value.to_ne_bytes().to_vec();
     match kind {
-        LinkKind::Vlan { id, protocol, flags } => vec![
+        LinkKind::Vlan { id, protocol, flags, .. } => vec![
             (VLAN_ID, id.to_ne_bytes().to_vec()),
             // The flags, and the mask of those that are set or cleared: one is set unless it is cleared, and the kernel
             // refuses a mask with flags that it doesn't know.
@@ -317,10 +319,10 @@ mod tests {
 
     #[test]
     fn other_kinds() {
-        let vlan = LinkKind::Vlan { id: 7, protocol: 0x88a8, flags: 0 };
+        let vlan = LinkKind::Vlan { id: 7, protocol: 0x88a8, flags: 0, egress: Vec::new(), ingress: Vec::new() };
         assert_eq!(read("vlan".into(), VLAN), vlan);
         let kinds = [
-            LinkKind::Vlan { id: 4094, protocol: 0x8100, flags: 1 },
+            LinkKind::Vlan { id: 4094, protocol: 0x8100, flags: 1, egress: Vec::new(), ingress: Vec::new() },
             LinkKind::Macvlan { mode: 4, flags: 1 },
             LinkKind::Vrf { table: 1001 },
             LinkKind::Dummy,

@@ -16,6 +16,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod kinds;
+mod leases;
 mod links;
 mod made;
 mod reach;

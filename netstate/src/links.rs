@@ -187,7 +187,9 @@ mod tests {
             set_mac: None,
             addresses: Vec::new(),
             vlans: Vec::new(),
+            port: Vec::new(),
             client_id: Vec::new(),
+            client_unknown: String::new(),
         }
     }
 

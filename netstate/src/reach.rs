@@ -273,7 +273,7 @@ mod tests {
         };
         let kind = match kind {
             "" => LinkKind::Card,
-            "vlan" => LinkKind::Vlan { id: 7, protocol: 0x8100, flags: 1 },
+            "vlan" => LinkKind::Vlan { id: 7, protocol: 0x8100, flags: 1, egress: Vec::new(), ingress: Vec::new() },
             "bond" => LinkKind::Bond(Bond::default()),
             "bridge" => LinkKind::Bridge { options: Vec::new() },
             "dummy" => LinkKind::Dummy,
@@ -292,7 +292,9 @@ mod tests {
             driver: String::new(),
             set_mac: None,
             vlans: Vec::new(),
+            port: Vec::new(),
             client_id: Vec::new(),
+            client_unknown: String::new(),
             addresses: addresses.iter().map(address).collect(),
         }
     }
@@ -315,6 +317,7 @@ mod tests {
             protocol: 4,
             table: 254,
             mtu: None,
+            hops: Vec::new(),
         }
     }
 

@@ -51,6 +51,12 @@ pub enum LinkKind {
         protocol: u16,
         /// `VLAN_FLAG_*` of linux/if_vlan.h.
         flags: u32,
+        /// Priorities of the host's packets, and those that their tags have, where these differ from 0.
+        #[serde(default)]
+        egress: Vec<(u32, u32)>,
+        /// Priorities that tags have, and those that the host's packets get by them, where these differ from 0.
+        #[serde(default)]
+        ingress: Vec<(u32, u32)>,
     },
     /// A bond of the links below it.
     Bond(Bond),
@@ -179,9 +185,15 @@ pub struct Link {
     /// The VLANs of a port of a bridge with VLAN filtering, or of such a bridge itself.
     #[serde(default)]
     pub vlans: Vec<PortVlans>,
+    /// What it has as a port of a bridge, by its `IFLA_BRPORT_*`, or as a member of a bond, by its `IFLA_BOND_SLAVE_*`.
+    #[serde(default)]
+    pub port: Vec<LinkOption>,
     /// The client identifier (option 61 of RFC 2132) by which it has a lease, if it is known; or empty.
     #[serde(default)]
     pub client_id: Vec<u8>,
+    /// Why that is not known, though it has a lease by one, or may have; or empty.
+    #[serde(default)]
+    pub client_unknown: String,
 }
 
 /// An address of a link.
@@ -228,6 +240,22 @@ pub struct Route {
     pub table: u32,
     /// MTU of the route in bytes, if set.
     pub mtu: Option<u32>,
+    /// All next hops of a route that has several (multipath). Its own link and next hop are those of one of them.
+    #[serde(default)]
+    pub hops: Vec<Hop>,
+}
+
+/// One of several next hops of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    /// Next hop; `None` if the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// The link it goes through.
+    pub link: LinkId,
+    /// The gateway is to be reached though no address covers it.
+    pub onlink: bool,
+    /// Its share of the packets, beside those of the others.
+    pub weight: u16,
 }
 
 /// A rule that says which routing table counts for some packets (linux/fib_rules.h).

@@ -1,7 +1,7 @@
 //! Whether two builds understand each other, in two numbers.
 
 /// Version of everything in this crate. Both sides of a conversation must have the same one.
-pub const VERSION: u16 = 9;
+pub const VERSION: u16 = 10;
 
 /// Fingerprint of the types in this crate. Both sides of a conversation must have the same one, because bincode is
 /// positional: bytes of other types would be misread and not refused.

@@ -5,7 +5,7 @@ use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, Inside, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::Digest;
-use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
+use anemos_proto::net::{Address, Bond, Hop, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
 
 use super::{HostEntry, OldSystem, Record, RunFile};
 use crate::plan;
@@ -78,7 +78,9 @@ fn facts() -> HostFacts {
                 driver: "virtio_net".into(),
                 set_mac: None,
                 vlans: Vec::new(),
+                port: Vec::new(),
                 client_id: Vec::new(),
+                client_unknown: String::new(),
                 addresses: vec![Address {
                     ip: "192.0.2.10".parse().unwrap(),
                     prefix: 24,
@@ -101,6 +103,7 @@ fn facts() -> HostFacts {
                 protocol: 3,
                 table: 254,
                 mtu: Some(1400),
+                hops: Vec::new(),
             }],
             dns: vec!["192.0.2.1".parse().unwrap()],
             search: vec!["example.com".into()],
@@ -130,13 +133,15 @@ fn facts_since() -> HostFacts {
     let card = &mut facts.network.links[0];
     card.set_mac = Some([2, 0, 0, 0, 0, 7]);
     card.client_id = vec![1, 0x52, 0x54, 0, 1, 2, 3];
+    card.client_unknown = "its DHCP client is not known".into();
+    card.port = vec![(3, 100)];
     card.vlans = vec![PortVlans { first: 7, last: 9, pvid: true, untagged: true }];
     let card = card.clone();
     let bond =
         Bond { mode: 1, primary: Some(card.id), targets: vec!["192.0.2.1".parse().unwrap()], options: vec![(7, 500)] };
     let kinds = [
         LinkKind::Made("tun".into()),
-        LinkKind::Vlan { id: 7, protocol: 0x8100, flags: 1 },
+        LinkKind::Vlan { id: 7, protocol: 0x8100, flags: 1, egress: vec![(0, 3)], ingress: vec![(5, 1)] },
         LinkKind::Bond(bond),
         LinkKind::Bridge { options: vec![(5, 1)] },
         LinkKind::Macvlan { mode: 4, flags: 0 },
@@ -146,6 +151,9 @@ fn facts_since() -> HostFacts {
     ];
     let made = (2..).zip(kinds).map(|(id, kind)| Link { id: LinkId(id), kind, below: vec![card.id], ..card.clone() });
     facts.network.links.extend(made);
+    let hop =
+        |link: u32| Hop { gateway: Some("fe80::1".parse().unwrap()), link: LinkId(link), onlink: false, weight: 1 };
+    facts.network.routes[0].hops = vec![hop(1), hop(3)];
     facts.kernel_lacks = vec!["CONFIG_CGROUP_BPF".into()];
     facts.ways = vec![LinkId(3)];
     facts.instead = vec!["192.0.2.10".parse().unwrap()];

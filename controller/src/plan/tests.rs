@@ -91,7 +91,9 @@ pub fn facts() -> HostFacts {
                 driver: "virtio_net".into(),
                 set_mac: None,
                 vlans: Vec::new(),
+                port: Vec::new(),
                 client_id: Vec::new(),
+                client_unknown: String::new(),
                 addresses: vec![Address {
                     ip,
                     prefix: 24,
@@ -114,6 +116,7 @@ pub fn facts() -> HostFacts {
                 protocol: 3,
                 table: 254,
                 mtu: None,
+                hops: Vec::new(),
             }],
             dns: vec![[192, 0, 2, 53].into()],
             search: vec!["example.org".into()],
@@ -348,7 +351,12 @@ fn on_bond(facts: &mut HostFacts, _: &mut Choices) {
     facts.network.links.extend([
         link(2, "ens4", LinkKind::Card, &[]),
         link(3, "bond0", LinkKind::Bond(Bond { mode: 4, ..Bond::default() }), &[1, 2]),
-        link(4, "bond0.7", LinkKind::Vlan { id: 7, protocol: 0x8100, flags: 1 }, &[3]),
+        link(
+            4,
+            "bond0.7",
+            LinkKind::Vlan { id: 7, protocol: 0x8100, flags: 1, egress: Vec::new(), ingress: Vec::new() },
+            &[3],
+        ),
     ]);
     facts.ways = vec![LinkId(4)];
 }

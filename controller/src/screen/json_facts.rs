@@ -1,7 +1,7 @@
 //! A host's facts in JSON: digests and addresses as text, enums as words.
 
 use anemos_proto::host::{Disk, Firmware, HostFacts, Inside, Partition, Watchdog};
-use anemos_proto::net::{Link, NetworkState, Route};
+use anemos_proto::net::{Hop, Link, NetworkState, Route};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -112,6 +112,7 @@ struct RouteJson<'a> {
     metric: u32,
     onlink: bool,
     table: u32,
+    hops: Vec<String>,
 }
 
 impl<'a> From<&'a HostFacts> for FactsJson<'a> {
@@ -250,8 +251,16 @@ impl<'a> RouteJson<'a> {
             metric: route.metric,
             onlink: route.onlink,
             table: route.table,
+            hops: route.hops.iter().map(|hop| words(network, hop)).collect(),
         })
     }
+}
+
+/// A next hop in the words of ip(8).
+fn words(network: &NetworkState, hop: &Hop) -> String {
+    let via = hop.gateway.map(|gateway| format!("via {gateway} ")).unwrap_or_default();
+    let link = network.link(hop.link).map_or("", |link| &link.name);
+    format!("{via}dev {link} weight {}", hop.weight)
 }
 
 fn mac(bytes: [u8; 6]) -> String {

@@ -1,9 +1,12 @@
 use std::fmt::Write as _;
 
-use anemos_proto::net::{LinkKind, NetworkState};
+use anemos_proto::net::{Link, LinkKind, NetworkState};
 
 use super::made::{below, bridge_vlans, ip_link_add, ip_rule, renamed};
-use super::plan::{Files, HEADER, Plan, ip_address, ip_route, match_key, name_of, plan, resolv_conf};
+use super::plan::{
+    Files, HEADER, Plan, client_id, hex, ip_address, ip_route, match_key, name_of, other_id, plan, resolv_conf,
+};
+use crate::leases::tail;
 use crate::links::mac_text;
 
 /// interfaces(5), with a systemd.link(5) file for each card that pins its old name to its hardware address, because
@@ -30,6 +33,13 @@ pub fn ifupdown(state: &NetworkState) -> Files {
             files.push((format!("etc/systemd/network/10-{}.link", plan.name).into(), link));
         }
     }
+    for plan in plans.iter().filter(|plan| plan.dhcp) {
+        if let Some(duid) = dhclient_duid(plan.link) {
+            let escaped = duid.iter().map(|byte| format!("\\{byte:03o}")).collect::<Vec<_>>().concat();
+            let path = format!("var/lib/dhcp/dhclient.{}.leases", plan.name);
+            files.push((path.into(), format!("default-duid \"{escaped}\";\n")));
+        }
+    }
     files.push(("etc/network/interfaces".into(), text));
     files.push(resolv_conf(state));
     files
@@ -47,6 +57,13 @@ fn avoid_kernel_names(plans: &mut [Plan]) {
             plan.name = format!("lan{number}");
         }
     }
+}
+
+/// The DUID of which a link's client identifier is made, if dhclient makes the same of it, as Debian's ifupdown has it
+/// do.
+pub fn dhclient_duid(link: &Link) -> Option<&[u8]> {
+    let (iaid, duid) = client_id(link)?;
+    (iaid.to_be_bytes() == tail(link.set_mac.unwrap_or(link.mac))).then_some(duid)
 }
 
 fn stanzas(plan: &Plan, plans: &[Plan]) -> String {
@@ -72,6 +89,10 @@ fn stanzas(plan: &Plan, plans: &[Plan]) -> String {
             }
         } else if if v6 { plan.ra } else { plan.dhcp } {
             let _ = writeln!(out, "iface {} {family} {}", plan.name, if v6 { "auto" } else { "dhcp" });
+            if let Some(id) = other_id(plan.link).filter(|_| !v6) {
+                // dhcpcd asks by it. dhclient has a DUID in its own file.
+                let _ = writeln!(out, "    client {}", hex(id));
+            }
         } else if let Some(address) = plain.map(|at| addresses.remove(at)) {
             let _ = writeln!(out, "iface {} {family} static", plan.name);
             let _ = writeln!(out, "    address {}/{}", address.ip, address.prefix);

@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 use anemos_proto::net::{LinkId, LinkKind, NetworkState, Route};
 
 use super::made::{bond_mode, ip_rule, options, renamed, vlan_protocol};
-use super::plan::{Files, HEADER, Plan, client_id, destination, hex, metric, name_of, plan};
+use super::plan::{Files, HEADER, Plan, destination, hex, metric, name_of, other_id, plan};
 use crate::kinds;
 use crate::links::mac_text;
 use crate::vlans::{filters, range};
@@ -74,7 +74,7 @@ fn made(plan: &Plan, plans: &[Plan]) -> String {
     let parent = link.below.first().map(|id| uuid(*id)).unwrap_or_default();
     let mut out = String::new();
     match &link.kind {
-        LinkKind::Vlan { id, protocol, flags } => {
+        LinkKind::Vlan { id, protocol, flags, .. } => {
             let _ = writeln!(out, "\n[vlan]\nid={id}\nparent={parent}\nflags={flags}");
             if *protocol == kinds::VLAN_8021AD {
                 let _ = writeln!(out, "protocol={}", vlan_protocol(*protocol));
@@ -165,7 +165,7 @@ fn family(plan: &Plan, plans: &[Plan], state: &NetworkState, v6: bool) -> String
     let mut out = format!("\n[{}]\nmethod={method}\n", if v6 { "ipv6" } else { "ipv4" });
     if comes && !v6 {
         // So that the new system asks as who the old one was, or as who the card is, whatever its machine id.
-        let id = client_id(plan.link).map_or_else(|| "mac".to_owned(), |_| hex(&plan.link.client_id));
+        let id = other_id(plan.link).map_or_else(|| "mac".to_owned(), hex);
         let _ = writeln!(out, "dhcp-client-id={id}");
     }
     for (number, address) in (1..).zip(addresses) {

@@ -150,7 +150,7 @@ pub fn ip_link_add(plan: &Plan, lower: &str) -> String {
     }
     words.push(format!("type {}", link.kind.name()));
     match &link.kind {
-        LinkKind::Vlan { id, protocol, flags } => {
+        LinkKind::Vlan { id, protocol, flags, .. } => {
             words.push(format!("protocol {} id {id}", vlan_protocol(*protocol)));
             words.extend(vlan_flags(*flags).map(|(word, _, on)| format!("{word} {}", if on { "on" } else { "off" })));
         }

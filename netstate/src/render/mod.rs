@@ -16,7 +16,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use anemos_proto::net::{Link, LinkKind, NetworkState, Route};
+use anemos_proto::net::{Address, Link, LinkKind, NetworkState, Route};
 
 pub use plan::Files;
 use plan::destination;
@@ -77,21 +77,47 @@ impl Format {
             |route: &Route| state.link(route.link).is_some_and(|link| !matches!(link.kind, LinkKind::Made(_)));
         let lost = state.routes.iter().filter(|route| !is_rendered(route));
         lines.extend(lost.map(|route| format!("the route to {} has no rendered link", destination(route))));
-        let asks_as_another = |plan: &plan::Plan| plan.dhcp && plan::client_id(plan.link).is_some();
-        if let Self::Ifupdown | Self::Netplan = self {
-            let plans = plan::plan(state);
-            lines.extend(plans.iter().filter(|plan| asks_as_another(plan)).map(|plan| {
-                format!(
-                    "the identifier by which {} has its lease has no words here: it may get another address",
-                    plan.name
-                )
-            }));
-        }
+        lines.extend(self.leases_left_out(state));
         lines.extend(match self {
             Self::Netplan => netplan::left_out(state),
             Self::NetworkManager => keyfile::left_out(state),
             Self::Ifupdown | Self::Iproute2 | Self::Networkd => Vec::new(),
         });
+        lines
+    }
+
+    /// Leases that may become others, because those who ask for them are known by another name.
+    fn leases_left_out(self, state: &NetworkState) -> Vec<String> {
+        if self == Self::Iproute2 {
+            return Vec::new();
+        }
+        let mut lines = Vec::new();
+        for plan in plan::plan(state) {
+            let name = &plan.name;
+            let unknown = &plan.link.client_unknown;
+            let has_words = networkd::client_section(plan.link).is_some();
+            let why = match self {
+                _ if !plan.dhcp => None,
+                _ if !unknown.is_empty() => {
+                    Some(format!("by which identifier {name} has its lease is not known ({unknown})"))
+                }
+                _ if plan::other_id(plan.link).is_none() => None,
+                Self::Ifupdown if ifupdown::dhclient_duid(plan.link).is_none() => {
+                    Some(format!("the identifier by which {name} has its lease has no words for dhclient"))
+                }
+                Self::Netplan | Self::Networkd if !has_words => {
+                    Some(format!("the identifier by which {name} has its lease has no words here"))
+                }
+                _ => None,
+            };
+            lines.extend(why.map(|why| format!("{why}: it may get another address")));
+            let by_dhcp6 = |address: &&Address| {
+                address.ip.is_ipv6() && address.prefix == 128 && address.valid_s.is_some() && !address.autoconf
+            };
+            lines.extend(plan.link.addresses.iter().find(by_dhcp6).map(|address| {
+                format!("as whom {name} has {} from DHCPv6 is not kept: it may get another address", address.ip)
+            }));
+        }
         lines
     }
 }

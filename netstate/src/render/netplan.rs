@@ -3,6 +3,7 @@ use std::fmt::Write as _;
 use anemos_proto::net::{Link, LinkKind, NetworkState, Rule};
 
 use super::made::{below, bond_mode, options};
+use super::networkd::client_section;
 use super::plan::{Files, HEADER, Plan, SCOPE_LINK, destination, metric, name_of, plan};
 use crate::kinds;
 use crate::links::mac_text;
@@ -20,7 +21,14 @@ pub fn netplan(state: &NetworkState) -> Files {
             let _ = write!(text, "  {section}:\n{}", bodies.concat());
         }
     }
-    vec![("etc/netplan/60-anemos.yaml".into(), text)]
+    let mut files: Files = vec![("etc/netplan/60-anemos.yaml".into(), text)];
+    // netplan's own words are for the identifiers that systemd-networkd makes by itself. So what netplan writes for it
+    // is added to.
+    for plan in plans.iter().filter(|plan| plan.dhcp) {
+        let path = format!("etc/systemd/network/10-netplan-{}.network.d/anemos.conf", plan.name);
+        files.extend(client_section(plan.link).map(|section| (path.into(), format!("{HEADER}{section}"))));
+    }
+    files
 }
 
 /// Where a link is described, if it can be.

@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use anemos_proto::net::{Address, LinkKind, NetworkState, PortVlans, Route, Rule};
+use anemos_proto::net::{Address, Link, LinkKind, NetworkState, PortVlans, Route, Rule};
 
 use super::made::{below, bond_mode, macvlan_mode, options, renamed, vlan_flags, vlan_protocol};
 use super::plan::{Files, HEADER, Plan, SCOPE_LINK, client_id, destination, hex, match_key, metric, plan, resolv_conf};
@@ -36,7 +36,7 @@ fn netdev(plan: &Plan) -> String {
         let _ = writeln!(out, "MACAddress={}", mac_text(link.mac));
     }
     match &link.kind {
-        LinkKind::Vlan { id, protocol, flags } => {
+        LinkKind::Vlan { id, protocol, flags, .. } => {
             let _ = writeln!(out, "\n[VLAN]\nId={id}");
             if *protocol == kinds::VLAN_8021AD {
                 let _ = writeln!(out, "Protocol={}", vlan_protocol(*protocol));
@@ -123,14 +123,8 @@ fn network(plan: &Plan, plans: &[Plan], state: &NetworkState) -> String {
     if plan.dhcp {
         // The default identifier is made from the machine id, which a new system has another of, and would get another
         // lease. What the old system was known by stays, or else the hardware address.
-        let _ = match client_id(link) {
-            Some((iaid, kind, data)) => writeln!(
-                out,
-                "\n[DHCPv4]\nClientIdentifier=duid\nIAID={iaid}\nDUIDType={kind}\nDUIDRawData={}\nUseMTU=no",
-                hex(data)
-            ),
-            None => writeln!(out, "\n[DHCPv4]\nClientIdentifier=mac\nUseMTU=no"),
-        };
+        let id = client_section(link).unwrap_or_else(|| "[DHCPv4]\nClientIdentifier=mac\n".to_owned());
+        let _ = writeln!(out, "\n{id}UseMTU=no");
     }
     for vlans in &link.vlans {
         bridge_vlan(&mut out, *vlans);
@@ -145,6 +139,21 @@ fn network(plan: &Plan, plans: &[Plan], state: &NetworkState) -> String {
         self::rule(&mut out, rule, plans);
     }
     out
+}
+
+/// The section with the client identifier of a link, if it is of a form for which there are words.
+pub fn client_section(link: &Link) -> Option<String> {
+    let (iaid, duid) = client_id(link)?;
+    let (kind, data) = duid.split_first_chunk()?;
+    // It asks for no lease at all where a DUID is not as long as it thinks that one of its type has to be.
+    let word = match (u16::from_be_bytes(*kind), data.len()) {
+        (1, 7..) => "link-layer-time",
+        (2, 12) => "vendor",
+        (3, 3..) => "link-layer",
+        (4, 16) => "uuid",
+        _ => return None,
+    };
+    Some(format!("[DHCPv4]\nClientIdentifier=duid\nIAID={iaid}\nDUIDType={word}\nDUIDRawData={}\n", hex(data)))
 }
 
 fn bridge_vlan(out: &mut String, vlans: PortVlans) {

@@ -111,13 +111,18 @@ pub fn name_of<'p>(plans: &'p [Plan], id: LinkId) -> Option<&'p str> {
     plans.iter().find(|plan| plan.link.id == id).map(|plan| &*plan.name)
 }
 
-/// The parts of a client identifier that is made of them (RFC 4361): the IAID, the DUID's type, and the rest of it.
-/// `None` for any other, such as a hardware address.
-pub fn client_id(link: &Link) -> Option<(u32, u16, &[u8])> {
+/// The parts of a client identifier that is made of them (RFC 4361): the IAID, and the DUID. `None` for any other, such
+/// as a hardware address.
+pub fn client_id(link: &Link) -> Option<(u32, &[u8])> {
     let (255, rest) = link.client_id.split_first()? else { return None };
-    let (iaid, rest) = rest.split_first_chunk()?;
-    let (kind, data) = rest.split_first_chunk()?;
-    (!data.is_empty()).then_some((u32::from_be_bytes(*iaid), u16::from_be_bytes(*kind), data))
+    let (iaid, duid) = rest.split_first_chunk()?;
+    (duid.len() > 2).then_some((u32::from_be_bytes(*iaid), duid))
+}
+
+/// The client identifier by which a link asks, unless it is that of its hardware address.
+pub fn other_id(link: &Link) -> Option<&[u8]> {
+    let of_card = [&[1], &link.set_mac.unwrap_or(link.mac)[..]].concat();
+    Some(&*link.client_id).filter(|id| !id.is_empty() && *id != of_card)
 }
 
 /// `ff:00:1a`.

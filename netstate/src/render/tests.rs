@@ -37,7 +37,9 @@ fn link(name: &str, last: u8, addresses: Vec<Address>) -> Link {
         driver: "virtio_net".into(),
         set_mac: None,
         vlans: Vec::new(),
+        port: Vec::new(),
         client_id: Vec::new(),
+        client_unknown: String::new(),
         addresses,
     }
 }
@@ -56,6 +58,7 @@ fn default_route(gateway: &str, last: u8, protocol: u8) -> Route {
         protocol,
         table: 254,
         mtu: None,
+        hops: Vec::new(),
     }
 }
 
@@ -180,21 +183,60 @@ UseMTU=no
 #[test]
 fn a_lease_is_asked_for_by_the_same_identifier() {
     let mut state = leased_host();
-    state.links[0].client_id = vec![0xff, 0xb6, 0x22, 0x0f, 0xeb, 0, 2, 0, 0, 0xab, 0x11, 0xc3];
+    let said = |state: &NetworkState, words: &str| {
+        let is_said = |format: Format| format.left_out(state).iter().any(|line| line.contains(words));
+        Format::ALL.into_iter().filter(|format| is_said(*format)).collect::<Vec<_>>()
+    };
+    let network = "etc/systemd/network/10-eth0.network";
+    let keyfile = "etc/NetworkManager/system-connections/eth0.nmconnection";
+    let (added, kept) =
+        ("etc/systemd/network/10-netplan-eth0.network.d/anemos.conf", "var/lib/dhcp/dhclient.lan0.leases");
+    let has = |files: &Files, path: &str| files.iter().any(|(other, _)| other == Path::new(path));
+    // systemd-networkd's own.
+    state.links[0].client_id = vec![0xff, 0xb6, 0x22, 0x0f, 0xeb, 0, 2, 0, 0, 0xab, 0x11, 0xc3, 1, 2, 3, 4, 5, 6, 7];
+    let want = "[DHCPv4]\nClientIdentifier=duid\nIAID=3055685611\nDUIDType=vendor\n\
+                DUIDRawData=00:00:ab:11:c3:01:02:03:04:05:06:07\n";
     let files = networkd(&state);
-    let want = "[DHCPv4]\nClientIdentifier=duid\nIAID=3055685611\nDUIDType=2\nDUIDRawData=00:00:ab:11:c3\nUseMTU=no\n";
-    assert!(text(&files, "etc/systemd/network/10-eth0.network").contains(want), "{files:?}");
+    assert!(text(&files, network).contains(&format!("{want}UseMTU=no\n")), "{files:?}");
+    assert_eq!(body(&netplan(&state), added), want);
     let files = Format::NetworkManager.files(&state);
-    let path = "etc/NetworkManager/system-connections/eth0.nmconnection";
-    assert!(text(&files, path).contains("dhcp-client-id=ff:b6:22:0f:eb:00:02:00:00:ab:11:c3\n"), "{files:?}");
-    let is_said =
-        |format: Format| format.left_out(&state).iter().any(|line| line.contains("by which eth0 has its lease"));
-    let said: Vec<bool> = Format::ALL.into_iter().map(is_said).collect();
-    assert_eq!(said, [true, false, true, false, false], "{:?}", Format::ALL);
+    assert!(
+        text(&files, keyfile).contains("dhcp-client-id=ff:b6:22:0f:eb:00:02:00:00:ab:11:c3:01:02:03:04:05:06:07\n"),
+        "{files:?}"
+    );
+    let files = ifupdown(&state);
+    let stanza = "iface lan0 inet dhcp\n    client ff:b6:22:0f:eb:00:02:00:00:ab:11:c3:01:02:03:04:05:06:07\n";
+    assert!(text(&files, "etc/network/interfaces").contains(stanza), "{files:?}");
+    assert!(!has(&files, kept));
+    assert_eq!(said(&state, "by which eth0 has its lease has no words for dhclient"), [Format::Ifupdown]);
+    // What dhclient and dhcpcd make of a DUID.
+    state.links[0].client_id = vec![0xff, 0, 0, 0, 1, 0, 3, 0, 1, 0x52, 0x54, 0, 0, 0, b'"'];
+    let want = "default-duid \"\\000\\003\\000\\001\\122\\124\\000\\000\\000\\042\";\n";
+    assert_eq!(text(&ifupdown(&state), kept), want);
+    assert!(text(&networkd(&state), network).contains("DUIDType=link-layer\nDUIDRawData=00:01:52:54:00:00:00:22\n"));
+    assert_eq!(said(&state, "lease"), []);
+    // A DUID of a length for which systemd-networkd would not ask at all.
+    state.links[0].client_id = vec![0xff, 0, 0, 0, 1, 0, 2, 0, 0, 0xab, 0x11, 0xc3];
+    assert!(text(&networkd(&state), network).contains("ClientIdentifier=mac\n"));
+    assert_eq!(said(&state, "has no words"), [Format::Netplan, Format::Networkd]);
+    // A name, which systemd-networkd has no words for.
+    state.links[0].client_id = b"\0web1".to_vec();
+    assert!(text(&Format::NetworkManager.files(&state), keyfile).contains("dhcp-client-id=00:77:65:62:31\n"));
+    assert!(text(&networkd(&state), network).contains("ClientIdentifier=mac\n"));
+    assert!(!has(&netplan(&state), added));
+    assert_eq!(said(&state, "has no words"), [Format::Ifupdown, Format::Netplan, Format::Networkd]);
     // That of its hardware address is what is written anyway.
     state.links[0].client_id = vec![1, 0x52, 0x54, 0, 0, 0, 1];
-    assert!(text(&networkd(&state), "etc/systemd/network/10-eth0.network").contains("ClientIdentifier=mac\n"));
-    assert!(Format::Netplan.left_out(&state).iter().all(|line| !line.contains("lease")));
+    assert!(text(&networkd(&state), network).contains("ClientIdentifier=mac\n"));
+    assert!(text(&Format::NetworkManager.files(&state), keyfile).contains("dhcp-client-id=mac\n"));
+    assert_eq!(said(&state, "lease"), []);
+    state.links[0].client_id = Vec::new();
+    state.links[0].client_unknown = "its DHCP client is not known".into();
+    let all_but_the_script = [Format::Ifupdown, Format::Netplan, Format::Networkd, Format::NetworkManager];
+    assert_eq!(said(&state, "is not known (its DHCP client is not known)"), all_but_the_script);
+    let address = Address { valid_s: Some(3600), ..address("2001:db8::7:1", 128) };
+    state.links[0].addresses.push(address);
+    assert_eq!(said(&state, "as whom eth0 has 2001:db8::7:1 from DHCPv6"), all_but_the_script);
 }
 
 #[test]
@@ -324,7 +366,13 @@ fn tower() -> NetworkState {
         driver: String::new(),
         ..link(name, last, addresses.iter().map(|(ip, prefix)| address(ip, *prefix)).collect())
     };
-    let vlan = |id: u16, protocol: u16, flags: u32| LinkKind::Vlan { id, protocol, flags };
+    let vlan = |id: u16, protocol: u16, flags: u32| LinkKind::Vlan {
+        id,
+        protocol,
+        flags,
+        egress: Vec::new(),
+        ingress: Vec::new(),
+    };
     let bond = Bond {
         mode: 4,
         options: vec![(3, 100), (4, 200), (6, 1), (14, 1), (18, 1), (21, 1), (26, 0x0900_0000_0002)],

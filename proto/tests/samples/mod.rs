@@ -8,7 +8,7 @@ use anemos_proto::config::{Deadlines, Finish, HostConfig, RunConfig};
 use anemos_proto::event::{AgentState, Event, EventKind, Level, Outcome, Progress, StepOutcome, Stream, Unit};
 use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, Inside, KexecSupport, Partition, Watchdog};
 use anemos_proto::ids::BlobRef;
-use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
+use anemos_proto::net::{Address, Bond, Hop, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
 use anemos_proto::stage::{BaseSource, Failure, KernelSource, Proxy, StagePlan, StageReply, StageRequest, Staged};
 use anemos_proto::{Digest, RunId, Secret};
 
@@ -73,7 +73,9 @@ pub fn network() -> NetworkState {
                 },
             ],
             set_mac: Some([2, 0, 0, 0, 0, 7]),
+            port: vec![(3, 100)],
             client_id: vec![255, 1, 2],
+            client_unknown: "dhcp-client-id=stable".into(),
             vlans: vec![PortVlans { first: 7, last: 9, pvid: false, untagged: true }],
         }],
         routes: vec![Route {
@@ -88,6 +90,7 @@ pub fn network() -> NetworkState {
             protocol: 3,
             table: 254,
             mtu: Some(1400),
+            hops: vec![Hop { gateway: Some(ip("192.0.2.1")), link: LinkId(2), onlink: true, weight: 2 }],
         }],
         dns: vec![ip("192.0.2.53")],
         search: vec!["example.org".into()],
