@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::kinds::{BRIDGE_FORWARD_DELAY, BRIDGE_STP};
 use crate::links::{Present, covers, find, mac_text};
 use crate::made;
+use crate::ports;
 use crate::reach::bottom_up;
 use crate::rules;
 use crate::socket::Netlink;
@@ -90,10 +91,20 @@ pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Err
         }
     }
     let present = Present::list(&mut netlink)?;
+    let is_now = |id: LinkId| {
+        let index = indices.iter().find(|(other, _)| *other == id).map(|(_, index)| *index);
+        present.iter().find(|now| Some(now.index) == index)
+    };
+    for master in ordered.iter().filter(|link| link.kind.is_master()) {
+        for port in master.below.iter().filter_map(|id| state.link(*id)) {
+            if let Some(now) = is_now(port.id) {
+                ports::restore(&mut netlink, master, port, now.index, &now.port, |result| note(&mut restored, result));
+            }
+        }
+    }
     let mut found = Vec::new();
     for link in ordered {
-        let index = indices.iter().find(|(id, _)| *id == link.id).map(|(_, index)| *index);
-        let Some(now) = present.iter().find(|now| Some(now.index) == index) else { continue };
+        let Some(now) = is_now(link.id) else { continue };
         restored.names.push((link.name.clone(), now.name.clone()));
         found.push((link, now));
         restore_link(&mut netlink, state, link, now, &mut restored);

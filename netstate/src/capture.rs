@@ -8,6 +8,7 @@ use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route, Ru
 use crate::error::Error;
 use crate::leases::{self, Client};
 use crate::links::{Mac, Present, covers};
+use crate::ports;
 use crate::resolv;
 use crate::rules;
 use crate::socket::Netlink;
@@ -78,6 +79,7 @@ pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route
         }
         let comes_by_itself = |ip: IpAddr| ip.is_loopback() || Some(ip) == link.mac.map(link_local);
         let own = addresses.iter().filter(|found| found.index == link.index && !comes_by_itself(found.address.ip));
+        let master = present.iter().find(|master| Some(master.index) == link.master);
         let addresses: Vec<_> = own.map(|found| settled(found, routes)).collect();
         let up = link.is(wire::LINK_UP);
         if addresses.is_empty() && (!up || link.kind == LinkKind::Loopback) {
@@ -99,7 +101,7 @@ pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route
             addresses,
             set_mac: link.set_mac(present),
             vlans: Vec::new(),
-            port: Vec::new(),
+            port: master.map(|master| ports::of_meaning(&link.port, &master.kind)).unwrap_or_default(),
             client_id: Vec::new(),
             client_unknown: String::new(),
         });

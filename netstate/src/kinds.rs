@@ -11,7 +11,11 @@ use crate::wire::{self, NESTED, attributes, attributes_of, get_u16, get_u32};
 
 const VLAN_ID: u16 = 1;
 const VLAN_FLAGS: u16 = 2;
+const VLAN_EGRESS: u16 = 3;
+const VLAN_INGRESS: u16 = 4;
 const VLAN_PROTOCOL: u16 = 5;
+/// `IFLA_VLAN_QOS_MAPPING`.
+const VLAN_MAPPING: u16 = 1;
 const MACVLAN_MODE: u16 = 1;
 const MACVLAN_FLAGS: u16 = 2;
 const VRF_TABLE: u16 = 1;
@@ -117,8 +121,8 @@ pub fn read(name: String, data: &[u8]) -> LinkKind {
             id,
             protocol: get(VLAN_PROTOCOL).and_then(|value| get_u16(value, 0)).map_or(VLAN_8021Q, u16::from_be),
             flags: get(VLAN_FLAGS).and_then(|value| get_u32(value, 0)).unwrap_or_default(),
-            egress: Vec::new(),
-            ingress: Vec::new(),
+            egress: mappings(get(VLAN_EGRESS).unwrap_or_default()),
+            ingress: mappings(get(VLAN_INGRESS).unwrap_or_default()),
         }),
         "bond" => {
             get(BOND_MODE).and_then(|mode| mode.first()).filter(|mode| **mode < 7).map(|mode| read_bond(*mode, data))
@@ -133,6 +137,24 @@ pub fn read(name: String, data: &[u8]) -> LinkKind {
         _ => None,
     };
     known.unwrap_or(LinkKind::Made(name))
+}
+
+/// Pairs of priorities, in an order that doesn't depend on that in which they were told the kernel.
+fn mappings(data: &[u8]) -> Vec<(u32, u32)> {
+    let pairs = attributes(data).filter(|(number, _)| *number == VLAN_MAPPING);
+    let mut pairs: Vec<_> = pairs.filter_map(|(_, pair)| Some((get_u32(pair, 0)?, get_u32(pair, 4)?))).collect();
+    pairs.sort_unstable();
+    pairs
+}
+
+/// The attribute that makes of the pairs `now` those that are `wanted`; `None` if they are the same.
+fn to_map(number: u16, wanted: &[(u32, u32)], now: &[(u32, u32)]) -> Option<(u16, Vec<u8>)> {
+    let gone =
+        now.iter().filter(|(from, _)| !wanted.iter().any(|(other, _)| from == other)).map(|(from, _)| (*from, 0));
+    let pairs = wanted.iter().copied().filter(|pair| !now.contains(pair)).chain(gone);
+    let pairs: Vec<_> =
+        pairs.map(|(from, to)| (VLAN_MAPPING, [from.to_ne_bytes(), to.to_ne_bytes()].concat())).collect();
+    (!pairs.is_empty()).then(|| (number | NESTED, attributes_of(&pairs)))
 }
 
 fn read_bond(mode: u8, data: &[u8]) -> LinkKind {
@@ -155,7 +177,7 @@ fn read_bond(mode: u8, data: &[u8]) -> LinkKind {
 }
 
 /// Those of `table` that are in `data`, in its order.
-fn options(data: &[u8], table: impl Iterator<Item = (u16, usize)>) -> Vec<LinkOption> {
+pub fn options(data: &[u8], table: impl Iterator<Item = (u16, usize)>) -> Vec<LinkOption> {
     let value = |(wanted, width): (u16, usize)| {
         let (_, value) = attributes(data).find(|(number, _)| *number == wanted)?;
         let mut bytes = [0; 8];
@@ -169,13 +191,17 @@ fn options(data: &[u8], table: impl Iterator<Item = (u16, usize)>) -> Vec<LinkOp
 pub fn to_make(kind: &LinkKind) -> Vec<(u16, Vec<u8>)> {
     let bytes = |value: u32| value.to_ne_bytes().to_vec();
     match kind {
-        LinkKind::Vlan { id, protocol, flags, .. } => vec![
-            (VLAN_ID, id.to_ne_bytes().to_vec()),
-            // The flags, and the mask of those that are set or cleared: one is set unless it is cleared, and the kernel
-            // refuses a mask with flags that it doesn't know.
-            (VLAN_FLAGS, [bytes(*flags), bytes(flags | VLAN_REORDER)].concat()),
-            (VLAN_PROTOCOL, protocol.to_be_bytes().to_vec()),
-        ],
+        LinkKind::Vlan { id, protocol, flags, egress, ingress } => {
+            let mut made = vec![
+                (VLAN_ID, id.to_ne_bytes().to_vec()),
+                // The flags, and the mask of those that are set or cleared: one is set unless it is cleared, and the
+                // kernel refuses a mask with flags that it doesn't know.
+                (VLAN_FLAGS, [bytes(*flags), bytes(flags | VLAN_REORDER)].concat()),
+                (VLAN_PROTOCOL, protocol.to_be_bytes().to_vec()),
+            ];
+            made.extend([to_map(VLAN_EGRESS, egress, &[]), to_map(VLAN_INGRESS, ingress, &[])].into_iter().flatten());
+            made
+        }
         LinkKind::Bond(bond) => vec![(BOND_MODE, vec![bond.mode])],
         LinkKind::Macvlan { mode, flags } => {
             vec![(MACVLAN_MODE, bytes(*mode)), (MACVLAN_FLAGS, flags.to_ne_bytes().to_vec())]
@@ -200,6 +226,12 @@ pub fn to_change(wanted: &LinkKind, now: &LinkKind) -> Vec<(u16, Vec<u8>)> {
             (&wanted.options, BOND.iter().map(|(number, width, _)| (*number, *width)).collect())
         }
         (LinkKind::Bridge { options }, LinkKind::Bridge { .. }) => (options, BRIDGE.to_vec()),
+        (LinkKind::Vlan { egress, ingress, .. }, LinkKind::Vlan { egress: out, ingress: into, .. }) => {
+            return [to_map(VLAN_EGRESS, egress, out), to_map(VLAN_INGRESS, ingress, into)]
+                .into_iter()
+                .flatten()
+                .collect();
+        }
         _ => return changes,
     };
     for (number, value) in options.iter().filter(|(number, value)| now.option(*number) != Some(*value)) {
@@ -322,7 +354,13 @@ mod tests {
         let vlan = LinkKind::Vlan { id: 7, protocol: 0x88a8, flags: 0, egress: Vec::new(), ingress: Vec::new() };
         assert_eq!(read("vlan".into(), VLAN), vlan);
         let kinds = [
-            LinkKind::Vlan { id: 4094, protocol: 0x8100, flags: 1, egress: Vec::new(), ingress: Vec::new() },
+            LinkKind::Vlan {
+                id: 4094,
+                protocol: 0x8100,
+                flags: 1,
+                egress: vec![(0, 3), (16, 7)],
+                ingress: vec![(5, 1)],
+            },
             LinkKind::Macvlan { mode: 4, flags: 1 },
             LinkKind::Vrf { table: 1001 },
             LinkKind::Dummy,
@@ -334,6 +372,22 @@ mod tests {
         for name in ["vlan", "macvlan", "vrf", "bond", "team", "wireguard"] {
             assert_eq!(read(name.into(), b"\x05\x00\x63\x00"), LinkKind::Made(name.into()));
         }
+    }
+
+    #[test]
+    fn priorities_are_changed_where_they_differ() {
+        let kind = |egress: &[(u32, u32)]| LinkKind::Vlan {
+            id: 7,
+            protocol: 0x8100,
+            flags: 1,
+            egress: egress.to_vec(),
+            ingress: vec![(5, 1)],
+        };
+        let (wanted, now) = (kind(&[(0, 3), (2, 2)]), kind(&[(0, 1), (2, 2), (4, 4)]));
+        let changes = to_change(&wanted, &now);
+        let pair = |from: u32, to: u32| (VLAN_MAPPING, [from.to_ne_bytes(), to.to_ne_bytes()].concat());
+        assert_eq!(changes, [(VLAN_EGRESS | NESTED, attributes_of(&[pair(0, 3), pair(4, 0)]))]);
+        assert_eq!(to_change(&wanted, &wanted), []);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod kinds;
 mod leases;
 mod links;
 mod made;
+mod ports;
 mod reach;
 pub mod render;
 mod resolv;

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use anemos_proto::net::{Link, LinkId, LinkKind};
+use anemos_proto::net::{Link, LinkId, LinkKind, LinkOption};
 
 use crate::error::Error;
 use crate::kinds;
+use crate::ports;
 use crate::socket::Netlink;
 use crate::wire::{self, attributes, get_u16, get_u32, text};
 
@@ -26,6 +27,8 @@ pub struct Present {
     pub lower: Option<u32>,
     pub mac: Option<Mac>,
     pub permanent: Option<Mac>,
+    /// What it has as part of its master.
+    pub port: Vec<LinkOption>,
 }
 
 impl Present {
@@ -47,12 +50,12 @@ impl Present {
                     let get = |wanted: u16| attributes(value).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
                     let name = get(wire::IFLA_INFO_KIND).map(text).unwrap_or_default();
                     link.kind = kinds::read(name, get(wire::IFLA_INFO_DATA).unwrap_or_default());
+                    let master = get(wire::IFLA_INFO_SLAVE_KIND).map(text).unwrap_or_default();
+                    let data = get(wire::IFLA_INFO_SLAVE_DATA).unwrap_or_default();
+                    link.port = ports::read(&master, data);
                     // Kernels before 5.6 say it of a bond's members only.
-                    let member = get(wire::IFLA_INFO_SLAVE_KIND).filter(|kind| *kind == b"bond\0");
-                    let own = member.and_then(|_| {
-                        let mut attributes = attributes(get(wire::IFLA_INFO_SLAVE_DATA)?);
-                        attributes.find(|(kind, _)| *kind == wire::IFLA_BOND_SLAVE_PERM_HWADDR)
-                    });
+                    let mut own = attributes(data).filter(|_| master == "bond");
+                    let own = own.find(|(kind, _)| *kind == wire::IFLA_BOND_SLAVE_PERM_HWADDR);
                     link.permanent = link.permanent.or(own.and_then(|(_, mac)| mac.try_into().ok()));
                 }
                 _ => {}

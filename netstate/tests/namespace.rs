@@ -366,6 +366,55 @@ fn a_bridge_is_made_again() {
     });
 }
 
+/// What a port lets through and what it costs, which is not what the kernel gives a port by itself.
+#[test]
+fn ports_of_a_bridge_are_as_they_were() {
+    in_namespace("ports_of_a_bridge_are_as_they_were", || {
+        let cables = |prefix: &str| {
+            plug(&format!("{prefix}1"), "52:54:00:00:00:01");
+            plug(&format!("{prefix}2"), "52:54:00:00:00:02");
+        };
+        cables("u");
+        for command in [
+            "link add br0 type bridge stp_state 1",
+            "link set u1 master br0 up",
+            "link set u2 master br0 up",
+            "link set br0 up",
+            "link set u1 type bridge_slave priority 16 cost 7000 guard on root_block on fastleave on",
+            "link set u2 type bridge_slave hairpin on learning off flood off mcast_flood off bcast_flood off",
+            "link set u2 type bridge_slave isolated on proxy_arp on neigh_suppress on",
+        ] {
+            ip(command);
+        }
+        let before = comparable(capture().unwrap());
+        let port = |mac: u8| &before.links.iter().find(|link| link.mac == [0x52, 0x54, 0, 0, 0, mac]).unwrap().port;
+        for option in [(2, 16), (3, 7000), (5, 1), (6, 1), (7, 1)] {
+            assert!(port(1).contains(&option), "{option:?} in {:?}", port(1));
+        }
+        for option in [(2, 32), (4, 1), (8, 0), (9, 0), (10, 1), (27, 0), (30, 0), (32, 1), (33, 1)] {
+            assert!(port(2).contains(&option), "{option:?} in {:?}", port(2));
+        }
+        again(&before, || cables("w"));
+
+        // The script does the same.
+        let mut hardware = before.clone();
+        let pairs = hardware.links.iter_mut().filter(|link| link.kind == LinkKind::Made("veth".into()));
+        pairs.for_each(|link| link.kind = LinkKind::Card);
+        ip("link delete br0");
+        ip("link delete w1");
+        ip("link delete w2");
+        cables("x");
+        let output = Command::new("sh").args(["-c", &Format::Iproute2.files(&hardware)[0].1]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert_eq!(sorted(comparable(capture().unwrap())), sorted(before.clone()));
+
+        // Without a spanning tree, costs mean nothing.
+        ip("link set br0 type bridge stp_state 0");
+        let numbers: Vec<_> = capture().unwrap().links.iter().flat_map(|link| link.port.clone()).collect();
+        assert!(!numbers.is_empty() && numbers.iter().all(|(number, _)| *number > 3), "{numbers:?}");
+    });
+}
+
 /// A spanning tree is for circles, which one port makes none of; with it a port forwards only after a while.
 #[test]
 fn a_bridge_with_one_port_forwards_at_once() {
@@ -462,11 +511,13 @@ fn bonds_of_every_mode_are_made_again() {
             if near.contains("primary_reselect") {
                 ip("link set bond0 type bond primary u2");
             }
+            ip("link set u2 type bond_slave queue_id 2");
             ip("link set bond0 mtu 1400 up");
             ip("address add 192.0.2.10/24 broadcast + dev bond0");
             ip("route add default via 192.0.2.1 dev bond0 proto static");
             let before = comparable(capture().unwrap());
             assert_eq!(before.links.len(), 3, "{near}");
+            assert!(before.links.iter().any(|link| link.port.contains(&(5, 2))), "{near}: {before:#?}");
             again(&before, || {
                 cables("w", far);
                 // The driver makes one by itself when it is loaded.
@@ -496,7 +547,8 @@ fn towers_are_made_again() {
             "link set u1 master bond1",
             "link set u2 master bond1",
             "link set bond1 mtu 1500 up",
-            "link add link bond1 name bond1.7 type vlan id 7 reorder_hdr off",
+            "link add link bond1 name bond1.7 type vlan id 7 reorder_hdr off egress-qos-map 0:3 2:5",
+            "link set bond1.7 type vlan ingress-qos-map 5:1",
             "link set bond1.7 mtu 1450 up",
             "link add br8 address 52:54:00:00:00:01 type bridge",
             "link set bond1.7 master br8",
@@ -516,6 +568,12 @@ fn towers_are_made_again() {
         }
         let before = comparable(capture().unwrap());
         assert_eq!(before.links.len(), 8, "{before:#?}");
+        let maps = |link: &Link| match &link.kind {
+            LinkKind::Vlan { egress, ingress, .. } => (egress.clone(), ingress.clone()),
+            _ => (Vec::new(), Vec::new()),
+        };
+        let inner = before.links.iter().find(|link| link.name == "bond1.7").unwrap();
+        assert_eq!(maps(inner), (vec![(0, 3), (2, 5)], vec![(5, 1)]));
         again(&before, || cables("w"));
     });
 }

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::{Link, LinkKind, NetworkState};
 
-use super::made::{below, bridge_vlans, ip_link_add, ip_rule, renamed};
+use super::made::{below, bridge_vlans, ip_link_add, ip_port, ip_rule, renamed};
 use super::plan::{
     Files, HEADER, Plan, client_id, hex, ip_address, ip_route, match_key, name_of, other_id, plan, resolv_conf,
 };
@@ -155,6 +155,10 @@ fn make_link(plan: &Plan, plans: &[Plan]) -> Vec<String> {
                  ip link set dev {member} master $IFACE && ip link set dev {member} up; }}"
             ));
         }
+    }
+    for port in link.below.iter().filter_map(|id| plans.iter().find(|port| port.link.id == *id)) {
+        // The new system's kernel may not know them all.
+        commands.extend(ip_port(port.link, link, &port.name).map(|command| format!("{command} || true")));
     }
     if let LinkKind::Bond(bond) = &link.kind
         && let Some(primary) = bond.primary.and_then(|id| name_of(plans, id))

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::{LinkKind, NetworkState};
 
-use super::made::{bridge_vlans, ip_link_add, ip_rule};
+use super::made::{bridge_vlans, ip_link_add, ip_port, ip_rule};
 use super::plan::{Files, HEADER, Plan, ip_address, ip_route, is_link_local, plan, resolv_conf};
 use crate::apply::{in_order, oldest_first};
 use crate::links::mac_text;
@@ -112,6 +112,11 @@ fn make(plan: &Plan, plans: &[Plan]) -> String {
     if plan.link.kind.is_master() {
         for member in &members {
             let _ = writeln!(out, "add_to {member} {name}");
+        }
+    }
+    for port in plan.link.below.iter().filter_map(|id| plans.iter().find(|port| port.link.id == *id)) {
+        if let Some(command) = ip_port(port.link, plan.link, &in_shell(port)) {
+            let _ = writeln!(out, "{command}");
         }
     }
     if let LinkKind::Vrf { .. } = plan.link.kind {

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::{LinkId, LinkKind, NetworkState, Route};
 
-use super::made::{bond_mode, ip_rule, options, renamed, vlan_protocol};
+use super::made::{bond_mode, ip_rule, options, pairs, port_options, renamed, vlan_protocol};
 use super::plan::{Files, HEADER, Plan, destination, hex, metric, name_of, other_id, plan};
 use crate::kinds;
 use crate::links::mac_text;
@@ -58,8 +58,14 @@ fn text(plan: &Plan, plans: &[Plan], state: &NetworkState) -> String {
         let _ = writeln!(out, "cloned-mac-address={}", mac_text(mac));
     }
     out += &made(plan, plans);
+    let options = port_options(link, plan.master).filter(|(word, _)| !word.manager.is_empty());
+    let mut lines: Vec<_> =
+        options.map(|(word, value)| format!("{}={}\n", word.manager, value.text(["false", "true"]))).collect();
     if !link.vlans.is_empty() && plan.master.is_some_and(filters) {
-        let _ = writeln!(out, "\n[bridge-port]\nvlans={}", vlans(plan));
+        lines.push(format!("vlans={}\n", vlans(plan)));
+    }
+    if let Some(master) = plan.master.filter(|_| !lines.is_empty()) {
+        let _ = write!(out, "\n[{}-port]\n{}", master.kind.name(), lines.concat());
     }
     if plan.master.is_none_or(|master| matches!(master.kind, LinkKind::Vrf { .. })) {
         out += &family(plan, plans, state, false);
@@ -74,10 +80,16 @@ fn made(plan: &Plan, plans: &[Plan]) -> String {
     let parent = link.below.first().map(|id| uuid(*id)).unwrap_or_default();
     let mut out = String::new();
     match &link.kind {
-        LinkKind::Vlan { id, protocol, flags, .. } => {
+        LinkKind::Vlan { id, protocol, flags, egress, ingress } => {
             let _ = writeln!(out, "\n[vlan]\nid={id}\nparent={parent}\nflags={flags}");
             if *protocol == kinds::VLAN_8021AD {
                 let _ = writeln!(out, "protocol={}", vlan_protocol(*protocol));
+            }
+            for (word, map) in [("egress", egress), ("ingress", ingress)] {
+                let pairs: Vec<_> = pairs(map, ":").collect();
+                if !pairs.is_empty() {
+                    let _ = writeln!(out, "{word}-priority-map={}", pairs.join(","));
+                }
             }
         }
         LinkKind::Macvlan { mode, .. } => {

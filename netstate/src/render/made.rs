@@ -5,6 +5,7 @@ use anemos_proto::net::{Bond, Link, LinkKind, Rule};
 use super::plan::{Plan, name_of};
 use crate::kinds::{self, BRIDGE_VLAN_FILTERING};
 use crate::links::mac_text;
+use crate::ports;
 use crate::vlans::range;
 
 /// What an option of a bond or a bridge is called.
@@ -68,6 +69,106 @@ const BRIDGE: &[Word] = &[
     word(kinds::BRIDGE_DEFAULT_PVID, 1, "vlan_default_pvid", ("DefaultPVID", ""), ""),
     word(BRIDGE_VLAN_FILTERING, 0, "vlan_filtering", ("VLANFiltering", ""), ""),
 ];
+
+/// What an option of a bridge's port is called, or of a bond's member.
+pub struct PortWord {
+    /// Its `IFLA_BRPORT_*` or `IFLA_BOND_SLAVE_*`.
+    number: u16,
+    /// The value that it has by itself, if that is known.
+    default: Option<u64>,
+    /// For ip(8).
+    pub ip: &'static str,
+    /// For systemd.network(5); empty where it has none.
+    pub networkd: &'static str,
+    /// For NetworkManager; empty where it has none.
+    pub manager: &'static str,
+    /// For netplan(5); empty where it has none.
+    pub netplan: &'static str,
+}
+
+const fn port(
+    number: u16,
+    default: Option<u64>,
+    ip: &'static str,
+    networkd: &'static str,
+    manager: &'static str,
+    netplan: &'static str,
+) -> PortWord {
+    PortWord { number, default, ip, networkd, manager, netplan }
+}
+
+const BRIDGE_PORT: &[PortWord] = &[
+    port(ports::BRIDGE_PRIORITY, Some(32), "priority", "Priority", "priority", "port-priority"),
+    port(ports::BRIDGE_COST, None, "cost", "Cost", "path-cost", "path-cost"),
+    port(4, Some(0), "hairpin", "HairPin", "hairpin-mode", ""),
+    // systemd-networkd has words for these two, and different versions of it take them for opposites.
+    port(5, Some(0), "guard", "", "", ""),
+    port(6, Some(0), "root_block", "", "", ""),
+    port(7, Some(0), "fastleave", "FastLeave", "", ""),
+    port(8, Some(1), "learning", "Learning", "", ""),
+    port(9, Some(1), "flood", "UnicastFlood", "", ""),
+    port(10, Some(0), "proxy_arp", "ProxyARP", "", ""),
+    port(12, Some(0), "proxy_arp_wifi", "ProxyARPWiFi", "", ""),
+    port(27, Some(1), "mcast_flood", "MulticastFlood", "", ""),
+    port(30, Some(1), "bcast_flood", "", "", ""),
+    port(32, Some(0), "neigh_suppress", "NeighborSuppression", "", ""),
+    port(33, Some(0), "isolated", "Isolated", "", ""),
+];
+
+const BOND_PORT: &[PortWord] =
+    &[port(5, Some(0), "queue_id", "", "queue-id", ""), port(9, Some(0), "prio", "", "", "")];
+
+/// What a port of a bridge or a member of a bond has that is not as it is by itself, and the values.
+pub fn port_options<'l>(
+    port: &'l Link,
+    master: Option<&Link>,
+) -> impl Iterator<Item = (&'static PortWord, PortValue)> + use<'l> {
+    let (words, is_bridge) = match master.map(|master| &master.kind) {
+        Some(LinkKind::Bridge { .. }) => (BRIDGE_PORT, true),
+        Some(LinkKind::Bond(_)) => (BOND_PORT, false),
+        _ => (&[][..], false),
+    };
+    words.iter().filter_map(move |word| {
+        let (_, value) = port.port.iter().find(|(number, _)| *number == word.number)?;
+        let is_flag = is_bridge && ![ports::BRIDGE_PRIORITY, ports::BRIDGE_COST].contains(&word.number);
+        // A member's priority may be below zero.
+        let given =
+            if is_flag { PortValue::Flag(*value != 0) } else { PortValue::Number((*value as u32).cast_signed()) };
+        (word.default != Some(*value)).then_some((word, given))
+    })
+}
+
+/// The value of an option of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortValue {
+    Flag(bool),
+    Number(i32),
+}
+
+impl PortValue {
+    /// With words for a flag that is not set, and for one that is.
+    pub fn text(self, [off, on]: [&str; 2]) -> String {
+        match self {
+            Self::Flag(set) => if set { on } else { off }.to_owned(),
+            Self::Number(number) => number.to_string(),
+        }
+    }
+}
+
+/// A command of ip(8) that gives a port or a member what it had, if that is not what it has by itself. A shell knows it
+/// as `device`.
+pub fn ip_port(port: &Link, master: &Link, device: &str) -> Option<String> {
+    let words: Vec<String> = port_options(port, Some(master))
+        .map(|(word, value)| format!(" {} {}", word.ip, value.text(["off", "on"])))
+        .collect();
+    let kind = master.kind.name();
+    (!words.is_empty()).then(|| format!("ip link set dev {device} type {kind}_slave{}", words.concat()))
+}
+
+/// Pairs of priorities, as `0:3`, or with another sign in between.
+pub fn pairs<'p>(pairs: &'p [(u32, u32)], between: &'p str) -> impl Iterator<Item = String> + use<'p> {
+    pairs.iter().map(move |(from, to)| format!("{from}{between}{to}"))
+}
 
 /// The options of a bond or a bridge that are not as they are by themselves, and their values in words.
 pub fn options(kind: &LinkKind) -> impl Iterator<Item = (&'static Word, String)> {
@@ -150,9 +251,13 @@ pub fn ip_link_add(plan: &Plan, lower: &str) -> String {
     }
     words.push(format!("type {}", link.kind.name()));
     match &link.kind {
-        LinkKind::Vlan { id, protocol, flags, .. } => {
+        LinkKind::Vlan { id, protocol, flags, egress, ingress } => {
             words.push(format!("protocol {} id {id}", vlan_protocol(*protocol)));
             words.extend(vlan_flags(*flags).map(|(word, _, on)| format!("{word} {}", if on { "on" } else { "off" })));
+            for (word, map) in [("egress", egress), ("ingress", ingress)] {
+                let pairs: Vec<_> = pairs(map, ":").collect();
+                words.extend((!pairs.is_empty()).then(|| format!("{word}-qos-map {}", pairs.join(" "))));
+            }
         }
         LinkKind::Bond(bond) => {
             words.push(format!("mode {}", bond_mode(bond)));

@@ -78,11 +78,34 @@ impl Format {
         let lost = state.routes.iter().filter(|route| !is_rendered(route));
         lines.extend(lost.map(|route| format!("the route to {} has no rendered link", destination(route))));
         lines.extend(self.leases_left_out(state));
+        lines.extend(self.ports_left_out(state));
         lines.extend(match self {
             Self::Netplan => netplan::left_out(state),
             Self::NetworkManager => keyfile::left_out(state),
             Self::Ifupdown | Self::Iproute2 | Self::Networkd => Vec::new(),
         });
+        lines
+    }
+
+    /// What ports of bridges and members of bonds have, and there are no words for.
+    fn ports_left_out(self, state: &NetworkState) -> Vec<String> {
+        let mut lines = Vec::new();
+        for plan in plan::plan(state) {
+            let Some(master) = plan.master else { continue };
+            for (word, value) in made::port_options(plan.link, Some(master)) {
+                let known = match self {
+                    Self::Ifupdown | Self::Iproute2 => word.ip,
+                    Self::Netplan => word.netplan,
+                    Self::Networkd => word.networkd,
+                    Self::NetworkManager => word.manager,
+                };
+                if known.is_empty() {
+                    let value = value.text(["off", "on"]);
+                    let (option, name, of) = (word.ip, &plan.name, plan::plain(&master.name));
+                    lines.push(format!("there are no words for {option} of {name} in {of}, which is {value}"));
+                }
+            }
+        }
         lines
     }
 

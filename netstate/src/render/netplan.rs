@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::{Link, LinkKind, NetworkState, Rule};
 
-use super::made::{below, bond_mode, options};
+use super::made::{below, bond_mode, options, port_options};
 use super::networkd::client_section;
 use super::plan::{Files, HEADER, Plan, SCOPE_LINK, destination, metric, name_of, plan};
 use crate::kinds;
@@ -57,6 +57,11 @@ pub fn left_out(state: &NetworkState) -> Vec<String> {
                 lines.push(format!("netplan has no VLAN filtering, so {name} lets all VLANs through"));
             }
             Some(_) => {}
+        }
+        if let LinkKind::Vlan { egress, ingress, .. } = &plan.link.kind
+            && !(egress.is_empty() && ingress.is_empty())
+        {
+            lines.push(format!("netplan has no priorities in tags of VLANs: {name}"));
         }
         let unknown = options(&plan.link.kind).filter(|(word, _)| word.netplan.is_empty());
         let unknown = unknown.filter(|(word, _)| !word.ip.starts_with("vlan_"));
@@ -118,6 +123,15 @@ fn head(plan: &Plan, plans: &[Plan]) -> String {
         LinkKind::Bridge { .. } => {
             let stp = link.kind.option(kinds::BRIDGE_STP).is_some_and(|stp| stp != 0);
             parameters.push(format!("stp: {stp}"));
+            for key in ["path-cost", "port-priority"] {
+                let ports = link.below.iter().filter_map(|id| plans.iter().find(|port| port.link.id == *id));
+                let values = ports.filter_map(|port| {
+                    let (_, value) = port_options(port.link, Some(link)).find(|(word, _)| word.netplan == key)?;
+                    Some(format!("\"{}\": {}", port.name, value.text(["false", "true"])))
+                });
+                let values: Vec<String> = values.collect();
+                parameters.extend((!values.is_empty()).then(|| format!("{key}: {{{}}}", values.join(", "))));
+            }
         }
         _ => {}
     }

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use anemos_proto::net::{Address, Link, LinkKind, NetworkState, PortVlans, Route, Rule};
 
-use super::made::{below, bond_mode, macvlan_mode, options, renamed, vlan_flags, vlan_protocol};
+use super::made::{below, bond_mode, macvlan_mode, options, pairs, port_options, renamed, vlan_flags, vlan_protocol};
 use super::plan::{Files, HEADER, Plan, SCOPE_LINK, client_id, destination, hex, match_key, metric, plan, resolv_conf};
 use crate::kinds;
 use crate::links::mac_text;
@@ -36,13 +36,19 @@ fn netdev(plan: &Plan) -> String {
         let _ = writeln!(out, "MACAddress={}", mac_text(link.mac));
     }
     match &link.kind {
-        LinkKind::Vlan { id, protocol, flags, .. } => {
+        LinkKind::Vlan { id, protocol, flags, egress, ingress } => {
             let _ = writeln!(out, "\n[VLAN]\nId={id}");
             if *protocol == kinds::VLAN_8021AD {
                 let _ = writeln!(out, "Protocol={}", vlan_protocol(*protocol));
             }
             for (_, word, on) in vlan_flags(*flags) {
                 let _ = writeln!(out, "{word}={}", yes_no(on));
+            }
+            for (word, map) in [("Egress", egress), ("Ingress", ingress)] {
+                let pairs: Vec<_> = pairs(map, "-").collect();
+                if !pairs.is_empty() {
+                    let _ = writeln!(out, "{word}QOSMaps={}", pairs.join(" "));
+                }
             }
         }
         LinkKind::Bond(bond) => {
@@ -125,6 +131,13 @@ fn network(plan: &Plan, plans: &[Plan], state: &NetworkState) -> String {
         // lease. What the old system was known by stays, or else the hardware address.
         let id = client_section(link).unwrap_or_else(|| "[DHCPv4]\nClientIdentifier=mac\n".to_owned());
         let _ = writeln!(out, "\n{id}UseMTU=no");
+    }
+    let mut options = port_options(link, plan.master).filter(|(word, _)| !word.networkd.is_empty()).peekable();
+    if options.peek().is_some() {
+        let _ = writeln!(out, "\n[Bridge]");
+    }
+    for (word, value) in options {
+        let _ = writeln!(out, "{}={}", word.networkd, value.text(["no", "yes"]));
     }
     for vlans in &link.vlans {
         bridge_vlan(&mut out, *vlans);

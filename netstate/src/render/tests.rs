@@ -402,6 +402,11 @@ fn tower() -> NetworkState {
         made("anycast", 17, LinkKind::Dummy, &[], &[("203.0.113.78", 32)]),
         made("mgmt", 18, LinkKind::Vrf { table: 10 }, &[5], &[]),
     ];
+    links[2].port = vec![(5, 2), (9, 0)];
+    links[7].port = vec![(2, 16), (3, 100), (4, 1), (8, 1), (9, 0), (33, 1)];
+    if let LinkKind::Vlan { egress, ingress, .. } = &mut links[7].kind {
+        (*egress, *ingress) = (vec![(0, 3), (2, 5)], vec![(5, 1)]);
+    }
     links[1].mac = [0x52, 0x54, 0, 0, 0, 0x11];
     links[6].mac = links[1].mac;
     links[7].mac = links[1].mac;
