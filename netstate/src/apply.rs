@@ -16,7 +16,7 @@ use crate::reach::bottom_up;
 use crate::rules;
 use crate::socket::Netlink;
 use crate::vlans;
-use crate::wire::{self, Message, family, octets};
+use crate::wire::{self, Message, attributes_of, family, octets};
 
 /// How long to wait for hardware. After that, [`apply`] reports what is missing and restores the rest.
 #[derive(Debug, Clone, Copy)]
@@ -114,10 +114,16 @@ pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Err
         renamed.map_or(name, |(_, now)| &now.name).to_owned()
     };
     rules::restore(&mut netlink, state, now, |result| note(&mut restored, result))?;
+    let index_of = |id: LinkId| found.iter().find(|(link, _)| link.id == id).map(|(_, now)| now.index);
     for route in in_order(&state.routes) {
+        let all = route.hops.len();
+        let mut route = route.clone();
+        if route.keep_hops(|id| index_of(id).is_some()) && route.hops.len() < all {
+            restored.problems.push(format!("{} has lost next hops: their links are not there", describe(&route)));
+        }
         match found.iter().find(|(link, _)| link.id == route.link) {
-            Some((link, now)) => restore_route(&mut netlink, link, route, now, &mut restored),
-            None => restored.problems.push(format!("{}: its link is not there", describe(route))),
+            Some((link, now)) => restore_route(&mut netlink, link, route, now, index_of, &mut restored),
+            None => restored.problems.push(format!("{}: its link is not there", describe(&route))),
         }
     }
     if !state.hostname.is_empty() {
@@ -130,7 +136,7 @@ pub fn apply(state: &NetworkState, deadlines: Deadlines) -> Result<Restored, Err
 /// Whether this is a card that the host can be reached through: [`apply`] waits for it.
 pub fn is_needed(state: &NetworkState, link: &Link) -> bool {
     let used = !link.addresses.is_empty()
-        || state.routes.iter().any(|route| route.link == link.id)
+        || state.routes.iter().any(|route| route.leads_through(link.id))
         || state.links.iter().any(|other| other.below.contains(&link.id));
     link.kind == LinkKind::Card && used
 }
@@ -190,12 +196,15 @@ pub(crate) fn oldest_first(link: &Link) -> impl Iterator<Item = &Address> {
 fn set_ipv6_policy(state: &NetworkState, link: &Link, now: &Present) {
     let directory = PathBuf::from("/proc/sys/net/ipv6/conf").join(&now.name);
     let advertised = link.addresses.iter().any(|address| address.autoconf)
-        || state.routes.iter().any(|route| route.link == link.id && route.v6 && route.protocol == wire::PROTOCOL_RA);
+        || state
+            .routes
+            .iter()
+            .any(|route| route.leads_through(link.id) && route.v6 && route.protocol == wire::PROTOCOL_RA);
     if !advertised {
         let _ = fs::write(directory.join("accept_ra"), "0");
     }
     // `apply` restores the default route. A router advertisement would add a second one.
-    if state.routes.iter().any(|route| route.link == link.id && route.v6 && route.destination.is_none()) {
+    if state.routes.iter().any(|route| route.leads_through(link.id) && route.v6 && route.destination.is_none()) {
         let _ = fs::write(directory.join("accept_ra_defrtr"), "0");
     }
     // Duplicate address detection would block the link-local address for a second, and the host reaches routers from
@@ -234,12 +243,27 @@ pub(crate) fn in_order(routes: &[Route]) -> Vec<&Route> {
     routes
 }
 
-fn restore_route(netlink: &mut Netlink, link: &Link, route: &Route, now: &Present, restored: &mut Restored) {
-    let action = format!("restore the {} on {}", describe(route), now.name);
-    let mut attempt = |route: &Route| netlink.request(&action, add_route(now.index, route));
-    let Err(error) = attempt(route) else { return };
+fn restore_route(
+    netlink: &mut Netlink,
+    link: &Link,
+    mut route: Route,
+    now: &Present,
+    index_of: impl Fn(LinkId) -> Option<u32>,
+    restored: &mut Restored,
+) {
+    let action = format!("restore the {} on {}", describe(&route), now.name);
+    let mut attempt = |route: &Route| netlink.request(&action, add_route(now.index, route, &index_of));
+    if !route.hops.is_empty() {
+        let Err(error) = attempt(&route) else { return };
+        route.hops.iter_mut().for_each(|hop| hop.onlink |= hop.gateway.is_some());
+        if attempt(&route).is_ok() {
+            return;
+        }
+        route.hops.clear();
+        restored.problems.push(format!("{} has one of its next hops only: {}", describe(&route), error.in_full()));
+    }
+    let Err(error) = attempt(&route) else { return };
     // The route to the gateway may belong to something that is not restored. `onlink` needs no route to it.
-    let mut route = route.clone();
     if let Some(gateway) = route.gateway.filter(|_| !route.onlink) {
         let local = link.addresses.iter().any(|address| covers(address.ip, address.prefix, gateway));
         route.onlink = true;
@@ -260,7 +284,7 @@ fn restore_route(netlink: &mut Netlink, link: &Link, route: &Route, now: &Presen
     note(restored, Err(error));
 }
 
-fn add_route(index: u32, route: &Route) -> Message {
+fn add_route(index: u32, route: &Route, index_of: impl Fn(LinkId) -> Option<u32>) -> Message {
     let mut body = [0; 12];
     body[0] = family(route.v6);
     body[1] = route.destination.map_or(0, |(_, prefix)| prefix);
@@ -268,24 +292,21 @@ fn add_route(index: u32, route: &Route) -> Message {
     body[5] = route.protocol;
     body[6] = route.scope;
     body[7] = wire::ROUTE_UNICAST;
-    body[8..12].copy_from_slice(&if route.onlink { wire::HOP_ONLINK } else { 0 }.to_ne_bytes());
+    let onlink = route.onlink && route.hops.is_empty();
+    body[8..12].copy_from_slice(&if onlink { wire::HOP_ONLINK } else { 0 }.to_ne_bytes());
     let mut message = Message::new(wire::RTM_NEWROUTE, wire::ACK | wire::CREATE | wire::REPLACE, &body)
         .attribute(wire::RTA_TABLE, &route.table.to_ne_bytes())
-        .attribute(wire::RTA_OIF, &index.to_ne_bytes())
         .attribute(wire::RTA_PRIORITY, &route.metric.to_ne_bytes());
     if let Some((ip, _)) = route.destination {
         message = message.attribute(wire::RTA_DST, &octets(ip));
     }
-    match route.gateway {
-        Some(gateway) if gateway.is_ipv6() == route.v6 => {
-            message = message.attribute(wire::RTA_GATEWAY, &octets(gateway));
+    if route.hops.is_empty() {
+        message = message.attribute(wire::RTA_OIF, &index.to_ne_bytes());
+        if let Some((kind, value)) = route.gateway.map(|gateway| next(gateway, route.v6)) {
+            message = message.attribute(kind, &value);
         }
-        Some(gateway) => {
-            let mut via = u16::from(family(gateway.is_ipv6())).to_ne_bytes().to_vec();
-            via.extend(octets(gateway));
-            message = message.attribute(wire::RTA_VIA, &via);
-        }
-        None => {}
+    } else {
+        message = message.attribute(wire::RTA_MULTIPATH, &hops(route, index_of));
     }
     if let Some(source) = route.source {
         message = message.attribute(wire::RTA_PREFSRC, &octets(source));
@@ -294,6 +315,31 @@ fn add_route(index: u32, route: &Route) -> Message {
         message = message.nested(wire::RTA_METRICS, &[(wire::RTAX_MTU, mtu.to_ne_bytes().to_vec())]);
     }
     message
+}
+
+/// The attribute of a next hop.
+fn next(gateway: IpAddr, v6: bool) -> (u16, Vec<u8>) {
+    if gateway.is_ipv6() == v6 {
+        return (wire::RTA_GATEWAY, octets(gateway));
+    }
+    let mut via = u16::from(family(gateway.is_ipv6())).to_ne_bytes().to_vec();
+    via.extend(octets(gateway));
+    (wire::RTA_VIA, via)
+}
+
+/// What `RTA_MULTIPATH` has: a `struct rtnexthop` for each hop, with its attributes.
+fn hops(route: &Route, index_of: impl Fn(LinkId) -> Option<u32>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for hop in &route.hops {
+        let gateway: Vec<_> = hop.gateway.map(|gateway| next(gateway, route.v6)).into_iter().collect();
+        let gateway = attributes_of(&gateway);
+        bytes.extend((8 + gateway.len() as u16).to_ne_bytes());
+        let flags = if hop.onlink { wire::HOP_ONLINK as u8 } else { 0 };
+        bytes.extend([flags, u8::try_from(hop.weight.saturating_sub(1)).unwrap_or(u8::MAX)]);
+        bytes.extend(index_of(hop.link).unwrap_or_default().to_ne_bytes());
+        bytes.extend(gateway);
+    }
+    bytes
 }
 
 fn set_hostname(name: &str, restored: &mut Restored) {
@@ -314,7 +360,8 @@ fn await_carrier(
     patience: Duration,
     restored: &mut Restored,
 ) -> Result<(), Error> {
-    let has_default = |id: LinkId| state.routes.iter().any(|route| route.destination.is_none() && route.link == id);
+    let has_default =
+        |id: LinkId| state.routes.iter().any(|route| route.destination.is_none() && route.leads_through(id));
     let no_default = !found.iter().any(|(link, _)| has_default(link.id));
     let wanted: Vec<_> = found
         .iter()
@@ -352,5 +399,6 @@ fn describe(route: &Route) -> String {
     let family = if route.v6 { "IPv6" } else { "IPv4" };
     let to = route.destination.map_or_else(|| "default".to_owned(), |(ip, prefix)| format!("{ip}/{prefix}"));
     let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-    format!("{family} route {to}{via}")
+    let others = if route.hops.is_empty() { "" } else { " and others" };
+    format!("{family} route {to}{via}{others}")
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use anemos_proto::net::{Address, Link, LinkId, LinkKind, NetworkState, Route, Rule};
+use anemos_proto::net::{Address, Hop, Link, LinkId, LinkKind, NetworkState, Route, Rule};
 
 use crate::error::Error;
 use crate::leases::{self, Client};
@@ -22,8 +22,7 @@ const FOREVER: u32 = u32::MAX;
 ///
 /// Left out, because it comes by itself or cannot be restored: loopback with its own addresses; links that are down and
 /// have no address; the IPv6 link-local addresses that the kernel gives; routes that the kernel made for an address;
-/// routes other than unicast; tables that neither a VRF nor a captured rule names. A multipath route becomes a route
-/// with its first hop, because each hop reaches the destination.
+/// routes other than unicast; tables that neither a VRF nor a captured rule names.
 pub fn capture() -> Result<NetworkState, Error> {
     let mut netlink = Netlink::open(0)?;
     let present = Present::list(&mut netlink)?;
@@ -85,10 +84,6 @@ pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route
         if addresses.is_empty() && (!up || link.kind == LinkKind::Loopback) {
             continue;
         }
-        let explicit = |route: &&Route| {
-            route.link == link.id() && route.protocol != wire::PROTOCOL_KERNEL && tables.contains(&route.table)
-        };
-        state.routes.extend(routes.iter().filter(explicit).cloned());
         state.links.push(Link {
             id: link.id(),
             name: link.name.clone(),
@@ -107,6 +102,12 @@ pub fn assemble(present: &[Present], addresses: &[FoundAddress], routes: &[Route
         });
     }
     let captured: Vec<_> = state.links.iter().map(|link| link.id).collect();
+    let explicit =
+        routes.iter().filter(|route| route.protocol != wire::PROTOCOL_KERNEL && tables.contains(&route.table));
+    let mut explicit: Vec<Route> = explicit.cloned().collect();
+    explicit.retain_mut(|route| route.keep_hops(|id| captured.contains(&id)));
+    explicit.sort_by_key(|route| captured.iter().position(|id| *id == route.link));
+    state.routes = explicit;
     for link in &mut state.links {
         link.below.retain(|id| captured.contains(id));
     }
@@ -179,7 +180,7 @@ pub fn parse_route(body: &[u8]) -> Option<Route> {
         return None;
     }
     let v6 = family == wire::AF_INET6;
-    let mut hop = Hop { index: None, gateway: None, flags };
+    let mut hop = Next { index: None, gateway: None, flags };
     let mut route = Route {
         destination: None,
         v6,
@@ -206,7 +207,7 @@ pub fn parse_route(body: &[u8]) -> Option<Route> {
                 let mtu = attributes(value).find(|(kind, _)| *kind == wire::RTAX_MTU);
                 route.mtu = mtu.and_then(|(_, value)| get_u32(value, 0));
             }
-            wire::RTA_MULTIPATH => hop = first_hop(family, value)?,
+            wire::RTA_MULTIPATH => (hop, route.hops) = hops(family, value)?,
             _ => hop.read(family, kind, value),
         }
     }
@@ -222,13 +223,13 @@ pub fn parse_route(body: &[u8]) -> Option<Route> {
 }
 
 /// Where a route goes next.
-struct Hop {
+struct Next {
     index: Option<u32>,
     gateway: Option<IpAddr>,
     flags: u32,
 }
 
-impl Hop {
+impl Next {
     fn read(&mut self, family: u8, kind: u16, value: &[u8]) {
         match kind {
             wire::RTA_OIF => self.index = get_u32(value, 0),
@@ -243,17 +244,24 @@ impl Hop {
     }
 }
 
-/// The first hop of a multipath route that is not dead, else its first hop.
-fn first_hop(family: u8, mut bytes: &[u8]) -> Option<Hop> {
-    let mut hops = Vec::new();
+/// The first hop of a multipath route that is not dead, else its first hop; and all of them, if there are several.
+fn hops(family: u8, mut bytes: &[u8]) -> Option<(Next, Vec<Hop>)> {
+    let (mut nexts, mut hops) = (Vec::new(), Vec::new());
     while let Some(length) = get_u16(bytes, 0).map(usize::from).filter(|length| *length >= 8) {
-        let mut hop = Hop { index: get_u32(bytes, 4), gateway: None, flags: u32::from(*bytes.get(2)?) };
+        let [flags, others] = *bytes.get(2..)?.first_chunk()?;
+        let mut next = Next { index: get_u32(bytes, 4), gateway: None, flags: flags.into() };
         for (kind, value) in attributes(bytes.get(8..length)?) {
-            hop.read(family, kind, value);
+            next.read(family, kind, value);
         }
-        hops.push(hop);
+        let onlink = next.flags & wire::HOP_ONLINK != 0;
+        let link = LinkId(next.index?);
+        hops.push(Hop { gateway: next.gateway, link, onlink, weight: u16::from(others) + 1 });
+        nexts.push(next);
         bytes = bytes.get(wire::aligned(length)..).unwrap_or_default();
     }
-    let alive = hops.iter().position(|hop| hop.flags & wire::HOP_DEAD == 0).unwrap_or(0);
-    hops.into_iter().nth(alive)
+    let alive = nexts.iter().position(|next| next.flags & wire::HOP_DEAD == 0).unwrap_or(0);
+    if hops.len() < 2 {
+        hops.clear();
+    }
+    Some((nexts.into_iter().nth(alive)?, hops))
 }

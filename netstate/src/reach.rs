@@ -196,7 +196,8 @@ pub fn restorable(mut state: NetworkState, reached: &Reached) -> NetworkState {
         LinkKind::Made(_) | LinkKind::Dummy => Some(false),
         _ => None,
     });
-    let is_used = |link: &Link| !link.addresses.is_empty() || state.routes.iter().any(|route| route.link == link.id);
+    let is_used =
+        |link: &Link| !link.addresses.is_empty() || state.routes.iter().any(|route| route.leads_through(link.id));
     let holds_used = |link: &Link| {
         matches!(link.kind, LinkKind::Vrf { .. }) && link.below.iter().filter_map(|id| state.link(*id)).any(is_used)
     };
@@ -215,7 +216,7 @@ pub fn restorable(mut state: NetworkState, reached: &Reached) -> NetworkState {
         }
     }
     state.links.retain(|link| kept.contains(&link.id));
-    state.routes.retain(|route| kept.contains(&route.link));
+    state.routes.retain_mut(|route| route.keep_hops(|id| kept.contains(&id)));
     let leads_somewhere =
         |table: u32| table == wire::TABLE_MAIN || state.routes.iter().any(|route| route.table == table);
     let is_there = |name: &Option<String>| {
@@ -257,7 +258,7 @@ pub fn bottom_up(links: &[Link]) -> Vec<&Link> {
 
 #[cfg(test)]
 mod tests {
-    use anemos_proto::net::{Address, Bond, Route, Rule};
+    use anemos_proto::net::{Address, Bond, Hop, Route, Rule};
 
     use super::*;
 
@@ -507,12 +508,17 @@ mod tests {
             destination: Some(("10.60.0.0".parse().unwrap(), 16)),
             ..default_route("10.0.0.1", link)
         };
+        let hop = |link: u32| Hop { gateway: None, link: LinkId(link), onlink: false, weight: 1 };
         state.routes.extend([via(3), via(17)]);
+        state.routes.push(Route { hops: vec![hop(17), hop(3), hop(6)], ..via(17) });
+        state.routes.push(Route { hops: vec![hop(17), hop(12)], ..via(17) });
         let kept = restorable(state.clone(), &at("192.0.2.10"));
         let want = ["eno1", "eno2", "eno3", "bond0", "bond0.7", "vmbr0", "bond0.20", "mgmt"];
         assert_eq!(names(kept.links.iter()), want);
         assert_eq!(kept.link(LinkId(6)).unwrap().below, [LinkId(5)], "no ports of guests");
-        assert_eq!(kept.routes.iter().map(|route| route.link.0).collect::<Vec<_>>(), [6, 3]);
+        assert_eq!(kept.routes.iter().map(|route| route.link.0).collect::<Vec<_>>(), [6, 3, 3, 12]);
+        assert_eq!(kept.routes[2].hops, [hop(3), hop(6)], "without the one that is lost");
+        assert_eq!((&*kept.routes[3].hops, kept.routes[3].gateway), (&[][..], None), "one hop makes a plain route");
         let order: Vec<_> = names(bottom_up(&kept.links));
         assert_eq!(order, ["eno1", "eno2", "eno3", "bond0", "mgmt", "bond0.7", "bond0.20", "vmbr0"]);
         assert_eq!(restorable(kept.clone(), &at("192.0.2.10")), kept);

@@ -71,6 +71,7 @@ fn comparable(mut state: NetworkState) -> NetworkState {
     };
     for route in &mut state.routes {
         route.link = id(route.link);
+        route.hops.iter_mut().for_each(|hop| hop.link = id(hop.link));
     }
     for link in &mut state.links {
         link.id = id(link.id);
@@ -622,6 +623,70 @@ fn a_bridge_filters_vlans_as_before() {
         let vlans: Vec<_> = before.links.iter().map(|link| link.vlans.len()).collect();
         assert_eq!(vlans, [2, 1, 0], "{before:#?}");
         again(&before, || plug("w1", "52:54:00:00:00:01"));
+    });
+}
+
+/// Packets to one network go out through two cards, by turns.
+#[test]
+fn routes_with_several_next_hops_are_restored() {
+    in_namespace("routes_with_several_next_hops_are_restored", || {
+        let cables = |prefix: &str| {
+            plug(&format!("{prefix}1"), "52:54:00:00:00:01");
+            plug(&format!("{prefix}2"), "52:54:00:00:00:02");
+        };
+        cables("u");
+        for command in [
+            "link set u1 up",
+            "link set u2 up",
+            "address add 192.0.2.10/24 broadcast + dev u1",
+            "address add 198.51.100.5/24 broadcast + dev u2",
+            "address add 2001:db8::10/64 dev u1 nodad",
+            "route add default proto static metric 50 src 192.0.2.10 mtu 1400 nexthop via 192.0.2.1 dev u1 weight 3 \
+             nexthop via 198.51.100.1 dev u2",
+            "route add 10.0.0.0/8 table 77 proto static nexthop via inet6 fe80::9 dev u1 nexthop dev u2",
+            "route add 10.64.0.0/10 proto static nexthop via 203.0.113.1 dev u1 onlink nexthop via 192.0.2.7 dev u1",
+            "rule add priority 100 from 198.51.100.5 lookup 77",
+            "-6 route add 2001:db8:64::/48 proto static metric 7 nexthop via fe80::9 dev u1 nexthop via fe80::8 dev u2",
+        ] {
+            ip(command);
+        }
+        let before = comparable(capture().unwrap());
+        let hops: Vec<usize> = before.routes.iter().map(|route| route.hops.len()).collect();
+        assert_eq!(hops, [2; 4], "{:#?}", before.routes);
+        let default = before.routes.iter().find(|route| route.destination.is_none()).unwrap();
+        assert_eq!(default.hops.iter().map(|hop| (hop.weight, hop.link.0)).collect::<Vec<_>>(), [(3, 1), (1, 2)]);
+        again(&before, || {
+            let _ = Command::new("ip").args(["rule", "delete", "priority", "100"]).status();
+            cables("w");
+        });
+        assert_eq!(ip("route show default").matches("nexthop").count(), 2);
+
+        // The script does the same.
+        let mut hardware = before.clone();
+        let pairs = hardware.links.iter_mut().filter(|link| link.kind == LinkKind::Made("veth".into()));
+        pairs.for_each(|link| link.kind = LinkKind::Card);
+        let script = &Format::Iproute2.files(&hardware)[0].1;
+        for command in ["rule delete priority 100", "link delete w1", "link delete w2"] {
+            ip(command);
+        }
+        cables("x");
+        for _ in 0..2 {
+            let output = Command::new("sh").args(["-c", script]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{script}");
+            assert_eq!(sorted(comparable(capture().unwrap())), sorted(before.clone()));
+        }
+
+        // A link that is not there takes its hop along, and no other.
+        for name in ["x1", "x2"] {
+            ip(&format!("link delete {name}"));
+        }
+        plug("y2", "52:54:00:00:00:02");
+        let patience = Deadlines { links: Duration::from_millis(100), ..quick() };
+        let problems = apply(&before, patience).unwrap().problems;
+        assert!(problems.iter().any(|text| text.contains("has lost next hops")), "{problems:?}");
+        let left = capture().unwrap().routes;
+        assert!(left.iter().any(|route| route.gateway == Some("198.51.100.1".parse().unwrap())), "{left:#?}");
+        assert!(left.iter().all(|route| route.hops.is_empty()), "{left:#?}");
     });
 }
 

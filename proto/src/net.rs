@@ -245,6 +245,27 @@ pub struct Route {
     pub hops: Vec<Hop>,
 }
 
+impl Route {
+    /// Whether it leads through this link, be it with one of several hops.
+    pub fn leads_through(&self, link: LinkId) -> bool {
+        self.link == link || self.hops.iter().any(|hop| hop.link == link)
+    }
+
+    /// Leaves of its hops those through links that are there, and has it lead through one of them. False if there is
+    /// none.
+    pub fn keep_hops(&mut self, is_there: impl Fn(LinkId) -> bool) -> bool {
+        self.hops.retain(|hop| is_there(hop.link));
+        if !is_there(self.link) {
+            let Some(hop) = self.hops.first() else { return false };
+            (self.link, self.gateway, self.onlink) = (hop.link, hop.gateway, hop.onlink);
+        }
+        if self.hops.len() < 2 {
+            self.hops.clear();
+        }
+        true
+    }
+}
+
 /// One of several next hops of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hop {

@@ -4,7 +4,7 @@ use anemos_proto::net::{Link, LinkKind, NetworkState};
 
 use super::made::{below, bridge_vlans, ip_link_add, ip_port, ip_rule, renamed};
 use super::plan::{
-    Files, HEADER, Plan, client_id, hex, ip_address, ip_route, match_key, name_of, other_id, plan, resolv_conf,
+    Files, HEADER, Plan, client_id, hex, ip_address, ip_route, ip_ways, match_key, name_of, other_id, plan, resolv_conf,
 };
 use crate::leases::tail;
 use crate::links::mac_text;
@@ -74,9 +74,12 @@ fn stanzas(plan: &Plan, plans: &[Plan]) -> String {
     for v6 in [false, true] {
         let wants = |is_v6: bool| is_v6 == v6;
         let mut addresses: Vec<_> = plan.addresses.iter().filter(|a| wants(a.ip.is_ipv6())).collect();
-        let routes = plan.routes.iter().filter(|route| wants(route.v6));
+        let routes = plan.routes.iter().filter(|route| wants(route.v6) && route.hops.is_empty());
+        let ways = plan.ways.iter().filter(|route| wants(route.v6));
         let rules = plan.rules.iter().filter(|rule| wants(rule.v6));
-        let is_empty = addresses.is_empty() && routes.clone().next().is_none() && rules.clone().next().is_none();
+        let is_empty = addresses.is_empty()
+            && routes.clone().chain(ways.clone()).next().is_none()
+            && rules.clone().next().is_none();
         let family = if v6 { "inet6" } else { "inet" };
         let plain = addresses.iter().position(|a| a.peer.is_none() && a.scope == 0 && a.preferred_s.is_none());
         if is_loopback {
@@ -115,6 +118,9 @@ fn stanzas(plan: &Plan, plans: &[Plan]) -> String {
         }
         for route in routes {
             let _ = writeln!(out, "    up {}", ip_route(route, "$IFACE"));
+        }
+        for route in ways {
+            let _ = writeln!(out, "    up {}", ip_ways(route, |id| name_of(plans, id).map(str::to_owned)));
         }
         for rule in rules {
             let family = if v6 { "-6" } else { "-4" };

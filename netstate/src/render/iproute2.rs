@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 use anemos_proto::net::{LinkKind, NetworkState};
 
 use super::made::{bridge_vlans, ip_link_add, ip_port, ip_rule};
-use super::plan::{Files, HEADER, Plan, ip_address, ip_route, is_link_local, plan, resolv_conf};
+use super::plan::{Files, HEADER, Plan, ip_address, ip_route, ip_ways, is_link_local, plan, resolv_conf};
 use crate::apply::{in_order, oldest_first};
 use crate::links::mac_text;
 
@@ -56,10 +56,11 @@ pub fn iproute2(state: &NetworkState) -> Files {
     let mut text = format!("#!/bin/sh\n{HEADER}{FUNCTION}");
     let plans = plan(state);
     let made: Vec<&Plan> = plans.iter().filter(|plan| plan.link.kind.can_be_made()).collect();
-    // A variable has the name of a card that something stands on, or that a rule names.
+    // A variable has the name of a card that something stands on, or that a rule names, or a route with others.
     let is_named = |plan: &&Plan| {
         let name = Some(&plan.link.name);
         made.iter().any(|made| made.link.below.contains(&plan.link.id))
+            || state.routes.iter().any(|route| !route.hops.is_empty() && route.leads_through(plan.link.id))
             || state.rules.iter().any(|rule| rule.iif.as_ref() == name || rule.oif.as_ref() == name)
     };
     for plan in plans.iter().filter(|plan| plan.link.kind == LinkKind::Card).filter(is_named) {
@@ -74,6 +75,10 @@ pub fn iproute2(state: &NetworkState) -> Files {
     }
     for plan in plans.iter().filter(|plan| plan.link.up) {
         text += &commands(plan, state);
+    }
+    for route in state.routes.iter().filter(|route| !route.hops.is_empty()) {
+        let name = |id| plans.iter().find(|plan| plan.link.id == id).map(in_shell);
+        let _ = write!(text, "\n{}\n", ip_ways(route, name));
     }
     for rule in &state.rules {
         let name = |old: &str| {
@@ -157,7 +162,7 @@ fn commands(plan: &Plan, state: &NetworkState) -> String {
     for address in oldest_first(link).filter(|address| !is_link_local(address)) {
         line(&format!(r#"ip address replace {} dev "$dev""#, ip_address(address)));
     }
-    for route in in_order(&state.routes).into_iter().filter(|route| route.link == link.id) {
+    for route in in_order(&state.routes).into_iter().filter(|route| route.link == link.id && route.hops.is_empty()) {
         line(&ip_route(route, r#""$dev""#));
     }
     out + "fi\n"

@@ -166,7 +166,17 @@ fn family(plan: &Plan, plans: &[Plan], state: &NetworkState, v6: bool) -> String
         addresses.push(format!("{}/{prefix}", address.ip));
         routes.extend(address.peer.map(|peer| (format!("{peer}/{}", address.prefix), String::new())));
     }
-    routes.extend(plan.routes.iter().filter(|route| route.v6 == v6).map(|route| self::route(route)));
+    let of_family = |route: &&Route| route.v6 == v6;
+    let has_ways = |route: &Route| !v6 && !route.hops.is_empty();
+    routes.extend(plan.routes.iter().copied().filter(of_family).filter(|route| !has_ways(route)).map(route));
+    // Each connection has its own hops of such a route, and NetworkManager puts them together.
+    for whole in state.routes.iter().filter(of_family).filter(|route| has_ways(route)) {
+        for hop in whole.hops.iter().filter(|hop| hop.link == plan.link.id) {
+            let (text, options) = route(&Route { gateway: hop.gateway, onlink: hop.onlink, ..whole.clone() });
+            let weight = format!("weight={}", hop.weight.min(256));
+            routes.push((text, if options.is_empty() { weight } else { format!("{options},{weight}") }));
+        }
+    }
     let comes = if v6 { plan.ra } else { plan.dhcp };
     let method = match (comes, addresses.is_empty()) {
         (true, _) => "auto",

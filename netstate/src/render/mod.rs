@@ -77,6 +77,8 @@ impl Format {
             |route: &Route| state.link(route.link).is_some_and(|link| !matches!(link.kind, LinkKind::Made(_)));
         let lost = state.routes.iter().filter(|route| !is_rendered(route));
         lines.extend(lost.map(|route| format!("the route to {} has no rendered link", destination(route))));
+        let ways = state.routes.iter().filter(|route| !route.hops.is_empty() && is_rendered(route));
+        lines.extend(ways.filter_map(|route| self.way_left_out(route)));
         lines.extend(self.leases_left_out(state));
         lines.extend(self.ports_left_out(state));
         lines.extend(match self {
@@ -85,6 +87,19 @@ impl Format {
             Self::Ifupdown | Self::Iproute2 | Self::Networkd => Vec::new(),
         });
         lines
+    }
+
+    /// What becomes of a route with several next hops for which there are no words.
+    fn way_left_out(self, route: &Route) -> Option<String> {
+        let to = destination(route);
+        match self {
+            Self::Ifupdown | Self::Iproute2 => None,
+            Self::Networkd if networkd::knows_hops(route) => None,
+            Self::NetworkManager if !route.v6 => {
+                Some(format!("not every NetworkManager knows routes with several next hops: {to}"))
+            }
+            _ => Some(format!("there are no words for several next hops of the route to {to}, which has one only")),
+        }
     }
 
     /// What ports of bridges and members of bonds have, and there are no words for.

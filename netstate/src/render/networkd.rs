@@ -1,9 +1,12 @@
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use anemos_proto::net::{Address, Link, LinkKind, NetworkState, PortVlans, Route, Rule};
 
 use super::made::{below, bond_mode, macvlan_mode, options, pairs, port_options, renamed, vlan_flags, vlan_protocol};
-use super::plan::{Files, HEADER, Plan, SCOPE_LINK, client_id, destination, hex, match_key, metric, plan, resolv_conf};
+use super::plan::{
+    Files, HEADER, Plan, SCOPE_LINK, client_id, destination, hex, match_key, metric, name_of, plan, resolv_conf,
+};
 use crate::kinds;
 use crate::links::mac_text;
 use crate::vlans::range;
@@ -146,7 +149,7 @@ fn network(plan: &Plan, plans: &[Plan], state: &NetworkState) -> String {
         self::address(&mut out, address);
     }
     for route in &plan.routes {
-        self::route(&mut out, route);
+        self::route(&mut out, route, plans);
     }
     for rule in &plan.rules {
         self::rule(&mut out, rule, plans);
@@ -193,12 +196,26 @@ fn address(out: &mut String, address: &Address) {
     }
 }
 
-fn route(out: &mut String, route: &Route) {
+/// Whether there are words for all next hops of a route.
+pub fn knows_hops(route: &Route) -> bool {
+    route.hops.iter().all(|hop| !hop.onlink && hop.gateway.is_some_and(|gateway| gateway.is_ipv6() == route.v6))
+}
+
+fn route(out: &mut String, route: &Route, plans: &[Plan]) {
     let _ = writeln!(out, "\n[Route]\nDestination={}", destination(route));
-    if let Some(gateway) = route.gateway {
+    let hops = if knows_hops(route) { &route.hops[..] } else { &[] };
+    for hop in hops {
+        let Some(gateway) = hop.gateway else { continue };
+        // Cards may be called otherwise, and the kernel finds the link of an address in a network of its own.
+        let is_clear = !matches!(gateway, IpAddr::V6(ip) if ip.is_unicast_link_local())
+            && plans.iter().any(|plan| plan.link.id == hop.link && plan.link.kind == LinkKind::Card);
+        let name = name_of(plans, hop.link).filter(|_| !is_clear).map(|name| format!("@{name}")).unwrap_or_default();
+        let _ = writeln!(out, "MultiPathRoute={gateway}{name} {}", hop.weight);
+    }
+    if let Some(gateway) = route.gateway.filter(|_| hops.is_empty()) {
         let _ = writeln!(out, "Gateway={gateway}");
     }
-    if route.onlink {
+    if route.onlink && hops.is_empty() {
         let _ = writeln!(out, "GatewayOnLink=yes");
     }
     if let Some(metric) = metric(route) {

@@ -37,8 +37,11 @@ pub struct Plan<'a> {
     pub ra: bool,
     /// Addresses that do not come by themselves.
     pub addresses: Vec<&'a Address>,
-    /// Routes that do not come by themselves, in an order in which they can be added.
+    /// Routes that do not come by themselves, in an order in which they can be added. Those with several next hops are
+    /// with the link of the one that is written where there are no words for several.
     pub routes: Vec<&'a Route>,
+    /// Routes with several next hops of which this is the last link: the others come before it.
+    pub ways: Vec<&'a Route>,
     /// Rules for the routing tables of which it has routes, or for which no link has.
     pub rules: Vec<&'a Rule>,
     /// Whether the name servers are written here: they are reached through this link.
@@ -61,6 +64,10 @@ pub fn plan(state: &NetworkState) -> Vec<Plan<'_>> {
     let holder = |rule: &Rule| {
         let of_table = state.routes.iter().find(|route| route.table == rule.table && route.table != TABLE_MAIN);
         of_table.map(|route| route.link).or_else(|| gateway.map(|link| link.id))
+    };
+    let is_last = |route: &Route, link: &Link| {
+        let last = links.iter().rev().find(|link| route.leads_through(link.id));
+        !route.hops.is_empty() && last.is_some_and(|last| last.id == link.id)
     };
     links
         .iter()
@@ -99,6 +106,7 @@ pub fn plan(state: &NetworkState) -> Vec<Plan<'_>> {
                     .filter(|address| !leased(address) && !is_link_local(address))
                     .collect(),
                 routes: routes.into_iter().filter(|route| !comes_by_itself(route)).collect(),
+                ways: state.routes.iter().filter(|route| is_last(route, link)).collect(),
                 rules: state.rules.iter().filter(|rule| holder(rule) == Some(link.id)).collect(),
                 dns: is_gateway(link),
             }
@@ -180,24 +188,54 @@ pub fn ip_address(address: &Address) -> String {
 
 /// A command that adds a route on `device`, or replaces the one that is there.
 pub fn ip_route(route: &Route, device: &str) -> String {
-    let mut words = vec![format!("ip {} route replace {}", if route.v6 { "-6" } else { "-4" }, destination(route))];
-    if let Some(gateway) = route.gateway {
-        let family = if gateway.is_ipv6() && !route.v6 { "inet6 " } else { "" };
-        words.push(format!("via {family}{gateway}"));
-    }
+    let mut words = begin(route);
+    words.extend(via(route.gateway, route.v6));
     words.push(format!("dev {device}"));
     if route.onlink {
         words.push("onlink".into());
     }
-    words.extend(metric(route).map(|metric| format!("metric {metric}")));
-    words.extend(route.source.map(|source| format!("src {source}")));
-    words.extend(route.mtu.map(|mtu| format!("mtu {mtu}")));
+    words.extend(rest(route));
     if !route.v6 && route.gateway.is_none() {
         words.push(format!("scope {}", route.scope));
     }
+    words.join(" ")
+}
+
+/// A command that adds a route with several next hops, through links that are called as `name` says.
+pub fn ip_ways(route: &Route, name: impl Fn(LinkId) -> Option<String>) -> String {
+    let mut words = begin(route);
+    words.extend(rest(route));
+    for hop in &route.hops {
+        let Some(device) = name(hop.link) else { continue };
+        words.push("nexthop".into());
+        words.extend(via(hop.gateway, route.v6));
+        words.push(format!("dev {device} weight {}", hop.weight));
+        if hop.onlink {
+            words.push("onlink".into());
+        }
+    }
+    words.join(" ")
+}
+
+fn begin(route: &Route) -> Vec<String> {
+    vec![format!("ip {} route replace {}", if route.v6 { "-6" } else { "-4" }, destination(route))]
+}
+
+fn via(gateway: Option<IpAddr>, v6: bool) -> Option<String> {
+    let gateway = gateway?;
+    let family = if gateway.is_ipv6() && !v6 { "inet6 " } else { "" };
+    Some(format!("via {family}{gateway}"))
+}
+
+/// What a route has beside its destination and its hops.
+fn rest(route: &Route) -> Vec<String> {
+    let mut words = Vec::new();
+    words.extend(metric(route).map(|metric| format!("metric {metric}")));
+    words.extend(route.source.map(|source| format!("src {source}")));
+    words.extend(route.mtu.map(|mtu| format!("mtu {mtu}")));
     words.extend((route.table != TABLE_MAIN).then(|| format!("table {}", route.table)));
     words.push("proto static".into());
-    words.join(" ")
+    words
 }
 
 pub fn resolv_conf(state: &NetworkState) -> (PathBuf, String) {

@@ -1,4 +1,4 @@
-use anemos_proto::net::{Address, Bond, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
+use anemos_proto::net::{Address, Bond, Hop, Link, LinkId, LinkKind, NetworkState, PortVlans, Route, Rule};
 use proptest::prelude::*;
 
 use super::plan::HEADER;
@@ -415,6 +415,12 @@ fn tower() -> NetworkState {
     links[8].vlans = vec![vlans(20, 20, true)];
     links[9].mac = links[3].mac;
     links[10].mac = links[3].mac;
+    let hop = |gateway: &str, link: u32, weight: u16| Hop {
+        gateway: Some(gateway.parse().unwrap()),
+        link: LinkId(link),
+        onlink: false,
+        weight,
+    };
     let rule = Rule {
         v6: false,
         priority: 100,
@@ -436,6 +442,16 @@ fn tower() -> NetworkState {
             default_route("fe80::1", 13, 4),
             Route { table: 1001, ..default_route("10.4.0.1", 14, 4) },
             Route { table: 10, metric: 50, ..default_route("10.5.0.1", 5, 4) },
+            Route {
+                destination: Some(("10.64.0.0".parse().unwrap(), 10)),
+                hops: vec![hop("192.0.2.9", 13, 1), hop("10.4.0.9", 14, 3)],
+                ..default_route("192.0.2.9", 13, 4)
+            },
+            Route {
+                destination: Some(("2001:db8:64::".parse().unwrap(), 48)),
+                hops: vec![hop("fe80::9", 13, 1), hop("fe80::8", 14, 1)],
+                ..default_route("fe80::9", 13, 4)
+            },
         ],
         dns: vec!["192.0.2.53".parse().unwrap()],
         search: vec!["example.net".into()],
