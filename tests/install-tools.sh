@@ -35,6 +35,9 @@ losetup mount
 mount mount
 kill procps
 ip iproute2
+ifup ifupdown
+/usr/libexec/netplan/generate netplan.io
+/lib/systemd/systemd-networkd systemd
 ssh openssh-client
 ssh-keygen openssh-client
 ssh-add openssh-client

@@ -88,7 +88,7 @@ fn made(plan: &Plan, plans: &[Plan]) -> String {
             for (word, map) in [("egress", egress), ("ingress", ingress)] {
                 let pairs: Vec<_> = pairs(map, ":").collect();
                 if !pairs.is_empty() {
-                    let _ = writeln!(out, "{word}-priority-map={}", pairs.join(","));
+                    let _ = writeln!(out, "{word}-priority-map={};", pairs.join(";"));
                 }
             }
         }

@@ -187,4 +187,6 @@ pub fn write_files(root: &Path, files: &Files) -> io::Result<()> {
 }
 
 #[cfg(test)]
+mod programs;
+#[cfg(test)]
 mod tests;

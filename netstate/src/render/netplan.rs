@@ -14,7 +14,7 @@ use crate::wire::TABLE_MAIN;
 pub fn netplan(state: &NetworkState) -> Files {
     let plans = plan(state);
     let mut text = format!("{HEADER}network:\n  version: 2\n");
-    for section in ["ethernets", "bonds", "bridges", "vlans", "vrfs", "dummy-devices"] {
+    for section in ["ethernets", "bonds", "bridges", "vlans", "vrfs"] {
         let of_section = plans.iter().filter(|plan| section_of(plan.link) == Some(section));
         let bodies: Vec<String> = of_section.map(|plan| device(plan, &plans, state)).collect();
         if !bodies.is_empty() {
@@ -36,12 +36,18 @@ fn section_of(link: &Link) -> Option<&'static str> {
     match link.kind {
         LinkKind::Card | LinkKind::Loopback => Some("ethernets"),
         LinkKind::Bond(_) => Some("bonds"),
-        LinkKind::Bridge { .. } => Some("bridges"),
+        // Versions before 1.0 know no dummies, and refuse the whole file because of one.
+        LinkKind::Bridge { .. } | LinkKind::Dummy => Some("bridges"),
         LinkKind::Vlan { protocol, .. } if protocol != kinds::VLAN_8021AD => Some("vlans"),
         LinkKind::Vrf { .. } => Some("vrfs"),
-        LinkKind::Dummy => Some("dummy-devices"),
         LinkKind::Vlan { .. } | LinkKind::Macvlan { .. } | LinkKind::Made(_) => None,
     }
+}
+
+/// Whether a link is described at all.
+#[cfg(test)]
+pub fn has_words(link: &Link) -> bool {
+    section_of(link).is_some()
 }
 
 /// What netplan has no words for, a sentence each.
@@ -53,6 +59,12 @@ pub fn left_out(state: &NetworkState) -> Vec<String> {
         match section_of(plan.link) {
             None if plan.link.kind.name() == "vlan" => lines.push(format!("netplan has no VLANs of 802.1ad: {name}")),
             None => lines.push(format!("netplan has no links of the kind {}: {name}", plan.link.kind.name())),
+            Some(_) if plan.link.kind == LinkKind::Dummy => {
+                lines.push(format!("not every netplan knows dummies, so {name} becomes a bridge without ports"));
+            }
+            Some("vrfs") if !plan.addresses.is_empty() => {
+                lines.push(format!("netplan has no addresses of VRFs: {name}"));
+            }
             Some(_) if vlans::filters(plan.link) => {
                 lines.push(format!("netplan has no VLAN filtering, so {name} lets all VLANs through"));
             }
@@ -147,7 +159,9 @@ fn head(plan: &Plan, plans: &[Plan]) -> String {
     for parameter in parameters {
         let _ = writeln!(out, "        {parameter}");
     }
-    if let Some(mac) = link.set_mac.or(plan.has_own_mac.then_some(link.mac)) {
+    // A VRF's address is seen by nobody, and netplan has no word for it.
+    let own = plan.has_own_mac && !matches!(link.kind, LinkKind::Vrf { .. });
+    if let Some(mac) = link.set_mac.or(own.then_some(link.mac)) {
         let _ = writeln!(out, "      macaddress: \"{}\"", mac_text(mac));
     }
     out
@@ -155,7 +169,8 @@ fn head(plan: &Plan, plans: &[Plan]) -> String {
 
 fn device(plan: &Plan, plans: &[Plan], state: &NetworkState) -> String {
     let mut out = head(plan, plans);
-    if plan.link.kind != LinkKind::Loopback {
+    let is_vrf = matches!(plan.link.kind, LinkKind::Vrf { .. });
+    if plan.link.kind != LinkKind::Loopback && !is_vrf {
         let _ = writeln!(out, "      mtu: {}", plan.link.mtu);
         let _ = writeln!(out, "      dhcp4: {}\n      accept-ra: {}", plan.dhcp, plan.ra);
         if plan.dhcp {
@@ -165,10 +180,11 @@ fn device(plan: &Plan, plans: &[Plan], state: &NetworkState) -> String {
             let _ = writeln!(out, "      optional: true");
         }
     }
-    if !plan.addresses.is_empty() {
+    let addresses = if is_vrf { &[] } else { &plan.addresses[..] };
+    if !addresses.is_empty() {
         let _ = writeln!(out, "      addresses:");
     }
-    for address in &plan.addresses {
+    for address in addresses {
         // netplan has no peer addresses. So the host's address gets its full length, and the peer a route, below.
         let full = if address.ip.is_ipv6() { 128 } else { 32 };
         let prefix = if address.peer.is_some() { full } else { address.prefix };
@@ -178,7 +194,7 @@ fn device(plan: &Plan, plans: &[Plan], state: &NetworkState) -> String {
             let _ = writeln!(out, "        - \"{}/{prefix}\"", address.ip);
         }
     }
-    let peers: Vec<_> = plan.addresses.iter().filter_map(|address| Some((address.peer?, address.prefix))).collect();
+    let peers: Vec<_> = addresses.iter().filter_map(|address| Some((address.peer?, address.prefix))).collect();
     if !peers.is_empty() || !plan.routes.is_empty() {
         let _ = writeln!(out, "      routes:");
     }
@@ -226,7 +242,8 @@ fn device(plan: &Plan, plans: &[Plan], state: &NetworkState) -> String {
         }
         let _ = writeln!(out, "          table: {}\n          priority: {}", rule.table, rule.priority);
     }
-    if plan.dns && !plan.dhcp && !(state.dns.is_empty() && state.search.is_empty()) {
+    let has_servers = plan.dns && !plan.dhcp && !is_vrf;
+    if has_servers && !(state.dns.is_empty() && state.search.is_empty()) {
         let _ = writeln!(out, "      nameservers:");
         let _ = writeln!(out, "        addresses: [{}]", quoted(&state.dns));
         let _ = writeln!(out, "        search: [{}]", quoted(&state.search));

@@ -63,7 +63,7 @@ fn default_route(gateway: &str, last: u8, protocol: u8) -> Route {
 }
 
 /// As at providers that give single addresses and a gateway outside of any network.
-fn static_host() -> NetworkState {
+pub(super) fn static_host() -> NetworkState {
     NetworkState {
         hostname: "host".into(),
         links: vec![link("ens3", 1, vec![address("192.0.2.10", 32), address("2001:db8::10", 64)])],
@@ -78,7 +78,7 @@ fn static_host() -> NetworkState {
 }
 
 /// A leased link with the default routes, and a static one in a private network.
-fn leased_host() -> NetworkState {
+pub(super) fn leased_host() -> NetworkState {
     let lease = Address { valid_s: Some(3600), preferred_s: Some(3600), ..address("198.51.100.7", 24) };
     let made = Address { valid_s: Some(86400), preferred_s: Some(14400), autoconf: true, ..address("2001:db8::7", 64) };
     let private =
@@ -359,7 +359,7 @@ fn a_given_hardware_address_is_given_again() {
 }
 
 /// A bond with VLANs and a bridge on it, and one of everything else that can be made.
-fn tower() -> NetworkState {
+pub(super) fn tower() -> NetworkState {
     let made = |name: &str, last: u8, kind: LinkKind, below: &[u8], addresses: &[(&str, u8)]| Link {
         kind,
         below: below.iter().map(|last| LinkId((*last).into())).collect(),
