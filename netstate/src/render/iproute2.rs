@@ -21,6 +21,8 @@ link_with() {
     tries=0
     while [ "$tries" -lt 100 ]; do
         for link in /sys/class/net/*; do
+            # The bonding driver has a file among them.
+            [ -d "$link" ] || continue
             # What is made of a link has its address, as has a function below a virtual adapter.
             is_made "$link" && continue
             [ -e "$link/master" ] && ! is_made "$link/master" && continue
