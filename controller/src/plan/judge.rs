@@ -140,6 +140,7 @@ fn system_warnings(facts: &HostFacts) -> Vec<String> {
         );
     }
     warnings.extend([false, true].into_iter().filter_map(|v6| way::lost_default(facts, v6)));
+    warnings.extend(way::unknown_client(facts));
     warnings
 }
 

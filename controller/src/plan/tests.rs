@@ -246,6 +246,8 @@ fn warnings() {
         f.network.routes.push(Route { link: LinkId(2), ..f.network.routes[0].clone() });
     });
     assert_eq!(second.warnings, Vec::<String>::new(), "another one stays");
+    let unknown = |f: &mut HostFacts| f.network.links[0].client_unknown = "its DHCP client is not known".into();
+    has(with(unknown), "as whom the host asks for the lease of ens3 is not known (its DHCP client is not known)");
     has(with(|f| f.disks[0].read_only = true), "read-only");
 }
 

@@ -42,6 +42,15 @@ pub fn lost_default(facts: &HostFacts, v6: bool) -> Option<String> {
     })
 }
 
+/// What is said of a host that may get another address by DHCP, because it is not known as whom it asks for its lease.
+pub fn unknown_client(facts: &HostFacts) -> Option<String> {
+    let Link { name, client_unknown, .. } = facts.network.links.iter().find(|link| !link.client_unknown.is_empty())?;
+    Some(format!(
+        "as whom the host asks for the lease of {name} is not known ({client_unknown}): a new system that asks as the \
+         card may get another address, which `new_address` can name"
+    ))
+}
+
 fn text(network: &NetworkState, link: &Link, left: &mut usize) -> String {
     let what = match &link.kind {
         LinkKind::Card => return link.name.clone(),
