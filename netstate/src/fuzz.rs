@@ -12,7 +12,7 @@ use crate::{reach, render, resolv, rules, socket, vlans, wire};
 pub type Target = fn(&[u8]);
 
 /// Targets by name.
-pub const TARGETS: &[(&str, Target)] = &[("netlink", netlink), ("resolv-conf", resolv_conf)];
+pub const TARGETS: &[(&str, Target)] = &[("leases", leases), ("netlink", netlink), ("resolv-conf", resolv_conf)];
 
 /// The network that the kernel's answers describe, and the links of them.
 fn described(data: &[u8]) -> (NetworkState, Vec<Present>) {
@@ -56,6 +56,11 @@ fn netlink(data: &[u8]) {
             assert!(text.is_ascii(), "{text}");
         }
     }
+}
+
+/// Files of DHCP clients: what comes before the first empty line is a lease, and the rest a configuration.
+fn leases(data: &[u8]) {
+    crate::leases::read_all(data);
 }
 
 /// A resolv.conf. What is written for it is read as the same.

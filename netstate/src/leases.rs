@@ -64,7 +64,11 @@ pub fn client(root: &Path, link: &Link) -> Option<Client> {
         // It may have dhclient ask.
         other => of_dhclient().or(other).or_else(of_dhcpcd),
     };
-    Some(known.unwrap_or_else(|| Client::Unknown("its DHCP client is not known".into())))
+    Some(match known {
+        Some(Client::Id(id)) if id.len() > LONGEST => Client::Unknown("it is longer than one may be".into()),
+        Some(known) => known,
+        None => Client::Unknown("its DHCP client is not known".into()),
+    })
 }
 
 /// A lease that systemd-networkd keeps.
@@ -120,8 +124,10 @@ fn profile(root: &Path, uuid: &str) -> Option<String> {
     (profile.contains("dhcp-client-id") || !configs.iter().any(sets_it)).then_some(profile)
 }
 
+/// The files in `dir`. To read what is none, such as a pipe, may never end.
 fn files(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    let paths = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    paths.filter(|path| path.is_file()).collect()
 }
 
 /// The file with dhclient's lease of one of these addresses, below `root`, and its text. Who starts dhclient says where
@@ -189,7 +195,7 @@ fn quoted(text: &str) -> Option<Vec<u8>> {
             None => first,
         });
     }
-    (out.len() <= LONGEST).then_some(out)
+    (1..=LONGEST).contains(&out.len()).then_some(out)
 }
 
 /// The bytes that `1:2a:…` means.
@@ -218,7 +224,7 @@ fn answered(lease: &[u8]) -> Option<&[u8]> {
 }
 
 fn dhcpcd(lease: &[u8], config: &str, duid: &str, link: &Link) -> Client {
-    if let Some(id) = answered(lease) {
+    if let Some(id) = answered(lease).filter(|id| !id.is_empty()) {
         return Client::Id(id.to_vec());
     }
     let (mut id, mut iaid) = (Client::Mac, None);
@@ -273,6 +279,36 @@ pub fn tail(mac: Mac) -> [u8; 4] {
 /// A client identifier of RFC 4361.
 fn with_duid(iaid: [u8; 4], duid: &[u8]) -> Vec<u8> {
     [&[255], &iaid[..], duid].concat()
+}
+
+/// Each client's reading of `data`: what comes before the first empty line is a lease, and the rest a configuration.
+#[cfg(any(test, fuzzing))]
+pub fn read_all(data: &[u8]) {
+    let all = String::from_utf8_lossy(data);
+    let (lease, config) = all.split_once("\n\n").unwrap_or((&all, ""));
+    let link = Link {
+        id: anemos_proto::net::LinkId(3),
+        name: "u0".into(),
+        kind: LinkKind::Card,
+        below: Vec::new(),
+        mac: [2; 6],
+        mtu: 1500,
+        up: true,
+        driver: String::new(),
+        addresses: Vec::new(),
+        set_mac: None,
+        vlans: Vec::new(),
+        port: Vec::new(),
+        client_id: Vec::new(),
+        client_unknown: String::new(),
+    };
+    let found = [
+        networkd(lease),
+        dhclient(lease, config, &link),
+        dhcpcd(data, config, lease, &link),
+        network_manager(lease, |_| Some(config.to_owned())).unwrap_or(Client::Mac),
+    ];
+    assert!(!found.contains(&Client::Id(Vec::new())), "{found:?}");
 }
 
 #[cfg(test)]
@@ -440,6 +476,8 @@ lease {
         let mut lease = vec![0; 300];
         lease[16..20].copy_from_slice(&[192, 0, 2, 53]);
         write("var/lib/dhcpcd/u0.lease", &lease);
+        write("etc/dhcpcd.conf", format!("clientid {}\n", "long".repeat(64)).as_bytes());
+        assert!(is_unknown(&asked(&link).unwrap(), "longer"));
         write("etc/dhcpcd.conf", b"clientid web1\n");
         assert_eq!(asked(&link), Some(Client::Id(b"\0web1".into())));
         write("var/lib/dhcp/dhclient.u1.leases", DHCLIENT.replace("\"u0\"", "\"u1\"").as_bytes());
