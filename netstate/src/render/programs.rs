@@ -163,14 +163,11 @@ fn complaints(networkd: &Path, root: &Path) -> BTreeSet<String> {
     found
 }
 
-/// NetworkManager's own reader drops what it doesn't know.
+/// NetworkManager's own reader drops what it doesn't know. Its package would start it, and it would take this machine's
+/// network, so tests/install-tools.sh does not install it.
 #[test]
+#[ignore = "needs nmcli, whose package starts NetworkManager"]
 fn network_manager_keeps_each_word() {
-    if Command::new("nmcli").arg("--version").stdout(Stdio::null()).status().is_err() {
-        // Its package would start it, and it would take this machine's network.
-        let _ = writeln!(io::stderr(), "skipped: network_manager_keeps_each_word: this machine has no NetworkManager");
-        return;
-    }
     // What is so by itself is not written again.
     let by_itself = ["stp=true", "path-cost=100"];
     for (name, state) in networks() {
