@@ -161,7 +161,7 @@ impl Host {
 pub enum Become {
     /// sudo(8), with the user's password if it wants one.
     Sudo,
-    /// doas(1), which must want no password.
+    /// doas(1), with the user's password if it wants one.
     Doas,
     /// su(1), with root's password.
     Su,

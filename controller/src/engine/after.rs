@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::agent::{Link, Outgoing, Parting};
 use super::before::TYPING;
+use super::check;
 use super::look::{exit_text, look};
 use super::machine::{Action, Input, Machine, Mark, Setup, Whom};
 use super::reporter::{Reporter, now_ms};
-use super::root::{self, Way};
+use super::root::Way;
 use super::stop::Stop;
 use super::wish::{Asked, Asker, Wishes};
 use crate::journal::{Digested, HostEntry, OldSystem, Record};
@@ -366,7 +367,7 @@ impl<'a> Following<'a> {
                 Some(boxed(async move {
                     let result = match way {
                         Way::Login => check(&session, &command, deadline).await,
-                        way => root::check(&session, &user, &way, &command, deadline).await.unwrap_or_else(|_| {
+                        way => check::check(&session, &user, &way, &command, deadline).await.unwrap_or_else(|_| {
                             wrong.store(true, Ordering::Relaxed);
                             Err(format!("`{user}` has another password there"))
                         }),

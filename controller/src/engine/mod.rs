@@ -7,6 +7,7 @@
 mod after;
 mod agent;
 mod before;
+mod check;
 mod error;
 mod fleet;
 mod known;
@@ -21,6 +22,7 @@ mod said;
 mod script;
 pub mod stage;
 mod stop;
+mod terminal;
 mod trust;
 mod unbooted;
 mod verdict;

@@ -2,19 +2,15 @@
 //!
 //! The user's login shell runs a script of ours, which becomes root and hands over the script that is meant. Nothing
 //! that the user can write is run as root: what is to be run is in the command line, or comes over standard input. A
-//! password is in neither: it is the answer to a question on standard error, and given only to that.
+//! password is in neither: it is the answer to a question on standard error, and given only to that. doas asks on a
+//! terminal only, which [`super::terminal`] gives it.
 
 use std::time::Duration;
 
 use anemos_proto::Secret;
-use tokio::time::{Instant, timeout};
 
-use super::look::exit_text;
-use super::said::Said;
-use super::script::{MARK, marked, quoted};
+use super::script::{MARK, quoted};
 use crate::config::Become;
-use crate::patience;
-use crate::ssh::{ExecError, Exit, Output, Session};
 
 /// How a login becomes root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,17 +51,17 @@ const ROOT: &str = "SSH_CONNECTION=$2; export PATH SSH_CONNECTION; cd /; sh -c \
 ///
 /// It says `anemos: by HOW` before it becomes root. Where it can't, it says `anemos: error …`, or `anemos: password
 /// HOW …` if a password would help. Where it has one it says `anemos: asks` on standard error: what stands there
-/// without an end of line after that is a question.
+/// without an end of line after that is a question. A password for doas is of no use to it.
 pub fn command(script: &str, way: &Way) -> String {
     let (free, then) = match way {
         Way::Login => return quoted(script, &[]),
         Way::Free(None) => ("sudo doas", UNKNOWN.to_owned()),
         Way::Free(Some(Become::Sudo)) => ("sudo", "say \"password sudo $why\"; exit 1".to_owned()),
-        Way::Free(Some(Become::Doas)) => ("doas", DOAS.to_owned()),
+        Way::Free(Some(Become::Doas)) | Way::Password(Become::Doas, _) => ("doas", DOAS.to_owned()),
         Way::Free(Some(Become::Su)) => ("", "say \"password su\"; exit 1".to_owned()),
         // What takes no password any more is not given one.
         Way::Password(Become::Su, _) => ("", format!("printf \"{ASKS}\\n\" >&2; go su")),
-        Way::Password(Become::Sudo | Become::Doas, _) => ("sudo", format!("printf \"{ASKS}\\n\" >&2; go sudo -S")),
+        Way::Password(Become::Sudo, _) => ("sudo", format!("printf \"{ASKS}\\n\" >&2; go sudo -S")),
     };
     // `script` gives sudo a terminal where `requiretty` is set, and leaves it our streams.
     let login = format!(
@@ -99,13 +95,14 @@ done;
 const UNKNOWN: &str =
     r#"say "error the user $(id -un) is not root, and nothing makes it root without a password:$why"; exit 1"#;
 
-/// doas takes a password from a terminal only, and remembers it for that terminal.
-const DOAS: &str = r#"say "error doas wants a password, which it takes from a terminal only:$why"; exit 1"#;
+/// It says whether a password would help.
+const DOAS: &str = r#"case $why in (*required*) say "password doas $why";;
+(*) say "error doas does not make the user $(id -un) root:$why";; esac; exit 1"#;
 
-/// From here on, what stands on standard error without an end of line is a question.
-const ASKS: &str = "anemos: asks";
+/// From here on, what stands on standard error, or on a terminal, without an end of line is a question.
+pub const ASKS: &str = "anemos: asks";
 
-/// What a question on standard error is to be answered with.
+/// What a question is to be answered with.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Nothing: it is no question.
@@ -145,7 +142,7 @@ impl Questions {
         self.asked.is_some()
     }
 
-    /// Takes in what comes on standard error.
+    /// Takes in what comes on standard error, or on a terminal.
     pub fn push(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' {
@@ -166,7 +163,7 @@ impl Questions {
     /// program's name.
     fn question(&self) -> Option<String> {
         let line = String::from_utf8_lossy(&self.open).trim().to_owned();
-        let message = ["sudo:", "su:", "sh:", "script:"].iter().any(|name| line.starts_with(name));
+        let message = ["sudo:", "doas:", "su:", "sh:", "script:"].iter().any(|name| line.starts_with(name));
         (self.began && !message && line.ends_with([':', '?', '>'])).then_some(line)
     }
 
@@ -189,102 +186,7 @@ impl Questions {
 /// Whether these words say that the password was wrong.
 pub fn says_wrong(said: &str) -> bool {
     let said = said.to_lowercase();
-    ["incorrect password", "authentication failure", "try again"].iter().any(|words| said.contains(words))
-}
-
-/// Reads the script that it runs, so that any login shell can hand it over. Its words on standard output come after
-/// a mark.
-const READ: &str = "printf \"anemos: root\\n\"; sh -c \"$(cat)\" </dev/null";
-
-/// The password is another one there. Whoever gave it should not do so again: some systems lock such a user out.
-#[derive(Debug, PartialEq, Eq)]
-pub struct WrongPassword;
-
-/// Runs a command on a system as root. The inner error is why it did not succeed. `user` has logged in.
-pub async fn check(
-    session: &Session,
-    user: &str,
-    way: &Way,
-    text: &str,
-    deadline: Instant,
-) -> Result<Result<(), String>, WrongPassword> {
-    // The last try before a deadline still gets a moment.
-    let mut until = deadline.max(Instant::now() + CHECK_AT_LEAST);
-    match patience::until(&mut until, checked(session, user, way, text)).await {
-        Ok(Err(Some(why))) => Ok(Err(why)),
-        Ok(Err(None)) => Err(WrongPassword),
-        Ok(Ok(())) => Ok(Ok(())),
-        Err(_) => Ok(Err("it did not end in time".into())),
-    }
-}
-
-/// The same without an end. The error is `None` if the password is wrong.
-async fn checked(session: &Session, user: &str, way: &Way, text: &str) -> Result<(), Option<String>> {
-    let lost = |error: ExecError| Some(error.to_string());
-    let mut exec = session.exec(&command(READ, way)).await.map_err(lost)?;
-    let (mut said, mut questions) = (Said::default(), Questions::new(way));
-    let (mut line, mut root) = (Vec::new(), false);
-    loop {
-        // What the command itself says is no question to us.
-        let quiet = questions.quiet().filter(|_| !root).unwrap_or(Duration::MAX);
-        match timeout(quiet, exec.next()).await {
-            Ok(None) => break,
-            Ok(Some(Output::Stderr(bytes))) => {
-                said.err(&bytes);
-                questions.push(&bytes);
-            }
-            Err(_) => {
-                let error = match questions.reply() {
-                    Reply::Nothing => continue,
-                    Reply::Line(answer) => {
-                        exec.writer().send(answer).await.map_err(lost)?;
-                        continue;
-                    }
-                    Reply::Wrong => None,
-                    Reply::Unknown(question) => Some(format!("it asks `{question}`")),
-                };
-                // Whoever asks learns that nobody answers. It may have ended by itself.
-                let _ = exec.writer().end().await;
-                return Err(error);
-            }
-            Ok(Some(Output::Stdout(_))) if root => {}
-            Ok(Some(Output::Stdout(bytes))) => {
-                for byte in bytes {
-                    line.push(byte);
-                    if byte != b'\n' {
-                        continue;
-                    }
-                    let text_line = String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned();
-                    match marked(&text_line) {
-                        Some("root") => root = true,
-                        Some(words) if words.starts_with("by ") => {}
-                        Some(words) => return Err(Some(unable(user, words))),
-                        None => said.out(text_line.as_bytes()),
-                    }
-                }
-                if root {
-                    // The command may end without reading.
-                    let _ = exec.writer().send(text.as_bytes().to_vec()).await;
-                    let _ = exec.writer().end().await;
-                }
-            }
-        }
-    }
-    match exec.exit() {
-        Exit::Status(0) if root => Ok(()),
-        _ if !root && questions.answered() && said.text().is_some_and(|said| says_wrong(&said)) => Err(None),
-        exit => Err(Some(format!("{}; {}", exit_text(&exit), said.text().unwrap_or_default()))),
-    }
-}
-
-/// How long a check may take at least.
-const CHECK_AT_LEAST: Duration = Duration::from_secs(1);
-
-/// Why a check can't be run as root.
-fn unable(user: &str, words: &str) -> String {
-    match words.split_once(' ').unwrap_or((words, "")) {
-        ("error", why) => why.to_owned(),
-        ("password", how) => format!("the check is run as root, and `{user}` needs a password for that: {how}"),
-        _ => words.to_owned(),
-    }
+    ["incorrect password", "authentication failure", "authentication failed", "try again"]
+        .iter()
+        .any(|words| said.contains(words))
 }

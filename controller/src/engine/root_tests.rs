@@ -9,12 +9,15 @@ use anemos_proto::Secret;
 use anemos_proto::hello::{Hello, Role};
 use tokio::time::Instant;
 
+use super::check::{WrongPassword, check};
 use super::packing::{PACKINGS, StageBinary};
 use super::root::{self, Questions, Reply, Way};
 use super::said;
 use super::stage::{Stage, StageError};
+use super::terminal::{self, Refused};
 use crate::config::Become;
 use crate::ssh::tests::Server;
+use crate::ssh::{Exit, Output};
 
 /// Makes the users in the server's own copy of /etc.
 ///
@@ -25,6 +28,8 @@ use crate::ssh::tests::Server;
 /// | `wantstty` | by sudo, which wants a terminal |
 /// | `pw`, `ttypw` | by sudo with a password, and a lecture; the second from a terminal only |
 /// | `doas` | by doas |
+/// | `doaspw`, `doaskeep` | by doas with a password; the second needs it once in a while only |
+/// | `doascsh`, `doasfish` | the same as the first; login shells csh and fish |
 /// | `nobodys` | not |
 const USERS: &str = r#"
 set -e
@@ -34,14 +39,17 @@ mount --bind /mnt/etc /etc
 for dir in /var/lib /home; do mount -t tmpfs none $dir; done
 rm -rf /etc/sudoers.d/* /etc/doas.conf /etc/nologin
 add() { useradd -m -s "$2" "$1"; }
-for user in free wantstty pw ttypw doas nobodys; do add $user /bin/bash; done
+for user in free wantstty pw ttypw doas doaspw doaskeep nobodys; do add $user /bin/bash; done
 add inc /usr/bin/tcsh
 add infish /usr/bin/fish
+add doascsh /usr/bin/tcsh
+add doasfish /usr/bin/fish
 add noshell /usr/sbin/nologin
 add less /bin/rbash
 add git "$(command -v git-shell)"
 for user in free wantstty doas nobodys inc infish noshell less git; do usermod -p "*" $user; done
 printf "pw:two words\nttypw:two words\nnobodys:two words\nroot:roots own\n" | chpasswd
+printf "doaspw:t\003wo w\303\266rds\ndoaskeep:two words\ndoascsh:two words\ndoasfish:two words\n" | chpasswd
 printf "echo Welcome\nprintf \"careful: \" >&2\n" >/home/free/.bashrc
 cat >/etc/sudoers.d/test <<END
 Defaults lecture=always
@@ -51,7 +59,7 @@ free,wantstty,inc,infish ALL=(ALL) NOPASSWD: ALL
 pw,ttypw ALL=(ALL) ALL
 END
 chmod 440 /etc/sudoers.d/test
-echo "permit nopass doas as root" >/etc/doas.conf
+printf "permit %s as root\n" "nopass doas" doaspw "persist doaskeep" doascsh doasfish >/etc/doas.conf
 set +e
 "#;
 
@@ -115,6 +123,9 @@ async fn started(server: &Server, user: &str, way: &Way) -> Result<Option<Become
     started.map(|stage| stage.becomes)
 }
 
+/// One that a terminal for people would not pass on as it is.
+const DOASPW: &str = "t\u{3}wo wörds";
+
 fn with(by: Become, password: &str) -> Way {
     Way::Password(by, Secret::new(password.into()))
 }
@@ -136,8 +147,13 @@ async fn the_stage_runs_as_root_whoever_logs_in() {
         ("doas", Way::Free(Some(Become::Doas)), Become::Doas),
         ("pw", with(Become::Sudo, "two words"), Become::Sudo),
         ("ttypw", with(Become::Sudo, "two words"), Become::Sudo),
-        // It needs none, so it is not given it.
+        ("doaspw", with(Become::Doas, DOASPW), Become::Doas),
+        ("doaskeep", with(Become::Doas, "two words"), Become::Doas),
+        ("doascsh", with(Become::Doas, "two words"), Become::Doas),
+        ("doasfish", with(Become::Doas, "two words"), Become::Doas),
+        // They need none, so they are not given it.
         ("free", with(Become::Sudo, "another"), Become::Sudo),
+        ("doas", with(Become::Doas, "another"), Become::Doas),
         ("nobodys", with(Become::Su, "roots own"), Become::Su),
         ("inc", with(Become::Su, "roots own"), Become::Su),
     ] {
@@ -156,13 +172,24 @@ async fn what_keeps_a_user_from_becoming_root_is_told() {
     }
     let server = server("");
     let why = async |user, way: Way| started(&server, user, &way).await.unwrap_err();
-    for user in ["pw", "ttypw"] {
-        let needs = why(user, Way::Free(Some(Become::Sudo))).await;
-        let StageError::Password(Become::Sudo, said) = needs else { panic!("{user}: {needs:?}") };
-        assert!(said.contains("a password is required"), "{user}: {said}");
+    for (user, by, words) in [
+        ("pw", Become::Sudo, "a password is required"),
+        ("ttypw", Become::Sudo, "a password is required"),
+        ("doaspw", Become::Doas, "Authentication required"),
+        ("doaskeep", Become::Doas, "Authentication required"),
+    ] {
+        let needs = why(user, Way::Free(Some(by))).await;
+        let StageError::Password(how, said) = needs else { panic!("{user}: {needs:?}") };
+        assert!(how == by && said.contains(words), "{user}: {how} {said}");
     }
     assert_eq!(why("nobodys", Way::Free(Some(Become::Su))).await, StageError::Password(Become::Su, String::new()));
-    for (user, by) in [("pw", Become::Sudo), ("ttypw", Become::Sudo), ("nobodys", Become::Su)] {
+    for (user, by) in [
+        ("pw", Become::Sudo),
+        ("ttypw", Become::Sudo),
+        ("doaspw", Become::Doas),
+        ("doaskeep", Become::Doas),
+        ("nobodys", Become::Su),
+    ] {
         assert_eq!(why(user, with(by, "wrong")).await, StageError::WrongPassword(by), "{user}");
     }
     let text = |error| match error {
@@ -175,7 +202,9 @@ async fn what_keeps_a_user_from_becoming_root_is_told() {
     let refused = text(why("nobodys", with(Become::Sudo, "two words")).await);
     assert!(refused.contains("nobodys is not in the sudoers file"), "{refused}");
     let doas = text(why("pw", Way::Free(Some(Become::Doas))).await);
-    assert!(said::hint(&doas).unwrap().contains("permit nopass"), "{doas}");
+    assert!(doas.contains("not permitted") && said::hint(&doas).unwrap().contains("doas.conf"), "{doas}");
+    let doas = text(why("pw", with(Become::Doas, "two words")).await);
+    assert!(doas.contains("not permitted") && said::hint(&doas).unwrap().contains("doas.conf"), "{doas}");
     for (user, said, about) in [
         ("noshell", "This account is currently not available", "may not log in"),
         ("less", "restricted", "restricted"),
@@ -210,31 +239,111 @@ async fn a_check_is_run_as_root() {
         return;
     }
     let server = server("");
-    let check = async |user: &str, way: Way, text: &str| {
+    let checked = async |user: &str, way: Way, text: &str| {
         let session = server.session_of(user).await;
         let deadline = Instant::now() + Duration::from_secs(30);
-        root::check(&session, user, &way, text, deadline).await.unwrap()
+        check(&session, user, &way, text, deadline).await.unwrap()
     };
     let whole = "# Any quote\necho \"it's\" '\\\\' !\ntest \"$(id -u)\" = 0 && ! read -r _";
     for user in ["free", "inc", "infish", "wantstty", "doas"] {
-        assert_eq!(check(user, Way::Free(None), whole).await, Ok(()), "{user}");
+        assert_eq!(checked(user, Way::Free(None), whole).await, Ok(()), "{user}");
     }
-    assert_eq!(check("pw", with(Become::Sudo, "two words"), whole).await, Ok(()));
+    assert_eq!(checked("pw", with(Become::Sudo, "two words"), whole).await, Ok(()));
+    assert_eq!(checked("doaspw", with(Become::Doas, DOASPW), whole).await, Ok(()));
     // It says something that looks like a question, longer than we wait for more of one.
     let asks = "printf \"Still waiting: \" >&2; sleep 1; echo done >&2";
-    assert_eq!(check("pw", with(Become::Sudo, "two words"), asks).await, Ok(()));
-    let failed = check("free", Way::Free(None), "echo it is down >&2; exit 3").await.unwrap_err();
+    assert_eq!(checked("pw", with(Become::Sudo, "two words"), asks).await, Ok(()));
+    let failed = checked("free", Way::Free(None), "echo it is down >&2; exit 3").await.unwrap_err();
     assert!(failed.starts_with("exit status 3; ") && failed.ends_with("it is down"), "{failed}");
-    let needs = check("pw", Way::Free(Some(Become::Sudo)), "true").await.unwrap_err();
+    let failed = checked("doaspw", with(Become::Doas, DOASPW), "echo it is down >&2; exit 3").await.unwrap_err();
+    assert_eq!(failed, "exit status 3; it is down");
+    let needs = checked("pw", Way::Free(Some(Become::Sudo)), "true").await.unwrap_err();
     assert!(needs.contains("`pw` needs a password"), "{needs}");
-    for (user, by) in [("pw", Become::Sudo), ("nobodys", Become::Su)] {
+    for (user, by) in [("pw", Become::Sudo), ("doaspw", Become::Doas), ("nobodys", Become::Su)] {
         let session = server.session_of(user).await;
         let deadline = Instant::now() + Duration::from_secs(30);
-        let wrong = root::check(&session, user, &with(by, "wrong"), "true", deadline).await;
-        assert_eq!(wrong, Err(root::WrongPassword), "{user}");
+        let wrong = check(&session, user, &with(by, "wrong"), "true", deadline).await;
+        assert_eq!(wrong, Err(WrongPassword), "{user}");
     }
-    let none = check("noshell", Way::Free(None), "true").await.unwrap_err();
+    let none = checked("noshell", Way::Free(None), "true").await.unwrap_err();
     assert!(none.contains("currently not available"), "{none}");
+}
+
+/// What doas runs with a password has the streams that it would have without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_run_by_way_of_a_terminal_does_not_see_it() {
+    if !can_run() {
+        return;
+    }
+    let server = server("");
+    for (user, password) in [("doaspw", DOASPW), ("doaskeep", "two words")] {
+        let session = server.session_of(user).await;
+        // Who was wrong may try again on the same connection.
+        let wrong = terminal::start(&session, "cat", &with(Become::Doas, "wrong")).await.err();
+        assert_eq!(wrong, Some(Refused::WrongPassword(Become::Doas)), "{user}");
+        let script = "id -u; for fd in 0 1 2; do [ -t $fd ] && echo $fd is a terminal; done; echo aside >&2; \
+                      trap \"\" HUP; cat; exit 7";
+        let mut exec = terminal::start(&session, script, &with(Become::Doas, password)).await.unwrap();
+        let bytes: Vec<u8> = (0..3 << 20).map(|at: u32| (at ^ (at >> 8)) as u8).collect();
+        let (writer, sent) = (exec.writer().clone(), bytes.clone());
+        let sending = tokio::spawn(async move {
+            for piece in sent.chunks(100_000) {
+                writer.send(piece.to_vec()).await?;
+            }
+            writer.end().await
+        });
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        while let Some(output) = exec.next().await {
+            match output {
+                Output::Stdout(bytes) => stdout.extend(bytes),
+                Output::Stderr(bytes) => stderr.extend(bytes),
+            }
+        }
+        sending.await.unwrap().unwrap();
+        let first = b"anemos: by doas\n0\n";
+        assert!(stdout.starts_with(first), "{user}: {}", String::from_utf8_lossy(&stdout[..100.min(stdout.len())]));
+        assert!(stdout[first.len()..] == bytes, "{user}: {} bytes came back, or others", stdout.len() - first.len());
+        assert_eq!((&stderr[..], exec.exit()), (&b"aside\n"[..], Exit::Status(7)), "{user}");
+        session.close().await;
+    }
+}
+
+/// Nothing of it is left on a host when the connection is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_by_way_of_a_terminal_learns_of_the_end() {
+    if !can_run() {
+        return;
+    }
+    let server = server("");
+    let session = server.session_of("doaspw").await;
+    let ended = server.path("ended");
+    let script = format!("cat >/dev/null; echo its input ended >{}", ended.display());
+    let exec = terminal::start(&session, &script, &with(Become::Doas, DOASPW)).await.unwrap();
+    assert!(!ended.exists());
+    drop((exec, session));
+    // Other tests have theirs for a moment.
+    let pipes = || {
+        let all = std::fs::read_dir("/tmp").unwrap().filter_map(Result::ok).map(|entry| entry.file_name());
+        all.filter(|name| name.to_string_lossy().starts_with("anemos-")).count()
+    };
+    let end = Instant::now() + Duration::from_secs(20);
+    while !ended.exists() || pipes() > 0 {
+        assert!(Instant::now() < end, "it still waits, or left {} behind", pipes());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_terminals_says_so() {
+    if !can_run() {
+        return;
+    }
+    let server = server("PermitTTY no");
+    let why = match started(&server, "doaspw", &with(Become::Doas, DOASPW)).await {
+        Err(StageError::Bootstrap(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(why.contains("refused to open a terminal") && said::hint(&why).unwrap().contains("PermitTTY"), "{why}");
 }
 
 #[test]

@@ -63,9 +63,18 @@ const KNOWN: &[(&[&str], &str)] = &[
     (&["assword has expired", "assword change required"], "log in with ssh and change it, then try again"),
     (
         &["nothing makes it root without a password"],
-        "let the user become root by sudo; with `become = \"sudo\"` or \"su\" in hosts.toml the password is asked for",
+        "let the user become root by sudo; with `become = \"sudo\"`, \"doas\" or \"su\" in hosts.toml the password is \
+         asked for",
     ),
-    (&["doas wants a password"], "write `permit nopass` for the user in doas.conf, or use `become = \"su\"`"),
+    (
+        &["doas does not make the user", "doas: Operation not permitted"],
+        "write `permit` for the user in doas.conf, or use `become = \"su\"`",
+    ),
+    (
+        &["refused to open a terminal"],
+        "doas takes a password from a terminal only, which the host's sshd does not give (PermitTTY, MaxSessions): \
+         write `permit nopass` for the user in doas.conf, or use `become = \"su\"`",
+    ),
     (&["not in the sudoers file", "is not allowed to execute"], "let the user run /bin/sh as root by sudo"),
 ];
 

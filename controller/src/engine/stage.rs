@@ -20,6 +20,7 @@ use super::reporter::Reporter;
 use super::root::{self, Questions, Reply, Way};
 use super::said::Said;
 use super::script;
+use super::terminal::{self, Refused};
 use crate::config::Become;
 use crate::patience::within;
 use crate::report::{Phase, Speaker, Update};
@@ -58,6 +59,16 @@ pub enum StageError {
     Stopped,
 }
 
+impl From<Refused> for StageError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::WrongPassword(by) => Self::WrongPassword(by),
+            Refused::Because(why) => Self::Bootstrap(why),
+            Refused::Lost(why) => Self::Lost(why),
+        }
+    }
+}
+
 /// A running stage.
 pub struct Stage {
     exec: Exec,
@@ -77,8 +88,7 @@ pub struct Stage {
 impl Stage {
     /// Starts the stage as root, sending it if the host doesn't have it, and shakes hands.
     pub async fn start(session: &Session, binary: &StageBinary, build: &str, way: &Way) -> Result<Self, StageError> {
-        let command = root::command(&script::bootstrap(binary), way);
-        let exec = session.exec(&command).await.map_err(|e| StageError::Lost(e.to_string()))?;
+        let exec = terminal::start(session, &script::bootstrap(binary), way).await?;
         let mut stage = Self {
             exec,
             frames: FrameReader::new(),

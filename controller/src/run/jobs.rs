@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::base::{self, Doing, Showing};
 use super::error::RunError;
-use crate::config::{self, Become, Host};
+use crate::config::{self, Host};
 use crate::embed;
 use crate::engine::{Artifacts, BasePlan, Blob, Job, Passwords, Trust};
 use crate::journal::HostEntry;
@@ -51,7 +51,7 @@ pub(super) async fn prepare(
     let mut bases: Vec<((Option<PathBuf>, config::BaseSource), BasePlan)> = Vec::new();
     let mut jobs: Vec<Job> = Vec::new();
     let answers = told(ask_ssh(&hosts), || show(Doing::Asking(hosts.len()))).await?;
-    let may_want = hosts.iter().filter(|host| matches!(host.becomes, Some(Become::Sudo | Become::Su)));
+    let may_want = hosts.iter().filter(|host| host.becomes.is_some());
     let passwords = Passwords::new(asks, may_want.map(|host| host.name.clone()));
     let mut of_apt = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter();
     // A directory of this machine's is none of the host's.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use russh::client::Msg;
-use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
@@ -95,6 +95,11 @@ impl Writer {
         self.unless_ended(self.half.eof()).await
     }
 
+    /// Ends the channel: a PTY hangs up.
+    pub async fn close(&self) -> Result<(), ExecError> {
+        self.unless_ended(self.half.close()).await
+    }
+
     /// Tells a PTY how large its window is.
     pub(super) async fn window(&self, columns: u32, rows: u32) -> Result<(), ExecError> {
         self.unless_ended(self.half.window_change(columns, rows, 0, 0)).await
@@ -110,6 +115,24 @@ impl Writer {
         }
     }
 }
+
+/// What a terminal does to what goes through it, for people who type.
+const AS_IT_IS: [Pty; 14] = [
+    Pty::ECHO,
+    Pty::ECHOE,
+    Pty::ECHOK,
+    Pty::ECHONL,
+    Pty::ICANON,
+    Pty::ISIG,
+    Pty::IEXTEN,
+    Pty::IXON,
+    Pty::IXOFF,
+    Pty::ICRNL,
+    Pty::INLCR,
+    Pty::IGNCR,
+    Pty::ISTRIP,
+    Pty::OPOST,
+];
 
 /// How long a host may take to open a channel and start something in it.
 const OPEN: Duration = Duration::from_secs(30);
@@ -138,9 +161,24 @@ impl Session {
         (columns, rows): (u32, u32),
         command: Option<&str>,
     ) -> Result<Exec, ExecError> {
+        self.on_pty(term, (columns, rows), &[], command).await
+    }
+
+    /// Starts a command on a PTY that passes on each byte as it is, and shows nothing of what it is sent.
+    pub async fn terminal(&self, command: &str) -> Result<Exec, ExecError> {
+        self.on_pty("dumb", (80, 24), &AS_IT_IS.map(|mode| (mode, 0)), Some(command)).await
+    }
+
+    async fn on_pty(
+        &self,
+        term: &str,
+        (columns, rows): (u32, u32),
+        modes: &[(Pty, u32)],
+        command: Option<&str>,
+    ) -> Result<Exec, ExecError> {
         let what = "to open a terminal";
         let (mut read, write) = self.open(what).await?;
-        write.request_pty(true, term, columns, rows, 0, 0, &[]).await.map_err(|_| ExecError::Closed)?;
+        write.request_pty(true, term, columns, rows, 0, 0, modes).await.map_err(|_| ExecError::Closed)?;
         granted(&mut read, what).await?;
         match command {
             Some(command) => write.exec(true, command).await,
