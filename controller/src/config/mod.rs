@@ -179,6 +179,11 @@ impl Become {
             Self::Su => "su",
         }
     }
+
+    /// That of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|way| way.name() == name)
+    }
 }
 
 impl fmt::Display for Become {

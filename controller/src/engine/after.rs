@@ -4,22 +4,21 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anemos_proto::Secret;
 use anemos_proto::event::Level;
 use anemos_proto::ids::RunId;
-use tokio::sync::watch as signal;
+use tokio::sync::{Mutex, watch as signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::agent::{Link, Outgoing, Parting};
 use super::before::TYPING;
-use super::check;
+use super::check::Checks;
 use super::look::{exit_text, look};
 use super::machine::{Action, Input, Machine, Mark, Setup, Whom};
+use super::password::Passwords;
 use super::reporter::{Reporter, now_ms};
-use super::root::Way;
 use super::stop::Stop;
 use super::wish::{Asked, Asker, Wishes};
 use crate::journal::{Digested, HostEntry, OldSystem, Record};
@@ -57,8 +56,8 @@ pub struct Follow<'a> {
     pub run_key: RunKey,
     /// The user's keys, for the old and the new system.
     pub user: Credentials,
-    /// The password with which the user became root on the old system.
-    pub password: Option<Secret>,
+    /// The passwords with which users become root, of all hosts.
+    pub passwords: Arc<Passwords>,
     /// To tell everything to.
     pub reporter: &'a Reporter,
     /// What people want.
@@ -162,8 +161,8 @@ struct Following<'a> {
     heard: Stop,
     /// How many of [`users`] the system has refused: the next one is tried, and after the last the first again.
     refused: Arc<AtomicUsize>,
-    /// The password is not the system's. It is not given again.
-    wrong_password: Arc<AtomicBool>,
+    /// How the checks become root.
+    checks: Arc<Mutex<Checks>>,
     /// Where a stranger answered the last knock: the next one is for the host's other addresses.
     stranger_at: Option<Address>,
     /// That the system is at its new address was told.
@@ -172,6 +171,7 @@ struct Following<'a> {
 
 impl<'a> Following<'a> {
     fn new(with: Follow<'a>, machine: Machine, began: Instant) -> Self {
+        let checks = Checks::new(&with.passwords, &with.entry.name);
         Self {
             with,
             machine,
@@ -180,7 +180,7 @@ impl<'a> Following<'a> {
             askers: VecDeque::new(),
             heard: Stop::No,
             refused: Arc::default(),
-            wrong_password: Arc::default(),
+            checks: Arc::new(Mutex::new(checks)),
             stranger_at: None,
             told_address: false,
         }
@@ -363,14 +363,12 @@ impl<'a> Following<'a> {
             }
             (Action::Check { command, patience }, Other::Admitted(session)) => {
                 let deadline = Instant::now() + patience;
-                let (user, way, wrong) = (self.user().to_owned(), self.way(), Arc::clone(&self.wrong_password));
+                let (user, becomes) = (self.user().to_owned(), self.with.entry.becomes);
+                let checks = Arc::clone(&self.checks);
                 Some(boxed(async move {
-                    let result = match way {
-                        Way::Login => check(&session, &command, deadline).await,
-                        way => check::check(&session, &user, &way, &command, deadline).await.unwrap_or_else(|_| {
-                            wrong.store(true, Ordering::Relaxed);
-                            Err(format!("`{user}` has another password there"))
-                        }),
+                    let result = match user.as_str() {
+                        "root" => check(&session, &command, deadline).await,
+                        user => checks.lock().await.run(&session, (user, becomes), &command, deadline).await,
                     };
                     let closed = session.is_closed();
                     (Other::Admitted(session), Input::Checked { result, closed })
@@ -402,18 +400,6 @@ impl<'a> Following<'a> {
     fn user(&self) -> &str {
         let users = users(self.with.entry);
         users[self.refused.load(Ordering::Relaxed) % users.len()]
-    }
-
-    /// How that user becomes root. The password is the old system's user's, and nobody else's.
-    fn way(&self) -> Way {
-        let (user, entry) = (self.user(), self.with.entry);
-        let password = self.with.password.as_ref().filter(|_| user == entry.user);
-        match (Way::of(user, entry.becomes), entry.becomes, password) {
-            (Way::Free(_), Some(by), Some(password)) if !self.wrong_password.load(Ordering::Relaxed) => {
-                Way::Password(by, password.clone())
-            }
-            (way, ..) => way,
-        }
     }
 
     /// Says once that a system is not where the old one was.

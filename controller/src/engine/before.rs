@@ -109,7 +109,7 @@ async fn meet(
     let allowed = job.host.deadlines.stage;
     let name = &job.host.name;
     let mut way = Way::of(&job.entry.user, job.host.becomes);
-    if let (Some(by), Some(password)) = (job.host.becomes, job.passwords.given(name)) {
+    if let (Some(by), Some(password)) = (job.host.becomes, job.passwords.given(name, &job.entry.user)) {
         way = Way::Password(by, password);
     }
     let (mut probing, mut wrong) = (Some(probing), 0);

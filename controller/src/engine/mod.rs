@@ -196,7 +196,7 @@ pub async fn drive(
                 old: booted.old,
                 run_key: job.run_key.clone(),
                 user: job.user.clone(),
-                password: job.passwords.given(&job.host.name),
+                passwords: Arc::clone(&job.passwords),
                 reporter,
                 wishes,
                 stop,

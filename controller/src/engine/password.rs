@@ -30,8 +30,8 @@ struct State {
     open: BTreeSet<String>,
     /// Hosts that wait for one; `true`: the one before was wrong.
     waiting: BTreeMap<String, (Whose, bool)>,
-    /// What came of asking.
-    given: BTreeMap<String, Result<Secret, String>>,
+    /// What came of asking, and for which user's.
+    given: BTreeMap<String, (String, Result<Secret, String>)>,
     asking: bool,
 }
 
@@ -69,9 +69,11 @@ impl Passwords {
         Open(self, host)
     }
 
-    /// The one that was given for this host.
-    pub fn given(&self, host: &str) -> Option<Secret> {
-        self.state.borrow().given.get(host)?.clone().ok()
+    /// The one that was given for this user on this host.
+    pub fn given(&self, host: &str, user: &str) -> Option<Secret> {
+        let state = self.state.borrow();
+        let (whose, answer) = state.given.get(host)?;
+        answer.clone().ok().filter(|_| whose == user)
     }
 
     /// Asks for the one of `user` on this host, together with all others that want the same. `wrong`: the one that
@@ -88,7 +90,7 @@ impl Passwords {
             state.waiting.insert(host.to_owned(), (Whose { user: user.to_owned(), by }, wrong));
         });
         loop {
-            if let Some(answer) = self.state.borrow().given.get(host) {
+            if let Some((_, answer)) = self.state.borrow().given.get(host) {
                 return answer.clone();
             }
             match self.turn(host) {
@@ -133,8 +135,8 @@ impl State {
     fn answered(&mut self, hosts: &[String], answer: &Result<Secret, String>) {
         for host in hosts {
             // One that has gone meanwhile gets none.
-            if self.waiting.remove(host).is_some() {
-                self.given.insert(host.clone(), answer.clone());
+            if let Some((Whose { user, .. }, _)) = self.waiting.remove(host) {
+                self.given.insert(host.clone(), (user, answer.clone()));
                 self.open.insert(host.clone());
             }
         }
@@ -196,8 +198,8 @@ mod tests {
         let (b, a) = all.await;
         assert_eq!((a.unwrap().expose(), b.unwrap().expose()), (&b"mine"[..], &b"mine"[..]));
         assert_eq!(heard(&person), ["Password of admin to become root by sudo on a, b: "]);
-        assert_eq!(passwords.given("a").unwrap().expose(), b"mine");
-        assert_eq!(passwords.given("c"), None);
+        assert_eq!(passwords.given("a", "admin").unwrap().expose(), b"mine");
+        assert_eq!((passwords.given("a", "root"), passwords.given("c", "admin")), (None, None));
         // What is right for one may be wrong for another, and whoever is right or gone is not waited for.
         drop((passwords.open("a"), passwords.open("b")));
         let c = passwords.get("c", "admin", Become::Su, false).await;
@@ -227,7 +229,7 @@ mod tests {
             questions[1].starts_with("That was not it on a. ") && questions[1].ends_with(" on a: "),
             "{questions:?}"
         );
-        assert_eq!(passwords.given("b").unwrap().expose(), b"first");
+        assert_eq!(passwords.given("b", "admin").unwrap().expose(), b"first");
     }
 
     #[tokio::test]

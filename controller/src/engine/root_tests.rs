@@ -3,21 +3,23 @@
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anemos_proto::Secret;
 use anemos_proto::hello::{Hello, Role};
 use tokio::time::Instant;
 
-use super::check::{WrongPassword, check};
+use super::check::{Checks, NotRoot, check};
 use super::packing::{PACKINGS, StageBinary};
+use super::password::Passwords;
 use super::root::{self, Questions, Reply, Way};
 use super::said;
 use super::stage::{Stage, StageError};
 use super::terminal::{self, Refused};
 use crate::config::Become;
-use crate::ssh::tests::Server;
-use crate::ssh::{Exit, Output};
+use crate::ssh::tests::{Answers, Server};
+use crate::ssh::{Exit, Output, Passphrases};
 
 /// Makes the users in the server's own copy of /etc.
 ///
@@ -242,7 +244,7 @@ async fn a_check_is_run_as_root() {
     let checked = async |user: &str, way: Way, text: &str| {
         let session = server.session_of(user).await;
         let deadline = Instant::now() + Duration::from_secs(30);
-        check(&session, user, &way, text, deadline).await.unwrap()
+        check(&session, &way, text, deadline).await.unwrap()
     };
     let whole = "# Any quote\necho \"it's\" '\\\\' !\ntest \"$(id -u)\" = 0 && ! read -r _";
     for user in ["free", "inc", "infish", "wantstty", "doas"] {
@@ -257,16 +259,80 @@ async fn a_check_is_run_as_root() {
     assert!(failed.starts_with("exit status 3; ") && failed.ends_with("it is down"), "{failed}");
     let failed = checked("doaspw", with(Become::Doas, DOASPW), "echo it is down >&2; exit 3").await.unwrap_err();
     assert_eq!(failed, "exit status 3; it is down");
-    let needs = checked("pw", Way::Free(Some(Become::Sudo)), "true").await.unwrap_err();
-    assert!(needs.contains("`pw` needs a password"), "{needs}");
     for (user, by) in [("pw", Become::Sudo), ("doaspw", Become::Doas), ("nobodys", Become::Su)] {
         let session = server.session_of(user).await;
         let deadline = Instant::now() + Duration::from_secs(30);
-        let wrong = check(&session, user, &with(by, "wrong"), "true", deadline).await;
-        assert_eq!(wrong, Err(WrongPassword), "{user}");
+        let needs = check(&session, &Way::Free(Some(by)), "true", deadline).await;
+        assert_eq!(needs, Err(NotRoot::Needs(by)), "{user}");
+        let wrong = check(&session, &with(by, "wrong"), "true", deadline).await;
+        assert_eq!(wrong, Err(NotRoot::WrongPassword(by)), "{user}");
     }
     let none = checked("noshell", Way::Free(None), "true").await.unwrap_err();
     assert!(none.contains("currently not available"), "{none}");
+}
+
+/// A check that needs a password which this process has not, or another than it has, as after `anemos attach`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_asks_for_its_password() {
+    if !can_run() {
+        return;
+    }
+    let server = server("");
+    let soon = || Instant::now() + Duration::from_secs(2);
+    let root = "test \"$(id -u)\" = 0";
+    for (user, by, password) in
+        [("pw", Become::Sudo, "two words"), ("doaspw", Become::Doas, DOASPW), ("nobodys", Become::Su, "roots own")]
+    {
+        let answers = Arc::new(Answers::default());
+        let asks: Arc<dyn Passphrases> = Arc::clone(&answers) as _;
+        let mut checks = Checks::new(&Passwords::new(&asks, []), "web1");
+        let session = server.session_of(user).await;
+        // Where nobody can be asked, that is said at once and again, and nothing is tried.
+        for _ in 0..2 {
+            let why = checks.run(&session, (user, Some(by)), root, soon()).await.unwrap_err();
+            assert!(why.starts_with(&format!("it is run as root, for which `{user}` needs a password there")), "{why}");
+            assert!(why.contains("no terminal to ask for it on; `anemos attach` on a terminal asks"), "{why}");
+        }
+        // Whoever attaches again is asked, until it is right, and not again.
+        let mut checks = Checks::new(&Passwords::new(&asks, []), "web1");
+        answers.typed.lock().unwrap().extend(["unused", password, "wrong"]);
+        for _ in 0..2 {
+            assert_eq!(checks.run(&session, (user, Some(by)), root, soon()).await, Ok(()), "{user}");
+        }
+        let asked = std::mem::take(&mut *answers.asked.lock().unwrap());
+        assert_eq!(asked.len(), 2, "{asked:?}");
+        assert!(asked[0].starts_with("Password of ") && asked[0].ends_with(&format!("by {by} on web1: ")), "{asked:?}");
+        assert!(asked[1].starts_with("That was not it on web1. "), "{asked:?}");
+        // It is this user's, and no other's.
+        let other = checks.run(&server.session_of("free").await, ("free", Some(Become::Sudo)), root, soon()).await;
+        assert_eq!(other, Ok(()));
+        assert_eq!(answers.typed.lock().unwrap().len(), 1);
+        session.close().await;
+    }
+}
+
+/// Some systems lock out a user who is wrong too often.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_asks_no_more_than_three_times() {
+    if !can_run() {
+        return;
+    }
+    let server = server("");
+    let answers = Arc::new(Answers::default());
+    answers.typed.lock().unwrap().extend(["two words", "third", "second", "first"]);
+    let asks: Arc<dyn Passphrases> = Arc::clone(&answers) as _;
+    let mut checks = Checks::new(&Passwords::new(&asks, []), "web1");
+    let session = server.session_of("pw").await;
+    for _ in 0..2 {
+        let user = ("pw", Some(Become::Sudo));
+        let why = checks.run(&session, user, "true", Instant::now() + Duration::from_secs(2)).await.unwrap_err();
+        assert_eq!(
+            why,
+            "it is run as root, for which `pw` needs another password there: it was wrong 3 times (sudo); `anemos \
+             attach` asks again"
+        );
+        assert_eq!(answers.asked.lock().unwrap().len(), 3);
+    }
 }
 
 /// What doas runs with a password has the streams that it would have without one.

@@ -177,10 +177,11 @@ impl Stage {
                         self.identity = identity.into();
                         return Ok(None);
                     }
-                    ("by", how) => self.becomes = becomes(how),
+                    ("by", how) => self.becomes = Become::named(how),
                     ("password", rest) => {
                         let (how, why) = rest.split_once(' ').unwrap_or((rest, ""));
-                        let how = becomes(how).ok_or_else(|| StageError::Protocol(format!("it can't `{how}`")))?;
+                        let how =
+                            Become::named(how).ok_or_else(|| StageError::Protocol(format!("it can't `{how}`")))?;
                         return Err(StageError::Password(how, why.trim().into()));
                     }
                     ("error", why) => return Err(StageError::Bootstrap(why.into())),
@@ -412,10 +413,6 @@ impl Stage {
         };
         timeout_at(Instant::now() + UNDO, undo).await.unwrap_or(Err(StageError::Deadline("abort (20s)")))
     }
-}
-
-fn becomes(word: &str) -> Option<Become> {
-    Become::ALL.into_iter().find(|way| way.name() == word)
 }
 
 /// Why the script gave up, if `output` has its words for that.

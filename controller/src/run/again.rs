@@ -17,7 +17,7 @@ use super::jobs::credentials;
 use super::member::{Again, Known, Member};
 use super::onlook::{Watched, look_on};
 use super::plea::{Answer, Plea};
-use crate::engine::{End, Stop, Wish};
+use crate::engine::{End, Passwords, Stop, Wish};
 use crate::journal::{HostEntry, JournalError, Keep, Lock, RunDir, Told, digest};
 use crate::report::{Ending, Feed, Report, Summary};
 use crate::ssh::{self, Passphrases};
@@ -84,6 +84,8 @@ pub async fn follow(
     };
     followed.lock = lock;
     let key = run.key()?;
+    // Nobody waits for others to want one: that may be hours later.
+    let passwords = Passwords::new(asks, []);
     let mut tasks = Vec::new();
     for Watched { host: entry, seen, summary, problem } in watched {
         let name = entry.name.clone();
@@ -98,7 +100,8 @@ pub async fn follow(
         let (user, key, reports) = (credentials(&entry, asks), key.clone(), reports.clone());
         let (halt, stop) = own_stop(stop);
         let keep = intent.keep(seen);
-        let member = Member { run: run.clone(), entry, user, key, reports, stop, keep };
+        let passwords = Arc::clone(&passwords);
+        let member = Member { run: run.clone(), entry, user, passwords, key, reports, stop, keep };
         match member.take_up(seen, intent.wish.as_ref().map(|_| id.as_str())) {
             Ok(again) => tasks.push((member, again, halt)),
             Err(JournalError::Earlier { .. }) => show_earlier(run, &name, member.keep, &member.reports, &mut followed),

@@ -138,6 +138,7 @@ impl Prepared {
                 run: dir.clone(),
                 entry: job.entry.clone(),
                 user: job.user.clone(),
+                passwords: Arc::clone(&job.passwords),
                 key: Some(key.clone()),
                 reports: reports.clone(),
                 stop: stop.clone(),

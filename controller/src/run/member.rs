@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch as signal};
 use super::find::not_in_ram;
 use super::intent::left_out;
 use crate::embed::BUILD;
-use crate::engine::{Asked, End, Follow, Reporter, Stop, Wishes, follow_again, now_ms, unbooted};
+use crate::engine::{Asked, End, Follow, Passwords, Reporter, Stop, Wishes, follow_again, now_ms, unbooted};
 use crate::journal::{
     Appender, Digested, HostEntry, JournalError, Keep, OldSystem, Reader, Record, RunDir, Told, not_known,
 };
@@ -69,6 +69,8 @@ pub(super) struct Member {
     pub run: RunDir,
     pub entry: HostEntry,
     pub user: Credentials,
+    /// What is typed in this process: what was typed into another is gone with that.
+    pub passwords: Arc<Passwords>,
     pub key: Option<RunKey>,
     pub reports: Feed,
     pub stop: signal::Receiver<Stop>,
@@ -194,9 +196,8 @@ impl Member {
         };
         let Some(run_key) = self.key.clone() else { return Err("the run is over, and its key was deleted".into()) };
         let (run, user, entry) = (self.run.id.clone(), self.user.clone(), &self.entry);
-        // Whoever typed it typed it into another process.
-        let password = None;
-        let follow = Follow { run, entry, old, run_key, user, password, reporter, wishes, stop, build: BUILD };
+        let passwords = Arc::clone(&self.passwords);
+        let follow = Follow { run, entry, old, run_key, user, passwords, reporter, wishes, stop, build: BUILD };
         Ok(follow_again(follow, digested).await)
     }
 

@@ -169,9 +169,9 @@ impl Server {
 
 /// Stands for the person who types passphrases: what they will type, the last first, and what they were asked.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
-    pub(super) typed: Mutex<Vec<&'static str>>,
-    pub(super) asked: Mutex<Vec<String>>,
+pub(crate) struct Answers {
+    pub(crate) typed: Mutex<Vec<&'static str>>,
+    pub(crate) asked: Mutex<Vec<String>>,
 }
 
 impl Passphrases for Answers {

@@ -535,7 +535,9 @@ async fn a_wish_is_made_once() {
         let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
         let entry = begun.hosts[0].clone();
         let (run, user) = (begun.run.clone(), credentials(&entry, &asks));
-        let member = Member { run, entry, user, key: None, reports, stop, keep: Keep::Lines { last: 0, after: 0 } };
+        let passwords = Passwords::new(&asks, []);
+        let member =
+            Member { run, entry, user, passwords, key: None, reports, stop, keep: Keep::Lines { last: 0, after: 0 } };
         assert_eq!(member.take_up(0, Some("id-0")).unwrap().wish, expected);
     }
 }
