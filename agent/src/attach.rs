@@ -17,7 +17,6 @@ use tokio::time::Instant;
 
 use crate::app::{App, BUILD};
 use crate::log::Cursor;
-use crate::log::chunk::{self, Keep};
 use crate::machine;
 use crate::ssh::{ChannelIn, ChannelOut, Input};
 
@@ -353,17 +352,20 @@ impl Sender<'_> {
     fn collect_facts(&mut self) -> io::Result<bool> {
         let Some(mut cursor) = self.cursor else { return Ok(false) };
         while self.batch.len() < BATCH {
-            let mut events = self.app.log.read(&mut cursor)?;
+            // Behind a flood the end must not come so late that the agent has left before it is acknowledged.
+            let late = self.app.is_late();
+            let log = &self.app.log;
+            let events = if late { log.read_without_lines(&mut cursor)? } else { log.read(&mut cursor)? };
             if events.is_empty() {
                 self.cursor = Some(cursor);
                 return Ok(false);
             }
-            // Behind a flood the end must not come so late that the agent has left before it is acknowledged.
-            if self.app.is_late() {
-                events = chunk::thin(events, Keep::Structure);
-            }
             for event in events {
                 self.add(&AgentReply::Event(event))?;
+            }
+            // Others have their turn before the next is read: what is left of it may be little, and fill no batch.
+            if late {
+                break;
             }
         }
         self.cursor = Some(cursor);

@@ -30,6 +30,8 @@ pub struct Chunk {
     /// Bytes before compression.
     pub raw: u64,
     pub keep: Keep,
+    /// Whether it is known to have nothing but lines of output.
+    pub only_lines: bool,
     path: PathBuf,
     /// The compressed bytes, where they could not be written to the file.
     memory: Option<Vec<u8>>,
@@ -48,7 +50,7 @@ impl Chunk {
             Ok(()) => None,
             Err(_) => Some(bytes),
         };
-        Self { first, last, raw: frames.len() as u64, keep: Keep::All, path, memory, length }
+        Self { first, last, raw: frames.len() as u64, keep: Keep::All, only_lines: false, path, memory, length }
     }
 
     /// First and last of the facts in the file at `path`, by its name. `None`: it is no chunk's.
@@ -72,7 +74,8 @@ impl Chunk {
         };
         let first = if let EventKind::Gap { first, .. } = head.kind { first } else { head.seq };
         let (last, raw, length) = (tail.seq, frames.len() as u64, bytes.len() as u64);
-        Ok((Self { first, last, raw, keep: Keep::All, path, memory: None, length }, events))
+        let only_lines = events.iter().all(|event| matches!(event.kind, EventKind::Log { .. }));
+        Ok((Self { first, last, raw, keep: Keep::All, only_lines, path, memory: None, length }, events))
     }
 
     /// Bytes of memory that the chunk takes, as a file in tmpfs.
@@ -101,7 +104,7 @@ impl Chunk {
 }
 
 /// The gap that stands for the facts `first..=last`, which were `bytes` long.
-fn gap(first: u64, last: u64, bytes: u64) -> Event {
+pub fn gap(first: u64, last: u64, bytes: u64) -> Event {
     let kind = EventKind::Gap { first, last, bytes };
     Event { seq: last, uptime_ms: crate::clock::uptime_ms(), wall_ms: crate::clock::wall_ms(), kind }
 }

@@ -34,6 +34,8 @@ struct Inner {
     /// Frames of the open chunk. `open_file` holds the same bytes, where it could be made and had room.
     open: Vec<u8>,
     open_first: u64,
+    /// Whether there are only lines of output among them.
+    open_only_lines: bool,
     open_file: Option<File>,
     /// Seq of the newest fact.
     last: u64,
@@ -81,6 +83,7 @@ impl Log {
             dir: dir.into(),
             open: chunk::frames(&rest),
             open_first: past.last + 1,
+            open_only_lines: rest.iter().all(|event| matches!(event.kind, EventKind::Log { .. })),
             // Truncating the file frees what its facts are written to again.
             open_file: File::create(&open_path).ok(),
             last,
@@ -117,6 +120,7 @@ impl Log {
             }
             let event = Event { seq: inner.last + 1, uptime_ms, wall_ms, kind };
             inner.last = event.seq;
+            inner.open_only_lines &= matches!(event.kind, EventKind::Log { .. });
             inner.open.extend(chunk::frames(std::slice::from_ref(&event)));
             if inner.open.len() >= CHUNK {
                 inner.close_chunk();
@@ -192,6 +196,22 @@ impl Log {
         Ok(events)
     }
 
+    /// As [`Log::read`], with a gap in the place of lines of output. What has nothing else is not even looked at: behind a
+    /// flood there is so much of it that a slow machine would read for minutes.
+    pub fn read_without_lines(&self, cursor: &mut Cursor) -> io::Result<Vec<Event>> {
+        let inner = self.lock();
+        let at = inner.chunks.partition_point(|chunk| chunk.last <= cursor.after);
+        let lines = inner.chunks.range(at..).take_while(|chunk| chunk.only_lines);
+        let (last, bytes) = lines.fold((0, 0), |(_, bytes), chunk| (chunk.last, bytes + chunk.raw));
+        drop(inner);
+        if last > cursor.after {
+            let gap = chunk::gap(cursor.after + 1, last, bytes);
+            cursor.after = last;
+            return Ok(vec![gap]);
+        }
+        Ok(chunk::thin(self.read(cursor)?, Keep::Structure))
+    }
+
     /// Progress that changed since the reader last looked.
     pub fn read_progress(&self, cursor: &mut Cursor) -> Vec<Progress> {
         let inner = self.lock();
@@ -244,7 +264,8 @@ impl Inner {
 
     fn close_chunk(&mut self) {
         let frames = std::mem::take(&mut self.open);
-        let chunk = Chunk::store(&self.dir, self.open_first, self.last, &frames);
+        let mut chunk = Chunk::store(&self.dir, self.open_first, self.last, &frames);
+        chunk.only_lines = std::mem::replace(&mut self.open_only_lines, true);
         self.stored += chunk.stored();
         self.chunks.push_back(chunk);
         self.open_first = self.last + 1;

@@ -107,6 +107,38 @@ fn the_cap_holds_under_a_flood_and_few_files_stay() {
 }
 
 #[test]
+fn without_lines_what_has_nothing_else_is_not_even_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), u64::MAX);
+    let step = log.begin("first", None);
+    for n in 0..40 {
+        log.append_all((0..20).map(|i| line(n * 20 + i, 4000)));
+    }
+    log.end(step, StepOutcome::Done);
+    log.append_all((0..3).map(|i| line(i, 100)));
+    // All chunks but the first have nothing but lines.
+    let mut files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "zst"));
+    files.sort();
+    assert!(files.len() > 10);
+    files[1..].iter().for_each(|path| fs::remove_file(path).unwrap());
+    for after in [0, 100] {
+        let (mut cursor, mut all) = (Cursor { after, progress: 0 }, Vec::new());
+        loop {
+            let mut some = log.read_without_lines(&mut cursor).unwrap();
+            if some.is_empty() {
+                break;
+            }
+            all.append(&mut some);
+        }
+        assert_whole(&all, after, log.last());
+        assert!(all.len() < 10, "{} events", all.len());
+        assert!(all.iter().all(|event| !matches!(event.kind, EventKind::Log { .. })));
+        assert!(all.iter().any(|event| matches!(event.kind, EventKind::StepFinished { .. })));
+    }
+}
+
+#[test]
 fn a_crash_in_the_middle_of_writing_loses_only_the_torn_fact() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path(), u64::MAX);
