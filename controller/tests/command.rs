@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -88,8 +88,12 @@ fn a_terminal_that_hangs_up_is_as_ctrl_c() {
     assert!(said.contains("stopped before anything was done"), "{said}");
 }
 
-/// OpenSSH's server, whose root has a password that nobody knows.
+/// OpenSSH's server, with a password for root.
 struct Server(Child);
+
+/// A password that nobody knows, and `open sesame`, as crypt(3) has it.
+const UNKNOWN: &str = "$6$anemostests$none";
+const SESAME: &str = "$6$anemos$KORDDda/wy9Y4di8AYYZCnZbjS51UqaaE69Oop11CdVDLyE9G6e85KFG7lmzN2BmbaJGd.z2QSSrTRBqVWWXH.";
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -99,13 +103,13 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start(dir: &Path, port: u16) -> Self {
+    fn start(dir: &Path, port: u16, password: &str) -> Self {
         let at = dir.display();
         let made =
             Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(dir.join("key")).status();
         assert!(made.unwrap().success());
         std::fs::create_dir(dir.join("etc")).unwrap();
-        std::fs::write(dir.join("etc/shadow"), "root:$6$anemostests$none:19000:0:99999:7:::\n").unwrap();
+        std::fs::write(dir.join("etc/shadow"), format!("root:{password}:19000:0:99999:7:::\n")).unwrap();
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nPidFile none\nHostKey {at}/key\nUsePAM no\nPermitRootLogin yes\n\
              PasswordAuthentication yes\nKbdInteractiveAuthentication no\nStrictModes no\n"
@@ -122,6 +126,31 @@ impl Server {
     }
 }
 
+/// Runs `anemos plan` on a terminal, at which this is typed whenever that is asked. Returns how it ended, what it said,
+/// and how often it was typed. `PATH` begins with `path`.
+fn typing(dir: &Path, question: &str, path: &str) -> (ExitStatus, String, usize) {
+    let plan = format!("{} plan hosts.toml", env!("CARGO_BIN_EXE_anemos"));
+    let mut command = Command::new("script");
+    command.args(["-qefc", &plan, "/dev/null"]).current_dir(dir);
+    command.env("HOME", dir).env("XDG_STATE_HOME", dir.join("state")).env_remove("SSH_AUTH_SOCK");
+    command.env("ANEMOS_STAGE", dir.join("stage")).env("ANEMOS_AGENT", dir.join("agent.patch"));
+    command.env("XDG_RUNTIME_DIR", dir.join("run"));
+    command.env("PATH", format!("{path}{}", std::env::var("PATH").unwrap()));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut keyboard = child.stdin.take().unwrap();
+    let mut screen = child.stdout.take().unwrap();
+    let (mut said, mut typed) = (String::new(), 0);
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = screen.read(&mut bytes) {
+        said.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        if said.matches(question).count() > typed {
+            typed += 1;
+            keyboard.write_all(b"open sesame\n").unwrap();
+        }
+    }
+    (child.wait().unwrap(), said, typed)
+}
+
 #[test]
 fn a_password_is_asked_for_on_the_terminal_and_not_shown() {
     if !rustix::process::getuid().is_root() {
@@ -130,31 +159,69 @@ fn a_password_is_asked_for_on_the_terminal_and_not_shown() {
     }
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let dir = prepared([port]);
-    let _server = Server::start(dir.path(), port);
+    let _server = Server::start(dir.path(), port, UNKNOWN);
     let key = std::fs::read_to_string(dir.path().join("key.pub")).unwrap();
     std::fs::write(dir.path().join("known_hosts"), format!("[127.0.0.1]:{port} {key}")).unwrap();
     let hosts = std::fs::read_to_string(dir.path().join("hosts.toml")).unwrap();
     std::fs::write(dir.path().join("hosts.toml"), format!("{hosts}user = \"root\"\nknown_hosts = \"known_hosts\"\n"))
         .unwrap();
 
-    let plan = format!("{} plan hosts.toml", env!("CARGO_BIN_EXE_anemos"));
-    let mut command = Command::new("script");
-    command.args(["-qefc", &plan, "/dev/null"]).current_dir(dir.path());
-    command.env("HOME", dir.path()).env("XDG_STATE_HOME", dir.path().join("state")).env_remove("SSH_AUTH_SOCK");
-    command.env("ANEMOS_STAGE", dir.path().join("stage")).env("ANEMOS_AGENT", dir.path().join("agent.patch"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut keyboard = child.stdin.take().unwrap();
-    let mut screen = child.stdout.take().unwrap();
-    let (mut said, mut typed) = (String::new(), 0);
-    let mut bytes = [0; 4096];
-    while let Ok(count @ 1..) = screen.read(&mut bytes) {
-        said.push_str(&String::from_utf8_lossy(&bytes[..count]));
-        if said.matches("Password of root@127.0.0.1: ").count() > typed {
-            typed += 1;
-            keyboard.write_all(b"open sesame\n").unwrap();
-        }
-    }
-    let status = child.wait().unwrap();
+    let (status, said, typed) = typing(dir.path(), "Password of root@127.0.0.1: ", "");
     assert!(!status.success() && typed == 3, "{status} {said}");
     assert!(said.contains("password (refused)") && !said.contains("sesame"), "{said}");
+}
+
+#[test]
+fn what_a_jump_host_wants_is_asked_for_on_the_terminal_and_once() {
+    if !rustix::process::getuid().is_root() {
+        eprintln!("skipped: a server that checks passwords needs root");
+        return;
+    }
+    // Nobody is there but the jump host.
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (hosts, port) = ([free(), free(), free()], free());
+    let dir = prepared(hosts);
+    let (jump, run) = (dir.path().join("jump"), dir.path().join("run"));
+    for made in [&jump, &run, &dir.path().join("bin")] {
+        std::fs::create_dir(made).unwrap();
+    }
+    let _server = Server::start(&jump, port, SESAME);
+    let write = |name: &str, text: String| std::fs::write(dir.path().join(name), text).unwrap();
+    let toml = std::fs::read_to_string(dir.path().join("hosts.toml")).unwrap();
+    write("hosts.toml", toml.replace("[defaults]\n", "[defaults]\nproxy_jump = \"one\"\n"));
+    write("known", format!("one {}", std::fs::read_to_string(jump.join("key.pub")).unwrap()));
+    let config = dir.path().join("ssh_config");
+    let known = dir.path().join("known");
+    write(
+        "ssh_config",
+        format!(
+            "Host one\nHostName 127.0.0.1\nPort {port}\nUser root\nHostKeyAlias one\nUserKnownHostsFile {}\n\
+             GlobalKnownHostsFile none\nIdentityFile none\nIdentityAgent none\n",
+            known.display()
+        ),
+    );
+    let path = std::env::var("PATH").unwrap();
+    let ssh = path.split(':').map(|dir| Path::new(dir).join("ssh")).find(|ssh| ssh.exists()).unwrap();
+    write("bin/ssh", format!("#!/bin/sh\nexec {} -F {} \"$@\"\n", ssh.display(), config.display()));
+    std::fs::set_permissions(dir.path().join("bin/ssh"), Permissions::from_mode(0o755)).unwrap();
+    let bin = format!("{}:", dir.path().join("bin").display());
+
+    let (_, said, typed) = typing(dir.path(), "Through one: root@one's password: ", &bin);
+    assert!(typed == 1 && !said.contains("sesame"), "{said}");
+    assert!(said.matches("the jump host has no connection to it").count() >= hosts.len(), "{said}");
+    // What the connection was shared by goes with it, however this process ends.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while std::fs::read_dir(&run).unwrap().next().is_some() {
+        assert!(std::time::Instant::now() < until, "something is left of it");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+
+    let mut without = anemos(dir.path(), "true", "plan");
+    without.env("PATH", format!("{bin}{path}"));
+    let mut alone = Command::new("setsid");
+    alone.arg("-w").arg(without.get_program()).args(without.get_args()).current_dir(dir.path()).stdin(Stdio::null());
+    alone.envs(without.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let said = text(&alone.output().unwrap());
+    let why = "the jump host did not let us in: root@127.0.0.1: Permission denied (publickey,password)";
+    assert!(said.contains(why) && said.contains("start anemos on a terminal"), "{said}");
 }

@@ -13,7 +13,7 @@ use crate::payload;
 use crate::report::feed;
 use crate::run::{self, Intent};
 use crate::screen::{self, Mode, Screen};
-use crate::ssh::Passphrases;
+use crate::ssh::{self, Passphrases};
 
 pub(super) async fn attach(args: cli::Attach, stopping: Stopping) -> Result<Status, CommandError> {
     let run = RunStore::open()?.find(args.run.as_deref())?;
@@ -135,6 +135,7 @@ async fn reenter(
     let screen = Screen::new(Mode::pick(json), Some(run.id.as_str()), &names);
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
     let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control));
+    ssh::ask_at_jump_hosts(&asks);
     let followed = run::follow(run, hosts, lock, &intent, &asks, reports, &stop).await;
     screen.await.map_err(CommandError::internal)?;
     let followed = followed?;

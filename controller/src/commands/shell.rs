@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::passphrase::OnTerminal;
 use super::{CommandError, Status};
 use crate::cli;
 use crate::run::{read, run_of};
-use crate::ssh::{self, Address, Credentials, Exit, Policy, ShellError, Tuning};
+use crate::screen;
+use crate::ssh::{self, Address, Credentials, Exit, Passphrases, Policy, ShellError, Tuning};
 
 /// How long a shell may take to be reached.
 const REACH: Duration = Duration::from_secs(30);
@@ -28,6 +30,9 @@ pub(super) async fn shell(args: cli::Shell) -> Result<Status, CommandError> {
         return Err(CommandError::bad_input(format!("`{}` is not in RAM in run {}", entry.name, run.id)));
     };
     let address = Address { port, ..entry.address.clone() };
+    // There is no screen to put out of the way.
+    let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(screen::control().0));
+    ssh::ask_at_jump_hosts(&asks);
     let deadline = Instant::now() + REACH;
     let policy = Policy::pinned(vec![entry.agent_key.clone()]);
     let failed = |what: &dyn std::fmt::Display| CommandError {

@@ -16,7 +16,7 @@ use crate::run::{Order, Prepared};
 use crate::screen::plan::{confirm, render};
 use crate::screen::text::Paint;
 use crate::screen::{self, Mode, Screen};
-use crate::ssh::Passphrases;
+use crate::ssh::{self, Passphrases};
 
 /// How the question is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,7 @@ async fn deploy(
     }
     let (control, requests) = screen::control();
     let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control.clone()));
+    ssh::ask_at_jump_hosts(&asks);
     let limits =
         Limits { parallel: args.parallel as usize, canary: !args.no_canary, max_failures: args.max_failures as usize };
     let (hosts_file, lock) = (args.hosts_file, args.lock);

@@ -385,7 +385,7 @@ async fn fido_keys_sign_through_an_agent_only() {
 }
 
 /// A server with root's account as `shadow` has it; `pam` where it asks through PAM. `None` without root's rights.
-fn with_password(shadow: &str, pam: Option<&str>, more: &str) -> Option<Server> {
+pub(super) fn with_password(shadow: &str, pam: Option<&str>, more: &str) -> Option<Server> {
     if !rustix::process::getuid().is_root() {
         eprintln!("skipped: a server that checks passwords needs root");
         return None;
@@ -404,10 +404,10 @@ fn with_password(shadow: &str, pam: Option<&str>, more: &str) -> Option<Server> 
 }
 
 /// `secret`, as crypt(3) has it.
-const SECRET: &str =
+pub(super) const SECRET: &str =
     "$6$anemostests$MpVOwR7YAovKGUh6/mBkUbFupHCAoFv1aOONNhzEckqskXg7QQ8RPVBT0oQFAGLUapFzfKUH/NlUXuZNUndE40";
 
-const PAM: &str = "auth required pam_unix.so\naccount required pam_unix.so\npassword required pam_unix.so\n\
+pub(super) const PAM: &str = "auth required pam_unix.so\naccount required pam_unix.so\npassword required pam_unix.so\n\
                    session required pam_permit.so\n";
 
 fn asked(answers: &Answers) -> Vec<String> {

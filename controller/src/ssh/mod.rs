@@ -4,6 +4,7 @@
 //! [`Connected::authenticate`] shows it a key. So callers can meet a host key that they know and don't want, and leave.
 
 mod algorithms;
+mod askpass;
 mod auth;
 mod certificate;
 mod channel;
@@ -15,6 +16,7 @@ mod shell;
 mod stream;
 mod sys;
 mod through;
+mod trunk;
 mod way;
 
 #[cfg(test)]
@@ -32,6 +34,7 @@ use russh::keys::PublicKeyOrCertificate;
 use tokio::time::{Instant, timeout_at};
 
 pub use algorithms::Algorithms;
+pub use askpass::handed_on;
 pub use auth::{AuthError, Credentials, UserCredentials};
 pub use certificate::HostCertificate;
 pub use channel::{Exec, ExecError, Exit, Output, Writer};
@@ -39,11 +42,13 @@ pub use counting::Counters;
 pub use keys::{HostKey, RunKey, new_seed};
 pub use passwords::Passphrases;
 pub use shell::{ShellError, interactive};
+pub use trunk::ask_at_jump_hosts;
 pub use way::{Family, Fault, Origin, Way};
 
 use counting::Counting;
 use stream::{Speaks, Stream};
 use through::Life;
+use trunk::Trunks;
 
 use crate::patience;
 
@@ -382,21 +387,32 @@ pub async fn connect(
     address: &Address,
     policy: &Policy,
     counters: &Arc<Counters>,
+    deadline: Instant,
+    tuning: &Tuning,
+) -> Result<Connected, ConnectError> {
+    connect_by(Trunks::own(), address, policy, counters, deadline, tuning).await
+}
+
+/// The same with other trunks than this process's own.
+async fn connect_by(
+    trunks: Option<&Arc<Trunks>>,
+    address: &Address,
+    policy: &Policy,
+    counters: &Arc<Counters>,
     mut deadline: Instant,
     tuning: &Tuning,
 ) -> Result<Connected, ConnectError> {
     loop {
-        let mut stream = Stream::open(address, &mut deadline).await?;
-        match stream.listen(address, &mut deadline).await {
+        let stream = match Stream::reach(address, &mut deadline, trunks).await {
             // Its key is not the host's, and must neither be remembered nor taken for an impostor's.
-            Ok(Speaks::AsAgent) if !policy.pinned => return Err(ConnectError::Agent { address: address.clone() }),
-            Ok(_) => {}
+            Ok((_, Speaks::AsAgent)) if !policy.pinned => return Err(ConnectError::Agent { address: address.clone() }),
+            Ok((stream, _)) => stream,
             Err(ConnectError::Way { fault: Fault::Busy, .. }) if Instant::now() + AGAIN < deadline => {
                 tokio::time::sleep(AGAIN).await;
                 continue;
             }
             Err(error) => return Err(error),
-        }
+        };
         let reached = Reached { stream, address: address.clone() };
         return handshake(reached, policy, counters, deadline, tuning).await;
     }
@@ -554,9 +570,7 @@ pub async fn reach(
 }
 
 async fn knock(address: &Address, mut deadline: Instant) -> Result<Stream, ConnectError> {
-    let mut stream = Stream::open(address, &mut deadline).await?;
-    stream.listen(address, &mut deadline).await?;
-    Ok(stream)
+    Stream::reach(address, &mut deadline, Trunks::own()).await.map(|(stream, _)| stream)
 }
 
 /// russh's errors in words for people.

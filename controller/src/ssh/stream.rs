@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +13,8 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::Instant;
 
 use super::through::{Life, Through};
-use super::{Address, ConnectError, Fault, Origin};
+use super::trunk::Trunks;
+use super::{Address, ConnectError, Fault, Origin, Way};
 use crate::patience::{until, within};
 
 /// Room for more comes from TCP as soon as there is some, and through a jump host in pieces of 96 KiB. So what a slow
@@ -38,11 +41,68 @@ pub(super) enum Stream {
 }
 
 impl Stream {
+    /// Leads to the host's SSH server, which has begun to speak. Where a jump host takes no key of the user's, a person
+    /// is asked what it wants, and `deadline` moves by the time that this takes.
+    pub(super) async fn reach(
+        address: &Address,
+        deadline: &mut Instant,
+        trunks: Option<&Arc<Trunks>>,
+    ) -> Result<(Self, Speaks), ConnectError> {
+        let (Way::Jump(hops), Some(trunks)) = (&address.way, trunks) else {
+            return Self::listened(address, deadline, (&["ssh"], None)).await;
+        };
+        let refused = |said: String| {
+            let fault = Some(Fault::of(&said)).filter(|fault| *fault != Fault::Unknown).unwrap_or(Fault::Refused);
+            ConnectError::Way { address: address.clone(), fault, said }
+        };
+        let began = Instant::now();
+        let mut turn = trunks.turn(hops).await;
+        *deadline += began.elapsed();
+        let (mut asked, mut again, mut last) = (false, false, None);
+        loop {
+            if turn.wants_person() && trunks.shared(hops).is_none() {
+                let began = Instant::now();
+                match (trunks.open(hops).await, last.take()) {
+                    (Some(Ok(())), _) => asked = true,
+                    (Some(Err(said)), _) => return Err(refused(said)),
+                    (None, Some(error)) => return Err(error),
+                    (None, None) => {}
+                }
+                *deadline += began.elapsed();
+            }
+            let shared = trunks.shared(hops);
+            let came = Self::listened(address, deadline, (&trunks.ssh(), shared.as_deref())).await;
+            turn.came(came.as_ref().err());
+            match came {
+                // Nobody was asked yet, or the connection that is shared has ended just now.
+                Err(error @ ConnectError::Way { fault: Fault::Refused, .. }) if !asked && !again => {
+                    (last, again) = (Some(error), true);
+                }
+                came => return came,
+            }
+        }
+    }
+
+    /// Begins to lead to the host, and waits until the other side speaks.
+    async fn listened(
+        address: &Address,
+        deadline: &mut Instant,
+        ssh: (&[&str], Option<&Path>),
+    ) -> Result<(Self, Speaks), ConnectError> {
+        let mut stream = Self::open(address, deadline, ssh).await?;
+        let speaks = stream.listen(address, deadline).await?;
+        Ok((stream, speaks))
+    }
+
     /// Begins to lead to the host. Only a TCP connection shows by itself that the host is there.
-    pub(super) async fn open(address: &Address, deadline: &mut Instant) -> Result<Self, ConnectError> {
+    async fn open(
+        address: &Address,
+        deadline: &mut Instant,
+        (ssh, shared): (&[&str], Option<&Path>),
+    ) -> Result<Self, ConnectError> {
         let shell = std::env::var("SHELL").ok().filter(|shell| !shell.is_empty());
         let shell = shell.as_deref().unwrap_or("/bin/sh");
-        let Some(words) = address.way.command(address, &["ssh"], shell) else {
+        let Some(words) = address.way.command(address, ssh, shared, shell) else {
             return Ok(Self::Tcp(tcp(address, deadline).await?));
         };
         match until(deadline, Through::start(&words)).await {
@@ -57,7 +117,7 @@ impl Stream {
 
     /// Waits until the other side speaks, and returns who says to be there. Nothing is said to it, and what it says is
     /// not taken.
-    pub(super) async fn listen(&mut self, address: &Address, deadline: &mut Instant) -> Result<Speaks, ConnectError> {
+    async fn listen(&mut self, address: &Address, deadline: &mut Instant) -> Result<Speaks, ConnectError> {
         let refused = |why: String| ConnectError::Handshake { address: address.clone(), why };
         let waited = ConnectError::Timeout { address: address.clone(), doing: "waiting for its SSH server to speak" };
         let mut room = [0; 1024];

@@ -15,6 +15,7 @@ use super::*;
 use crate::known_hosts::add_line;
 
 mod through;
+mod trunk;
 
 pub(super) const SSHD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sshd.sh");
 

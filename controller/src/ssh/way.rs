@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -98,13 +99,19 @@ impl Way {
     }
 
     /// The command whose input and output lead to that host and port, if one does. `ssh` is the user's own with the
-    /// arguments that come before all others, `shell` the user's shell.
-    pub(super) fn command(&self, address: &Address, ssh: &[&str], shell: &str) -> Option<Words> {
+    /// arguments that come before all others, `shared` where it shares a connection to the jump hosts, `shell` the
+    /// user's shell.
+    pub(super) fn command(&self, address: &Address, ssh: &[&str], shared: Option<&Path>, shell: &str) -> Option<Words> {
         match self {
             Self::Direct | Self::Bound(_) => None,
             Self::Jump(hops) => {
                 let target = format!("[{}]:{}", address.host, address.port);
-                hops.split_last().map(|(last, before)| jump(last, before, ssh, target))
+                let own = shared.map(|path| control("no", &path.display().to_string()));
+                let each = [&["BatchMode=yes".to_owned()][..], &not_shared()].concat();
+                let (last, before) = hops.split_last()?;
+                let mut words = jump(last, before, ssh, (own.as_ref().map_or(&[], |own| &own[..]), &each));
+                words.extend(["-W".into(), target, "--".into(), last.host.clone()]);
+                Some(words)
             }
             // The shell makes room for the command, as with ssh: what is ended then is the command itself.
             Self::Command(command) => {
@@ -176,26 +183,53 @@ impl fmt::Display for Hop {
 }
 
 /// What each `ssh` on the way is told.
-const OPTIONS: [&str; 5] = [
-    // Nobody is there to be asked, and a guess counts against us at the jump host.
-    "BatchMode=yes",
-    // A connection that others share would end with them, and they with it.
-    "ControlMaster=no",
-    "ControlPath=none",
+const OPTIONS: [&str; 2] = [
     // So that it is known who did not answer.
     "ConnectTimeout=20",
     // Less would hide why there is no connection.
     "LogLevel=INFO",
 ];
 
-/// The `ssh` that leads to `target` through `last`, which is reached through `before`. What OpenSSH makes of
-/// `ProxyJump` is the same, but it tells none of `OPTIONS` to those before the last.
-fn jump(last: &Hop, before: &[Hop], ssh: &[&str], target: String) -> Words {
+/// What a connection that is shared is told besides: it is for nothing else, and ends when nobody answers.
+const SHARING: [&str; 5] = [
+    "ControlPersist=no",
+    "ClearAllForwardings=yes",
+    "PermitLocalCommand=no",
+    "ServerAliveInterval=15",
+    "ServerAliveCountMax=4",
+];
+
+/// Where a connection is shared, and whether it is this one that others share.
+fn control(master: &str, path: &str) -> [String; 2] {
+    [format!("ControlMaster={master}"), format!("ControlPath={}", path.replace('%', "%%"))]
+}
+
+/// One that others share with us would end with them, and they with it.
+fn not_shared() -> [String; 2] {
+    control("no", "none")
+}
+
+/// The `ssh` that logs into the last of these through the others, asking whoever it is told to ask, and has others
+/// share the connection.
+pub(super) fn login(hops: &[Hop], ssh: &[&str], shared: &Path) -> Words {
+    let Some((last, before)) = hops.split_last() else { return Words::new() };
+    let own = [&control("yes", &shared.display().to_string())[..], &SHARING.map(str::to_owned)].concat();
+    let mut words = jump(last, before, ssh, (&own, &not_shared()));
+    words.extend(["-N", "-T", "-x", "-a", "--", &last.host].map(str::to_owned));
+    words
+}
+
+/// The `ssh` that logs into `last`, which is reached through `before`, up to what is to be done there. `own` is for
+/// it alone, `each` for those before it as well: of two values the first counts. What OpenSSH makes of `ProxyJump` is
+/// the same, but it tells nothing to those before the last.
+fn jump(last: &Hop, before: &[Hop], ssh: &[&str], (own, each): (&[String], &[String])) -> Words {
     let mut words: Words = ssh.iter().map(ToString::to_string).collect();
-    words.extend(OPTIONS.iter().flat_map(|option| ["-o".to_owned(), (*option).to_owned()]));
+    let options = own.iter().chain(each).map(String::as_str).chain(OPTIONS);
+    words.extend(options.flat_map(|option| ["-o".to_owned(), option.to_owned()]));
     if let Some((next, before)) = before.split_last() {
         // The ssh that this is for puts in its own host and port.
-        let inner = jump(next, before, ssh, "\0".into());
+        let mut inner = jump(next, before, ssh, (&[], each));
+        inner.extend(["-W", "\0", "--", &next.host].map(str::to_owned));
         let inner: Vec<String> = inner.iter().map(|word| quoted(&word.replace('%', "%%"))).collect();
         let command = inner.join(" ").replace('\0', "[%h]:%p");
         words.extend(["-o".into(), format!("ProxyCommand={command}")]);
@@ -206,7 +240,6 @@ fn jump(last: &Hop, before: &[Hop], ssh: &[&str], target: String) -> Words {
     if let Some(port) = last.port {
         words.extend(["-p".into(), port.to_string()]);
     }
-    words.extend(["-W".into(), target, "--".into(), last.host.clone()]);
     words
 }
 
@@ -252,10 +285,12 @@ impl Fault {
     /// What OpenSSH's client says when it has no connection. The first line that says something is meant: what follows
     /// tells of the consequences.
     pub(super) fn of(said: &str) -> Self {
-        const TABLE: [(&str, Fault); 17] = [
+        const TABLE: [(&str, Fault); 18] = [
             ("open failed: connect failed", Fault::Target),
             ("open failed: administratively prohibited", Fault::Forbidden),
             ("open failed: unknown channel type", Fault::Forbidden),
+            // So through a connection that is shared, whatever the reason.
+            ("Stdio forwarding request failed", Fault::Target),
             ("Could not resolve hostname", Fault::Unreached),
             ("Connection refused", Fault::Unreached),
             ("Connection timed out", Fault::Unreached),
@@ -304,8 +339,9 @@ impl Fault {
             }
             Self::Identity => Some("log in there once with ssh, to check and remember its key"),
             Self::Refused => Some(
-                "nobody can be asked on the way: `ssh -o BatchMode=yes` must get into the jump host, by a key in an \
-                 agent or without a passphrase",
+                "what it takes stands in brackets. Where that is a password or a code, start anemos on a terminal, \
+                 which asks for it; else `ssh -o BatchMode=yes` must get in, by a key in an agent or without a \
+                 passphrase",
             ),
         }
     }
@@ -367,7 +403,7 @@ mod tests {
     #[test]
     fn each_hop_is_told_how_to_reach_the_next() {
         let way = Way::through("a,u%x@b:24,c").unwrap();
-        let words = way.command(&address(), &["ssh", "-F", "my config"], "/bin/sh").unwrap();
+        let words = way.command(&address(), &["ssh", "-F", "my config"], None, "/bin/sh").unwrap();
         assert_eq!(words.last_chunk().unwrap(), &["-W", "[10.0.0.5]:2222", "--", "c"].map(str::to_owned));
         let command = words.iter().find_map(|word| word.strip_prefix("ProxyCommand=")).unwrap();
         assert!(command.starts_with("ssh -F 'my config' -o BatchMode=yes "), "{command}");
@@ -378,10 +414,27 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_to_the_last_jump_host_may_be_shared() {
+        let way = Way::through("a,u@b:24").unwrap();
+        let Way::Jump(hops) = &way else { panic!("{way:?}") };
+        let shared = Path::new("/run/50%/way");
+        let words = login(hops, &["ssh"], shared).join(" ");
+        assert!(words.starts_with("ssh -o ControlMaster=yes -o ControlPath=/run/50%%/way -o Contr"), "{words}");
+        assert!(words.ends_with(" -l u -p 24 -N -T -x -a -- b") && !words.contains("BatchMode"), "{words}");
+        let through = way.command(&address(), &["ssh"], Some(shared), "").unwrap().join(" ");
+        assert!(through.starts_with("ssh -o ControlMaster=no -o ControlPath=/run/50%%/way -o BatchMode=yes "));
+        for words in [words, through] {
+            let (_, inner) = words.split_once("ProxyCommand=").unwrap();
+            assert!(inner.contains("ControlMaster=no") && inner.contains("ControlPath=none"), "{words}");
+            assert!(!inner.contains("/run"), "{words}");
+        }
+    }
+
+    #[test]
     fn a_command_gets_host_and_port_and_nothing_else() {
         let way = Way::Command("nc -X 5 '%h' %p # 100%%h".into());
-        let words = way.command(&address(), &["ssh"], "/bin/zsh").unwrap();
+        let words = way.command(&address(), &["ssh"], None, "/bin/zsh").unwrap();
         assert_eq!(words, ["/bin/zsh", "-c", "exec nc -X 5 '10.0.0.5' 2222 # 100%h"]);
-        assert_eq!(Way::Direct.command(&address(), &["ssh"], "/bin/sh"), None);
+        assert_eq!(Way::Direct.command(&address(), &["ssh"], None, "/bin/sh"), None);
     }
 }

@@ -5,22 +5,25 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::ssh::through::Through;
 
-/// A jump host, and a configuration for `ssh` that knows it as `NAME`.
-struct Net {
+/// Jump hosts, and a configuration for `ssh` that knows them by their names.
+pub(super) struct Net {
     dir: TempDir,
-    hosts: Vec<Server>,
+    pub(super) hosts: Vec<Server>,
 }
 
 impl Net {
     /// These jump hosts, whose servers are configured with this.
     fn new(hosts: &[(&str, &str)]) -> Self {
-        let net = Self {
-            dir: tempfile::tempdir().unwrap(),
-            hosts: hosts.iter().map(|(_, more)| Server::start(&["ed25519"], more)).collect(),
-        };
-        let names = hosts.iter().zip(&net.hosts);
-        let config: Vec<String> = names.clone().map(|((name, _), server)| net.table(name, server)).collect();
-        let known: Vec<String> = names.map(|((name, _), server)| known(name, &server.host_key("ed25519"))).collect();
+        Self::of(hosts.iter().map(|(name, more)| (*name, Server::start(&["ed25519"], more))).collect())
+    }
+
+    /// These jump hosts.
+    pub(super) fn of(hosts: Vec<(&str, Server)>) -> Self {
+        let (names, hosts): (Vec<&str>, Vec<Server>) = hosts.into_iter().unzip();
+        let net = Self { dir: tempfile::tempdir().unwrap(), hosts };
+        let names = names.iter().zip(&net.hosts);
+        let config: Vec<String> = names.clone().map(|(name, server)| net.table(name, server)).collect();
+        let known: Vec<String> = names.map(|(name, server)| known(name, &server.host_key("ed25519"))).collect();
         std::fs::write(net.config(), config.concat()).unwrap();
         std::fs::write(net.known_hosts(), known.concat()).unwrap();
         net
@@ -37,7 +40,7 @@ impl Net {
         )
     }
 
-    fn config(&self) -> PathBuf {
+    pub(super) fn config(&self) -> PathBuf {
         self.dir.path().join("config")
     }
 
@@ -48,7 +51,7 @@ impl Net {
     /// The way of `ProxyJump`, with the user's own `ssh` reading our configuration.
     fn way(&self, jumps: &str, to: &Address) -> Way {
         let config = self.config().display().to_string();
-        let words = Way::through(jumps).unwrap().command(to, &["ssh", "-F", &config], "").unwrap();
+        let words = Way::through(jumps).unwrap().command(to, &["ssh", "-F", &config], None, "").unwrap();
         let quoted = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''").replace('%', "%%")));
         Way::Command(quoted.collect::<Vec<_>>().join(" "))
     }
@@ -73,7 +76,7 @@ async fn connect_to(address: &Address, key: HostKey) -> Result<Connected, Connec
 }
 
 /// Waits until something is so.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = soon();
     while !holds() {
         assert!(Instant::now() < end, "{what}");
