@@ -1,128 +1,15 @@
 //! From a lock to an image, and checks that an image is the lock's.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
-use crate::command::failure_of;
+use crate::archive::Packages;
 use crate::error::{Error, Failure, ImageError};
-use crate::fetch::{Fetcher, Sink};
+use crate::fetch::Fetcher;
 use crate::sha::{Hasher, HashingWriter, Sha256, TeeReader};
 use crate::{Lock, Package, Time, Tree, deb, fixup, newc};
-
-/// Where packages come from.
-pub trait Packages: Sync {
-    /// The package's bytes, verified against its size and hash. When `stop` becomes true the result is not wanted
-    /// any more.
-    fn get(&self, package: &Package, stop: &AtomicBool) -> Result<Vec<u8>, Error>;
-
-    /// Writes the package, verified, to a file of its own: for one that is too large to hold.
-    fn store(&self, package: &Package, into: &File) -> Result<(), Error>;
-
-    /// Says more of an error of [`get`](Self::get), where more can be found out.
-    fn explain(&self, error: Error, _lock: &Lock) -> Error {
-        error
-    }
-}
-
-/// Packages from mirrors, and from the snapshot archive when no mirror has them any more.
-pub struct Archive<'a> {
-    fetcher: &'a Fetcher,
-    mirrors: Vec<String>,
-    find_snapshot: Box<dyn Fn() -> Option<String> + Sync + 'a>,
-    snapshot: OnceLock<Option<String>>,
-    made: Time,
-}
-
-/// How long is spent on finding out which packages have left a mirror, once one has.
-const LOOK: Duration = Duration::from_secs(15);
-
-/// What the snapshot archive's address has in place of the time.
-pub const SNAPSHOT_ID: &str = "@SNAPSHOTID@";
-
-impl<'a> Archive<'a> {
-    /// Packages from these mirrors, in this order, for this lock.
-    ///
-    /// `snapshot` finds the address of a snapshot archive, with [`SNAPSHOT_ID`] in it. It is called once, and only when
-    /// a package is missing.
-    pub fn new(
-        fetcher: &'a Fetcher,
-        lock: &Lock,
-        mirrors: Vec<String>,
-        snapshot: impl Fn() -> Option<String> + Sync + 'a,
-    ) -> Self {
-        let find_snapshot = Box::new(snapshot);
-        Self { fetcher, mirrors, find_snapshot, snapshot: OnceLock::new(), made: lock.made }
-    }
-
-    fn write(&self, package: &Package, stop: &AtomicBool, out: &mut dyn Sink) -> Result<(), Error> {
-        let urls: Vec<String> = self.mirrors.iter().map(|mirror| below(mirror, &package.path)).collect();
-        let mut attempts = Vec::new();
-        let mut get = |url: &str| self.fetcher.pinned(url, (package.size, package.sha256), stop, out);
-        if self.fetcher.try_each(&urls, stop, &mut attempts, &mut get) {
-            return Ok(());
-        }
-        let called_off = || stop.load(Ordering::Relaxed) || self.fetcher.is_cancelled();
-        let snapshot = if called_off() { &None } else { self.snapshot.get_or_init(&self.find_snapshot) };
-        if let Some(snapshot) = snapshot {
-            let url = below(&snapshot.replace(SNAPSHOT_ID, &self.made.snapshot_id()), &package.path);
-            if self.fetcher.try_each(&[url], stop, &mut attempts, &mut get) {
-                return Ok(());
-            }
-        }
-        // When nobody else has the package, the servers that were busy or broke off are asked again.
-        if self.fetcher.try_again(stop, &mut attempts, &mut get) {
-            return Ok(());
-        }
-        let left = !attempts.is_empty() && attempts.iter().all(|attempt| attempt.failure == Failure::NotFound);
-        if left && snapshot.is_none() && !called_off() {
-            return Err(Error::Left { file: package.path.clone(), attempts, packages: Vec::new(), asked: 0 });
-        }
-        Err(self.fetcher.none_of(&package.path, attempts))
-    }
-
-    /// Whether no mirror has the package any more. Little more than the answer's head is fetched.
-    fn has_left(&self, package: &Package) -> bool {
-        self.mirrors.iter().all(|mirror| {
-            let body = self.fetcher.open(&below(mirror, &package.path), package.size);
-            // A tool that speaks TLS for us says that there is no such file only when its output is read.
-            let read = body.and_then(|mut body| body.read(&mut [0]).map_err(failure_of));
-            read == Err(Failure::NotFound)
-        })
-    }
-}
-
-fn below(base: &str, path: &str) -> String {
-    format!("{}/{path}", base.trim_end_matches('/'))
-}
-
-impl Packages for Archive<'_> {
-    fn get(&self, package: &Package, stop: &AtomicBool) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        self.write(package, stop, &mut bytes).map(|()| bytes)
-    }
-
-    fn store(&self, package: &Package, mut into: &File) -> Result<(), Error> {
-        self.write(package, &AtomicBool::new(false), &mut into)
-    }
-
-    fn explain(&self, mut error: Error, lock: &Lock) -> Error {
-        if let Error::Left { packages, asked, .. } = &mut error {
-            let until = Instant::now() + LOOK;
-            let in_time = || Instant::now() < until && !self.fetcher.is_cancelled();
-            for package in lock.packages.iter().take_while(|_| in_time()) {
-                *asked += 1;
-                if self.has_left(package) {
-                    packages.push(package.name.clone());
-                }
-            }
-        }
-        error
-    }
-}
 
 /// How far a build is.
 #[derive(Clone, Copy, Debug)]

@@ -115,6 +115,21 @@ impl Fetcher {
 
     /// Opens an address for reading, at most `limit` bytes. Errors while reading carry a [`Failure`].
     pub fn open(&self, url: &str, limit: u64) -> Result<Body<'_>, Failure> {
+        self.ask(url, limit, false)
+    }
+
+    /// Whether an address has a file. Little more than the answer's head is fetched, unless apt-helper has to do it.
+    pub fn look(&self, url: &str) -> Result<(), Failure> {
+        let answer = match self.ask(url, u64::MAX, true) {
+            // Not every server knows HEAD.
+            Err(Failure::Status(405 | 501)) => self.open(url, u64::MAX),
+            answer => answer,
+        };
+        // A tool that speaks TLS for us says that there is no such file only when its output is read.
+        answer?.read(&mut [0]).map_err(failure_of).map(drop)
+    }
+
+    fn ask(&self, url: &str, limit: u64, only_head: bool) -> Result<Body<'_>, Failure> {
         let mut url = url.to_owned();
         for redirects in 0..=REDIRECTS {
             if self.is_cancelled() {
@@ -125,11 +140,11 @@ impl Fetcher {
                 // A server must not choose which file of this machine is opened: to open a device may do something.
                 "" | "file" if redirects == 0 => return self.open_file(Path::new(rest), limit),
                 "" | "file" => return Err(Failure::Connection(format!("redirected to {url}, which is no server's"))),
-                "https" => return self.open_by_tool(&url, limit),
+                "https" => return self.open_by_tool(&url, limit, only_head),
                 "http" if self.proxies().is_some_and(|proxies| proxies.is_for(&url)) => {
-                    return self.open_by_tool(&url, limit);
+                    return self.open_by_tool(&url, limit, only_head);
                 }
-                "http" => match self.open_http(&url, limit)? {
+                "http" => match self.open_http(&url, limit, only_head)? {
                     Answer::Body(body) => return Ok(body),
                     Answer::Elsewhere(location) => url = location,
                 },
@@ -284,8 +299,9 @@ impl Fetcher {
         Ok(Body { fetcher: self, inner: Box::new(file), remote: false, received: 0, limit, promised: None })
     }
 
-    fn open_http(&self, url: &str, limit: u64) -> Result<Answer<'_>, Failure> {
-        let response = self.agent.get(url).call().map_err(|error| self.http_failure(&error))?;
+    fn open_http(&self, url: &str, limit: u64, only_head: bool) -> Result<Answer<'_>, Failure> {
+        let request = if only_head { self.agent.head(url) } else { self.agent.get(url) };
+        let response = request.call().map_err(|error| self.http_failure(&error))?;
         let status = response.status();
         if status.is_redirection() {
             let location = response.headers().get("location").and_then(|value| value.to_str().ok());
@@ -302,6 +318,10 @@ impl Fetcher {
             }
             other => return Err(Failure::Status(other)),
         }
+        if only_head {
+            let inner = Box::new(io::empty());
+            return Ok(Answer::Body(Body { fetcher: self, inner, remote: true, received: 0, limit, promised: None }));
+        }
         let promised = response.body().content_length();
         if promised.is_some_and(|promised| promised > limit) {
             return Err(Failure::TooLong { expected: limit });
@@ -311,8 +331,8 @@ impl Fetcher {
         Ok(Answer::Body(Body { fetcher: self, inner: Box::new(inner), remote: true, received: 0, limit, promised }))
     }
 
-    fn open_by_tool(&self, url: &str, limit: u64) -> Result<Body<'_>, Failure> {
-        for mut tool in self.tools(url) {
+    fn open_by_tool(&self, url: &str, limit: u64, only_head: bool) -> Result<Body<'_>, Failure> {
+        for mut tool in self.tools(url, only_head) {
             if on_path(tool.get_program().as_ref()) {
                 if let Some(proxies) = self.proxies() {
                     proxies.tell(&mut tool);
@@ -324,14 +344,16 @@ impl Fetcher {
         Err(Failure::Connection(format!("{what} needs curl, wget or apt-helper, and none is installed")))
     }
 
-    /// Commands that fetch `url`, each of another tool.
-    fn tools(&self, url: &str) -> [Command; 3] {
+    /// Commands that fetch `url`, each of another tool. Where only the head is wanted, curl gives nothing of the file;
+    /// the others begin with the whole of it.
+    fn tools(&self, url: &str, only_head: bool) -> [Command; 3] {
         let seconds = |duration: Duration| duration.as_secs().max(1).to_string();
         let (connect, stall, total) =
             (seconds(self.limits.connect), seconds(self.limits.stall), seconds(self.limits.total));
         let mut curl = Command::new("curl");
         curl.args(["--fail", "--silent", "--show-error", "--location", "--proto", "=http,https"])
             .args(["--connect-timeout", &connect, "--speed-limit", "1", "--speed-time", &stall, "--max-time", &total])
+            .args(if only_head { &["--head", "--output", "/dev/null"][..] } else { &[] })
             .args(["--", url]);
         let mut wget = Command::new("wget");
         wget.args(["--no-verbose", "--output-document=-", "--tries=1"])
@@ -653,7 +675,8 @@ mod tests {
             (429, Failure::Busy { status: 429, after: None }),
             (503, Failure::Busy { status: 503, after: None }),
         ] {
-            for tool in fetcher.tools(&format!("http://{address}/{status}")) {
+            let url = format!("http://{address}/{status}");
+            for tool in fetcher.tools(&url, false).into_iter().chain(fetcher.tools(&url, true)) {
                 let name = tool.get_program().to_owned();
                 if on_path(name.as_ref()) {
                     let read = fetcher.open_with(tool, 10).and_then(|mut body| body.read(&mut [0]).map_err(failure_of));
@@ -662,7 +685,7 @@ mod tests {
             }
         }
         // apt tries again by itself.
-        for tool in fetcher.tools(&format!("http://{address}/200")).into_iter().take(2) {
+        for tool in fetcher.tools(&format!("http://{address}/200"), false).into_iter().take(2) {
             let name = tool.get_program().to_owned();
             if on_path(name.as_ref()) {
                 let mut body = fetcher.open_with(tool, 10).unwrap();

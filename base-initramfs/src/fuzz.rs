@@ -67,8 +67,7 @@ fn lock(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(lock) = Lock::parse("fuzz", text) {
         lock.download_size();
-        let kernel = lock.kernel.iter().flat_map(|kernel| &kernel.packages);
-        for package in lock.packages.iter().chain(kernel) {
+        for package in lock.all_packages() {
             assert!(!package.path.split('/').any(|part| matches!(part, "" | "." | "..")), "{}", package.path);
         }
         let mut lock = lock;

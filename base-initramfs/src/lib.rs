@@ -6,13 +6,16 @@
 //! and fixed times. So an image can be built on any machine, and checked on every one.
 //!
 //! - [`build`] makes the image from packages, that an [`Archive`] fetches;
+//! - [`check`] says which packages have left the mirrors;
 //! - [`verify`], [`copy_verified`] and [`fetch_image`] check one that exists;
 //! - [`Segment`] writes the other, small segments of an initramfs;
 //! - [`deb::read`] gives the files of any package, such as the lock's kernel.
 
 mod apt_config;
 mod apt_sources;
+mod archive;
 mod build;
+mod check;
 mod command;
 pub mod deb;
 mod error;
@@ -32,7 +35,9 @@ mod time;
 mod tree;
 
 pub use apt_sources::{mirrors_from_apt_sources, security_from_apt_sources};
-pub use build::{Archive, Image, Packages, Progress, SNAPSHOT_ID, build, copy_verified, fetch_image, verify};
+pub use archive::{Archive, Left, Packages, SNAPSHOT_ID};
+pub use build::{Image, Progress, build, copy_verified, fetch_image, verify};
+pub use check::check;
 pub use error::{Attempt, Error, Failure, ImageError};
 pub use exclude::Exclude;
 pub use fetch::{Body, Fetcher, Limits};

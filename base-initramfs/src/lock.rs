@@ -194,6 +194,11 @@ impl Lock {
         text
     }
 
+    /// The packages of the image, and then those of the kernel.
+    pub fn all_packages(&self) -> impl Iterator<Item = &Package> {
+        self.packages.iter().chain(self.kernel.iter().flat_map(|kernel| &kernel.packages))
+    }
+
     /// Bytes to download for the image.
     pub fn download_size(&self) -> u64 {
         self.packages.iter().fold(0, |sum, package| sum.saturating_add(package.size))

@@ -4,7 +4,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use anemos_base::{Archive, Error, Failure, Fetcher, Limits, Lock, Proxies, Sha256, build, fetch_image};
+use anemos_base::{
+    Archive, Error, Failure, Fetcher, Kernel, Left, Limits, Lock, Proxies, Sha256, build, check, fetch_image,
+};
 use common::{Reply, Server, Shelf, deb_of, file, image, locked};
 
 fn fetcher() -> Fetcher {
@@ -157,6 +159,57 @@ fn what_has_left_is_named_where_no_snapshots_are_known() {
     full.set(BETA, Reply::Status(500));
     let error = built(&fetcher(), &lock, &[&mirror, &full], None).unwrap_err();
     assert!(matches!(error, Error::Fetch { .. }), "{error}");
+}
+
+/// What has left is told without a download, with where it still is; and a mirror that can't tell is an error.
+#[test]
+fn what_has_left_is_looked_for_without_downloading_it() {
+    let (mut lock, shelf) = debs();
+    // The last one is the kernel's.
+    let kernel = lock.packages.pop().unwrap();
+    lock.kernel = Some(Kernel { release: "6.12-x".to_owned(), packages: vec![kernel] });
+    let (mirror, snapshot) = (Server::start(), Server::start());
+    serve(&mirror, &shelf);
+    let template = format!("{}/archive/@SNAPSHOTID@/", snapshot.url);
+    let left = |mirrors: &[&Server], template: Option<&str>| {
+        let fetcher = patient(Duration::from_secs(9));
+        let mirrors = mirrors.iter().map(|server| server.url.clone()).collect();
+        let archive = Archive::new(&fetcher, &lock, mirrors, || template.map(str::to_owned));
+        let mut done = Vec::new();
+        let left = check(&lock, &archive, &mut |number| done.push(number));
+        assert!(left.is_err() || done == [1, 2], "{done:?}");
+        // Of a server that knows no HEAD, as much as comes with it.
+        assert!(fetcher.downloaded() <= 1, "{}", fetcher.downloaded());
+        left
+    };
+    assert_eq!(left(&[&mirror], None).unwrap(), []);
+    mirror.set(BETA, Reply::NoHead(shelf.0[BETA].clone()));
+    assert_eq!(left(&[&mirror], None).unwrap(), []);
+    mirror.set(BETA, Reply::First(1, Box::new(Reply::Busy(1, 503, Some(1), Vec::new())), shelf.0[BETA].clone()));
+    assert_eq!(left(&[&mirror], None).unwrap(), []);
+    mirror.set(BETA, Reply::Status(404));
+    let beta = |still| Left { name: "beta".to_owned(), version: "1".to_owned(), still };
+    let none = beta(Err("no archive of past versions is known".to_owned()));
+    assert_eq!(left(&[&mirror], None).unwrap(), std::slice::from_ref(&none));
+    // The snapshot archive lacks it, can't tell, and has it.
+    let place = format!("archive/{}/{BETA}", lock.made.snapshot_id());
+    for (reply, why) in [(Reply::Status(404), "not found"), (Reply::Status(500), "answered 500")] {
+        snapshot.set(&place, reply);
+        let [Left { still: Err(said), .. }] = &left(&[&mirror], Some(&template)).unwrap()[..] else { panic!("{why}") };
+        assert!(said.starts_with("the archive of past versions: ") && said.contains(why), "{said}");
+    }
+    snapshot.set(&place, Reply::Bytes(shelf.0[BETA].clone()));
+    let at = format!("{}/{place}", snapshot.url);
+    assert_eq!(left(&[&mirror], Some(&template)).unwrap(), [beta(Ok(at))]);
+    // Another mirror has it, or nothing more.
+    let (empty, full) = (Server::start(), Server::start());
+    serve(&full, &shelf);
+    assert_eq!(left(&[&mirror, &full], None).unwrap(), []);
+    assert_eq!(left(&[&mirror, &empty], None).unwrap(), [none]);
+    // One that can't tell may have it.
+    empty.set(BETA, Reply::Status(500));
+    let error = left(&[&mirror, &empty], Some(&template)).unwrap_err().to_string();
+    assert!(error.starts_with(BETA) && error.contains("answered 500"), "{error}");
 }
 
 #[test]

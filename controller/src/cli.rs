@@ -27,7 +27,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 Exit status:
   0    all hosts deployed (plan, status, logs, base: it did what it should)
-  1    internal error
+  1    internal error (base check: packages have left the mirror)
   2    bad input or usage: hosts.toml, a payload, a lock, an argument, no such host in RAM
   3    refused: by you, for want of a terminal to ask on, or, of a plan, for what a host lacks
   4    some host was not deployed but untouched or held, asked for or not; its summary says why
@@ -384,6 +384,22 @@ pub enum Base {
         /// The image to write (zstd); default: the cache that uploads are taken from
         #[arg(long, short)]
         output: Option<PathBuf>,
+        /// URL of a package archive; default: this machine's own
+        #[arg(long)]
+        mirror: Option<String>,
+        /// URL of an archive of past versions, with @SNAPSHOTID@ where the time goes; default: the one that this
+        /// machine's apt knows
+        #[arg(long)]
+        snapshot: Option<String>,
+    },
+    /// Say which packages of a lock have left the mirror, and where they still are
+    ///
+    /// Asks for each package of the image and of the kernel, and downloads none. Hosts that build their base get what
+    /// has left from an archive of past versions, if one is known.
+    #[command(after_help = "Exit status: 0 all are there, 1 some have left, 2 bad input, or a mirror can't be asked.")]
+    Check {
+        /// The lock; default: the one in this executable
+        lock: Option<PathBuf>,
         /// URL of a package archive; default: this machine's own
         #[arg(long)]
         mirror: Option<String>,

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 pub use list::BaseList;
 
-use crate::build::{self, Archive, Progress};
+use crate::archive::Archive;
+use crate::build::{self, Progress};
 use crate::{Error, Fetcher, Kernel, Lock, Package, Sha256, Time};
 
 /// How to make a lock.

@@ -141,6 +141,8 @@ pub enum Reply {
     /// So many times a status with `Retry-After`, if any, and then the bytes.
     Busy(usize, u16, Option<u64>, Vec<u8>),
     Elsewhere(String),
+    /// To GET. HEAD is not allowed.
+    NoHead(Vec<u8>),
     /// Hangs up without an answer.
     Nothing,
     /// So many times another reply, and then the bytes.
@@ -189,6 +191,7 @@ fn answer(mut stream: TcpStream, replies: &Mutex<HashMap<String, Reply>>, asked:
             break;
         }
     }
+    let only_head = request.starts_with("HEAD ");
     let path = request.split_whitespace().nth(1)?.to_owned();
     asked.lock().unwrap().push(path.clone());
     let reply = match replies.lock().unwrap().get_mut(&path) {
@@ -210,7 +213,9 @@ fn answer(mut stream: TcpStream, replies: &Mutex<HashMap<String, Reply>>, asked:
         format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n")
     };
     match reply {
-        Reply::Bytes(bytes) => {
+        Reply::NoHead(_) if only_head => stream.write_all(head(405, 0, "").as_bytes()).ok()?,
+        Reply::Bytes(bytes) if only_head => stream.write_all(head(200, bytes.len(), "").as_bytes()).ok()?,
+        Reply::Bytes(bytes) | Reply::NoHead(bytes) => {
             stream.write_all(head(200, bytes.len(), "").as_bytes()).ok()?;
             stream.write_all(&bytes).ok()?;
         }

@@ -5,7 +5,7 @@ use std::io::{BufReader, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use anemos_base::{BaseList, DEBIAN_KEYRING, Progress, Resolve, SNAPSHOT_ID, Time};
+use anemos_base::{BaseList, DEBIAN_KEYRING, Left, Lock, Progress, Resolve, SNAPSHOT_ID, Time};
 
 use super::{CommandError, Status, line};
 use crate::cli::Base;
@@ -17,9 +17,7 @@ pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
     tokio::task::spawn_blocking(move || match args {
         Base::Lock { list, output, mirror } => lock(&list, &output, mirror.as_deref()),
         Base::Build { lock, output, mirror, snapshot } => {
-            if snapshot.as_ref().is_some_and(|url| !url.contains(SNAPSHOT_ID)) {
-                return Err(CommandError::bad_input(format!("--snapshot must have {SNAPSHOT_ID} where the time goes")));
-            }
+            is_of_a_time(snapshot.as_deref())?;
             let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
             let output = match output {
                 Some(output) => output,
@@ -28,6 +26,11 @@ pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
             base::build(&lock, &output, (mirror.as_deref(), snapshot.as_deref()), &showing())?;
             line(output.display());
             Ok(Status::Done)
+        }
+        Base::Check { lock, mirror, snapshot } => {
+            is_of_a_time(snapshot.as_deref())?;
+            let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
+            check(&lock, (mirror.as_deref(), snapshot.as_deref()))
         }
         Base::Verify { image, lock } => {
             let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
@@ -52,20 +55,51 @@ pub(super) fn showing() -> Showing {
     Arc::new(show)
 }
 
+/// Shows on a terminal how far something is; nothing ends it.
+fn on_terminal(text: std::fmt::Arguments<'_>) {
+    if std::io::stderr().is_terminal() {
+        // Only for the eye.
+        let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
+    }
+}
+
 /// Shows what takes its time: how far the building of an image is only on a terminal.
 fn show(doing: Doing<'_>) {
-    let on_terminal = |text: std::fmt::Arguments<'_>| {
-        if std::io::stderr().is_terminal() {
-            // Only for the eye.
-            let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
-        }
-    };
     match doing {
         Doing::Building(Progress { done, total, package, .. }) => on_terminal(format_args!("{done}/{total} {package}")),
         Doing::Built => on_terminal(format_args!("")),
         Doing::Asking(hosts) => screen::note(&format!("asking ssh how to reach {hosts} hosts")),
         Doing::Packing(payload) => screen::note(&format!("packing {}", payload.display())),
     }
+}
+
+fn is_of_a_time(snapshot: Option<&str>) -> Result<(), CommandError> {
+    if snapshot.is_some_and(|url| !url.contains(SNAPSHOT_ID)) {
+        return Err(CommandError::bad_input(format!("--snapshot must have {SNAPSHOT_ID} where the time goes")));
+    }
+    Ok(())
+}
+
+fn check(lock: &Lock, places: (Option<&str>, Option<&str>)) -> Result<Status, CommandError> {
+    let total = lock.all_packages().count();
+    let all_left = base::left(lock, places, &mut |done| on_terminal(format_args!("{done}/{total}")));
+    on_terminal(format_args!(""));
+    let all_left = all_left?;
+    for Left { name, version, still } in &all_left {
+        match still {
+            Ok(url) => line(format_args!("{name} {version} has left the mirror; it is at {url}")),
+            Err(why) => line(format_args!("{name} {version} has left the mirror; {why}")),
+        }
+    }
+    match all_left.len() {
+        0 => {
+            line(format_args!("all {total} packages are at the mirror"));
+            return Ok(Status::Done);
+        }
+        left if left == total => line(format_args!("none of the {total} packages is there: this may be no mirror")),
+        left => line(format_args!("{left} of {total} packages have left the mirror")),
+    }
+    Ok(Status::Left)
 }
 
 fn lock(list: &Path, output: &Path, mirror: Option<&str>) -> Result<Status, CommandError> {
@@ -91,5 +125,37 @@ mod tests {
         let build = Base::Build { lock: None, output: Some("/nonexistent/image".into()), mirror: None, snapshot };
         let error = run(build).await.map(|_| ()).unwrap_err();
         assert!(error.message.starts_with("--snapshot must have @SNAPSHOTID@"), "{}", error.message);
+    }
+
+    #[tokio::test]
+    async fn a_lock_is_checked_against_a_mirror() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lock, mirror) = (dir.path().join("my.lock"), dir.path().join("mirror"));
+        let hash = "0".repeat(64);
+        let package = |name: &str| {
+            let path = format!("path = \"pool/{name}.deb\", size = 1, sha256 = \"{hash}\"");
+            format!("packages = [{{ name = \"{name}\", version = \"1\", {path} }}]\n")
+        };
+        let (image, kernel) = (package("a"), package("linux"));
+        let text = format!(
+            "format = 1\narch = \"amd64\"\nsuite = \"trixie\"\nmade = \"2026-01-02T03:04:05Z\"\n\
+             image = \"{hash}\"\nimage_size = 1\nskeleton = \"{hash}\"\n{image}[kernel]\nrelease = \"6\"\n{kernel}"
+        );
+        fs::write(&lock, text).unwrap();
+        fs::create_dir_all(mirror.join("pool")).unwrap();
+        let check = |mirror: String| {
+            let snapshot = Some(format!("{}/past/@SNAPSHOTID@/", dir.path().display()));
+            run(Base::Check { lock: Some(lock.clone()), mirror: Some(mirror), snapshot })
+        };
+        let here = format!("file://{}", mirror.display());
+        for (name, status, code) in [("", Status::Left, 1), ("linux", Status::Left, 1), ("a", Status::Done, 0)] {
+            fs::write(mirror.join(format!("pool/{name}.deb")), "x").unwrap();
+            let found = check(here.clone()).await.unwrap();
+            assert_eq!((found, found.code()), (status, code), "{name}");
+        }
+        // One that can't be asked is not one that packages have left.
+        let error = check("http://127.0.0.1:1/debian".to_owned()).await.map(|_| ()).unwrap_err();
+        assert_eq!(error.status, Status::BadInput);
+        assert!(error.message.starts_with("whether packages have left is not known: pool/"), "{}", error.message);
     }
 }

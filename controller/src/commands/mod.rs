@@ -26,6 +26,8 @@ pub enum Status {
     Done,
     /// Something that should not happen.
     Internal,
+    /// Packages of a lock have left the mirror.
+    Left,
     /// Bad input or usage.
     BadInput,
     /// The plan was refused.
@@ -43,7 +45,7 @@ impl Status {
     pub fn code(self) -> u8 {
         match self {
             Self::Done => 0,
-            Self::Internal => 1,
+            Self::Internal | Self::Left => 1,
             Self::BadInput => 2,
             Self::Refused => 3,
             Self::NotAll => 4,

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anemos_base::{Archive, Fetcher, Limits, Lock, Progress, Proxies};
+use anemos_base::{Archive, Fetcher, Left, Limits, Lock, Progress, Proxies};
 
 use super::error::RunError;
 use crate::engine::Blob;
@@ -58,6 +58,28 @@ pub fn fetcher() -> Fetcher {
     fetcher
 }
 
+/// Where the packages of a lock are: at the mirror and the snapshot archive given, else at those that are known here.
+fn archive<'a>(
+    fetcher: &'a Fetcher,
+    lock: &Lock,
+    (mirror, snapshot): (Option<&str>, Option<&'a str>),
+) -> Result<Archive<'a>, RunError> {
+    let snapshot = move || snapshot.map(str::to_owned).or_else(known_snapshot);
+    Ok(Archive::new(fetcher, lock, mirrors(mirror)?, snapshot))
+}
+
+/// The packages of a lock that have left the mirror. `looked` is told of how many this is known.
+pub fn left(
+    lock: &Lock,
+    places: (Option<&str>, Option<&str>),
+    looked: &mut dyn FnMut(usize),
+) -> Result<Vec<Left>, RunError> {
+    let fetcher = fetcher();
+    let archive = archive(&fetcher, lock, places)?;
+    anemos_base::check(lock, &archive, looked)
+        .map_err(|error| RunError::bad_input(format!("whether packages have left is not known: {error}")))
+}
+
 /// Builds the image into a file, which is there only if it is whole.
 pub fn build(
     lock: &Lock,
@@ -67,8 +89,7 @@ pub fn build(
 ) -> Result<(), RunError> {
     let io = |e: std::io::Error| RunError::bad_input(format!("{}: {e}", output.display()));
     let fetcher = fetcher();
-    let snapshot = || snapshot.map(str::to_owned).or_else(known_snapshot);
-    let archive = Archive::new(&fetcher, lock, mirrors(mirror)?, snapshot);
+    let archive = archive(&fetcher, lock, (mirror, snapshot))?;
     let mut partial = output.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = PathBuf::from(partial);

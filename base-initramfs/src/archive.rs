@@ -1,0 +1,166 @@
+//! Where packages are: at mirrors, and at the snapshot archive when no mirror has them any more.
+
+use std::fs::File;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::apt_sources::without_credentials;
+use crate::error::{Attempt, Error, Failure};
+use crate::fetch::{Fetcher, Sink};
+use crate::{Lock, Package, Time};
+
+/// Where packages come from.
+pub trait Packages: Sync {
+    /// The package's bytes, verified against its size and hash. When `stop` becomes true the result is not wanted
+    /// any more.
+    fn get(&self, package: &Package, stop: &AtomicBool) -> Result<Vec<u8>, Error>;
+
+    /// Writes the package, verified, to a file of its own: for one that is too large to hold.
+    fn store(&self, package: &Package, into: &File) -> Result<(), Error>;
+
+    /// Says more of an error of [`get`](Self::get), where more can be found out.
+    fn explain(&self, error: Error, _lock: &Lock) -> Error {
+        error
+    }
+}
+
+/// Packages from mirrors, and from the snapshot archive when no mirror has them any more.
+pub struct Archive<'a> {
+    fetcher: &'a Fetcher,
+    mirrors: Vec<String>,
+    find_snapshot: Box<dyn Fn() -> Option<String> + Sync + 'a>,
+    snapshot: OnceLock<Option<String>>,
+    made: Time,
+}
+
+/// A package that no mirror has any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The address where a snapshot archive has it, or why none is known.
+    pub still: Result<String, String>,
+}
+
+/// How long is spent on finding out which packages have left a mirror, once one has.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// What the snapshot archive's address has in place of the time.
+pub const SNAPSHOT_ID: &str = "@SNAPSHOTID@";
+
+impl<'a> Archive<'a> {
+    /// Packages from these mirrors, in this order, for this lock.
+    ///
+    /// `snapshot` finds the address of a snapshot archive, with [`SNAPSHOT_ID`] in it. It is called once, and only when
+    /// a package is missing.
+    pub fn new(
+        fetcher: &'a Fetcher,
+        lock: &Lock,
+        mirrors: Vec<String>,
+        snapshot: impl Fn() -> Option<String> + Sync + 'a,
+    ) -> Self {
+        let find_snapshot = Box::new(snapshot);
+        Self { fetcher, mirrors, find_snapshot, snapshot: OnceLock::new(), made: lock.made }
+    }
+
+    fn write(&self, package: &Package, stop: &AtomicBool, out: &mut dyn Sink) -> Result<(), Error> {
+        let urls = self.at_mirrors(package);
+        let mut attempts = Vec::new();
+        let mut get = |url: &str| self.fetcher.pinned(url, (package.size, package.sha256), stop, out);
+        if self.fetcher.try_each(&urls, stop, &mut attempts, &mut get) {
+            return Ok(());
+        }
+        let called_off = || stop.load(Ordering::Relaxed) || self.fetcher.is_cancelled();
+        let past = if called_off() { None } else { self.at_snapshot(package) };
+        if let Some(url) = &past
+            && self.fetcher.try_each(std::slice::from_ref(url), stop, &mut attempts, &mut get)
+        {
+            return Ok(());
+        }
+        // When nobody else has the package, the servers that were busy or broke off are asked again.
+        if self.fetcher.try_again(stop, &mut attempts, &mut get) {
+            return Ok(());
+        }
+        if is_gone(&attempts) && past.is_none() && !called_off() {
+            return Err(Error::Left { file: package.path.clone(), attempts, packages: Vec::new(), asked: 0 });
+        }
+        Err(self.fetcher.none_of(&package.path, attempts))
+    }
+
+    /// Whether no mirror has the package any more.
+    fn has_left(&self, package: &Package) -> bool {
+        let gone = |url: &String| self.fetcher.look(url) == Err(Failure::NotFound);
+        self.at_mirrors(package).iter().all(gone)
+    }
+
+    fn at_mirrors(&self, package: &Package) -> Vec<String> {
+        self.mirrors.iter().map(|mirror| below(mirror, &package.path)).collect()
+    }
+
+    fn at_snapshot(&self, package: &Package) -> Option<String> {
+        let snapshot = self.snapshot.get_or_init(&self.find_snapshot).as_ref()?;
+        Some(below(&snapshot.replace(SNAPSHOT_ID, &self.made.snapshot_id()), &package.path))
+    }
+
+    /// What is known of a package that no mirror has any more; `None` if one has it. Nothing is downloaded.
+    ///
+    /// Fails if a mirror can't tell: then it may have the package.
+    pub(crate) fn left(&self, package: &Package, stop: &AtomicBool) -> Result<Option<Left>, Error> {
+        let asked = |urls: &[String]| {
+            let (mut attempts, mut look) = (Vec::new(), |url: &str| self.fetcher.look(url));
+            let found = self.fetcher.try_each(urls, stop, &mut attempts, &mut look)
+                || self.fetcher.try_again(stop, &mut attempts, &mut look);
+            if found { Ok(()) } else { Err(attempts) }
+        };
+        match asked(&self.at_mirrors(package)) {
+            Ok(()) => return Ok(None),
+            Err(attempts) if is_gone(&attempts) => {}
+            Err(attempts) => return Err(self.fetcher.none_of(&package.path, attempts)),
+        }
+        let still = match self.at_snapshot(package) {
+            None => Err("no archive of past versions is known".to_owned()),
+            Some(url) => match asked(std::slice::from_ref(&url)) {
+                Ok(()) => Ok(without_credentials(&url)),
+                Err(attempts) => Err(self.fetcher.none_of("the archive of past versions", attempts).to_string()),
+            },
+        };
+        Ok(Some(Left { name: package.name.clone(), version: package.version.clone(), still }))
+    }
+}
+
+/// Whether whoever was asked doesn't have it.
+fn is_gone(attempts: &[Attempt]) -> bool {
+    !attempts.is_empty() && attempts.iter().all(|attempt| attempt.failure == Failure::NotFound)
+}
+
+fn below(base: &str, path: &str) -> String {
+    format!("{}/{path}", base.trim_end_matches('/'))
+}
+
+impl Packages for Archive<'_> {
+    fn get(&self, package: &Package, stop: &AtomicBool) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        self.write(package, stop, &mut bytes).map(|()| bytes)
+    }
+
+    fn store(&self, package: &Package, mut into: &File) -> Result<(), Error> {
+        self.write(package, &AtomicBool::new(false), &mut into)
+    }
+
+    fn explain(&self, mut error: Error, lock: &Lock) -> Error {
+        if let Error::Left { packages, asked, .. } = &mut error {
+            let until = Instant::now() + LOOK;
+            let in_time = || Instant::now() < until && !self.fetcher.is_cancelled();
+            for package in lock.packages.iter().take_while(|_| in_time()) {
+                *asked += 1;
+                if self.has_left(package) {
+                    packages.push(package.name.clone());
+                }
+            }
+        }
+        error
+    }
+}
