@@ -74,17 +74,15 @@ impl<'a> Archive<'a> {
             return Ok(());
         }
         let called_off = || stop.load(Ordering::Relaxed) || self.fetcher.is_cancelled();
-        let past = if called_off() { None } else { self.at_snapshot(package) };
-        if let Some(url) = &past
-            && self.fetcher.try_each(std::slice::from_ref(url), stop, &mut attempts, &mut get)
-        {
+        let past = if called_off() { Vec::new() } else { self.at_snapshots(package) };
+        if self.fetcher.try_each(&past, stop, &mut attempts, &mut get) {
             return Ok(());
         }
         // When nobody else has the package, the servers that were busy or broke off are asked again.
         if self.fetcher.try_again(stop, &mut attempts, &mut get) {
             return Ok(());
         }
-        if is_gone(&attempts) && past.is_none() && !called_off() {
+        if is_gone(&attempts) && past.is_empty() && !called_off() {
             return Err(Error::Left { file: package.path.clone(), attempts, packages: Vec::new(), asked: 0 });
         }
         Err(self.fetcher.none_of(&package.path, attempts))
@@ -100,9 +98,12 @@ impl<'a> Archive<'a> {
         self.mirrors.iter().map(|mirror| below(mirror, &package.path)).collect()
     }
 
-    fn at_snapshot(&self, package: &Package) -> Option<String> {
-        let snapshot = self.snapshot.get_or_init(&self.find_snapshot).as_ref()?;
-        Some(below(&snapshot.replace(SNAPSHOT_ID, &self.made.snapshot_id()), &package.path))
+    /// Where the snapshot archive may have it; nowhere if none is known.
+    fn at_snapshots(&self, package: &Package) -> Vec<String> {
+        let Some(snapshot) = self.snapshot.get_or_init(&self.find_snapshot) else { return Vec::new() };
+        // It takes what is in an archive some time after that was made. What was in it then stays for more than a day.
+        let times = [self.made.after(24 * 3600), self.made];
+        times.map(|time| below(&snapshot.replace(SNAPSHOT_ID, &time.snapshot_id()), &package.path)).into()
     }
 
     /// What is known of a package that no mirror has any more; `None` if one has it. Nothing is downloaded.
@@ -110,22 +111,22 @@ impl<'a> Archive<'a> {
     /// Fails if a mirror can't tell: then it may have the package.
     pub(crate) fn left(&self, package: &Package, stop: &AtomicBool) -> Result<Option<Left>, Error> {
         let asked = |urls: &[String]| {
-            let (mut attempts, mut look) = (Vec::new(), |url: &str| self.fetcher.look(url));
-            let found = self.fetcher.try_each(urls, stop, &mut attempts, &mut look)
+            let (mut attempts, mut found) = (Vec::new(), String::new());
+            let mut look = |url: &str| self.fetcher.look(url).map(|()| url.clone_into(&mut found));
+            let is_there = self.fetcher.try_each(urls, stop, &mut attempts, &mut look)
                 || self.fetcher.try_again(stop, &mut attempts, &mut look);
-            if found { Ok(()) } else { Err(attempts) }
+            if is_there { Ok(found) } else { Err(attempts) }
         };
         match asked(&self.at_mirrors(package)) {
-            Ok(()) => return Ok(None),
+            Ok(_) => return Ok(None),
             Err(attempts) if is_gone(&attempts) => {}
             Err(attempts) => return Err(self.fetcher.none_of(&package.path, attempts)),
         }
-        let still = match self.at_snapshot(package) {
-            None => Err("no archive of past versions is known".to_owned()),
-            Some(url) => match asked(std::slice::from_ref(&url)) {
-                Ok(()) => Ok(without_credentials(&url)),
-                Err(attempts) => Err(self.fetcher.none_of("the archive of past versions", attempts).to_string()),
-            },
+        let past = self.at_snapshots(package);
+        let still = match asked(&past) {
+            Ok(url) => Ok(without_credentials(&url)),
+            Err(_) if past.is_empty() => Err("no archive of past versions is known".to_owned()),
+            Err(attempts) => Err(self.fetcher.none_of("the archive of past versions", attempts).to_string()),
         };
         Ok(Some(Left { name: package.name.clone(), version: package.version.clone(), still }))
     }

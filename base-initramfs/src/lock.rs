@@ -20,7 +20,8 @@ pub struct Lock {
     pub arch: String,
     /// The distribution's code name, `trixie`.
     pub suite: String,
-    /// When the packages were resolved: the time of every file in the image, and where to look in a snapshot archive.
+    /// When the newest of the archives was made, of those that the packages were resolved in: the time of every file in
+    /// the image, and where to look in a snapshot archive.
     pub made: Time,
     /// SHA-256 of the uncompressed image.
     pub image: Sha256,

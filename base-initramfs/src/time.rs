@@ -29,6 +29,27 @@ impl Time {
         Self(u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
     }
 
+    /// Reads a date as HTTP has it (RFC 9110 5.6.7, with its obsolete forms), and Debian's Release files.
+    pub(crate) fn of_date(text: &str) -> Option<Self> {
+        let words: Vec<&str> = text.split([' ', ',', '-']).filter(|word| !word.is_empty()).collect();
+        let ([_, day, month, year, clock, "GMT" | "UTC" | "+0000"] | [_, month, day, clock, year]) = words[..] else {
+            return None;
+        };
+        let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let month = months.iter().position(|name| *name == month)? + 1;
+        let century = match year.len() {
+            2 if year < "70" => "20",
+            2 => "19",
+            _ => "",
+        };
+        format!("{century}{year}-{month:02}-{day:0>2}T{clock}Z").parse().ok()
+    }
+
+    /// So many seconds later.
+    pub(crate) const fn after(self, seconds: u32) -> Self {
+        Self(self.0.saturating_add(seconds))
+    }
+
     /// How snapshot archives name this point in time: `20260102T030405Z`.
     pub fn snapshot_id(self) -> String {
         self.to_string().replace(['-', ':'], "")
@@ -112,6 +133,22 @@ mod tests {
             assert_eq!(text.parse(), Ok(Time::from_unix(unix)));
         }
         assert_eq!(Time::from_unix(1_709_251_199).snapshot_id(), "20240229T235959Z");
+    }
+
+    #[test]
+    fn dates_of_http_and_of_archives() {
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            " Sun, 06 Nov 1994 08:49:37 UTC",
+            "Sun,  6 Nov 1994 08:49:37 +0000",
+        ] {
+            assert_eq!(Time::of_date(text).map(Time::unix), Some(784_111_777), "{text}");
+        }
+        for text in ["", "120", "Sun, 06 Nov 1994 08:49:37 CET", "Sun, 31 Feb 1994 08:49:37 GMT", "Sun, 6 x 4 5 GMT"] {
+            assert_eq!(Time::of_date(text), None, "{text}");
+        }
     }
 
     #[test]

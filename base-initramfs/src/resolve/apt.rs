@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::{BaseList, Resolve, package};
-use crate::{Error, Package, command};
+use crate::{Error, Package, Time, command};
 
 /// Private apt directories, removed when dropped.
 pub(super) struct Apt {
@@ -68,6 +68,21 @@ impl Apt {
             Some(missing) => Err(error(format!("the index doesn't say where {missing} is, or its hash"))),
             None => Ok(packages),
         }
+    }
+
+    /// When the newest of the archives was made, as its signed Release file says.
+    pub(super) fn made(&self) -> Result<Time, Error> {
+        let io = |error| Error::io("reading the release files that apt has fetched", error);
+        let mut newest = None;
+        for entry in std::fs::read_dir(self.directory.join("state/lists")).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if path.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(b"Release")) {
+                let text = String::from_utf8_lossy(&std::fs::read(&path).map_err(io)?).into_owned();
+                let date = text.lines().find_map(|line| line.strip_prefix("Date:"));
+                newest = newest.max(date.and_then(Time::of_date));
+            }
+        }
+        newest.ok_or_else(|| error("no release file says when it was made".to_owned()))
     }
 
     fn run(&self, program: &str, arguments: &[&str], names: &[String]) -> Result<String, Error> {

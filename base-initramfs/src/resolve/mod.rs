@@ -10,7 +10,7 @@ pub use list::BaseList;
 
 use crate::archive::Archive;
 use crate::build::{self, Progress};
-use crate::{Error, Fetcher, Kernel, Lock, Package, Sha256, Time};
+use crate::{Error, Fetcher, Kernel, Lock, Package, Sha256};
 
 /// How to make a lock.
 #[derive(Clone, Debug)]
@@ -19,14 +19,13 @@ pub struct Resolve {
     pub mirror: String,
     /// The keys that its index must be signed with; Debian's are in [`DEBIAN_KEYRING`].
     pub keyring: PathBuf,
-    /// The time to write into the lock.
-    pub made: Time,
 }
 
 /// Where the package `debian-archive-keyring` has its keys.
 pub const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Resolves the list, downloads the packages, builds the image once, and gives the lock that pins all of it.
+/// Resolves the list, downloads the packages, builds the image once, and gives the lock that pins all of it. While
+/// the archive doesn't change, the lock is the same.
 pub fn resolve(
     list: &BaseList,
     how: &Resolve,
@@ -44,7 +43,7 @@ pub fn resolve(
     let mut lock = Lock {
         arch: list.arch.clone(),
         suite: list.suite.clone(),
-        made: how.made,
+        made: apt.made()?,
         image: Sha256::from_bytes([0; 32]),
         image_size: 0,
         skeleton: crate::skeleton_hash(),

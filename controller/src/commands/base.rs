@@ -5,7 +5,7 @@ use std::io::{BufReader, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use anemos_base::{BaseList, DEBIAN_KEYRING, Left, Lock, Progress, Resolve, SNAPSHOT_ID, Time};
+use anemos_base::{BaseList, DEBIAN_KEYRING, Left, Lock, Progress, Resolve, SNAPSHOT_ID};
 
 use super::{CommandError, Status, line};
 use crate::cli::Base;
@@ -106,7 +106,7 @@ fn lock(list: &Path, output: &Path, mirror: Option<&str>) -> Result<Status, Comm
     let text = fs::read_to_string(list).map_err(|e| CommandError::bad_input(format!("{}: {e}", list.display())))?;
     let list = BaseList::parse(&list.display().to_string(), &text).map_err(CommandError::bad_input)?;
     let mirror = base::mirrors(mirror)?.remove(0);
-    let how = Resolve { mirror, keyring: DEBIAN_KEYRING.into(), made: Time::now() };
+    let how = Resolve { mirror, keyring: DEBIAN_KEYRING.into() };
     let made = anemos_base::resolve(&list, &how, &base::fetcher(), &mut |p| show(Doing::Building(&p)));
     show(Doing::Built);
     let made = made.map_err(CommandError::bad_input)?;

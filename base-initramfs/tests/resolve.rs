@@ -1,0 +1,112 @@
+//! Locks made with apt from a small signed archive.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anemos_base::{BaseList, Fetcher, Limits, Lock, Resolve, Sha256, resolve};
+use common::{deb_of, file};
+
+/// A package of an archive: its name, its version, and what it depends on.
+type Deb<'a> = (&'a str, &'a str, &'a str);
+
+/// A directory of archives, and a key that signs them.
+struct Archives {
+    root: tempfile::TempDir,
+}
+
+impl Archives {
+    /// None where the tools are not that make and read such archives.
+    fn new() -> Option<Self> {
+        let there = |tool: &&str| Command::new(tool).arg("--version").stdout(Stdio::null()).status().is_ok();
+        if let Some(tool) = ["apt-get", "gpg", "gpgconf"].iter().find(|tool| !there(tool)) {
+            let _ = writeln!(std::io::stderr(), "skipped: locks of an archive: there is no {tool}");
+            return None;
+        }
+        let archives = Self { root: tempfile::tempdir().unwrap() };
+        fs::create_dir(archives.at("gpg")).unwrap();
+        archives.gpg(&["--quick-gen-key", "archive@example.org", "ed25519", "sign", "never"]);
+        archives.gpg(&["--output", &archives.at("keyring.gpg").display().to_string(), "--export"]);
+        Some(archives)
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.path().join(path)
+    }
+
+    fn url(&self, archive: &str) -> String {
+        format!("file://{}", self.at(archive).display())
+    }
+
+    fn gpg(&self, arguments: &[&str]) {
+        let mut gpg = Command::new("gpg");
+        gpg.arg("--homedir").arg(self.at("gpg")).args(["--batch", "--quiet", "--yes", "--passphrase", ""]);
+        let ended = gpg.args(arguments).stderr(Stdio::null()).status().unwrap();
+        assert!(ended.success(), "gpg {arguments:?}");
+    }
+
+    /// Makes a suite of an archive, with these packages in this part of its pool.
+    fn publish(&self, archive: &str, suite: &str, date: &str, pool: &str, debs: &[Deb<'_>]) {
+        let root = self.at(archive);
+        let mut index = String::new();
+        for (name, version, depends) in debs {
+            let deb = deb_of(&[
+                file("./usr/lib/common", "common"),
+                file(Box::leak(format!("./usr/lib/{name}").into_boxed_str()), version),
+            ]);
+            let path = format!("{pool}/{name}_{version}_amd64.deb");
+            let (size, sha256) = (deb.len(), Sha256::of(&deb));
+            write(&root.join(&path), &deb);
+            index.extend([format!(
+                "Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: x\nDescription: x\n\
+                 Depends: {depends}\nFilename: {path}\nSize: {size}\nSHA256: {sha256}\n\n"
+            )]);
+        }
+        let dists = root.join("dists").join(suite);
+        write(&dists.join("main/binary-amd64/Packages"), index.as_bytes());
+        let (size, sha256) = (index.len(), Sha256::of(index.as_bytes()));
+        let release = format!(
+            "Origin: Debian\nLabel: Debian\nSuite: {suite}\nCodename: {suite}\nDate: {date}\nArchitectures: amd64\n\
+             Components: main\nSHA256:\n {sha256} {size} main/binary-amd64/Packages\n"
+        );
+        write(&dists.join("Release"), release.as_bytes());
+        let [signed, plain] = ["InRelease", "Release"].map(|name| dists.join(name).display().to_string());
+        self.gpg(&["--output", &signed, "--clear-sign", &plain]);
+    }
+
+    fn lock(&self, list: &str) -> Result<Lock, String> {
+        let list = BaseList::parse("my.toml", list).unwrap();
+        let how = Resolve { mirror: self.url("debian"), keyring: self.at("keyring.gpg") };
+        resolve(&list, &how, &Fetcher::new(Limits::default()), &mut |_| {}).map_err(|error| error.to_string())
+    }
+}
+
+impl Drop for Archives {
+    fn drop(&mut self) {
+        // gpg leaves an agent behind.
+        let _ = Command::new("gpgconf").arg("--homedir").arg(self.at("gpg")).args(["--kill", "all"]).status();
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+const LIST: &str = "suite = \"trixie\"\narch = \"amd64\"\ninstall = [\"tool\"]\n";
+
+#[test]
+fn an_archive_that_has_not_changed_gives_the_same_lock() {
+    let Some(archives) = Archives::new() else { return };
+    let date = "Sat, 06 Sep 2025 09:27:46 UTC";
+    let debs = [("tool", "1.2", "lib++x"), ("lib++x", "1:3~4", "tool"), ("other", "1", "tool")];
+    archives.publish("debian", "trixie", date, "pool/main/x", &debs);
+    let first = archives.lock(LIST).unwrap();
+    assert_eq!(first.made.to_string(), "2025-09-06T09:27:46Z");
+    let names: Vec<_> = first.packages.iter().map(|package| (&*package.name, &*package.version)).collect();
+    assert_eq!(names, [("lib++x", "1:3~4"), ("tool", "1.2")]);
+    assert_eq!(first.to_text(), archives.lock(LIST).unwrap().to_text());
+}
