@@ -22,6 +22,7 @@ use crate::command::{self, APT_HELPER, Output, failure_of};
 use crate::error::{Attempt, Error, Failure};
 use crate::proxy::Proxies;
 use crate::sha::{Hasher, Sha256};
+use crate::time::Time;
 
 /// How long a download may take.
 #[derive(Clone, Copy, Debug)]
@@ -312,9 +313,9 @@ impl Fetcher {
             200 => {}
             404 | 410 => return Err(Failure::NotFound),
             status @ (429 | 503) => {
-                // The header may also be a date. That is not read: servers that throttle send seconds.
-                let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
-                return Err(Failure::Busy { status, after: seconds.map(Duration::from_secs) });
+                let header = |name| response.headers().get(name)?.to_str().ok();
+                let after = header("retry-after").and_then(|text| wait(text, header("date")));
+                return Err(Failure::Busy { status, after });
             }
             other => return Err(Failure::Status(other)),
         }
@@ -534,6 +535,16 @@ fn is_hang_up(kind: io::ErrorKind) -> bool {
     matches!(kind, UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
+/// How long a server wants to be left alone (RFC 9110 10.2.3): for so many seconds, or until a date. The clock of that
+/// date is the server's, which the `date` of its answer tells.
+fn wait(retry_after: &str, date: Option<&str>) -> Option<Duration> {
+    let seconds = retry_after.trim().parse().ok().or_else(|| {
+        let now = date.and_then(Time::of_date).unwrap_or_else(Time::now);
+        Some(u64::from(Time::of_date(retry_after)?.unix().saturating_sub(now.unix())))
+    });
+    seconds.map(Duration::from_secs)
+}
+
 /// How long to wait before a server is asked again: one that was busy until when it says, one whose answers `broke` off
 /// so often, and one that is busy and doesn't say until when, for `pause`.
 fn again(failure: &Failure, pause: Duration, broke: u32) -> Option<Duration> {
@@ -692,6 +703,22 @@ mod tests {
                 let failure = failure_of(io::copy(&mut body, &mut io::sink()).unwrap_err());
                 assert!(matches!(failure, Failure::Broken(_)), "{}: {failure:?}", name.display());
             }
+        }
+    }
+
+    #[test]
+    fn servers_say_in_two_ways_how_long_they_are_busy() {
+        let until = "Sun, 06 Nov 1994 08:49:37 GMT";
+        for (text, date, seconds) in [
+            ("120", None, Some(120)),
+            (" 0 ", Some(until), Some(0)),
+            (until, Some("Sun, 06 Nov 1994 08:49:30 GMT"), Some(7)),
+            // Until a time that has passed: by its own clock, or by ours, which is all there is.
+            (until, Some("Sun, 06 Nov 1994 08:50:00 GMT"), Some(0)),
+            (until, None, Some(0)),
+            ("soon", Some(until), None),
+        ] {
+            assert_eq!(wait(text, date), seconds.map(Duration::from_secs), "{text} {date:?}");
         }
     }
 

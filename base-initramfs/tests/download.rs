@@ -233,6 +233,12 @@ fn a_busy_server_is_asked_again_when_it_says() {
         built.unwrap();
         assert!(took >= Duration::from_secs(at_least), "{took:?}");
     }
+    // A date, by the server's clock.
+    let until = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:39 GMT\r\n";
+    mirror.set(BETA, Reply::First(1, Box::new(Reply::With(503, until)), shelf.0[BETA].clone()));
+    let (built, took) = timed(&patient(long), &[&mirror], None);
+    built.unwrap();
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(20), "{took:?}");
     // Whoever else has it is asked first: another mirror, the snapshot archive.
     let (other, snapshot) = (Server::start(), Server::start());
     serve(&other, &shelf);

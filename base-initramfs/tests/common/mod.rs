@@ -138,6 +138,8 @@ pub enum Reply {
     /// Sends so much and then nothing, until the client goes.
     Stall(Vec<u8>, usize),
     Status(u16),
+    /// A status and further headers, each with its end of line.
+    With(u16, &'static str),
     /// So many times a status with `Retry-After`, if any, and then the bytes.
     Busy(usize, u16, Option<u64>, Vec<u8>),
     Elsewhere(String),
@@ -234,6 +236,7 @@ fn answer(mut stream: TcpStream, replies: &Mutex<HashMap<String, Reply>>, asked:
             stream.write_all(head(status, 0, &after).as_bytes()).ok()?;
         }
         Reply::Nothing | Reply::First(..) => {}
+        Reply::With(status, headers) => stream.write_all(head(status, 0, headers).as_bytes()).ok()?,
         Reply::Status(status) => stream.write_all(head(status, 0, "").as_bytes()).ok()?,
         Reply::Elsewhere(to) => stream.write_all(head(302, 0, &format!("Location: {to}\r\n")).as_bytes()).ok()?,
     }
