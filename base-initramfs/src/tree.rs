@@ -40,7 +40,8 @@ pub(crate) enum Kind {
 pub struct Tree {
     nodes: BTreeMap<String, Node>,
     store: Store,
-    exclude: Vec<Exclude>,
+    /// What is left out, and whether there was anything of it.
+    exclude: Vec<(Exclude, bool)>,
     /// Bytes of contents that may still be added.
     room: u64,
 }
@@ -48,7 +49,8 @@ pub struct Tree {
 impl Tree {
     /// An empty tree that leaves out what `exclude` says, and refuses to hold more than `limit` bytes of contents.
     pub fn new(exclude: &[Exclude], limit: u64) -> Result<Self, Error> {
-        Ok(Self { nodes: BTreeMap::new(), store: Store::new()?, exclude: exclude.to_vec(), room: limit })
+        let exclude = exclude.iter().map(|exclude| (exclude.clone(), false)).collect();
+        Ok(Self { nodes: BTreeMap::new(), store: Store::new()?, exclude, room: limit })
     }
 
     /// Adds an entry of the package `owner`.
@@ -65,7 +67,13 @@ impl Tree {
             };
         }
         let path = merged(path);
-        if self.exclude.iter().any(|exclude| exclude.matches(&path)) {
+        let mut left_out = false;
+        for (exclude, was_there) in &mut self.exclude {
+            if exclude.matches(&path) {
+                (*was_there, left_out) = (true, true);
+            }
+        }
+        if left_out {
             return Ok(());
         }
         let (mut mode, mut uid, mut gid) = (entry.mode, entry.uid, entry.gid);
@@ -145,6 +153,11 @@ impl Tree {
             }
         }
         Ok(())
+    }
+
+    /// Patterns of what is left out that nothing had.
+    pub(crate) fn unmatched(&self) -> impl Iterator<Item = &Exclude> {
+        self.exclude.iter().filter(|(_, was_there)| !was_there).map(|(exclude, _)| exclude)
     }
 
     /// Makes the tree whole: the directories that no package brought, and no name below something that is none.

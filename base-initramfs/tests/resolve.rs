@@ -110,3 +110,28 @@ fn an_archive_that_has_not_changed_gives_the_same_lock() {
     assert_eq!(names, [("lib++x", "1:3~4"), ("tool", "1.2")]);
     assert_eq!(first.to_text(), archives.lock(LIST).unwrap().to_text());
 }
+
+/// A word that is misspelt, or left behind, would be silently without effect.
+#[test]
+fn words_without_effect_are_errors() {
+    let Some(archives) = Archives::new() else { return };
+    let date = "Sat, 06 Sep 2025 09:27:46 UTC";
+    archives.publish("debian", "trixie", date, "pool/main/x", &[("tool", "1", "dbus"), ("dbus", "1", "tool")]);
+    let lock = |more: &str| archives.lock(&format!("{LIST}{more}"));
+    let good = lock("drop = [\"dbus\"]\nexclude = [\"usr/lib/tool\", \"usr/lib/com*\"]\n").unwrap();
+    assert_eq!(good.packages.len(), 1);
+    for (more, said) in [
+        ("drop = [\"dbus\", \"dbsu\", \"udev\"]\n", "my.toml: `drop` names what nothing depends on: dbsu, udev"),
+        (
+            "exclude = [\"usr/lib/dbus\", \"usr/lib/d/**\"]\n",
+            "my.toml: `exclude` names what no package has: usr/lib/d/**",
+        ),
+        // What is dropped has nothing that could be left out.
+        (
+            "drop = [\"dbus\"]\nexclude = [\"usr/lib/dbus\"]\n",
+            "my.toml: `exclude` names what no package has: usr/lib/dbus",
+        ),
+    ] {
+        assert_eq!(lock(more).unwrap_err(), said);
+    }
+}

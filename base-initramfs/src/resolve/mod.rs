@@ -10,7 +10,7 @@ pub use list::BaseList;
 
 use crate::archive::Archive;
 use crate::build::{self, Progress};
-use crate::{Error, Fetcher, Kernel, Lock, Package, Sha256};
+use crate::{Error, Exclude, Fetcher, Kernel, Lock, Package, Sha256};
 
 /// How to make a lock.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub fn resolve(
     let apt = apt::Apt::new(list, how)?;
     apt.update()?;
     let mut names = apt.closure(&list.install)?;
+    let unknown = list.drop.iter().filter(|name| !names.contains(name)).map(String::as_str);
+    list.without_effect("drop", "nothing depends on", unknown)?;
     names.retain(|name| !list.drop.contains(name));
     let kernel = match &list.kernel {
         Some(kernel) => Some(locked_kernel(&apt, kernel)?),
@@ -54,6 +56,7 @@ pub fn resolve(
     lock.packages.sort_by(|a, b| a.name.cmp(&b.name));
     let archive = Archive::new(fetcher, &lock, vec![how.mirror.clone()], || None);
     let tree = build::assemble(&lock, &archive, u64::from(u32::MAX), progress)?;
+    list.without_effect("exclude", "no package has", tree.unmatched().map(Exclude::as_str))?;
     let image = build::write_image(&tree, lock.made, 1, io::sink())?;
     (lock.image, lock.image_size) = (image.sha256, image.size);
     Ok(lock)
