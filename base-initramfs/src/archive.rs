@@ -25,10 +25,69 @@ pub trait Packages: Sync {
     }
 }
 
+/// The addresses of a distribution's archives, each in the order in which they are asked.
+#[derive(Clone, Debug, Default)]
+pub struct Mirrors {
+    /// Of the main archive.
+    pub main: Vec<String>,
+    /// Of the archive of security updates.
+    pub security: Vec<String>,
+}
+
+impl Mirrors {
+    /// These mirrors, with the security updates beside the first one, where they are `known` to be, or beside the
+    /// others.
+    pub fn new(main: Vec<String>, known: Vec<String>) -> Self {
+        let mut beside = main.iter().map(|mirror| security_beside(mirror));
+        let first = beside.next().unwrap_or_default();
+        let mut security = Vec::new();
+        for place in first.into_iter().chain(known).chain(beside.flatten()) {
+            if !security.contains(&place) {
+                security.push(place);
+            }
+        }
+        Self { main, security }
+    }
+}
+
+/// Where the security updates may be on a mirror's server, the likeliest first: most have `debian` and
+/// `debian-security` side by side, some theirs as `security` beside what they call the other, and kin of Debian have
+/// one archive for all.
+pub(crate) fn security_beside(mirror: &str) -> Vec<String> {
+    let mirror = mirror.trim_end_matches('/');
+    let mut places: Vec<String> = security_sibling(mirror).into_iter().collect();
+    match mirror.get(path_of(mirror)..).and_then(|path| path.rsplit_once('/')) {
+        Some((_, last)) => {
+            let above = mirror.strip_suffix(last).unwrap_or_default();
+            places.extend([format!("{mirror}-security"), format!("{above}security")]);
+        }
+        None => places.push(format!("{mirror}/debian-security")),
+    }
+    places.push(mirror.to_owned());
+    // It can only be the second.
+    places.dedup();
+    places
+}
+
+/// The address with `debian-security` for `debian`, also with more after it, as snapshots have it.
+fn security_sibling(url: &str) -> Option<String> {
+    let is_part = |at: &usize| matches!(url.as_bytes().get(at + "/debian".len()), None | Some(b'/'));
+    let start = path_of(url);
+    let found = url.match_indices("/debian").map(|(at, _)| at).filter(|at| *at >= start);
+    let at = found.filter(is_part).last()? + "/debian".len();
+    Some(format!("{}-security{}", &url[..at], &url[at..]))
+}
+
+/// Where the path begins in an address.
+fn path_of(url: &str) -> usize {
+    let server = url.find("://").map_or(0, |at| at + 3);
+    url[server..].find('/').map_or(url.len(), |at| server + at)
+}
+
 /// Packages from mirrors, and from the snapshot archive when no mirror has them any more.
 pub struct Archive<'a> {
     fetcher: &'a Fetcher,
-    mirrors: Vec<String>,
+    mirrors: Mirrors,
     find_snapshot: Box<dyn Fn() -> Option<String> + Sync + 'a>,
     snapshot: OnceLock<Option<String>>,
     made: Time,
@@ -52,14 +111,14 @@ const LOOK: Duration = Duration::from_secs(15);
 pub const SNAPSHOT_ID: &str = "@SNAPSHOTID@";
 
 impl<'a> Archive<'a> {
-    /// Packages from these mirrors, in this order, for this lock.
+    /// Packages from these mirrors for this lock.
     ///
-    /// `snapshot` finds the address of a snapshot archive, with [`SNAPSHOT_ID`] in it. It is called once, and only when
-    /// a package is missing.
+    /// `snapshot` finds the address of a snapshot archive of the main archive, with [`SNAPSHOT_ID`] in it. It is called
+    /// once, and only when a package is missing.
     pub fn new(
         fetcher: &'a Fetcher,
         lock: &Lock,
-        mirrors: Vec<String>,
+        mirrors: Mirrors,
         snapshot: impl Fn() -> Option<String> + Sync + 'a,
     ) -> Self {
         let find_snapshot = Box::new(snapshot);
@@ -95,12 +154,15 @@ impl<'a> Archive<'a> {
     }
 
     fn at_mirrors(&self, package: &Package) -> Vec<String> {
-        self.mirrors.iter().map(|mirror| below(mirror, &package.path)).collect()
+        let mirrors = if package.security { &self.mirrors.security } else { &self.mirrors.main };
+        mirrors.iter().map(|mirror| below(mirror, &package.path)).collect()
     }
 
     /// Where the snapshot archive may have it; nowhere if none is known.
     fn at_snapshots(&self, package: &Package) -> Vec<String> {
         let Some(snapshot) = self.snapshot.get_or_init(&self.find_snapshot) else { return Vec::new() };
+        let sibling = if package.security { security_sibling(snapshot) } else { None };
+        let snapshot = sibling.as_ref().unwrap_or(snapshot);
         // It takes what is in an archive some time after that was made. What was in it then stays for more than a day.
         let times = [self.made.after(24 * 3600), self.made];
         times.map(|time| below(&snapshot.replace(SNAPSHOT_ID, &time.snapshot_id()), &package.path)).into()
@@ -163,5 +225,52 @@ impl Packages for Archive<'_> {
             }
         }
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn security_updates_are_beside() {
+        for (mirror, places) in [
+            (
+                "http://m.test/debian/",
+                &["http://m.test/debian-security", "http://m.test/security", "http://m.test/debian"][..],
+            ),
+            (
+                "http://m.test/debian/packages",
+                &[
+                    "http://m.test/debian-security/packages",
+                    "http://m.test/debian/packages-security",
+                    "http://m.test/debian/security",
+                    "http://m.test/debian/packages",
+                ],
+            ),
+            ("http://debian", &["http://debian/debian-security", "http://debian"]),
+            ("file:///x", &["file:///x-security", "file:///security", "file:///x"]),
+            ("/srv/debian", &["/srv/debian-security", "/srv/security", "/srv/debian"]),
+        ] {
+            assert_eq!(security_beside(mirror), places, "{mirror}");
+        }
+        let known = vec!["http://k.test/debian-security".to_owned()];
+        let mirrors = Mirrors::new(vec!["http://a".into(), "http://b".into()], known);
+        let places = ["http://a/debian-security", "http://a", "http://k.test/debian-security"];
+        assert_eq!(mirrors.security[..3], places);
+        assert_eq!(mirrors.security[3..], ["http://b/debian-security", "http://b"]);
+    }
+
+    #[test]
+    fn snapshots_of_security_updates_are_beside() {
+        for (template, sibling) in [
+            ("https://p.test/archive/debian/@SNAPSHOTID@/", "https://p.test/archive/debian-security/@SNAPSHOTID@/"),
+            ("http://debian/debian/x/debian/@SNAPSHOTID@", "http://debian/debian/x/debian-security/@SNAPSHOTID@"),
+        ] {
+            assert_eq!(security_sibling(template).as_deref(), Some(sibling));
+        }
+        for template in ["http://p.test/@SNAPSHOTID@/", "http://debian/@SNAPSHOTID@", "http://p.test/debian-x/y"] {
+            assert_eq!(security_sibling(template), None);
+        }
     }
 }

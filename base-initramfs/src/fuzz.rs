@@ -90,7 +90,7 @@ fn lock(data: &[u8]) {
     }
 }
 
-/// What apt has: its sources, a stanza of its index; and where a mirror sends us.
+/// What apt has: its sources, what it would fetch; and where a mirror sends us.
 ///
 /// No address that is found has a password in it, or leads to a file that is no archive.
 fn apt(data: &[u8]) {
@@ -106,8 +106,10 @@ fn apt(data: &[u8]) {
             assert!(!found.contains(char::is_whitespace), "{found}");
         }
     }
-    if let Some(package) = resolve::package(&text) {
-        assert!(!package.path.contains('\n') && !package.name.contains('\n'));
+    for line in text.lines() {
+        if let Some(offer) = resolve::offer(line) {
+            assert!(!offer.name.contains(char::is_whitespace), "{}", offer.name);
+        }
     }
     for location in text.lines() {
         let joined = fetch::joined("http://archive.example/debian/pool/a", location);

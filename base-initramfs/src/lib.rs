@@ -35,7 +35,7 @@ mod time;
 mod tree;
 
 pub use apt_sources::{mirrors_from_apt_sources, security_from_apt_sources};
-pub use archive::{Archive, Left, Packages, SNAPSHOT_ID};
+pub use archive::{Archive, Left, Mirrors, Packages, SNAPSHOT_ID};
 pub use build::{Image, Progress, build, copy_verified, fetch_image, verify};
 pub use check::check;
 pub use error::{Attempt, Error, Failure, ImageError};
@@ -45,7 +45,7 @@ pub use fixup::skeleton_hash;
 pub use lock::{FORMAT, Kernel, Lock, Package};
 pub use newc::{Device, Segment};
 pub use proxy::Proxies;
-pub use resolve::{BaseList, DEBIAN_KEYRING, Resolve, resolve};
+pub use resolve::{BaseList, DEBIAN_KEYRING, Resolve, Security, Sources, resolve};
 pub use sha::{Hasher, HashingWriter, Sha256};
 pub use snapshot::{snapshot_of_apt, snapshot_of_images};
 pub use time::Time;

@@ -10,8 +10,8 @@ use toml::Spanned;
 
 use crate::{Error, Exclude, Sha256, Time};
 
-/// The format this library reads and writes.
-pub const FORMAT: u32 = 1;
+/// The newest format that this library reads; it reads all before it, and writes the first that has room for the lock.
+pub const FORMAT: u32 = 2;
 
 /// What `base.lock` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Package {
     pub version: String,
     /// Where it is in a Debian archive: `pool/…/NAME_VERSION_ARCH.deb`.
     pub path: String,
+    /// Whether that is the archive of security updates, and not the main one.
+    pub security: bool,
     /// Its size in bytes.
     pub size: u64,
     /// Its SHA-256.
@@ -83,6 +85,8 @@ struct RawPackage {
     name: Spanned<Word>,
     version: Word,
     path: ArchivePath,
+    #[serde(default)]
+    security: bool,
     size: u64,
     sha256: Sha256,
 }
@@ -136,10 +140,10 @@ impl Lock {
     pub fn parse(file: &str, text: &str) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Parse { file: file.to_owned(), reason };
         let raw: RawLock = toml::from_str(text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
-        if *raw.format.get_ref() != FORMAT {
+        let found = *raw.format.get_ref();
+        if !(1..=FORMAT).contains(&found) {
             let line = line_of(text, raw.format.span());
-            let found = raw.format.get_ref();
-            return Err(wrong(format!("line {line}: format is {found}, but this anemos reads format {FORMAT}")));
+            return Err(wrong(format!("line {line}: format is {found}, but this anemos reads formats 1 to {FORMAT}")));
         }
         let packages = |raw: Vec<RawPackage>| {
             let mut packages: Vec<(Range<usize>, Package)> = raw.into_iter().map(RawPackage::build).collect();
@@ -173,7 +177,7 @@ impl Lock {
             "# The base system that a host runs from memory while it builds its new one.\n\
              # Written by `anemos base lock`; every byte of it is pinned here.\n",
         );
-        let _ = writeln!(text, "format = {FORMAT}");
+        let _ = writeln!(text, "format = {}", self.format());
         let _ = writeln!(text, "arch = {}", quoted(&self.arch));
         let _ = writeln!(text, "suite = {}", quoted(&self.suite));
         let _ = writeln!(text, "made = \"{}\"", self.made);
@@ -195,6 +199,11 @@ impl Lock {
         text
     }
 
+    /// The first format that has room for it: an older anemos reads what it can.
+    fn format(&self) -> u32 {
+        if self.all_packages().any(|package| package.security) { 2 } else { 1 }
+    }
+
     /// The packages of the image, and then those of the kernel.
     pub fn all_packages(&self) -> impl Iterator<Item = &Package> {
         self.packages.iter().chain(self.kernel.iter().flat_map(|kernel| &kernel.packages))
@@ -213,6 +222,7 @@ impl RawPackage {
             name: self.name.into_inner().0,
             version: self.version.0,
             path: self.path.0,
+            security: self.security,
             size: self.size,
             sha256: self.sha256,
         };
@@ -224,11 +234,12 @@ fn write_packages(text: &mut String, packages: &[Package]) {
     let mut packages: Vec<&Package> = packages.iter().collect();
     packages.sort_by(|a, b| a.name.cmp(&b.name));
     text.push_str("packages = [\n");
-    for Package { name, version, path, size, sha256 } in packages {
+    for Package { name, version, path, security, size, sha256 } in packages {
         let (name, version, path) = (quoted(name), quoted(version), quoted(path));
+        let security = if *security { "security = true, " } else { "" };
         let _ = writeln!(
             text,
-            "  {{ name = {name}, version = {version}, path = {path}, size = {size}, sha256 = \"{sha256}\" }},"
+            "  {{ name = {name}, version = {version}, path = {path}, {security}size = {size}, sha256 = \"{sha256}\" }},"
         );
     }
     text.push_str("]\n");

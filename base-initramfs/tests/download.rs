@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use anemos_base::{
-    Archive, Error, Failure, Fetcher, Kernel, Left, Limits, Lock, Proxies, Sha256, build, check, fetch_image,
+    Archive, Error, Failure, Fetcher, Kernel, Left, Limits, Lock, Mirrors, Proxies, Sha256, build, check, fetch_image,
 };
 use common::{Reply, Server, Shelf, deb_of, file, image, locked};
 
@@ -32,7 +32,7 @@ fn serve(server: &Server, shelf: &Shelf) {
 }
 
 fn built(fetcher: &Fetcher, lock: &Lock, mirrors: &[&Server], snapshot: Option<String>) -> Result<Vec<u8>, Error> {
-    let mirrors = mirrors.iter().map(|server| server.url.clone()).collect();
+    let mirrors = Mirrors::new(mirrors.iter().map(|server| server.url.clone()).collect(), Vec::new());
     let mut bytes = Vec::new();
     build(lock, &Archive::new(fetcher, lock, mirrors, move || snapshot.clone()), 3, &mut bytes, &mut |_| {})?;
     Ok(zstd::decode_all(&bytes[..]).unwrap())
@@ -62,7 +62,7 @@ fn from_files() {
     let plain = root.path().display().to_string();
     for mirror in [format!("file://{plain}/"), plain] {
         let fetcher = fetcher();
-        let archive = Archive::new(&fetcher, &lock, vec![mirror], || None);
+        let archive = Archive::new(&fetcher, &lock, Mirrors::new(vec![mirror], Vec::new()), || None);
         build(&lock, &archive, 1, std::io::sink(), &mut |_| {}).unwrap();
         assert_eq!(fetcher.downloaded(), 0);
     }
@@ -131,6 +131,40 @@ fn snapshots_when_a_version_has_left_the_mirror() {
 }
 
 #[test]
+fn security_updates_are_in_an_archive_of_their_own() {
+    let (mut lock, shelf) = debs();
+    lock.packages.iter_mut().find(|package| package.name == "beta").unwrap().security = true;
+    let (mirror, known, snapshot) = (Server::start(), Server::start(), Server::start());
+    let alpha = "pool/main/alpha_1_all.deb";
+    mirror.set(&format!("debian/{alpha}"), Reply::Bytes(shelf.0[alpha].clone()));
+    let beta = Reply::Bytes(shelf.0[BETA].clone());
+    let asked = |server: &Server, part: &str| server.asked.lock().unwrap().iter().any(|path| path.contains(part));
+    let attempt = || {
+        let fetcher = fetcher();
+        let mirrors = Mirrors::new(vec![format!("{}/debian", mirror.url)], vec![known.url.clone()]);
+        let template = Some(format!("{}/archive/debian/@SNAPSHOTID@/", snapshot.url));
+        let archive = Archive::new(&fetcher, &lock, mirrors, || template.clone());
+        build(&lock, &archive, 1, std::io::sink(), &mut |_| {})
+    };
+    let error = attempt().unwrap_err().to_string();
+    for place in ["/debian-security/pool/", "/archive/debian-security/"] {
+        assert!(error.contains(place), "{place}: {error}");
+    }
+    // The snapshot archive has it, then the archive that is known, then the one beside the mirror.
+    let id = lock.made.snapshot_id();
+    snapshot.set(&format!("archive/debian-security/{id}/{BETA}"), beta.clone());
+    attempt().unwrap();
+    assert!(!asked(&snapshot, "/debian/"), "that is no archive of security updates");
+    known.set(BETA, beta.clone());
+    snapshot.asked.lock().unwrap().clear();
+    attempt().unwrap();
+    mirror.set(&format!("debian-security/{BETA}"), beta);
+    known.asked.lock().unwrap().clear();
+    attempt().unwrap();
+    assert!(!asked(&snapshot, "") && !asked(&known, ""));
+}
+
+#[test]
 fn what_has_left_is_named_where_no_snapshots_are_known() {
     let (lock, shelf) = debs();
     let mirror = Server::start();
@@ -173,7 +207,7 @@ fn what_has_left_is_looked_for_without_downloading_it() {
     let template = format!("{}/archive/@SNAPSHOTID@/", snapshot.url);
     let left = |mirrors: &[&Server], template: Option<&str>| {
         let fetcher = patient(Duration::from_secs(9));
-        let mirrors = mirrors.iter().map(|server| server.url.clone()).collect();
+        let mirrors = Mirrors::new(mirrors.iter().map(|server| server.url.clone()).collect(), Vec::new());
         let archive = Archive::new(&fetcher, &lock, mirrors, || template.map(str::to_owned));
         let mut done = Vec::new();
         let left = check(&lock, &archive, &mut |number| done.push(number));

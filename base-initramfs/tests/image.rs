@@ -286,11 +286,24 @@ fn the_shipped_lock() {
     anemos_base::BaseList::parse("base.toml", include_str!("../base.toml")).unwrap();
 }
 
+/// Only a lock that needs it is written in the newer format.
+#[test]
+fn the_archive_of_a_package_is_in_the_lock() {
+    let mut lock = locked(&debs()).unwrap().0;
+    assert!(lock.to_text().contains("\nformat = 1\n"));
+    lock.packages[1].security = true;
+    let text = lock.to_text();
+    assert!(text.contains("\nformat = 2\n"), "{text}");
+    assert_eq!(text.matches("security = true").count(), 1, "{text}");
+    assert_eq!(Lock::parse("x", &text).unwrap(), lock);
+}
+
 #[test]
 fn errors_in_a_lock_say_where() {
     let good = locked(&debs()).unwrap().0.to_text();
     for (from, to, expected) in [
-        ("format = 1", "format = 2", "line 3: format is 2"),
+        ("format = 1", "format = 3", "line 3: format is 3, but this anemos reads formats 1 to 2"),
+        ("size = ", "security = 1, size = ", "security"),
         ("suite = ", "siute = ", "siute"),
         ("pool/main/beta", "../main/beta", "line 19"),
         ("pool/main/beta", "pool/../beta", "pool/../beta"),

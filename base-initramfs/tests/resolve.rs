@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anemos_base::{BaseList, Fetcher, Limits, Lock, Resolve, Sha256, resolve};
+use anemos_base::{BaseList, Fetcher, Limits, Lock, Resolve, Security, Sha256, Sources, resolve};
 use common::{deb_of, file};
 
 /// A package of an archive: its name, its version, and what it depends on.
@@ -79,8 +79,10 @@ impl Archives {
 
     fn lock(&self, list: &str) -> Result<Lock, String> {
         let list = BaseList::parse("my.toml", list).unwrap();
-        let how = Resolve { mirror: self.url("debian"), keyring: self.at("keyring.gpg") };
-        resolve(&list, &how, &Fetcher::new(Limits::default()), &mut |_| {}).map_err(|error| error.to_string())
+        let fetcher = Fetcher::new(Limits::default());
+        let sources = Sources::find(&list.suite, &self.url("debian"), Security::Find(&[]), &fetcher).unwrap();
+        let how = Resolve { sources, keyring: self.at("keyring.gpg") };
+        resolve(&list, &how, &fetcher, &mut |_| {}).map_err(|error| error.to_string())
     }
 }
 
@@ -134,4 +136,71 @@ fn words_without_effect_are_errors() {
     ] {
         assert_eq!(lock(more).unwrap_err(), said);
     }
+}
+
+/// From the suite, its updates, or its security updates, whichever has the newest version; the lock says which archive
+/// has it.
+#[test]
+fn updates_come_into_the_lock() {
+    let Some(archives) = Archives::new() else { return };
+    let list = format!("{LIST}kernel = \"linux-image-amd64\"\n");
+    let old = [("tool", "1", "lib"), ("lib", "1", "tool"), ("linux-image-amd64", "6.1", "linux-image-6.1")];
+    let old = [&old[..], &[("linux-image-6.1", "6.1", "lib")]].concat();
+    archives.publish("debian", "trixie", "Sat, 06 Sep 2025 09:27:46 UTC", "pool/main/x", &old);
+    let lock = || archives.lock(&list).unwrap();
+    assert_eq!(lock().kernel.unwrap().release, "6.1");
+    archives.publish(
+        "debian",
+        "trixie-updates",
+        "Sun, 07 Sep 2025 09:27:46 UTC",
+        "pool/main/x",
+        &[("tool", "2", "lib")],
+    );
+    let new =
+        [("linux-image-amd64", "6.2", "linux-image-6.2"), ("linux-image-6.2", "6.2", "lib"), ("lib", "1", "tool")];
+    archives.publish(
+        "debian-security",
+        "trixie-security",
+        "Mon, 08 Sep 2025 09:27:46 UTC",
+        "pool/updates/main/x",
+        &new,
+    );
+    let lock = lock();
+    assert_eq!(lock.made.to_string(), "2025-09-08T09:27:46Z");
+    let packages: Vec<_> = lock.all_packages().map(|p| (&*p.name, &*p.version, &*p.path, p.security)).collect();
+    let expected = [
+        ("lib", "1", "pool/main/x/lib_1_amd64.deb", false),
+        ("tool", "2", "pool/main/x/tool_2_amd64.deb", false),
+        ("linux-image-6.2", "6.2", "pool/updates/main/x/linux-image-6.2_6.2_amd64.deb", true),
+    ];
+    assert_eq!(packages, expected);
+    assert_eq!(lock.kernel.unwrap().release, "6.2");
+}
+
+#[test]
+fn security_updates_are_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |archive: &str| format!("file://{}/{archive}", dir.path().display());
+    let release = |archive: &str, suite: &str| {
+        write(&dir.path().join(archive).join("dists").join(suite).join("InRelease"), b"");
+    };
+    release("debian", "trixie");
+    release("known", "trixie-security");
+    let fetcher = Fetcher::new(Limits::default());
+    let find = |security: Security<'_>| Sources::find("trixie", &at("debian"), security, &fetcher);
+    let known = [at("other"), at("known")];
+    let found =
+        |updates: bool, security: Option<&str>| Sources { mirror: at("debian"), updates, security: security.map(&at) };
+    assert_eq!(find(Security::Find(&[])).unwrap(), found(false, None));
+    assert_eq!(find(Security::Find(&known)).unwrap(), found(false, Some("known")));
+    assert_eq!(find(Security::At(&known[1])).unwrap(), found(false, Some("known")));
+    release("debian", "trixie-updates");
+    release("debian-security", "trixie-security");
+    assert_eq!(find(Security::Find(&known)).unwrap(), found(true, Some("debian-security")));
+    assert_eq!(find(Security::Without).unwrap(), found(true, None));
+    let error = find(Security::At(&known[0])).unwrap_err().to_string();
+    assert!(error.starts_with("the release file of trixie-security: ") && error.contains("not found"), "{error}");
+    // One that can't tell may have them.
+    let gone = ["http://127.0.0.1:1".to_owned()];
+    assert!(Sources::find("forky", &at("debian"), Security::Find(&gone), &fetcher).is_err());
 }

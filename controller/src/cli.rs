@@ -360,6 +360,8 @@ impl From<FinishHow> for Finish {
 #[derive(Debug, Subcommand)]
 pub enum Base {
     /// Resolve a list of packages against a mirror's signed index, and write the lock
+    ///
+    /// The suite's updates and security updates are in it. While none of the archives changes, neither does the lock.
     #[command(
         after_help = "Example: anemos base lock base.toml --output base.lock, then `base = { lock = \"base.lock\" }` \
                             in hosts.toml"
@@ -373,6 +375,9 @@ pub enum Base {
         /// URL of a package archive; default: this machine's own
         #[arg(long)]
         mirror: Option<String>,
+        /// URL of the archive of security updates, or `none`; default: the one beside the mirror, or this machine's own
+        #[arg(long)]
+        security_mirror: Option<String>,
     },
     /// Build the image that a lock describes
     ///
@@ -384,13 +389,9 @@ pub enum Base {
         /// The image to write (zstd); default: the cache that uploads are taken from
         #[arg(long, short)]
         output: Option<PathBuf>,
-        /// URL of a package archive; default: this machine's own
-        #[arg(long)]
-        mirror: Option<String>,
-        /// URL of an archive of past versions, with @SNAPSHOTID@ where the time goes; default: the one that this
-        /// machine's apt knows
-        #[arg(long)]
-        snapshot: Option<String>,
+        /// Where packages come from.
+        #[command(flatten)]
+        places: BasePlaces,
     },
     /// Say which packages of a lock have left the mirror, and where they still are
     ///
@@ -400,13 +401,9 @@ pub enum Base {
     Check {
         /// The lock; default: the one in this executable
         lock: Option<PathBuf>,
-        /// URL of a package archive; default: this machine's own
-        #[arg(long)]
-        mirror: Option<String>,
-        /// URL of an archive of past versions, with @SNAPSHOTID@ where the time goes; default: the one that this
-        /// machine's apt knows
-        #[arg(long)]
-        snapshot: Option<String>,
+        /// Where packages come from.
+        #[command(flatten)]
+        places: BasePlaces,
     },
     /// Check an image against a lock
     Verify {
@@ -416,6 +413,21 @@ pub enum Base {
         #[arg(long)]
         lock: Option<PathBuf>,
     },
+}
+
+/// Where `base` looks for packages.
+#[derive(Debug, Args)]
+pub struct BasePlaces {
+    /// URL of a package archive; default: this machine's own
+    #[arg(long)]
+    pub mirror: Option<String>,
+    /// URL of the archive of security updates; default: those beside the mirror, and this machine's own
+    #[arg(long)]
+    pub security_mirror: Option<String>,
+    /// URL of an archive of past versions, with @SNAPSHOTID@ where the time goes; default: the one that this machine's
+    /// apt knows
+    #[arg(long)]
+    pub snapshot: Option<String>,
 }
 
 #[cfg(test)]

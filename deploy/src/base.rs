@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 
-use anemos_base::{Archive, Fetcher, Lock, Proxies};
+use anemos_base::{Archive, Fetcher, Lock, Mirrors, Proxies};
 use anemos_host::Root;
 use anemos_proto::Digest;
 use anemos_proto::event::{Level, Unit};
@@ -50,6 +50,11 @@ pub fn mirrors(root: &Root, plan: &StagePlan) -> Vec<String> {
         mirrors.extend(plan.fallback_mirror.iter().cloned());
     }
     mirrors
+}
+
+/// The archives that packages of a lock are in.
+pub fn archives(root: &Root, plan: &StagePlan) -> Mirrors {
+    Mirrors::new(mirrors(root, plan), anemos_base::security_from_apt_sources(&root.at("/etc/apt")))
 }
 
 /// The HTTP proxies through which archives are reached.
@@ -131,7 +136,7 @@ impl Sources<'_> {
             }
             BaseSource::Build => {
                 memory::of(self.root).builds(self.lock.image_size).map_err(|short| short.to_string())?;
-                let mirrors = mirrors(self.root, self.plan);
+                let mirrors = archives(self.root, self.plan);
                 let archive = Archive::new(self.fetcher, self.lock, mirrors, || snapshot(self.root, self.plan));
                 let mut tell = |progress: anemos_base::Progress<'_>| {
                     let total = Some(progress.total_bytes);

@@ -58,6 +58,7 @@ fn locked(dir: &Path, holds: &str) -> Result<KernelSet> {
         name: "linux-image".into(),
         version: "1".into(),
         path: "pool/linux-image_1_amd64.deb".into(),
+        security: false,
         size: 0,
         sha256: Sha256::of(b""),
     };

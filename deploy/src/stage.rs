@@ -161,7 +161,7 @@ impl Job {
             self.report.note(Level::Warning, format!("{fault}; booting the locked kernel instead"));
         }
         let step = self.report.step("kernel");
-        let mirrors = base::mirrors(&self.root, &self.plan);
+        let mirrors = base::archives(&self.root, &self.plan);
         let archive = Archive::new(&self.fetcher, lock, mirrors, || base::snapshot(&self.root, &self.plan));
         // Counts one item for each package, and one for all modules in them.
         let total = locked.packages.len() as u64 + 1;

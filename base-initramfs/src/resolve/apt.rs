@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{BaseList, Resolve, package};
-use crate::{Error, Package, Time, command};
+use super::{BaseList, Resolve, Sources};
+use crate::{Error, Package, Sha256, Time, command};
 
 /// Private apt directories, removed when dropped.
 pub(super) struct Apt {
     directory: PathBuf,
+    /// The addresses of the archives, as [`plain`] has them, and whether each is the one of security updates.
+    archives: Vec<(String, bool)>,
 }
 
 /// How long any of apt's commands may take.
@@ -19,14 +21,23 @@ impl Apt {
     pub(super) fn new(list: &BaseList, how: &Resolve) -> Result<Self, Error> {
         let io = |error| Error::io("preparing directories for apt", error);
         let directory = private_directory().map_err(io)?;
-        let apt = Self { directory };
+        let Sources { mirror, updates, security } = &how.sources;
+        let mut archives = vec![(plain(mirror), false)];
+        // One archive for all is the main one.
+        if let Some(security) = security.as_deref().map(plain).filter(|security| *security != archives[0].0) {
+            archives.push((security, true));
+        }
+        let apt = Self { directory, archives };
         for name in
             ["state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d", "etc/trusted"]
         {
             std::fs::create_dir_all(apt.directory.join(name)).map_err(io)?;
         }
-        let (suite, mirror, keyring) = (&list.suite, &how.mirror, how.keyring.display());
-        let source = format!("deb [signed-by={keyring}] {mirror} {suite} main\n");
+        let (suite, keyring) = (&list.suite, how.keyring.display());
+        let source = |url: &str, end: &str| format!("deb [signed-by={keyring}] {url} {suite}{end} main\n");
+        let mut sources = source(mirror, "");
+        sources.extend(updates.then(|| source(mirror, "-updates")));
+        sources.extend(security.iter().map(|security| source(security, "-security")));
         let at = apt.directory.display();
         let arch = &list.arch;
         let configuration = format!(
@@ -35,13 +46,13 @@ impl Apt {
              APT::Architectures {{ \"{arch}\"; }};\nAcquire::Languages \"none\";\n\
              APT::Install-Recommends \"false\";\nAPT::Sandbox::User \"root\";\n"
         );
-        std::fs::write(apt.directory.join("etc/sources.list"), source).map_err(io)?;
+        std::fs::write(apt.directory.join("etc/sources.list"), sources).map_err(io)?;
         std::fs::write(apt.directory.join("apt.conf"), configuration).map_err(io)?;
         std::fs::write(apt.directory.join("status"), "").map_err(io)?;
         Ok(apt)
     }
 
-    /// Fetches the index and checks its signature.
+    /// Fetches the indexes and checks their signatures.
     pub(super) fn update(&self) -> Result<(), Error> {
         self.run("apt-get", &["-qq", "--error-on=any", "update"], &[]).map(drop)
     }
@@ -62,12 +73,25 @@ impl Apt {
 
     /// Where the packages are, and their hashes.
     pub(super) fn show(&self, names: &[String]) -> Result<Vec<Package>, Error> {
-        let said = self.run("apt-cache", &["--no-all-versions", "show"], names)?;
-        let packages: Vec<Package> = said.split("\n\n").filter_map(package).collect();
+        let words = ["-qq", "--print-uris", "-o", "Acquire::ForceHash=SHA256", "--no-install-recommends", "install"];
+        let said = self.run("apt-get", &words, names)?;
+        let mut packages: Vec<Package> = said.lines().filter_map(|line| self.package(line)).collect();
+        // They come with what they depend on.
+        packages.retain(|package| names.contains(&package.name));
         match names.iter().find(|name| !packages.iter().any(|package| package.name == **name)) {
             Some(missing) => Err(error(format!("the index doesn't say where {missing} is, or its hash"))),
             None => Ok(packages),
         }
+    }
+
+    /// The package of a line that apt prints for one that it would fetch.
+    fn package(&self, line: &str) -> Option<Package> {
+        let Offer { url, name, version, size, sha256 } = offer(line)?;
+        let (path, security) = self.archives.iter().find_map(|(archive, security)| {
+            let path = url.strip_prefix(archive)?.strip_prefix('/').filter(|path| path.starts_with("pool/"))?;
+            Some((path.to_owned(), *security))
+        })?;
+        Some(Package { name, version, path, security, size, sha256 })
     }
 
     /// When the newest of the archives was made, as its signed Release file says.
@@ -101,6 +125,53 @@ impl Drop for Apt {
         // Nothing can be done about what can't be removed, and it is in a temporary directory.
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// A file that apt would fetch.
+pub(crate) struct Offer {
+    url: String,
+    pub(crate) name: String,
+    version: String,
+    size: u64,
+    sha256: Sha256,
+}
+
+/// Reads a line such as `'URL' NAME_VERSION_ARCH.deb SIZE SHA256:HASH`; apt-get(8), `--print-uris`.
+pub(crate) fn offer(line: &str) -> Option<Offer> {
+    let (url, rest) = line.strip_prefix('\'')?.split_once("' ")?;
+    let mut words = rest.split(' ');
+    let (file, size, hash) = (words.next()?, words.next()?, words.next()?);
+    let (name, rest) = file.split_once('_')?;
+    let (version, _) = rest.split_once('_')?;
+    Some(Offer {
+        url: plain(url),
+        name: name.to_owned(),
+        version: unescaped(version),
+        size: size.parse().ok()?,
+        sha256: hash.strip_prefix("SHA256:")?.parse().ok()?,
+    })
+}
+
+/// An address as it is compared: apt escapes some signs, and writes those of files in its own way.
+fn plain(url: &str) -> String {
+    let url = unescaped(url.trim_end_matches('/'));
+    match url.strip_prefix("file:") {
+        Some(path) => format!("file:/{}", path.trim_start_matches('/')),
+        None => url,
+    }
+}
+
+/// Text without its percent escapes.
+fn unescaped(text: &str) -> String {
+    let mut plain = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [byte, after @ ..] = rest {
+        let digits = after.get(..2).filter(|_| *byte == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        plain.push(escaped.unwrap_or(*byte));
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&plain).into_owned()
 }
 
 /// What apt's answers lack.

@@ -1,23 +1,27 @@
-//! Making a lock: apt's own tools resolve the packages, in directories of their own, against a mirror's signed index.
+//! Making a lock: apt's own tools resolve the packages, in directories of their own, against archives' signed indexes.
 
 mod apt;
 mod list;
+mod sources;
 
 use std::io;
 use std::path::PathBuf;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use apt::offer;
 pub use list::BaseList;
+pub use sources::{Security, Sources};
 
-use crate::archive::Archive;
+use crate::archive::{Archive, Mirrors};
 use crate::build::{self, Progress};
-use crate::{Error, Exclude, Fetcher, Kernel, Lock, Package, Sha256};
+use crate::{Error, Exclude, Fetcher, Kernel, Lock, Sha256};
 
 /// How to make a lock.
 #[derive(Clone, Debug)]
 pub struct Resolve {
-    /// The mirror to resolve against and to download from.
-    pub mirror: String,
-    /// The keys that its index must be signed with; Debian's are in [`DEBIAN_KEYRING`].
+    /// What to resolve against, and to download from.
+    pub sources: Sources,
+    /// The keys that their indexes must be signed with; Debian's are in [`DEBIAN_KEYRING`].
     pub keyring: PathBuf,
 }
 
@@ -54,7 +58,9 @@ pub fn resolve(
         kernel,
     };
     lock.packages.sort_by(|a, b| a.name.cmp(&b.name));
-    let archive = Archive::new(fetcher, &lock, vec![how.mirror.clone()], || None);
+    let Sources { mirror, security, .. } = &how.sources;
+    let mirrors = Mirrors { main: vec![mirror.clone()], security: security.iter().cloned().collect() };
+    let archive = Archive::new(fetcher, &lock, mirrors, || None);
     let tree = build::assemble(&lock, &archive, u64::from(u32::MAX), progress)?;
     list.without_effect("exclude", "no package has", tree.unmatched().map(Exclude::as_str))?;
     let image = build::write_image(&tree, lock.made, 1, io::sink())?;
@@ -73,17 +79,4 @@ fn locked_kernel(apt: &apt::Apt, name: &str) -> Result<Kernel, Error> {
     let found = names.iter().find_map(|name| release(name));
     let found = found.ok_or_else(|| apt::error(format!("{name} depends on no package linux-image-RELEASE")))?;
     Ok(Kernel { release: found, packages: apt.show(&names)? })
-}
-
-/// Checks that a package's fields, as apt gives them, make an entry of a lock.
-pub(crate) fn package(stanza: &str) -> Option<Package> {
-    let field =
-        |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
-    Some(Package {
-        name: field("Package:")?,
-        version: field("Version:")?,
-        path: field("Filename:")?,
-        size: field("Size:")?.parse().ok()?,
-        sha256: field("SHA256:")?.parse().ok()?,
-    })
 }

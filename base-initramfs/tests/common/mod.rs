@@ -96,6 +96,7 @@ pub fn locked(debs: &[(&str, Vec<u8>)]) -> Result<(Lock, Shelf), Error> {
             name: (*name).to_owned(),
             version: "1".to_owned(),
             path: path.clone(),
+            security: false,
             size: bytes.len() as u64,
             sha256: Sha256::of(bytes),
         });

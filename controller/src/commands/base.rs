@@ -5,32 +5,34 @@ use std::io::{BufReader, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use anemos_base::{BaseList, DEBIAN_KEYRING, Left, Lock, Progress, Resolve, SNAPSHOT_ID};
+use anemos_base::{BaseList, DEBIAN_KEYRING, Left, Lock, Progress, Resolve, SNAPSHOT_ID, Security, Sources};
 
 use super::{CommandError, Status, line};
-use crate::cli::Base;
+use crate::cli::{Base, BasePlaces};
 use crate::embed;
-use crate::run::base::{self, Doing, Showing};
+use crate::run::base::{self, Doing, Places, Showing};
 use crate::screen;
 
 pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
     tokio::task::spawn_blocking(move || match args {
-        Base::Lock { list, output, mirror } => lock(&list, &output, mirror.as_deref()),
-        Base::Build { lock, output, mirror, snapshot } => {
-            is_of_a_time(snapshot.as_deref())?;
+        Base::Lock { list, output, mirror, security_mirror } => {
+            lock(&list, &output, mirror.as_deref(), security_mirror.as_deref())
+        }
+        Base::Build { lock, output, places } => {
+            let places = of_a_time(&places)?;
             let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
             let output = match output {
                 Some(output) => output,
                 None => base::cache_path(&lock)?,
             };
-            base::build(&lock, &output, (mirror.as_deref(), snapshot.as_deref()), &showing())?;
+            base::build(&lock, &output, places, &showing())?;
             line(output.display());
             Ok(Status::Done)
         }
-        Base::Check { lock, mirror, snapshot } => {
-            is_of_a_time(snapshot.as_deref())?;
+        Base::Check { lock, places } => {
+            let places = of_a_time(&places)?;
             let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
-            check(&lock, (mirror.as_deref(), snapshot.as_deref()))
+            check(&lock, places)
         }
         Base::Verify { image, lock } => {
             let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
@@ -73,14 +75,16 @@ fn show(doing: Doing<'_>) {
     }
 }
 
-fn is_of_a_time(snapshot: Option<&str>) -> Result<(), CommandError> {
-    if snapshot.is_some_and(|url| !url.contains(SNAPSHOT_ID)) {
+/// What was said of the places, if the archive of past versions can be one.
+fn of_a_time(said: &BasePlaces) -> Result<Places<'_>, CommandError> {
+    let BasePlaces { mirror, security_mirror, snapshot } = said;
+    if snapshot.as_ref().is_some_and(|url| !url.contains(SNAPSHOT_ID)) {
         return Err(CommandError::bad_input(format!("--snapshot must have {SNAPSHOT_ID} where the time goes")));
     }
-    Ok(())
+    Ok(Places { mirror: mirror.as_deref(), security_mirror: security_mirror.as_deref(), snapshot: snapshot.as_deref() })
 }
 
-fn check(lock: &Lock, places: (Option<&str>, Option<&str>)) -> Result<Status, CommandError> {
+fn check(lock: &Lock, places: Places<'_>) -> Result<Status, CommandError> {
     let total = lock.all_packages().count();
     let all_left = base::left(lock, places, &mut |done| on_terminal(format_args!("{done}/{total}")));
     on_terminal(format_args!(""));
@@ -102,12 +106,34 @@ fn check(lock: &Lock, places: (Option<&str>, Option<&str>)) -> Result<Status, Co
     Ok(Status::Left)
 }
 
-fn lock(list: &Path, output: &Path, mirror: Option<&str>) -> Result<Status, CommandError> {
+/// In place of an address: the lock is meant to have no security updates.
+const NONE: &str = "none";
+
+fn lock(
+    list: &Path,
+    output: &Path,
+    mirror: Option<&str>,
+    security_mirror: Option<&str>,
+) -> Result<Status, CommandError> {
     let text = fs::read_to_string(list).map_err(|e| CommandError::bad_input(format!("{}: {e}", list.display())))?;
     let list = BaseList::parse(&list.display().to_string(), &text).map_err(CommandError::bad_input)?;
     let mirror = base::mirrors(mirror)?.remove(0);
-    let how = Resolve { mirror, keyring: DEBIAN_KEYRING.into() };
-    let made = anemos_base::resolve(&list, &how, &base::fetcher(), &mut |p| show(Doing::Building(&p)));
+    let (fetcher, own) = (base::fetcher(), base::own_security());
+    let security = match security_mirror {
+        Some(NONE) => Security::Without,
+        Some(named) => Security::At(named),
+        None => Security::Find(&own),
+    };
+    let sources = Sources::find(&list.suite, &mirror, security, &fetcher).map_err(CommandError::bad_input)?;
+    if sources.security.is_none() && security_mirror.is_none() {
+        screen::note(&format!(
+            "the lock has no security updates: neither beside the mirror nor in this machine's apt sources is a \
+             {}-security; name its archive with --security-mirror, or say `{NONE}`",
+            list.suite
+        ));
+    }
+    let how = Resolve { sources, keyring: DEBIAN_KEYRING.into() };
+    let made = anemos_base::resolve(&list, &how, &fetcher, &mut |p| show(Doing::Building(&p)));
     show(Doing::Built);
     let made = made.map_err(CommandError::bad_input)?;
     fs::write(output, made.to_text()).map_err(|e| CommandError::bad_input(format!("{}: {e}", output.display())))?;
@@ -122,7 +148,8 @@ mod tests {
     #[tokio::test]
     async fn a_snapshot_archive_is_of_a_time() {
         let snapshot = Some("http://127.0.0.1:1/debian/".into());
-        let build = Base::Build { lock: None, output: Some("/nonexistent/image".into()), mirror: None, snapshot };
+        let places = BasePlaces { mirror: None, security_mirror: None, snapshot };
+        let build = Base::Build { lock: None, output: Some("/nonexistent/image".into()), places };
         let error = run(build).await.map(|_| ()).unwrap_err();
         assert!(error.message.starts_with("--snapshot must have @SNAPSHOTID@"), "{}", error.message);
     }
@@ -145,7 +172,8 @@ mod tests {
         fs::create_dir_all(mirror.join("pool")).unwrap();
         let check = |mirror: String| {
             let snapshot = Some(format!("{}/past/@SNAPSHOTID@/", dir.path().display()));
-            run(Base::Check { lock: Some(lock.clone()), mirror: Some(mirror), snapshot })
+            let places = BasePlaces { mirror: Some(mirror), security_mirror: None, snapshot };
+            run(Base::Check { lock: Some(lock.clone()), places })
         };
         let here = format!("file://{}", mirror.display());
         for (name, status, code) in [("", Status::Left, 1), ("linux", Status::Left, 1), ("a", Status::Done, 0)] {

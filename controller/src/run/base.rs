@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anemos_base::{Archive, Fetcher, Left, Limits, Lock, Progress, Proxies};
+use anemos_base::{Archive, Fetcher, Left, Limits, Lock, Mirrors, Progress, Proxies};
 
 use super::error::RunError;
 use crate::engine::Blob;
@@ -27,6 +27,17 @@ pub enum Doing<'a> {
 /// Is told what takes its time.
 pub type Showing = Arc<dyn Fn(Doing<'_>) + Send + Sync>;
 
+/// Where packages come from, as far as it was said; the rest is what this machine knows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Places<'a> {
+    /// The package archive.
+    pub mirror: Option<&'a str>,
+    /// The archive of security updates.
+    pub security_mirror: Option<&'a str>,
+    /// The archive of past versions.
+    pub snapshot: Option<&'a str>,
+}
+
 /// Small on the wire, and still a matter of a minute.
 const LEVEL: i32 = 15;
 
@@ -45,6 +56,11 @@ pub fn mirrors(given: Option<&str>) -> Result<Vec<String>, RunError> {
     Ok(mirrors)
 }
 
+/// The archives of security updates that this machine's apt has.
+pub fn own_security() -> Vec<String> {
+    anemos_base::security_from_apt_sources(Path::new("/etc/apt"))
+}
+
 /// An archive of past versions, from whoever on this machine knows one: its apt, or the apt in a base image that was
 /// built here.
 pub fn known_snapshot() -> Option<String> {
@@ -58,22 +74,19 @@ pub fn fetcher() -> Fetcher {
     fetcher
 }
 
-/// Where the packages of a lock are: at the mirror and the snapshot archive given, else at those that are known here.
-fn archive<'a>(
-    fetcher: &'a Fetcher,
-    lock: &Lock,
-    (mirror, snapshot): (Option<&str>, Option<&'a str>),
-) -> Result<Archive<'a>, RunError> {
-    let snapshot = move || snapshot.map(str::to_owned).or_else(known_snapshot);
-    Ok(Archive::new(fetcher, lock, mirrors(mirror)?, snapshot))
+/// The packages of a lock, from these places.
+fn archive<'a>(fetcher: &'a Fetcher, lock: &Lock, places: Places<'a>) -> Result<Archive<'a>, RunError> {
+    let main = mirrors(places.mirror)?;
+    let mirrors = match places.security_mirror {
+        Some(security) => Mirrors { main, security: vec![security.to_owned()] },
+        None => Mirrors::new(main, own_security()),
+    };
+    let snapshot = move || places.snapshot.map(str::to_owned).or_else(known_snapshot);
+    Ok(Archive::new(fetcher, lock, mirrors, snapshot))
 }
 
 /// The packages of a lock that have left the mirror. `looked` is told of how many this is known.
-pub fn left(
-    lock: &Lock,
-    places: (Option<&str>, Option<&str>),
-    looked: &mut dyn FnMut(usize),
-) -> Result<Vec<Left>, RunError> {
+pub fn left(lock: &Lock, places: Places<'_>, looked: &mut dyn FnMut(usize)) -> Result<Vec<Left>, RunError> {
     let fetcher = fetcher();
     let archive = archive(&fetcher, lock, places)?;
     anemos_base::check(lock, &archive, looked)
@@ -81,15 +94,10 @@ pub fn left(
 }
 
 /// Builds the image into a file, which is there only if it is whole.
-pub fn build(
-    lock: &Lock,
-    output: &Path,
-    (mirror, snapshot): (Option<&str>, Option<&str>),
-    show: &Showing,
-) -> Result<(), RunError> {
+pub fn build(lock: &Lock, output: &Path, places: Places<'_>, show: &Showing) -> Result<(), RunError> {
     let io = |e: std::io::Error| RunError::bad_input(format!("{}: {e}", output.display()));
     let fetcher = fetcher();
-    let archive = archive(&fetcher, lock, (mirror, snapshot))?;
+    let archive = archive(&fetcher, lock, places)?;
     let mut partial = output.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = PathBuf::from(partial);
@@ -147,7 +155,8 @@ pub async fn image(
     let (lock, mirror, snapshot) = (lock.clone(), mirror.map(str::to_owned), snapshot.map(str::to_owned));
     let show = Arc::clone(show);
     tokio::task::spawn_blocking(move || {
-        build(&lock, &cache_path(&lock)?, (mirror.as_deref(), snapshot.as_deref()), &show)?;
+        let places = Places { mirror: mirror.as_deref(), snapshot: snapshot.as_deref(), ..Places::default() };
+        build(&lock, &cache_path(&lock)?, places, &show)?;
         cached_image(&lock)?.ok_or_else(|| RunError::internal("the image that was just built is gone"))
     })
     .await
