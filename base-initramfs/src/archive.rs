@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::apt_sources::without_credentials;
 use crate::error::{Attempt, Error, Failure};
 use crate::fetch::{Fetcher, Sink};
+use crate::snapshot::SNAPSHOT_ID;
 use crate::{Lock, Package, Time};
 
 /// Where packages come from.
@@ -106,9 +107,6 @@ pub struct Left {
 
 /// How long is spent on finding out which packages have left a mirror, once one has.
 const LOOK: Duration = Duration::from_secs(15);
-
-/// What the snapshot archive's address has in place of the time.
-pub const SNAPSHOT_ID: &str = "@SNAPSHOTID@";
 
 impl<'a> Archive<'a> {
     /// Packages from these mirrors for this lock.

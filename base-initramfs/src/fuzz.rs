@@ -125,6 +125,7 @@ fn base_image(data: &[u8]) {
         arch: "amd64".into(),
         suite: "trixie".into(),
         made: Time::from_unix(0),
+        snapshot: None,
         image: Sha256::of(b"an image"),
         image_size: SIZE,
         skeleton: Sha256::of(b""),

@@ -35,7 +35,7 @@ mod time;
 mod tree;
 
 pub use apt_sources::{mirrors_from_apt_sources, security_from_apt_sources};
-pub use archive::{Archive, Left, Mirrors, Packages, SNAPSHOT_ID};
+pub use archive::{Archive, Left, Mirrors, Packages};
 pub use build::{Image, Progress, build, copy_verified, fetch_image, verify};
 pub use check::check;
 pub use error::{Attempt, Error, Failure, ImageError};
@@ -47,6 +47,6 @@ pub use newc::{Device, Segment};
 pub use proxy::Proxies;
 pub use resolve::{BaseList, DEBIAN_KEYRING, Resolve, Security, Sources, resolve};
 pub use sha::{Hasher, HashingWriter, Sha256};
-pub use snapshot::{snapshot_of_apt, snapshot_of_images};
+pub use snapshot::{SNAPSHOT_ID, is_template, snapshot_of_apt, snapshot_of_images};
 pub use time::Time;
 pub use tree::Tree;

@@ -1,6 +1,7 @@
 //! `base.lock`: which packages make the base image, and what the image is.
 //!
-//! It is TOML, one package a line, written and read here only. It names no mirror.
+//! It is TOML, one package a line, written and read here only. It names no mirror, and a snapshot archive only if its
+//! maker has it so.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -8,6 +9,7 @@ use std::ops::Range;
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
+use crate::snapshot::{SNAPSHOT_ID, is_template};
 use crate::{Error, Exclude, Sha256, Time};
 
 /// The newest format that this library reads; it reads all before it, and writes the first that has room for the lock.
@@ -23,6 +25,8 @@ pub struct Lock {
     /// When the newest of the archives was made, of those that the packages were resolved in: the time of every file in
     /// the image, and where to look in a snapshot archive.
     pub made: Time,
+    /// Where past versions of the packages are, with [`SNAPSHOT_ID`](crate::SNAPSHOT_ID) in it, if its maker says so.
+    pub snapshot: Option<String>,
     /// SHA-256 of the uncompressed image.
     pub image: Sha256,
     /// Size of the uncompressed image.
@@ -70,6 +74,7 @@ struct RawLock {
     arch: Word,
     suite: Word,
     made: Time,
+    snapshot: Option<Template>,
     image: Sha256,
     image_size: u64,
     skeleton: Sha256,
@@ -111,6 +116,21 @@ impl<'de> Deserialize<'de> for Word {
             )));
         }
         Ok(Self(text))
+    }
+}
+
+/// The address of a snapshot archive.
+struct Template(String);
+
+impl<'de> Deserialize<'de> for Template {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if is_template(&text) {
+            return Ok(Self(text));
+        }
+        Err(de::Error::custom(format_args!(
+            "expected an address of http or https without a password, with {SNAPSHOT_ID} where the time goes"
+        )))
     }
 }
 
@@ -162,6 +182,7 @@ impl Lock {
             arch: raw.arch.0,
             suite: raw.suite.0,
             made: raw.made,
+            snapshot: raw.snapshot.map(|template| template.0),
             image: raw.image,
             image_size: raw.image_size,
             skeleton: raw.skeleton,
@@ -181,6 +202,10 @@ impl Lock {
         let _ = writeln!(text, "arch = {}", quoted(&self.arch));
         let _ = writeln!(text, "suite = {}", quoted(&self.suite));
         let _ = writeln!(text, "made = \"{}\"", self.made);
+        if let Some(snapshot) = &self.snapshot {
+            let _ =
+                writeln!(text, "\n# Where versions are that have left the mirrors.\nsnapshot = {}", quoted(snapshot));
+        }
         let _ = writeln!(text, "\n# The uncompressed image, and what is added to the packages.");
         let _ = writeln!(text, "image = \"{}\"", self.image);
         let _ = writeln!(text, "image_size = {}", self.image_size);
@@ -201,7 +226,7 @@ impl Lock {
 
     /// The first format that has room for it: an older anemos reads what it can.
     fn format(&self) -> u32 {
-        if self.all_packages().any(|package| package.security) { 2 } else { 1 }
+        if self.snapshot.is_some() || self.all_packages().any(|package| package.security) { 2 } else { 1 }
     }
 
     /// The packages of the image, and then those of the kernel.

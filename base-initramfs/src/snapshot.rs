@@ -8,9 +8,11 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
-use crate::SNAPSHOT_ID;
 use crate::apt_config;
 use crate::apt_sources::without_credentials;
+
+/// What the snapshot archive's address has in place of the time.
+pub const SNAPSHOT_ID: &str = "@SNAPSHOTID@";
 
 /// Options that name the archive of Debian's main packages, in the order in which apt itself heeds them.
 const OPTIONS: [&str; 4] = [
@@ -44,6 +46,11 @@ pub fn snapshot_of_images(directory: &Path) -> Option<String> {
         (name.starts_with("base-") && name.ends_with(".cpio.zst")).then_some(())?;
         in_image(zstd::stream::read::Decoder::new(File::open(entry.path()).ok()?).ok()?)
     })
+}
+
+/// Whether this is the address of a snapshot archive, as a lock may name one: without a password.
+pub fn is_template(text: &str) -> bool {
+    address(text).as_deref() == Some(text)
 }
 
 fn address(text: &str) -> Option<String> {
@@ -138,8 +145,10 @@ mod tests {
     fn what_is_an_address() {
         assert_eq!(address("http://a/@SNAPSHOTID@/").as_deref(), Some("http://a/@SNAPSHOTID@/"));
         assert_eq!(address("http://u:secret@a/@SNAPSHOTID@/").as_deref(), Some("http://a/@SNAPSHOTID@/"));
+        assert!(is_template("http://a/@SNAPSHOTID@/") && !is_template("http://u:secret@a/@SNAPSHOTID@/"));
         for text in ["", "no", "http://a/", "ftp://a/@SNAPSHOTID@/"] {
             assert_eq!(address(text), None);
+            assert!(!is_template(text));
         }
     }
 }

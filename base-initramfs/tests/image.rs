@@ -299,6 +299,22 @@ fn the_archive_of_a_package_is_in_the_lock() {
 }
 
 #[test]
+fn a_lock_may_name_a_snapshot_archive() {
+    let mut lock = locked(&debs()).unwrap().0;
+    assert!(!lock.to_text().contains("snapshot"));
+    lock.snapshot = Some("https://past.example/debian/@SNAPSHOTID@/".to_owned());
+    let text = lock.to_text();
+    assert!(text.contains("\nformat = 2\n"), "{text}");
+    assert_eq!(Lock::parse("x", &text).unwrap(), lock);
+    for other in ["https://past.example/debian/", "/srv/@SNAPSHOTID@/", "https://me:secret@past.example/@SNAPSHOTID@/"]
+    {
+        let wrong = text.replace("https://past.example/debian/@SNAPSHOTID@/", other);
+        let error = Lock::parse("my.lock", &wrong).unwrap_err().to_string();
+        assert!(error.contains("line 9") && error.contains("without a password"), "{error}");
+    }
+}
+
+#[test]
 fn errors_in_a_lock_say_where() {
     let good = locked(&debs()).unwrap().0.to_text();
     for (from, to, expected) in [

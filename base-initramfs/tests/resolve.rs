@@ -81,7 +81,7 @@ impl Archives {
         let list = BaseList::parse("my.toml", list).unwrap();
         let fetcher = Fetcher::new(Limits::default());
         let sources = Sources::find(&list.suite, &self.url("debian"), Security::Find(&[]), &fetcher).unwrap();
-        let how = Resolve { sources, keyring: self.at("keyring.gpg") };
+        let how = Resolve { sources, keyring: self.at("keyring.gpg"), snapshot: None };
         resolve(&list, &how, &fetcher, &mut |_| {}).map_err(|error| error.to_string())
     }
 }

@@ -372,12 +372,9 @@ pub enum Base {
         /// The lock to write
         #[arg(long, short, default_value = "base.lock")]
         output: PathBuf,
-        /// URL of a package archive; default: this machine's own
-        #[arg(long)]
-        mirror: Option<String>,
-        /// URL of the archive of security updates, or `none`; default: the one beside the mirror, or this machine's own
-        #[arg(long)]
-        security_mirror: Option<String>,
+        /// Where packages come from.
+        #[command(flatten)]
+        places: LockPlaces,
     },
     /// Build the image that a lock describes
     ///
@@ -415,6 +412,20 @@ pub enum Base {
     },
 }
 
+/// Where `base lock` finds packages.
+#[derive(Debug, Args)]
+pub struct LockPlaces {
+    /// URL of a package archive; default: this machine's own
+    #[arg(long)]
+    pub mirror: Option<String>,
+    /// URL of the archive of security updates, or `none`; default: the one beside the mirror, or this machine's own
+    #[arg(long)]
+    pub security_mirror: Option<String>,
+    /// URL of an archive of past versions, with @SNAPSHOTID@ where the time goes, for the lock to name; default: none
+    #[arg(long)]
+    pub snapshot: Option<String>,
+}
+
 /// Where `base` looks for packages.
 #[derive(Debug, Args)]
 pub struct BasePlaces {
@@ -424,8 +435,8 @@ pub struct BasePlaces {
     /// URL of the archive of security updates; default: those beside the mirror, and this machine's own
     #[arg(long)]
     pub security_mirror: Option<String>,
-    /// URL of an archive of past versions, with @SNAPSHOTID@ where the time goes; default: the one that this machine's
-    /// apt knows
+    /// URL of an archive of past versions, with @SNAPSHOTID@ where the time goes; default: the one that the lock
+    /// names, or that this machine's apt knows
     #[arg(long)]
     pub snapshot: Option<String>,
 }

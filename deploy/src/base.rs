@@ -66,11 +66,12 @@ pub fn proxies(root: &Root, plan: &StagePlan) -> Proxies {
     }
 }
 
-/// The archive of past versions: the first that is known to the user's configuration, the host's apt, the workstation,
-/// or the apt in the base image of an earlier deployment.
-pub fn snapshot(root: &Root, plan: &StagePlan) -> Option<String> {
+/// The archive of past versions: the first that is known to the user's configuration, the lock, the host's apt, the
+/// workstation, or the apt in the base image of an earlier deployment.
+pub fn snapshot(root: &Root, plan: &StagePlan, lock: &Lock) -> Option<String> {
     plan.snapshot
         .clone()
+        .or_else(|| lock.snapshot.clone())
         .or_else(anemos_base::snapshot_of_apt)
         .or_else(|| plan.fallback_snapshot.clone())
         .or_else(|| anemos_base::snapshot_of_images(&root.at(CACHE)))
@@ -137,7 +138,8 @@ impl Sources<'_> {
             BaseSource::Build => {
                 memory::of(self.root).builds(self.lock.image_size).map_err(|short| short.to_string())?;
                 let mirrors = archives(self.root, self.plan);
-                let archive = Archive::new(self.fetcher, self.lock, mirrors, || snapshot(self.root, self.plan));
+                let archive =
+                    Archive::new(self.fetcher, self.lock, mirrors, || snapshot(self.root, self.plan, self.lock));
                 let mut tell = |progress: anemos_base::Progress<'_>| {
                     let total = Some(progress.total_bytes);
                     step.progress(progress.done_bytes, total, Unit::Bytes, Some(progress.package));

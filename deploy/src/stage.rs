@@ -162,7 +162,7 @@ impl Job {
         }
         let step = self.report.step("kernel");
         let mirrors = base::archives(&self.root, &self.plan);
-        let archive = Archive::new(&self.fetcher, lock, mirrors, || base::snapshot(&self.root, &self.plan));
+        let archive = Archive::new(&self.fetcher, lock, mirrors, || base::snapshot(&self.root, &self.plan, lock));
         // Counts one item for each package, and one for all modules in them.
         let total = locked.packages.len() as u64 + 1;
         let mut done = 0;

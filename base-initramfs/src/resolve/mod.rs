@@ -23,6 +23,8 @@ pub struct Resolve {
     pub sources: Sources,
     /// The keys that their indexes must be signed with; Debian's are in [`DEBIAN_KEYRING`].
     pub keyring: PathBuf,
+    /// The snapshot archive that the lock is to name, if any.
+    pub snapshot: Option<String>,
 }
 
 /// Where the package `debian-archive-keyring` has its keys.
@@ -50,6 +52,7 @@ pub fn resolve(
         arch: list.arch.clone(),
         suite: list.suite.clone(),
         made: apt.made()?,
+        snapshot: how.snapshot.clone(),
         image: Sha256::from_bytes([0; 32]),
         image_size: 0,
         skeleton: crate::skeleton_hash(),

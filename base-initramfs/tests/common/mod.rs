@@ -106,6 +106,7 @@ pub fn locked(debs: &[(&str, Vec<u8>)]) -> Result<(Lock, Shelf), Error> {
         arch: "amd64".to_owned(),
         suite: "trixie".to_owned(),
         made: Time::from_unix(1_800_000_000),
+        snapshot: None,
         image: Sha256::from_bytes([0; 32]),
         image_size: 64 << 20,
         skeleton: anemos_base::skeleton_hash(),

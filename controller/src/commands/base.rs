@@ -8,15 +8,21 @@ use std::sync::Arc;
 use anemos_base::{BaseList, DEBIAN_KEYRING, Left, Lock, Progress, Resolve, SNAPSHOT_ID, Security, Sources};
 
 use super::{CommandError, Status, line};
-use crate::cli::{Base, BasePlaces};
+use crate::cli::{Base, BasePlaces, LockPlaces};
 use crate::embed;
 use crate::run::base::{self, Doing, Places, Showing};
 use crate::screen;
 
 pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
     tokio::task::spawn_blocking(move || match args {
-        Base::Lock { list, output, mirror, security_mirror } => {
-            lock(&list, &output, mirror.as_deref(), security_mirror.as_deref())
+        Base::Lock { list, output, places } => {
+            if places.snapshot.as_ref().is_some_and(|url| !anemos_base::is_template(url)) {
+                return Err(CommandError::bad_input(format!(
+                    "--snapshot must be an address of http or https without a password, with {SNAPSHOT_ID} where the \
+                     time goes"
+                )));
+            }
+            lock(&list, &output, places)
         }
         Base::Build { lock, output, places } => {
             let places = of_a_time(&places)?;
@@ -109,17 +115,13 @@ fn check(lock: &Lock, places: Places<'_>) -> Result<Status, CommandError> {
 /// In place of an address: the lock is meant to have no security updates.
 const NONE: &str = "none";
 
-fn lock(
-    list: &Path,
-    output: &Path,
-    mirror: Option<&str>,
-    security_mirror: Option<&str>,
-) -> Result<Status, CommandError> {
+fn lock(list: &Path, output: &Path, places: LockPlaces) -> Result<Status, CommandError> {
+    let LockPlaces { mirror, security_mirror, snapshot } = places;
     let text = fs::read_to_string(list).map_err(|e| CommandError::bad_input(format!("{}: {e}", list.display())))?;
     let list = BaseList::parse(&list.display().to_string(), &text).map_err(CommandError::bad_input)?;
-    let mirror = base::mirrors(mirror)?.remove(0);
+    let mirror = base::mirrors(mirror.as_deref())?.remove(0);
     let (fetcher, own) = (base::fetcher(), base::own_security());
-    let security = match security_mirror {
+    let security = match security_mirror.as_deref() {
         Some(NONE) => Security::Without,
         Some(named) => Security::At(named),
         None => Security::Find(&own),
@@ -132,7 +134,7 @@ fn lock(
             list.suite
         ));
     }
-    let how = Resolve { sources, keyring: DEBIAN_KEYRING.into() };
+    let how = Resolve { sources, keyring: DEBIAN_KEYRING.into(), snapshot };
     let made = anemos_base::resolve(&list, &how, &fetcher, &mut |p| show(Doing::Building(&p)));
     show(Doing::Built);
     let made = made.map_err(CommandError::bad_input)?;
@@ -152,6 +154,15 @@ mod tests {
         let build = Base::Build { lock: None, output: Some("/nonexistent/image".into()), places };
         let error = run(build).await.map(|_| ()).unwrap_err();
         assert!(error.message.starts_with("--snapshot must have @SNAPSHOTID@"), "{}", error.message);
+    }
+
+    #[tokio::test]
+    async fn a_lock_names_no_password() {
+        let snapshot = Some("https://me:secret@past.example/@SNAPSHOTID@/".into());
+        let places = LockPlaces { mirror: None, security_mirror: None, snapshot };
+        let error = run(Base::Lock { list: "/nonexistent".into(), output: "/nonexistent".into(), places }).await;
+        let message = error.map(|_| ()).unwrap_err().message;
+        assert!(message.contains("without a password") && !message.contains("secret"), "{message}");
     }
 
     #[tokio::test]

@@ -81,7 +81,8 @@ fn archive<'a>(fetcher: &'a Fetcher, lock: &Lock, places: Places<'a>) -> Result<
         Some(security) => Mirrors { main, security: vec![security.to_owned()] },
         None => Mirrors::new(main, own_security()),
     };
-    let snapshot = move || places.snapshot.map(str::to_owned).or_else(known_snapshot);
+    let told = places.snapshot.map(str::to_owned).or_else(|| lock.snapshot.clone());
+    let snapshot = move || told.clone().or_else(known_snapshot);
     Ok(Archive::new(fetcher, lock, mirrors, snapshot))
 }
 

@@ -37,6 +37,9 @@ pub(super) fn new_run_id() -> Result<RunId, RunError> {
     text.parse().map_err(RunError::internal)
 }
 
+/// A lock's file, if not the one in here, and where the image of it comes from.
+type WantedBase = (Option<PathBuf>, config::BaseSource);
+
 /// Prepares a job for each host.
 pub(super) async fn prepare(
     hosts: Vec<Host>,
@@ -48,7 +51,7 @@ pub(super) async fn prepare(
 ) -> Result<Jobs, RunError> {
     let mut notes = Vec::new();
     let mut payloads: HashMap<PathBuf, (Blob, Vec<Keep>)> = HashMap::new();
-    let mut bases: Vec<((Option<PathBuf>, config::BaseSource), BasePlan)> = Vec::new();
+    let mut bases: Vec<(WantedBase, (BasePlan, Option<String>))> = Vec::new();
     let mut jobs: Vec<Job> = Vec::new();
     let answers = told(ask_ssh(&hosts), || show(Doing::Asking(hosts.len()))).await?;
     let may_want = hosts.iter().filter(|host| host.becomes.is_some());
@@ -78,7 +81,7 @@ pub(super) async fn prepare(
         };
         let lock_file = host.base.lock.clone().or_else(|| lock.map(Path::to_owned));
         let wanted = (lock_file, host.base.source.clone());
-        let base = if let Some((_, plan)) = bases.iter().find(|(key, _)| *key == wanted) {
+        let (base, snapshot_of_lock) = if let Some((_, plan)) = bases.iter().find(|(key, _)| *key == wanted) {
             plan.clone()
         } else {
             let plan = base_plan(wanted.0.as_deref(), &wanted.1, &host, show).await?;
@@ -119,7 +122,7 @@ pub(super) async fn prepare(
             artifacts: Arc::clone(artifacts),
             base,
             fallback_mirror: fallback_mirror.clone(),
-            fallback_snapshot: fallback_snapshot.clone(),
+            fallback_snapshot: snapshot_of_lock.or_else(|| fallback_snapshot.clone()),
             host,
         });
     }
@@ -228,12 +231,13 @@ pub(super) fn credentials(entry: &HostEntry, asks: &Arc<dyn Passphrases>) -> Cre
     }))
 }
 
+/// The plan for a host's base, and the archive of past versions that its lock names.
 async fn base_plan(
     file: Option<&Path>,
     source: &config::BaseSource,
     host: &Host,
     show: &Showing,
-) -> Result<BasePlan, RunError> {
+) -> Result<(BasePlan, Option<String>), RunError> {
     let (lock, text) = embed::lock(file).map_err(RunError::bad_input)?;
     let image: Digest = lock.image.to_string().parse().map_err(RunError::internal)?;
     let compressed = zstd::bulk::compress(text.as_bytes(), 19).map_err(RunError::internal)?;
@@ -256,7 +260,8 @@ async fn base_plan(
     }
     let kernel = lock.kernel.as_ref().map(|kernel| kernel.release.clone());
     let image_size = lock.image_size;
-    Ok(BasePlan { lock: Blob::new(compressed), image, image_size, kernel, sources, upload })
+    let plan = BasePlan { lock: Blob::new(compressed), image, image_size, kernel, sources, upload };
+    Ok((plan, lock.snapshot))
 }
 
 #[cfg(test)]
