@@ -56,6 +56,8 @@ cpio cpio
 patch patch
 busybox busybox
 pacstrap arch-install-scripts
+gpg gpg
+gpg-agent gpg-agent
 pacman pacman-package-manager
 "
 

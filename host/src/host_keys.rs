@@ -57,7 +57,7 @@ fn entered_by_dropbear(root: &Root) -> bool {
             return true;
         }
         let Some(parent) = field("PPid:").filter(|parent| *parent != "0") else { return false };
-        process = parent.to_owned();
+        parent.clone_into(&mut process);
     }
     false
 }

@@ -89,7 +89,7 @@ impl Key {
         inner.extend(&self.secret);
         put(&mut inner, b"");
         for byte in 1..=u8::MAX {
-            if inner.len() % 8 == 0 {
+            if inner.len().is_multiple_of(8) {
                 break;
             }
             inner.push(byte);
