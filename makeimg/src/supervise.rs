@@ -228,8 +228,8 @@ fn loops_in(work: &Path) -> Vec<String> {
     list.lines().filter_map(ours).collect()
 }
 
-/// Whether it is a working directory that only this user can have made, as [`make_work`] makes it. Others may write where
-/// the result is to be, too.
+/// Whether it is a working directory that only this user can have made, as [`make_work`] makes it. Others may write
+/// where the result is to be, too.
 fn is_own(work: &Path) -> bool {
     let found = fs::symlink_metadata(work).ok().filter(fs::Metadata::is_dir);
     let own =

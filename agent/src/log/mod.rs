@@ -196,8 +196,8 @@ impl Log {
         Ok(events)
     }
 
-    /// As [`Log::read`], with a gap in the place of lines of output. What has nothing else is not even looked at: behind a
-    /// flood there is so much of it that a slow machine would read for minutes.
+    /// As [`Log::read`], with a gap in the place of lines of output. What has nothing else is not even looked at:
+    /// behind a flood there is so much of it that a slow machine would read for minutes.
     pub fn read_without_lines(&self, cursor: &mut Cursor) -> io::Result<Vec<Event>> {
         let inner = self.lock();
         let at = inner.chunks.partition_point(|chunk| chunk.last <= cursor.after);

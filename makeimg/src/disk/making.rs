@@ -20,8 +20,8 @@ use crate::words::Filesystem;
 /// What ext2, ext3 and ext4 are made with, in the working directory.
 const MKE2FS_FILE: &str = "mke2fs.conf";
 
-/// Features that Linux and GRUB have known for long (mke2fs.conf(5), ext4(5)): those of the building machine's own tools
-/// may be newer than what the image has to check and to boot it.
+/// Features that Linux and GRUB have known for long (mke2fs.conf(5), ext4(5)): those of the building machine's own
+/// tools may be newer than what the image has to check and to boot it.
 const MKE2FS_CONF: &str = "\
 [defaults]
 	base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr
