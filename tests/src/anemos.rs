@@ -272,7 +272,7 @@ impl Running {
 
     /// The JSON lines that it printed so far and that are complete.
     pub fn json(&self) -> Vec<Value> {
-        json_lines(&self.stdout())
+        lines_of_json(&self.stdout()).collect()
     }
 
     /// Waits for a JSON line that satisfies.
@@ -345,15 +345,18 @@ impl Finished {
 
     /// The JSON lines.
     pub fn json(&self) -> Vec<Value> {
-        json_lines(&self.stdout)
+        self.json_lines().collect()
+    }
+
+    /// The JSON lines, each parsed when it is its turn: there may be millions.
+    pub fn json_lines(&self) -> impl DoubleEndedIterator<Item = Value> {
+        lines_of_json(&self.stdout)
     }
 
     /// The summary of a host.
     pub fn summary(&self, host: &str) -> Result<Value> {
-        self.json()
-            .into_iter()
-            .rev()
-            .find(|line| line["type"] == "summary" && line["host"] == host)
+        self.json_lines()
+            .rfind(|line| line["type"] == "summary" && line["host"] == host)
             .ok_or_else(|| Error::new(format!("no summary of {host} in the output\n{}", self.stderr)))
     }
 }
@@ -362,8 +365,8 @@ fn read(path: &Path) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
-fn json_lines(text: &str) -> Vec<Value> {
+fn lines_of_json(text: &str) -> impl DoubleEndedIterator<Item = Value> {
     // A last line without its end is still being written.
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-    complete.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    complete.lines().filter_map(|line| serde_json::from_str(line).ok())
 }

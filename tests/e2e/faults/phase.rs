@@ -10,7 +10,7 @@ use lab::{Context, Error, Lab, Machine, Result, Spec};
 use serde_json::Value;
 
 use super::End;
-use crate::deployment::{Deployment, LONG, UP, agent_events, expect, expect_status, is_event, is_log};
+use crate::deployment::{Deployment, LONG, UP, expect, expect_status, is_event, is_log};
 use crate::runs::started;
 
 /// When a fault happens.
@@ -289,8 +289,8 @@ impl Scene {
         let listed = status.json().into_iter().rfind(|line| line["host"] == "web").unwrap_or_default();
         expect(listed["outcome"] == summary["outcome"], format!("status says {listed}, the end was {summary}"))?;
         let run = listed["run"].as_str().unwrap_or_default().to_owned();
-        let told = self.web.anemos.run(["attach", "--json", "--all", &run], LONG)?.json();
-        let mut numbers: Vec<u64> = told.iter().filter_map(|line| line["number"].as_u64()).collect();
+        let told = self.web.anemos.run(["attach", "--json", "--all", &run], LONG)?;
+        let mut numbers: Vec<u64> = told.json_lines().filter_map(|line| line["number"].as_u64()).collect();
         // Attaching again may have come to a newer end, which is told in place of the first.
         numbers.extend(summary["number"].as_u64());
         numbers.sort_unstable();
@@ -298,7 +298,7 @@ impl Scene {
         expect(numbers.iter().copied().eq(1..=numbers.len() as u64), format!("gaps in the journal: {numbers:?}"))?;
         // Where lines of output were left out, a gap says which numbers they had.
         let mut next = 1;
-        for event in agent_events(&told) {
+        for event in told.json_lines().filter(|line| line["type"] == "event" && line["speaker"] == "agent") {
             let (first, last) = if event["kind"] == "gap" { ("first", "last") } else { ("seq", "seq") };
             expect(
                 event[first] == next,
