@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::chroot::{Chroot, environment};
 use crate::command::Context;
+use crate::debian::HOSTS;
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::settings::{Settings, Target, nearest};
@@ -117,12 +118,10 @@ impl Declaring<'_> {
         let short = hostname.split('.').next().filter(|short| short != hostname);
         let names = short.map_or_else(|| hostname.clone(), |short| format!("{hostname} {short}"));
         let line = format!("127.0.1.1 {names}");
-        let hosts = self.old("etc/hosts")?;
+        let mut hosts = self.old("etc/hosts")?;
         if hosts.is_empty() {
-            return self.write(
-                "etc/hosts",
-                &format!("127.0.0.1 localhost\n{line}\n::1 localhost ip6-localhost ip6-loopback\n"),
-            );
+            self.write("etc/hosts", HOSTS)?;
+            hosts = HOSTS.into();
         }
         if is_named(&hosts, hostname) {
             return Ok(());
