@@ -33,7 +33,7 @@ pub struct App {
     /// The state now.
     pub state: watch::Sender<AgentState>,
     /// Since when the agent wants to leave, and waits for the acknowledgement.
-    pub leaves_since: Mutex<Option<Instant>>,
+    leaves_since: Mutex<Option<Instant>>,
     /// Whether a controller has attached since this agent was started.
     pub met: watch::Sender<bool>,
     /// Whether processes are refused now: see [`crate::machine::Machine::is_closing`].

@@ -74,7 +74,7 @@ impl Chunk {
         };
         let first = if let EventKind::Gap { first, .. } = head.kind { first } else { head.seq };
         let (last, raw, length) = (tail.seq, frames.len() as u64, bytes.len() as u64);
-        let only_lines = events.iter().all(|event| matches!(event.kind, EventKind::Log { .. }));
+        let only_lines = events.iter().all(|event| is_line(&event.kind));
         Ok((Self { first, last, raw, keep: Keep::All, only_lines, path, memory: None, length }, events))
     }
 
@@ -101,6 +101,11 @@ impl Chunk {
     pub fn remove(&self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Whether it is a line of output.
+pub fn is_line(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::Log { .. })
 }
 
 /// The gap that stands for the facts `first..=last`, which were `bytes` long.

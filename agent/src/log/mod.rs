@@ -83,7 +83,7 @@ impl Log {
             dir: dir.into(),
             open: chunk::frames(&rest),
             open_first: past.last + 1,
-            open_only_lines: rest.iter().all(|event| matches!(event.kind, EventKind::Log { .. })),
+            open_only_lines: rest.iter().all(|event| chunk::is_line(&event.kind)),
             // Truncating the file frees what its facts are written to again.
             open_file: File::create(&open_path).ok(),
             last,
@@ -120,7 +120,7 @@ impl Log {
             }
             let event = Event { seq: inner.last + 1, uptime_ms, wall_ms, kind };
             inner.last = event.seq;
-            inner.open_only_lines &= matches!(event.kind, EventKind::Log { .. });
+            inner.open_only_lines &= chunk::is_line(&event.kind);
             inner.open.extend(chunk::frames(std::slice::from_ref(&event)));
             if inner.open.len() >= CHUNK {
                 inner.close_chunk();
