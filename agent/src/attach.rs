@@ -28,7 +28,7 @@ const PACE: Duration = Duration::from_millis(50);
 /// Least time between two messages about progress.
 const PROGRESS_PACE: Duration = Duration::from_millis(200);
 /// About how many bytes of frames a batch has at most.
-const BATCH: usize = 256 * 1024;
+const BATCH: usize = 64 * 1024;
 /// Time for the last words to be sent once the controller asks nothing more.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(4);
 /// Answers that may wait for a controller that asks but reads no answers.

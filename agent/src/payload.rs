@@ -33,6 +33,8 @@ use crate::{guard, memory, seccomp, unpack};
 const GRACE: Duration = Duration::from_secs(10);
 /// Time after the payload's end in which output of processes that it left behind is still read.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Bytes of output that are taken from a pipe before others of the agent's tasks have their turn.
+const PIECE: usize = 16 * 1024;
 
 /// One attempt at the payload.
 pub struct Runner {
@@ -157,14 +159,18 @@ impl Runner {
         let mut pipes = Pipes {
             stdout: child.stdout.take(),
             stderr: child.stderr.take(),
-            first: vec![0; 64 * 1024],
-            second: vec![0; 64 * 1024],
+            first: vec![0; PIECE],
+            second: vec![0; PIECE],
         };
         let mut stopped: Option<String> = None;
         let (mut kill_at, mut give_up_at) = (None, None);
         let ended = loop {
             tokio::select! {
-                (stream, n) = pipes.read() => self.output(stream, &mut pipes, n),
+                (stream, n) = pipes.read() => {
+                    self.output(stream, &mut pipes, n);
+                    // Without it a flood is read for a second and longer before anything else has its turn.
+                    tokio::task::yield_now().await;
+                }
                 Some(plea) = calls.recv() => {
                     // Reads the payload's output up to now first, so that the log has it before the call.
                     for _ in 0..64 {
@@ -209,6 +215,7 @@ impl Runner {
             while pipes.open() {
                 let (stream, n) = pipes.read().await;
                 self.output(stream, pipes, n);
+                tokio::task::yield_now().await;
             }
         };
         let _ = tokio::time::timeout(DRAIN, draining).await;

@@ -20,7 +20,7 @@ use crate::clock;
 use chunk::{Chunk, Keep};
 
 /// Bytes of frames that make a chunk full.
-const CHUNK: usize = 128 * 1024;
+const CHUNK: usize = 64 * 1024;
 
 /// The log, shared by all tasks.
 pub struct Log {

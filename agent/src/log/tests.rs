@@ -178,7 +178,7 @@ fn a_gap_stands_for_what_an_agent_before_can_t_hand_over() {
     let log = Log::open(dir.path(), u64::MAX);
     // Four chunks, and an open one.
     for n in 0..4 {
-        log.append_all((0..33).map(|i| line(n * 100 + i, 4000)));
+        log.append_all((0..=CHUNK / 4000).map(|i| line(n * 100 + i, 4000)));
     }
     log.begin("step", None);
     let last = log.last();
