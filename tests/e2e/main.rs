@@ -58,11 +58,11 @@ const LONG: &[(&str, &str)] = &[
     ("writes::killed_before_the_release", "the fault matrix has its like, controller-killed.booting"),
 ];
 
-/// Scenarios that take turns, for they take most of an hour together: of four commits that follow each other, each
+/// Scenarios that take turns, for they take most of an hour together: of five commits that follow each other, each
 /// tries one of these lists. `ANEMOS_E2E_LONG` and a filter try all that they name.
-const TURNS: [&[&str]; 4] = [
+const TURNS: [&[&str]; 5] = [
     &["makeimg::debian_deployed", "writes::went_back_alone"],
-    &["makeimg::debian_boots", "runs::two_hosts_one_fails", "safety::agent_that_breaks"],
+    &["makeimg::debian_boots", "safety::agent_that_breaks"],
     &[
         "base::left_the_mirror",
         "base::through_a_proxy",
@@ -77,6 +77,7 @@ const TURNS: [&[&str]; 4] = [
         "runs::plan_refusals_and_ctrl_c",
         "payload::loads_what_it_opens",
     ],
+    &["runs::two_hosts_one_fails", "ways::through_a_bridge_on_a_bond", "ways::through_a_vlan_on_a_trunk"],
 ];
 
 /// Whose turn it is: by the number of commits in this checkout's history, or nobody's where there is none.

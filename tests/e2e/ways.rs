@@ -4,6 +4,8 @@ use crate::deployment::{Deployment, LONG, UP, expect, expect_end, is_log};
 use crate::{Outcome, Scenario};
 use lab::command::run_with_input;
 use lab::impostor::Impostor;
+use lab::machine::Boot;
+use lab::machine::switch::{PREFIX, TAGGED};
 use lab::{Context, Lab, Machine, Net, Result, Spec, bail, ssh};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,6 +15,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "ways::through_a_jump_host", run: through_a_jump_host },
     Scenario { name: "ways::links_in_a_guest", run: links_in_a_guest },
     Scenario { name: "ways::through_a_bridge_on_a_bond", run: through_a_bridge_on_a_bond },
+    Scenario { name: "ways::through_a_vlan_on_a_trunk", run: through_a_vlan_on_a_trunk },
 ];
 
 /// Becomes `examples/hello` once it is told to.
@@ -193,5 +196,79 @@ fn through_a_bridge_on_a_bond(lab: &Lab) -> Result<Outcome> {
     expect(said.iter().any(|line| line.contains("the same")), format!("was\n{was}\nand is {said:#?}"))?;
     expect_end(&ended, "untouched", "")?;
     web.expect_old(&before)?;
+    Ok(Outcome::Passed)
+}
+
+/// What the machine's administrator has written and started: both cards are a bond that does LACP with the switch, and
+/// the address is leased in a VLAN on it, where a router advertises another.
+fn interfaces() -> String {
+    let [first, second] = [lab::machine::net::GUEST_DEVICE, lab::machine::net::SECOND_DEVICE];
+    let vlan = lab::machine::switch::VLAN;
+    format!(
+        "auto lo
+iface lo inet loopback
+
+auto bond0
+iface bond0 inet manual
+    pre-up modprobe -a bonding 8021q
+    pre-up ip link add bond0 address $(cat /sys/class/net/{first}/address) type bond mode 802.3ad
+    pre-up ip link set bond0 type bond miimon 100 lacp_rate fast
+    pre-up for card in {first} {second}; do ip link set $card down && ip link set $card master bond0 || exit; done
+    up ip link set bond0 up
+
+auto bond0.{vlan}
+iface bond0.{vlan} inet dhcp
+iface bond0.{vlan} inet6 auto
+"
+    )
+}
+
+/// What of the trunk must be in RAM as it was. The cards have other names there. At last: that the switch takes both
+/// cards for one, and that the VLAN's router is known.
+const TRUNK: &str = r"cd /sys/class/net
+for file in bond0/bonding/mode bond0/bonding/lacp_rate bond0/bonding/miimon bond0/address bond0.7/address; do
+    echo $file $(cat $file)
+done
+ip -d -o link show dev bond0.7 | grep -oE 'vlan protocol [^ ]+ id [0-9]+'
+ip -o addr show scope global | awk '{ print $2, $4 }' | sort
+ip -4 route show default | awk '{ print $3, $5 }'
+i=0
+until [ $(cat bond0/bonding/ad_num_ports) = 2 ] && ip -6 route show default | grep -q ' dev bond0.7 '; do
+    i=$((i + 1)); [ $i -lt 60 ] || break; sleep 1
+done
+echo $(cat bond0/bonding/ad_num_ports) cards of one switch
+ip -6 route show default | grep -o ' dev bond0.7 proto ra'";
+
+/// The machine is reached through a VLAN on a bond of two cards, which a real switch takes for one by LACP, at an
+/// address that is leased. In RAM all of it is as it was, and the new system answers at the same address.
+fn through_a_vlan_on_a_trunk(lab: &Lab) -> Result<Outcome> {
+    let web = Deployment::new(lab, Spec { net: Net::Trunk, boot: Boot::Image, ..Spec::new("vlan-on-trunk") })?;
+    web.machine.wait_ssh(LONG)?;
+    let change = format!(
+        "mkdir /run/change || exit 0\ncp /etc/network/interfaces /run/before\n\
+         cat >/etc/network/interfaces <<'END'\n{}END\n\
+         setsid sh -c 'ifdown -i /run/before ens3; ifup --all' >/dev/console 2>&1 </dev/null &",
+        interfaces()
+    );
+    web.machine.ask(&change)?;
+    web.machine.lead_to(TAGGED[1])?;
+    web.machine.wait_ssh(LONG)?;
+    let before = web.machine.boot_id()?;
+    let was = web.machine.ask(TRUNK)?;
+    for part in ["2 cards of one switch", " dev bond0.7 proto ra", PREFIX] {
+        expect(was.contains(part), format!("no {part:?} in what the machine says before: {was}"))?;
+    }
+
+    let look = format!("cat >/tmp/was <<'END'\n{}\nEND\n({TRUNK}) >/tmp/is", was.trim());
+    let script = format!(
+        "#!/bin/sh\n{look}\n[ \"$(cat /tmp/was)\" = \"$(cat /tmp/is)\" ] && exec ./hello\ncat /tmp/is\nexit 1\n"
+    );
+    web.describe("", "")?;
+    web.with_hello("payload", &script)?;
+    let ended = web.anemos.run(UP, LONG)?;
+    let said: Vec<String> =
+        ended.json().iter().filter(|line| is_log(line, "")).map(|line| line["text"].to_string()).collect();
+    expect_end(&ended, "deployed", "Anemos hello").context(format!("was\n{was}\nand is {said:#?}"))?;
+    web.expect_hello(&before)?;
     Ok(Outcome::Passed)
 }

@@ -72,6 +72,7 @@ impl Image {
 
 /// The image of this system with this kind of network, built now if there is none.
 pub fn ensure(lab: &Lab, system: System, net: Net) -> Result<Image> {
+    let net = net.of_image();
     if !networks(system).contains(&net) {
         crate::bail!("{system} has no image for a network that is {net}");
     }

@@ -5,6 +5,7 @@ mod debugger;
 pub mod net;
 mod process;
 mod spec;
+pub mod switch;
 
 pub use debugger::Debugger;
 pub use net::Net;
@@ -75,9 +76,9 @@ impl Machine {
             (None, Boot::Disks(disks)) => disks.clone(),
             (None, _) => Disks::from_image(image, spec.firmware, &dir)?,
         };
-        let wiring = Wiring::new(spec.net, spec.archive)?;
+        let wiring = Wiring::new(lab, spec.net, spec.archive, &dir)?;
         let mut command = spec::qemu(lab, &spec.name, &spec.hardware(), &dir, &disks)?;
-        command.args(["-netdev", &wiring.netdev()]);
+        command.args(wiring.arguments());
         for serial in &spec.nvme {
             let file = nvme_file(&dir, serial);
             spec::write_pattern(&file, NVME_MIB)?;
@@ -171,6 +172,12 @@ impl Machine {
         if !refusal.trim().is_empty() {
             bail!("{}: {}", self.name, refusal.trim());
         }
+        Ok(())
+    }
+
+    /// Leads [`Machine::link`] to an address that the guest took by itself.
+    pub fn lead_to(&self, guest: &str) -> Result<()> {
+        self.link.redirect(self.wiring.target_at(guest)?);
         Ok(())
     }
 

@@ -130,6 +130,11 @@ pub const KINDS: &[Kind] = &[
         what: "its address is a bridge's, on a bond",
         known: Known::Shown("ways::through_a_bridge_on_a_bond"),
     },
+    Kind {
+        name: "",
+        what: "its address is leased in a VLAN, on a bond that does LACP with a switch",
+        known: Known::Shown("ways::through_a_vlan_on_a_trunk"),
+    },
     made(
         "container",
         "a container: its processes are in a namespace",

@@ -107,7 +107,7 @@ fn configure_network(system: System, root: &Path, kind: Net, write: Writer) -> R
     let archive = net::archive_url(kind);
     let device = system.card();
     match kind {
-        Net::Dhcp => {
+        Net::Dhcp | Net::Trunk => {
             write(
                 "etc/network/interfaces",
                 &format!("auto lo\niface lo inet loopback\n\nallow-hotplug {device}\niface {device} inet dhcp\n"),

@@ -28,7 +28,7 @@ modprobe virtio_net
 ip link set lo up
 # The initramfs may have given it another name than the kernel did.
 for card in /sys/class/net/e*; do
-    udhcpc -i ${card##*/}
+    udhcpc -i ${card##*/} -s /usr/share/udhcpc/default.script
 done
 ";
 

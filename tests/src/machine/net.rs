@@ -1,4 +1,4 @@
-//! The two networks a machine can be in.
+//! The networks a machine can be in.
 //!
 //! Each machine's QEMU runs in a network namespace of its own, from which nothing but the lab can be reached: what the
 //! lab offers to the guest is carried in, and what the guest offers is carried out, by a [`Link`].
@@ -6,18 +6,25 @@
 //! *dhcp* is QEMU's user network: a lease with a router and a name server, and a router advertisement.
 //! *static* is a tap device where no DHCP server and no router advertisement exist, the addresses are given by hand,
 //! and both gateways are outside the host's prefix (onlink).
+//! *trunk* is a [`Switch`] with two cards; the machine begins in the untagged network, with a lease.
 
+use super::switch::Switch;
 use crate::link::{Link, Target};
 use crate::netns::Namespace;
-use crate::{Result, bail};
+use crate::{Context, Lab, Result, bail};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What the guest calls its network card.
 pub const GUEST_DEVICE: &str = "ens3";
 /// The card's address.
 pub const MAC: &str = "52:54:00:a0:e0:03";
+/// What the guest calls its second card, where it has one.
+pub const SECOND_DEVICE: &str = "ens7";
+/// The second card's address.
+const SECOND_MAC: &str = "52:54:00:a0:e0:07";
 /// The archive's address in the dhcp network: QEMU leads it to the loopback device of its namespace.
 const DHCP_ARCHIVE: &str = "10.0.2.2";
 /// The static host's address, alone in its prefix.
@@ -39,6 +46,16 @@ pub enum Net {
     Dhcp,
     /// Static IPv4 and IPv6 with onlink gateways, and nobody to ask for an address.
     Static,
+    /// Two cards at a switch that does LACP and carries a VLAN.
+    Trunk,
+}
+
+impl Net {
+    /// The network that the image of a machine in this one is made for.
+    #[must_use]
+    pub fn of_image(self) -> Self {
+        if self == Self::Trunk { Self::Dhcp } else { self }
+    }
 }
 
 impl fmt::Display for Net {
@@ -46,6 +63,7 @@ impl fmt::Display for Net {
         f.write_str(match self {
             Self::Dhcp => "dhcp",
             Self::Static => "static",
+            Self::Trunk => "trunk",
         })
     }
 }
@@ -53,7 +71,7 @@ impl fmt::Display for Net {
 /// The archive's address as guests see it, always the same.
 pub fn archive_url(net: Net) -> String {
     let address = match net {
-        Net::Dhcp => DHCP_ARCHIVE,
+        Net::Dhcp | Net::Trunk => DHCP_ARCHIVE,
         Net::Static => STATIC_V4_GATEWAY,
     };
     format!("http://{address}/debian")
@@ -63,14 +81,24 @@ pub fn archive_url(net: Net) -> String {
 pub(super) struct Wiring {
     net: Net,
     pub namespace: Arc<Namespace>,
+    _switch: Option<Switch>,
     /// Carries the guest's connections to the archive.
     _archive: Option<Link>,
 }
 
 impl Wiring {
-    pub fn new(net: Net, archive: Option<u16>) -> Result<Self> {
+    /// Makes the network; what serves it has its files in `dir`.
+    pub fn new(lab: &Lab, net: Net, archive: Option<u16>, dir: &Path) -> Result<Self> {
         let namespace = Arc::new(Namespace::new()?);
         namespace.ip("link set lo up")?;
+        let mut switch = None;
+        if net == Net::Trunk {
+            for tap in TAPS {
+                namespace.ip(&format!("tuntap add {tap} mode tap"))?;
+                namespace.ip(&format!("link set {tap} up"))?;
+            }
+            switch = Some(Switch::start(lab, &namespace, dir, TAPS)?);
+        }
         if net == Net::Static {
             for command in [
                 "tuntap add tap0 mode tap",
@@ -90,15 +118,28 @@ impl Wiring {
             }
             None => None,
         };
-        Ok(Self { net, namespace, _archive: archive })
+        Ok(Self { net, namespace, _switch: switch, _archive: archive })
     }
 
-    /// QEMU's `-netdev`.
-    pub fn netdev(&self) -> String {
-        match self.net {
-            Net::Dhcp => format!("user,id=net0,hostfwd={}", forward(22)),
-            Net::Static => "tap,id=net0,ifname=tap0,script=no,downscript=no".to_owned(),
-        }
+    /// QEMU's arguments for the cards and what they are plugged into.
+    pub fn arguments(&self) -> Vec<String> {
+        let tap = |n: usize, more: &str| format!("tap,id=net{n},ifname={},script=no,downscript=no{more}", TAPS[n]);
+        // No romfile: nothing boots from the network here, and it would be one more thing that a snapshot depends on.
+        let card = |n: usize, mac: &str, slot: u32, more: &str| {
+            format!("virtio-net-pci,id=nic{n},netdev=net{n},mac={mac},addr={slot:#x},romfile={more}")
+        };
+        // The switch takes frames as they are on a wire, with their sums and no longer than a wire carries them. LACP
+        // has cards of one speed only.
+        let (wire, speed) = (",vnet_hdr=off", ",speed=1000,duplex=full");
+        let cards = match self.net {
+            Net::Dhcp => vec![(format!("user,id=net0,hostfwd={}", forward(22)), card(0, MAC, 3, ""))],
+            Net::Static => vec![(tap(0, ""), card(0, MAC, 3, ""))],
+            Net::Trunk => {
+                vec![(tap(0, wire), card(0, MAC, 3, speed)), (tap(1, wire), card(1, SECOND_MAC, 7, speed))]
+            }
+        };
+        let words = |(netdev, card)| ["-netdev".into(), netdev, "-device".into(), card];
+        cards.into_iter().flat_map(words).collect()
     }
 
     /// What to ask of QEMU's monitor before the guest's port can be reached.
@@ -119,10 +160,26 @@ impl Wiring {
         let address: SocketAddr = match self.net {
             Net::Dhcp => ([127, 0, 0, 1], forward_port(port)).into(),
             Net::Static => (STATIC_V4_OCTETS, port).into(),
+            Net::Trunk => (TRUNK_OCTETS, port).into(),
         };
         Target::Inside(Arc::clone(&self.namespace), address)
     }
+
+    /// Where port 22 of an address is that the guest took by itself.
+    pub fn target_at(&self, guest: &str) -> Result<Target> {
+        if self.net == Net::Dhcp {
+            bail!("behind QEMU's own router a guest has no other address than the leased one");
+        }
+        let guest: IpAddr = guest.parse().context(guest)?;
+        Ok(Target::Inside(Arc::clone(&self.namespace), (guest, 22).into()))
+    }
 }
+
+/// The other ends of the cards in the namespace.
+const TAPS: [&str; 2] = ["tap0", "tap1"];
+
+/// Where the guest is before it has done anything about its network.
+const TRUNK_OCTETS: [u8; 4] = [10, 0, 2, 15];
 
 /// Where port 22 of another address of the guest is.
 pub(super) const OTHER_PORT: u16 = 2022;

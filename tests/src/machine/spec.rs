@@ -1,7 +1,6 @@
 //! What a machine is made of, and QEMU's command line for it.
 
 use super::Net;
-use super::net::MAC;
 use crate::command::{run, under_us};
 use crate::image::{Image, System};
 use crate::{Context, Lab, Result, accel, tools};
@@ -282,7 +281,7 @@ pub(super) const ROOT: &str = "root";
 /// The node below it: the disk's file.
 pub(super) const ROOT_DISK: &str = "root-disk";
 
-/// QEMU's command line, but for the network's other end.
+/// QEMU's command line, but for the network.
 pub(crate) fn qemu(lab: &Lab, name: &str, hardware: &Hardware, dir: &Path, disks: &Disks) -> Result<Command> {
     let mut command = under_us("qemu-system-x86_64");
     command.args(["-name", name, "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
@@ -316,8 +315,6 @@ pub(crate) fn qemu(lab: &Lab, name: &str, hardware: &Hardware, dir: &Path, disks
         "-serial",
         &format!("file:{}", escaped(&dir.join("serial.log"))),
     ]);
-    // No romfile: nothing boots from the network here, and it would be one more thing that a snapshot depends on.
-    command.args(["-device", &format!("virtio-net-pci,id=nic0,netdev=net0,mac={MAC},addr=0x3,romfile=")]);
     Ok(command)
 }
 
