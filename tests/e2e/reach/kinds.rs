@@ -254,8 +254,8 @@ fn stack(_: &Lab, web: &Deployment) -> Result<()> {
     let _ = machine.ssh("systemctl reboot");
     machine.wait_boot(&before, LONG)?;
     let root = machine.ask("findmnt -no SOURCE /; lsblk -nso TYPE $(findmnt -no SOURCE /) | tr -d ' '")?;
-    let kinds: Vec<&str> = root.lines().collect();
-    expect(kinds.starts_with(&["/dev/mapper/vg-root", "lvm"]) && root.contains("crypt"), format!("it runs from {root}"))
+    let mut kinds = ["/dev/mapper/vg-root", "lvm", "crypt", "raid1"].into_iter();
+    expect(kinds.all(|kind| root.lines().any(|line| line == kind)), format!("it runs from {root}"))
 }
 
 const STACK: &str = r#"set -e
