@@ -67,8 +67,8 @@ pub struct Machine {
 impl Machine {
     /// Starts a machine from this image or snapshot, or from the disks that the specification has.
     pub(crate) fn start_from(lab: &Lab, spec: Spec, image: &Image, snapshot: Option<&Snapshot>) -> Result<Self> {
-        if !spec.nvme.is_empty() && snapshot.is_some() {
-            bail!("a machine with NVMe disks has to boot: QEMU keeps no snapshot of one");
+        if (spec.bmc || !spec.nvme.is_empty()) && snapshot.is_some() {
+            bail!("a machine with NVMe disks or a BMC has to boot: there is no snapshot of one");
         }
         let dir = new_dir(lab, &spec.name)?;
         let disks = match (snapshot, &spec.boot) {
@@ -79,6 +79,9 @@ impl Machine {
         let wiring = Wiring::new(lab, spec.net, spec.archive, &dir)?;
         let mut command = spec::qemu(lab, &spec.name, &spec.hardware(), &dir, &disks)?;
         command.args(wiring.arguments());
+        if spec.bmc {
+            command.args(["-device", "ipmi-bmc-sim,id=bmc", "-device", "isa-ipmi-kcs,bmc=bmc"]);
+        }
         for serial in &spec.nvme {
             let file = nvme_file(&dir, serial);
             spec::write_pattern(&file, NVME_MIB)?;

@@ -1,8 +1,8 @@
 //! The fault matrix: what becomes of a deployment when a fault meets it, for every fault in every phase.
 //!
-//! Each pair is a [`Cell`]: it is tried on a machine, or shown by another scenario, or can't happen, or is not tried
-//! yet; each but the first two says why. `make faults` tries the cells and writes docs/FAULTS.md
-//! ([`book`]). `make test` tries those that guard a promise.
+//! Each pair is a [`Cell`]: it is tried on a machine, or shown by another scenario, or can't happen, for the reason that
+//! stands there. `make faults` tries the cells and writes docs/FAULTS.md ([`book`]). `make test` tries those that guard
+//! a promise.
 
 mod archive;
 mod controller;
@@ -45,8 +45,6 @@ pub enum Cell {
     Shown(&'static str),
     /// It can't happen: why.
     Never(&'static str),
-    /// It is not tried: why.
-    Open(&'static str),
 }
 
 /// What is done to a deployment.
@@ -168,7 +166,6 @@ pub fn table() -> book::Table {
         }),
         Cell::Shown(scenario) => book::Cell::Shown(scenario),
         Cell::Never(why) => book::Cell::Never(why),
-        Cell::Open(why) => book::Cell::Open(why),
     };
     book::Table {
         name: "faults",

@@ -89,6 +89,8 @@ impl fmt::Display for Phase {
 pub struct Setup {
     /// The machine.
     pub spec: Spec,
+    /// What root does on the old system before the deployment begins.
+    pub prepare: String,
     /// Lines of shell that the payload begins with.
     pub first: String,
     /// Lines of shell that the payload ends with, in place of `examples/hello`.
@@ -110,6 +112,7 @@ impl Setup {
     pub fn new(name: &str) -> Self {
         Self {
             spec: Spec::new(name),
+            prepare: String::new(),
             first: String::new(),
             last: None,
             more: String::new(),
@@ -153,6 +156,10 @@ impl Scene {
     /// Begins a deployment and brings it into the phase.
     pub fn reach(lab: &Lab, setup: Setup, phase: Phase) -> Result<Self> {
         let web = Deployment::new(lab, setup.spec)?;
+        if !setup.prepare.is_empty() {
+            web.machine.wait_ssh(LONG)?;
+            web.machine.ask(&setup.prepare)?;
+        }
         let wait =
             |said: &str| format!("echo '{said}'\nuntil grep -qs {SIGN} /sys/block/*/serial; do sleep 0.1; done\n");
         let write = "printf x | dd of=\"$ANEMOS_DISK\" bs=512 seek=1000 conv=notrunc,fsync status=none\n";

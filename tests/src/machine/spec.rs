@@ -141,6 +141,8 @@ pub struct Spec {
     /// path: Linux shows a multipath disk for it. QEMU saves no machine that has one, so it can't start from the
     /// snapshot.
     pub nvme: Vec<String>,
+    /// Whether it has a management controller (BMC), with a watchdog. It has to boot: the snapshot has none.
+    pub bmc: bool,
     /// The loopback port of the archive that the guest sees at its fixed address.
     pub archive: Option<u16>,
     /// Fatal lines on the console.
@@ -162,6 +164,7 @@ impl Spec {
             kernel: None,
             data_disk: None,
             nvme: Vec::new(),
+            bmc: false,
             archive: None,
             on_panic: OnPanic::End,
         }
