@@ -17,8 +17,8 @@ const RC: &str = "\
 #!/bin/sh
 mount -o remount,rw /
 mount -t proc proc /proc
-mountpoint -q /sys || mount -t sysfs sysfs /sys
-mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
+[ -e /sys/kernel ] || mount -t sysfs sysfs /sys
+[ -e /dev/null ] || mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /run
@@ -38,7 +38,7 @@ const LEASED: &str = "\
 case $1 in
     deconfig) ip link set $interface up ;;
     bound | renew)
-        ip addr replace $ip/$mask broadcast $broadcast dev $interface
+        ip addr add $ip/$mask dev $interface
         [ -z \"$router\" ] || ip route replace default via ${router%% *} dev $interface
         for server in $dns; do echo nameserver $server; done >/etc/resolv.conf
         ;;
