@@ -21,6 +21,7 @@ mmdebstrap mmdebstrap
 debootstrap debootstrap
 mkfs.btrfs btrfs-progs
 mkfs.xfs xfsprogs
+grub-fstest grub-common
 mke2fs e2fsprogs
 debugfs e2fsprogs
 sfdisk fdisk

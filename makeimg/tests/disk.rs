@@ -283,19 +283,26 @@ fn what_was_in_a_partition_before_is_gone() {
     }
 }
 
+/// A file with a root of 350 MiB of this kind, as it is after a build.
+fn root_of(filesystem: &str) -> (Lab, PathBuf) {
+    let mut lab = Lab::new("label: gpt\nstart=1MiB, size=100MiB\n");
+    let disk = lab.begin(Table::Gpt, &[&format!("/ 350M {filesystem}")]).unwrap();
+    written(&lab.roots.last().unwrap().join("file"));
+    disk.finish(&context()).unwrap();
+    unmount_all(lab.roots.last().unwrap());
+    let root = lab.parts().into_iter().find(|part| part.ends_with(" 350")).unwrap();
+    let start: u64 = root.split(' ').nth(1).unwrap().parse().unwrap();
+    let part = lab.dir.path().join("part");
+    fs::write(&part, lab.read(start * MIB, 350 * MIB)).unwrap();
+    (lab, part)
+}
+
 #[test]
 fn features_of_a_file_system_are_those_that_are_known_for_long() {
     if !is_root() {
         return;
     }
-    let mut lab = Lab::new("label: gpt\nstart=1MiB, size=100MiB\n");
-    let disk = lab.begin(Table::Gpt, &["/ 350M ext4"]).unwrap();
-    unmount_all(lab.roots.last().unwrap());
-    disk.finish(&context()).unwrap();
-    let root = lab.parts().into_iter().find(|part| part.ends_with(" 350")).unwrap();
-    let start: u64 = root.split(' ').nth(1).unwrap().parse().unwrap();
-    let part = lab.dir.path().join("part");
-    fs::write(&part, lab.read(start * MIB, 350 * MIB)).unwrap();
+    let (_lab, part) = root_of("ext4");
     let said = run(Command::new("/sbin/dumpe2fs").arg("-h").arg(&part));
     let line = said.lines().find_map(|line| line.strip_prefix("Filesystem features:")).unwrap();
     // `needs_recovery` is no feature, but what is so while it is mounted.
@@ -304,6 +311,37 @@ fn features_of_a_file_system_are_those_that_are_known_for_long() {
     let known = "64bit dir_index dir_nlink ext_attr extent extra_isize filetype flex_bg has_journal huge_file \
                  large_file metadata_csum resize_inode sparse_super";
     assert_eq!(features.join(" "), known);
+
+    let (_lab, part) = root_of("xfs");
+    let said = run(Command::new("/sbin/xfs_db").args(["-r", "-c", "version"]).arg(&part));
+    // `ATTR` is set when a file first has an attribute.
+    let features = said.trim().rsplit_once("= ").unwrap().1.replace(",ATTR,", ",");
+    // What Linux 5.4 made by itself.
+    let known = "V5,NLINK,DIRV2,ALIGN,LOGV2,EXTFLG,MOREBITS,ATTR2,LAZYSBCOUNT,PROJID32BIT,CRC,FTYPE,FINOBT,\
+                 SPARSE_INODES,REFLINK";
+    assert_eq!(features, known);
+
+    let (_lab, part) = root_of("btrfs");
+    let said = run(Command::new("btrfs").args(["inspect-internal", "dump-super"]).arg(&part));
+    let flags = |head: &str| {
+        let line = said.lines().find_map(|line| line.strip_prefix(head)).unwrap();
+        u64::from_str_radix(line.trim().trim_start_matches("0x"), 16).unwrap()
+    };
+    // FREE_SPACE_TREE and its VALID; MIXED_BACKREF, BIG_METADATA, EXTENDED_IREF, SKINNY_METADATA, NO_HOLES (btrfs(5)).
+    assert_eq!((flags("compat_ro_flags"), flags("incompat_flags")), (0x3, 0x361));
+}
+
+/// GRUB's own code, run as a program: a disk that it can't read does not boot.
+#[test]
+fn grub_reads_the_file_systems_that_are_made() {
+    if !is_root() {
+        return;
+    }
+    for filesystem in ["ext2", "ext4", "xfs", "btrfs"] {
+        let (_lab, part) = root_of(filesystem);
+        let text = run(Command::new("grub-fstest").arg(&part).args(["cat", "(loop0)/file"]));
+        assert_eq!(text, "new\n", "{filesystem}");
+    }
 }
 
 #[test]

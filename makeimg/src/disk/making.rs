@@ -1,13 +1,14 @@
 //! A disk while it is made: its partitions, and its file systems on a directory.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::features;
 use super::geometry::{CODE, END, FIRST, SECTOR};
 use super::layout::{Part, Role, Wanted};
 use super::old::{self, Kept, Old};
@@ -16,32 +17,6 @@ use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::volumes::At;
 use crate::words::Filesystem;
-
-/// What ext2, ext3 and ext4 are made with, in the working directory.
-const MKE2FS_FILE: &str = "mke2fs.conf";
-
-/// Features that Linux and GRUB have known for long (mke2fs.conf(5), ext4(5)): those of the building machine's own
-/// tools may be newer than what the image has to check and to boot it.
-const MKE2FS_CONF: &str = "\
-[defaults]
-	base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr
-	default_mntopts = acl,user_xattr
-	enable_periodic_fsck = 0
-	blocksize = 4096
-	inode_size = 256
-	inode_ratio = 16384
-[fs_types]
-	ext3 = {
-		features = has_journal
-	}
-	ext4 = {
-		features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
-	}
-	small = {
-		blocksize = 1024
-		inode_ratio = 4096
-	}
-";
 
 /// Bytes at both ends of a partition in which something may be left that says what was there (libblkid's superblocks;
 /// those of md, ZFS and others are at the end).
@@ -166,15 +141,15 @@ impl Disk {
     }
 
     fn make(&mut self, context: &Context) -> Result<(), Problem> {
-        let features = self.work.join(MKE2FS_FILE);
-        fs::write(&features, MKE2FS_CONF).doing(|| format!("writing {}", features.display()))?;
         for part in self.parts.clone() {
-            let mkfs = match part.role {
-                Role::BiosBoot => continue,
-                Role::Esp => Tool::new("mkfs.vfat").args(["-F", "32", "-n", "EFI"]),
-                Role::Volume(index) => self.mkfs(index),
-            };
+            if part.role == Role::BiosBoot {
+                continue;
+            }
             let device = self.attach(context, &part)?;
+            let mkfs = match part.role {
+                Role::Volume(index) => self.mkfs(context, index, &device)?,
+                Role::Esp | Role::BiosBoot => Tool::new("mkfs.vfat").args(["-F", "32", "-n", "EFI"]),
+            };
             let opened = File::open(&device).doing(|| format!("opening {device}"))?;
             if self.is_device {
                 wipe_ends(&device, part.size).doing(|| format!("wiping old signatures on {device}"))?;
@@ -201,20 +176,13 @@ impl Disk {
         self.wanted.filesystem_of(&self.wanted.volumes[volume])
     }
 
-    fn mkfs(&self, index: usize) -> Tool {
+    fn mkfs(&self, context: &Context, index: usize, device: &str) -> Result<Tool, Problem> {
         let volume = &self.wanted.volumes[index];
-        if volume.at == At::Swap {
-            return Tool::new("mkswap").args(["-q", "-L", &volume.label]);
-        }
-        let filesystem = self.filesystem(index);
-        let tool = Tool::new(filesystem.mkfs());
-        match filesystem {
-            Filesystem::Ext4 | Filesystem::Ext3 | Filesystem::Ext2 => {
-                let tool = tool.args(["-q", "-F", "-L", &volume.label, "-E", "lazy_itable_init=1"]);
-                tool.env("MKE2FS_CONFIG", self.work.join(MKE2FS_FILE))
-            }
-            Filesystem::Xfs | Filesystem::Btrfs => tool.args(["-q", "-f", "-L", &volume.label]),
-        }
+        let tool = match volume.at {
+            At::Swap => Tool::new("mkswap").arg("-q"),
+            _ => features::mkfs(context, self.filesystem(index), device, &self.work)?,
+        };
+        Ok(tool.args(["-L", &volume.label]))
     }
 
     pub(super) fn made(&self, role: Role) -> Option<&Made> {

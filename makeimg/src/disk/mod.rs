@@ -1,5 +1,6 @@
 //! Disks: partitions, file systems, and what starts the system.
 
+mod features;
 pub(crate) mod geometry;
 pub(crate) mod grub;
 pub(crate) mod layout;
