@@ -181,7 +181,7 @@ fn perform(
     let mut cleaned = Ok(());
     if job.imgbuild.functions.contains("cleanup") {
         context.report.step("cleanup()");
-        let cleanup = || functions::here(context, &job.imgbuild, "cleanup", &variables);
+        let cleanup = || functions::here(context, &job.imgbuild, "cleanup", &job.work, &variables);
         cleaned = context.cancel.shield(cleanup);
     }
     match (filled, cleaned) {
@@ -208,7 +208,7 @@ fn fill(
     let settings = &job.imgbuild.settings;
     if job.imgbuild.functions.contains("setup") {
         report.step("setup()");
-        functions::here(context, &job.imgbuild, "setup", variables)?;
+        functions::here(context, &job.imgbuild, "setup", &job.work, variables)?;
     }
     // Before anything is written.
     let sources = sources(job, context)?;

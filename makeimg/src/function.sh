@@ -1,6 +1,7 @@
-# Runs one function of the IMGBUILD that is $0. It is called by itself, so `set -e` holds inside it. If somebody wants another
-# format than the IMGBUILD says, that is what it finds.
+# Runs the function $3 of an IMGBUILD. $1 has the values that its top level left, $2 its functions. What stands beside
+# their definitions must not change the values. The function is called by itself, so `set -e` holds inside it.
 set -e
-. "$0"
-[ -z "$MAKEIMG_FORMAT" ] || format=$MAKEIMG_FORMAT
-"$MAKEIMG_FUNCTION"
+. "$1"
+. "$2"
+. "$1"
+"$3"

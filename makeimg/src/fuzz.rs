@@ -45,7 +45,9 @@ fn imgbuild(data: &[u8]) {
             }
             Err(wrong) => assert!(!wrong.is_empty()),
         }
-        imgbuild::slips(Path::new("IMGBUILD"), &String::from_utf8_lossy(data), &told.names);
+        assert!(told.values.script(true).lines().count() >= told.values.set.len());
+        let names = told.variables.keys().map(String::as_str);
+        imgbuild::slips(Path::new("IMGBUILD"), &String::from_utf8_lossy(data), names);
     }
     let text = String::from_utf8_lossy(data);
     let lines = text.lines().count() as u32;

@@ -1,14 +1,15 @@
 //! A project's IMGBUILD: read, understood, and everything that is wrong with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
+use crate::script::Script;
 use crate::settings::{self, FUNCTIONS, Format, Settings, Target, VARIABLES};
-use crate::shell;
+use crate::shell::{self, Values};
 
 /// Name of the file.
 pub const FILE: &str = "IMGBUILD";
@@ -20,10 +21,12 @@ pub struct Imgbuild {
     pub path: PathBuf,
     /// What its variables mean.
     pub settings: Settings,
-    /// What somebody wants instead of its `format`, in the same words. The settings have it already.
-    pub other_format: Option<String>,
     /// Those of [`FUNCTIONS`] that it defines.
     pub functions: BTreeSet<String>,
+    /// Their definitions.
+    pub script: Script,
+    /// What its top level, which runs once, leaves to them.
+    pub values: Values,
 }
 
 /// What reading an IMGBUILD leads to.
@@ -31,6 +34,8 @@ pub struct Imgbuild {
 pub struct Reading {
     /// The IMGBUILD, or all that keeps it from being built.
     pub result: Result<Imgbuild, Vec<Problem>>,
+    /// Every variable as the IMGBUILD leaves it, also those of the environment.
+    pub variables: BTreeMap<String, String>,
     /// Warnings: what is allowed, but probably not meant.
     pub warnings: Vec<Problem>,
 }
@@ -42,7 +47,7 @@ pub fn read(project: &Path) -> Reading {
 
 /// The same, with another `format` instead of its own.
 pub fn read_for(project: &Path, other_format: Option<&str>) -> Reading {
-    let failed = |problem| Reading { result: Err(vec![problem]), warnings: Vec::new() };
+    let failed = |problem| Reading { result: Err(vec![problem]), variables: BTreeMap::new(), warnings: Vec::new() };
     // Where the IMGBUILD is a link, the project is still where that is.
     let found = project.canonicalize().map(|dir| dir.join(FILE));
     let (path, text) = match found.and_then(|path| std::fs::read(&path).map(|text| (path, text))) {
@@ -57,12 +62,13 @@ pub fn read_for(project: &Path, other_format: Option<&str>) -> Reading {
         let problem = Problem::new(&path, Some(line as u32 + 1), "ends with a carriage return");
         return failed(problem.hint("save it with Unix line ends"));
     }
-    let mut told = match shell::evaluate(&path, VARIABLES, VARIABLES, FUNCTIONS) {
+    let mut told = match shell::evaluate(&path, VARIABLES, FUNCTIONS) {
         Ok(told) => told,
         Err(problem) => return failed(problem),
     };
     if let Some(format) = other_format {
         told.variables.insert("format".into(), format.into());
+        told.values.set.insert("format".into(), format.into());
     }
     let understood = |wrong: settings::Wrong| match wrong.variable {
         "format" if other_format.is_some() => {
@@ -73,13 +79,24 @@ pub fn read_for(project: &Path, other_format: Option<&str>) -> Reading {
     let project = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     let result = Settings::from_variables(&told.variables, &project)
         .map_err(|wrong| wrong.into_iter().map(understood).collect::<Vec<_>>());
-    let mut warnings = slips(&path, &text, &told.names);
+    let script = match Script::of(&path, &text) {
+        Ok(script) => script,
+        Err(problem) => return failed(problem),
+    };
+    if let Some(function) = told.functions.iter().find(|function| !script.defines(function)) {
+        let what = format!("`{function}()` is defined by a command that can't be run again where it is called");
+        return failed(
+            Problem::new(&path, None, what)
+                .hint("define it in the IMGBUILD, or in a file that it reads with `. ./FILE`"),
+        );
+    }
+    let mut warnings = slips(&path, &text, told.variables.keys().map(String::as_str));
     if let Ok(settings) = &result {
         warnings.extend(settings.doubts(&told.variables).into_iter().map(|doubt| problem(&path, &text, doubt)));
     }
-    let (functions, other_format) = (told.functions, other_format.map(str::to_owned));
-    let result = result.map(|settings| Imgbuild { path: path.clone(), settings, other_format, functions });
-    Reading { result, warnings }
+    let (functions, values) = (told.functions, told.values);
+    let result = result.map(|settings| Imgbuild { path: path.clone(), settings, functions, script, values });
+    Reading { result, variables: told.variables, warnings }
 }
 
 fn problem(path: &Path, text: &str, wrong: settings::Wrong) -> Problem {
@@ -95,11 +112,11 @@ fn problem(path: &Path, text: &str, wrong: settings::Wrong) -> Problem {
 
 /// Names that the author of an IMGBUILD uses and that differ little from a name that has a meaning. Names that begin
 /// with `_` are private, as in a PKGBUILD (PKGBUILD(5)).
-pub(crate) fn slips(path: &Path, text: &str, names: &BTreeSet<String>) -> Vec<Problem> {
-    let variables = names.iter().filter_map(|name| {
+pub(crate) fn slips<'a>(path: &Path, text: &str, names: impl Iterator<Item = &'a str>) -> Vec<Problem> {
+    let variables = names.filter_map(|name| {
         // A variable that the IMGBUILD does not assign is the shell's own or the environment's.
         let line = assignment(text, name)?;
-        let private = name.starts_with('_') || VARIABLES.contains(&name.as_str());
+        let private = name.starts_with('_') || VARIABLES.contains(&name);
         let meant = (!private).then(|| settings::nearest(name, VARIABLES))??;
         Some((line, format!("`{name}` means nothing to makeimg"), meant.to_owned()))
     });

@@ -23,6 +23,7 @@ pub mod problem;
 pub mod progress;
 pub mod project;
 pub mod report;
+pub mod script;
 pub mod settings;
 pub mod shell;
 pub mod sources;

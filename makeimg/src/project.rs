@@ -1,15 +1,14 @@
 //! From a project's directory to what is to be built: everything is read and checked before anything is done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::build::Job;
-use crate::imgbuild::{self, FILE, Imgbuild};
+use crate::imgbuild::{self, FILE};
 use crate::inputs::{self, Input};
 use crate::output;
 use crate::problem::{Doing, Problem};
-use crate::settings::{self, VARIABLES};
-use crate::shell;
+use crate::settings;
 
 /// What somebody asks for.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +55,7 @@ pub fn read(request: &Request) -> Read {
         }
     };
     let mut variables = BTreeMap::new();
-    match template_variables(&imgbuild, &inputs) {
+    match template_variables(&reading.variables, &inputs) {
         Ok(values) => variables = values,
         Err(problem) => problems.push(problem),
     }
@@ -107,17 +106,9 @@ fn scan(request: &Request) -> (Vec<Input>, Vec<Problem>) {
 }
 
 /// The values of what templates ask for, as the IMGBUILD leaves them.
-fn template_variables(imgbuild: &Imgbuild, inputs: &[Input]) -> Result<BTreeMap<String, String>, Problem> {
-    let names: BTreeSet<String> = inputs::asked_for(inputs)?;
-    if names.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut variables = shell::evaluate(&imgbuild.path, VARIABLES, &names, &[])?.variables;
-    if let Some(format) = &imgbuild.other_format {
-        variables.insert("format".into(), format.clone());
-    }
-    Ok(variables)
+fn template_variables(all: &BTreeMap<String, String>, inputs: &[Input]) -> Result<BTreeMap<String, String>, Problem> {
+    let names = inputs::asked_for(inputs)?;
+    Ok(names.into_iter().filter_map(|name| Some((name.clone(), all.get(&name)?.clone()))).collect())
 }
 
 /// Whether a directory is a project's.

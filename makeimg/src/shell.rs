@@ -1,8 +1,11 @@
 //! An IMGBUILD is a POSIX shell script, so a real `/bin/sh` reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+
+use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
 
@@ -12,25 +15,85 @@ pub const SHELL: &str = "/bin/sh";
 /// What a shell knows after it has read an IMGBUILD.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Evaluated {
-    /// Those of the wanted variables that are set. Empty is set, too.
+    /// Every variable that has a name, the shell's own and inherited ones among them. Empty is set, too.
     pub variables: BTreeMap<String, String>,
     /// Those of the wanted functions that are defined.
     pub functions: BTreeSet<String>,
-    /// Every variable that has a name, the shell's own and inherited ones among them.
-    pub names: BTreeSet<String>,
+    /// What the script has changed.
+    pub values: Values,
     /// What the script printed while it was read.
     pub printed: String,
 }
 
-/// Runs an IMGBUILD in a shell, and reads the named variables and functions. The working directory is the IMGBUILD's
-/// (if that is a link, the link's), and standard input is empty. The script gets the caller's environment but for the
-/// variables in `hidden`.
+/// What the top level of an IMGBUILD leaves to its functions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Values {
+    /// Variables that it has set.
+    pub set: BTreeMap<String, String>,
+    /// Variables that it has taken away.
+    pub unset: BTreeSet<String>,
+    /// Those of the variables that programs see.
+    pub exported: BTreeSet<String>,
+    /// The shell's options, as in `$-`.
+    pub options: String,
+    /// As umask(1) prints it.
+    pub umask: String,
+}
+
+/// Variables that shells change by themselves, in POSIX, dash, BusyBox and bash.
+const SHELLS_OWN: [&str; 14] = [
+    "_",
+    "LINENO",
+    "OPTIND",
+    "PWD",
+    "OLDPWD",
+    "PPID",
+    "RANDOM",
+    "SRANDOM",
+    "SECONDS",
+    "EPOCHSECONDS",
+    "EPOCHREALTIME",
+    "FUNCNAME",
+    "PIPESTATUS",
+    "SHLVL",
+];
+
+/// Options of a shell that mean the same for a function as for what stands outside: -C, -f, -u, -x (POSIX, XCU `set`).
+const OPTIONS: &str = "Cfux";
+
+impl Values {
+    /// As a script that sets them. `inside`: for an image, which has programs of its own.
+    pub fn script(&self, inside: bool) -> String {
+        let is_meant = |name: &&String| !inside || *name != "PATH";
+        let mut text = String::new();
+        for name in self.unset.iter().filter(is_meant) {
+            let _ = writeln!(text, "unset {name}");
+        }
+        for (name, value) in self.set.iter().filter(|(name, _)| is_meant(name)) {
+            let _ = writeln!(text, "{name}='{}'", value.replace('\'', "'\\''"));
+        }
+        for name in self.exported.iter().filter(is_meant) {
+            let _ = writeln!(text, "export {name}");
+        }
+        if !self.umask.is_empty() {
+            let _ = writeln!(text, "umask {}", self.umask);
+        }
+        if !self.options.is_empty() {
+            let _ = writeln!(text, "set -{}", self.options);
+        }
+        text
+    }
+}
+
+/// Runs an IMGBUILD in a shell, and reads its variables and the named functions. The working directory is the
+/// IMGBUILD's (if that is a link, the link's), and standard input is empty. The script gets the caller's environment
+/// but for the variables in `hidden`.
 ///
 /// The script is checked as a whole before its first command runs, and runs under `set -e`.
 ///
 /// # Errors
 /// It is no script, a command of it failed, or it ended the shell.
-pub fn evaluate(path: &Path, hidden: &[&str], variables: &[&str], functions: &[&str]) -> Result<Evaluated, Problem> {
+pub fn evaluate(path: &Path, hidden: &[&str], functions: &[&str]) -> Result<Evaluated, Problem> {
     // `.` searches PATH for a name without a slash.
     let path = &std::path::absolute(path).map_err(|e| Problem::new(path, None, format!("can't be read: {e}")))?;
     let checked = run(path, sh(path).arg("-n").arg(path))?;
@@ -42,7 +105,7 @@ pub fn evaluate(path: &Path, hidden: &[&str], variables: &[&str], functions: &[&
     for name in hidden {
         command.env_remove(name);
     }
-    command.env("MAKEIMG_VARIABLES", variables.join(" ")).env("MAKEIMG_FUNCTIONS", functions.join(" "));
+    command.env("MAKEIMG_FUNCTIONS", functions.join(" "));
     let output = run(path, &mut command)?;
     let printed = String::from_utf8_lossy(&output.stderr).into_owned();
     match parse(&output.stdout) {
@@ -88,25 +151,52 @@ pub(crate) fn located(path: &Path, line: &str) -> Option<(u32, String)> {
     Some((number.parse().ok()?, what.to_owned()))
 }
 
-/// Parses records that end with a NUL: `Vname=value`, `Fname`, and `S`, which the output of `set` follows. Returns
-/// `None` if `S` is missing, because the shell ended early. The error is the name of a variable whose value is no
-/// UTF-8.
+/// Parses records that end with a NUL: `Bname=value`, a variable that there was before; `Vname=value`, one that there is
+/// in the end; `Ename`, one that programs see; `Fname`, a function; `O`, the shell's options; `U`, the umask; and `S`,
+/// the end. Returns `None` if that is missing, because the shell ended early. The error is the name of a variable that
+/// the script has given a value that is no UTF-8.
 pub(crate) fn parse(mut bytes: &[u8]) -> Result<Option<Evaluated>, String> {
     let mut told = Evaluated::default();
+    let mut before: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
+    let mut exported = BTreeSet::new();
     while let Some(end) = bytes.iter().position(|&byte| byte == 0) {
         let (record, rest) = (&bytes[..end], &bytes[end + 1..]);
         bytes = rest;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         match record.split_first() {
-            Some((b'V', assignment)) => {
+            Some((kind @ (b'B' | b'V'), assignment)) => {
                 let equals = assignment.iter().position(|&byte| byte == b'=').unwrap_or(assignment.len());
-                let name = String::from_utf8_lossy(&assignment[..equals]).into_owned();
-                let value = assignment.get(equals + 1..).unwrap_or_default().to_vec();
-                let value = String::from_utf8(value).map_err(|_| name.clone())?;
-                told.variables.insert(name, value);
+                let (name, value) = (&assignment[..equals], assignment.get(equals + 1..).unwrap_or_default());
+                if *kind == b'B' {
+                    before.insert(name, value);
+                    continue;
+                }
+                let is_old = before.get(name) == Some(&value);
+                let name = text(name);
+                match String::from_utf8(value.to_vec()) {
+                    Ok(value) => {
+                        if !is_old && is_handed_over(&name) {
+                            told.values.set.insert(name.clone(), value.clone());
+                        }
+                        told.variables.insert(name, value);
+                    }
+                    // What the caller's environment has is not the author's business.
+                    Err(_) if is_old => {}
+                    Err(_) => return Err(name),
+                }
             }
-            Some((b'F', name)) => drop(told.functions.insert(String::from_utf8_lossy(name).into_owned())),
+            Some((b'E', name)) => drop(exported.insert(text(name))),
+            Some((b'F', name)) => drop(told.functions.insert(text(name))),
+            Some((b'O', options)) => {
+                told.values.options = text(options).chars().filter(|c| OPTIONS.contains(*c)).collect();
+            }
+            Some((b'U', umask)) if !umask.is_empty() && umask.iter().all(u8::is_ascii_digit) => {
+                told.values.umask = text(umask);
+            }
             Some((b'S', [])) => {
-                told.names = names(&String::from_utf8_lossy(bytes));
+                told.values.exported = exported.into_iter().filter(|n| told.values.set.contains_key(n)).collect();
+                let gone = before.keys().map(|name| text(name)).filter(|name| !told.variables.contains_key(name));
+                told.values.unset = gone.filter(|name| is_handed_over(name)).collect();
                 return Ok(Some(told));
             }
             _ => return Ok(None),
@@ -115,37 +205,10 @@ pub(crate) fn parse(mut bytes: &[u8]) -> Result<Option<Evaluated>, String> {
     Ok(None)
 }
 
-/// The names in what `set` prints: assignments, quoted so that a shell can read them again (POSIX, XCU `set`).
-fn names(set: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut rest = set;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !(c == '_' || c.is_ascii_alphanumeric())).unwrap_or(rest.len());
-        let (name, after) = rest.split_at(end);
-        if let Some(value) = after.strip_prefix('=') {
-            found.insert(name.to_owned());
-            rest = after_word(value);
-        }
-        // The rest of the line: nothing, or something that is no assignment.
-        rest = rest.split_once('\n').map_or("", |(_, next)| next);
-    }
-    found
-}
-
-/// What follows a quoted word.
-fn after_word(text: &str) -> &str {
-    let mut quote = None;
-    let mut chars = text.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match (quote, c) {
-            (None, '\n') => return &text[at..],
-            (None, '\'' | '"') => quote = Some(c),
-            (None | Some('"'), '\\') => drop(chars.next()),
-            (Some(open), _) if open == c => quote = None,
-            _ => {}
-        }
-    }
-    ""
+fn is_handed_over(name: &str) -> bool {
+    let is_name = name.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic())
+        && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
+    is_name && !SHELLS_OWN.contains(&name) && !["BASH", "MAKEIMG_"].iter().any(|head| name.starts_with(head))
 }
 
 #[cfg(test)]
@@ -165,7 +228,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Evaluated, Problem> {
-        evaluate(&script(text).1, &["packages"], &["packages", "format", "target"], &["setup", "provision"])
+        evaluate(&script(text).1, &["packages", "format", "target"], &["setup", "provision"])
     }
 
     #[test]
@@ -176,7 +239,9 @@ mod tests {
         assert_eq!(told.variables["format"], "", "empty is set");
         assert!(!told.variables.contains_key("target"), "not set");
         assert_eq!(told.functions, BTreeSet::from(["provision".to_owned()]));
-        assert!(told.names.contains("mine") && told.names.contains("packages"), "{:?}", told.names);
+        let set: Vec<&str> = told.values.set.keys().map(String::as_str).collect();
+        assert_eq!(set, ["format", "mine", "packages"], "what the shell and the caller have is not the script's");
+        assert_eq!(told.values.options, "u");
         assert!(told.printed.ends_with("words\n"));
     }
 
@@ -185,7 +250,7 @@ mod tests {
         let told = read("IFS=,\nformat=a,b\nPATH=/\n").unwrap();
         assert_eq!(told.variables["format"], "a,b");
         let (_dir, path) = script(":\n");
-        assert!(evaluate(&path, &[], &[], &["ls", "sh"]).unwrap().functions.is_empty());
+        assert!(evaluate(&path, &[], &["ls", "sh"]).unwrap().functions.is_empty());
     }
 
     #[test]
@@ -206,17 +271,25 @@ mod tests {
     #[test]
     fn nothing_runs_before_all_of_it_is_a_script() {
         let (dir, path) = script("touch ran\nif then\n");
-        evaluate(&path, &[], &[], &[]).unwrap_err();
+        evaluate(&path, &[], &[]).unwrap_err();
         assert!(!dir.path().join("ran").exists());
     }
 
     #[test]
-    fn names_of_several_shells() {
-        let dash = "IFS=' \t\n'\na='it'\"'\"'s\nb=no'\nc='1'\n";
-        let bash = "IFS=$' \\t\\n'\na='it'\\''s\nb=no'\nc=1\n";
-        for text in [dash, bash] {
-            assert_eq!(names(text), ["IFS", "a", "c"].map(str::to_owned).into(), "{text}");
-        }
+    fn what_is_handed_over_is_the_same_again() {
+        let told = read(
+            "packages='it'\\''s\n a=b \n'\nexport shown=1\nhidden=2\numask 077\nset -f\nunset HOME\nPATH=/opt:$PATH\n\
+             readonly format=dir\ncd /\n",
+        )
+        .unwrap();
+        let values = &told.values;
+        assert_eq!(values.exported.iter().collect::<Vec<_>>(), ["PATH", "shown"]);
+        assert!(!values.script(true).contains("PATH=") && values.script(false).contains("PATH='/opt:"));
+        let show = "printf '%s|' \"$packages\" \"$format\" \"$(umask)\" \"${HOME-none}\" * \"$(env | grep -c ^shown=)\" \
+                    \"$(env | grep -c ^hidden=)\"";
+        let output = Command::new(SHELL).args(["-euc", &format!("{}{show}", values.script(true))]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, "it's\n a=b \n|dir|0077|none|*|1|0|", "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     proptest! {
@@ -226,12 +299,11 @@ mod tests {
             let quoted = value.replace('\'', "'\\''");
             let told = read(&format!("packages='{quoted}'\nformat=x\n")).unwrap();
             prop_assert_eq!(&told.variables["packages"], &value);
-            prop_assert!(!told.names.contains("b") && told.names.contains("format"));
+            prop_assert!(!told.variables.contains_key("b") && told.variables.contains_key("format"));
         }
 
         #[test]
-        fn any_text_has_names(text in any::<String>()) {
-            names(&text);
+        fn any_text_is_parsed(text in any::<String>()) {
             let _ = parse(text.as_bytes());
         }
     }

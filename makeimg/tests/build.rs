@@ -1167,3 +1167,43 @@ fn sources_of_the_author_are_the_only_ones() {
     assert_eq!(project.read("out/web/etc/apt/sources.list"), "deb http://mine.test/debian trixie main\n");
     assert!(!project.path("out/web/etc/apt/sources.list.d/debian.sources").exists());
 }
+
+/// A value that is another each time, programs that only the building machine has, a file that only the project has.
+#[test]
+fn what_stands_outside_of_functions_runs_once() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new(
+        "target=debian\nformat=dir\nimgname=web\nstamp=$(cat /proc/sys/kernel/random/uuid)\nechos=$(git --version)\n\
+         . ./common.sh\nexport shown=yes\nlist='a\n b'\necho >>evaluated\nreadonly quoted=\"it's\"\n\
+         setup() {\n    note setup\n}\ncleanup() {\n    note cleanup\n}\n\
+         provision() {\n    note provision\n    echo \"$stamp\" >/etc/inside\n    env | grep ^shown >/etc/shown\n    \
+         echo \"$list $quoted $echos\" >/etc/list\n    fail\n}\n",
+    );
+    project.write(
+        "web/common.sh",
+        "common=1\nnote() {\n    echo \"$1 $stamp $common\"\n}\nfail() {\n    [ ! -e /fail ]\n}\n",
+    );
+    project.program("bin/git", "#!/bin/sh\necho git 1\n");
+    project.write("web/files/etc/stamp.makeimg.template", "$stamp\n");
+    let said = project.built(&["--verbose"]);
+    let stamp = project.read("out/web/etc/stamp");
+    let stamp = stamp.trim();
+    for function in ["setup", "provision", "cleanup"] {
+        assert!(said.contains(&format!("{function} {stamp} 1\n")), "{function} has another value: {said}");
+    }
+    assert_eq!(project.read("out/web/etc/inside").trim(), stamp);
+    assert_eq!(project.read("out/web/etc/shown"), "shown=yes\n");
+    assert_eq!(project.read("out/web/etc/list"), "a\n b it's git 1\n");
+    assert_eq!(project.read("web/evaluated"), "\n");
+    // An error in a file that is read has that file's line.
+    let text = project.read("web/common.sh").replace("    [ ! -e /fail ]", "\n    nosuchcommand");
+    project.write("web/common.sh", &text);
+    fs::remove_dir_all(project.path("out/web")).unwrap();
+    let said = project.fails(&[]);
+    assert!(said.contains("web/./common.sh:7: provision() failed (exit status: 127): nosuchcommand"), "{said}");
+    project.write("web/IMGBUILD", "target=debian\nformat=dir\neval 'provision() { :; }'\n");
+    let said = project.fails(&[]);
+    assert!(said.contains("`provision()` is defined by a command that can't be run again"), "{said}");
+}
