@@ -1,14 +1,18 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use anemos_proto::config::Finish;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::select::{Pattern, Selection};
+
 /// Turns machines that you reach by SSH into exactly what a directory describes.
 ///
-/// `anemos up hosts.toml` connects to each host, shows what will be lost and what will be sent, asks, boots a small
-/// system into the host's memory, runs your payload there, and watches until the new system has proved itself.
+/// `anemos up` reads ./hosts.toml (or the one that you name), connects to each host, shows what will be lost and what
+/// will be sent, asks, boots a small system into the host's memory, runs your payload there, and watches until the new
+/// system has proved itself.
 ///
 /// Every deployment ends in one of three ways. Deployed: the new system is up, and is the one that was built.
 /// Untouched: the old system is up, and known to be as it was. Held: you have to look; the host waits in RAM for you
@@ -18,9 +22,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version = crate::embed::BUILD,
     max_term_width = 100,
     after_help = "Examples:
-  anemos plan hosts.toml               what would be done; changes nothing
-  anemos up hosts.toml web1 web2       do it for two of the hosts
-  anemos up --yes --json hosts.toml | jq -r 'select(.type == \"summary\")'
+  anemos plan                          what would be done by ./hosts.toml; changes nothing
+  anemos up fleet/hosts.toml           do what another file says
+  anemos up web1 'db*' --exclude db3   do it for some of the hosts
+  anemos up --yes --json | jq -r 'select(.type == \"summary\")'
   anemos attach                        follow the newest run again, from any terminal
   anemos shell web1                    look around in a host that is held in RAM
   anemos retry web1 --payload mended   and run a mended payload there
@@ -34,6 +39,7 @@ Exit status:
   130  stopped or detached by Ctrl-C
 
 Environment:
+  ANEMOS_HOSTS                     the hosts.toml to read where none is named, instead of ./hosts.toml
   XDG_STATE_HOME, XDG_CACHE_HOME   where runs and base images are kept (~/.local/state, ~/.cache)
   SSH_AUTH_SOCK                    your SSH agent
   NO_COLOR                         no colours
@@ -57,15 +63,23 @@ pub enum Command {
     ///
     /// Of several hosts the first goes alone. Once it is deployed, the others follow. After a host that was told to
     /// boot and ended otherwise than deployed, no other host is told to: those that are left stay as they are.
-    #[command(
-        after_help = "Exit status: 0 all deployed, 2 bad input, 3 plan refused, 4 some host not deployed, 130 Ctrl-C."
-    )]
+    #[command(after_help = "Examples:
+  anemos up                              all hosts of ./hosts.toml
+  anemos up web1 db1                     two of them
+  anemos up '@web' --exclude 'web1?'     a group or tag, without some
+  anemos up fleet/hosts.toml --yes       another file; don't ask
+
+Exit status: 0 all deployed, 2 bad input, 3 plan refused, 4 some host not deployed, 130 Ctrl-C.")]
     Up(Up),
     /// Show what `up` would do; changes nothing on the hosts
     ///
     /// Connects to each host, has it say what it is, and takes everything away again: the disks with model, serial and
     /// contents, what would be lost, what would be sent, and what would boot.
-    #[command(after_help = "Exit status: 0 all can be deployed, 2 bad input, 3 some can't, 4 some can't be looked at.")]
+    #[command(after_help = "Examples:
+  anemos plan                            all hosts of ./hosts.toml
+  anemos plan fleet/hosts.toml 'web*'    some of another file's
+
+Exit status: 0 all can be deployed, 2 bad input, 3 some can't, 4 some can't be looked at.")]
     Plan(PlanArgs),
     /// Follow a run again, from the first event to the end
     ///
@@ -126,12 +140,15 @@ pub struct Up {
 /// What `up` and `plan` have in common.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// Describes the hosts
+    /// Describes the hosts: a word that ends in .toml or has a / in it. Default: $ANEMOS_HOSTS, else ./hosts.toml
     #[arg(value_name = "HOSTS.TOML")]
-    pub hosts_file: PathBuf,
-    /// Only these hosts of it
-    #[arg(value_name = "HOST")]
+    pub first: Option<OsString>,
+    /// Only these hosts of it: names, patterns such as 'web*', groups and tags as @NAME
+    #[arg(value_name = "HOST", value_delimiter = ',')]
     pub hosts: Vec<String>,
+    /// Which of them.
+    #[command(flatten)]
+    pub less: Less,
     /// One JSON object a line on standard output; docs/JSON.md describes them
     #[arg(long)]
     pub json: bool,
@@ -151,6 +168,57 @@ pub struct PlanArgs {
     /// Another base.lock than the one in this executable
     #[arg(long, value_name = "FILE")]
     pub lock: Option<PathBuf>,
+}
+
+/// What narrows down which hosts are meant.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Less {
+    /// Of the hosts that are meant only these; written as HOST is
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    pub limit: Vec<Pattern>,
+    /// Of the hosts that are meant not these; written as HOST is
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    pub exclude: Vec<Pattern>,
+}
+
+/// What is called so where no other is named.
+const HOSTS_FILE: &str = "hosts.toml";
+
+/// Names a hosts.toml for all commands that want one.
+pub const HOSTS_VARIABLE: &str = "ANEMOS_HOSTS";
+
+/// Whether a word of the command line is a file. That depends on nothing but the word, so that no file that happens to
+/// lie there is taken for one, and no host either.
+fn is_file(word: &OsStr) -> bool {
+    let word = word.to_string_lossy();
+    word.ends_with(".toml") || word.contains('/')
+}
+
+impl PlanArgs {
+    /// The hosts.toml, and which of its hosts are meant. `variable` is what $ANEMOS_HOSTS says.
+    pub fn meant(&self, variable: Option<OsString>) -> Result<(PathBuf, Selection), String> {
+        let mut words = Vec::new();
+        let file = match self.first.as_ref() {
+            Some(first) if is_file(first) => PathBuf::from(first),
+            first => {
+                let first = first.map(|first| first.to_str().ok_or("the name of a host is text"));
+                words.extend(first.transpose()?.into_iter().flat_map(|first| first.split(',')));
+                match variable.filter(|file| !file.is_empty()) {
+                    // So that it can be written on a command line that is shown.
+                    Some(file) if !is_file(&file) => Path::new(".").join(file),
+                    Some(file) => file.into(),
+                    None => HOSTS_FILE.into(),
+                }
+            }
+        };
+        words.extend(self.hosts.iter().map(String::as_str));
+        if let Some(late) = words.iter().find(|word| is_file(word.as_ref())) {
+            return Err(format!("`{late}` is a file, not a host: one hosts.toml comes before all hosts"));
+        }
+        let hosts = words.into_iter().map(str::parse).collect::<Result<_, _>>()?;
+        let Less { limit, exclude } = self.less.clone();
+        Ok((file, Selection { hosts, limit, exclude }))
+    }
 }
 
 /// A number of what was told of a host.
@@ -445,9 +513,47 @@ pub struct BasePlaces {
 mod tests {
     use clap::CommandFactory;
 
+    use super::*;
+
     #[test]
     fn is_consistent() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    /// The file and the hosts that `anemos plan` is about.
+    fn meant(line: &str, variable: Option<&str>) -> Result<String, String> {
+        let cli = Cli::try_parse_from(["anemos", "plan"].into_iter().chain(line.split_whitespace()))
+            .map_err(|error| error.to_string())?;
+        let Command::Plan(args) = cli.command else { unreachable!() };
+        let (file, selection) = args.meant(variable.map(OsString::from))?;
+        let words = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let Selection { hosts, limit, exclude } = selection;
+        Ok(format!("{}|{}|{}|{}", file.display(), words(&hosts), words(&limit), words(&exclude)))
+    }
+
+    #[test]
+    fn the_first_word_is_a_file_or_a_host() {
+        for (line, variable, expected) in [
+            ("", None, "hosts.toml|||"),
+            ("", Some("fleet/hosts.toml"), "fleet/hosts.toml|||"),
+            ("", Some(""), "hosts.toml|||"),
+            ("", Some("fleet"), "./fleet|||"),
+            ("other.toml", Some("fleet.toml"), "other.toml|||"),
+            ("other.toml web1 db1", None, "other.toml|web1 db1||"),
+            ("web1 db*", None, "hosts.toml|web1 db*||"),
+            ("web1,db1 @x", Some("fleet.toml"), "fleet.toml|web1 db1 @x||"),
+            ("./hosts web1", None, "./hosts|web1||"),
+            ("/dev/stdin", None, "/dev/stdin|||"),
+            ("--limit a,b --exclude c web*", None, "hosts.toml|web*|a b|c"),
+        ] {
+            assert_eq!(meant(line, variable).as_deref(), Ok(expected), "{line} {variable:?}");
+        }
+        let late = meant("web1 hosts.toml", None).unwrap_err();
+        assert_eq!(late, "`hosts.toml` is a file, not a host: one hosts.toml comes before all hosts");
+        for wrong in ["web1 w[", "--exclude !web1", "a@b"] {
+            let error = meant(wrong, None).unwrap_err();
+            assert!(error.contains("is no "), "{error}");
+        }
     }
 
     #[test]

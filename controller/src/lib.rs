@@ -15,6 +15,7 @@ mod plan;
 mod report;
 mod run;
 mod screen;
+mod select;
 mod signals;
 mod ssh;
 mod ssh_config;

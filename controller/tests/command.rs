@@ -88,6 +88,55 @@ fn a_terminal_that_hangs_up_is_as_ctrl_c() {
     assert!(said.contains("stopped before anything was done"), "{said}");
 }
 
+/// What `anemos plan` says of hosts that nobody answers for, and with which status it ends.
+fn planned(dir: &Path, at: &Path, arguments: &[&str], variable: Option<&str>) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_anemos"));
+    command.arg("plan").args(arguments).current_dir(at).stdin(Stdio::null());
+    command.env("HOME", dir).env("XDG_STATE_HOME", dir.join("state")).env_remove("SSH_AUTH_SOCK");
+    command.env("ANEMOS_STAGE", dir.join("stage")).env("ANEMOS_AGENT", dir.join("agent.patch"));
+    command.env_remove("ANEMOS_HOSTS").envs(variable.map(|file| ("ANEMOS_HOSTS", file)));
+    let output = command.output().unwrap();
+    (output.status.code(), text(&output))
+}
+
+#[test]
+fn a_hosts_toml_is_found_and_hosts_are_selected() {
+    let dir = prepared([701, 702, 711]);
+    std::fs::create_dir(dir.path().join("away")).unwrap();
+    let away = dir.path().join("away");
+    // All that can be looked at are none, so each that is meant is named.
+    for (at, arguments, variable, meant) in [
+        (dir.path(), &[][..], None, &["h701", "h702", "h711"][..]),
+        (dir.path(), &["h70*"], None, &["h701", "h702"]),
+        (dir.path(), &["hosts.toml", "h711,h701"], None, &["h701", "h711"]),
+        (dir.path(), &["--limit", "h7?1", "--exclude", "h711"], None, &["h701"]),
+        (&away, &["h702"], Some("../hosts.toml"), &["h702"]),
+        (&away, &["../hosts.toml", "h711"], Some("nosuch.toml"), &["h711"]),
+    ] {
+        let (status, said) = planned(dir.path(), at, arguments, variable);
+        assert_eq!(status, Some(4), "{said}");
+        for host in ["h701", "h702", "h711"] {
+            assert_eq!(said.contains(host), meant.contains(&host), "{arguments:?} {host}: {said}");
+        }
+    }
+    for (at, arguments, variable, expected) in [
+        (dir.path(), &["h703"][..], None, "hosts.toml has no host `h703`; did you mean `h701`"),
+        (dir.path(), &["--exclude", "h712"], None, "hosts.toml has no host `h712`; did you mean `h702` or `h711`"),
+        (dir.path(), &["payload"], None, "hosts.toml has no host `payload`; it has h701, h702, h711"),
+        (&away, &[], None, "can't read hosts.toml: No such file or directory (os error 2); $ANEMOS_HOSTS names no"),
+        (
+            &away,
+            &[],
+            Some("x.toml"),
+            "can't read x.toml: No such file or directory (os error 2); $ANEMOS_HOSTS names it",
+        ),
+    ] {
+        let (status, said) = planned(dir.path(), at, arguments, variable);
+        assert_eq!(status, Some(2), "{said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+}
+
 /// OpenSSH's server, with a password for root.
 struct Server(Child);
 

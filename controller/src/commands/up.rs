@@ -1,14 +1,16 @@
 //! `anemos up` and `anemos plan`.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::ffi::OsString;
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch as signal;
 
 use super::passphrase::OnTerminal;
 use super::{CommandError, Status, Stopping, base, status_of};
-use crate::cli::{PlanArgs, Up};
-use crate::config::{self, Host};
+use crate::cli::{HOSTS_VARIABLE, PlanArgs, Up};
+use crate::config::{self, Host, LoadError};
 use crate::engine::{Limits, Stop};
 use crate::plan::Plan;
 use crate::report::feed;
@@ -42,7 +44,7 @@ async fn deploy(
     finish: Option<config::Finish>,
     stopping: Stopping,
 ) -> Result<Status, CommandError> {
-    let hosts = chosen(&args, finish)?;
+    let (hosts_file, hosts) = chosen(&args, finish)?;
     if ask == Ask::Terminal && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Err(CommandError {
             status: Status::Refused,
@@ -55,8 +57,7 @@ async fn deploy(
     ssh::ask_at_jump_hosts(&asks);
     let limits =
         Limits { parallel: args.parallel as usize, canary: !args.no_canary, max_failures: args.max_failures as usize };
-    let (hosts_file, lock) = (args.hosts_file, args.lock);
-    let order = Order { hosts, hosts_file, lock, limits, only_plan: ask == Ask::OnlyPlan };
+    let order = Order { hosts, hosts_file, lock: args.lock, limits, only_plan: ask == Ask::OnlyPlan };
     let run = Prepared::new(order, &asks, &base::showing()).await?;
     run.notes.iter().for_each(|note| screen::note(note));
 
@@ -98,16 +99,47 @@ async fn deploy(
     Ok(status_of(&ended.ends, &ended.refused, stopped))
 }
 
-/// The hosts that are meant, as the command line changes them.
-fn chosen(args: &PlanArgs, finish: Option<config::Finish>) -> Result<Vec<Host>, CommandError> {
-    let file = config::load(&args.hosts_file).map_err(CommandError::bad_input)?;
-    let hosts = file.pick(&args.hosts).map_err(CommandError::bad_input)?.into_iter().cloned();
-    let changed = hosts.map(|mut host| {
+/// The hosts.toml, and those of its hosts that are meant, as the command line changes them.
+fn chosen(args: &PlanArgs, finish: Option<config::Finish>) -> Result<(PathBuf, Vec<Host>), CommandError> {
+    let (path, selection) = args.meant(std::env::var_os(HOSTS_VARIABLE)).map_err(CommandError::bad_input)?;
+    let file = config::load(&path).map_err(|error| CommandError::bad_input(unread(&error, args.first.as_ref())))?;
+    let hosts = file.pick(&selection).map_err(|why| CommandError::bad_input(not_there(why, args.first.as_ref())))?;
+    let changed = hosts.into_iter().cloned().map(|mut host| {
         host.accept_new |= args.accept_new;
         host.finish = finish.unwrap_or(host.finish);
         host
     });
-    Ok(changed.collect())
+    Ok((path, changed.collect()))
+}
+
+/// Why there is no hosts.toml, and how one is named. `first` is the first word that was given.
+fn unread(error: &LoadError, first: Option<&OsString>) -> String {
+    match error {
+        LoadError::Read { path, source } if source.kind() == ErrorKind::NotFound && named(path, first).is_none() => {
+            let asked = if std::env::var_os(HOSTS_VARIABLE).is_some_and(|file| !file.is_empty()) {
+                format!("${HOSTS_VARIABLE} names it")
+            } else {
+                format!("${HOSTS_VARIABLE} names no other one")
+            };
+            format!("{error}; {asked}. A hosts.toml is named first: `anemos plan fleet/hosts.toml`")
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// The first word, if it is the file.
+fn named<'w>(path: &Path, first: Option<&'w OsString>) -> Option<&'w OsString> {
+    first.filter(|first| Path::new(first) == path)
+}
+
+/// Why hosts are not there, with a word on a first one that may have been meant as a file.
+fn not_there(why: String, first: Option<&OsString>) -> String {
+    let file =
+        first.and_then(|first| first.to_str()).filter(|first| !first.contains('/') && Path::new(first).is_file());
+    match file {
+        Some(name) if why.contains(&format!("`{name}`")) => format!("{why}; the file of that name is ./{name}"),
+        _ => why,
+    }
 }
 
 /// Asks on the terminal, after it has shown the plans that were not seen there. Ctrl-C is a no.

@@ -17,6 +17,7 @@ use crate::ssh::Way;
 
 /// Every key of `[hosts.NAME]`.
 pub(super) const KEYS: &[&str] = &[
+    "tags",
     "address",
     "port",
     "user",
@@ -48,6 +49,7 @@ pub(super) const KEYS: &[&str] = &[
 /// The settings that one table makes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layer {
+    pub(super) tags: Option<Vec<String>>,
     pub(super) address: Option<String>,
     pub(super) port: Option<u16>,
     pub(super) user: Option<String>,
@@ -85,6 +87,7 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
         let name = key.get_ref().as_ref();
         layer.present.insert(name.to_owned());
         match name {
+            "tags" => layer.tags = tags(reader, value),
             "address" if is_defaults => {
                 reader.error(key.span(), "`address` belongs to one host: it can't be in [defaults]");
             }
@@ -143,6 +146,31 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
         }
     }
     layer
+}
+
+/// What is wrong with the name of a host, a group or a tag, in words that follow it. Names of hosts go into file names,
+/// the payload's environment and messages, and all of these are words of a command line.
+pub(super) fn bad_name(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        Some("is empty")
+    } else if name.len() > 64 {
+        Some("is longer than 64 characters")
+    } else if name.starts_with(['.', '-']) {
+        Some("must begin with a letter, a digit or `_`")
+    } else if !name_like(name) {
+        Some("may have only letters, digits, `.`, `_` and `-`")
+    } else {
+        None
+    }
+}
+
+fn tags(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<String>> {
+    let mut tags = Vec::new();
+    for value in reader.list("tags", value, "a list of words")? {
+        let checked = |text: &str| bad_name(text).map_or_else(|| Ok(text.to_owned()), |why| Err(why.to_owned()));
+        tags.extend(reader.checked("tags", value, "a word", checked));
+    }
+    Some(tags)
 }
 
 fn address(text: &str) -> Result<String, String> {

@@ -25,12 +25,13 @@ use serde::{Deserialize, Serialize};
 
 pub use disk::{DiskSelector, select_disks};
 pub use error::ConfigError;
-pub use load::load;
+pub use load::{LoadError, load};
 #[cfg(any(test, fuzzing))]
 pub use parse::parse;
 pub use units::{format_bytes, format_duration};
 
 use crate::known_hosts::PublicKey;
+use crate::select::{Named, Selection};
 
 /// A whole hosts.toml.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,49 +43,11 @@ pub struct HostsFile {
 }
 
 impl HostsFile {
-    /// The host of that name.
-    pub fn get(&self, name: &str) -> Option<&Host> {
-        self.hosts.iter().find(|host| host.name == name)
-    }
-
-    /// The hosts of those names in the order of the file, or all where none is named. A name that no host has is an
-    /// error that suggests the nearest one.
-    pub fn pick<S: AsRef<str>>(&self, names: &[S]) -> Result<Vec<&Host>, NoSuchHost> {
-        if let Some(name) = names.iter().map(AsRef::as_ref).find(|name| self.get(name).is_none()) {
-            let known: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
-            return Err(NoSuchHost {
-                file: self.path.clone(),
-                name: name.to_owned(),
-                nearest: table::nearest(name, &known).map(str::to_owned),
-            });
-        }
-        Ok(self
-            .hosts
-            .iter()
-            .filter(|host| names.is_empty() || names.iter().any(|name| name.as_ref() == host.name))
-            .collect())
+    /// The hosts that are meant, in the order of the file.
+    pub fn pick(&self, selection: &Selection) -> Result<Vec<&Host>, String> {
+        selection.pick(&self.hosts, &self.path.display().to_string())
     }
 }
-
-/// A host named on the command line that hosts.toml doesn't have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoSuchHost {
-    /// The file that was looked in.
-    pub file: PathBuf,
-    /// The name given.
-    pub name: String,
-    /// The nearest name there is, if one is near.
-    pub nearest: Option<String>,
-}
-
-impl fmt::Display for NoSuchHost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} has no host `{}`", self.file.display(), self.name)?;
-        self.nearest.as_ref().map_or(Ok(()), |nearest| write!(f, "; did you mean `{nearest}`?"))
-    }
-}
-
-impl std::error::Error for NoSuchHost {}
 
 /// One host, `[defaults]` merged in, every value checked and every path made relative to the file's directory.
 ///
@@ -94,6 +57,8 @@ impl std::error::Error for NoSuchHost {}
 pub struct Host {
     /// `NAME` of `[hosts.NAME]`.
     pub name: String,
+    /// Groups that it is in, and tags that it has, by which it can be selected; sorted.
+    pub labels: Vec<String>,
     /// Name or address to connect to, before `HostName` of ssh_config is applied; the host's own name if not given.
     pub address: String,
     /// Name or address at which the new system may be instead, by the same port and way.
@@ -152,6 +117,16 @@ impl Host {
     /// Every disk that the payload may overwrite, `ANEMOS_DISK` first.
     pub fn all_disks(&self) -> impl Iterator<Item = &DiskSelector> {
         std::iter::once(&self.disk).chain(&self.disks)
+    }
+}
+
+impl Named for Host {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn labels(&self) -> &[String] {
+        &self.labels
     }
 }
 

@@ -11,6 +11,7 @@ use super::error::ConfigError;
 use super::layer::{self, Layer};
 use super::table::{Entry, PathUse, Reader, entries};
 use super::{Deadlines, Host, HostsFile};
+use crate::select::Pattern;
 
 /// Reads the text of a hosts.toml.
 ///
@@ -56,6 +57,7 @@ pub(super) fn finish(hosts: Vec<Host>, reader: Reader<'_>) -> Result<HostsFile, 
 fn read_root(reader: &mut Reader<'_>, root: &[Entry<'_, '_>]) -> Vec<Host> {
     let mut defaults = Layer::default();
     let mut tables = Vec::new();
+    let mut groups = Vec::new();
     let mut hosts_span = None;
     for (key, value) in root {
         match key.get_ref().as_ref() {
@@ -73,7 +75,8 @@ fn read_root(reader: &mut Reader<'_>, root: &[Entry<'_, '_>]) -> Vec<Host> {
                 format!("`{name}` is outside of any table"),
                 "put it under [defaults], or under the [hosts.NAME] it is for",
             ),
-            _ => reader.unknown_key(key, "hosts.toml", &["defaults", "hosts"]),
+            "groups" => groups = reader.table("groups", value, "a table of groups").unwrap_or_default(),
+            _ => reader.unknown_key(key, "hosts.toml", &["defaults", "groups", "hosts"]),
         }
     }
     if tables.is_empty() && reader.errors.is_empty() {
@@ -83,7 +86,7 @@ fn read_root(reader: &mut Reader<'_>, root: &[Entry<'_, '_>]) -> Vec<Host> {
     let mut reached = BTreeMap::new();
     for (key, value) in tables {
         let name = key.get_ref().as_ref();
-        if let Err(why) = host_name(name) {
+        if let Some(why) = layer::bad_name(name) {
             reader.error(key.span(), format!("host name `{name}` {why}"));
         }
         let place = format!("[hosts.{name}]");
@@ -104,26 +107,59 @@ fn read_root(reader: &mut Reader<'_>, root: &[Entry<'_, '_>]) -> Vec<Host> {
             hosts.push(host);
         }
     }
+    // Where a host is missing, its groups would seem to name nothing.
+    if reader.errors.is_empty() {
+        label(reader, &groups, &mut hosts);
+    }
     hosts
+}
+
+/// Gives each host the groups that it is in, which become labels like its tags. A group may name groups that stand
+/// before it.
+fn label(reader: &mut Reader<'_>, groups: &[Entry<'_, '_>], hosts: &mut [Host]) {
+    let tags: Vec<String> = hosts.iter().flat_map(|host| host.labels.clone()).collect();
+    for (key, value) in groups {
+        let name = key.get_ref().as_ref();
+        if let Some(why) = layer::bad_name(name) {
+            reader.error(key.span(), format!("group name `{name}` {why}"));
+        }
+        if tags.iter().any(|tag| tag == name) {
+            reader.error(key.span(), format!("`{name}` is a tag as well: `@{name}` must mean one thing"));
+        }
+        let full = format!("groups.{name}");
+        let Some(list) = reader.list(&full, value, "a list of hosts, such as [\"web*\", \"db1\"]") else { continue };
+        let mut members = vec![false; hosts.len()];
+        for value in list {
+            let wanted = "the name of a host, a pattern, or @GROUP";
+            let Some(text) = reader.string(&full, value, wanted) else { continue };
+            let pattern: Pattern = match text.parse() {
+                Ok(pattern) => pattern,
+                Err(why) => {
+                    reader.error(value.span(), why);
+                    continue;
+                }
+            };
+            if let Err(none) = pattern.must_match(hosts) {
+                let message = format!("`{full}`: there is {}", none.missing());
+                match none.advice() {
+                    Some(advice) => reader.advise(value.span(), message, advice),
+                    None => reader.error(value.span(), message),
+                }
+            }
+            members.iter_mut().zip(&*hosts).for_each(|(member, host)| *member |= pattern.matches(host));
+        }
+        for (host, _) in hosts.iter_mut().zip(members).filter(|(_, member)| *member) {
+            host.labels.push(name.to_owned());
+        }
+    }
+    for host in hosts {
+        host.labels.sort();
+        host.labels.dedup();
+    }
 }
 
 fn describe_address(host: &Host) -> String {
     host.port.map_or_else(|| host.address.clone(), |port| format!("{} port {port}", host.address))
-}
-
-/// The name goes into file names, the payload's environment and messages.
-fn host_name(name: &str) -> Result<(), &'static str> {
-    if name.is_empty() {
-        Err("is empty")
-    } else if name.len() > 64 {
-        Err("is longer than 64 characters")
-    } else if name.starts_with(['.', '-']) {
-        Err("must begin with a letter, a digit or `_`")
-    } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
-        Err("may have only letters, digits, `.`, `_` and `-`")
-    } else {
-        Ok(())
-    }
 }
 
 /// Puts `layer` over `defaults`. `None` where something that must be said is missing or wrong.
@@ -160,6 +196,7 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
     let defaults = defaults.clone();
     Some(Host {
         name: name.to_owned(),
+        labels: layer.tags.or(defaults.tags).unwrap_or_default(),
         address: layer.address.unwrap_or_else(|| name.to_owned()),
         port: layer.port.or(defaults.port),
         user: layer.user.or(defaults.user),

@@ -251,6 +251,9 @@ impl RunFile {
 pub struct HostEntry {
     /// Name in hosts.toml.
     pub name: String,
+    /// Groups that it is in there, and tags that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
     /// Where its old system was and its new one will be.
     pub address: Address,
     /// Where its new one may be too.

@@ -252,6 +252,7 @@ pub fn run_key() -> RunKey {
 pub fn run_file(id: &str, names: &[&str]) -> RunFile {
     let host = |name: &&str| HostEntry {
         name: (*name).into(),
+        labels: Vec::new(),
         address: ssh::Address { host: "192.0.2.1".into(), port: 22, way: ssh::Way::Direct },
         new_address: None,
         algorithms: ssh::Algorithms::default(),

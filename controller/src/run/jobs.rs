@@ -190,6 +190,7 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
     let clocks = &host.deadlines;
     HostEntry {
         name: host.name.clone(),
+        labels: host.labels.clone(),
         address: Address { host: ssh.host_name.clone(), port: ssh.port, way: ssh.way.clone() },
         new_address: host.new_address.clone().map(|host| Address { host, port: ssh.port, way: ssh.way.clone() }),
         algorithms: ssh.algorithms.clone(),

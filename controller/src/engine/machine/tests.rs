@@ -44,6 +44,7 @@ fn address() -> Address {
 fn setup() -> Setup {
     let entry = HostEntry {
         name: "web1".into(),
+        labels: Vec::new(),
         address: address(),
         new_address: None,
         algorithms: crate::ssh::Algorithms::default(),
