@@ -249,7 +249,7 @@ fn declare_the_other_disk(_: &Lab, web: &Deployment) -> Result<()> {
 fn stack(_: &Lab, web: &Deployment) -> Result<()> {
     let machine = &web.machine;
     let before = machine.boot_id()?;
-    machine.ssh_within(STACK, LONG)?;
+    machine.ssh_within(STACK, 2 * LONG)?;
     // The connection may end before the answer comes.
     let _ = machine.ssh("systemctl reboot");
     machine.wait_boot(&before, LONG)?;

@@ -31,7 +31,8 @@ const ADMIN: &str = r"set -e
 useradd -m -s /bin/bash admin
 install -d -m 700 -o admin -g admin /home/admin/.ssh
 install -m 600 -o admin -g admin /root/.ssh/authorized_keys /home/admin/.ssh/
-(umask 337; echo 'admin ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/admin)";
+(umask 337; echo 'admin ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/admin)
+if command -v restorecon >/dev/null; then restorecon -R /home/admin; fi";
 
 impl Way {
     /// All of them, in the order of the document.
