@@ -22,6 +22,9 @@ debootstrap debootstrap
 mkfs.btrfs btrfs-progs
 mkfs.xfs xfsprogs
 grub-fstest grub-common
+grub-install grub2-common
+/usr/lib/grub/i386-pc/boot.img grub-pc-bin
+/usr/lib/grub/x86_64-efi/kernel.img grub-efi-amd64-bin
 mke2fs e2fsprogs
 debugfs e2fsprogs
 sfdisk fdisk

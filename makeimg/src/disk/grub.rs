@@ -48,7 +48,7 @@ impl Disk {
         let boot = image.read(Path::new("usr/lib/grub/i386-pc/boot.img"));
         let boot = boot.map_err(|e| grub_missing(&format!("/usr/lib/grub/i386-pc/boot.img: {e}"), "grub-pc-bin"))?;
         let core = self.grub_image(context, chroot, "i386-pc", &["biosdisk"])?;
-        let efi = self.grub_image(context, chroot, "x86_64-efi", &["efi_gop", "all_video"])?;
+        let efi = self.grub_image(context, chroot, "x86_64-efi", EFI_MODULES)?;
         for platform in ["i386-pc", "x86_64-efi"] {
             copy_modules(image, platform).doing(|| format!("copying GRUB's modules for {platform} in the image"))?;
         }
@@ -64,7 +64,41 @@ impl Disk {
         let bios_boot = self.parts.iter().find(|part| part.role == Role::BiosBoot);
         let (start, room) = bios_boot.map_or((SECTOR, FIRST - SECTOR), |part| (part.start, part.size));
         install_bios(&self.image, &boot, core, start / SECTOR, room)?;
-        self.fill_esp(context, &efi)
+        self.fill_esp(context, &efi)?;
+        if is_debian && image.exists("usr/bin/dpkg-query") {
+            self.keep_up_to_date(image).doing(|| "writing what installs GRUB's updates in the image".into())?;
+            environment(chroot.command(INSTALLER).arg("--note")).run(context)?;
+        }
+        Ok(())
+    }
+
+    /// Has the image's dpkg(1) put updates of GRUB where this has put GRUB. No package of Debian's does that for both
+    /// kinds of firmware: grub-pc and grub-efi-amd64 exclude each other, and the first names a disk.
+    fn keep_up_to_date(&self, image: &Inside) -> io::Result<()> {
+        let BootPlace { volume, dir, .. } = self.boot_place();
+        let modules = [&[self.grub_filesystem(volume)][..], GRUB_MODULES, EFI_MODULES].concat().join(" ");
+        let installer = include_str!("install-grub.sh");
+        let text = format!("#!/bin/sh\nprefix={dir}/grub\nmodules='{modules}'\n{installer}");
+        image.write(Path::new(INSTALLER), text.as_bytes(), 0o755)?;
+        image.write(Path::new("boot/grub/makeimg-early.cfg"), self.early().as_bytes(), 0o644)?;
+        // A failure is told, and stops no other update.
+        let hook = format!("post-invoke=if [ -x {INSTALLER} ]; then {INSTALLER} || :; fi\n");
+        image.write(Path::new("etc/dpkg/dpkg.cfg.d/makeimg-grub"), hook.as_bytes(), 0o644)
+    }
+
+    /// GRUB's first configuration: it leads to the menu.
+    fn early(&self) -> String {
+        let BootPlace { uuid, dir, .. } = self.boot_place();
+        format!("search.fs_uuid {uuid} root\nset prefix=($root){dir}/grub\n")
+    }
+
+    /// GRUB's module for a volume's file system.
+    fn grub_filesystem(&self, volume: usize) -> &'static str {
+        match self.filesystem(volume) {
+            Filesystem::Ext4 | Filesystem::Ext3 | Filesystem::Ext2 => "ext2",
+            Filesystem::Xfs => "xfs",
+            Filesystem::Btrfs => "btrfs",
+        }
     }
 
     /// Has the distribution make the menu, as it does with every kernel that comes later.
@@ -129,16 +163,12 @@ impl Disk {
             let package = if format == "i386-pc" { "grub-pc-bin" } else { "grub-efi-amd64-bin" };
             return Err(grub_missing(&format!("there is no /usr/lib/grub/{format}"), package));
         }
-        let BootPlace { volume, uuid, dir } = self.boot_place();
-        let early = format!("search.fs_uuid {uuid} root\nset prefix=($root){dir}/grub\n");
+        let BootPlace { volume, dir, .. } = self.boot_place();
+        let early = self.early();
         let (early_at, made_at) = ("run/makeimg/grub.cfg", "run/makeimg/grub.img");
         let written = image.write(Path::new(early_at), early.as_bytes(), 0o644);
         written.doing(|| "writing GRUB's first configuration".into())?;
-        let filesystem = match self.filesystem(volume) {
-            Filesystem::Ext4 | Filesystem::Ext3 | Filesystem::Ext2 => "ext2",
-            Filesystem::Xfs => "xfs",
-            Filesystem::Btrfs => "btrfs",
-        };
+        let filesystem = self.grub_filesystem(volume);
         let tool = chroot.command("grub-mkimage").args(["-O", format, "-p", &format!("{dir}/grub")]);
         let tool = tool.args(["-c", &format!("/{early_at}"), "-o", &format!("/{made_at}"), filesystem]);
         environment(tool.args(GRUB_MODULES).args(modules)).run(context)?;
@@ -154,6 +184,12 @@ struct BootPlace<'a> {
     /// Its directory on that file system.
     dir: &'static str,
 }
+
+/// What puts updates of GRUB in its place, in the image.
+const INSTALLER: &str = "/usr/local/lib/makeimg/install-grub";
+
+/// For UEFI besides.
+const EFI_MODULES: &[&str] = &["efi_gop", "all_video"];
 
 const GRUB_MODULES: &[&str] = &[
     "part_gpt",

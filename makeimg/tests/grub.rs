@@ -1,0 +1,206 @@
+//! GRUB's updates in a system that makeimg has built: the real GRUB and the real dpkg of this machine, in a chroot on the
+//! image. What firmware starts must be of the version that is installed.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::is_root;
+
+/// Makes a root file system of packages that this machine has, with GRUB as the only ones that dpkg knows there.
+const STANDIN: &str = r#"#!/bin/sh
+set -e
+for root in "$@"; do case $root in /*) break ;; esac; done
+for dir in bin sbin lib lib64; do
+    mkdir -p "$root/usr/$dir"
+    [ -e "$root/$dir" ] || ln -s "usr/$dir" "$root/$dir"
+done
+packages="base-files bash dash coreutils sed grep mawk util-linux mount tar dpkg libc-bin findutils diffutils"
+grub="grub-common grub2-common grub-pc-bin grub-efi-amd64-bin"
+dpkg -L $packages $grub | grep -vE '^/usr/share/(doc|man|locale|info)' | sort -u | while read -r file; do
+    [ -d "$file" ] || [ ! -e "$file" ] || echo "${file#/}"
+done >"${0%/*}/files"
+# What the linker loads.
+(cd / && xargs -a "${0%/*}/files" ldd 2>/dev/null) |
+    sed -n 's,.* => /\([^ ]*\) (.*,\1,p; s,^[[:space:]]*/\([^ ]*ld-linux[^ ]*\) (.*,\1,p' | sort -u >>"${0%/*}/files"
+tar -C / -chf - --hard-dereference -T "${0%/*}/files" | tar -C "$root" --keep-directory-symlink -xf -
+ln -sf dash "$root/usr/bin/sh"
+ln -sf mawk "$root/usr/bin/awk"
+mkdir -p "$root/var/log" "$root/root" "$root/var/lib/dpkg/info" "$root/var/lib/dpkg/updates" "$root/tmp" "$root/boot/efi" "$root/etc/dpkg/dpkg.cfg.d"
+for package in $grub; do
+    printf 'Package: %s\nStatus: install ok installed\nMaintainer: none\nArchitecture: amd64\nVersion: 1\n' "$package"
+    printf 'Description: none\n\n'
+    : >"$root/var/lib/dpkg/info/$package.list"
+done >"$root/var/lib/dpkg/status"
+printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
+printf 'root:x:0:\n' >"$root/etc/group"
+echo kernel >"$root/boot/vmlinuz-1"
+echo initramfs >"$root/boot/initrd.img-1"
+mkdir -p "$root/etc/apt"
+printf 'deb http://m.test/debian stable%s main\n' '' -updates -security >"$root/etc/apt/sources.list"
+"#;
+
+/// Mounts the image, and does what the last argument says in it. Its disk and partitions have names that GRUB's tools
+/// take for a disk's and not for a loop device's. `/boot/efi` is no FAT there, which not every kernel knows.
+const INSIDE: &str = r#"
+set -e
+export PATH=$PATH:/usr/sbin:/sbin
+loop=$(losetup --find --show "$1")
+trap 'umount -R "$2" 2>/dev/null || :; umount -l /dev || :; partx -d "$loop" || :; losetup -d "$loop"' EXIT
+partx -a "$loop"
+nodes=$(cd /sys/block/${loop#/dev/} && for part in . loop*p?; do
+    echo "mknod /dev/vdz$(cat $part/partition 2>/dev/null || :) b $(tr : ' ' <$part/dev)"
+done)
+mount -t tmpfs dev /dev
+mknod -m 666 /dev/null c 1 3
+eval "$nodes"
+mount /dev/vdz1 "$2"
+mount -t tmpfs esp "$2/boot/efi"
+mount --bind /dev "$2/dev"
+mount -t proc proc "$2/proc"
+mount -t sysfs sys "$2/sys"
+for package in "$3"/*.deb; do [ ! -e "$package" ] || cp "$package" "$2/"; done
+cp "$5" "$2/geometry.so"
+chroot "$2" /bin/sh -ec "export LD_PRELOAD=/geometry.so; $4"
+sync
+"#;
+
+/// Has partitions of loop devices say where they begin, as those of disks do (ioctl HDIO_GETGEO, hdio.txt in Linux'
+/// documentation): GRUB's tools ask them.
+const GEOMETRY: &str = r#"
+#include <dlfcn.h>
+#include <linux/hdreg.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+int ioctl(int fd, unsigned long request, ...) {
+    va_list rest;
+    va_start(rest, request);
+    void *data = va_arg(rest, void *);
+    va_end(rest);
+    int (*next)(int, unsigned long, ...) = dlsym((void *)-1l, "ioctl");
+    struct hd_geometry *geometry = data;
+    struct stat found;
+    char path[80];
+    if (request != HDIO_GETGEO || fstat(fd, &found))
+        return next(fd, request, data);
+    geometry->heads = 255, geometry->sectors = 63, geometry->cylinders = 50, geometry->start = 0;
+    snprintf(path, sizeof path, "/sys/dev/block/%u:%u/start", major(found.st_rdev), minor(found.st_rdev));
+    FILE *start = fopen(path, "r");
+    if (start) {
+        if (fscanf(start, "%lu", &geometry->start) != 1)
+            return -1;
+        fclose(start);
+    }
+    return 0;
+}
+"#;
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {said}");
+    said
+}
+
+/// A package with a newer version of what GRUB's package has: one text in one of its files is another.
+fn newer(dir: &Path, package: &str, file: &str, (old, new): (&[u8], &[u8])) {
+    assert_eq!(old.len(), new.len());
+    let tree = dir.join(package);
+    let mut bytes = fs::read(file).unwrap();
+    let at = bytes.windows(old.len()).position(|window| window == old).unwrap_or_else(|| panic!("{file} has no text"));
+    bytes[at..at + old.len()].copy_from_slice(new);
+    let at = tree.join(file.trim_start_matches('/'));
+    fs::create_dir_all(at.parent().unwrap()).unwrap();
+    fs::write(&at, bytes).unwrap();
+    fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+    let control = format!(
+        "Package: {package}\nVersion: 2\nArchitecture: amd64\nMaintainer: none <none@m.test>\nDescription: newer\n"
+    );
+    fs::write(tree.join("DEBIAN/control"), control).unwrap();
+    run(Command::new("dpkg-deb").args(["-Zgzip", "--build"]).arg(&tree).arg(dir.join(format!("{package}.deb"))));
+}
+
+fn has(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
+}
+
+/// The first MiBs of a disk, and what UEFI starts, which the image had on its EFI system partition.
+fn esp_of(image: &Path) -> Vec<u8> {
+    let from = format!("{}@@2M", image.display());
+    let output = Command::new("mcopy").args(["-i", &from, "::/EFI/BOOT/BOOTX64.EFI", "-"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[test]
+fn updates_of_grub_reach_what_firmware_starts() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| -> PathBuf { dir.path().join(name) };
+    for name in ["web", "bin", "mnt", "debs", "none"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    fs::write(path("bin/mmdebstrap"), STANDIN).unwrap();
+    fs::set_permissions(path("bin/mmdebstrap"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(path("web/IMGBUILD"), "target=debian\nimgname=web\nformat='raw 400M gpt ext4'\ncmdline='quiet a=1'\n")
+        .unwrap();
+    let mut build = Command::new(env!("CARGO_BIN_EXE_makeimg"));
+    let programs = format!("{}:{}", path("bin").display(), std::env::var("PATH").unwrap());
+    run(build.arg("build").arg("-C").arg(path("web")).arg("-o").arg(dir.path()).env("PATH", programs));
+    let image = path("web.img");
+    let (boot, welcome) = ((&b"Hard Disk"[..], &b"HARD DISK"[..]), (&b"Welcome to GRUB"[..], &b"WELCOME TO GRUB"[..]));
+    newer(&path("debs"), "grub-pc-bin", "/usr/lib/grub/i386-pc/boot.img", boot);
+    newer(&path("debs"), "grub-efi-amd64-bin", "/usr/lib/grub/x86_64-efi/kernel.img", welcome);
+    let efi = esp_of(&image);
+    assert!(has(&efi, welcome.0) && !has(&efi, welcome.1));
+    let first = |image: &Path| fs::read(image).unwrap()[..512].to_vec();
+    assert!(has(&first(&image), boot.0));
+
+    let inside = |debs: &str, script: &str| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", INSIDE, "sh"])
+            .arg(&image)
+            .arg(path("mnt"))
+            .arg(path(debs))
+            .arg(script)
+            .arg(path("geometry.so"));
+        run(&mut command)
+    };
+    fs::write(path("geometry.c"), GEOMETRY).unwrap();
+    let [from, to] = ["geometry.c", "geometry.so"].map(&path);
+    run(Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(to).arg(from));
+    // Nothing is done for other packages, nor in the middle of an update.
+    let nothing = "dpkg --configure -a; [ ! -e /boot/efi/EFI ]; dpkg --unpack --force-depends /grub-pc-bin.deb; \
+                   [ ! -e /boot/efi/EFI ]";
+    inside("debs", nothing);
+    assert!(has(&first(&image), boot.0));
+    // A failure is told, and leaves what starts the machine.
+    let failing = "mv /usr/bin/grub-mkimage /x; dpkg --configure -a 2>&1; mv /x /usr/bin/grub-mkimage";
+    let said = inside("none", failing);
+    assert!(
+        said.contains("makeimg: GRUB has been updated, but could not be put where this machine starts from"),
+        "{said}"
+    );
+    let said = inside(
+        "debs",
+        "dpkg -i --force-depends /grub-efi-amd64-bin.deb 2>&1; cp /boot/efi/EFI/BOOT/BOOTX64.EFI /root/",
+    );
+    assert!(!said.contains("makeimg:"), "{said}");
+    assert!(has(&first(&image), boot.1), "the boot sector is of the old version: {said}");
+    let check = "strings() { tr -c '[:print:]' '\\n' <\"$1\"; }\n\
+                 strings /root/BOOTX64.EFI | grep 'WELCOME TO GRUB'\n\
+                 strings /root/BOOTX64.EFI | grep search.fs_uuid\n\
+                 cmp /usr/lib/grub/x86_64-efi/normal.mod /boot/grub/x86_64-efi/normal.mod\n\
+                 cat /boot/grub/makeimg.version\n\
+                 dpkg --configure -a; [ ! -e /boot/efi/EFI ]";
+    let said = inside("none", check);
+    assert!(said.contains("grub-pc-bin 2 installed") && said.contains("grub-efi-amd64-bin 2 installed"), "{said}");
+}
