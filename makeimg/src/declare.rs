@@ -61,6 +61,7 @@ pub fn apply(context: &Context, settings: &Settings, chroot: &Chroot<'_>) -> Res
     declaring.name()?;
     declaring.language()?;
     declaring.users()?;
+    declaring.passwords()?;
     declaring.keys()?;
     declaring.services()
 }
@@ -206,6 +207,21 @@ impl Declaring<'_> {
                     self.run(&what, "addgroup", &[&user.name, group])?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Hashes go by standard input, and so are in no list of processes.
+    fn passwords(&self) -> Result<(), Problem> {
+        let accounts = self.accounts();
+        for (name, hash) in &self.settings.passwords {
+            if !accounts.iter().any(|account| account.name == *name) {
+                let hint = format!("add {name} to users");
+                return Err(Problem::build(format!("passwords: the image has no user {name}")).hint(hint));
+            }
+            let tool = environment(self.chroot.command("chpasswd").arg("-e")).input(format!("{name}:{hash}\n"));
+            let ran = tool.run(self.context);
+            ran.map_err(|problem| Problem { what: format!("passwords: {name}: {}", problem.what), ..problem })?;
         }
         Ok(())
     }

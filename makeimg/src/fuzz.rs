@@ -38,6 +38,9 @@ fn imgbuild(data: &[u8]) {
                 for user in &settings.users {
                     assert!(!user.name.contains([':', '/', '\n', ',']), "{}", user.name);
                 }
+                for (user, hash) in &settings.passwords {
+                    assert!(!user.contains([':', '\n']) && !hash.contains([':', '\n', ' ']));
+                }
                 for (user, key) in &settings.authorized_keys {
                     assert!(!user.contains(['/', ':']) && !key.contains('\n'), "{user} {key}");
                 }

@@ -100,6 +100,8 @@ pub struct Settings {
     pub services: Vec<String>,
     /// To add.
     pub users: Vec<User>,
+    /// Passwords: user, and the password's hash as in shadow(5).
+    pub passwords: Vec<(String, String)>,
     /// Who may log in with which SSH key: user, and a line for authorized_keys.
     pub authorized_keys: Vec<(String, String)>,
     /// Further words for the kernel.
@@ -135,6 +137,7 @@ pub const VARIABLES: &[&str] = &[
     "keymap",
     "services",
     "users",
+    "passwords",
     "authorized_keys",
     "cmdline",
     "bootloader",
@@ -202,6 +205,7 @@ impl Settings {
             one("debian_components", are_components, "main, or main non-free-firmware; main must be among them");
         let services = keep(&mut wrong, items("services", value("services"), service));
         let users = keep(&mut wrong, items("users", value("users"), user));
+        let passwords = keep(&mut wrong, items("passwords", value("passwords"), password));
         let authorized_keys = keep(&mut wrong, items("authorized_keys", value("authorized_keys"), authorized_key));
         let filesystems = keep(&mut wrong, filesystems(value("filesystems")));
         let cmdline = value("cmdline").unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
@@ -215,7 +219,7 @@ impl Settings {
         if !wrong.is_empty() {
             return Err(wrong);
         }
-        let required = (imgname, target, format, packages, services, users, authorized_keys, filesystems);
+        let required = (imgname, target, format, packages, services, users, passwords, authorized_keys, filesystems);
         let (
             Some(imgname),
             Some(target),
@@ -223,6 +227,7 @@ impl Settings {
             Some(packages),
             Some(services),
             Some(users),
+            Some(passwords),
             Some(keys),
             Some(filesystems),
         ) = required
@@ -241,6 +246,7 @@ impl Settings {
             keymap,
             services,
             users,
+            passwords,
             authorized_keys: keys,
             cmdline,
             bootloader: bootloader.and_then(|word| Bootloader::from_word(&word)),
@@ -274,6 +280,7 @@ fn items<T>(
         let hint = match variable {
             "users" => "such as `alice` or `alice:sudo,adm`; each has a line of its own",
             "filesystems" => "such as `/var 4G`, `swap 1G` or `/srv 20G ext4 keep`; each has a line of its own",
+            "passwords" => "such as `root $6$…`, with what `openssl passwd -6` or mkpasswd(1) prints, in single quotes",
             "authorized_keys" => "such as `root ssh-ed25519 AAAA… comment`; each has a line of its own",
             _ => "each has a line of its own",
         };
@@ -354,6 +361,22 @@ fn user(item: &str) -> Result<User, String> {
         Some(bad) => Err(format!("{bad:?} is no user's or group's name")),
         None => Ok(User { name: name.to_owned(), groups: groups.into_iter().map(str::to_owned).collect() }),
     }
+}
+
+/// Methods of crypt(5) that are good for new passwords: yescrypt, gost-yescrypt, scrypt, bcrypt, SHA-512, SHA-256.
+const HASHES: [&str; 6] = ["$y$", "$gy$", "$7$", "$2b$", "$6$", "$5$"];
+
+fn password(item: &str) -> Result<(String, String), String> {
+    let (user, hash) = item.split_once(char::is_whitespace).unwrap_or((item, ""));
+    if !is_user(user) {
+        return Err(format!("{user:?} is no user's name"));
+    }
+    let (hash, good) = (hash.trim(), |c: char| c.is_ascii_alphanumeric() || "./$=,_-".contains(c));
+    if !HASHES.iter().any(|head| hash.starts_with(head)) || !hash.chars().all(good) || hash.len() < 40 {
+        // It may be the password itself.
+        return Err(format!("what follows {user:?} is no hash of a password, or one that is too weak"));
+    }
+    Ok((user.to_owned(), hash.to_owned()))
 }
 
 fn authorized_key(item: &str) -> Result<(String, String), String> {
@@ -521,6 +544,19 @@ mod tests {
                 .iter()
                 .all(|value| security(value).is_err())
         );
+    }
+
+    #[test]
+    fn passwords_are_hashes_and_are_not_repeated() {
+        let found = |value: &str| settings(&[("target", "debian"), ("passwords", value)]).map(|found| found.passwords);
+        let hash = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7";
+        assert_eq!(found(&format!("\n root  {hash} \n")).unwrap(), [("root".to_owned(), hash.to_owned())]);
+        for wrong in ["hunter2", "$6$short", "$1$saltsalt$qjXMvbEw8oaL.CzflDtaK/AAAAAAAAAAAAA", "", ":", "$6$a:b"] {
+            let told = found(&format!("root {wrong}")).unwrap_err();
+            assert_eq!((told[0].variable, told.len()), ("passwords", 1));
+            assert!(!told[0].what.contains("hunter2") && told[0].what.contains("no hash"), "{}", told[0].what);
+        }
+        assert!(found("Root $6$x").unwrap_err()[0].what.contains("no user's name"));
     }
 
     #[test]

@@ -1207,3 +1207,33 @@ fn what_stands_outside_of_functions_runs_once() {
     let said = project.fails(&[]);
     assert!(said.contains("`provision()` is defined by a command that can't be run again"), "{said}");
 }
+
+#[test]
+fn passwords_are_given_by_their_hashes() {
+    if !is_root() {
+        return;
+    }
+    let hash = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
+    let project = Project::new(&format!(
+        "target=debian\nformat=dir\nimgname=web\nusers=alice\npasswords='\n root {hash}\n alice {hash}\n'\n"
+    ));
+    // The real chpasswd(8).
+    let script = "for file in /usr/sbin/chpasswd $(ldd /usr/sbin/chpasswd | grep -o '/[^ ]*'); do\n\
+                  mkdir -p \"$0${file%/*}\" && cp \"$file\" \"$0$file\"\ndone";
+    assert!(Command::new("sh").args(["-c", script]).arg(project.path("web/files")).status().unwrap().success());
+    project.write("web/files/etc/shadow", "root:*:20000:0:99999:7:::\nalice:!:20000:0:99999:7:::\n");
+    let said = project.built(&["--verbose"]);
+    assert!(!said.contains("$6$"), "{said}");
+    let shadow = project.read("out/web/etc/shadow");
+    for user in ["root", "alice"] {
+        assert!(shadow.lines().any(|line| line.starts_with(&format!("{user}:{hash}:"))), "{shadow}");
+    }
+    let project = Project::new(&format!("target=debian\nformat=dir\npasswords='bob {hash}'\n"));
+    assert!(project.fails(&[]).contains("passwords: the image has no user bob; add bob to users"));
+    let project = Project::new("target=debian\nformat=dir\npasswords='root hunter2'\n");
+    let said = project.fails(&[]);
+    assert!(
+        said.contains("IMGBUILD:3: passwords: what follows \"root\" is no hash") && !said.contains("hunter2"),
+        "{said}"
+    );
+}
