@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::apt::Apt;
 use crate::chroot::Chroot;
 use crate::command::{self, Context};
 use crate::debian::{self, Debian};
@@ -74,16 +75,20 @@ impl Job {
     }
 
     /// The directory of the IMGBUILD.
-    #[cfg(feature = "all-targets")]
     fn project(&self) -> &Path {
         self.imgbuild.path.parent().unwrap_or_else(|| Path::new("/"))
     }
 
-    fn sources<'a>(&'a self, suite: &'a str) -> sources::Wanted<'a> {
+    fn sources<'a>(&'a self, suite: &'a str, keyring: Option<&'a Path>) -> sources::Wanted<'a> {
         let settings = &self.imgbuild.settings;
         let security = self.security.as_deref().or(settings.debian_security.as_deref());
         let (components, known, work) = (&settings.debian_components, self.known_security.as_deref(), &*self.work);
-        sources::Wanted { suite, components, security, known, work }
+        sources::Wanted { suite, components, security, keyring, known, work }
+    }
+
+    /// The author's file with the keys of the archive.
+    fn keyring(&self) -> Option<PathBuf> {
+        self.imgbuild.settings.debian_keyring.as_ref().map(|name| self.project().join(name))
     }
 
     /// Where the result will be.
@@ -230,7 +235,9 @@ fn fill(
             report.step(format!("bootstrap Debian {suite}"));
             let packages = job.packages(disk.is_some());
             let variant = &settings.debian_variant;
-            let debian = Debian { variant, packages: &packages, wanted: job.sources(suite), sources };
+            let (keyring, apt) = (job.keyring(), Apt::of(job.project(), &packages));
+            let wanted = job.sources(suite, keyring.as_deref());
+            let debian = Debian { variant, packages: &packages, apt, wanted, sources };
             debian::bootstrap(context, &debian, root)?;
         }
         #[cfg(not(feature = "all-targets"))]
@@ -348,11 +355,13 @@ impl HostKeys {
 
 /// The package sources that the named mirror and the archives that belong to it offer; `None` if no mirror is named.
 fn sources(job: &Job, context: &Context) -> Result<Option<Sources>, Problem> {
-    let (Target::Debian { suite }, Some(mirror)) = (&job.imgbuild.settings.target, &job.mirror) else {
+    let settings = &job.imgbuild.settings;
+    let mirror = job.mirror.as_ref().or(settings.debian_mirror.as_ref());
+    let (Target::Debian { suite }, Some(mirror)) = (&settings.target, mirror) else {
         return Ok(None);
     };
     context.report.step("package archives");
-    Sources::find(context, &job.sources(suite), mirror).map(Some)
+    Sources::find(context, &job.sources(suite, job.keyring().as_deref()), mirror).map(Some)
 }
 
 /// Removes our file of package sources if the author's inputs have another one: apt warns of an archive that is named

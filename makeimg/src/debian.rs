@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
+use crate::apt::Apt;
 use crate::chroot::{Chroot, environment, with_proxies};
 use crate::command::{self, Context, Tool};
 use crate::inside::Inside;
@@ -18,6 +19,8 @@ pub struct Debian<'a> {
     pub variant: &'a str,
     /// To install besides.
     pub packages: &'a [String],
+    /// What the project says to apt.
+    pub apt: Apt,
     /// Where packages come from, but for the archive itself.
     pub wanted: Wanted<'a>,
     /// What is known of the archive, and of what belongs to it; the tool's own archive otherwise.
@@ -32,7 +35,10 @@ const ERRORS: [&str; 2] = ["E: ", "W: Couldn't download package "];
 /// # Errors
 /// What the tool said.
 pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<(), Problem> {
-    let Debian { variant, packages, wanted, sources } = debian;
+    let Debian { variant, packages, apt, wanted, sources } = debian;
+    // Sources, pins and answers to questions must be there before the packages that they are for.
+    let later = apt.is_for_the_image();
+    let by_tls = sources.as_ref().is_some_and(Sources::by_tls) || apt.by_tls();
     let mut progress = Progress::default();
     let mmdebstrap = command::find("mmdebstrap").is_some();
     let components = wanted.components.join(",");
@@ -40,7 +46,10 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
         let tool = Tool::new("mmdebstrap").args(["--verbose", "--mode=root", "--format=directory"]);
         // Other file systems are mounted there already.
         let tool = tool.arg("--skip=check/empty").arg(format!("--variant={variant}"));
-        let tool = if packages.is_empty() { tool } else { tool.arg(format!("--include={}", packages.join(","))) };
+        let first = if !later { packages.join(",") } else { String::from(if by_tls { "ca-certificates" } else { "" }) };
+        let tool = if first.is_empty() { tool } else { tool.arg(format!("--include={first}")) };
+        // apt's own user can't read a file of the project's.
+        let tool = if wanted.keyring.is_some() { tool.arg("--aptopt=APT::Sandbox::User \"root\"") } else { tool };
         let tool = tool.arg(format!("--components={components}")).arg(wanted.suite).arg(root);
         tool.args(sources.iter().flat_map(Sources::lines))
     } else {
@@ -49,8 +58,11 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
         if *variant != "important" {
             tool = tool.arg(format!("--variant={variant}"));
         }
-        if sources.as_ref().is_some_and(Sources::by_tls) {
+        if by_tls {
             tool = tool.arg("--include=ca-certificates");
+        }
+        if let Some(keyring) = wanted.keyring {
+            tool = tool.arg(format!("--keyring={}", keyring.display()));
         }
         tool.arg(wanted.suite).arg(root).args(sources.as_ref().and_then(|sources| sources.mirror(wanted.suite)))
     };
@@ -60,7 +72,11 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
     progress::watch(context, name, tool, |line| progress.line(line), &ERRORS)?;
 
     let image = Inside::open(root).doing(|| format!("opening {}", root.display()))?;
-    let mut whole = mmdebstrap;
+    if mmdebstrap {
+        // What `--aptopt` has left.
+        let _ = image.remove(Path::new("etc/apt/apt.conf.d/99mmdebstrap"));
+    }
+    let mut whole = mmdebstrap && !later;
     let sources = match sources {
         Some(sources) => sources.clone(),
         None => match Sources::of_tool(&image, wanted.suite, wanted.components) {
@@ -82,14 +98,22 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
     };
     sources.write(&image)?;
     if !whole {
-        complete(context, &image, if mmdebstrap { &[] } else { packages }, &mut progress)?;
+        let rest = if mmdebstrap && !later { &[][..] } else { *packages };
+        complete(context, &image, apt, rest, &mut progress)?;
     }
     tidy(&image).doing(|| "removing what is left of the bootstrap".into())
 }
 
 /// Brings what is there up to date, and installs more, by the image's own apt.
-fn complete(context: &Context, image: &Inside, packages: &[String], progress: &mut Progress) -> Result<(), Problem> {
+fn complete(
+    context: &Context,
+    image: &Inside,
+    project: &Apt,
+    packages: &[String],
+    progress: &mut Progress,
+) -> Result<(), Problem> {
     let chroot = Chroot::new(image)?;
+    let packages = &project.prepare(context, &chroot, packages)?[..];
     let apt = |words: &[&str]| with_proxies(environment(chroot.command("apt-get").args(["-y", "-q"]).args(words)));
     let mut run = |words: &[&str], more: &[String]| {
         progress::watch(context, "apt-get", apt(words).args(more), |line| progress.line(line), &ERRORS)

@@ -2,6 +2,7 @@
 //! format's manual.
 
 pub mod alpine;
+pub mod apt;
 pub mod arch;
 pub mod build;
 pub mod chroot;

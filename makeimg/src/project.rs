@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::apt::Apt;
 use crate::build::Job;
 use crate::imgbuild::{self, FILE};
 use crate::inputs::{self, Input};
@@ -68,6 +69,13 @@ pub fn read(request: &Request) -> Read {
                 PathBuf::new()
             }
         };
+    if let Some(project) = imgbuild.path.parent() {
+        problems.extend(Apt::problems(project, &imgbuild.settings.packages));
+        let keyring = imgbuild.settings.debian_keyring.as_ref().map(|name| project.join(name));
+        if let Some(keyring) = keyring.filter(|path| !path.is_file()) {
+            problems.push(Problem::new(&keyring, None, "debian_keyring: there is no such file"));
+        }
+    }
     let urls =
         [(&request.mirror, settings::is_archive as fn(&str) -> bool), (&request.security, settings::is_security)];
     for (value, is_good) in urls {

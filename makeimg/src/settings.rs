@@ -112,6 +112,10 @@ pub struct Settings {
     pub debian_variant: String,
     /// Which parts of Debian's archive are used.
     pub debian_components: Vec<String>,
+    /// The URL of Debian's archive.
+    pub debian_mirror: Option<String>,
+    /// A file with the keys that sign it, relative to the project's directory.
+    pub debian_keyring: Option<String>,
     /// The URL of the archive that has Debian's security updates, or `none`.
     pub debian_security: Option<String>,
     /// What a disk is divided into; mount points come after those above them.
@@ -127,6 +131,8 @@ pub const VARIABLES: &[&str] = &[
     "debian_suite",
     "debian_variant",
     "debian_components",
+    "debian_mirror",
+    "debian_keyring",
     "debian_security",
     "format",
     "hostconf",
@@ -201,6 +207,8 @@ impl Settings {
         let bootloader = one("bootloader", |value| Bootloader::from_word(value).is_some(), "grub or none");
         let variant = one("debian_variant", |value| VARIANTS.contains(&value), &VARIANTS.join(" or "));
         let security = one("debian_security", is_security, "https://archive.example.org/debian-security, or none");
+        let mirror = one("debian_mirror", is_archive, "https://archive.example.org/debian");
+        let keyring = one("debian_keyring", is_keyring, "keys/example.gpg or keys/example.asc, in the project");
         let components =
             one("debian_components", are_components, "main, or main non-free-firmware; main must be among them");
         let services = keep(&mut wrong, items("services", value("services"), service));
@@ -252,6 +260,8 @@ impl Settings {
             bootloader: bootloader.and_then(|word| Bootloader::from_word(&word)),
             debian_variant: variant.unwrap_or_else(|| VARIANTS[0].to_owned()),
             debian_components: components.as_deref().unwrap_or("main").split_whitespace().map(str::to_owned).collect(),
+            debian_mirror: mirror,
+            debian_keyring: keyring,
             debian_security: security,
             filesystems,
         })
@@ -317,6 +327,14 @@ pub fn is_security(value: &str) -> bool {
 pub fn is_archive(value: &str) -> bool {
     let is_url = value.split_once(':').is_some_and(|(_, rest)| rest.starts_with('/'));
     is_url && !value.contains(|c: char| c.is_whitespace() || "[]".contains(c))
+}
+
+/// A path below the project, with an ending by which apt knows the kind of file (apt-secure(8)).
+fn is_keyring(value: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._/+-".contains(c);
+    let path = std::path::Path::new(value);
+    let is_below = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    is_below && value.chars().all(good) && (value.ends_with(".gpg") || value.ends_with(".asc"))
 }
 
 fn are_components(value: &str) -> bool {

@@ -1,7 +1,7 @@
 //! Where a Debian's packages come from: its suite, the suite's updates, and its security updates. The system is built
 //! from all of them, and has them in /etc/apt/sources.list.d/debian.sources, whichever tool bootstraps it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::command::{self, Context, Tool};
@@ -10,8 +10,19 @@ use crate::problem::{Doing, Problem};
 
 /// Where apt keeps what fetches a file as it would fetch an index, by the proxies and with the passwords that it has.
 const HELPER: &str = "/usr/lib/apt/apt-helper";
-/// Suites that are no release, and so have no security archive: repairs come into them as all other packages do.
-const ROLLING: [&str; 4] = ["sid", "unstable", "experimental", "rc-buggy"];
+/// Suites that are no release, and so have no security archive: repairs come into them as all other packages do. They
+/// are Debian's (wiki.debian.org/DebianUnstable), Devuan's and Kali's (kali.org/docs/general-use/kali-branches).
+const ROLLING: [&str; 9] = [
+    "sid",
+    "unstable",
+    "experimental",
+    "rc-buggy",
+    "ceres",
+    "kali-rolling",
+    "kali-last-snapshot",
+    "kali-bleeding-edge",
+    "kali-experimental",
+];
 /// Where the sources are, in the image.
 pub const FILE: &str = "etc/apt/sources.list.d/debian.sources";
 /// The older file for sources, one a line, which tools still write.
@@ -26,6 +37,8 @@ pub struct Wanted<'a> {
     pub components: &'a [String],
     /// The URL of the archive that has the security updates, or [`NONE`]; where it is not said, it is looked for.
     pub security: Option<&'a str>,
+    /// A file with the keys that sign the archive, where it is not the one that belongs to the distribution.
+    pub keyring: Option<&'a Path>,
     /// URL at which it may be, besides those that follow from the mirror's own URL.
     pub known: Option<&'a str>,
     /// A directory for what is asked for.
@@ -49,7 +62,12 @@ pub struct Sources {
     components: String,
     /// As in the archive's release file, such as `Debian`.
     origin: Option<String>,
+    /// The author's file with the keys that sign it.
+    keyring: Option<PathBuf>,
 }
+
+/// Where the image has the author's keyring.
+const KEYRINGS: &str = "etc/apt/keyrings";
 
 impl Sources {
     /// Asks the mirror, and archives where the security updates may be, for what they have.
@@ -76,7 +94,9 @@ impl Sources {
             Problem::build(format!("the archive {} has no {suite} that can be used: {why}", shown(mirror))).hint(hint)
         })?;
         let origin = field(&release, "Origin").map(str::to_owned);
-        let mut sources = Self { list: vec![main], components: wanted.components.join(" "), origin };
+        let mut sources = Self { list: vec![main], components: wanted.components.join(" "), origin, keyring: None };
+        sources.keyring = wanted.keyring.map(Path::to_owned);
+        sources.doubt(context);
         if ROLLING.contains(&suite) {
             return Ok(sources);
         }
@@ -120,7 +140,7 @@ impl Sources {
     /// What a tool chose for itself, as it has written it into the image.
     pub fn of_tool(image: &Inside, suite: &str, components: &[String]) -> Option<Self> {
         let text = image.read(Path::new(OLD_FILE)).unwrap_or_default();
-        let mut sources = Self { list: Vec::new(), components: components.join(" "), origin: None };
+        let mut sources = Self { list: Vec::new(), components: components.join(" "), origin: None, keyring: None };
         for (uri, suite) in String::from_utf8_lossy(&text).lines().filter_map(one_line) {
             sources.add(uri, suite.to_owned());
         }
@@ -153,10 +173,23 @@ impl Sources {
         self.list.iter().any(|source| source.uri.starts_with("https:"))
     }
 
+    /// Says what is missing if nothing here can tell whether the archive is what it says. What this machine's own apt
+    /// trusts besides may do.
+    fn doubt(&self, context: &Context) {
+        let Some(origin) = self.origin.as_deref().filter(|_| self.keyring.is_none()) else { return };
+        let Some(path) = keyring(origin).filter(|path| !Path::new("/").join(path).exists()) else { return };
+        let package = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".gpg");
+        context.report.warn(format!(
+            "this machine has no /{path}, so it may be unable to verify the archive of {origin}: install its package \
+             ({package}, for Ubuntu ubuntu-keyring), or name a file with its keys in the IMGBUILD (debian_keyring)"
+        ));
+    }
+
     /// As words for mmdebstrap(1): each is a line of sources.list(5).
     pub fn lines(&self) -> Vec<String> {
-        let keyring = self.origin.as_deref().and_then(keyring).filter(|path| Path::new("/").join(path).exists());
-        let keyring = keyring.map(|path| format!(" [signed-by=/{path}]")).unwrap_or_default();
+        let theirs = || self.origin.as_deref().and_then(keyring).map(|path| Path::new("/").join(path));
+        let keyring = self.keyring.clone().or_else(|| theirs().filter(|path| path.exists()));
+        let keyring = keyring.map(|path| format!(" [signed-by={}]", path.display())).unwrap_or_default();
         let of = |source: &Source| {
             let line = |suite: &String| format!("deb{keyring} {} {suite} {}", source.uri, self.components);
             source.suites.iter().map(line).collect::<Vec<_>>()
@@ -172,7 +205,13 @@ impl Sources {
         let release = image.read(Path::new("etc/os-release")).unwrap_or_default();
         let release = String::from_utf8_lossy(&release);
         let id = release.lines().find_map(|line| line.strip_prefix("ID="));
-        let keyring = id.and_then(keyring).filter(|path| image.exists(path));
+        let mut keyring = id.and_then(keyring).filter(|path| image.exists(path));
+        if let Some((own, name)) = self.keyring.as_ref().and_then(|own| Some((own, own.file_name()?))) {
+            let path = Path::new(KEYRINGS).join(name);
+            let put = std::fs::read(own).and_then(|keys| image.write(&path, &keys[..], 0o644));
+            put.doing(|| format!("copying {} into the image", own.display()))?;
+            keyring = Some(path.display().to_string());
+        }
         let keyring = keyring.map(|path| format!("Signed-By: /{path}\n")).unwrap_or_default();
         let stanza = |Source { uri, suites }: &Source| {
             let (suites, components) = (suites.join(" "), &self.components);

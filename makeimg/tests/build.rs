@@ -1237,3 +1237,72 @@ fn passwords_are_given_by_their_hashes() {
         "{said}"
     );
 }
+
+#[test]
+fn what_a_project_says_to_apt_is_there_before_its_packages() {
+    if !is_root() {
+        return;
+    }
+    let archive = Archive::new(&[("debian/trixie", ""), ("debian/trixie-updates", "")]);
+    for tool in ["mmdebstrap", "debootstrap"] {
+        let project = Project::with_sources(
+            "debian_security=none\ndebian_keyring=keys/mine.asc\npackages='\n vim=1.2\n libc6:riscv64\n ./deb/mine.deb\n'\n",
+            tool,
+        );
+        project.write(
+            "web/IMGBUILD",
+            &format!("{}debian_mirror={}\n", project.read("web/IMGBUILD"), archive.url("debian")),
+        );
+        for (name, text) in [
+            ("apt/mine.sources", "Types: deb\nURIs: https://m.test/mine\nSuites: x\nComponents: main\n"),
+            ("apt/mine.pref", "Package: *\nPin: origin m.test\nPin-Priority: 900\n"),
+            ("apt/mine.gpg", "keys"),
+            ("apt/preseed", "mine mine/question boolean true\n"),
+            ("deb/mine.deb", "a package"),
+            ("keys/mine.asc", "more keys"),
+        ] {
+            project.write(&format!("web/{name}"), text);
+        }
+        // Programs of the image that tell what is there when they are called.
+        for program in ["dpkg", "debconf-set-selections", "apt-get"] {
+            let note = "#!/bin/sh\n{ echo \"${0##*/} $*\"; [ \"${0##*/}\" != debconf-set-selections ] || cat; \
+                        for word; do case $word in /run/*) cat $word; echo ;; esac; done; \
+                        ls /etc/apt/*/mine.*; } >>/calls\n";
+            project.program(&format!("programs/{program}"), note);
+        }
+        let standin = project.read(&format!("bin/{tool}"));
+        let programs = project.path("programs");
+        project.program(&format!("bin/{tool}"), &format!("{standin}cp {}/* \"$root/usr/bin/\"\n", programs.display()));
+        let mut command = project.command(&[]);
+        let output = command.env("PATH", project.without_mmdebstrap()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let called = project.read("bin/called");
+        assert!(!called.contains("vim") && called.contains("include=ca-certificates"), "{called}");
+        let keyring = project.path("web").canonicalize().unwrap().join("keys/mine.asc");
+        let option = if tool == "mmdebstrap" { "signed-by=" } else { "--keyring=" };
+        assert!(called.contains(&format!("{option}{}", keyring.display())), "{called}");
+        let there = "/etc/apt/keyrings/mine.asc\n/etc/apt/keyrings/mine.gpg\n/etc/apt/preferences.d/mine.pref\n\
+                     /etc/apt/sources.list.d/mine.sources\n";
+        let calls = [
+            "dpkg --add-architecture riscv64\n",
+            "debconf-set-selections \nmine mine/question boolean true\n",
+            "apt-get -y -q -o Acquire::Languages=none --error-on=any update\n",
+            "apt-get -y -q --no-install-recommends dist-upgrade\n",
+            "apt-get -y -q --no-install-recommends install -- vim=1.2 libc6:riscv64 /run/makeimg/0/mine.deb\na package\n",
+            "apt-get -y -q clean\n",
+        ];
+        assert_eq!(project.read("out/web/calls"), calls.map(|call| format!("{call}{there}")).concat(), "{tool}");
+        let sources = project.read("out/web/etc/apt/sources.list.d/debian.sources");
+        assert!(sources.contains("Signed-By: /etc/apt/keyrings/mine.asc\n"), "{sources}");
+    }
+    let project = Project::new("target=debian\nformat=dir\npackages=./none.deb\ndebian_keyring=keys.gpg\n");
+    project.write("web/apt/mine.list", "deb http://m.test x main\n");
+    let said = project.fails(&[]);
+    for part in [
+        "web/apt/mine.list: means nothing to makeimg; names there are",
+        "none.deb: packages: ./none.deb: there is",
+        "keys.gpg: debian_keyring: there is no such file",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+}
