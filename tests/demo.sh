@@ -115,7 +115,7 @@ cat <<END
   its description   $dir/hosts.toml
   log in            $lab ssh
   again             $anemos up $dir/hosts.toml
-  what happened     $anemos status; $anemos logs RUN demo
+  what happened     $anemos status; $anemos logs demo
   its serial line   $LAB_SERIAL_LOG
   your own host     copy $example, put your host's address in its hosts.toml, then: $anemos plan HOSTS.TOML
 END

@@ -86,20 +86,39 @@ Exit status: 0 all can be deployed, 2 bad input, 3 some can't, 4 some can't be l
     /// Shows what happened since the beginning, each event once, though of the lines that were printed only the last
     /// 1000 of each host; then what happens now. While another process follows the run, this shows what that one writes
     /// down; once it is gone, this goes on in its place.
+    #[command(after_help = "Examples:
+  anemos attach                      the newest run
+  anemos attach web1                 one host of the newest run that has it
+  anemos attach --run 0a1b 'web*'    some hosts of another run; `anemos attach 0a1b` is all of them
+
+Exit status: 0 all deployed, 2 bad input, 4 some host not deployed, 130 Ctrl-C.")]
     Attach(Attach),
     /// Show runs, or the hosts of one, as last seen
     ///
     /// Only reads the journals on this machine; `anemos attach` asks the hosts.
+    #[command(after_help = "Examples:
+  anemos status                      all runs
+  anemos status 0a1b                 the hosts of the run whose name ends so
+  anemos status web1                 that host in the newest run that has it")]
     Status(Status),
     /// Print what a host's payload and kernel wrote during a run
+    ///
+    /// Of several hosts one comes after the other, and each line begins with its host's name; with --follow, what is
+    /// new of all of them comes as it is written.
+    #[command(after_help = "Examples:
+  anemos logs web1                   of the newest run that has it
+  anemos logs web1 -f -n 20          the last 20 lines, and what comes
+  anemos logs --since 10m            all hosts of the newest run, since ten minutes ago
+  anemos logs --run 0a1b web1        of another run; `anemos logs 0a1b web1` is the same")]
     Logs(Logs),
     /// List runs with how they ended and how much room they take, or delete old ones
+    #[command(after_help = "Examples:\n  anemos runs\n  anemos runs prune --keep 20")]
     Runs(Runs),
     /// Open a shell in a host's RAM system
     ///
     /// Works while the payload runs, and while the host is held. The exit status is that of what ran there, or 255 if
     /// the link was lost.
-    #[command(after_help = "Example: anemos shell web1 -- 'lsblk; dmesg | tail'")]
+    #[command(after_help = "Examples:\n  anemos shell web1\n  anemos shell web1 --run 0a1b -- 'lsblk; dmesg | tail'")]
     Shell(Shell),
     /// Run the payload again on hosts that are held
     ///
@@ -109,17 +128,17 @@ Exit status: 0 all can be deployed, 2 bad input, 3 some can't, 4 some can't be l
                       ask on, 4 some host not deployed, 130 Ctrl-C.")]
     Retry(Retry),
     /// End the payload: with nothing written the host goes back to its old system, else it is held
-    #[command(
-        after_help = "Exit status: 2 none in RAM, 3 refused by you or for want of a terminal to ask on, 4 some host \
-                      not deployed, as is one that goes back, 130 Ctrl-C."
-    )]
+    #[command(after_help = "Examples:\n  anemos abort web1\n  anemos abort --all\n\n\
+                      Exit status: 2 none in RAM, 3 refused by you or for want of a terminal to ask on, 4 some host \
+                      not deployed, as is one that goes back, 130 Ctrl-C.")]
     Abort(Pick),
     /// Make a held host leave its RAM system
-    #[command(after_help = "Exit status: 0 deployed, 2 not in RAM, 4 not deployed, as is a host that is powered off, \
+    #[command(after_help = "Examples:\n  anemos finish web1\n  anemos finish 'web*' kexec\n\n\
+                      Exit status: 0 deployed, 2 not in RAM, 4 not deployed, as is a host that is powered off, \
                       130 Ctrl-C.")]
     Finish(FinishArgs),
     /// Make, build and check the base initramfs
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  anemos base check\n  anemos base build")]
     Base(Base),
 }
 
@@ -179,6 +198,20 @@ pub struct Less {
     /// Of the hosts that are meant not these; written as HOST is
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     pub exclude: Vec<Pattern>,
+}
+
+/// Which hosts of which run.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OfRun {
+    /// Hosts of the run: names, patterns such as 'web*', groups and tags as @NAME. The first word may be a run instead
+    #[arg(value_name = "HOST", value_delimiter = ',')]
+    pub words: Vec<String>,
+    /// The run; its beginning or end is enough. Default: the newest that has the hosts
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Which of them.
+    #[command(flatten)]
+    pub less: Less,
 }
 
 /// What is called so where no other is named.
@@ -246,8 +279,9 @@ impl std::str::FromStr for After {
 /// `attach`.
 #[derive(Debug, Args)]
 pub struct Attach {
-    /// The run; its beginning or end is enough. Default: the newest
-    pub run: Option<String>,
+    /// Whom.
+    #[command(flatten)]
+    pub of: OfRun,
     /// Every line that was printed so far, and not only the last 1000 of each host
     #[arg(long)]
     pub all: bool,
@@ -262,8 +296,9 @@ pub struct Attach {
 /// `status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// The run; its beginning or end is enough. Without one, all runs
-    pub run: Option<String>,
+    /// Of whom; without anything, of all runs.
+    #[command(flatten)]
+    pub of: OfRun,
     /// One JSON object a line on standard output
     #[arg(long)]
     pub json: bool,
@@ -272,16 +307,67 @@ pub struct Status {
 /// `logs`.
 #[derive(Debug, Args)]
 pub struct Logs {
-    /// The run; its beginning or end is enough
-    pub run: String,
-    /// The host
-    pub host: String,
+    /// Whose.
+    #[command(flatten)]
+    pub of: OfRun,
+    /// Go on with what is written from now, until the hosts are over
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only what was written since: an age such as 10m, or a time such as 09:30, '2026-11-23 09:30' (local) or
+    /// 2026-11-23T09:30:00Z
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Since>,
+    /// Only the last N lines of each host
+    #[arg(long, short = 'n', value_name = "N")]
+    pub lines: Option<usize>,
     /// Every fact, as `up` shows them when piped
     #[arg(long, conflicts_with = "raw")]
     pub all: bool,
     /// The bytes as they came, with whatever a terminal would obey
     #[arg(long)]
     pub raw: bool,
+}
+
+/// A time in the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// So long ago.
+    Ago(std::time::Duration),
+    /// Then: milliseconds since the Unix epoch.
+    At(u64),
+}
+
+impl Since {
+    /// Milliseconds since the Unix epoch.
+    pub fn wall_ms(self, now_ms: u64) -> u64 {
+        match self {
+            Self::Ago(ago) => now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+            Self::At(wall_ms) => wall_ms,
+        }
+    }
+}
+
+impl std::str::FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(ago) = age(text) {
+            return Ok(Self::Ago(ago));
+        }
+        let here = jiff::tz::TimeZone::system();
+        let today = || {
+            let time: jiff::civil::Time = text.contains(':').then(|| text.parse().ok())??;
+            Some(here.to_datetime(jiff::Timestamp::now()).date().to_datetime(time))
+        };
+        let at: Option<jiff::Timestamp> = text.parse().ok().or_else(|| {
+            let at: jiff::civil::DateTime = text.parse().ok().or_else(today)?;
+            here.to_timestamp(at).ok()
+        });
+        let ms = at.and_then(|at| u64::try_from(at.as_millisecond()).ok());
+        ms.map(Self::At).ok_or_else(|| {
+            "write an age such as 10m, or a time such as 09:30, '2026-11-23 09:30' or 2026-11-23T09:30:00Z".to_owned()
+        })
+    }
 }
 
 /// `runs`.
@@ -345,10 +431,10 @@ fn age(text: &str) -> Result<std::time::Duration, String> {
 /// `shell`.
 #[derive(Debug, Args)]
 pub struct Shell {
-    /// The host
-    pub host: String,
-    /// The run; default: the newest that has the host
-    #[arg(long)]
+    /// The host, or a pattern that means one
+    pub host: Pattern,
+    /// The run; its beginning or end is enough. Default: the newest that has the host in RAM
+    #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
     /// Run this instead of a login shell
     #[arg(last = true)]
@@ -358,14 +444,12 @@ pub struct Shell {
 /// `abort`.
 #[derive(Debug, Args)]
 pub struct Pick {
-    /// The run, or a host of the newest run that has it; default: the newest run
-    #[arg(value_name = "RUN|HOST")]
-    pub run: Option<String>,
-    /// The host; default: all of the run that are in RAM, after a question if the run has several. The others are shown
-    /// as they are
-    pub host: Option<String>,
+    /// Whom; without a host all of the run that are in RAM, after a question if the run has several. The others are
+    /// shown as they are.
+    #[command(flatten)]
+    pub of: OfRun,
     /// Don't ask whether all hosts of the run are meant. Needed where there is no terminal to ask on
-    #[arg(long, conflicts_with = "host")]
+    #[arg(long)]
     pub all: bool,
     /// One JSON object a line on standard output
     #[arg(long)]
@@ -386,13 +470,14 @@ pub struct Retry {
 /// `finish`.
 #[derive(Debug, Args)]
 pub struct FinishArgs {
-    /// The host
-    pub host: String,
+    /// The host, a pattern, or several with commas between
+    #[arg(value_name = "HOST")]
+    pub hosts: String,
     /// How
     #[arg(value_enum, default_value = "reboot")]
     pub how: FinishHow,
-    /// The run; default: the newest that has the host
-    #[arg(long)]
+    /// The run; its beginning or end is enough. Default: the newest that has the hosts in RAM
+    #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
     /// One JSON object a line on standard output
     #[arg(long)]
@@ -448,6 +533,7 @@ pub enum Base {
     ///
     /// The same lock makes the same image everywhere. Serve it from anywhere (`base = { urls = ["…"] }` in hosts.toml),
     /// or leave it in this machine's cache, from which it is uploaded to hosts that can't come by it otherwise.
+    #[command(after_help = "Examples:\n  anemos base build\n  anemos base build base.lock -o base.cpio.zst")]
     Build {
         /// The lock; default: the one in this executable
         lock: Option<PathBuf>,
@@ -462,7 +548,8 @@ pub enum Base {
     ///
     /// Asks for each package of the image and of the kernel, and downloads none. Hosts that build their base get what
     /// has left from an archive of past versions, if one is known.
-    #[command(after_help = "Exit status: 0 all are there, 1 some have left, 2 bad input, or a mirror can't be asked.")]
+    #[command(after_help = "Example: anemos base check base.lock\n\n\
+                      Exit status: 0 all are there, 1 some have left, 2 bad input, or a mirror can't be asked.")]
     Check {
         /// The lock; default: the one in this executable
         lock: Option<PathBuf>,
@@ -471,6 +558,7 @@ pub enum Base {
         places: BasePlaces,
     },
     /// Check an image against a lock
+    #[command(after_help = "Example: anemos base verify base.cpio.zst --lock base.lock")]
     Verify {
         /// The image, zstd or plain
         image: PathBuf,
@@ -554,6 +642,38 @@ mod tests {
             let error = meant(wrong, None).unwrap_err();
             assert!(error.contains("is no "), "{error}");
         }
+    }
+
+    #[test]
+    fn times_in_the_past() {
+        let at = |text: &str| text.parse::<Since>().map(|since| since.wall_ms(10_000_000));
+        assert_eq!(at("10m"), Ok(10_000_000 - 600_000));
+        assert_eq!(at("1970-01-01T00:00:01.5Z"), Ok(1500));
+        assert_eq!(at("1970-01-01T01:00:01+01:00"), Ok(1000));
+        // Whatever the zone of this machine is, noon comes twelve hours after midnight but on days of change.
+        let (midnight, noon) = (at("2026-01-15").unwrap(), at("2026-01-15 12:00").unwrap());
+        assert_eq!(noon - midnight, 12 * 3_600_000);
+        assert_eq!(at("12:00").unwrap() - at("11:30").unwrap(), 1_800_000);
+        for text in ["", "yesterday", "25:00", "2026-13-01", "10", "1960-01-01T00:00:00Z"] {
+            assert!(text.parse::<Since>().is_err(), "{text}");
+        }
+    }
+
+    /// Whoever reads how a command is called sees it called.
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &mut clap::Command, path: &str) {
+            let help = command.render_long_help().to_string();
+            assert!(
+                help.contains(&format!("  {path}")) || help.contains(&format!("Example: {path}")),
+                "{path}: {help}"
+            );
+            for below in command.get_subcommands_mut().filter(|below| below.get_name() != "help") {
+                let path = format!("{path} {}", below.get_name());
+                check(below, &path);
+            }
+        }
+        check(&mut Cli::command(), "anemos");
     }
 
     #[test]

@@ -1,22 +1,22 @@
-//! `anemos status` and `anemos logs`: what the journals say. Neither asks a host.
+//! `anemos status`: what the journals say. No host is asked.
 
 use std::io::IsTerminal;
 
-use super::{CommandError, Status, line};
+use super::{CommandError, Status, asked, line};
 use crate::cli;
 use crate::engine::now_ms;
-use crate::journal::{self, Reader, Record, RunDir, RunFile, RunStore};
-use crate::report::Report;
-use crate::screen;
-use crate::screen::logs::{LogWriter, Wanted};
+use crate::journal::{self, HostEntry, RunDir, RunStore};
+use crate::run::Found;
 use crate::screen::status::{self, RunRow, StatusRow};
 use crate::screen::text::Paint;
 
 pub(super) fn status(args: &cli::Status) -> Result<Status, CommandError> {
-    let store = RunStore::open()?;
-    let Some(run) = &args.run else { return all_runs(&store, args.json) };
-    let run = store.find(Some(run))?;
-    let rows = rows(&run, &run.load()?);
+    let of = &args.of;
+    if of.words.is_empty() && of.run.is_none() && of.less.limit.is_empty() && of.less.exclude.is_empty() {
+        return all_runs(&RunStore::open()?, args.json);
+    }
+    let Found { run, hosts, .. } = asked(of, false).find()?;
+    let rows = rows(&run, &hosts);
     if args.json {
         for row in rows {
             line(status::status_json(run.id.as_str(), &row));
@@ -33,7 +33,7 @@ fn all_runs(store: &RunStore, json: bool) -> Result<Status, CommandError> {
     if json {
         for run in &runs {
             let rows = match run.load() {
-                Ok(file) => rows(run, &file),
+                Ok(file) => rows(run, &file.hosts),
                 Err(_) if run.follower().is_some() => continue,
                 Err(error) => vec![StatusRow::unreadable("", error.to_string())],
             };
@@ -49,7 +49,7 @@ fn all_runs(store: &RunStore, json: bool) -> Result<Status, CommandError> {
     } else {
         let paint = Paint::pick(std::io::stdout().is_terminal());
         line(status::runs(&rows, paint).trim_end());
-        line("\n`anemos status RUN` shows the hosts of one; its last characters are enough");
+        line("\n`anemos status RUN` shows the hosts of one; its last characters are enough, or a host of it");
     }
     Ok(Status::Done)
 }
@@ -69,7 +69,7 @@ pub(super) fn run_row(run: &RunDir) -> Option<RunRow> {
     match run.load() {
         Ok(file) => {
             row.age_seconds = Some(now_ms().saturating_sub(file.started_ms) as f64 / 1000.0);
-            row.endings = rows(run, &file).into_iter().map(|row| row.outcome).collect();
+            row.endings = rows(run, &file.hosts).into_iter().map(|row| row.outcome).collect();
             row.hosts_file = file.hosts_file.display().to_string();
         }
         Err(_) if row.follower.is_some() => return None,
@@ -78,41 +78,10 @@ pub(super) fn run_row(run: &RunDir) -> Option<RunRow> {
     Some(row)
 }
 
-fn rows(run: &RunDir, file: &RunFile) -> Vec<StatusRow> {
+fn rows(run: &RunDir, hosts: &[HostEntry]) -> Vec<StatusRow> {
     let row = |name: &str| match journal::glance(&run.journal(name)) {
         Ok(journal) => StatusRow::of(name, &journal, now_ms()),
         Err(error) => StatusRow::unreadable(name, error.to_string()),
     };
-    file.hosts.iter().map(|host| row(&host.name)).collect()
-}
-
-pub(super) fn logs(args: &cli::Logs) -> Result<Status, CommandError> {
-    let run = RunStore::open()?.find(Some(&args.run))?;
-    let file = run.load()?;
-    if !file.hosts.iter().any(|host| host.name == args.host) {
-        let names: Vec<&str> = file.hosts.iter().map(|host| host.name.as_str()).collect();
-        return Err(CommandError::bad_input(format!(
-            "run {} has no host `{}`; it has {}",
-            run.id,
-            args.host,
-            names.join(", ")
-        )));
-    }
-    let wanted = match (args.all, args.raw) {
-        (true, _) => Wanted::Everything,
-        (false, true) => Wanted::RawOutput,
-        (false, false) => Wanted::Output,
-    };
-    let mut reader = Reader::new(&run.journal(&args.host))?;
-    let mut log = LogWriter::new(std::io::BufWriter::new(std::io::stdout().lock()), wanted);
-    reader.read_on(&mut |number, record| {
-        if let Record::Told { wall_ms, update } = record {
-            log.write(&Report { host: args.host.clone(), number: Some(number), wall_ms, update });
-        }
-    })?;
-    log.finish();
-    if let Some(doubt) = reader.doubt() {
-        screen::warning(&format!("{doubt}; what could not be read is left out"));
-    }
-    Ok(Status::Done)
+    hosts.iter().map(|host| row(&host.name)).collect()
 }

@@ -1,6 +1,7 @@
 //! The commands.
 
 mod base;
+mod logs;
 mod look_back;
 mod passphrase;
 mod reenter;
@@ -13,11 +14,11 @@ use std::io::Write;
 
 use tokio::sync::watch as signal;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Less, OfRun};
 use crate::engine::Stop;
 use crate::journal::JournalError;
 use crate::report::{Ending, Summary};
-use crate::run::{Kind, RunError};
+use crate::run::{Asked, Kind, RunError};
 
 /// The exit status, as `--help` lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +104,12 @@ impl From<JournalError> for CommandError {
     }
 }
 
+/// What is to be found, by the command line; `in_ram`: for something that can be done in RAM only.
+fn asked(of: &OfRun, in_ram: bool) -> Asked {
+    let OfRun { words, run, less: Less { limit, exclude } } = of.clone();
+    Asked { words, run, limit, exclude, in_ram }
+}
+
 /// Does what the command line says.
 pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
     match cli.command {
@@ -114,7 +121,7 @@ pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
         Command::Finish(args) => reenter::finish(args, stopping).await,
         Command::Shell(args) => shell::shell(args).await,
         Command::Status(args) => look_back::status(&args),
-        Command::Logs(args) => look_back::logs(&args),
+        Command::Logs(args) => logs::logs(&args).await,
         Command::Runs(args) => runs::runs(&args),
         Command::Base(args) => base::run(args).await,
     }

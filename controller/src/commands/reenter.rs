@@ -5,22 +5,21 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 
 use super::passphrase::OnTerminal;
-use super::{CommandError, Status, Stopping, status_of};
+use super::{CommandError, Status, Stopping, asked, status_of};
 use crate::cli;
 use crate::engine::{Blob, Wish};
-use crate::journal::{HostEntry, JournalError, RunDir, RunStore};
+use crate::journal::{HostEntry, JournalError, RunDir};
 use crate::payload;
 use crate::report::feed;
-use crate::run::{self, Intent};
+use crate::run::{self, Asked, Found, Intent};
 use crate::screen::{self, Mode, Screen};
 use crate::ssh::{self, Passphrases};
 
 pub(super) async fn attach(args: cli::Attach, stopping: Stopping) -> Result<Status, CommandError> {
-    let run = RunStore::open()?.find(args.run.as_deref())?;
-    let hosts = run.load()?.hosts;
-    let after = after(&args.after, &hosts, &run)?;
+    let found = asked(&args.of, false).find()?;
+    let after = after(&args.after, &found.hosts, &found.run)?;
     let lines = (!args.all && after.is_empty()).then_some(run::LINES);
-    reenter(&run, None, Intent { wish: None, lines, after }, args.json, stopping).await
+    reenter(found, Intent { wish: None, lines, after }, args.json, stopping).await
 }
 
 /// What of each host the user has got already.
@@ -55,14 +54,11 @@ pub(super) async fn retry(args: cli::Retry, stopping: Stopping) -> Result<Status
 }
 
 async fn wish(args: &cli::Pick, wish: Wish, stopping: Stopping) -> Result<Status, CommandError> {
-    let (run, host) = run::pick(args.run.as_deref(), args.host.as_deref())?;
-    if host.is_none() && !args.all {
-        let hosts = run.load()?.hosts;
-        if hosts.len() > 1 {
-            insisted(&wish, &run, &run::some_in_ram(&run, &hosts)?)?;
-        }
+    let found = asked(&args.of, true).find()?;
+    if !found.named && !args.all && found.hosts.len() > 1 {
+        insisted(&wish, &found.run, &run::some_in_ram(&found.run, &found.hosts)?)?;
     }
-    reenter(&run, host.as_deref(), wished(wish), args.json, stopping).await
+    reenter(found, wished(wish), args.json, stopping).await
 }
 
 /// Asks whether a wish is meant for all of a run's hosts.
@@ -96,24 +92,14 @@ fn wished(wish: Wish) -> Intent {
 }
 
 pub(super) async fn finish(args: cli::FinishArgs, stopping: Stopping) -> Result<Status, CommandError> {
-    let run = run::run_of(&args.host, args.run.as_deref())?;
-    reenter(&run, Some(&args.host), wished(Wish::Finish(args.how.into())), args.json, stopping).await
+    let words = args.hosts.split(',').map(str::to_owned).collect();
+    let found = Asked { words, run: args.run, in_ram: true, ..Asked::default() }.find()?;
+    reenter(found, wished(Wish::Finish(args.how.into())), args.json, stopping).await
 }
 
-/// Takes up the hosts of a run, with what is wanted of them.
-async fn reenter(
-    run: &RunDir,
-    only: Option<&str>,
-    intent: Intent,
-    json: bool,
-    stopping: Stopping,
-) -> Result<Status, CommandError> {
-    let file = run.load()?;
-    if let Some(name) = only
-        && !file.hosts.iter().any(|host| host.name == name)
-    {
-        return Err(CommandError::bad_input(format!("run {} has no host `{name}`", run.id)));
-    }
+/// Takes up hosts of a run, with what is wanted of them.
+async fn reenter(found: Found, intent: Intent, json: bool, stopping: Stopping) -> Result<Status, CommandError> {
+    let Found { run, file, hosts, .. } = found;
     let lock = match run.lock() {
         Ok(lock) => Some(lock),
         Err(error @ JournalError::Locked { .. }) => {
@@ -123,10 +109,8 @@ async fn reenter(
         }
         Err(error) => return Err(error.into()),
     };
-    let hosts: Vec<HostEntry> =
-        file.hosts.iter().filter(|host| only.is_none_or(|name| host.name == name)).cloned().collect();
     if intent.wish.is_some() {
-        run::some_in_ram(run, &hosts)?;
+        run::some_in_ram(&run, &hosts)?;
     }
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     let stop = stopping().map_err(CommandError::internal)?;
@@ -136,11 +120,11 @@ async fn reenter(
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
     let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control));
     ssh::ask_at_jump_hosts(&asks);
-    let followed = run::follow(run, hosts, lock, &intent, &asks, reports, &stop).await;
+    let followed = run::follow(&run, hosts, lock, &intent, &asks, reports, &stop).await;
     screen.await.map_err(CommandError::internal)?;
     let followed = followed?;
     if followed.lock.is_some()
-        && let Some(warning) = run::forget(run, &file.hosts)
+        && let Some(warning) = run::forget(&run, &file.hosts)
     {
         screen::warning(&warning);
     }
@@ -153,6 +137,7 @@ async fn reenter(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::RunStore;
     use crate::journal::samples::{run_file, run_key};
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::passphrase::OnTerminal;
 use super::{CommandError, Status};
 use crate::cli;
-use crate::run::{read, run_of};
+use crate::run::{Asked, Found, read};
 use crate::screen;
 use crate::ssh::{self, Address, Credentials, Exit, Passphrases, Policy, ShellError, Tuning};
 
@@ -16,10 +16,14 @@ use crate::ssh::{self, Address, Credentials, Exit, Passphrases, Policy, ShellErr
 const REACH: Duration = Duration::from_secs(30);
 
 pub(super) async fn shell(args: cli::Shell) -> Result<Status, CommandError> {
-    let run = run_of(&args.host, args.run.as_deref())?;
-    let file = run.load()?;
-    let entry = file.hosts.into_iter().find(|entry| entry.name == args.host);
-    let entry = entry.ok_or_else(|| CommandError::bad_input(format!("run {} has no host `{}`", run.id, args.host)))?;
+    let words = vec![args.host.to_string()];
+    let Found { run, mut hosts, .. } = Asked { words, run: args.run, in_ram: true, ..Asked::default() }.find()?;
+    if hosts.len() > 1 {
+        let names: Vec<&str> = hosts.iter().map(|host| host.name.as_str()).collect();
+        let why = format!("`{}` means {} of run {}; a shell is in one host", args.host, names.join(", "), run.id);
+        return Err(CommandError::bad_input(why));
+    }
+    let entry = hosts.remove(0);
     let digested = read(&run, &entry.name)?;
     // Where the journal is damaged, that it knows of no boot proves nothing.
     let agent_port = match digested.old {

@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Become;
 use crate::report::{Update, is_line};
+use crate::select::Named;
 use crate::ssh::{Address, HostKey};
 use crate::ssh_config::Agent;
 
@@ -244,6 +245,16 @@ pub struct RunFile {
 impl RunFile {
     /// Version of this file's form.
     pub const FORMAT: u32 = 1;
+}
+
+impl Named for HostEntry {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn labels(&self) -> &[String] {
+        &self.labels
+    }
 }
 
 /// A host in `run.json`: everything needed to reach it again without hosts.toml. No secrets.

@@ -1,51 +1,106 @@
 //! Finds runs, and what their journals say.
 
-use crate::journal::{self, Digested, HostEntry, JournalError, Keep, RunDir, RunStore};
+use crate::journal::{self, Digested, HostEntry, JournalError, Keep, RunDir, RunFile, RunStore};
 use crate::report::Ending;
+use crate::select::{Pattern, Selection};
 
 use super::error::RunError;
 
-/// The run, and the host if one is named; a single name may be either's.
-pub fn pick(run: Option<&str>, host: Option<&str>) -> Result<(RunDir, Option<String>), RunError> {
-    pick_in(&RunStore::open()?, run, host)
+/// Which hosts of which run somebody means.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// The first may be a run, if `run` names none; the others are hosts, as [`Selection`] has them.
+    pub words: Vec<String>,
+    /// The run; its beginning or end is enough.
+    pub run: Option<String>,
+    /// Of these hosts only …
+    pub limit: Vec<Pattern>,
+    /// … and not …
+    pub exclude: Vec<Pattern>,
+    /// Only a run is meant of which a host can be in RAM: one that has its key.
+    pub in_ram: bool,
 }
 
-fn pick_in(store: &RunStore, run: Option<&str>, host: Option<&str>) -> Result<(RunDir, Option<String>), RunError> {
-    let found = store.find(run);
-    let (Some(name), None) = (run, host) else { return Ok((found?, host.map(str::to_owned))) };
-    match (found, newest_with(store, name)?) {
-        (Err(JournalError::NoRun(_)), Some(run)) => Ok((run, Some(name.to_owned()))),
-        (Err(JournalError::NoRun(_)), None) => Err(RunError::bad_input(format!(
-            "there is no run `{name}`, and no run has a host of that name in RAM; `anemos status` lists runs"
-        ))),
-        // A part of a run's name may be the name of a host as well; a whole one is meant as what it is.
-        (Ok(run), Some(other)) if run.id.as_str() != name => Err(RunError::bad_input(format!(
-            "`{name}` may be run {} or host `{name}` of run {}; write more of the run, or run and host",
-            run.id, other.id
-        ))),
-        (Err(error @ JournalError::Ambiguous { .. }), Some(other)) => {
-            Err(RunError::bad_input(format!("{error}, or give run and host for host `{name}` of run {}", other.id)))
+/// Hosts of a run.
+pub struct Found {
+    /// The run.
+    pub run: RunDir,
+    /// Its `run.json`.
+    pub file: RunFile,
+    /// Those of its hosts that are meant, in its order; at least one, unless it has none.
+    pub hosts: Vec<HostEntry>,
+    /// Hosts were named, and not only what narrows them down.
+    pub named: bool,
+}
+
+impl Asked {
+    /// Finds them: in the run that is named, else in the newest that has such hosts.
+    pub fn find(&self) -> Result<Found, RunError> {
+        self.find_in(&RunStore::open()?)
+    }
+
+    fn find_in(&self, store: &RunStore) -> Result<Found, RunError> {
+        if self.run.is_some() {
+            return self.of(store.find(self.run.as_deref())?, &self.words);
         }
-        (found, _) => Ok((found?, None)),
+        let Some(first) = self.words.first() else { return self.of(store.find(None)?, &[]) };
+        let newest = self.newest(store)?;
+        let more = "write more of the run, or --run RUN and the host";
+        match (store.find(Some(first)), newest) {
+            (Err(JournalError::NoRun(_)), Some(found)) => Ok(found),
+            (Err(JournalError::NoRun(_)), None) => Err(RunError::bad_input(self.nowhere(store, first))),
+            // A part of a run's name may be the name of a host as well; a whole one is meant as what it is.
+            (Ok(run), Some(other)) if run.id.as_str() != first => Err(RunError::bad_input(format!(
+                "`{first}` may be run {} or host `{first}` of run {}; {more}",
+                run.id, other.run.id
+            ))),
+            (Err(error @ JournalError::Ambiguous { .. }), Some(other)) => {
+                Err(RunError::bad_input(format!("{error}, or --run {} for host `{first}` of that", other.run.id)))
+            }
+            (run, _) => self.of(run?, &self.words[1..]),
+        }
     }
-}
 
-/// The newest run that has the host and its key, or the one named.
-pub fn run_of(host: &str, name: Option<&str>) -> Result<RunDir, RunError> {
-    let store = RunStore::open()?;
-    if name.is_some() {
-        return Ok(store.find(name)?);
+    /// What is meant of a run, where these words are its hosts.
+    fn of(&self, run: RunDir, words: &[String]) -> Result<Found, RunError> {
+        let file = run.load()?;
+        let hosts = self.selection(words)?.pick(&file.hosts, &format!("run {}", run.id));
+        let hosts = hosts.map_err(RunError::bad_input)?.into_iter().cloned().collect();
+        Ok(Found { run, file, hosts, named: !words.is_empty() })
     }
-    newest_with(&store, host)?
-        .ok_or_else(|| RunError::bad_input(format!("no run has the host `{host}` in RAM; `anemos status` lists runs")))
-}
 
-/// The newest run that has the host and its key.
-fn newest_with(store: &RunStore, host: &str) -> Result<Option<RunDir>, RunError> {
-    // A key that can't be read is there all the same; whoever needs it says what is wrong with it.
-    let has_key = |run: &RunDir| !matches!(run.key(), Ok(None));
-    let has_host = |run: &RunDir| run.load().is_ok_and(|file| file.hosts.iter().any(|entry| entry.name == host));
-    Ok(store.runs()?.into_iter().find(|run| has_key(run) && has_host(run)))
+    fn selection(&self, words: &[String]) -> Result<Selection, RunError> {
+        let hosts = words.iter().map(|word| word.parse()).collect::<Result<_, _>>().map_err(RunError::bad_input)?;
+        Ok(Selection { hosts, limit: self.limit.clone(), exclude: self.exclude.clone() })
+    }
+
+    /// What is meant of the newest run that has such hosts, if all words are hosts.
+    fn newest(&self, store: &RunStore) -> Result<Option<Found>, RunError> {
+        if self.selection(&self.words).is_err() {
+            return Ok(None);
+        }
+        // A key that can't be read is there all the same; whoever needs it says what is wrong with it.
+        let fits = |run: &RunDir| !self.in_ram || !matches!(run.key(), Ok(None));
+        Ok(store.runs()?.into_iter().filter(fits).find_map(|run| self.of(run, &self.words).ok()))
+    }
+
+    /// Why nothing was found, where the first word is no run.
+    fn nowhere(&self, store: &RunStore, first: &str) -> String {
+        let hosts = self.words.join(", ");
+        let which = if self.in_ram { " in RAM" } else { "" };
+        let list = "`anemos status` lists runs";
+        if let Err(why) = self.selection(&self.words) {
+            return format!("there is no run `{first}`, and {why}; {list}");
+        }
+        let newest = store.find(None).and_then(|run| Ok((run.load()?, run)));
+        let has = newest.map(|(file, run)| {
+            let names: Vec<&str> = file.hosts.iter().map(|host| host.name.as_str()).take(8).collect();
+            format!(" (the newest, {}, has {})", run.id, names.join(", "))
+        });
+        // That there is no run at all, or that the newest can't be read, is what `status` says.
+        let has = has.unwrap_or_default();
+        format!("there is no run `{first}`, and no run has `{hosts}`{which}{has}; {list}")
+    }
 }
 
 /// The journal of a host, without what was told; one that was never begun is empty.
@@ -84,6 +139,21 @@ mod tests {
     use super::*;
     use crate::journal::samples::{run_file, run_key};
 
+    fn asked(words: &str, run: Option<&str>, in_ram: bool) -> Asked {
+        let words = words.split_whitespace().map(str::to_owned).collect();
+        Asked { words, run: run.map(str::to_owned), in_ram, ..Asked::default() }
+    }
+
+    fn found(store: &RunStore, asked: &Asked) -> String {
+        match asked.find_in(store) {
+            Ok(Found { run, hosts, .. }) => {
+                let names: Vec<&str> = hosts.iter().map(|host| host.name.as_str()).collect();
+                format!("{} {}", run.id, names.join(" "))
+            }
+            Err(error) => error.message,
+        }
+    }
+
     #[test]
     fn a_name_that_may_be_a_run_s_or_a_host_s_says_so() {
         let dir = tempfile::tempdir().unwrap();
@@ -96,20 +166,58 @@ mod tests {
         ] {
             drop(store.create(&run_file(id, &[host]), &run_key()).unwrap());
         }
-        let picked = |name: &str| match pick_in(&store, Some(name), None) {
-            Ok((run, host)) => format!("{} {}", run.id, host.unwrap_or_default()),
-            Err(error) => error.message,
-        };
+        let picked = |name: &str| found(&store, &asked(name, None, true));
         assert_eq!(picked("web1"), "20261123-093000-db01 web1");
-        assert_eq!(picked("0a1b"), "20261123-093000-0a1b ");
-        assert_eq!(picked("20261123-093000-db01"), "20261123-093000-db01 ");
+        assert_eq!(picked("0a1b"), "20261123-093000-0a1b db01");
+        assert_eq!(picked("20261123-093000-db01"), "20261123-093000-db01 web1");
         assert_eq!(
             picked("db01"),
             "`db01` may be run 20261123-093000-db01 or host `db01` of run 20261123-093000-0a1b; write more of the run, \
-             or run and host"
+             or --run RUN and the host"
         );
+        assert_eq!(found(&store, &asked("db01", Some("0a1b"), true)), "20261123-093000-0a1b db01");
         let several = picked("cafe");
-        assert!(several.contains("20261124-093000-cafe") && several.contains("host `cafe` of run"), "{several}");
-        assert!(picked("none").contains("there is no run `none`"));
+        assert!(several.contains("20261124-093000-cafe") && several.contains("--run 20261125"), "{several}");
+        assert_eq!(
+            picked("none"),
+            "there is no run `none`, and no run has `none` in RAM (the newest, 20261125-093000-cafe, has cafe); \
+             `anemos status` lists runs"
+        );
+    }
+
+    #[test]
+    fn hosts_are_found_in_the_newest_run_that_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RunStore::at(dir.path().join("runs"));
+        for (id, hosts, over) in [
+            ("20261121-093000-aaaa", &["web1", "web2", "db1"][..], false),
+            ("20261122-093000-bbbb", &["web1", "web2"], false),
+            ("20261123-093000-cccc", &["web1"], true),
+        ] {
+            let mut file = run_file(id, hosts);
+            file.hosts[0].labels = vec!["first".into()];
+            let (run, _lock) = store.create(&file, &run_key()).unwrap();
+            if over {
+                run.forget_key().unwrap();
+            }
+        }
+        for (words, run, in_ram, expected) in [
+            ("", None, false, "20261123-093000-cccc web1"),
+            ("web1", None, false, "20261123-093000-cccc web1"),
+            // Whoever wishes something of a host means a run of which it can be in RAM.
+            ("web1", None, true, "20261122-093000-bbbb web1"),
+            ("web*", None, true, "20261122-093000-bbbb web1 web2"),
+            ("web2 db1", None, false, "20261121-093000-aaaa web2 db1"),
+            ("@first", Some("aaaa"), false, "20261121-093000-aaaa web1"),
+            // As `logs RUN HOST` always was.
+            ("aaaa db1", None, false, "20261121-093000-aaaa db1"),
+            ("bbbb", None, false, "20261122-093000-bbbb web1 web2"),
+            ("bbbb db1", None, false, "run 20261122-093000-bbbb has no host `db1`; it has web1, web2"),
+            ("db*", Some("cccc"), false, "run 20261123-093000-cccc has no host like `db*`; it has web1"),
+        ] {
+            assert_eq!(found(&store, &asked(words, run, in_ram)), expected, "{words} {run:?} {in_ram}");
+        }
+        let less = Asked { exclude: vec!["web1".parse().unwrap()], ..asked("web*", None, false) };
+        assert_eq!(found(&store, &less), "20261122-093000-bbbb web2");
     }
 }

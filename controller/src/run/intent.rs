@@ -37,7 +37,7 @@ impl Intent {
 /// Says that lines are not shown.
 pub(super) fn left_out(lines: u64, run: &RunId, host: &str) -> Update {
     let text = format!(
-        "{lines} earlier lines are left out here; `anemos logs {run} {host}` has them, \
+        "{lines} earlier lines are left out here; `anemos logs {host} --run {run}` has them, \
          `anemos attach --all {run}` shows all"
     );
     Update::Message(Level::Info, text)

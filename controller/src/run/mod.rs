@@ -18,7 +18,7 @@ mod plea;
 pub use again::follow;
 pub use begin::{Order, Prepared};
 pub use error::{Kind, RunError};
-pub use find::{pick, read, run_of, some_in_ram};
+pub use find::{Asked, Found, read, some_in_ram};
 pub use intent::{Intent, LINES};
 
 use crate::journal::{HostEntry, RunDir};

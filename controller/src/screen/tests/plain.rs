@@ -170,7 +170,7 @@ fn logs_are_harmless_unless_raw_and_tell_what_is_missing() {
     let reports = || vec![step("a", 0, 1, "s"), log("a", 1, b"\x1b[31mred\xff"), gap.clone(), log("a", 3, b"x")];
     let written = |wanted| {
         let mut out = Vec::new();
-        let mut writer = LogWriter::new(&mut out, wanted);
+        let mut writer = LogWriter::new(&mut out, wanted, 1, 0);
         for report in reports() {
             writer.write(&report);
         }
@@ -182,4 +182,29 @@ fn logs_are_harmless_unless_raw_and_tell_what_is_missing() {
     assert_eq!(written(Wanted::Output), format!("red\u{fffd}\n{missing}\nx\n").as_bytes());
     let everything = String::from_utf8(written(Wanted::Everything)).unwrap();
     assert!(everything.starts_with("2026-11-23T09:30:00Z a start: s: started\na | red\u{fffd}\n"), "{everything}");
+}
+
+#[test]
+fn of_logs_the_last_lines_or_what_was_since() {
+    let reports: Vec<Report> =
+        (0..5).map(|n| Report { wall_ms: 1000 + n, ..log("a", n, format!("{n}").as_bytes()) }).collect();
+    let written = |hosts, since, last: Option<usize>| {
+        let mut out = Vec::new();
+        let mut writer = LogWriter::new(&mut out, Wanted::Output, hosts, since);
+        if let Some(last) = last {
+            writer.hold(last);
+        }
+        reports[..4].iter().for_each(|report| writer.write(report));
+        writer.release();
+        writer.write(&reports[4]);
+        writer.finish();
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(written(1, 0, None), "0\n1\n2\n3\n4\n");
+    assert_eq!(written(1, 1003, None), "3\n4\n");
+    // What is new once they were written comes as well.
+    assert_eq!(written(1, 0, Some(2)), "2\n3\n4\n");
+    assert_eq!(written(1, 0, Some(0)), "4\n");
+    assert_eq!(written(1, 1003, Some(2)), "3\n4\n");
+    assert_eq!(written(2, 1004, None), "a | 4\n");
 }
