@@ -1,10 +1,11 @@
 //! Gets ready for the payload: restores the network, unpacks the base, finds the declared disks, and guards all others.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anemos_host::sha256::Hasher;
 use anemos_netstate as netstate;
 use anemos_proto::event::{Level, Progress, StepOutcome, Unit};
 use rustix::mount::{MountFlags, mount};
@@ -171,7 +172,7 @@ fn base(app: &App) -> Result<(), String> {
 }
 
 fn unpack_base(app: &App, step: u32) -> Result<(), String> {
-    let path = app.paths.anemos.join("base.cpio.zst");
+    let images = images(&app.paths.anemos).map_err(|e| format!("{}: {e}", app.paths.anemos.display()))?;
     let (size, expected) = (app.host.base_size, app.host.base);
     let free = memory::available();
     if free < size + SLACK {
@@ -181,29 +182,61 @@ fn unpack_base(app: &App, step: u32) -> Result<(), String> {
             free >> 20
         ));
     }
-    let open = || -> std::io::Result<_> { zstd::stream::read::Decoder::new(File::open(&path)?) };
-    let image = open().map_err(|e| format!("{}: {e}", path.display()))?;
     let mut shown = 0;
-    let progress = |done: u64| {
+    let mut tell = |done: u64| {
         // Reports each MiB, since a report for each of thousands of small files would cost more than the files.
         if done >= shown + (1 << 20) || done == size {
             shown = done;
             app.log.progress(Progress { step, done, total: Some(size), unit: Unit::Bytes, what: None });
         }
     };
-    let found = unpack::cpio(image, &app.paths.root, &SPARE, progress).map_err(|e| e.to_string())?;
+    let (mut before, mut digests) = (0, Vec::new());
+    for path in &images {
+        let open = || -> std::io::Result<_> { zstd::stream::read::Decoder::new(File::open(path)?) };
+        let image = open().map_err(|e| format!("{}: {e}", path.display()))?;
+        let mut last = 0;
+        let progress = |done: u64| {
+            last = done;
+            tell(before + done);
+        };
+        let digest = unpack::cpio(image, &app.paths.root, &SPARE, progress);
+        digests.push(digest.map_err(|e| format!("{}: {e}", path.display()))?);
+        before += last;
+    }
+    digests.sort_unstable_by_key(|digest| digest.0);
+    let mut hash = Hasher::new();
+    for digest in &digests {
+        hash.update(&digest.0);
+    }
+    let found = hash.finish();
     if found != expected {
-        return Err(format!("its SHA-256 is {found}, expected {expected}"));
+        return Err(format!("the SHA-256 of its {} images is {found}, expected {expected}", images.len()));
     }
     own_files(app).map_err(|e| format!("/etc of the RAM system: {e}"))?;
     let (free, total) = (memory::available(), memory::total());
     if free < (total / 5).min(256 << 20) && app.paths.machine {
-        fs::remove_file(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        for path in &images {
+            fs::remove_file(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
         let text =
             format!("only {} MiB of memory are free: the base won't be kept for the new system's cache", free >> 20);
         app.log.note(Level::Info, text);
     }
     Ok(())
+}
+
+/// The images that make the base, in the order of their names.
+fn images(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut images = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let is_image = |name: &str| name.starts_with("base-") && name.ends_with(".cpio.zst");
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(is_image) {
+            images.push(path);
+        }
+    }
+    images.sort();
+    Ok(images)
 }
 
 /// Writes the files of /etc that tell about this host, and links the helper.

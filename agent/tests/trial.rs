@@ -124,7 +124,7 @@ impl Trial {
             kernel_release: "6.1".into(),
             mirror: None,
             security_mirror: None,
-            base: digest,
+            base: sha256::digest(&digest.0),
             base_size: base().len() as u64,
             disks: Vec::new(),
             random_seed: Secret::default(),
@@ -135,7 +135,7 @@ impl Trial {
         fs::write(root.join("anemos/run.bin"), to_bytes(&run).unwrap()).unwrap();
         fs::write(root.join("anemos/host.bin"), to_bytes(&host).unwrap()).unwrap();
         fs::write(root.join("anemos/payload.tar.zst"), &archive).unwrap();
-        fs::write(root.join("anemos/base.cpio.zst"), zstd::bulk::compress(&base(), 3).unwrap()).unwrap();
+        fs::write(root.join("anemos/base-00.cpio.zst"), zstd::bulk::compress(&base(), 3).unwrap()).unwrap();
         // Free a moment ago; the agent binds it before anybody else is likely to.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         let (agent, beats) = start(root, address, &[]);

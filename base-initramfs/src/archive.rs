@@ -215,7 +215,7 @@ impl Packages for Archive<'_> {
         if let Error::Left { packages, asked, .. } = &mut error {
             let until = Instant::now() + LOOK;
             let in_time = || Instant::now() < until && !self.fetcher.is_cancelled();
-            for package in lock.packages.iter().take_while(|_| in_time()) {
+            for package in lock.packages().take_while(|_| in_time()) {
                 *asked += 1;
                 if self.has_left(package) {
                     packages.push(package.name.clone());

@@ -17,6 +17,14 @@ pub enum Error {
         /// Where in the file, and why.
         reason: String,
     },
+    /// A payload needs a group that the lock doesn't have.
+    #[error("base.lock has no group `{name}`; there are {}", .known.join(", "))]
+    NoGroup {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
     /// A package's bytes are not a Debian package, or hold something that must not be unpacked.
     #[error("{file}: {reason}")]
     Package {
@@ -100,6 +108,18 @@ pub enum ImageError {
         /// What the lock says.
         expected: Sha256,
         /// What this library has.
+        found: Sha256,
+    },
+    /// A file with images of other groups.
+    #[error("has no image of {}", .groups.join(", "))]
+    Lacks {
+        /// The groups whose images are not in it.
+        groups: Vec<String>,
+    },
+    /// It is of no group.
+    #[error("SHA-256 is {found}, which is none that the lock pins")]
+    Unknown {
+        /// What it is.
         found: Sha256,
     },
     /// It stopped coming.

@@ -4,7 +4,9 @@ use std::io::Read as _;
 
 use crate::resolve::BaseList;
 use crate::tree::{Kind, Tree};
-use crate::{Exclude, HashingWriter, Lock, Sha256, Time, apt_sources, deb, fetch, newc, resolve, snapshot};
+use crate::{
+    CORE, Exclude, Group, HashingWriter, Lock, Sha256, Time, apt_sources, deb, fetch, newc, resolve, snapshot,
+};
 
 /// What is done with an input.
 pub type Target = fn(&[u8]);
@@ -67,6 +69,8 @@ fn lock(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(lock) = Lock::parse("fuzz", text) {
         lock.download_size();
+        lock.image_size();
+        assert!(lock.narrowed(None).expect("what a group requires is there").groups.len() <= lock.groups.len());
         for package in lock.all_packages() {
             assert!(!package.path.split('/').any(|part| matches!(part, "" | "." | "..")), "{}", package.path);
         }
@@ -78,7 +82,7 @@ fn lock(data: &[u8]) {
         assert_eq!(Lock::parse("fuzz", &written).as_ref().ok(), Some(&lock), "{written}");
     }
     if let Ok(list) = BaseList::parse("fuzz", text) {
-        for name in list.install.iter().chain(&list.drop) {
+        for name in list.groups.iter().flat_map(|group| group.install.iter().chain(&group.drop)).chain(&list.drop) {
             assert!(!name.starts_with('-') && !name.ends_with('-'), "apt takes {name:?} for an option");
         }
     }
@@ -121,23 +125,19 @@ fn apt(data: &[u8]) {
 /// the bytes of the lock are taken for good.
 fn base_image(data: &[u8]) {
     const SIZE: u64 = 1 << 20;
-    let lock = Lock {
-        arch: "amd64".into(),
-        suite: "trixie".into(),
-        made: Time::from_unix(0),
-        snapshot: None,
+    let group = Group {
+        name: CORE.into(),
+        requires: Vec::new(),
+        on_demand: false,
         image: Sha256::of(b"an image"),
         image_size: SIZE,
-        skeleton: Sha256::of(b""),
-        exclude: Vec::new(),
         packages: Vec::new(),
-        kernel: None,
     };
     let mut copy = HashingWriter::new(Vec::new());
-    let image = crate::copy_verified(&lock, data, &mut copy);
+    let image = crate::copy_verified(&group, data, &mut copy);
     assert!(copy.into_parts().1.length() <= data.len() as u64);
     if let Ok(image) = image {
-        assert_eq!(image.sha256, lock.image);
+        assert_eq!(image.sha256, group.image);
     }
 }
 

@@ -1,7 +1,7 @@
 //! SHA-256 values, and readers and writers that hash what passes through them.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::str::FromStr;
 
 use ring::digest::{Context, SHA256, digest};
@@ -134,18 +134,36 @@ impl<W: Write> Write for HashingWriter<W> {
     }
 }
 
-/// Passes reads on, copying each byte read to a writer. Used to keep an image while it is being verified.
+/// Passes reads on, copying each byte that is taken to a writer. Used to keep an image while it is being verified.
 pub(crate) struct TeeReader<R, W> {
     pub(crate) inner: R,
     pub(crate) copy: W,
     pub(crate) length: u64,
+    /// What became of the copy, if it failed where that can't be said.
+    pub(crate) failed: Option<io::Error>,
 }
 
-impl<R: Read, W: Write> Read for TeeReader<R, W> {
+impl<R: BufRead, W: Write> Read for TeeReader<R, W> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buf)?;
-        self.copy.write_all(&buf[..read])?;
-        self.length += read as u64;
+        let read = self.fill_buf()?.read(buf)?;
+        self.consume(read);
         Ok(read)
+    }
+}
+
+impl<R: BufRead, W: Write> BufRead for TeeReader<R, W> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => self.inner.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, taken: usize) {
+        // What is taken was given by `fill_buf`, which doesn't read anew before all of it is taken.
+        let copied = self.inner.fill_buf().and_then(|bytes| self.copy.write_all(bytes.get(..taken).unwrap_or(bytes)));
+        self.failed = self.failed.take().or(copied.err());
+        self.length += taken as u64;
+        self.inner.consume(taken);
     }
 }

@@ -155,9 +155,9 @@ impl Tree {
         Ok(())
     }
 
-    /// Patterns of what is left out that nothing had.
-    pub(crate) fn unmatched(&self) -> impl Iterator<Item = &Exclude> {
-        self.exclude.iter().filter(|(_, was_there)| !was_there).map(|(exclude, _)| exclude)
+    /// Patterns of what is left out that there was something of.
+    pub(crate) fn matched(&self) -> impl Iterator<Item = &Exclude> {
+        self.exclude.iter().filter(|(_, was_there)| *was_there).map(|(exclude, _)| exclude)
     }
 
     /// Makes the tree whole: the directories that no package brought, and no name below something that is none.

@@ -34,7 +34,8 @@ fn serve(server: &Server, shelf: &Shelf) {
 fn built(fetcher: &Fetcher, lock: &Lock, mirrors: &[&Server], snapshot: Option<String>) -> Result<Vec<u8>, Error> {
     let mirrors = Mirrors::new(mirrors.iter().map(|server| server.url.clone()).collect(), Vec::new());
     let mut bytes = Vec::new();
-    build(lock, &Archive::new(fetcher, lock, mirrors, move || snapshot.clone()), 3, &mut bytes, &mut |_| {})?;
+    let archive = Archive::new(fetcher, lock, mirrors, move || snapshot.clone());
+    build(lock, &lock.groups[0], &archive, 3, &mut bytes, &mut |_| {})?;
     Ok(zstd::decode_all(&bytes[..]).unwrap())
 }
 
@@ -63,7 +64,7 @@ fn from_files() {
     for mirror in [format!("file://{plain}/"), plain] {
         let fetcher = fetcher();
         let archive = Archive::new(&fetcher, &lock, Mirrors::new(vec![mirror], Vec::new()), || None);
-        build(&lock, &archive, 1, std::io::sink(), &mut |_| {}).unwrap();
+        build(&lock, &lock.groups[0], &archive, 1, std::io::sink(), &mut |_| {}).unwrap();
         assert_eq!(fetcher.downloaded(), 0);
     }
 }
@@ -133,7 +134,7 @@ fn snapshots_when_a_version_has_left_the_mirror() {
 #[test]
 fn security_updates_are_in_an_archive_of_their_own() {
     let (mut lock, shelf) = debs();
-    lock.packages.iter_mut().find(|package| package.name == "beta").unwrap().security = true;
+    lock.groups[0].packages.iter_mut().find(|package| package.name == "beta").unwrap().security = true;
     let (mirror, known, snapshot) = (Server::start(), Server::start(), Server::start());
     let alpha = "pool/main/alpha_1_all.deb";
     mirror.set(&format!("debian/{alpha}"), Reply::Bytes(shelf.0[alpha].clone()));
@@ -144,7 +145,7 @@ fn security_updates_are_in_an_archive_of_their_own() {
         let mirrors = Mirrors::new(vec![format!("{}/debian", mirror.url)], vec![known.url.clone()]);
         let template = Some(format!("{}/archive/debian/@SNAPSHOTID@/", snapshot.url));
         let archive = Archive::new(&fetcher, &lock, mirrors, || template.clone());
-        build(&lock, &archive, 1, std::io::sink(), &mut |_| {})
+        build(&lock, &lock.groups[0], &archive, 1, std::io::sink(), &mut |_| {})
     };
     let error = attempt().unwrap_err().to_string();
     for place in ["/debian-security/pool/", "/archive/debian-security/"] {
@@ -200,7 +201,7 @@ fn what_has_left_is_named_where_no_snapshots_are_known() {
 fn what_has_left_is_looked_for_without_downloading_it() {
     let (mut lock, shelf) = debs();
     // The last one is the kernel's.
-    let kernel = lock.packages.pop().unwrap();
+    let kernel = lock.groups[0].packages.pop().unwrap();
     lock.kernel = Some(Kernel { release: "6.12-x".to_owned(), packages: vec![kernel] });
     let (mirror, snapshot) = (Server::start(), Server::start());
     serve(&mirror, &shelf);
@@ -453,18 +454,18 @@ fn ready_made_images() {
     let path = tempfile::NamedTempFile::new().unwrap();
     let mut start = || std::fs::File::create(path.path());
     let urls: Vec<String> = ["none", "other", "cut", "rubbish", "good"].into_iter().map(url).collect();
-    let fetched = fetch_image(&fetcher(), &lock, &urls, &mut start).unwrap();
+    let fetched = fetch_image(&fetcher(), &lock.groups[0], &urls, &mut start).unwrap();
     assert_eq!(fetched.compressed_size, good.len() as u64);
     assert_eq!(std::fs::read(path.path()).unwrap(), good);
     server.set("busy", Reply::Busy(1, 503, Some(1), good.clone()));
-    fetch_image(&patient(Duration::from_secs(9)), &lock, &[url("none"), url("busy")], &mut start).unwrap();
+    fetch_image(&patient(Duration::from_secs(9)), &lock.groups[0], &[url("none"), url("busy")], &mut start).unwrap();
     assert_eq!(std::fs::read(path.path()).unwrap(), good);
     for bad in [Reply::Cut(good.clone(), good.len() / 2), Reply::Stall(good.clone(), 10), Reply::Nothing] {
         server.set("broken", Reply::First(1, Box::new(bad), good.clone()));
-        fetch_image(&patient(Duration::from_secs(9)), &lock, &[url("broken")], &mut start).unwrap();
+        fetch_image(&patient(Duration::from_secs(9)), &lock.groups[0], &[url("broken")], &mut start).unwrap();
         assert_eq!(std::fs::read(path.path()).unwrap(), good);
     }
-    let error = fetch_image(&fetcher(), &lock, &urls[..4], &mut start).unwrap_err().to_string();
+    let error = fetch_image(&fetcher(), &lock.groups[0], &urls[..4], &mut start).unwrap_err().to_string();
     for reason in ["/none: not found", "/other: SHA-256 is ", "/cut: ", "truncated", "/rubbish: "] {
         assert!(error.contains(reason), "{reason} is not in: {error}");
     }

@@ -529,15 +529,20 @@ pub enum Base {
         #[command(flatten)]
         places: LockPlaces,
     },
-    /// Build the image that a lock describes
+    /// Build the images that a lock describes
     ///
-    /// The same lock makes the same image everywhere. Serve it from anywhere (`base = { urls = ["…"] }` in hosts.toml),
-    /// or leave it in this machine's cache, from which it is uploaded to hosts that can't come by it otherwise.
+    /// The same lock makes the same images everywhere, one of each group. Serve a directory that has them (`base = {
+    /// urls = ["https://…/"] }` in hosts.toml), or leave them in this machine's cache, from which they are uploaded to
+    /// hosts that can't come by them otherwise.
     #[command(after_help = "Examples:\n  anemos base build\n  anemos base build base.lock -o base.cpio.zst")]
     Build {
         /// The lock; default: the one in this executable
         lock: Option<PathBuf>,
-        /// The image to write (zstd); default: the cache that uploads are taken from
+        /// Build these groups only, those that they require, and `core`; default: all
+        #[arg(long, value_name = "GROUP", value_delimiter = ',')]
+        needs: Vec<String>,
+        /// Where to: a directory, for a file of each group, or a file, for all images one after another; default: the
+        /// cache that uploads are taken from
         #[arg(long, short)]
         output: Option<PathBuf>,
         /// Where packages come from.
@@ -546,7 +551,7 @@ pub enum Base {
     },
     /// Say which packages of a lock have left the mirror, and where they still are
     ///
-    /// Asks for each package of the image and of the kernel, and downloads none. Hosts that build their base get what
+    /// Asks for each package of the groups and of the kernel, and downloads none. Hosts that build their base get what
     /// has left from an archive of past versions, if one is known.
     #[command(after_help = "Example: anemos base check base.lock\n\n\
                       Exit status: 0 all are there, 1 some have left, 2 bad input, or a mirror can't be asked.")]
@@ -557,10 +562,10 @@ pub enum Base {
         #[command(flatten)]
         places: BasePlaces,
     },
-    /// Check an image against a lock
+    /// Check images against a lock
     #[command(after_help = "Example: anemos base verify base.cpio.zst --lock base.lock")]
     Verify {
-        /// The image, zstd or plain
+        /// The file: an image, or several one after another, as zstd
         image: PathBuf,
         /// The lock; default: the one in this executable
         #[arg(long)]

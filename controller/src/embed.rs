@@ -68,8 +68,8 @@ pub fn artifacts() -> Result<Artifacts, EmbedError> {
     Ok(Artifacts { stage, agent: Blob::new(agent), build: BUILD.into() })
 }
 
-/// A lock, and its text.
-pub fn lock(file: Option<&Path>) -> Result<(Lock, String), EmbedError> {
+/// A lock.
+pub fn lock(file: Option<&Path>) -> Result<Lock, EmbedError> {
     let (name, text) = match file {
         Some(path) => {
             let shown = path.display().to_string();
@@ -79,6 +79,5 @@ pub fn lock(file: Option<&Path>) -> Result<(Lock, String), EmbedError> {
         }
         None => ("base.lock".to_owned(), embedded::BASE_LOCK.ok_or(EmbedError::NoLock)?.to_owned()),
     };
-    let lock = Lock::parse(&name, &text).map_err(|e| EmbedError::File { path: name, why: e.to_string() })?;
-    Ok((lock, text))
+    Lock::parse(&name, &text).map_err(|e| EmbedError::File { path: name, why: e.to_string() })
 }

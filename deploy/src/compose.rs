@@ -14,8 +14,11 @@ use crate::modules::index::Index;
 use crate::modules::select::Selection;
 use crate::modules::{self};
 
-/// Path of the base image in the initramfs.
-pub const BASE: &str = "anemos/base.cpio.zst";
+/// Name in `/anemos` of one of the images that make the base. The agent unpacks all of them, in the order of their
+/// names.
+pub fn base_name(number: usize) -> String {
+    format!("base-{number:02}.cpio.zst")
+}
 
 /// Path of the archive of modules that the agent unpacks.
 const MODULES: &str = "anemos/modules.cpio.zst";
@@ -37,6 +40,17 @@ pub struct Initramfs {
     unpacked: u64,
     /// Bytes of the modules that the agent unpacks.
     later: u64,
+}
+
+/// A segment that is being written.
+pub struct Opened {
+    path: String,
+    /// Where it begins.
+    begin: u64,
+    /// Where the header of its file is.
+    header: u64,
+    /// Where the contents of that file begin.
+    start: u64,
 }
 
 /// A kernel's modules, and which of them go along.
@@ -92,21 +106,42 @@ impl Initramfs {
     /// Writes a segment with one file. `fill` writes the contents to the given file, from its position on, and need not
     /// know the length before. The kernel copies the contents without looking into them.
     pub fn opaque<T>(&mut self, path: &str, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
+        let opened = self.open(path)?;
+        // The cpio writer keeps no count of the contents, so `fill` may write them straight to the file.
+        let made = fill(&mut self.file)?;
+        self.close(&opened)?;
+        Ok(made)
+    }
+
+    /// Begins a segment with one file, whose contents are what is written to [`file`](Self::file) from here on.
+    pub fn open(&mut self, path: &str) -> Result<Opened> {
         let writing = || format!("writing {path} into the initramfs");
+        let begin = (&self.file).stream_position().doing(writing)?;
         let mut segment = Segment::new(&self.file, 0);
         segment.directory("anemos", 0o700).doing(writing)?;
         let header = (&self.file).stream_position().doing(writing)?;
         segment.file(path, 0o600, &[]).doing(writing)?;
         let start = (&self.file).stream_position().doing(writing)?;
-        // The cpio writer keeps no count of the contents, so `fill` may write them straight to the file.
-        let made = fill(&mut self.file)?;
+        Ok(Opened { path: path.to_owned(), begin, header, start })
+    }
+
+    /// Ends what was begun.
+    pub fn close(&mut self, opened: &Opened) -> Result<()> {
+        let Opened { path, header, start, .. } = opened;
+        let writing = || format!("writing {path} into the initramfs");
         let end = self.file.seek(SeekFrom::End(0)).doing(writing)?;
         let size = u32::try_from(end - start).doing(|| format!("fitting {path} into a cpio archive"))?;
         self.file.write_all_at(format!("{size:08x}").as_bytes(), header + SIZE_AT).doing(writing)?;
         align(&self.file).doing(writing)?;
         Segment::new(&self.file, 0).finish().doing(writing)?;
         self.unpacked += u64::from(size);
-        Ok(made)
+        Ok(())
+    }
+
+    /// Cuts off what was begun.
+    pub fn undo(&mut self, opened: &Opened) -> io::Result<()> {
+        self.file.set_len(opened.begin)?;
+        self.file.seek(SeekFrom::Start(opened.begin)).map(|_| ())
     }
 
     /// Writes the modules, each with its firmware. Those that are loaded first become files of the initramfs, which

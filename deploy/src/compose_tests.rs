@@ -6,6 +6,9 @@ use super::*;
 use crate::modules::index::Module;
 use crate::modules::modinfo::tests::elf;
 
+/// One of the base's images.
+const BASE: &str = "anemos/base-00.cpio.zst";
+
 /// Name, mode, links, data.
 type File = (String, u32, u32, Vec<u8>);
 
@@ -59,15 +62,11 @@ fn module(path: &str) -> Vec<u8> {
 fn compose(first: &[&str]) -> Initramfs {
     let mut initramfs = Initramfs::new().unwrap();
     // As when a first source fails: what it wrote is taken back.
-    initramfs
-        .opaque(BASE, |out| {
-            let start = out.stream_position().unwrap();
-            out.write_all(&[7; 1000]).unwrap();
-            out.set_len(start).unwrap();
-            out.seek(SeekFrom::Start(start)).unwrap();
-            out.write_all(b"base image").doing(|| "writing".into())
-        })
-        .unwrap();
+    let opened = initramfs.open("anemos/base-07.cpio.zst").unwrap();
+    let mut file = initramfs.file();
+    file.write_all(&[7; 1000]).unwrap();
+    initramfs.undo(&opened).unwrap();
+    initramfs.opaque(BASE, |out| out.write_all(b"base image").doing(|| "writing".into())).unwrap();
     let mut index = Index::default();
     for name in ["a-b", "net"] {
         let module = Module { path: format!("kernel/{name}.ko"), needs: vec![] };
@@ -118,6 +117,7 @@ fn segments() {
         rest = &rest[end..];
         files
     };
+    assert_eq!(BASE, format!("anemos/{}", base_name(0)));
     let base = next();
     assert_eq!(find(&base, BASE).3, b"base image");
     assert_eq!(find(&base, BASE).1, 0o100_600);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anemos_base::{Archive, Fetcher, Lock, Proxies};
+use anemos_base::{Archive, Fetcher, Group, Lock, Proxies};
 use anemos_host::{Root, disks, host_keys};
 use anemos_netstate::Reached;
 use anemos_proto::config::HostConfig;
@@ -18,7 +18,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::base::{self, Sources};
 use crate::blobs::Blobs;
 use crate::cmdline;
-use crate::compose::{self, Initramfs, ModuleFiles, RunFiles};
+use crate::compose::{Initramfs, ModuleFiles, RunFiles};
 use crate::error::{Doing, Fault, Result};
 use crate::facts;
 use crate::gate::Gate;
@@ -75,12 +75,12 @@ impl Job {
 
         let lock_blob = blobs.take(plan.lock.digest);
         let lock = parse_lock(&lock_blob)?;
-        memory::of(root).before(lock.image_size)?;
+        memory::of(root).before(lock.image_size())?;
         self.fetcher.go_through(base::proxies(root, plan));
         let mut kernel = self.kernel(&lock)?;
         let mut initramfs = Initramfs::new()?;
         let sources = Sources { root, plan, lock: &lock, fetcher: &self.fetcher, blobs, output: &self.output, report };
-        initramfs.opaque(compose::BASE, |out| sources.write(out))?;
+        let images = sources.write(&mut initramfs)?;
 
         let step = report.step("compose");
         let index = kernel.index()?;
@@ -111,7 +111,7 @@ impl Job {
         let agent = unpack("the agent", &agent_blob)?;
         let payload = blobs.take(plan.payload.digest);
         let stage = own()?;
-        let host = self.host_config(&lock, &kernel, network)?;
+        let host = self.host_config(&lock, &images, &kernel, network)?;
         let run = codec::to_bytes(&plan.run).doing(|| "encoding the run's configuration".into())?;
         let files = [
             ("run.bin", &run[..]),
@@ -126,7 +126,7 @@ impl Job {
         step.finish();
 
         let initramfs_bytes = initramfs.len()?;
-        memory::of(root).holds(initramfs.unpacked(), lock.image_size + initramfs.later())?;
+        memory::of(root).holds(initramfs.unpacked(), lock.image_size() + initramfs.later())?;
 
         let step = report.step("load");
         step.progress(0, Some(initramfs_bytes), Unit::Bytes, Some(&kernel.name));
@@ -174,16 +174,21 @@ impl Job {
         Ok(kernel)
     }
 
-    fn host_config(&self, lock: &Lock, kernel: &KernelSet, network: NetworkState) -> Result<Vec<u8>> {
+    fn host_config(
+        &self,
+        lock: &Lock,
+        images: &[(String, &Group)],
+        kernel: &KernelSet,
+        network: NetworkState,
+    ) -> Result<Vec<u8>> {
         let (root, plan) = (&self.root, &self.plan);
-        let image = Digest(*lock.image.as_bytes());
-        let seed_cache = vec![
-            ("base.cpio.zst".to_owned(), format!("base-{image}.cpio.zst")),
+        let mut seed_cache: Vec<_> = images.iter().map(|(file, group)| (file.clone(), group.file_name())).collect();
+        seed_cache.extend([
             ("agent.patch".to_owned(), format!("blob-{}", plan.agent.digest)),
             ("base.lock".to_owned(), format!("blob-{}", plan.lock.digest)),
             // The stage is cached unpacked, because the new system may lack the tool to unpack it.
             ("stage".to_owned(), "stage".to_owned()),
-        ];
+        ]);
         let mut random = vec![0; SEED];
         getrandom(&mut random[..], GetRandomFlags::empty()).doing(|| "getting random bytes".into())?;
         let identity = host_keys::all(root).into_iter().map(|(name, bytes)| (name, Secret::new(bytes)));
@@ -200,8 +205,8 @@ impl Job {
             kernel_release: kernel.release.clone(),
             mirror: base::mirrors(root, plan).into_iter().next(),
             security_mirror: facts::security_mirror(root),
-            base: image,
-            base_size: lock.image_size,
+            base: Digest(*lock.digest().as_bytes()),
+            base_size: lock.image_size(),
             // The agent waits for all of these, to guard them.
             disks: here.map(|name| disks::id(root, name)).collect(),
             random_seed: Secret::new(random),

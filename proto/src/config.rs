@@ -94,9 +94,10 @@ pub struct HostConfig {
     pub mirror: Option<String>,
     /// The archive of security updates in the host's own apt sources, for `ANEMOS_SECURITY_MIRROR`.
     pub security_mirror: Option<String>,
-    /// SHA-256 of the uncompressed base image.
+    /// What the images are that make the base: the SHA-256 of the SHA-256s of each, uncompressed, one after another in
+    /// the order of their bytes.
     pub base: Digest,
-    /// Size in bytes of the uncompressed base image.
+    /// Bytes of all these images, uncompressed.
     pub base_size: u64,
     /// Every disk of the old system. The agent waits a while for those that haven't appeared yet before it starts the
     /// payload, because it can only set read-only what has appeared.

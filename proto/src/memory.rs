@@ -94,7 +94,7 @@ impl Memory {
         } else {
             return Ok(());
         };
-        Err(TooLittle { why, hint: "give the host more memory, or use a smaller base" })
+        Err(TooLittle { why, hint: "give the host more memory, or name what the payload `needs` of the base" })
     }
 
     fn has(self, what: &str, needed: u64) -> Result<(), TooLittle> {

@@ -52,7 +52,7 @@ pub enum StageReply {
 /// What to stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagePlan {
-    /// base.lock, zstd.
+    /// base.lock with the groups that the payload needs, zstd.
     pub lock: BlobRef,
     /// The agent, as a patch to the stage's own executable.
     pub agent: BlobRef,
@@ -91,16 +91,17 @@ pub enum Proxy {
     At(String),
 }
 
-/// A place that the base image can come from.
+/// A place that the images of the base can come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BaseSource {
     /// `/var/cache/anemos` of the host.
     Cache,
-    /// A ready image at one of these URLs (zstd or plain).
+    /// Ready images at one of these URLs: a file of each group in it, if it ends with a slash, else all one after
+    /// another.
     Urls(Vec<String>),
     /// Built on the host from the packages that the lock names.
     Build,
-    /// Sent by the controller: the image, zstd.
+    /// Sent by the controller: the images one after another, each as zstd.
     Upload(BlobRef),
 }
 

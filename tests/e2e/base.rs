@@ -92,17 +92,20 @@ fn wrong_bytes(lab: &Lab) -> Result<Outcome> {
     host.refused(lab, "", &["/apt_", "not found", "/snapshot/20"])?;
     host.anemos.tell_apt("")?;
     host.server.mend();
-    // The image of another lock, whole and undamaged.
-    let lock = shipped_lock()?;
-    let line =
-        lock.lines().find(|line| line.starts_with("image = ")).ok_or_else(|| Error::new("base.lock pins no image"))?;
-    let other = lock.replacen(line, &format!("image = \"{}\"", "0123456789abcdef".repeat(4)), 1);
-    host.anemos.write("base.lock", &other)?;
-    base::ensure(lab)?;
+    // The image of another lock, whole and undamaged, where that of this one should be.
+    let groups = base::groups()?;
+    let core = groups.iter().find(|group| group.name == "core").ok_or_else(|| Error::new("base.lock has no core"))?;
+    let pinned = "0123456789abcdef".repeat(4);
+    host.anemos.write("base.lock", &shipped_lock()?.replacen(&core.image, &pinned, 1))?;
+    let images = base::ensure(lab)?;
+    let file = |image: &str| format!("base-{image}.cpio.zst");
+    let wrong = images.join(file(&pinned));
+    fs::copy(images.join(file(&core.image)), &wrong).context(format!("cannot make {}", wrong.display()))?;
     let url = base::url(&host.machine)?;
-    let name = url.rsplit('/').next().unwrap_or_default();
     let source = format!("base = {{ urls = [{url:?}], lock = \"base.lock\" }}");
-    host.refused(lab, &source, &[name, "SHA-256 is", "0123456789abcdef"])?;
+    let refused = host.refused(lab, &source, &[&file(&pinned), "SHA-256 is", &core.image]);
+    fs::remove_file(&wrong).context(format!("cannot remove {}", wrong.display()))?;
+    refused?;
     expect(!host.machine.serial().contains("Starting new kernel"), "something was booted")?;
     Ok(Outcome::Passed)
 }
@@ -125,9 +128,11 @@ fn left_the_mirror(lab: &Lab) -> Result<Outcome> {
         .lines()
         .find_map(|line| line.strip_prefix("release = "))
         .ok_or_else(|| Error::new("base.lock names no kernel"))?;
+    let groups = base::groups()?;
+    let usual: Vec<&String> = groups.iter().filter(|group| !group.on_demand).map(|group| &group.name).collect();
     let more = format!(
-        "payload = {payload:?}\nmirror = {archive:?}\nkernel = \"locked\"\nauthorized_keys = [{:?}]\n\
-         check = 'test \"$(uname -r)\" = {release}'\n",
+        "payload = {payload:?}\nneeds = {usual:?}\nmirror = {archive:?}\nkernel = \"locked\"\n\
+         authorized_keys = [{:?}]\ncheck = 'test \"$(uname -r)\" = {release}'\n",
         lab.key().with_extension("pub")
     );
     let ended = host.up(lab, &more)?;
@@ -137,9 +142,12 @@ fn left_the_mirror(lab: &Lab) -> Result<Outcome> {
     let others: Vec<_> =
         given.iter().filter(|path| path.contains("/pool/") && !path.starts_with("/snapshot/")).collect();
     expect(others.is_empty(), format!("not from the snapshot archive: {others:?}"))?;
-    let paths: Vec<&str> = lock.lines().filter_map(|line| line.split("path = \"").nth(1)?.split('"').next()).collect();
-    expect(!paths.is_empty(), "base.lock has no packages")?;
-    for path in paths {
+    let paths = lock.lines().filter_map(|line| line.split("path = \"").nth(1)?.split('"').next());
+    let on_demand = groups.iter().filter(|group| group.on_demand).flat_map(|group| &group.packages);
+    let on_demand: Vec<&str> = on_demand.map(|package| &*package.path).collect();
+    let wanted: Vec<&str> = paths.filter(|path| !on_demand.contains(path)).collect();
+    expect(!wanted.is_empty(), "base.lock has no packages")?;
+    for path in wanted {
         let from_snapshot = given.iter().any(|given| given.strip_suffix(path).is_some_and(|at| at.ends_with('/')));
         expect(from_snapshot, format!("{path} did not come from the snapshot archive"))?;
     }

@@ -12,10 +12,13 @@ use crate::{Error, Time, Tree};
 const CA_BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 const CA_SOURCE: &str = "usr/share/ca-certificates";
 
-/// Applies the skeleton and the fix-ups to a tree of unpacked packages.
-pub(crate) fn apply(tree: &mut Tree, made: Time) -> Result<(), Error> {
-    skeleton::apply(tree)?;
-    skeleton::accounts(tree, made)?;
+/// Applies the skeleton and the fix-ups to a tree of unpacked packages: all of it to the group that every payload gets,
+/// and to others what follows from their packages.
+pub(crate) fn apply(tree: &mut Tree, made: Time, is_core: bool) -> Result<(), Error> {
+    skeleton::apply(tree, is_core)?;
+    if is_core {
+        skeleton::accounts(tree, made)?;
+    }
     certificates(tree)
 }
 

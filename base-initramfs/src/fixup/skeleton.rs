@@ -126,9 +126,10 @@ pub fn skeleton_hash() -> Sha256 {
     hasher.finish()
 }
 
-/// Adds all of it.
-pub(super) fn apply(tree: &mut Tree) -> Result<(), Error> {
-    for name in MERGED {
+/// Adds all of it; or only what follows from the packages that are there, and what takes the place of something of
+/// theirs.
+pub(super) fn apply(tree: &mut Tree, all: bool) -> Result<(), Error> {
+    for name in MERGED.iter().filter(|_| all) {
         tree.put_symlink(name, &format!("usr/{name}"));
         if tree.node(&format!("usr/{name}")).is_none() {
             tree.put_directory(&format!("usr/{name}"), 0o755);
@@ -136,6 +137,7 @@ pub(super) fn apply(tree: &mut Tree) -> Result<(), Error> {
     }
     for (path, item) in SKELETON {
         match item {
+            Directory(..) | File(..) | Link(_) | Device(..) if !all && tree.node(path).is_none() => {}
             Directory(mode, group) => tree.put(path, Kind::Directory, *mode, (0, *group)),
             File(mode, text) => tree.put_file(path, *mode, text.as_bytes())?,
             Link(target) => tree.put_symlink(path, target),

@@ -1,9 +1,11 @@
 //! apt-get and apt-cache with all of their state in a temporary directory.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::groups::{self, Relations};
 use super::{BaseList, Resolve, Sources};
 use crate::{Error, Package, Sha256, Time, command};
 
@@ -69,6 +71,14 @@ impl Apt {
         closure.sort();
         closure.dedup();
         Ok(closure)
+    }
+
+    /// What the packages that an empty system would get say of others.
+    pub(super) fn relations(&self, names: &[String]) -> Result<BTreeMap<String, Relations>, Error> {
+        let closure = self.closure(names)?;
+        let mut all = groups::relations(&self.run("apt-cache", &["--no-all-versions", "show"], &closure)?);
+        all.retain(|name, _| closure.contains(name));
+        Ok(all)
     }
 
     /// Where the packages are, and their hashes.

@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use anemos_base::{Error, Exclude, Image, Lock, Package, Packages, Sha256, Time, build};
+use anemos_base::{Error, Exclude, Group, Image, Lock, Package, Packages, Sha256, Time, build};
 
 /// One entry of a package to be made.
 #[derive(Clone, Debug)]
@@ -88,46 +88,68 @@ impl Packages for Shelf {
 
 /// A lock for these packages, its image's hash found by building it once.
 pub fn locked(debs: &[(&str, Vec<u8>)]) -> Result<(Lock, Shelf), Error> {
+    locked_groups(&[("core", debs)])
+}
+
+/// A package's name, and the package.
+pub type NamedDeb<'a> = (&'a str, Vec<u8>);
+
+/// A lock for the packages of several groups.
+pub fn locked_groups(groups: &[(&str, &[NamedDeb<'_>])]) -> Result<(Lock, Shelf), Error> {
     let mut shelf = Shelf::default();
-    let mut packages = Vec::new();
-    for (name, bytes) in debs {
-        let path = format!("pool/main/{name}_1_all.deb");
-        packages.push(Package {
-            name: (*name).to_owned(),
-            version: "1".to_owned(),
-            path: path.clone(),
-            security: false,
-            size: bytes.len() as u64,
-            sha256: Sha256::of(bytes),
-        });
-        shelf.0.insert(path, bytes.clone());
-    }
     let mut lock = Lock {
         arch: "amd64".to_owned(),
         suite: "trixie".to_owned(),
         made: Time::from_unix(1_800_000_000),
         snapshot: None,
-        image: Sha256::from_bytes([0; 32]),
-        image_size: 64 << 20,
         skeleton: anemos_base::skeleton_hash(),
         exclude: vec![Exclude::new("usr/share/doc/**").unwrap()],
-        packages,
+        groups: Vec::new(),
         kernel: None,
     };
-    let mut image = Vec::new();
-    match build(&lock, &shelf, 1, &mut image, &mut |_| {}) {
-        Err(Error::Image(anemos_base::ImageError::Hash { found, .. })) => lock.image = found,
-        Err(other) => return Err(other),
-        Ok(_) => unreachable!("no image hashes to zero"),
+    for (name, debs) in groups {
+        let mut packages = Vec::new();
+        for (name, bytes) in *debs {
+            let path = format!("pool/main/{name}_1_all.deb");
+            packages.push(Package {
+                name: (*name).to_owned(),
+                version: "1".to_owned(),
+                path: path.clone(),
+                security: false,
+                size: bytes.len() as u64,
+                sha256: Sha256::of(bytes),
+            });
+            shelf.0.insert(path, bytes.clone());
+        }
+        let mut group = Group {
+            name: (*name).to_owned(),
+            requires: Vec::new(),
+            on_demand: false,
+            image: Sha256::from_bytes([0; 32]),
+            image_size: 64 << 20,
+            packages,
+        };
+        let mut image = Vec::new();
+        match build(&lock, &group, &shelf, 1, &mut image, &mut |_| {}) {
+            Err(Error::Image(anemos_base::ImageError::Hash { found, .. })) => group.image = found,
+            Err(other) => return Err(other),
+            Ok(_) => unreachable!("no image hashes to zero"),
+        }
+        group.image_size = zstd::decode_all(&image[..]).unwrap().len() as u64;
+        lock.groups.push(group);
     }
-    lock.image_size = zstd::decode_all(&image[..]).unwrap().len() as u64;
     Ok((lock, shelf))
 }
 
-/// The lock's image, uncompressed.
+/// The image of the lock's first group, uncompressed.
 pub fn image(lock: &Lock, packages: &dyn Packages) -> Result<(Image, Vec<u8>), Error> {
+    image_of(lock, 0, packages)
+}
+
+/// The image of one of the lock's groups, uncompressed.
+pub fn image_of(lock: &Lock, group: usize, packages: &dyn Packages) -> Result<(Image, Vec<u8>), Error> {
     let mut image = Vec::new();
-    let built = build(lock, packages, 3, &mut image, &mut |_| {})?;
+    let built = build(lock, &lock.groups[group], packages, 3, &mut image, &mut |_| {})?;
     Ok((built, zstd::decode_all(&image[..]).unwrap()))
 }
 

@@ -24,34 +24,33 @@ pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
             }
             lock(&list, &output, places)
         }
-        Base::Build { lock, output, places } => {
+        Base::Build { lock, needs, output, places } => {
             let places = of_a_time(&places)?;
-            let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
-            let output = match output {
-                Some(output) => output,
-                None => base::cache_path(&lock)?,
+            let lock = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
+            // All groups where none is named: whoever serves them doesn't know who needs which.
+            let lock =
+                if needs.is_empty() { lock } else { lock.narrowed(Some(&needs)).map_err(CommandError::bad_input)? };
+            let files = match output {
+                Some(output) if !output.is_dir() => {
+                    base::build(&lock, &output, places, &showing())?;
+                    vec![output]
+                }
+                Some(directory) => base::build_each(&lock, &directory, places, &showing())?,
+                None => base::build_each(&lock, &base::cache()?, places, &showing())?,
             };
-            base::build(&lock, &output, places, &showing())?;
-            line(output.display());
+            for file in files {
+                line(file.display());
+            }
             Ok(Status::Done)
         }
         Base::Check { lock, places } => {
             let places = of_a_time(&places)?;
-            let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
+            let lock = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
             check(&lock, places)
         }
         Base::Verify { image, lock } => {
-            let (lock, _) = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
-            let file = File::open(&image).map_err(|e| CommandError::bad_input(format!("{}: {e}", image.display())))?;
-            let found = anemos_base::verify(&lock, BufReader::new(file))
-                .map_err(|e| CommandError::bad_input(format!("{}: {e}", image.display())))?;
-            line(format_args!(
-                "{} is the image of the lock: SHA-256 {}, {} bytes",
-                image.display(),
-                found.sha256,
-                found.size
-            ));
-            Ok(Status::Done)
+            let lock = embed::lock(lock.as_deref()).map_err(CommandError::bad_input)?;
+            verify(&lock, &image)
         }
     })
     .await
@@ -88,6 +87,23 @@ fn of_a_time(said: &BasePlaces) -> Result<Places<'_>, CommandError> {
         return Err(CommandError::bad_input(format!("--snapshot must have {SNAPSHOT_ID} where the time goes")));
     }
     Ok(Places { mirror: mirror.as_deref(), security_mirror: security_mirror.as_deref(), snapshot: snapshot.as_deref() })
+}
+
+/// Says which groups' images a file has. One that is of no group is an error, as is a file without any.
+fn verify(lock: &Lock, image: &Path) -> Result<Status, CommandError> {
+    let wrong = |why: String| CommandError::bad_input(format!("{}: {why}", image.display()));
+    let file = File::open(image).map_err(|e| wrong(e.to_string()))?;
+    let found = anemos_base::images_in(lock, BufReader::new(file)).map_err(|e| wrong(e.to_string()))?;
+    for group in found {
+        line(format_args!(
+            "{} has the image of the group {}: SHA-256 {}, {} bytes",
+            image.display(),
+            group.name,
+            group.image,
+            group.image_size
+        ));
+    }
+    Ok(Status::Done)
 }
 
 fn check(lock: &Lock, places: Places<'_>) -> Result<Status, CommandError> {
@@ -139,7 +155,17 @@ fn lock(list: &Path, output: &Path, places: LockPlaces) -> Result<Status, Comman
     show(Doing::Built);
     let made = made.map_err(CommandError::bad_input)?;
     fs::write(output, made.to_text()).map_err(|e| CommandError::bad_input(format!("{}: {e}", output.display())))?;
-    line(format_args!("{}: {} packages, image {} bytes", output.display(), made.packages.len(), made.image_size));
+    for group in &made.groups {
+        line(format_args!(
+            "{}: {} packages, {} bytes to download, image {} bytes",
+            group.name,
+            group.packages.len(),
+            group.download_size(),
+            group.image_size
+        ));
+    }
+    let (packages, size) = (made.packages().count(), made.image_size());
+    line(format_args!("{}: {packages} packages, images {size} bytes", output.display()));
     Ok(Status::Done)
 }
 
@@ -151,7 +177,7 @@ mod tests {
     async fn a_snapshot_archive_is_of_a_time() {
         let snapshot = Some("http://127.0.0.1:1/debian/".into());
         let places = BasePlaces { mirror: None, security_mirror: None, snapshot };
-        let build = Base::Build { lock: None, output: Some("/nonexistent/image".into()), places };
+        let build = Base::Build { lock: None, needs: Vec::new(), output: Some("/nonexistent/image".into()), places };
         let error = run(build).await.map(|_| ()).unwrap_err();
         assert!(error.message.starts_with("--snapshot must have @SNAPSHOTID@"), "{}", error.message);
     }

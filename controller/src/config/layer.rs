@@ -13,6 +13,7 @@ use super::table::{Entry, PathKind, Reader, Value, nearest};
 use super::units::{parse_duration, parse_size};
 use super::{AuthorizedKey, Base, BaseSource, Become, Deadlines, Kernel};
 use crate::known_hosts::PublicKey;
+use crate::payload;
 use crate::ssh::Way;
 
 /// Every key of `[hosts.NAME]`.
@@ -37,6 +38,7 @@ pub(super) const KEYS: &[&str] = &[
     "snapshot",
     "proxy",
     "base",
+    "needs",
     "kernel",
     "deadlines",
     "finish",
@@ -69,6 +71,7 @@ pub(super) struct Layer {
     pub(super) snapshot: Option<String>,
     pub(super) proxy: Option<Proxy>,
     pub(super) base: Option<Base>,
+    pub(super) needs: Option<Vec<String>>,
     pub(super) kernel: Option<Kernel>,
     pub(super) deadlines: BTreeMap<String, Duration>,
     pub(super) finish: Option<Finish>,
@@ -120,6 +123,11 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
             "snapshot" => layer.snapshot = reader.checked(name, value, "a URL", snapshot),
             "proxy" => layer.proxy = reader.checked(name, value, "a URL, or \"none\"", proxy),
             "base" => layer.base = base(reader, value),
+            "needs" => {
+                let list = reader.list(name, value, "a list of groups of the base");
+                let mut group = |value| reader.checked(name, value, "a group of the base", payload::group);
+                layer.needs = list.map(|list| list.into_iter().filter_map(&mut group).collect());
+            }
             "kernel" => {
                 layer.kernel = reader.word(name, value, &[("host", Kernel::Host), ("locked", Kernel::Locked)]);
             }

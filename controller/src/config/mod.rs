@@ -97,6 +97,8 @@ pub struct Host {
     pub proxy: Proxy,
     /// Where the base initramfs comes from.
     pub base: Base,
+    /// Groups of the base that the payload needs, in place of those that it names itself.
+    pub needs: Option<Vec<String>>,
     /// The kernel that runs the RAM system.
     pub kernel: Kernel,
     /// The clocks of the deployment.

@@ -216,6 +216,7 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
         snapshot: layer.snapshot.or(defaults.snapshot),
         proxy: layer.proxy.or(defaults.proxy).unwrap_or_default(),
         base: layer.base.or(defaults.base).unwrap_or_default(),
+        needs: layer.needs.or(defaults.needs),
         kernel: layer.kernel.or(defaults.kernel).unwrap_or_default(),
         deadlines,
         finish: layer.finish.or(defaults.finish).unwrap_or(Finish::Reboot),

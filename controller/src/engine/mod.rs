@@ -97,17 +97,21 @@ pub struct Artifacts {
 /// The base that a host gets.
 #[derive(Debug, Clone)]
 pub struct BasePlan {
-    /// base.lock, zstd.
+    /// base.lock with the groups that the payload needs, zstd.
     pub lock: Blob,
-    /// SHA-256 of the image, uncompressed.
-    pub image: Digest,
-    /// Bytes of it.
+    /// What they are: [`anemos_base::Lock::digest`].
+    pub digest: Digest,
+    /// The groups' names.
+    pub groups: Vec<String>,
+    /// SHA-256 of each group's image, uncompressed.
+    pub images: Vec<Digest>,
+    /// Bytes of all images, uncompressed.
     pub image_size: u64,
     /// Release of the kernel that the lock names, if it names one.
     pub kernel: Option<String>,
     /// Where it may come from, in this order.
     pub sources: Vec<BaseSource>,
-    /// The image, zstd, if it is among `sources`.
+    /// The images one after another, each as zstd, if they are among `sources`.
     pub upload: Option<Blob>,
 }
 

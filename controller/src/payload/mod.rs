@@ -4,8 +4,11 @@
 //! owner may execute) or 0644, as umasks differ between checkouts; symbolic links are kept as they are. Compression is
 //! at a fixed level on one thread. `.git` is left out wherever it is, as no two of them are the same; nothing else is.
 
+mod needs;
 #[cfg(test)]
 mod tests;
+
+pub use needs::{Needs, group};
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -47,6 +50,8 @@ pub struct Packed {
     pub warnings: Vec<String>,
     /// Partitions of `ANEMOS_DISK` that it leaves as they are.
     pub keeps: Vec<Keep>,
+    /// The groups of the base that it needs.
+    pub needs: Needs,
 }
 
 /// A partition that is kept.
@@ -145,6 +150,18 @@ pub enum PayloadError {
     /// It was written to meanwhile.
     #[error("{} changed while it was packed: try again", .0.display())]
     Changed(PathBuf),
+    /// What it needs can't be understood.
+    #[error("{}:{line}: `{text}` {why}", path.display())]
+    Needs {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is there.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// It can't be read.
     #[error("can't read {}: {why}", path.display())]
     Read {
@@ -163,7 +180,8 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
     if !fs::metadata(dir).is_ok_and(|meta| meta.is_dir()) {
         return Err(PayloadError::NotADirectory(dir.to_owned()));
     }
-    let (keeps, mut warnings) = check_script(dir)?;
+    let Checked { keeps, mut warnings, implied } = check_script(dir)?;
+    let needs = Needs { named: needs::of_file(dir)?, implied };
     let mut entries = Vec::new();
     walk(dir, Path::new(""), &mut entries)?;
     entries.sort_by(|a, b| a.name.as_os_str().as_bytes().cmp(b.name.as_os_str().as_bytes()));
@@ -180,7 +198,7 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
             bytes.len() >> 20
         ));
     }
-    Ok(Packed { bytes, digest: Digest(digest), unpacked, entries: entries.len(), warnings, keeps })
+    Ok(Packed { bytes, digest: Digest(digest), unpacked, entries: entries.len(), warnings, keeps, needs })
 }
 
 /// Something in the payload, by its name below it.
@@ -199,8 +217,17 @@ fn reading<T>(path: &Path, result: io::Result<T>) -> Result<T, PayloadError> {
     result.map_err(|why| PayloadError::Read { path: path.to_owned(), why })
 }
 
-/// What an IMGBUILD keeps, and what the user should know of it.
-fn check_script(dir: &Path) -> Result<(Vec<Keep>, Vec<String>), PayloadError> {
+/// What is known of a payload without packing it.
+#[derive(Default)]
+struct Checked {
+    keeps: Vec<Keep>,
+    warnings: Vec<String>,
+    /// What an IMGBUILD needs.
+    implied: Option<Vec<String>>,
+}
+
+/// What an IMGBUILD keeps and needs, and what the user should know of it.
+fn check_script(dir: &Path) -> Result<Checked, PayloadError> {
     let path = dir.join(SCRIPT);
     let meta = match fs::metadata(&path) {
         Ok(meta) => meta,
@@ -224,13 +251,13 @@ fn check_script(dir: &Path) -> Result<(Vec<Keep>, Vec<String>), PayloadError> {
     let first_line = start.split(|&b| b == b'\n').next().unwrap_or_default();
     match first_line {
         [b'#', b'!', .., b'\r'] => Err(PayloadError::DosLines(path)),
-        [b'#', b'!', ..] | [0x7f, b'E', b'L', b'F', ..] => Ok(Default::default()),
+        [b'#', b'!', ..] | [0x7f, b'E', b'L', b'F', ..] => Ok(Checked::default()),
         _ => Err(PayloadError::NoInterpreter(path)),
     }
 }
 
 /// What can be known of an IMGBUILD here. Its templates may ask for variables that only the host has.
-fn check_imgbuild(dir: &Path) -> Result<(Vec<Keep>, Vec<String>), PayloadError> {
+fn check_imgbuild(dir: &Path) -> Result<Checked, PayloadError> {
     let read = makeimg::imgbuild::read(dir);
     let warnings = read.warnings.iter().map(ToString::to_string).collect();
     let (imgbuild, mut problems) =
@@ -245,10 +272,11 @@ fn check_imgbuild(dir: &Path) -> Result<(Vec<Keep>, Vec<String>), PayloadError> 
     if !problems.is_empty() {
         return Err(PayloadError::ImgBuild(problems.iter().map(ToString::to_string).collect()));
     }
+    let implied = imgbuild.as_ref().and_then(needs::of_imgbuild);
     let volumes = imgbuild.into_iter().flat_map(|imgbuild| imgbuild.settings.filesystems);
     let kept = volumes.filter(|volume| volume.keep);
     let keeps = kept.map(|volume| Keep { label: volume.label, or_made: volume.size.is_some() });
-    Ok((keeps.collect(), warnings))
+    Ok(Checked { keeps: keeps.collect(), warnings, implied })
 }
 
 fn walk(root: &Path, below: &Path, entries: &mut Vec<Entry>) -> Result<(), PayloadError> {

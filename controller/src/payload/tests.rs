@@ -142,7 +142,7 @@ fn a_payload_needs_a_script_that_runs() {
     }
     write(&imgbuild, b"target=debian\npakages=x\nfilesystems='\n/srv 1G keep\nnone keep LABEL=old\n'\n", 0o644);
     let keep = |label: &str, or_made| Keep { label: label.into(), or_made };
-    let (keeps, warnings) = check_script(dir.path()).unwrap();
+    let Checked { keeps, warnings, .. } = check_script(dir.path()).unwrap();
     assert_eq!(keeps, [keep("srv", true), keep("old", false)]);
     assert!(warnings.len() == 1 && warnings[0].contains("IMGBUILD:2: "), "{warnings:?}");
     fs::create_dir(&deploy).unwrap();
@@ -170,6 +170,43 @@ fn a_payload_needs_a_script_that_runs() {
 
     assert_eq!(refusal(&dir.path().join("real")), "payload DIR is not a directory");
     assert_eq!(refusal(&dir.path().join("nothing")), "payload DIR is not a directory");
+}
+
+/// A payload names groups of the base itself, hosts.toml names others in place of those, and an IMGBUILD has its own on
+/// top.
+#[test]
+fn what_a_payload_needs() {
+    let dir = payload();
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let needs = || pack(dir.path()).unwrap().needs;
+    let of_host = words(&["volumes"]);
+    assert_eq!(needs(), Needs::default());
+    assert_eq!(needs().with(None), None);
+    assert_eq!(needs().with(Some(&of_host)), Some(of_host.clone()));
+    let file = dir.path().join("needs");
+    write(&file, b"# what is used\n\n  grub # for BIOS\ndisk\ngrub\n", 0o644);
+    assert_eq!(needs().with(None), Some(words(&["disk", "grub"])));
+    assert_eq!(needs().with(Some(&of_host)), Some(of_host.clone()));
+    assert_eq!(needs().with(Some(&Vec::new())), Some(Vec::new()));
+    write(&file, b"disk\nlvm2 mdadm\n", 0o644);
+    assert_eq!(
+        refusal(dir.path()),
+        "DIR/needs:2: `lvm2 mdadm` is no name of a group of the base: those are of a-z, 0-9 and -"
+    );
+
+    fs::remove_file(dir.path().join("deploy")).unwrap();
+    fs::remove_file(&file).unwrap();
+    let imgbuild = |text: &str| write(&dir.path().join("IMGBUILD"), text.as_bytes(), 0o644);
+    imgbuild("target=debian\n");
+    assert_eq!(needs().with(None), Some(words(&["debian", "disk", "tools"])));
+    assert_eq!(needs().with(Some(&of_host)), Some(words(&["debian", "disk", "tools", "volumes"])));
+    for format in ["format='raw 8G gpt btrfs'", "filesystems='\n/ 4G\n/srv rest xfs\n'"] {
+        imgbuild(&format!("target=debian\n{format}\n"));
+        assert_eq!(needs().with(None), Some(words(&["debian", "disk", "filesystems", "tools"])), "{format}");
+    }
+    // What runs in RAM may call anything.
+    imgbuild("target=debian\nsetup() { :; }\n");
+    assert_eq!(needs().with(None), None);
 }
 
 #[test]

@@ -70,6 +70,7 @@ impl Approval {
             kernel_source,
             hang_covered,
             base,
+            groups: _,
             base_source: _,
             proxy,
             payload,

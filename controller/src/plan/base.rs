@@ -19,7 +19,7 @@ pub fn sources(facts: &HostFacts, choices: &Choices) -> Vec<BaseSource> {
 
 /// Those of [`sources`] that come into question: the cache if it has the base, else the others.
 fn likely(facts: &HostFacts, choices: &Choices) -> Vec<BaseSource> {
-    let cached = facts.cached_bases.contains(&choices.base);
+    let cached = is_cached(facts, choices);
     sources(facts, choices).into_iter().filter(|source| cached == matches!(source, BaseSource::Cache)).collect()
 }
 
@@ -31,7 +31,7 @@ pub(super) fn uploads(facts: &HostFacts, choices: &Choices) -> Vec<Upload> {
     let mut uploads: Vec<Upload> = std::iter::once(choices.stage.clone()).chain(blobs).collect();
     // Where the host may come by the base otherwise, it isn't sent unless all else fails.
     if let [BaseSource::Cache, BaseSource::Upload(blob)] = &sources(facts, choices)[..] {
-        uploads.push(upload("base", blob.size, facts.cached_bases.contains(&choices.base)));
+        uploads.push(upload("base", blob.size, is_cached(facts, choices)));
     }
     uploads
 }
@@ -94,6 +94,11 @@ pub(super) fn warnings(facts: &HostFacts, choices: &Choices) -> Vec<String> {
         warnings.push(format!("{LITTLE}the base can't be built on the host, so it is sent from here"));
     }
     warnings
+}
+
+/// Whether the host has all images.
+fn is_cached(facts: &HostFacts, choices: &Choices) -> bool {
+    choices.images.iter().all(|image| facts.cached_bases.contains(image))
 }
 
 fn has_mirror(facts: &HostFacts, choices: &Choices) -> bool {
@@ -179,7 +184,7 @@ mod tests {
         for (sources, change) in [
             (&[IMAGE][..], (|_, _| {}) as fn(&mut HostFacts, &mut Choices)),
             (&[BaseSource::Urls(vec!["http://192.0.2.5/base".into()])], |_, _| {}),
-            (&[BaseSource::Build], |f, c| f.cached_bases.push(c.base)),
+            (&[BaseSource::Build], |f, c| f.cached_bases.extend(&c.images)),
         ] {
             let (plan, _) = without(change, sources);
             assert_eq!(plan.refusals, Vec::<String>::new());
@@ -210,7 +215,7 @@ mod tests {
         let plan = judge(&busy, chosen(&[BaseSource::Build, IMAGE]));
         assert_eq!((&plan.refusals, plan.upload_bytes), (&vec![], SENT + (40 << 20)));
         assert!(plan.warnings[0].starts_with("little memory: the base can't be built on the host"), "{plan:?}");
-        let cached = HostFacts { cached_bases: vec![choices().base], ..busy };
+        let cached = HostFacts { cached_bases: choices().images, ..busy };
         let plan = judge(&cached, chosen(&[BaseSource::Build]));
         assert_eq!((plan.refusals, plan.warnings, plan.upload_bytes), (vec![], vec![], SENT));
     }

@@ -76,6 +76,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
         kernel_source,
         hang_covered: watchdogs::cover_the_boot(&facts.watchdogs, kernel_source),
         base: choices.base,
+        groups: choices.groups,
         base_source,
         proxy: match choices.proxy {
             Proxy::Own => facts.proxy.clone(),

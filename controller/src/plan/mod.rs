@@ -52,9 +52,13 @@ pub struct Choices {
     pub kernel: KernelSource,
     /// Release of the kernel in base.lock, if it names one.
     pub locked_kernel: Option<String>,
-    /// SHA-256 of the uncompressed base image.
+    /// What the base is: [`anemos_base::Lock::digest`] of the groups that the payload needs.
     pub base: Digest,
-    /// Bytes of the uncompressed base image.
+    /// The groups' names.
+    pub groups: Vec<String>,
+    /// SHA-256 of each group's uncompressed image.
+    pub images: Vec<Digest>,
+    /// Bytes of all uncompressed images.
     pub base_size: u64,
     /// Where the base may come from, in this order.
     pub sources: Vec<BaseSource>,
@@ -128,9 +132,12 @@ pub struct Plan {
     /// Whether a watchdog resets the machine should the new kernel hang before its init.
     #[serde(default)]
     pub hang_covered: bool,
-    /// SHA-256 of the uncompressed base image.
+    /// What the base is: the SHA-256 of its images' SHA-256s.
     #[serde(with = "words::digest")]
     pub base: Digest,
+    /// The groups of the base that the payload needs.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// Where the base comes from, for people.
     pub base_source: String,
     /// The HTTP proxy that archives are reached through, without user name and password.

@@ -153,6 +153,8 @@ pub fn choices() -> Choices {
         kernel: KernelSource::Host,
         locked_kernel: Some("6.12.57+deb13-amd64".into()),
         base: Digest([0xab; 32]),
+        groups: vec!["core".into(), "disk".into()],
+        images: vec![Digest([0xab; 32]), Digest([0xad; 32])],
         base_size: 166 << 20,
         sources: vec![BaseSource::Cache, BaseSource::Build],
         has_mirror: false,
@@ -200,8 +202,10 @@ fn what_is_sent_is_what_the_host_lacks() {
     let sources = |plan: &Plan| plan.base_source.clone();
     assert_eq!(plan().upload_bytes, 972_000);
     assert_eq!(sources(&plan()), "built on the host from distribution packages");
-    let cached = with(|f| f.cached_bases.push(Digest([0xab; 32])));
+    let cached = with(|f| f.cached_bases.extend([Digest([0xad; 32]), Digest([0xab; 32])]));
     assert_eq!(sources(&cached), "in the host's cache");
+    let half = with(|f| f.cached_bases.push(Digest([0xab; 32])));
+    assert_eq!(sources(&half), "built on the host from distribution packages");
     let image = BaseSource::Upload(BlobRef { digest: Digest([7; 32]), size: 40 << 20 });
     let last = Choices { sources: vec![BaseSource::Cache, BaseSource::Build, image.clone()], ..choices() };
     let last = judge(&facts(), last);
@@ -594,7 +598,7 @@ fn what_may_be_otherwise_than_approved() {
     let cases: &[Change] = &[
         |_, _| {},
         |f, _| f.cached_blobs = vec![Digest([9; 32]), Digest([8; 32])],
-        |f, _| f.cached_bases = vec![Digest([0xab; 32])],
+        |f, _| f.cached_bases = vec![Digest([0xab; 32]), Digest([0xad; 32])],
         |_, c| c.stage.cached = !c.stage.cached,
         |f, _| (f.memory_total, f.memory_available) = (480 << 20, 200 << 20),
         |f, _| f.boot_id = "another".into(),

@@ -1,4 +1,4 @@
-//! The base image on this machine: built if need be, kept, and sent to hosts that can't build it.
+//! The base's images on this machine: built if need be, kept, and sent to hosts that can't build them.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anemos_base::{Archive, Fetcher, Left, Limits, Lock, Mirrors, Progress, Proxies};
+use anemos_base::{Archive, Fetcher, Group, Left, Limits, Lock, Mirrors, Progress, Proxies};
 
 use super::error::RunError;
 use crate::engine::Blob;
@@ -94,16 +94,42 @@ pub fn left(lock: &Lock, places: Places<'_>, looked: &mut dyn FnMut(usize)) -> R
         .map_err(|error| RunError::bad_input(format!("whether packages have left is not known: {error}")))
 }
 
-/// Builds the image into a file, which is there only if it is whole.
+/// Builds the images, one after another, into a file, which is there only if all are whole.
 pub fn build(lock: &Lock, output: &Path, places: Places<'_>, show: &Showing) -> Result<(), RunError> {
+    let groups: Vec<&Group> = lock.groups.iter().collect();
+    build_groups(lock, &groups, output, places, show)
+}
+
+/// Builds the image of each group that isn't there already into a file of its own in a directory. Gives the files.
+pub fn build_each(lock: &Lock, directory: &Path, places: Places<'_>, show: &Showing) -> Result<Vec<PathBuf>, RunError> {
+    let mut files = Vec::new();
+    for group in &lock.groups {
+        let file = directory.join(group.file_name());
+        if !file.exists() {
+            build_groups(lock, &[group], &file, places, show)?;
+        }
+        files.push(file);
+    }
+    Ok(files)
+}
+
+fn build_groups(
+    lock: &Lock,
+    groups: &[&Group],
+    output: &Path,
+    places: Places<'_>,
+    show: &Showing,
+) -> Result<(), RunError> {
     let io = |e: std::io::Error| RunError::bad_input(format!("{}: {e}", output.display()));
     let fetcher = fetcher();
     let archive = archive(&fetcher, lock, places)?;
     let mut partial = output.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = PathBuf::from(partial);
-    let file = File::create(&partial).map_err(io)?;
-    let built = anemos_base::build(lock, &archive, LEVEL, BufWriter::new(file), &mut |p| show(Doing::Building(&p)));
+    let mut file = BufWriter::new(File::create(&partial).map_err(io)?);
+    let mut build =
+        |group| anemos_base::build(lock, group, &archive, LEVEL, &mut file, &mut |p| show(Doing::Building(&p)));
+    let built = groups.iter().try_for_each(|group| build(group).map(drop));
     show(Doing::Built);
     if let Err(error) = built {
         // What is left of it is of no use; that it stays is not the news.
@@ -123,42 +149,47 @@ fn cache_directory() -> Result<PathBuf, RunError> {
     Ok(home.join("anemos"))
 }
 
-/// Where the image of a lock is kept on this machine.
-pub fn cache_path(lock: &Lock) -> Result<PathBuf, RunError> {
+/// Where images are kept on this machine, made if need be.
+pub fn cache() -> Result<PathBuf, RunError> {
     let cache = cache_directory()?;
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&cache)
         .map_err(|e| RunError::bad_input(format!("{}: {e}", cache.display())))?;
-    Ok(cache.join(format!("base-{}.cpio.zst", lock.image)))
+    Ok(cache)
 }
 
-/// The image, if it is in the cache.
-pub fn cached_image(lock: &Lock) -> Result<Option<Blob>, RunError> {
-    let path = cache_path(lock)?;
-    match fs::read(&path) {
-        Ok(bytes) => Ok(Some(Blob::new(bytes))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(RunError::bad_input(format!("{}: {error}", path.display()))),
+/// The images of a lock one after another, if all are in the cache.
+pub fn cached_images(lock: &Lock) -> Result<Option<Blob>, RunError> {
+    let cache = cache()?;
+    let mut images = Vec::new();
+    for group in &lock.groups {
+        let path = cache.join(group.file_name());
+        match fs::read(&path) {
+            Ok(bytes) => images.extend(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(RunError::bad_input(format!("{}: {error}", path.display()))),
+        }
     }
+    Ok(Some(Blob::new(images)))
 }
 
-/// The image, built if need be.
-pub async fn image(
+/// The same, built if need be.
+pub async fn images(
     lock: &Lock,
     (mirror, snapshot): (Option<&str>, Option<&str>),
     show: &Showing,
 ) -> Result<Blob, RunError> {
-    if let Some(blob) = cached_image(lock)? {
+    if let Some(blob) = cached_images(lock)? {
         return Ok(blob);
     }
     let (lock, mirror, snapshot) = (lock.clone(), mirror.map(str::to_owned), snapshot.map(str::to_owned));
     let show = Arc::clone(show);
     tokio::task::spawn_blocking(move || {
         let places = Places { mirror: mirror.as_deref(), snapshot: snapshot.as_deref(), ..Places::default() };
-        build(&lock, &cache_path(&lock)?, places, &show)?;
-        cached_image(&lock)?.ok_or_else(|| RunError::internal("the image that was just built is gone"))
+        build_each(&lock, &cache()?, places, &show)?;
+        cached_images(&lock)?.ok_or_else(|| RunError::internal("an image that was just built is gone"))
     })
     .await
     .map_err(RunError::internal)?

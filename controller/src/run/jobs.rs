@@ -18,7 +18,7 @@ use crate::config::{self, Host};
 use crate::embed;
 use crate::engine::{Artifacts, BasePlan, Blob, Job, Passwords, Trust};
 use crate::journal::HostEntry;
-use crate::payload::{self, Keep};
+use crate::payload::{self, Keep, Needs};
 use crate::ssh::{self, Address, Credentials, Passphrases, RunKey, UserCredentials};
 use crate::ssh_config::{self, Effective, Overrides};
 
@@ -37,8 +37,8 @@ pub(super) fn new_run_id() -> Result<RunId, RunError> {
     text.parse().map_err(RunError::internal)
 }
 
-/// A lock's file, if not the one in here, and where the image of it comes from.
-type WantedBase = (Option<PathBuf>, config::BaseSource);
+/// A lock's file, if not the one in here, where the images of it come from, and the groups that are needed of it.
+type WantedBase = (Option<PathBuf>, config::BaseSource, Option<Vec<String>>);
 
 /// Prepares a job for each host.
 pub(super) async fn prepare(
@@ -50,7 +50,7 @@ pub(super) async fn prepare(
     (asks, show): (&Arc<dyn Passphrases>, &Showing),
 ) -> Result<Jobs, RunError> {
     let mut notes = Vec::new();
-    let mut payloads: HashMap<PathBuf, (Blob, Vec<Keep>)> = HashMap::new();
+    let mut payloads: HashMap<PathBuf, (Blob, Vec<Keep>, Needs)> = HashMap::new();
     let mut bases: Vec<(WantedBase, (BasePlan, Option<String>))> = Vec::new();
     let mut jobs: Vec<Job> = Vec::new();
     let answers = told(ask_ssh(&hosts), || show(Doing::Asking(hosts.len()))).await?;
@@ -67,7 +67,7 @@ pub(super) async fn prepare(
                 notes.push(note.clone());
             }
         }
-        let (payload, keeps) = if let Some(known) = payloads.get(&host.payload) {
+        let (payload, keeps, needs) = if let Some(known) = payloads.get(&host.payload) {
             known.clone()
         } else {
             let directory = host.payload.clone();
@@ -75,16 +75,16 @@ pub(super) async fn prepare(
             let packed = told(packing, || show(Doing::Packing(&host.payload))).await.map_err(RunError::internal)?;
             let packed = packed.map_err(|e| named(e.to_string()))?;
             notes.extend(packed.warnings);
-            let new = (Blob::new(packed.bytes), packed.keeps);
+            let new = (Blob::new(packed.bytes), packed.keeps, packed.needs);
             payloads.insert(host.payload.clone(), new.clone());
             new
         };
         let lock_file = host.base.lock.clone().or_else(|| lock.map(Path::to_owned));
-        let wanted = (lock_file, host.base.source.clone());
+        let wanted = (lock_file, host.base.source.clone(), needs.with(host.needs.as_ref()));
         let (base, snapshot_of_lock) = if let Some((_, plan)) = bases.iter().find(|(key, _)| *key == wanted) {
             plan.clone()
         } else {
-            let plan = base_plan(wanted.0.as_deref(), &wanted.1, &host, show).await?;
+            let plan = base_plan(&wanted, &host, show).await?;
             bases.push((wanted, plan.clone()));
             plan
         };
@@ -234,34 +234,43 @@ pub(super) fn credentials(entry: &HostEntry, asks: &Arc<dyn Passphrases>) -> Cre
 
 /// The plan for a host's base, and the archive of past versions that its lock names.
 async fn base_plan(
-    file: Option<&Path>,
-    source: &config::BaseSource,
+    (file, source, needs): &WantedBase,
     host: &Host,
     show: &Showing,
 ) -> Result<(BasePlan, Option<String>), RunError> {
-    let (lock, text) = embed::lock(file).map_err(RunError::bad_input)?;
-    let image: Digest = lock.image.to_string().parse().map_err(RunError::internal)?;
-    let compressed = zstd::bulk::compress(text.as_bytes(), 19).map_err(RunError::internal)?;
+    let lock = embed::lock(file.as_deref()).map_err(RunError::bad_input)?;
+    let lock = lock
+        .narrowed(needs.as_deref())
+        .map_err(|error| RunError::bad_input(format!("host `{}`: what its payload needs: {error}", host.name)))?;
+    let compressed = zstd::bulk::compress(lock.to_text().as_bytes(), 19).map_err(RunError::internal)?;
     let mut sources = vec![BaseSource::Cache];
     let mut upload = None;
     match source {
         config::BaseSource::Build => sources.push(BaseSource::Build),
         config::BaseSource::Urls(urls) => sources.push(BaseSource::Urls(urls.clone())),
         config::BaseSource::Upload => {
-            upload = Some(base::image(&lock, (host.mirror.as_deref(), host.snapshot.as_deref()), show).await?);
+            upload = Some(base::images(&lock, (host.mirror.as_deref(), host.snapshot.as_deref()), show).await?);
         }
         config::BaseSource::Auto => {
             sources.push(BaseSource::Build);
             // For hosts without a way out; only if it is at hand, because building it takes minutes.
-            upload = base::cached_image(&lock)?;
+            upload = base::cached_images(&lock)?;
         }
     }
     if let Some(blob) = &upload {
         sources.push(BaseSource::Upload(blob.id));
     }
     let kernel = lock.kernel.as_ref().map(|kernel| kernel.release.clone());
-    let image_size = lock.image_size;
-    let plan = BasePlan { lock: Blob::new(compressed), image, image_size, kernel, sources, upload };
+    let plan = BasePlan {
+        lock: Blob::new(compressed),
+        digest: Digest(*lock.digest().as_bytes()),
+        groups: lock.groups.iter().map(|group| group.name.clone()).collect(),
+        images: lock.groups.iter().map(|group| Digest(*group.image.as_bytes())).collect(),
+        image_size: lock.image_size(),
+        kernel,
+        sources,
+        upload,
+    };
     Ok((plan, lock.snapshot))
 }
 

@@ -124,6 +124,8 @@ pub fn facts(data: &[u8]) {
         kernel: KernelSource::Host,
         locked_kernel: Some("6.1".into()),
         base: Digest([2; 32]),
+        groups: vec!["core".into()],
+        images: vec![Digest([2; 32])],
         base_size: 166 << 20,
         sources: vec![BaseSource::Cache, BaseSource::Build],
         has_mirror: false,

@@ -97,7 +97,9 @@ fn host_text(plan: &Plan, paint: Paint, columns: Option<usize>) -> String {
     rows.row("sent", &uploads_text(plan));
     rows.row("boots", &kernel_text(plan));
     let base = plan.base.to_string();
-    rows.row("base", &format!("{}…, {}", &base[..12], sanitise_str(&plan.base_source)));
+    // Plans of journals from before there were groups have none.
+    let groups = if plan.groups.is_empty() { String::new() } else { format!("{}, ", plan.groups.join(" ")) };
+    rows.row("base", &sanitise_str(&format!("{groups}{}…, {}", &base[..12], plan.base_source)));
     if let Some(proxy) = &plan.proxy {
         rows.row("proxy", &sanitise_str(proxy));
     }

@@ -133,14 +133,14 @@ struct Locked {
 
 fn locked_packages() -> Result<Vec<Locked>> {
     #[derive(Deserialize)]
-    struct Kernel {
+    struct Packages {
         #[serde(default)]
         packages: Vec<Locked>,
     }
     #[derive(Deserialize)]
     struct Lock {
-        packages: Vec<Locked>,
-        kernel: Option<Kernel>,
+        groups: Vec<Packages>,
+        kernel: Option<Packages>,
     }
     let path = base_lock();
     if !path.exists() {
@@ -148,7 +148,7 @@ fn locked_packages() -> Result<Vec<Locked>> {
     }
     let text = fs::read_to_string(&path).context(format!("cannot read {}", path.display()))?;
     let lock: Lock = toml::from_str(&text).context(format!("cannot understand {}", path.display()))?;
-    Ok(lock.packages.into_iter().chain(lock.kernel.into_iter().flat_map(|kernel| kernel.packages)).collect())
+    Ok(lock.groups.into_iter().chain(lock.kernel).flat_map(|part| part.packages).collect())
 }
 
 fn present(root: &Path, deb: &Deb) -> bool {

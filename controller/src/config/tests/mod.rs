@@ -68,6 +68,7 @@ fn the_least_that_a_host_needs() {
         snapshot: None,
         proxy: Proxy::Own,
         base: Base::default(),
+        needs: None,
         kernel: Kernel::Host,
         deadlines: Deadlines::default(),
         finish: Finish::Reboot,
@@ -104,6 +105,7 @@ mirror = "http://mirror.example/debian"
 snapshot = "https://snapshot.example/@SNAPSHOTID@/"
 proxy = "http://proxy.example:3128"
 base = {{ urls = ["https://images.example/base.zst"], lock = "base.lock" }}
+needs = ["disk", "grub"]
 kernel = "locked"
 deadlines = {{ build = "3h", ack = "90s" }}
 finish = "kexec"
@@ -155,6 +157,7 @@ raw_access = true
             source: BaseSource::Urls(vec!["https://images.example/base.zst".into()]),
             lock: Some("fleet/base.lock".into()),
         },
+        needs: Some(vec!["disk".into(), "grub".into()]),
         kernel: Kernel::Locked,
         deadlines: Deadlines {
             build: Duration::from_secs(3 * 3600),

@@ -32,7 +32,7 @@ web1  root@192.0.2.7:22
   read-only  /dev/vdb  2.0 TiB  QEMU HARDDISK  serial SER-vdb
   sent       949 KiB: agent 938 KiB, payload 11.7 KiB (already there: stage 723 KiB, base.lock 20.5 KiB)
   boots      Linux 6.1.0-28-cloud-amd64, the host's own; if it hangs before its init, only a reset by hand helps
-  base       abababababab…, built on the host from distribution packages
+  base       core disk, abababababab…, built on the host from distribution packages
   payload    examples/debian
   finish     reboot into the new system
   check      `systemctl is-system-running --wait`
