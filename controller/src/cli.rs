@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anemos_proto::config::Finish;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::screen::Wishes;
+use crate::screen::text::Colors;
 use crate::select::{Pattern, Selection};
 
 /// Turns machines that you reach by SSH into exactly what a directory describes.
@@ -42,13 +44,46 @@ Environment:
   ANEMOS_HOSTS                     the hosts.toml to read where none is named, instead of ./hosts.toml
   XDG_STATE_HOME, XDG_CACHE_HOME   where runs and base images are kept (~/.local/state, ~/.cache)
   SSH_AUTH_SOCK                    your SSH agent
-  NO_COLOR                         no colours
+  NO_COLOR, CLICOLOR=0             no colours
+  CLICOLOR_FORCE                   colours also where there is no terminal
+  TZ                               the time zone of what is shown; --json is in UTC
   ANEMOS_LOG                       diagnostics on standard error: debug, or trace"
 )]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// Only what went wrong, and how hosts end
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// What it does, on standard error; -vv for more. ANEMOS_LOG says it in detail
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// When there are colours
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Colors::Auto)]
+    pub color: Colors,
+    /// Ring the terminal's bell when something is asked, and at the end
+    #[arg(long, global = true)]
+    pub bell: bool,
+    /// Have the terminal's title say how far it is
+    #[arg(long, global = true)]
+    pub title: bool,
+}
+
+impl Cli {
+    /// How things are to be shown.
+    pub fn wishes(&self) -> Wishes {
+        Wishes { quiet: self.quiet, bell: self.bell, title: self.title }
+    }
+
+    /// What is said on standard error of what is done, where ANEMOS_LOG says nothing else.
+    pub fn diagnostics(&self) -> &'static str {
+        match self.verbose {
+            0 => "off",
+            1 => "anemos=debug",
+            _ => "anemos=trace",
+        }
+    }
 }
 
 /// The commands.

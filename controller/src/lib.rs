@@ -28,6 +28,7 @@ use std::time::Duration;
 use clap::Parser;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tracing_subscriber::EnvFilter;
 
 use self::cli::Cli;
 use self::commands::Status;
@@ -42,7 +43,10 @@ pub fn main() -> ExitCode {
         return if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ANEMOS_LOG").unwrap_or_else(|_| "off".into());
+    cli.wishes().keep_to();
+    cli.color.keep_to();
+    let said = std::env::var("ANEMOS_LOG").ok().filter(|said| !said.is_empty());
+    let filter = said.and_then(|said| said.parse().ok()).unwrap_or_else(|| EnvFilter::new(cli.diagnostics()));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen::Diagnostics).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -55,6 +59,7 @@ pub fn main() -> ExitCode {
         screen::error(&error.to_string());
         error.status
     });
+    screen::ring();
     // A thread that waits for the keyboard would otherwise keep the process.
     runtime.shutdown_background();
     ExitCode::from(status.code())

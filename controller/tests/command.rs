@@ -137,6 +137,31 @@ fn a_hosts_toml_is_found_and_hosts_are_selected() {
     }
 }
 
+#[test]
+fn times_are_local_and_few_lines_are_said_to_who_wants_few() {
+    // Takes connections, and ends them.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let dir = prepared([port]);
+    let host = format!("h{port}");
+    let said = |zone: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_anemos"));
+        command.arg("plan").args(more).current_dir(dir.path()).stdin(Stdio::null()).env("TZ", zone);
+        command.env("HOME", dir.path()).env("ANEMOS_STAGE", "stage").env("ANEMOS_AGENT", "agent.patch");
+        text(&command.output().unwrap())
+    };
+    let local = said("XST-5:30", &[]);
+    assert!(local.contains(&format!("+05:30 {host} connect: connecting")) && !local.contains('\x1b'), "{local}");
+    let utc = said("UTC0", &["--color", "always"]);
+    assert!(utc.contains(&format!("Z {host} connect: ")), "{utc}");
+    let quiet = said("UTC0", &["-q"]);
+    assert!(quiet.lines().count() == 1 && quiet.contains("UNTOUCHED"), "{quiet}");
+    let verbose = said("UTC0", &["-v"]);
+    assert!(verbose.contains("DEBUG") && verbose.contains("handshake"), "{verbose}");
+    assert!(!utc.contains("DEBUG"), "{utc}");
+}
+
 /// OpenSSH's server, with a password for root.
 struct Server(Child);
 

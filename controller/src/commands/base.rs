@@ -64,7 +64,7 @@ pub(super) fn showing() -> Showing {
 
 /// Shows on a terminal how far something is; nothing ends it.
 fn on_terminal(text: std::fmt::Arguments<'_>) {
-    if std::io::stderr().is_terminal() {
+    if std::io::stderr().is_terminal() && !screen::is_quiet() {
         // Only for the eye.
         let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
     }

@@ -23,7 +23,7 @@ pub(super) async fn logs(args: &cli::Logs) -> Result<Status, CommandError> {
         (false, false) => Wanted::Output,
     };
     let since = args.since.map_or(0, |since| since.wall_ms(now_ms()));
-    let mut log = LogWriter::new(BufWriter::new(io::stdout()), wanted, hosts.len(), since);
+    let mut log = LogWriter::new(BufWriter::new(io::stdout()), wanted, hosts.len(), since).local();
     let mut tails = Vec::new();
     for host in &hosts {
         let mut tail = Tail { host: &host.name, reader: Reader::new(&run.journal(&host.name))?, over: false };

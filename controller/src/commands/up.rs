@@ -79,6 +79,7 @@ async fn deploy(
         Ask::Yes => true,
         Ask::Terminal => {
             let paused = control.pause().await;
+            screen::ring();
             // Where standard output leads elsewhere, the plan has gone there.
             let unseen = if screen::is_seen_on_stderr(mode) { Vec::new() } else { met.plans() };
             let answer = question(unseen, able, order, stop.clone()).await;

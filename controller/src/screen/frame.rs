@@ -11,6 +11,12 @@ use crate::report::{Ending, Phase};
 /// Log lines under a failing host.
 const TAIL: usize = 3;
 
+/// A step that has taken less time yet tells nothing of how long it will take, …
+const ETA_AFTER_MS: u64 = 5_000;
+
+/// … and neither does one of which not even one of so many parts is done.
+const ETA_PARTS: u64 = 50;
+
 /// What the terminal is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
@@ -200,7 +206,10 @@ fn doing_text(host: &HostState, room: usize, now_ms: u64, view: View) -> String 
             (None, None) => paint.dim(&clip("waiting for its turn", room)),
         };
     };
-    let amount = amount(done, total, unit);
+    let mut amount = amount(done, total, unit);
+    if let Some(left) = step.and_then(|step| time_left(now_ms.saturating_sub(step.since_ms), done, total?)) {
+        amount = format!("{amount}, {left} left");
+    }
     // The bar, the amount, and gaps of two columns; what remains is for the step's name.
     let bar_columns = (room / 4).clamp(8, 24);
     let amount_columns = width(&amount).max(18);
@@ -216,6 +225,15 @@ fn doing_text(host: &HostState, room: usize, now_ms: u64, view: View) -> String 
         }
         _ => clip(&what, room),
     }
+}
+
+/// How long the rest takes if it goes on as it went so far; `None` as long as that says little.
+fn time_left(elapsed_ms: u64, done: u64, total: u64) -> Option<String> {
+    if elapsed_ms < ETA_AFTER_MS || done >= total || done < total.div_ceil(ETA_PARTS) {
+        return None;
+    }
+    let left_ms = u128::from(elapsed_ms) * u128::from(total - done) / u128::from(done);
+    Some(seconds(u64::try_from(left_ms).unwrap_or(u64::MAX)))
 }
 
 fn bar(done: u64, total: u64, columns: usize, view: View) -> String {
@@ -236,4 +254,27 @@ fn amount(done: u64, total: Option<u64>, unit: Unit) -> String {
 /// Whole seconds: tenths would flicker.
 fn seconds(ms: u64) -> String {
     if ms < 10_000 { format!("{} s", ms / 1000) } else { duration((ms / 1000) as f64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time_left;
+
+    #[test]
+    fn the_rest_is_told_once_there_is_something_to_tell_it_by() {
+        for (elapsed_ms, done, total, expected) in [
+            (60_000, 50, 100, Some("1m00s")),
+            (60_000, 75, 100, Some("20 s")),
+            (60_000, 99, 100, Some("0 s")),
+            (4_999, 50, 100, None),
+            (60_000, 1, 100, None),
+            (60_000, 2, 100, Some("49m00s")),
+            (60_000, 100, 100, None),
+            (60_000, 120, 100, None),
+            (60_000, 0, 0, None),
+            (u64::MAX, 1, 2, Some("213503982334d14h")),
+        ] {
+            assert_eq!(time_left(elapsed_ms, done, total).as_deref(), expected, "{elapsed_ms} {done}/{total}");
+        }
+    }
 }

@@ -5,14 +5,14 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anemos_proto::event::{AgentState, EventKind, Level, Outcome, StepOutcome};
+use anemos_proto::event::{EventKind, Level};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use rustix::termios::tcgetwinsize;
 
 use super::diagnostics::Holding;
 use super::frame::{View, frame};
-use super::plain::{answered_text, event_text, level_text, wished_text};
-use super::state::Hosts;
+use super::plain::{answered_text, event_text, gravity, level_text, wished_text};
+use super::state::{HostState, Hosts};
 use super::text::{Paint, duration, log_line, sanitise_str, width};
 use super::{Show, plan, table};
 use crate::plan::Plan;
@@ -44,6 +44,8 @@ pub(super) struct LiveScreen {
     waiting_bytes: usize,
     unseen: usize,
     paused: bool,
+    /// What the terminal's title is, if that is told at all.
+    title: Option<String>,
     /// Holds back the diagnostics, which would write over the rows; none in tests.
     diagnostics: Option<Holding>,
 }
@@ -55,7 +57,15 @@ impl LiveScreen {
             size.filter(|s| s.ws_col > 0 && s.ws_row > 0).map_or((80, 24), |s| (s.ws_col, s.ws_row))
         };
         let screen = Self::new(hosts, Box::new(io::stderr()), Box::new(size), Paint::pick(true), utf8_locale());
-        Self { diagnostics: Some(Holding::new()), ..screen }
+        let title = super::wishes().title.then(String::new);
+        Self { diagnostics: Some(Holding::new()), title, ..screen }
+    }
+
+    /// Has the terminal's title say how far the hosts are. What was the title before comes back at the end, where the
+    /// terminal keeps it.
+    #[cfg(test)]
+    pub(super) fn titled(self) -> Self {
+        Self { title: Some(String::new()), ..self }
     }
 
     pub(super) fn new(hosts: &[String], out: Box<dyn Write + Send>, size: Size, paint: Paint, unicode: bool) -> Self {
@@ -72,6 +82,7 @@ impl LiveScreen {
             waiting_bytes: 0,
             unseen: 0,
             paused: false,
+            title: None,
             diagnostics: None,
         }
     }
@@ -180,6 +191,14 @@ impl LiveScreen {
             }
             bar.println(text);
         }
+        if let Some(before) = &mut self.title {
+            let title = title(self.hosts.all());
+            if *before != title {
+                let keep = if before.is_empty() { KEEP_TITLE } else { "" };
+                self.tty.aside(&format!("{keep}\x1b]2;{title}\x07"));
+                *before = title;
+            }
+        }
         self.drawn = lines.iter().map(|line| width(&sanitise_str(line))).collect();
         bar.set_message(lines.join("\n"));
         self.tty.show();
@@ -251,8 +270,29 @@ impl Show for LiveScreen {
             let columns = usize::from(self.tty.size().0);
             self.tty.lines(&format!("\n{}", table::summaries(&summaries, self.paint, Some(columns))));
         }
+        if self.title.take().is_some_and(|title| !title.is_empty()) {
+            self.tty.aside(OLD_TITLE);
+        }
         self.tty.show();
     }
+}
+
+/// Puts the title on xterm's stack, as most terminals have one.
+const KEEP_TITLE: &str = "\x1b[22;2t";
+
+/// Takes it from there.
+const OLD_TITLE: &str = "\x1b[23;2t";
+
+/// How far the hosts are, for a window's title: nothing that a host says is in it.
+fn title(hosts: &[HostState]) -> String {
+    let count = |ending| {
+        let ended = |host: &&HostState| host.summary.as_ref().is_some_and(|summary| summary.outcome == ending);
+        hosts.iter().filter(ended).count()
+    };
+    let counts = [(Ending::Held, "held"), (Ending::Untouched, "untouched"), (Ending::Deployed, "deployed")];
+    let ended = counts.map(|(ending, word)| (count(ending), word));
+    let ended = ended.into_iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!(", {count} {word}"));
+    format!("anemos: {} host{}{}", hosts.len(), if hosts.len() == 1 { "" } else { "s" }, ended.collect::<String>())
 }
 
 /// Whether an event is worth a line that stays.
@@ -267,18 +307,6 @@ fn stays(kind: &EventKind, single: bool) -> bool {
                     | EventKind::Attempt(2..)
                     | EventKind::Outcome(_)
             )
-}
-
-/// How much an event matters.
-fn gravity(kind: &EventKind) -> Level {
-    match kind {
-        EventKind::StepFinished { outcome: StepOutcome::Failed(_), .. }
-        | EventKind::State(AgentState::Held(_))
-        | EventKind::Outcome(Outcome::Failed { .. }) => Level::Error,
-        EventKind::State(AgentState::Returning(_)) | EventKind::Gap { .. } => Level::Warning,
-        EventKind::Note { level, .. } => *level,
-        _ => Level::Info,
-    }
 }
 
 fn paint_level(paint: Paint, level: Level, text: &str) -> String {
@@ -367,6 +395,11 @@ impl Tty {
         }
         state.control("\r\x1b[J");
         state.break_due = false;
+    }
+
+    /// What moves no cursor.
+    fn aside(&self, text: &str) {
+        self.state().buffer.extend_from_slice(text.as_bytes());
     }
 
     fn end_line(&self) {

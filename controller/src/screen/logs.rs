@@ -41,6 +41,11 @@ impl<W: Write> LogWriter<W> {
         Self { out, wanted, lines: PlainLines::new(&[]), named: hosts > 1, since_ms, held: None, gone: false }
     }
 
+    /// With times of this machine's zone instead of UTC.
+    pub fn local(self) -> Self {
+        Self { lines: self.lines.local(), ..self }
+    }
+
     /// Holds what is written until [`LogWriter::release`], and of that only the last lines.
     pub fn hold(&mut self, last: usize) {
         self.held = Some((VecDeque::new(), last));

@@ -22,7 +22,7 @@ pub mod text;
 mod tests;
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +32,7 @@ pub use diagnostics::Diagnostics;
 
 use crate::plan::Plan;
 use crate::report::{Report, Reports};
+use plain::PlainLines;
 use text::{Paint, now_ms};
 
 /// Time between two drawings.
@@ -44,6 +45,8 @@ pub enum Mode {
     Live,
     /// One line a fact.
     Plain,
+    /// One line for what went wrong, and for how a host ends.
+    Quiet,
     /// One JSON object a line.
     Json,
 }
@@ -53,6 +56,8 @@ impl Mode {
     pub fn pick(json: bool) -> Self {
         if json {
             Self::Json
+        } else if is_quiet() {
+            Self::Quiet
         } else if io::stdout().is_terminal() && io::stderr().is_terminal() && !text::dumb() {
             Self::Live
         } else {
@@ -69,7 +74,7 @@ pub fn is_seen_on_stderr(mode: Mode) -> bool {
     };
     match mode {
         Mode::Live => true,
-        Mode::Plain => same(),
+        Mode::Plain | Mode::Quiet => same(),
         // Not for people.
         Mode::Json => false,
     }
@@ -96,9 +101,9 @@ impl Screen {
         let stdout = || Out::new(Box::new(io::stdout()));
         match mode {
             Mode::Live => Self(Box::new(live::LiveScreen::on_stderr(hosts))),
-            Mode::Plain => {
-                let paint = Paint::pick(io::stdout().is_terminal());
-                Self(Box::new(plain::PlainScreen::new(stdout(), hosts, paint)))
+            Mode::Plain | Mode::Quiet => {
+                let (lines, paint) = (PlainLines::new(hosts).local(), Paint::pick(io::stdout().is_terminal()));
+                Self(Box::new(plain::PlainScreen::new(stdout(), lines, paint, mode == Mode::Quiet)))
             }
             Mode::Json => Self(Box::new(json::JsonScreen::new(stdout(), run, hosts, now_ms()))),
         }
@@ -107,7 +112,13 @@ impl Screen {
     /// Plain lines into `out`, without colours.
     #[cfg(test)]
     pub fn plain(out: Box<dyn Write + Send>, hosts: &[String]) -> Self {
-        Self(Box::new(plain::PlainScreen::new(Out::new(out), hosts, Paint(false))))
+        Self(Box::new(plain::PlainScreen::new(Out::new(out), PlainLines::new(hosts), Paint(false), false)))
+    }
+
+    /// The same, of what matters only.
+    #[cfg(test)]
+    pub fn quiet(out: Box<dyn Write + Send>, hosts: &[String]) -> Self {
+        Self(Box::new(plain::PlainScreen::new(Out::new(out), PlainLines::new(hosts), Paint(false), true)))
     }
 
     /// JSON Lines into `out`.
@@ -147,9 +158,48 @@ impl Screen {
     }
 }
 
+/// How the user wants all commands to show things.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Only what went wrong, and how hosts end.
+    pub quiet: bool,
+    /// The terminal's bell rings when the command asks something, or is over.
+    pub bell: bool,
+    /// The terminal's title says how far it is.
+    pub title: bool,
+}
+
+static WISHES: Mutex<Wishes> = Mutex::new(Wishes { quiet: false, bell: false, title: false });
+
+impl Wishes {
+    /// Has this process keep to them.
+    pub fn keep_to(self) {
+        *WISHES.lock().unwrap_or_else(PoisonError::into_inner) = self;
+    }
+}
+
+fn wishes() -> Wishes {
+    *WISHES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether only what went wrong is to be shown.
+pub fn is_quiet() -> bool {
+    wishes().quiet
+}
+
+/// Rings the terminal's bell, if that is wanted.
+pub fn ring() {
+    if wishes().bell && io::stderr().is_terminal() {
+        // Only for the ear.
+        let _ = io::stderr().write_all(b"\x07");
+    }
+}
+
 /// Something that the user should know, before or after what a screen shows.
 pub fn note(text: &str) {
-    aside("note", text);
+    if !is_quiet() {
+        aside("note", text);
+    }
 }
 
 /// Something that the user should look after.
@@ -174,6 +224,7 @@ fn aside_clean(what: &str, text: &str) {
 
 /// Asks on the terminal, without a screen. No answer is a no.
 pub fn question(text: &str) -> bool {
+    ring();
     let _ = write!(io::stderr().lock(), "{} Type `yes`: ", text::sanitise_str(text));
     let mut answer = String::new();
     // An answer that can't be read is none.

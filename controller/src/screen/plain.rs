@@ -6,9 +6,10 @@ use std::sync::Arc;
 use anemos_proto::config::Finish;
 use anemos_proto::event::{AgentState, EventKind, Level, Outcome, Progress, StepOutcome, Unit};
 use anemos_proto::host::{Firmware, HostFacts};
+use jiff::civil::Date;
 
 use super::state::{HostState, Hosts};
-use super::text::{Paint, bytes, clip, clock, date_time, duration, log_line, sanitise_str};
+use super::text::{Paint, Zone, bytes, clip, duration, log_line, sanitise_str};
 use super::{Out, Show, table};
 use crate::known_hosts::PublicKey;
 use crate::plan::Plan;
@@ -20,24 +21,48 @@ const PROGRESS_EVERY_MS: u64 = 10_000;
 /// Steps whose progress is remembered.
 const COUNTERS: usize = 4096;
 
-const DAY_MS: u64 = 86_400_000;
-
 /// What is shown without a terminal.
 pub(super) struct PlainScreen {
     out: Out,
     lines: PlainLines,
     paint: Paint,
+    /// Only what went wrong, and how hosts end.
+    quiet: bool,
 }
 
 impl PlainScreen {
-    pub(super) fn new(out: Out, hosts: &[String], paint: Paint) -> Self {
-        Self { out, lines: PlainLines::new(hosts), paint }
+    pub(super) fn new(out: Out, lines: PlainLines, paint: Paint, quiet: bool) -> Self {
+        Self { out, lines, paint, quiet }
+    }
+}
+
+/// Whether a report is worth a line to whoever wants few.
+fn matters(update: &Update) -> bool {
+    match update {
+        Update::Summary(_) => true,
+        Update::Message(level, _) => *level > Level::Info,
+        Update::Event(_, event) => gravity(&event.kind) > Level::Info,
+        _ => false,
+    }
+}
+
+/// How much an event matters.
+pub(super) fn gravity(kind: &EventKind) -> Level {
+    match kind {
+        EventKind::StepFinished { outcome: StepOutcome::Failed(_), .. }
+        | EventKind::State(AgentState::Held(_))
+        | EventKind::Outcome(Outcome::Failed { .. }) => Level::Error,
+        EventKind::State(AgentState::Returning(_)) | EventKind::Gap { .. } => Level::Warning,
+        EventKind::Note { level, .. } => *level,
+        _ => Level::Info,
     }
 }
 
 impl Show for PlainScreen {
     fn report(&mut self, report: &Report) {
-        if let Some(line) = self.lines.line(report) {
+        if let Some(line) = self.lines.line(report)
+            && (!self.quiet || matters(&report.update))
+        {
             self.out.line(&line);
         }
     }
@@ -61,6 +86,7 @@ impl Show for PlainScreen {
         let summaries: Vec<&Summary> = self.lines.hosts.all().iter().filter_map(|host| host.summary.as_ref()).collect();
         match summaries[..] {
             [] => {}
+            [_] if self.quiet => {}
             // The line about its end has said the rest.
             [summary] => self.out.line(&format!("{} phases: {}", sanitise_str(&summary.host), table::phases(summary))),
             _ => self.out.line(&format!("\n{}", table::summaries(&summaries, self.paint, None).trim_end())),
@@ -75,7 +101,8 @@ pub struct PlainLines {
     /// When the progress of what was last worth a line, or began.
     shown: HashMap<(String, Counter), u64>,
     /// The day of the last line that had a time.
-    day: Option<u64>,
+    day: Option<Date>,
+    zone: Zone,
 }
 
 /// What progress is counted for.
@@ -88,7 +115,12 @@ enum Counter {
 impl PlainLines {
     /// For these hosts, and others that turn up.
     pub fn new(hosts: &[String]) -> Self {
-        Self { hosts: Hosts::new(hosts), shown: HashMap::new(), day: None }
+        Self { hosts: Hosts::new(hosts), shown: HashMap::new(), day: None, zone: Zone::utc() }
+    }
+
+    /// With times of this machine's zone instead of UTC.
+    pub fn local(self) -> Self {
+        Self { zone: Zone::local(), ..self }
     }
 
     /// The line for a report, without its newline; `None` for progress that is not worth one.
@@ -104,8 +136,9 @@ impl PlainLines {
         let phase = host.phase.map_or("start", Phase::name);
         let (name, text) = (host.name.clone(), text?);
         // A line with a date says it for all up to the next.
-        let day = report.wall_ms / DAY_MS;
-        let stamp = if self.day.replace(day) == Some(day) { clock(report.wall_ms) } else { date_time(report.wall_ms) };
+        let day = self.zone.day(report.wall_ms);
+        let known = self.day.replace(day) == Some(day);
+        let stamp = if known { self.zone.clock(report.wall_ms) } else { self.zone.date_time(report.wall_ms) };
         Some(format!("{stamp} {name} {phase}: {text}"))
     }
 

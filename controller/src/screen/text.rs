@@ -1,6 +1,13 @@
 //! Text for people: numbers and times made readable, columns that line up.
 
+use std::ffi::OsString;
+use std::sync::{Mutex, PoisonError};
+
 use anemos_proto::event::Stream;
+use clap::ValueEnum;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 pub use crate::config::format_bytes as bytes;
@@ -92,19 +99,50 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// `HH:MM:SSZ`: in UTC, as the `Z` says.
-pub fn clock(wall_ms: u64) -> String {
-    format!("{}Z", time_of_day(wall_ms))
+/// The time zone of whoever reads. Each time says how far it is from UTC.
+#[derive(Debug, Clone)]
+pub struct Zone(TimeZone);
+
+impl Zone {
+    /// UTC.
+    pub fn utc() -> Self {
+        Self(TimeZone::UTC)
+    }
+
+    /// That of this machine, as `TZ` and /etc/localtime have it; UTC if neither says.
+    pub fn local() -> Self {
+        Self(TimeZone::system())
+    }
+
+    /// A host may say that it is any time.
+    fn at(wall_ms: u64) -> Timestamp {
+        let at = i64::try_from(wall_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        at.unwrap_or(Timestamp::MAX)
+    }
+
+    /// `09:30:00Z` or `10:30:00+01:00`.
+    pub fn clock(&self, wall_ms: u64) -> String {
+        let at = Self::at(wall_ms);
+        let east = self.0.to_offset(at).seconds();
+        let (sign, minutes) = (if east < 0 { '-' } else { '+' }, east.unsigned_abs() / 60);
+        let zone = if minutes == 0 { "Z".to_owned() } else { format!("{sign}{:02}:{:02}", minutes / 60, minutes % 60) };
+        format!("{}{zone}", self.0.to_datetime(at).strftime("%H:%M:%S"))
+    }
+
+    /// RFC 3339: `2026-11-23T09:30:00Z` or `2026-11-23T10:30:00+01:00`.
+    pub fn date_time(&self, wall_ms: u64) -> String {
+        format!("{}T{}", self.day(wall_ms), self.clock(wall_ms))
+    }
+
+    /// The day that it is there.
+    pub fn day(&self, wall_ms: u64) -> Date {
+        self.0.to_datetime(Self::at(wall_ms)).date()
+    }
 }
 
 fn time_of_day(wall_ms: u64) -> String {
     let seconds = wall_ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
-/// RFC 3339 in UTC: `2026-11-23T09:30:00Z`.
-pub fn date_time(wall_ms: u64) -> String {
-    format!("{}T{}", date(wall_ms), clock(wall_ms))
 }
 
 /// RFC 3339 in UTC with milliseconds: `2026-11-23T09:30:00.125Z`.
@@ -150,15 +188,49 @@ pub fn base64(bytes: &[u8]) -> String {
     text
 }
 
+/// When there are colours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Colors {
+    /// On a terminal, unless NO_COLOR or CLICOLOR=0 is set; elsewhere if CLICOLOR_FORCE is
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+static COLORS: Mutex<Colors> = Mutex::new(Colors::Auto);
+
+impl Colors {
+    /// Has this process keep to it.
+    pub fn keep_to(self) {
+        *COLORS.lock().unwrap_or_else(PoisonError::into_inner) = self;
+    }
+
+    /// Whether there are any. The variables are those of no-color.org and bixense.com/clicolors, in the order that
+    /// others give them.
+    fn wanted(self, terminal: bool, variable: &dyn Fn(&str) -> Option<OsString>) -> bool {
+        let set = |name| variable(name).filter(|value| !value.is_empty());
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto if set("NO_COLOR").is_some() => false,
+            Self::Auto if set("CLICOLOR_FORCE").is_some_and(|value| value != "0") => true,
+            Self::Auto => terminal && set("CLICOLOR").is_none_or(|value| value != "0"),
+        }
+    }
+}
+
 /// Whether colours are used, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paint(pub bool);
 
 impl Paint {
-    /// Colours where `terminal` says so, unless NO_COLOR or TERM forbid it.
+    /// Colours where the user wants them (see [`Colors`]): else where `terminal` says so.
     pub fn pick(terminal: bool) -> Self {
-        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self(terminal && !forbidden && !dumb())
+        let colors = *COLORS.lock().unwrap_or_else(PoisonError::into_inner);
+        Self(colors.wanted(terminal && !dumb(), &|name| std::env::var_os(name)))
     }
 
     fn wrap(self, code: &str, text: &str) -> String {
@@ -199,4 +271,51 @@ impl Paint {
 /// Whether the terminal can't move its cursor.
 pub fn dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_wants_colours() {
+        use Colors::{Always, Auto, Never};
+        for (colors, terminal, variables, expected) in [
+            (Auto, true, "", true),
+            (Auto, false, "", false),
+            (Auto, true, "NO_COLOR=1", false),
+            (Auto, true, "NO_COLOR=", true),
+            (Auto, true, "CLICOLOR=0", false),
+            (Auto, true, "CLICOLOR=1", true),
+            (Auto, false, "CLICOLOR=1", false),
+            (Auto, false, "CLICOLOR_FORCE=1", true),
+            (Auto, false, "CLICOLOR_FORCE=0", false),
+            (Auto, true, "CLICOLOR_FORCE=1 NO_COLOR=1", false),
+            (Auto, false, "CLICOLOR_FORCE=1 CLICOLOR=0", true),
+            (Always, false, "NO_COLOR=1", true),
+            (Never, true, "CLICOLOR_FORCE=1", false),
+        ] {
+            let set = |name: &str| -> Option<OsString> {
+                let mut pairs = variables.split_whitespace().filter_map(|pair| pair.split_once('='));
+                pairs.find(|(key, _)| *key == name).map(|(_, value)| value.into())
+            };
+            assert_eq!(colors.wanted(terminal, &set), expected, "{colors:?} {terminal} {variables}");
+        }
+    }
+
+    #[test]
+    fn times_say_how_far_they_are_from_utc() {
+        let at = 1_795_426_200_000;
+        assert_eq!(Zone::utc().date_time(at), "2026-11-23T09:30:00Z");
+        let zone = |name: &str| Zone(TimeZone::posix(name).unwrap());
+        assert_eq!(zone("IST-5:30").date_time(at), "2026-11-23T15:00:00+05:30");
+        assert_eq!(zone("HST10").date_time(at), "2026-11-22T23:30:00-10:00");
+        // Central Europe leaves summer at one o'clock UTC.
+        let berlin = zone("CET-1CEST,M3.5.0,M10.5.0/3");
+        let last = 1_792_889_999_000;
+        assert_eq!(berlin.clock(last), "02:59:59+02:00");
+        assert_eq!(berlin.clock(last + 1000), "02:00:00+01:00");
+        // Whatever a host says, it is shown.
+        assert!(Zone::utc().date_time(u64::MAX).starts_with("9999-"));
+    }
 }

@@ -97,7 +97,7 @@ fn one_line_a_host() {
     let rows = lab.tick(65_000);
     assert_eq!(rows.len(), 2, "{rows:#?}");
     assert!(rows[0].contains(" web1      build       1m05s  install packages "), "{rows:#?}");
-    assert!(rows[0].ends_with("120/480"), "{rows:#?}");
+    assert!(rows[0].ends_with("120/480, 3m15s left"), "{rows:#?}");
     assert_eq!((rows[0].matches('━').count(), rows[0].matches('╌').count()), (4, 12), "a quarter: {rows:#?}");
     assert_eq!(rows[1], "· database                     waiting for its turn");
 }
@@ -351,4 +351,40 @@ fn colours_only_if_wanted() {
         let mark = terminal.screen().cell(1, 0).unwrap();
         assert_eq!(mark.fgcolor() != vt100::Color::Default, coloured);
     }
+}
+
+#[test]
+fn the_title_says_how_far_it_is_and_goes_back() {
+    #[derive(Clone, Default)]
+    struct Bytes(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Bytes {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let run = |titled: bool| {
+        let bytes = Bytes::default();
+        let hosts = ["a".to_owned(), "b\x07".to_owned()];
+        let screen = LiveScreen::new(&hosts, Box::new(bytes.clone()), Box::new(|| (80, 24)), Paint(false), true);
+        let mut screen = if titled { screen.titled() } else { screen };
+        screen.tick(T0);
+        screen.report(&summary("a", 0, Ending::Deployed, "Debian"));
+        screen.tick(T0 + 1);
+        screen.report(&summary("b\x07", 1, Ending::Held, "it failed"));
+        screen.finish(T0 + 2);
+        let bytes = bytes.0.lock().unwrap().clone();
+        let text = String::from_utf8(bytes).unwrap();
+        let mut titles: Vec<String> =
+            text.split("\x1b]2;").skip(1).map(|rest| rest.split('\x07').next().unwrap().into()).collect();
+        titles.push(format!("{} {}", text.matches("\x1b[22;2t").count(), text.matches("\x1b[23;2t").count()));
+        titles
+    };
+    let expected = ["anemos: 2 hosts", "anemos: 2 hosts, 1 deployed", "anemos: 2 hosts, 1 held, 1 deployed", "1 1"];
+    assert_eq!(run(true), expected);
+    assert_eq!(run(false), ["0 0"]);
 }

@@ -1,4 +1,4 @@
-use anemos_proto::event::{EventKind, Outcome, Unit};
+use anemos_proto::event::{EventKind, Level, Outcome, StepOutcome, Unit};
 
 use super::samples::{Sink, event, every_report, log, progress, report, step, summary};
 use crate::report::{Ending, Phase, Report, Update};
@@ -207,4 +207,26 @@ fn of_logs_the_last_lines_or_what_was_since() {
     assert_eq!(written(1, 0, Some(0)), "4\n");
     assert_eq!(written(1, 1003, Some(2)), "3\n4\n");
     assert_eq!(written(2, 1004, None), "a | 4\n");
+}
+
+#[test]
+fn who_wants_few_lines_gets_what_went_wrong_and_the_ends() {
+    let sink = Sink::default();
+    let mut screen = Screen::quiet(Box::new(sink.clone()), &["a".into()]);
+    let failed = EventKind::StepFinished { step: 1, outcome: StepOutcome::Failed("no room".into()) };
+    for report in [
+        step("a", 0, 1, "copy"),
+        log("a", 1, b"chatter"),
+        report("a", 2, Update::Message(Level::Info, "by the way".into())),
+        report("a", 3, Update::Message(Level::Warning, "look out".into())),
+        event("a", 4, failed),
+        summary("a", 5, Ending::Held, "it failed"),
+    ] {
+        screen.report(&report);
+    }
+    screen.finish();
+    let said: Vec<String> = sink.text().lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said[0].ends_with("warning: look out") && said[1].contains("no room"), "{said:?}");
+    assert!(said[2].contains("HELD: it failed"), "{said:?}");
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use crate::screen::text::{
-    base64, bytes, clip, clock, duration, fit, is_invisible, rfc3339, right, sanitise, sanitise_str, width,
+    Zone, base64, bytes, clip, duration, fit, is_invisible, rfc3339, right, sanitise, sanitise_str, width,
 };
 
 #[test]
@@ -145,7 +145,7 @@ fn times() {
     assert_eq!(rfc3339(951_782_400_000), "2000-02-29T00:00:00.000Z");
     assert_eq!(rfc3339(4_107_542_399_999), "2100-02-28T23:59:59.999Z");
     assert_eq!(rfc3339(4_107_542_400_000), "2100-03-01T00:00:00.000Z");
-    assert_eq!(clock(super::samples::T0 + 61_000), "09:31:01Z");
+    assert_eq!(Zone::utc().clock(super::samples::T0 + 61_000), "09:31:01Z");
 }
 
 #[test]
