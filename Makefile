@@ -12,6 +12,10 @@ build: remote ## one self-contained executable: target/release/anemos
 	ANEMOS_STAGE=$(CURDIR)/$(REMOTE)/stage ANEMOS_AGENT=$(CURDIR)/$(REMOTE)/agent.patch ANEMOS_BUILD=$(BUILD) \
 		cargo build --locked --release -p anemos -p makeimg
 
+man: rust ## manual pages of all commands: target/man
+	rm -rf target/man && mkdir -p target/man
+	cargo run --locked -q -p anemos --bin anemos -- man-pages target/man
+
 remote: rust ## stage and agent: static, small, compressed for the wire
 	deploy/build-remote.sh $(TARGET) $(REMOTE)
 
@@ -69,4 +73,4 @@ clean: ## what the lab and cargo made
 	cargo clean
 	rm -rf .lab
 
-.PHONY: help build build-demo remote rust tools demo test unit hostile e2e faults reach bench fuzz check clean
+.PHONY: help build man build-demo remote rust tools demo test unit hostile e2e faults reach bench fuzz check clean

@@ -175,6 +175,22 @@ Exit status: 0 all deployed, 2 bad input, 4 some host not deployed, 130 Ctrl-C."
     /// Make, build and check the base initramfs
     #[command(subcommand, after_help = "Examples:\n  anemos base check\n  anemos base build")]
     Base(Base),
+    /// Print what has a shell complete the words of these commands
+    #[command(after_help = "Examples:
+  anemos completions bash > ~/.local/share/bash-completion/completions/anemos
+  anemos completions zsh > ~/.zfunc/_anemos
+  anemos completions fish > ~/.config/fish/completions/anemos.fish")]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of all commands into a directory
+    #[command(hide = true, after_help = "Example: anemos man-pages target/man")]
+    ManPages {
+        /// The directory, which is there
+        directory: PathBuf,
+    },
 }
 
 /// `up`.

@@ -162,6 +162,32 @@ fn times_are_local_and_few_lines_are_said_to_who_wants_few() {
     assert!(!utc.contains("DEBUG"), "{utc}");
 }
 
+/// bash, with what `anemos completions bash` prints, says what a word may go on as.
+#[test]
+fn bash_completes_commands_and_options() {
+    let script = r#"
+        source /dev/stdin <<< "$("$0" completions bash)" || exit
+        complete -p anemos || exit
+        completed() {
+            COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+            _anemos anemos "${@: -1}" "${@: -2:1}"
+            echo "${COMPREPLY[@]}"
+        }
+        completed anemos st
+        completed anemos logs --fo
+        completed anemos runs pr
+        completed anemos plan --color ne
+    "#;
+    let output = Command::new("bash").args(["-c", script, env!("CARGO_BIN_EXE_anemos")]).output().unwrap();
+    let said = text(&output);
+    let lines: Vec<&str> = said.lines().skip(1).map(str::trim).collect();
+    assert_eq!(lines, ["status", "--follow", "prune", "never"], "{said}");
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_anemos")).args(["completions", shell]).output().unwrap();
+        assert!(output.status.success() && text(&output).contains("max-failures"), "{shell}");
+    }
+}
+
 /// OpenSSH's server, with a password for root.
 struct Server(Child);
 

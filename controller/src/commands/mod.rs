@@ -1,6 +1,7 @@
 //! The commands.
 
 mod base;
+mod described;
 mod logs;
 mod look_back;
 mod passphrase;
@@ -124,6 +125,8 @@ pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
         Command::Logs(args) => logs::logs(&args).await,
         Command::Runs(args) => runs::runs(&args),
         Command::Base(args) => base::run(args).await,
+        Command::Completions { shell } => Ok(described::completions(shell)),
+        Command::ManPages { directory } => described::man_pages(&directory),
     }
 }
 
