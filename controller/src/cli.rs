@@ -116,6 +116,20 @@ Exit status: 0 all deployed, 2 bad input, 3 plan refused, 4 some host not deploy
 
 Exit status: 0 all can be deployed, 2 bad input, 3 some can't, 4 some can't be looked at.")]
     Plan(PlanArgs),
+    /// Check hosts.toml and all that it names, without a network
+    ///
+    /// Reads the file, packs the payloads, and reads the keys, secrets and locks that it names, as `up` would before it
+    /// meets a host. Says everything that is wrong, and not only the first.
+    #[command(after_help = "Examples:
+  anemos validate
+  anemos validate fleet/hosts.toml '@web'
+
+Exit status: 0 nothing is wrong, 2 something is.")]
+    Validate(Validate),
+    /// Print the JSON Schema of hosts.toml, for editors
+    #[command(after_help = "Example: anemos schema > hosts.schema.json, and as the first line of hosts.toml
+  #:schema ./hosts.schema.json")]
+    Schema,
     /// Follow a run again, from the first event to the end
     ///
     /// Shows what happened since the beginning, each event once, though of the lines that were printed only the last
@@ -207,9 +221,20 @@ pub struct Up {
     pub finish: Option<FinishHow>,
 }
 
-/// What `up` and `plan` have in common.
+/// `validate`.
 #[derive(Debug, Args)]
-pub struct PlanArgs {
+pub struct Validate {
+    /// Which hosts of which file.
+    #[command(flatten)]
+    pub of: OfFile,
+    /// Another base.lock than the one in this executable
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
+}
+
+/// Which hosts of which hosts.toml.
+#[derive(Debug, Args)]
+pub struct OfFile {
     /// Describes the hosts: a word that ends in .toml or has a / in it. Default: $ANEMOS_HOSTS, else ./hosts.toml
     #[arg(value_name = "HOSTS.TOML")]
     pub first: Option<OsString>,
@@ -219,6 +244,14 @@ pub struct PlanArgs {
     /// Which of them.
     #[command(flatten)]
     pub less: Less,
+}
+
+/// What `up` and `plan` have in common.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Which hosts of which file.
+    #[command(flatten)]
+    pub of: OfFile,
     /// One JSON object a line on standard output; docs/JSON.md describes them
     #[arg(long)]
     pub json: bool,
@@ -278,7 +311,7 @@ fn is_file(word: &OsStr) -> bool {
     word.ends_with(".toml") || word.contains('/')
 }
 
-impl PlanArgs {
+impl OfFile {
     /// The hosts.toml, and which of its hosts are meant. `variable` is what $ANEMOS_HOSTS says.
     pub fn meant(&self, variable: Option<OsString>) -> Result<(PathBuf, Selection), String> {
         let mut words = Vec::new();
@@ -669,7 +702,7 @@ mod tests {
         let cli = Cli::try_parse_from(["anemos", "plan"].into_iter().chain(line.split_whitespace()))
             .map_err(|error| error.to_string())?;
         let Command::Plan(args) = cli.command else { unreachable!() };
-        let (file, selection) = args.meant(variable.map(OsString::from))?;
+        let (file, selection) = args.of.meant(variable.map(OsString::from))?;
         let words = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let Selection { hosts, limit, exclude } = selection;
         Ok(format!("{}|{}|{}|{}", file.display(), words(&hosts), words(&limit), words(&exclude)))

@@ -162,6 +162,39 @@ fn times_are_local_and_few_lines_are_said_to_who_wants_few() {
     assert!(!utc.contains("DEBUG"), "{utc}");
 }
 
+#[test]
+fn what_is_wrong_is_said_without_any_host() {
+    let dir = prepared([701, 702]);
+    let validate = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_anemos"));
+        command.arg("validate").args(more).current_dir(dir.path()).env("HOME", dir.path());
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output))
+    };
+    let (status, said) = validate(&[]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("hosts.toml: 2 hosts, and nothing wrong") && said.contains("payload: "), "{said}");
+    let append = |text: &str| {
+        let file = dir.path().join("hosts.toml");
+        let old = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, old + text).unwrap();
+    };
+    append("authorized_keys = [\"none.pub\"]\n");
+    let (status, said) = validate(&[]);
+    assert!(status == Some(2) && said.contains("no file none.pub"), "{said}");
+    // What is wrong in what it names is said of all, and of those only that are meant.
+    std::fs::write(dir.path().join("none.pub"), "no key\n").unwrap();
+    std::fs::write(dir.path().join("empty.lock"), "").unwrap();
+    std::fs::set_permissions(dir.path().join("payload/deploy"), Permissions::from_mode(0o644)).unwrap();
+    let (status, said) = validate(&["--lock", "empty.lock"]);
+    assert_eq!(status, Some(2), "{said}");
+    for wrong in ["payload/deploy is not executable", "host `h702`: none.pub:1: ", "empty.lock"] {
+        assert!(said.contains(wrong), "{wrong}: {said}");
+    }
+    let (_, said) = validate(&["h701"]);
+    assert!(said.contains("is not executable") && !said.contains("h702"), "{said}");
+}
+
 /// bash, with what `anemos completions bash` prints, says what a word may go on as.
 #[test]
 fn bash_completes_commands_and_options() {

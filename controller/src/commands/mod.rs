@@ -2,6 +2,7 @@
 
 mod base;
 mod described;
+mod hosts_file;
 mod logs;
 mod look_back;
 mod passphrase;
@@ -125,6 +126,8 @@ pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
         Command::Logs(args) => logs::logs(&args).await,
         Command::Runs(args) => runs::runs(&args),
         Command::Base(args) => base::run(args).await,
+        Command::Validate(args) => hosts_file::validate(args).await,
+        Command::Schema => Ok(hosts_file::schema()),
         Command::Completions { shell } => Ok(described::completions(shell)),
         Command::ManPages { directory } => described::man_pages(&directory),
     }

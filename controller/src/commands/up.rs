@@ -1,16 +1,15 @@
 //! `anemos up` and `anemos plan`.
 
-use std::ffi::OsString;
-use std::io::{BufRead, ErrorKind, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch as signal;
 
 use super::passphrase::OnTerminal;
-use super::{CommandError, Status, Stopping, base, status_of};
-use crate::cli::{HOSTS_VARIABLE, PlanArgs, Up};
-use crate::config::{self, Host, LoadError};
+use super::{CommandError, Status, Stopping, base, hosts_file, status_of};
+use crate::cli::{PlanArgs, Up};
+use crate::config::{self, Host};
 use crate::engine::{Limits, Stop};
 use crate::plan::Plan;
 use crate::report::feed;
@@ -102,45 +101,13 @@ async fn deploy(
 
 /// The hosts.toml, and those of its hosts that are meant, as the command line changes them.
 fn chosen(args: &PlanArgs, finish: Option<config::Finish>) -> Result<(PathBuf, Vec<Host>), CommandError> {
-    let (path, selection) = args.meant(std::env::var_os(HOSTS_VARIABLE)).map_err(CommandError::bad_input)?;
-    let file = config::load(&path).map_err(|error| CommandError::bad_input(unread(&error, args.first.as_ref())))?;
-    let hosts = file.pick(&selection).map_err(|why| CommandError::bad_input(not_there(why, args.first.as_ref())))?;
-    let changed = hosts.into_iter().cloned().map(|mut host| {
+    let (file, hosts) = hosts_file::of(&args.of)?;
+    let changed = hosts.into_iter().map(|mut host| {
         host.accept_new |= args.accept_new;
         host.finish = finish.unwrap_or(host.finish);
         host
     });
-    Ok((path, changed.collect()))
-}
-
-/// Why there is no hosts.toml, and how one is named. `first` is the first word that was given.
-fn unread(error: &LoadError, first: Option<&OsString>) -> String {
-    match error {
-        LoadError::Read { path, source } if source.kind() == ErrorKind::NotFound && named(path, first).is_none() => {
-            let asked = if std::env::var_os(HOSTS_VARIABLE).is_some_and(|file| !file.is_empty()) {
-                format!("${HOSTS_VARIABLE} names it")
-            } else {
-                format!("${HOSTS_VARIABLE} names no other one")
-            };
-            format!("{error}; {asked}. A hosts.toml is named first: `anemos plan fleet/hosts.toml`")
-        }
-        _ => error.to_string(),
-    }
-}
-
-/// The first word, if it is the file.
-fn named<'w>(path: &Path, first: Option<&'w OsString>) -> Option<&'w OsString> {
-    first.filter(|first| Path::new(first) == path)
-}
-
-/// Why hosts are not there, with a word on a first one that may have been meant as a file.
-fn not_there(why: String, first: Option<&OsString>) -> String {
-    let file =
-        first.and_then(|first| first.to_str()).filter(|first| !first.contains('/') && Path::new(first).is_file());
-    match file {
-        Some(name) if why.contains(&format!("`{name}`")) => format!("{why}; the file of that name is ./{name}"),
-        _ => why,
-    }
+    Ok((file.path, changed.collect()))
 }
 
 /// Asks on the terminal, after it has shown the plans that were not seen there. Ctrl-C is a no.

@@ -33,6 +33,10 @@ pub use units::{format_bytes, format_duration};
 use crate::known_hosts::PublicKey;
 use crate::select::{Named, Selection};
 
+/// What a hosts.toml may have, as a JSON Schema (draft 7) for editors: a first judgement only, since what hangs
+/// together in a file is more than a schema can say.
+pub const SCHEMA: &str = include_str!("hosts.schema.json");
+
 /// A whole hosts.toml.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostsFile {

@@ -4,6 +4,7 @@
 mod again;
 pub mod base;
 mod begin;
+mod check;
 mod descriptors;
 mod error;
 mod find;
@@ -17,6 +18,7 @@ mod plea;
 
 pub use again::follow;
 pub use begin::{Order, Prepared};
+pub use check::{Checked, check};
 pub use error::{Kind, RunError};
 pub use find::{Asked, Found, read, some_in_ram};
 pub use intent::{Intent, LINES};

@@ -2,6 +2,7 @@
 
 mod disks;
 mod docs;
+mod schema;
 
 use std::fs;
 use std::os::unix::fs::symlink;
