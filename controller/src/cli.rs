@@ -130,6 +130,16 @@ Exit status: 0 nothing is wrong, 2 something is.")]
     #[command(after_help = "Example: anemos schema > hosts.schema.json, and as the first line of hosts.toml
   #:schema ./hosts.schema.json")]
     Schema,
+    /// Say what would stop a deployment of a host, whatever is deployed; changes nothing on it
+    ///
+    /// Logs in, becomes root, and has the host say what it is: its key, sudo, kexec and lockdown, memory, network,
+    /// watchdogs, and where packages come from. No payload is needed, and with --ssh no hosts.toml either.
+    #[command(after_help = "Examples:
+  anemos doctor web1                     a host of ./hosts.toml
+  anemos doctor --ssh root@203.0.113.7   one that is in no hosts.toml
+
+Exit status: 0 nothing would stop it, 2 bad input, 3 something would, 4 some host can't be looked at.")]
+    Doctor(Doctor),
     /// Follow a run again, from the first event to the end
     ///
     /// Shows what happened since the beginning, each event once, though of the lines that were printed only the last
@@ -219,6 +229,17 @@ pub struct Up {
     /// How hosts leave RAM after success, instead of what hosts.toml says
     #[arg(long, value_enum)]
     pub finish: Option<FinishHow>,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Which hosts, and how.
+    #[command(flatten)]
+    pub plan: PlanArgs,
+    /// A host that is in no hosts.toml
+    #[arg(long, value_name = "[USER@]HOST[:PORT]", conflicts_with_all = ["first", "hosts", "limit", "exclude"])]
+    pub ssh: Option<String>,
 }
 
 /// `validate`.

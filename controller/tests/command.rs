@@ -195,6 +195,23 @@ fn what_is_wrong_is_said_without_any_host() {
     assert!(said.contains("is not executable") && !said.contains("h702"), "{said}");
 }
 
+#[test]
+fn a_host_in_no_hosts_toml_is_looked_at() {
+    let dir = prepared([]);
+    std::fs::remove_file(dir.path().join("hosts.toml")).unwrap();
+    let (status, said) = {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_anemos"));
+        command.args(["doctor", "--ssh", "root@127.0.0.1:701"]).current_dir(dir.path()).stdin(Stdio::null());
+        command.env("HOME", dir.path()).env("XDG_STATE_HOME", dir.path().join("state"));
+        command.env("ANEMOS_STAGE", "stage").env("ANEMOS_AGENT", "agent.patch").env_remove("SSH_AUTH_SOCK");
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output))
+    };
+    assert_eq!(status, Some(4), "{said}");
+    assert!(said.contains("127.0.0.1") && said.contains("onnection refused"), "{said}");
+    assert!(!dir.path().join("state").exists(), "a look leaves nothing behind");
+}
+
 /// bash, with what `anemos completions bash` prints, says what a word may go on as.
 #[test]
 fn bash_completes_commands_and_options() {

@@ -126,6 +126,7 @@ pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
         Command::Logs(args) => logs::logs(&args).await,
         Command::Runs(args) => runs::runs(&args),
         Command::Base(args) => base::run(args).await,
+        Command::Doctor(args) => up::doctor(args, stopping).await,
         Command::Validate(args) => hosts_file::validate(args).await,
         Command::Schema => Ok(hosts_file::schema()),
         Command::Completions { shell } => Ok(described::completions(shell)),

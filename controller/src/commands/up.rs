@@ -7,14 +7,14 @@ use std::sync::Arc;
 use tokio::sync::watch as signal;
 
 use super::passphrase::OnTerminal;
-use super::{CommandError, Status, Stopping, base, hosts_file, status_of};
-use crate::cli::{PlanArgs, Up};
+use super::{CommandError, Status, Stopping, base, hosts_file, line, status_of};
+use crate::cli::{Doctor, PlanArgs, Up};
 use crate::config::{self, Host};
 use crate::engine::{Limits, Stop};
 use crate::plan::Plan;
 use crate::report::feed;
 use crate::run::{Order, Prepared};
-use crate::screen::plan::{confirm, render};
+use crate::screen::plan::{checked, confirm, render};
 use crate::screen::text::Paint;
 use crate::screen::{self, Mode, Screen};
 use crate::ssh::{self, Passphrases};
@@ -25,6 +25,8 @@ enum Ask {
     Yes,
     Terminal,
     OnlyPlan,
+    /// Not even what is to become of the hosts matters.
+    OnlyLook,
 }
 
 pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandError> {
@@ -37,13 +39,51 @@ pub(super) async fn plan(args: PlanArgs, stopping: Stopping) -> Result<Status, C
     deploy(args, Ask::OnlyPlan, None, stopping).await
 }
 
+pub(super) async fn doctor(args: Doctor, stopping: Stopping) -> Result<Status, CommandError> {
+    let Doctor { plan: args, ssh } = args;
+    match ssh {
+        None => deploy(args, Ask::OnlyLook, None, stopping).await,
+        Some(place) => {
+            let host = unlisted(&place, args.accept_new).map_err(CommandError::bad_input)?;
+            go(args, (PathBuf::new(), vec![host]), Ask::OnlyLook, stopping).await
+        }
+    }
+}
+
+/// A host that no hosts.toml has, as hosts.toml would have it: any of its disks may be meant.
+fn unlisted(place: &str, accept_new: bool) -> Result<Host, String> {
+    let (user, place) = place.rsplit_once('@').map_or((None, place), |(user, place)| (Some(user), place));
+    let bracketed = place.strip_prefix('[').and_then(|place| place.split_once(']'));
+    let (address, port) = match (bracketed, place.rsplit_once(':')) {
+        (Some((address, rest)), _) => (address, rest.strip_prefix(':')),
+        (None, Some((address, port))) if !address.contains(':') => (address, Some(port)),
+        (None, _) => (place, None),
+    };
+    let mut text = format!("[hosts.host]\naddress = {address:?}\npayload = \".\"\ndisk = {{ min_size = \"1\" }}\n");
+    text.extend(user.map(|user| format!("user = {user:?}\n")));
+    let port: Option<u16> = port.map(str::parse).transpose().map_err(|_| format!("--ssh {place}: that is no port"))?;
+    text.extend(port.map(|port| format!("port = {port}\n")));
+    text.extend([format!("accept_new = {accept_new}\n")]);
+    config::one(&text).map_err(|why| format!("--ssh {place}: {why}"))
+}
+
 async fn deploy(
     args: PlanArgs,
     ask: Ask,
     finish: Option<config::Finish>,
     stopping: Stopping,
 ) -> Result<Status, CommandError> {
-    let (hosts_file, hosts) = chosen(&args, finish)?;
+    let chosen = chosen(&args, finish)?;
+    go(args, chosen, ask, stopping).await
+}
+
+async fn go(
+    args: PlanArgs,
+    (hosts_file, hosts): (PathBuf, Vec<Host>),
+    ask: Ask,
+    stopping: Stopping,
+) -> Result<Status, CommandError> {
+    let looks = ask == Ask::OnlyLook;
     if ask == Ask::Terminal && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Err(CommandError {
             status: Status::Refused,
@@ -56,7 +96,9 @@ async fn deploy(
     ssh::ask_at_jump_hosts(&asks);
     let limits =
         Limits { parallel: args.parallel as usize, canary: !args.no_canary, max_failures: args.max_failures as usize };
-    let order = Order { hosts, hosts_file, lock: args.lock, limits, only_plan: ask == Ask::OnlyPlan };
+    let only_plan = looks || ask == Ask::OnlyPlan;
+    let unlisted = looks && hosts_file.as_os_str().is_empty();
+    let order = Order { hosts, hosts_file, lock: args.lock, limits, no_payload: looks, only_plan };
     let run = Prepared::new(order, &asks, &base::showing()).await?;
     run.notes.iter().for_each(|note| screen::note(note));
 
@@ -68,13 +110,13 @@ async fn deploy(
     let met = run.meet(reports, &stop).await?;
     let order = met.order();
     let plans = met.plans();
-    if !plans.is_empty() {
-        control.plans(plans, order.clone()).await;
+    if !plans.is_empty() && (!looks || args.json) {
+        control.plans(plans.clone(), order.clone()).await;
     }
     let able = met.able();
     let go = match ask {
         _ if able.is_empty() => false,
-        Ask::OnlyPlan => false,
+        Ask::OnlyPlan | Ask::OnlyLook => false,
         Ask::Yes => true,
         Ask::Terminal => {
             let paused = control.pause().await;
@@ -89,6 +131,9 @@ async fn deploy(
     let ended = met.decide(go).await;
     drop((control, asks));
     screen.await.map_err(CommandError::internal)?;
+    if looks && !args.json {
+        line(checked(&plans, unlisted, Paint::pick(std::io::stdout().is_terminal()), None).trim_end());
+    }
     if let Some(warning) = &ended.warning {
         screen::warning(warning);
     }
@@ -96,7 +141,12 @@ async fn deploy(
         return Err(CommandError::internal(ended.problems.join("\n")));
     }
     let stopped = stop.borrow().asked();
-    Ok(status_of(&ended.ends, &ended.refused, stopped))
+    let refused = if unlisted { Vec::new() } else { ended.refused };
+    let disk_only = |plan: &Arc<Plan>| plan.wipe.is_empty() && plan.refusals.len() == 1;
+    if unlisted && !plans.iter().all(|plan| plan.refusals.is_empty() || disk_only(plan)) {
+        return Ok(Status::Refused);
+    }
+    Ok(status_of(&ended.ends, &refused, stopped))
 }
 
 /// The hosts.toml, and those of its hosts that are meant, as the command line changes them.
@@ -164,6 +214,25 @@ mod tests {
         assert!(!no && !text.contains(plan.lines().nth(1).unwrap()), "{text}");
         // In a test, standard output is captured, or a file, or a terminal with the rest.
         assert!(!screen::is_seen_on_stderr(Mode::Json) && screen::is_seen_on_stderr(Mode::Live));
+    }
+
+    #[test]
+    fn a_host_that_no_file_has() {
+        for (place, address, user, port) in [
+            ("web1", "web1", None, None),
+            ("root@203.0.113.7", "203.0.113.7", Some("root"), None),
+            ("web1:2222", "web1", None, Some(2222)),
+            ("me@[2001:db8::7]:2222", "2001:db8::7", Some("me"), Some(2222)),
+            ("[2001:db8::7]", "2001:db8::7", None, None),
+            ("2001:db8::7", "2001:db8::7", None, None),
+        ] {
+            let host = unlisted(place, true).unwrap();
+            assert_eq!((host.address.as_str(), host.user.as_deref(), host.port), (address, user, port), "{place}");
+            assert!(host.accept_new && host.secrets.is_empty());
+        }
+        for place in ["", "a b", "web1:0", "web1:x", "me\"\n@web1", "web1:22\npayload = \"x\""] {
+            assert!(unlisted(place, false).is_err(), "{place}");
+        }
     }
 
     /// What is wrong with the command line is said before what is missing around it, such as a terminal.

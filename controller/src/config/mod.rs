@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use disk::{DiskSelector, select_disks};
 pub use error::ConfigError;
 pub use load::{LoadError, load};
+pub use parse::one;
 #[cfg(any(test, fuzzing))]
 pub use parse::parse;
 pub use units::{format_bytes, format_duration};

@@ -24,6 +24,19 @@ pub fn parse(text: &str, file: &Path, home: Option<&Path>) -> Result<HostsFile, 
     finish(hosts, reader)
 }
 
+/// The only host of a text that nobody wrote into a file, whose paths are not looked at. The error is the first thing
+/// that is wrong.
+pub fn one(text: &str) -> Result<Host, String> {
+    let (hosts, reader) = read(text, Path::new(""), None);
+    let mut hosts = finish(hosts, reader)
+        .map_err(|errors| errors.into_iter().map(|error| error.message).next().unwrap_or_default())?
+        .hosts;
+    match (hosts.pop(), hosts.is_empty()) {
+        (Some(host), true) => Ok(host),
+        _ => Err("it is not one host".into()),
+    }
+}
+
 /// As [`parse`], but leaves the errors and the paths in the reader for more checks.
 pub(super) fn read<'a>(text: &'a str, file: &'a Path, home: Option<&'a Path>) -> (Vec<Host>, Reader<'a>) {
     let mut reader = Reader { file, text, home, errors: Vec::new(), paths: Vec::new() };

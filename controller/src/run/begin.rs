@@ -33,6 +33,8 @@ pub struct Order {
     pub lock: Option<PathBuf>,
     /// How many at once, and how many may fail.
     pub limits: Limits,
+    /// Whatever the hosts become: their payloads and secrets are not looked at, so nothing can come of it but a look.
+    pub no_payload: bool,
     /// Only the plan is wanted: the run leaves nothing behind, not even on this machine.
     pub only_plan: bool,
 }
@@ -93,8 +95,15 @@ impl Prepared {
         let artifacts = Arc::new(embed::artifacts().map_err(RunError::bad_input)?);
         let run = new_run_id()?;
         let key = new_seed().and_then(|seed| RunKey::from_seed(&seed)).map_err(RunError::internal)?;
-        let hosts = order.hosts.clone();
-        let Jobs { jobs, notes } = prepare(hosts, &run, &key, &artifacts, order.lock.as_deref(), (asks, show)).await?;
+        let mut hosts = order.hosts.clone();
+        if order.no_payload {
+            for host in &mut hosts {
+                host.secrets.clear();
+            }
+        }
+        let lock = order.lock.as_deref();
+        let prepared = prepare(hosts, &run, &key, &artifacts, (lock, !order.no_payload), (asks, show)).await?;
+        let Jobs { jobs, notes } = prepared;
         let through = jobs.iter().filter(|job| !job.entry.address.way.is_direct()).count();
         descriptors::enough(jobs.len(), through, order.limits.parallel)?;
         let hosts_file = std::path::absolute(&order.hosts_file).unwrap_or_else(|_| order.hosts_file.clone());
@@ -289,7 +298,7 @@ mod tests {
         file.run = new_run_id().unwrap();
         let limits = Limits { parallel: 1, canary: true, max_failures: 0 };
         let (hosts_file, run) = (PathBuf::from("hosts.toml"), file.run.to_string());
-        let order = Order { hosts: Vec::new(), hosts_file, lock: None, limits, only_plan: true };
+        let order = Order { hosts: Vec::new(), hosts_file, lock: None, limits, no_payload: true, only_plan: true };
         let prepared = Prepared { order, jobs: Vec::new(), file, key: run_key(), notes: Vec::new() };
         let (reports, _received) = crate::report::feed();
         let (_stopping, stop) = signal::channel(Stop::No);

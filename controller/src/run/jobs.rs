@@ -40,13 +40,13 @@ pub(super) fn new_run_id() -> Result<RunId, RunError> {
 /// A lock's file, if not the one in here, where the images of it come from, and the groups that are needed of it.
 type WantedBase = (Option<PathBuf>, config::BaseSource, Option<Vec<String>>);
 
-/// Prepares a job for each host.
+/// Prepares a job for each host. `lock` is a base.lock for hosts that name none; `packs`: with their payloads.
 pub(super) async fn prepare(
     hosts: Vec<Host>,
     run: &RunId,
     run_key: &RunKey,
     artifacts: &Arc<Artifacts>,
-    lock: Option<&Path>,
+    (lock, packs): (Option<&Path>, bool),
     (asks, show): (&Arc<dyn Passphrases>, &Showing),
 ) -> Result<Jobs, RunError> {
     let mut notes = Vec::new();
@@ -67,7 +67,9 @@ pub(super) async fn prepare(
                 notes.push(note.clone());
             }
         }
-        let (payload, keeps, needs) = if let Some(known) = payloads.get(&host.payload) {
+        let (payload, keeps, needs) = if !packs {
+            (Blob::new(Vec::new()), Vec::new(), Needs::default())
+        } else if let Some(known) = payloads.get(&host.payload) {
             known.clone()
         } else {
             let directory = host.payload.clone();

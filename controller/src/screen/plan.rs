@@ -43,6 +43,24 @@ impl Rows {
         self.styled(label, value, str::to_owned);
     }
 
+    fn warnings(&mut self, plan: &Plan) {
+        let paint = self.paint;
+        for warning in &plan.warnings {
+            self.styled("", &format!("! {}", sanitise_str(warning)), |line| paint.yellow(line));
+        }
+    }
+
+    fn refusals<'a>(&mut self, label: &str, refusals: impl Iterator<Item = &'a String>) {
+        let paint = self.paint;
+        for refusal in refusals {
+            let mut label = label;
+            for line in refusal.lines() {
+                self.styled(label, &sanitise_str(line), |line| paint.red(line));
+                label = "";
+            }
+        }
+    }
+
     fn styled(&mut self, label: &str, value: &str, style: impl Fn(&str) -> String) {
         let indent = value.len() - value.trim_start().len();
         let mut label = label;
@@ -56,32 +74,7 @@ impl Rows {
 }
 
 fn host_text(plan: &Plan, paint: Paint, columns: Option<usize>) -> String {
-    let text = format!("{}  {}\n", paint.bold(&sanitise_str(&plan.host)), sanitise_str(&plan.address));
-    let mut rows = Rows::new(text, paint, columns);
-    if !plan.host_key.is_empty() {
-        rows.row("host key", &sanitise_str(&plan.host_key));
-    }
-    if let (Some(becomes), Some((user, _))) = (plan.becomes, plan.address.rsplit_once('@')) {
-        rows.row("as", &format!("{}, root by {becomes}", sanitise_str(user)));
-    }
-    let os = if plan.os.is_empty() { "an unknown system" } else { &plan.os };
-    let called = if plan.hostname == plan.host { String::new() } else { format!("{}, ", sanitise_str(&plan.hostname)) };
-    rows.row(
-        "now",
-        &format!(
-            "{called}{}, {}, {}, {} of memory",
-            sanitise_str(os),
-            sanitise_str(&plan.arch),
-            match plan.firmware {
-                FirmwareKind::Bios => "BIOS",
-                FirmwareKind::Uefi => "UEFI",
-            },
-            bytes(plan.memory_total)
-        ),
-    );
-    if let Some(through) = &plan.through {
-        rows.row("way in", &sanitise_str(through));
-    }
+    let mut rows = seen(plan, paint, columns);
     for disk in &plan.wipe {
         rows.styled("WIPED", &disk_text(disk), |line| paint.red(line));
         for (line, content) in contents_text(&disk.contents).iter().zip(&disk.contents) {
@@ -117,17 +110,70 @@ fn host_text(plan: &Plan, paint: Paint, columns: Option<usize>) -> String {
         "check",
         &plan.check.as_deref().map_or_else(|| "that it answers as itself".into(), |c| format!("`{}`", sanitise_str(c))),
     );
-    for warning in &plan.warnings {
-        rows.styled("", &format!("! {}", sanitise_str(warning)), |line| paint.yellow(line));
+    rows.warnings(plan);
+    rows.refusals("REFUSED", plan.refusals.iter());
+    rows.text
+}
+
+/// What was seen of hosts that are only looked at: what would stop a deployment, whatever is deployed.
+///
+/// `unlisted`: the host is in no hosts.toml, so nobody has said which disk is meant.
+pub fn checked(plans: &[Arc<Plan>], unlisted: bool, paint: Paint, columns: Option<usize>) -> String {
+    let texts: Vec<String> = plans.iter().map(|plan| checked_text(plan, unlisted, paint, columns)).collect();
+    texts.join("\n")
+}
+
+fn checked_text(plan: &Plan, unlisted: bool, paint: Paint, columns: Option<usize>) -> String {
+    let mut rows = seen(plan, paint, columns);
+    // Without a word on which disk is meant, all are the same.
+    let wiped = plan.wipe.iter().filter(|_| !unlisted);
+    wiped.for_each(|disk| rows.styled("its disk", &disk_text(disk), |line| paint.red(line)));
+    let others = plan.untouched.iter().chain(plan.wipe.iter().filter(|_| unlisted));
+    others.for_each(|disk| rows.row("disk", &disk_text(disk)));
+    rows.row("boots", &kernel_text(plan));
+    rows.row("base", &sanitise_str(&plan.base_source));
+    if let Some(proxy) = &plan.proxy {
+        rows.row("proxy", &sanitise_str(proxy));
     }
-    for refusal in &plan.refusals {
-        let mut label = "REFUSED";
-        for line in refusal.lines() {
-            rows.styled(label, &sanitise_str(line), |line| paint.red(line));
-            label = "";
-        }
+    rows.warnings(plan);
+    // The first refusal of a plan is of its disk.
+    let skipped = usize::from(unlisted && plan.wipe.is_empty());
+    rows.refusals("STOPS IT", plan.refusals.iter().skip(skipped));
+    if plan.refusals.len() <= skipped {
+        rows.styled("fit", "nothing that was seen would stop a deployment", |line| paint.green(line));
     }
     rows.text
+}
+
+/// What a host is, and how it was reached.
+fn seen(plan: &Plan, paint: Paint, columns: Option<usize>) -> Rows {
+    let text = format!("{}  {}\n", paint.bold(&sanitise_str(&plan.host)), sanitise_str(&plan.address));
+    let mut rows = Rows::new(text, paint, columns);
+    if !plan.host_key.is_empty() {
+        rows.row("host key", &sanitise_str(&plan.host_key));
+    }
+    if let (Some(becomes), Some((user, _))) = (plan.becomes, plan.address.rsplit_once('@')) {
+        rows.row("as", &format!("{}, root by {becomes}", sanitise_str(user)));
+    }
+    let os = if plan.os.is_empty() { "an unknown system" } else { &plan.os };
+    let called = if plan.hostname == plan.host { String::new() } else { format!("{}, ", sanitise_str(&plan.hostname)) };
+    rows.row(
+        "now",
+        &format!(
+            "{called}{}, {}, {}, {} of memory",
+            sanitise_str(os),
+            sanitise_str(&plan.arch),
+            match plan.firmware {
+                FirmwareKind::Bios => "BIOS",
+                FirmwareKind::Uefi => "UEFI",
+            },
+            bytes(plan.memory_total)
+        ),
+    );
+    if let Some(through) = &plan.through {
+        rows.row("way in", &sanitise_str(through));
+    }
+    rows
 }
 
 fn kernel_text(plan: &Plan) -> String {

@@ -4,7 +4,7 @@ use anemos_proto::stage::KernelSource;
 
 use super::samples::plan as approved;
 use crate::plan::Plan;
-use crate::screen::plan::{confirm, render};
+use crate::screen::plan::{checked, confirm, render};
 use crate::screen::text::{Paint, sanitise_str, width};
 
 pub fn plan() -> Arc<Plan> {
@@ -138,4 +138,23 @@ fn question_names_hosts_and_disks() {
         "  web1        /dev/vda (20.0 GiB)\n  database-3  /dev/vda (20.0 GiB)\n  db          no disk\n\
          Everything on these disks of 3 hosts will be lost. Type `yes` to go on: "
     );
+}
+
+#[test]
+fn what_would_stop_a_deployment_is_told_from_what_is_not_said_yet() {
+    let shown = |plan: Plan, unlisted: bool| checked(&[Arc::new(plan)], unlisted, Paint(false), None);
+    let fit = shown(approved(), false);
+    assert!(fit.contains("  its disk   /dev/vda") && fit.contains("  fit        nothing that was seen"), "{fit}");
+    for absent in ["WIPED", "payload", "sent", "finish"] {
+        assert!(!fit.contains(absent), "{absent}: {fit}");
+    }
+    let unclear = "2 disks are (at least 1 B): say more\n  /dev/vda\n  /dev/vdb";
+    let why = vec![unclear.to_owned(), "no kexec \x1b[2J".to_owned()];
+    let unclear = Plan { wipe: Vec::new(), refusals: why.clone(), ..approved() };
+    let text = shown(unclear.clone(), true);
+    assert!(text.contains("  STOPS IT   no kexec") && !text.contains("say more") && !text.contains('\x1b'), "{text}");
+    assert!(shown(unclear, false).contains("say more"));
+    let only_disk = Plan { wipe: Vec::new(), refusals: why[..1].to_vec(), ..approved() };
+    assert!(shown(only_disk.clone(), true).contains("nothing that was seen would stop a deployment"));
+    assert!(!shown(only_disk, false).contains("nothing that was seen"));
 }
