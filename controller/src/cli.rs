@@ -226,6 +226,10 @@ pub struct Up {
     /// Don't ask. Needed where there is no terminal to ask on
     #[arg(long, short)]
     pub yes: bool,
+    /// Put the host keys that new systems proved into known_hosts, in place of the old ones. Without it, and without
+    /// --yes, that is asked
+    #[arg(long)]
+    pub update_known_hosts: bool,
     /// How hosts leave RAM after success, instead of what hosts.toml says
     #[arg(long, value_enum)]
     pub finish: Option<FinishHow>,

@@ -13,7 +13,7 @@ use crate::config::{self, Host};
 use crate::engine::{Limits, Stop};
 use crate::plan::Plan;
 use crate::report::feed;
-use crate::run::{Order, Prepared};
+use crate::run::{Order, Prepared, Renewed};
 use crate::screen::plan::{checked, confirm, render};
 use crate::screen::text::Paint;
 use crate::screen::{self, Mode, Screen};
@@ -32,21 +32,54 @@ enum Ask {
 pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandError> {
     let ask = if args.yes { Ask::Yes } else { Ask::Terminal };
     let finish = args.finish.map(Into::into);
-    deploy(args.which, ask, finish, stopping).await
+    let chosen = chosen(&args.which, finish)?;
+    let remember = if args.update_known_hosts { Remember::Yes } else { Remember::Ask };
+    go(args.which, chosen, (ask, remember), stopping).await
 }
 
 pub(super) async fn plan(args: PlanArgs, stopping: Stopping) -> Result<Status, CommandError> {
-    deploy(args, Ask::OnlyPlan, None, stopping).await
+    let chosen = chosen(&args, None)?;
+    go(args, chosen, (Ask::OnlyPlan, Remember::Ask), stopping).await
 }
 
 pub(super) async fn doctor(args: Doctor, stopping: Stopping) -> Result<Status, CommandError> {
     let Doctor { plan: args, ssh } = args;
     match ssh {
-        None => deploy(args, Ask::OnlyLook, None, stopping).await,
+        None => {
+            let chosen = chosen(&args, None)?;
+            go(args, chosen, (Ask::OnlyLook, Remember::Ask), stopping).await
+        }
         Some(place) => {
             let host = unlisted(&place, args.accept_new).map_err(CommandError::bad_input)?;
-            go(args, (PathBuf::new(), vec![host]), Ask::OnlyLook, stopping).await
+            go(args, (PathBuf::new(), vec![host]), (Ask::OnlyLook, Remember::Ask), stopping).await
         }
+    }
+}
+
+/// What known_hosts gets of hosts whose new systems have other host keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remember {
+    Yes,
+    Ask,
+}
+
+/// Has known_hosts say what was proved, if the user wants that.
+fn renew(renewed: &Renewed, ask: Ask, remember: Remember) {
+    let Renewed { host, trust, keys } = renewed;
+    let keys_shown: Vec<String> = keys.iter().map(ToString::to_string).collect();
+    let what = format!("the new system of {host} has other host keys than known_hosts: {}", keys_shown.join(", "));
+    let go = match (remember, ask) {
+        (Remember::Yes, _) => true,
+        (Remember::Ask, Ask::Terminal) => screen::question(&format!("{what}. Put them in place of the old ones?")),
+        (Remember::Ask, _) => false,
+    };
+    if !go {
+        let advice = "the next ssh will say that they changed; --update-known-hosts has them put there";
+        return screen::note(&format!("{what}; {advice}"));
+    }
+    match trust.replace(keys) {
+        Ok(done) => screen::note(&done),
+        Err(why) => screen::warning(&format!("known_hosts is not as {host} is now: {why}")),
     }
 }
 
@@ -67,20 +100,10 @@ fn unlisted(place: &str, accept_new: bool) -> Result<Host, String> {
     config::one(&text).map_err(|why| format!("--ssh {place}: {why}"))
 }
 
-async fn deploy(
-    args: PlanArgs,
-    ask: Ask,
-    finish: Option<config::Finish>,
-    stopping: Stopping,
-) -> Result<Status, CommandError> {
-    let chosen = chosen(&args, finish)?;
-    go(args, chosen, ask, stopping).await
-}
-
 async fn go(
     args: PlanArgs,
     (hosts_file, hosts): (PathBuf, Vec<Host>),
-    ask: Ask,
+    (ask, remember): (Ask, Remember),
     stopping: Stopping,
 ) -> Result<Status, CommandError> {
     let looks = ask == Ask::OnlyLook;
@@ -137,6 +160,7 @@ async fn go(
     if let Some(warning) = &ended.warning {
         screen::warning(warning);
     }
+    ended.renewed.iter().for_each(|renewed| renew(renewed, ask, remember));
     if !ended.problems.is_empty() {
         return Err(CommandError::internal(ended.problems.join("\n")));
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
+use anemos_proto::event::{Event, EventKind};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
 
 use super::base::Showing;
@@ -17,11 +18,11 @@ use super::member::{Member, Task};
 use super::plea::Plea;
 use crate::config::Host;
 use crate::embed;
-use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, Stop, drive, now_ms};
-use crate::journal::{Appender, HostEntry, JournalError, Keep, Lock, RunDir, RunFile, RunStore};
+use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, Stop, Trust, drive, now_ms};
+use crate::journal::{Appender, HostEntry, JournalError, Keep, Lock, RunDir, RunFile, RunStore, digest};
 use crate::plan::{Approval, Plan};
-use crate::report::{Feed, Summary, Update};
-use crate::ssh::{Passphrases, RunKey, new_seed};
+use crate::report::{Ending, Feed, Summary, Update};
+use crate::ssh::{HostKey, Passphrases, RunKey, new_seed};
 
 /// What a run is begun with.
 pub struct Order {
@@ -72,6 +73,7 @@ struct Attended {
     name: String,
     /// Its plan, and where the decision goes; `None` if it can't be deployed, which its own report tells.
     met: Option<(Arc<Plan>, signal::Sender<Decision>)>,
+    trust: Trust,
     task: tokio::task::JoinHandle<Result<Option<End>, String>>,
 }
 
@@ -86,6 +88,18 @@ pub struct Ended {
     pub problems: Vec<String>,
     /// What went wrong with clearing up.
     pub warning: Option<String>,
+    /// Hosts whose new systems have proved other host keys than known_hosts has.
+    pub renewed: Vec<Renewed>,
+}
+
+/// A host whose new system has other host keys than the old one.
+pub struct Renewed {
+    /// Its name.
+    pub host: String,
+    /// What known_hosts says of it.
+    pub trust: Trust,
+    /// The keys of its new system, as the agent reported them; one of them it has proved.
+    pub keys: Vec<HostKey>,
 }
 
 impl Prepared {
@@ -162,11 +176,11 @@ impl Prepared {
         let inbox = if order.only_plan { None } else { Inbox::open(&dir, inbox) };
         let mut hosts = Vec::new();
         let mut reporters = Vec::new();
-        for Begun { name, reporter, plan, decision, task } in begun {
+        for Begun { name, reporter, plan, decision, trust, task } in begun {
             // A host that can't be deployed sends no plan; its own report says why.
             let met = plan.await.ok().map(|plan| (plan, decision));
             reporters.extend(met.is_some().then_some(reporter));
-            hosts.push(Attended { name, met, task });
+            hosts.push(Attended { name, met, trust, task });
         }
         let running = Running { dir, file, _lock: lock, _inbox: inbox };
         let met = Met { hosts, fleet, limits: order.limits, only_plan: order.only_plan, running };
@@ -202,7 +216,19 @@ struct Begun {
     reporter: Weak<Reporter>,
     plan: oneshot::Receiver<Arc<Plan>>,
     decision: signal::Sender<Decision>,
+    trust: Trust,
     task: tokio::task::JoinHandle<Result<Option<End>, String>>,
+}
+
+/// The host keys that the agent reported of the new system, by the host's journal.
+fn new_keys(dir: &RunDir, host: &str) -> Vec<HostKey> {
+    // A host is deployed by then, and its journal was written: what can't be read is told when it matters.
+    let told = digest(&dir.journal(host), Keep::Lines { last: 0, after: 0 }).map(|journal| journal.told);
+    let reported = told.unwrap_or_default().into_iter().rev().find_map(|told| match told.update {
+        Update::Event(_, Event { kind: EventKind::HostKeys(keys), .. }) => Some(keys),
+        _ => None,
+    });
+    reported.unwrap_or_default().iter().filter_map(|line| HostKey::parse(line)).collect()
 }
 
 fn start(
@@ -217,13 +243,14 @@ fn start(
     let gate = Gate { plan: plan_tx, decision: decided, seat, probes: Arc::clone(probes) };
     let name = job.host.name.clone();
     let reporter = Arc::new(Reporter::new(&name, member.reports.clone(), journal));
+    let trust = job.trust.clone();
     let (wishes, asked) = mpsc::unbounded_channel();
     let (telling, stop) = (Arc::clone(&reporter), member.stop.clone());
     let work = Box::pin(async move { Ok(drive(&job, &telling, gate, asked, stop).await) });
     let (pleas, received) = mpsc::unbounded_channel();
     let voice = Arc::downgrade(&reporter);
     let task = tokio::spawn(async move { attend(&member, Task { reporter, wishes, work }, received, busy).await });
-    (Begun { name, reporter: voice, plan, decision, task }, pleas)
+    (Begun { name, reporter: voice, plan, decision, trust, task }, pleas)
 }
 
 impl Met {
@@ -254,7 +281,7 @@ impl Met {
         let Self { hosts, only_plan, running, .. } = self;
         let mut ended = Ended::default();
         let mut tasks = Vec::new();
-        for Attended { name, met, task } in hosts {
+        for Attended { name, met, trust, task } in hosts {
             if let Some((plan, decision)) = met {
                 let approval = Approval::of(&plan);
                 if approval.is_err() || !(go || only_plan) {
@@ -268,11 +295,17 @@ impl Met {
                     Ok(_) => Decision::Refuse("the plan was refused".into()),
                 });
             }
-            tasks.push((name, task));
+            tasks.push((name, trust, task));
         }
-        for (name, task) in tasks {
+        for (name, trust, task) in tasks {
             match task.await {
-                Ok(Ok(Some(End::Over(summary)))) => ended.ends.push(Some(*summary)),
+                Ok(Ok(Some(End::Over(summary)))) => {
+                    if summary.outcome == Ending::Deployed {
+                        let keys = tokio::task::block_in_place(|| new_keys(&running.dir, &name));
+                        ended.renewed.extend(trust.is_stale(&keys).then_some(Renewed { host: name, trust, keys }));
+                    }
+                    ended.ends.push(Some(*summary));
+                }
                 Ok(Ok(Some(End::Detached))) => ended.ends.push(None),
                 Ok(Ok(None)) => {}
                 Ok(Err(why)) => ended.problems.push(format!("{name}: {why}")),
@@ -307,6 +340,24 @@ mod tests {
         let temporary = std::fs::read_dir(std::env::temp_dir()).unwrap();
         let ours = temporary.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(&run));
         assert_eq!(ours.count(), 0);
+    }
+
+    #[test]
+    fn the_keys_of_a_new_system_are_those_reported_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RunStore::at(dir.path().to_owned());
+        let (run, _lock) = store.create(&run_file("20261123-093000-0a1b", &["web1", "web2"]), &run_key()).unwrap();
+        let (mut journal, _) = Appender::open(&run.journal("web1"), Keep::All).unwrap();
+        let old = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvMEaYrEAoJpg0YaZD5aPahfRI1O5ZQNNGGKHzSjDzv";
+        let new = run_key().public();
+        for line in [old, new.line()] {
+            let event = Event { seq: 1, uptime_ms: 1, wall_ms: 1, kind: EventKind::HostKeys(vec![line.into()]) };
+            let update = Update::Event(crate::report::Speaker::Agent, event);
+            journal.append(&crate::journal::Record::Told { wall_ms: 1, update }).unwrap();
+        }
+        journal.sync().unwrap();
+        assert_eq!(new_keys(&run, "web1"), [new]);
+        assert_eq!(new_keys(&run, "web2"), []);
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod onlook;
 mod plea;
 
 pub use again::follow;
-pub use begin::{Order, Prepared};
+pub use begin::{Order, Prepared, Renewed};
 pub use check::{Checked, check};
 pub use error::{Kind, RunError};
 pub use find::{Asked, Found, read, some_in_ram};
