@@ -47,6 +47,8 @@ Environment:
   NO_COLOR, CLICOLOR=0             no colours
   CLICOLOR_FORCE                   colours also where there is no terminal
   TZ                               the time zone of what is shown; --json is in UTC
+  ANEMOS_SERVE                     `up` hands its run over to the daemon, as with --serve
+  XDG_RUNTIME_DIR                  where the daemon listens
   ANEMOS_LOG                       diagnostics on standard error: debug, or trace"
 )]
 pub struct Cli {
@@ -196,6 +198,15 @@ Exit status: 0 all deployed, 2 bad input, 4 some host not deployed, 130 Ctrl-C."
                       Exit status: 0 deployed, 2 not in RAM, 4 not deployed, as is a host that is powered off, \
                       130 Ctrl-C.")]
     Finish(FinishArgs),
+    /// Have runs that were handed over, whoever looks on: a daemon
+    ///
+    /// Listens on a Unix socket that only you can reach, in $XDG_RUNTIME_DIR/anemos, and writes what it does to
+    /// standard error. A run that was begun with `anemos up --serve` is its own: it goes on when your terminal is
+    /// closed, and when the daemon is started again after it was stopped, killed, or its machine rebooted. Hosts that
+    /// wait for their turn then wait for it again; those that have secrets wait for `anemos attach`, since secrets are
+    /// kept in memory only. docs/API.md describes the conversation with it.
+    #[command(after_help = "Exit status: 0 stopped, 2 it can't listen, or another daemon does.")]
+    Serve,
     /// Make, build and check the base initramfs
     #[command(subcommand, after_help = "Examples:\n  anemos base check\n  anemos base build")]
     Base(Base),
@@ -233,6 +244,11 @@ pub struct Up {
     /// How hosts leave RAM after success, instead of what hosts.toml says
     #[arg(long, value_enum)]
     pub finish: Option<FinishHow>,
+    /// Hand the run over to the daemon (`anemos serve`): once you have said yes, it goes on without this terminal
+    ///
+    /// Ctrl-C then only ends the looking on; `anemos abort` stops hosts. Also if $ANEMOS_SERVE is set, and not to 0.
+    #[arg(long)]
+    pub serve: bool,
 }
 
 /// `doctor`.

@@ -8,7 +8,7 @@ use crate::engine::{look, stage};
 use crate::known_hosts::{KnownHosts, PublicKey, Verdict};
 use crate::run::inbox;
 use crate::ssh_config::{self, Local, Overrides};
-use crate::{config, journal, screen, ssh};
+use crate::{api, config, journal, screen, ssh};
 
 /// What is done with an input.
 pub type Target = fn(&[u8]);
@@ -24,7 +24,22 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("events", screen::fuzz::replies),
     ("host-facts", screen::fuzz::facts),
     ("host-answers", host_answers),
+    ("api-requests", api_requests),
 ];
+
+/// A line that a client of the daemon sent. What is wrong with it is said without repeating it, since it may hold a
+/// secret; what was read is read again from what it is written as.
+fn api_requests(data: &[u8]) {
+    match api::read(data) {
+        Ok((number, request)) => {
+            let Ok(mut value) = serde_json::to_value(&request) else { return };
+            value["number"] = number.into();
+            let (again, read) = api::read(value.to_string().as_bytes()).expect("what was written is read");
+            assert_eq!((again, format!("{read:?}")), (number, format!("{request:?}")));
+        }
+        Err((_, fault)) => assert!(fault.message.len() < 200 + data.len(), "{fault:?}"),
+    }
+}
 
 /// hosts.toml. Every error has a place in the text; the names of hosts are names of files.
 fn hosts_toml(data: &[u8]) {

@@ -1,5 +1,6 @@
 //! The controller: everything behind the `anemos` command. The library is there for it, and for the fuzzer (`fuzz`).
 
+mod api;
 mod cli;
 mod commands;
 mod config;
@@ -16,6 +17,7 @@ mod report;
 mod run;
 mod screen;
 mod select;
+mod serve;
 mod signals;
 mod ssh;
 mod ssh_config;

@@ -147,6 +147,13 @@ pub enum Update {
     Waiting(String),
     /// Somebody wants something of the host. Its number is the wish's own.
     Wished(Wished),
+    /// Somebody decided about the plan, in a run that a daemon has.
+    Decided {
+        /// Who: a user of this machine and their process, for people.
+        author: String,
+        /// Whether the host is to be deployed.
+        approved: bool,
+    },
     /// A wish was answered.
     Answered {
         /// The number of the [`Update::Wished`].

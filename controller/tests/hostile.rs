@@ -2,6 +2,7 @@
 //! that floods it in each phase. See docs/SECURITY.md.
 
 #[path = "hostile/host.rs"]
+#[allow(dead_code, reason = "tests/serve.rs needs more of it")]
 mod host;
 
 use std::collections::BTreeSet;
@@ -18,10 +19,8 @@ use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
 use anemos_proto::codec::encode_frame;
 use anemos_proto::config::Finish;
 use anemos_proto::event::{Event, EventKind, Level, Outcome, Progress, Stream, Unit};
-use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, Inside, KexecSupport};
-use anemos_proto::net::NetworkState;
 use anemos_proto::stage::{Failure, StageReply};
-use host::{Boot, Host, Script, Wire};
+use host::{Boot, Host, Script, Wire, facts};
 use tempfile::TempDir;
 
 /// What the controller may take at most, in bytes, whatever a host does.
@@ -36,60 +35,6 @@ const LEAST: u64 = MOST;
 /// Whether a flood has gone on for long enough.
 fn is_over(began: Instant, how_long: Duration, said: u64) -> bool {
     began.elapsed() > how_long && said >= LEAST
-}
-
-/// What a host tells of itself, if it wants to go on.
-fn facts() -> HostFacts {
-    let id =
-        DiskId { name: "/dev/vda".into(), serial: Some("S".into()), wwid: None, path: String::new(), size: 1 << 34 };
-    let disk = Disk {
-        id,
-        model: "disk".into(),
-        removable: false,
-        rotational: false,
-        read_only: false,
-        table: None,
-        content: None,
-        partitions: Vec::new(),
-        mounts: Vec::new(),
-        out_of_reach: None,
-    };
-    HostFacts {
-        hostname: "host".into(),
-        os: "Debian".into(),
-        boot_id: "old".into(),
-        arch: "x86_64".into(),
-        kernel_release: "6.1".into(),
-        kernel_image: Some("/boot/vmlinuz".into()),
-        cmdline: String::new(),
-        firmware: Firmware::Bios,
-        memory_total: 4 << 30,
-        memory_available: 3 << 30,
-        disks: vec![disk],
-        kexec: KexecSupport {
-            file_load: true,
-            load: true,
-            disabled: false,
-            lockdown: "none".into(),
-            loads_left: None,
-            appraised: false,
-        },
-        network: NetworkState::default(),
-        lost_ways: Vec::new(),
-        ways: Vec::new(),
-        instead: Vec::new(),
-        kernel_lacks: Vec::new(),
-        inside: Inside::Machine,
-        memory_reserved: 0,
-        snapshot: None,
-        proxy: None,
-        ssh_port: 22,
-        host_keys: Vec::new(),
-        mirrors: vec!["http://mirror.example/debian".into()],
-        cached_blobs: Vec::new(),
-        cached_bases: Vec::new(),
-        watchdogs: Vec::new(),
-    }
 }
 
 /// A workstation: a directory that is all that the command needs to write to.

@@ -2,12 +2,14 @@
 
 mod base;
 mod described;
+mod handover;
 mod hosts_file;
 mod logs;
 mod look_back;
 mod passphrase;
 mod reenter;
 mod runs;
+mod serve;
 mod shell;
 mod up;
 
@@ -115,6 +117,7 @@ fn asked(of: &OfRun, in_ram: bool) -> Asked {
 /// Does what the command line says.
 pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
     match cli.command {
+        Command::Up(args) if args.serve || handover::is_wanted() => handover::up(args, stopping).await,
         Command::Up(args) => up::up(args, stopping).await,
         Command::Plan(args) => up::plan(args, stopping).await,
         Command::Attach(args) => reenter::attach(args, stopping).await,
@@ -125,6 +128,7 @@ pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
         Command::Status(args) => look_back::status(&args),
         Command::Logs(args) => logs::logs(&args).await,
         Command::Runs(args) => runs::runs(&args),
+        Command::Serve => serve::serve(stopping).await,
         Command::Base(args) => base::run(args).await,
         Command::Doctor(args) => up::doctor(args, stopping).await,
         Command::Validate(args) => hosts_file::validate(args).await,

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 
 use super::passphrase::OnTerminal;
-use super::{CommandError, Status, Stopping, asked, status_of};
+use super::{CommandError, Status, Stopping, asked, handover, status_of};
 use crate::cli;
 use crate::engine::{Blob, Wish};
 use crate::journal::{HostEntry, JournalError, RunDir};
@@ -101,6 +101,15 @@ pub(super) async fn finish(args: cli::FinishArgs, stopping: Stopping) -> Result<
 async fn reenter(found: Found, intent: Intent, json: bool, stopping: Stopping) -> Result<Status, CommandError> {
     let Found { run, file, hosts, .. } = found;
     let lock = match run.lock() {
+        Ok(lock) if run::is_kept(&run) => {
+            // It goes on with the daemon, and as it was: not with whoever looks on.
+            drop(lock);
+            if intent.wish.is_some() {
+                let why = format!("run {} is the daemon's, and that is not running: start `anemos serve`", run.id);
+                return Err(CommandError::bad_input(why));
+            }
+            None
+        }
         Ok(lock) => Some(lock),
         Err(error @ JournalError::Locked { .. }) => {
             let asks = if intent.wish.is_some() { "asking it, and then " } else { "" };
@@ -120,7 +129,10 @@ async fn reenter(found: Found, intent: Intent, json: bool, stopping: Stopping) -
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
     let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control));
     ssh::ask_at_jump_hosts(&asks);
-    let followed = run::follow(&run, hosts, lock, &intent, &asks, reports, &stop).await;
+    let mut supplied = handover::supply(&run, &asks).await?;
+    let following = run::follow(&run, hosts, lock, &intent, &asks, reports, &stop);
+    let followed = handover::meanwhile(supplied.as_mut(), following).await;
+    drop((supplied, asks));
     screen.await.map_err(CommandError::internal)?;
     let followed = followed?;
     if followed.lock.is_some()

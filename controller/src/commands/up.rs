@@ -16,12 +16,12 @@ use crate::report::feed;
 use crate::run::{Order, Prepared, Renewed};
 use crate::screen::plan::{checked, confirm, render};
 use crate::screen::text::Paint;
-use crate::screen::{self, Mode, Screen};
+use crate::screen::{self, Control, Mode, Screen};
 use crate::ssh::{self, Passphrases};
 
 /// How the question is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ask {
+pub(super) enum Ask {
     Yes,
     Terminal,
     OnlyPlan,
@@ -33,7 +33,7 @@ pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandEr
     let ask = if args.yes { Ask::Yes } else { Ask::Terminal };
     let finish = args.finish.map(Into::into);
     let chosen = chosen(&args.which, finish)?;
-    let remember = if args.update_known_hosts { Remember::Yes } else { Remember::Ask };
+    let remember = Remember::of(&args);
     go(args.which, chosen, (ask, remember), stopping).await
 }
 
@@ -58,13 +58,19 @@ pub(super) async fn doctor(args: Doctor, stopping: Stopping) -> Result<Status, C
 
 /// What known_hosts gets of hosts whose new systems have other host keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Remember {
+pub(super) enum Remember {
     Yes,
     Ask,
 }
 
+impl Remember {
+    pub(super) fn of(args: &Up) -> Self {
+        if args.update_known_hosts { Self::Yes } else { Self::Ask }
+    }
+}
+
 /// Has known_hosts say what was proved, if the user wants that.
-fn renew(renewed: &Renewed, ask: Ask, remember: Remember) {
+pub(super) fn renew(renewed: &Renewed, ask: Ask, remember: Remember) {
     let Renewed { host, trust, keys } = renewed;
     let keys_shown: Vec<String> = keys.iter().map(ToString::to_string).collect();
     let what = format!("the new system of {host} has other host keys than known_hosts: {}", keys_shown.join(", "));
@@ -107,18 +113,11 @@ async fn go(
     stopping: Stopping,
 ) -> Result<Status, CommandError> {
     let looks = ask == Ask::OnlyLook;
-    if ask == Ask::Terminal && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
-        return Err(CommandError {
-            status: Status::Refused,
-            message: "there is no terminal to ask on what may be overwritten; look with `anemos plan`, then give --yes"
-                .into(),
-        });
-    }
+    can_ask(ask)?;
     let (control, requests) = screen::control();
     let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control.clone()));
     ssh::ask_at_jump_hosts(&asks);
-    let limits =
-        Limits { parallel: args.parallel as usize, canary: !args.no_canary, max_failures: args.max_failures as usize };
+    let limits = limits(&args);
     let only_plan = looks || ask == Ask::OnlyPlan;
     let unlisted = looks && hosts_file.as_os_str().is_empty();
     let order = Order { hosts, hosts_file, lock: args.lock, limits, no_payload: looks, only_plan };
@@ -137,20 +136,7 @@ async fn go(
         control.plans(plans.clone(), order.clone()).await;
     }
     let able = met.able();
-    let go = match ask {
-        _ if able.is_empty() => false,
-        Ask::OnlyPlan | Ask::OnlyLook => false,
-        Ask::Yes => true,
-        Ask::Terminal => {
-            let paused = control.pause().await;
-            screen::ring();
-            // Where standard output leads elsewhere, the plan has gone there.
-            let unseen = if screen::is_seen_on_stderr(mode) { Vec::new() } else { met.plans() };
-            let answer = question(unseen, able, order, stop.clone()).await;
-            drop(paused);
-            answer
-        }
-    };
+    let go = ask_on(ask, Shown { mode, plans: &plans, able: &able, order }, &control, stop.clone()).await;
     let ended = met.decide(go).await;
     drop((control, asks));
     screen.await.map_err(CommandError::internal)?;
@@ -173,8 +159,52 @@ async fn go(
     Ok(status_of(&ended.ends, &refused, stopped))
 }
 
+/// What was shown, in a way that standard error may have seen.
+pub(super) struct Shown<'a> {
+    pub mode: Mode,
+    pub plans: &'a [Arc<Plan>],
+    pub able: &'a [Arc<Plan>],
+    pub order: Option<String>,
+}
+
+/// Settles the question whether these are deployed.
+pub(super) async fn ask_on(ask: Ask, shown: Shown<'_>, control: &Control, stop: signal::Receiver<Stop>) -> bool {
+    let Shown { mode, plans, able, order } = shown;
+    match ask {
+        _ if able.is_empty() => false,
+        Ask::OnlyPlan | Ask::OnlyLook => false,
+        Ask::Yes => true,
+        Ask::Terminal => {
+            let paused = control.pause().await;
+            screen::ring();
+            // Where standard output leads elsewhere, the plan has gone there.
+            let unseen = if screen::is_seen_on_stderr(mode) { Vec::new() } else { plans.to_vec() };
+            let answer = question(unseen, able.to_vec(), order, stop).await;
+            drop(paused);
+            answer
+        }
+    }
+}
+
+/// Whether the question can be settled so.
+pub(super) fn can_ask(ask: Ask) -> Result<(), CommandError> {
+    if ask == Ask::Terminal && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Err(CommandError {
+            status: Status::Refused,
+            message: "there is no terminal to ask on what may be overwritten; look with `anemos plan`, then give --yes"
+                .into(),
+        });
+    }
+    Ok(())
+}
+
+/// How the run is gone about.
+pub(super) fn limits(args: &PlanArgs) -> Limits {
+    Limits { parallel: args.parallel as usize, canary: !args.no_canary, max_failures: args.max_failures as usize }
+}
+
 /// The hosts.toml, and those of its hosts that are meant, as the command line changes them.
-fn chosen(args: &PlanArgs, finish: Option<config::Finish>) -> Result<(PathBuf, Vec<Host>), CommandError> {
+pub(super) fn chosen(args: &PlanArgs, finish: Option<config::Finish>) -> Result<(PathBuf, Vec<Host>), CommandError> {
     let (file, hosts) = hosts_file::of(&args.of)?;
     let changed = hosts.into_iter().map(|mut host| {
         host.accept_new |= args.accept_new;

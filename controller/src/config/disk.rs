@@ -3,11 +3,12 @@
 use std::fmt;
 
 use anemos_proto::host::Disk;
+use serde::{Deserialize, Serialize};
 
 use super::units::format_size;
 
 /// Says which disk is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DiskSelector {
     /// `/dev/…`, the name under the old system.
     Path(String),

@@ -58,7 +58,7 @@ impl HostsFile {
 ///
 /// `Option`s that are `None` are left to OpenSSH's configuration (see [`crate::ssh_config`]) or to what is found on the
 /// host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
     /// `NAME` of `[hosts.NAME]`.
     pub name: String,
@@ -175,7 +175,7 @@ impl fmt::Display for Become {
 }
 
 /// Where the base initramfs comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Base {
     /// The way it gets to the host.
     pub source: BaseSource,
@@ -184,7 +184,7 @@ pub struct Base {
 }
 
 /// The way that the base initramfs gets to the host.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum BaseSource {
     /// The host's cache, else built there, else uploaded if the host has no way out.
     #[default]
@@ -198,7 +198,7 @@ pub enum BaseSource {
 }
 
 /// The kernel that runs the RAM system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Kernel {
     /// The one the host is running.
     #[default]
@@ -208,7 +208,7 @@ pub enum Kernel {
 }
 
 /// A key in `authorized_keys`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AuthorizedKey {
     /// Written out in hosts.toml.
     Key(PublicKey),
@@ -217,7 +217,7 @@ pub enum AuthorizedKey {
 }
 
 /// The clocks of a deployment. Each names a wait that ends, and appears by that name in errors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deadlines {
     /// Until SSH to the old system is up and authenticated.
     pub connect: Duration,

@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch as signal;
 use tokio::time::{Instant, timeout_at};
 
@@ -13,7 +14,7 @@ use crate::text::quoted;
 const NAMED: usize = 8;
 
 /// How a fleet goes about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Hosts at once, from their preparation to their end.
     pub parallel: usize,
@@ -71,6 +72,19 @@ pub enum How {
     Failed(String),
     /// The user turned away from it.
     Left,
+}
+
+/// Where a host stood when the process that followed it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stood {
+    /// It was to be deployed, and was not told to boot.
+    Waiting,
+    /// It was told to boot, and goes on.
+    Booted,
+    /// It was told to boot, and has ended so.
+    Over(How),
+    /// It was never begun with, or left.
+    Out,
 }
 
 /// What a host may do.
@@ -133,6 +147,25 @@ impl Fleet {
         self.settle();
     }
 
+    /// Puts a host where it stood when an earlier process ended. To be followed by [`Fleet::resume`].
+    pub fn stand(&mut self, host: usize, stood: Stood) {
+        match stood {
+            Stood::Waiting => self.hosts[host].1 = State::Waiting,
+            Stood::Booted => self.hosts[host].1 = State::Booted,
+            Stood::Over(how) => {
+                self.hosts[host].1 = State::Booted;
+                self.end(host, how);
+            }
+            Stood::Out => self.hosts[host].1 = State::Out,
+        }
+    }
+
+    /// Goes on, when every host has its place again; `several` were to be deployed, or one.
+    pub fn resume(&mut self, several: bool) {
+        self.several = several;
+        self.settle();
+    }
+
     /// What the host may do now.
     pub fn verdict(&self, host: usize) -> Verdict {
         match (self.hosts[host].1, &self.halted) {
@@ -159,6 +192,11 @@ impl Fleet {
 
     /// The host is over.
     pub fn ended(&mut self, host: usize, how: How) {
+        self.end(host, how);
+        self.settle();
+    }
+
+    fn end(&mut self, host: usize, how: How) {
         let (name, state) = &mut self.hosts[host];
         let booted = std::mem::replace(state, State::Out) == State::Booted;
         match how {
@@ -171,7 +209,6 @@ impl Fleet {
         if self.halted.is_none() && self.failures.len() > self.limits.max_failures {
             self.halted = Some(self.reason());
         }
-        self.settle();
     }
 
     fn count(&self, is: impl Fn(State) -> bool) -> usize {

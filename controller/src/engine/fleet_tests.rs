@@ -243,3 +243,30 @@ proptest! {
         }
     }
 }
+
+/// A fleet whose process has ended goes on as it would have.
+#[test]
+fn a_fleet_is_put_together_again() {
+    let again = |limits, stood: &[Stood]| {
+        let mut fleet = Fleet::new(&names(stood.len()), limits, "hosts.toml");
+        stood.iter().enumerate().for_each(|(host, stood)| fleet.stand(host, stood.clone()));
+        fleet.resume(stood.len() > 1);
+        fleet
+    };
+    let (over, lost) = (Stood::Over(How::Proved), Stood::Over(failed()));
+    // The canary goes on, and the others wait for it.
+    let mut fleet = again(limits(2, true, 0), &[Stood::Waiting, Stood::Booted, Stood::Waiting]);
+    assert_eq!(verdicts(&fleet), "wgw");
+    happens(&mut fleet, "ok b").unwrap();
+    assert_eq!(verdicts(&fleet), "ggg");
+    // One was proved before: so many at a time.
+    assert_eq!(verdicts(&again(limits(1, true, 0), &[Stood::Waiting, over.clone(), Stood::Waiting])), "ggw");
+    // None was told to boot: one goes alone.
+    assert_eq!(verdicts(&again(limits(3, true, 0), &[Stood::Out, Stood::Waiting, Stood::Waiting])), "ggw");
+    // What failed before counts.
+    let fleet = again(limits(3, false, 0), &[Stood::Waiting, Stood::Booted, lost.clone()]);
+    assert_eq!(verdicts(&fleet), "ngg");
+    let Verdict::Never(why) = fleet.verdict(0) else { panic!("it goes on") };
+    assert!(why.contains("c was and ended held") && why.contains("`anemos up hosts.toml a`"), "{why}");
+    assert_eq!(verdicts(&again(limits(3, false, 1), &[Stood::Waiting, Stood::Booted, lost])), "ggg");
+}

@@ -42,7 +42,7 @@ use anemos_proto::stage::BaseSource;
 use tokio::sync::{mpsc, oneshot, watch as signal};
 
 pub use after::{End, Follow, follow_again};
-pub use fleet::{Fleet, Limits, Seat};
+pub use fleet::{Fleet, How, Limits, Seat, Stood};
 pub use packing::{PACKINGS, StageBinary};
 pub use password::Passwords;
 pub use reporter::{Reporter, now_ms};
@@ -51,7 +51,6 @@ pub use trust::Trust;
 pub use unbooted::unbooted;
 pub use wish::{Asked, Asker, Wish, Wishes};
 
-use self::fleet::How;
 use crate::config;
 use crate::journal::HostEntry;
 use crate::payload::Keep;
@@ -222,7 +221,7 @@ pub async fn drive(
 }
 
 /// What a host's end says about the payload that the others are to get.
-fn became(end: &End, finish: Finish, succeeded: bool) -> How {
+pub fn became(end: &End, finish: Finish, succeeded: bool) -> How {
     let as_told = succeeded && matches!(finish, Finish::Hold | Finish::PowerOff);
     match end {
         End::Over(summary) => match summary.outcome {

@@ -4,12 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use serde::{Deserialize, Serialize};
+
 use crate::known_hosts::{self, Known, KnownHosts, KnownKey, PublicKey, Verdict};
 use crate::ssh::{HostCertificate, HostKey, Judgement, Policy};
 use crate::ssh_config::Effective;
 
 /// What known_hosts says of one host.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Trust {
     known: Known,
     /// Where that was read.

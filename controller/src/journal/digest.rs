@@ -106,13 +106,15 @@ pub struct Digested {
     pub steps: Vec<(Speaker, u32, String)>,
     /// The agent's state.
     pub agent: Option<AgentState>,
+    /// What was decided about the plan, if anybody did whose word is written down.
+    pub decided: Option<bool>,
     /// Wishes that were not answered: their numbers, and what they are.
     pub wishes: Vec<(u64, Wished)>,
 }
 
 impl Digested {
     /// Version of what [`Digested::take`] makes of records: one that another version wrote down is not believed.
-    pub(super) const FORM: u32 = 3;
+    pub(super) const FORM: u32 = 4;
 
     /// Goes through records.
     #[cfg(any(test, fuzzing))]
@@ -169,6 +171,7 @@ impl Digested {
             }
             Update::Facts(facts) => self.old_boot_id = Some(facts.boot_id.clone()),
             Update::Event(speaker, event) => self.event(*speaker, event, size(update)),
+            Update::Decided { approved, .. } => self.decided = Some(*approved),
             Update::Wished(wished) => self.wishes.push((self.number, wished.clone())),
             Update::Answered { wish, .. } => self.wishes.retain(|(number, _)| number != wish),
             _ => {}

@@ -236,6 +236,7 @@ pub fn since() -> Vec<Record> {
         wished(What::Finish(Finish::PowerOff)),
         Update::Answered { wish: 17, refused: None },
         Update::Answered { wish: 18, refused: Some("the payload is running".into()) },
+        Update::Decided { author: "ann (process 77)".into(), approved: true },
     ];
     let planned = Update::Planned { plan: Box::new(plan::tests::plan()), order: Some("all 2 at once".into()) };
     let facts = Update::Facts(Box::new(facts_since()));

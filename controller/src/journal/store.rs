@@ -145,7 +145,7 @@ impl RunDir {
             let entries = fs::read_dir(dir).into_iter().flatten().flatten();
             entries.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file).map(|file| file.len()).sum()
         };
-        bytes(&self.dir) + bytes(&self.dir.join("keys"))
+        bytes(&self.dir) + bytes(&self.dir.join("keys")) + bytes(&self.order_path())
     }
 
     /// Deletes the run with all that is known of it. Whoever reads it meanwhile sees all of it or that it is gone.
@@ -184,6 +184,36 @@ impl RunDir {
         // Host names are checked by the reader of hosts.toml, but a journal must not land elsewhere whatever they are.
         let name: String = host.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect();
         self.dir.join(format!("{name}.journal"))
+    }
+
+    /// Where a daemon that has the run keeps what is to be done: see [`RunDir::keep_order`].
+    pub fn order_path(&self) -> PathBuf {
+        self.dir.join("order")
+    }
+
+    /// Writes down what is to be done, all of it or nothing, and makes sure that it is on the disk.
+    pub fn keep_order<'a>(&self, files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<(), JournalError> {
+        let new = self.dir.join("order.new");
+        make_dir(&new)?;
+        for (name, bytes) in files {
+            write_new(&new.join(name), bytes)?;
+        }
+        sync_dir(&new)?;
+        let order = self.order_path();
+        fs::rename(&new, &order).map_err(|e| JournalError::io("making", &order, e))?;
+        sync_dir(&self.dir)
+    }
+
+    /// Deletes that: no daemon has the run any more.
+    pub fn forget_order(&self) -> Result<(), JournalError> {
+        let (order, gone) = (self.order_path(), self.dir.join("order.gone"));
+        match fs::rename(&order, &gone) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(JournalError::io("deleting", &order, error)),
+        }
+        fs::remove_dir_all(&gone).map_err(|e| JournalError::io("deleting", &gone, e))?;
+        sync_dir(&self.dir)
     }
 
     fn key_path(&self) -> PathBuf {

@@ -4,9 +4,11 @@ use std::fmt;
 
 use data_encoding::{BASE64, BASE64_NOPAD};
 use ring::digest;
+use serde::{Deserialize, Serialize};
 
 /// An SSH public key: `ssh-ed25519 AAAA…`. Equal means the same key; the comment does not count and is not kept.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct PublicKey {
     algorithm: String,
     blob: Vec<u8>,
@@ -60,6 +62,20 @@ impl PublicKey {
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.algorithm, self.base64())
+    }
+}
+
+impl From<PublicKey> for String {
+    fn from(key: PublicKey) -> Self {
+        key.to_string()
+    }
+}
+
+impl TryFrom<String> for PublicKey {
+    type Error = KeyError;
+
+    fn try_from(text: String) -> Result<Self, KeyError> {
+        Self::parse(&text)
     }
 }
 

@@ -27,6 +27,7 @@ pub use append::add_line;
 pub use key::PublicKey;
 use line::{Entry, Marker};
 pub use revoked::revoked;
+use serde::{Deserialize, Serialize};
 
 /// The port whose keys are filed under the plain name.
 const SSH_PORT: u16 = 22;
@@ -39,7 +40,7 @@ pub struct KnownHosts {
 }
 
 /// A line of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The file.
     pub file: PathBuf,
@@ -73,7 +74,7 @@ impl fmt::Display for Warning {
 }
 
 /// A key and the line that says so.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownKey {
     /// The key.
     pub key: PublicKey,
@@ -82,7 +83,7 @@ pub struct KnownKey {
 }
 
 /// What is known of a host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// Its keys, in the order of the files.
     pub keys: Vec<KnownKey>,

@@ -19,6 +19,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anemos_proto::ids::Digest;
 use ring::digest;
+use serde::{Deserialize, Serialize};
 use zstd::stream::raw::CParameter;
 
 use crate::text::quoted;
@@ -55,7 +56,7 @@ pub struct Packed {
 }
 
 /// A partition that is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
     /// Its file system's label.
     pub label: String,

@@ -97,11 +97,11 @@ pub async fn follow(
             followed.ends.push(summary);
             continue;
         }
-        let (user, key, reports) = (credentials(&entry, asks), key.clone(), reports.clone());
+        let (user, key, reports) = (credentials(&entry, asks, None), key.clone(), reports.clone());
         let (halt, stop) = own_stop(stop);
         let keep = intent.keep(seen);
         let passwords = Arc::clone(&passwords);
-        let member = Member { run: run.clone(), entry, user, passwords, key, reports, stop, keep };
+        let member = Member { run: run.clone(), entry, user, passwords, key, reports, stop, keep, daemon: false };
         match member.take_up(seen, intent.wish.as_ref().map(|_| id.as_str())) {
             Ok(again) => tasks.push((member, again, halt)),
             Err(JournalError::Earlier { .. }) => show_earlier(run, &name, member.keep, &member.reports, &mut followed),
@@ -136,7 +136,7 @@ pub async fn follow(
         let name = member.name().to_owned();
         attended.push((name, tokio::spawn(async move { attend(&member, task, received, busy).await })));
     }
-    let _inbox = Inbox::open(run, inbox);
+    let _inbox = Inbox::open(run, Arc::new(inbox));
     for (name, task) in attended {
         match task.await {
             Ok(Ok(Some(End::Over(summary)))) => followed.ends.push(Some(*summary)),
@@ -235,7 +235,7 @@ fn own_stop(all: &signal::Receiver<Stop>) -> (Arc<signal::Sender<Stop>>, signal:
 }
 
 /// A name for a wish.
-fn new_id() -> Result<String, RunError> {
+pub fn new_id() -> Result<String, RunError> {
     let random = ssh::new_seed().map_err(RunError::internal)?;
     Ok(random.expose().iter().take(8).fold(String::new(), |id, byte| format!("{id}{byte:02x}")))
 }

@@ -1,24 +1,29 @@
 //! Begins a run: prepares it, meets its hosts, and goes ahead with those that it is decided for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use anemos_proto::event::{Event, EventKind};
+use anemos_proto::ids::Digest;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
 
 use super::base::Showing;
+use super::describe::{Description, describe};
 use super::descriptors;
 use super::error::RunError;
 use super::forget;
 use super::host::{Busy, attend};
-use super::inbox::Inbox;
-use super::jobs::{Jobs, new_run_id, prepare};
+use super::inbox::{Inbox, Pleas};
+use super::jobs::{Common, new_run_id};
 use super::member::{Member, Task};
+use super::order::Kept;
 use super::plea::Plea;
 use crate::config::Host;
 use crate::embed;
-use crate::engine::{Decision, End, Fleet, Gate, Job, Limits, Reporter, Seat, Stop, Trust, drive, now_ms};
+use crate::engine::{
+    Blob, Decision, End, Fleet, Gate, Job, Limits, Passwords, Reporter, Seat, Stop, Trust, drive, now_ms,
+};
 use crate::journal::{Appender, HostEntry, JournalError, Keep, Lock, RunDir, RunFile, RunStore, digest};
 use crate::plan::{Approval, Plan};
 use crate::report::{Ending, Feed, Summary, Update};
@@ -40,14 +45,41 @@ pub struct Order {
     pub only_plan: bool,
 }
 
+/// How a run is gone about.
+pub struct Terms {
+    /// See [`Order::hosts_file`].
+    pub hosts_file: PathBuf,
+    /// See [`Order::limits`].
+    pub limits: Limits,
+    /// See [`Order::only_plan`].
+    pub only_plan: bool,
+    /// A daemon has the run: what is to be done is written down, and hosts that are held stay at hand.
+    pub daemon: bool,
+    /// The user's SSH agent, if it is not the one that this process has.
+    pub agent: Option<PathBuf>,
+}
+
 /// A run that is prepared: no host has been met yet.
 pub struct Prepared {
-    order: Order,
+    terms: Terms,
     jobs: Vec<Job>,
     file: RunFile,
     key: RunKey,
+    /// What a daemon writes down, and the blobs of it.
+    kept: Option<(Kept, BTreeMap<Digest, Blob>)>,
     /// What the user should know.
     pub notes: Vec<String>,
+}
+
+/// A run whose hosts are being met.
+pub struct Meeting {
+    begun: Vec<Begun>,
+    fleet: signal::Sender<Fleet>,
+    limits: Limits,
+    only_plan: bool,
+    running: Running,
+    /// Where its hosts take wishes.
+    pub pleas: Pleas,
 }
 
 /// A run whose hosts have been met.
@@ -71,10 +103,25 @@ struct Running {
 /// One host that is being followed.
 struct Attended {
     name: String,
+    reporter: Weak<Reporter>,
     /// Its plan, and where the decision goes; `None` if it can't be deployed, which its own report tells.
     met: Option<(Arc<Plan>, signal::Sender<Decision>)>,
     trust: Trust,
-    task: tokio::task::JoinHandle<Result<Option<End>, String>>,
+    task: Doing,
+}
+
+/// What is being done about hosts, by their names.
+pub(super) type Tasks = Vec<(String, Doing)>;
+
+/// What is being done about a host.
+type Doing = tokio::task::JoinHandle<Result<Option<End>, String>>;
+
+/// A run that was decided about.
+pub struct Going {
+    tasks: Vec<(String, Trust, Doing)>,
+    refused: Vec<String>,
+    only_plan: bool,
+    running: Running,
 }
 
 /// How a run ended.
@@ -102,39 +149,60 @@ pub struct Renewed {
     pub keys: Vec<HostKey>,
 }
 
+impl Ended {
+    /// Takes in how the task of a host ended.
+    pub(super) fn take(&mut self, host: &str, end: Result<Result<Option<End>, String>, tokio::task::JoinError>) {
+        match end {
+            Ok(Ok(Some(End::Over(summary)))) => self.ends.push(Some(*summary)),
+            Ok(Ok(Some(End::Detached))) => self.ends.push(None),
+            Ok(Ok(None)) => {}
+            Ok(Err(why)) => self.problems.push(format!("{host}: {why}")),
+            Err(error) => self.problems.push(format!("{host}: {error}")),
+        }
+    }
+}
+
 impl Prepared {
     /// Finds out everything that can be known without meeting a host.
     pub async fn new(order: Order, asks: &Arc<dyn Passphrases>, show: &Showing) -> Result<Self, RunError> {
-        descriptors::enough(order.hosts.len(), 0, order.limits.parallel)?;
+        let Order { hosts, hosts_file, lock, limits, no_payload, only_plan } = order;
+        descriptors::enough(hosts.len(), 0, limits.parallel)?;
+        embed::artifacts().map_err(RunError::bad_input)?;
+        let description = describe(hosts, (lock.as_deref(), !no_payload), show).await?;
+        let terms = Terms { hosts_file, limits, only_plan, daemon: false, agent: None };
+        Self::of(description, terms, asks)
+    }
+
+    /// Prepares what was described.
+    pub fn of(description: Description, terms: Terms, asks: &Arc<dyn Passphrases>) -> Result<Self, RunError> {
         let artifacts = Arc::new(embed::artifacts().map_err(RunError::bad_input)?);
         let run = new_run_id()?;
-        let key = new_seed().and_then(|seed| RunKey::from_seed(&seed)).map_err(RunError::internal)?;
-        let mut hosts = order.hosts.clone();
-        if order.no_payload {
-            for host in &mut hosts {
-                host.secrets.clear();
-            }
-        }
-        let lock = order.lock.as_deref();
-        let prepared = prepare(hosts, &run, &key, &artifacts, (lock, !order.no_payload), (asks, show)).await?;
-        let Jobs { jobs, notes } = prepared;
+        let run_key = new_seed().and_then(|seed| RunKey::from_seed(&seed)).map_err(RunError::internal)?;
+        let kept = terms.daemon.then(|| (Kept::new(&description, terms.limits), description.blobs.clone()));
+        let Description { hosts, mut secrets, blobs, notes } = description;
+        let may_want = hosts.iter().filter(|described| described.host.becomes.is_some());
+        let passwords = Passwords::new(asks, may_want.map(|described| described.host.name.clone()));
+        let (asks, agent) = (Arc::clone(asks), terms.agent.clone());
+        let common = Common { run, run_key, artifacts, asks, passwords, agent };
+        let job = |described| common.job(described, secrets.remove(&described.host.name).unwrap_or_default(), &blobs);
+        let jobs: Vec<Job> = hosts.iter().map(job).collect::<Result<_, _>>()?;
         let through = jobs.iter().filter(|job| !job.entry.address.way.is_direct()).count();
-        descriptors::enough(jobs.len(), through, order.limits.parallel)?;
-        let hosts_file = std::path::absolute(&order.hosts_file).unwrap_or_else(|_| order.hosts_file.clone());
+        descriptors::enough(jobs.len(), through, terms.limits.parallel)?;
+        let hosts_file = std::path::absolute(&terms.hosts_file).unwrap_or_else(|_| terms.hosts_file.clone());
         let file = RunFile {
             format: RunFile::FORMAT,
-            run,
+            run: common.run,
             started_ms: now_ms(),
             hosts_file,
             pid: std::process::id(),
             hosts: jobs.iter().map(|job| job.entry.clone()).collect(),
         };
-        Ok(Self { order, jobs, file, key, notes })
+        Ok(Self { terms, jobs, file, key: common.run_key, kept, notes })
     }
 
     /// The name of the run; `None` if nothing of it stays.
     pub fn run(&self) -> Option<&str> {
-        (!self.order.only_plan).then_some(self.file.run.as_str())
+        (!self.terms.only_plan).then_some(self.file.run.as_str())
     }
 
     /// The names of its hosts.
@@ -144,16 +212,25 @@ impl Prepared {
 
     /// Begins the run, and meets its hosts. Returns when each has its plan, or is over.
     pub async fn meet(self, reports: Feed, stop: &signal::Receiver<Stop>) -> Result<Met, RunError> {
+        let meeting = self.begin(&reports, stop)?;
+        // The screens end with the last host.
+        drop(reports);
+        Ok(meeting.met().await)
+    }
+
+    /// Begins the run.
+    pub fn begin(self, reports: &Feed, stop: &signal::Receiver<Stop>) -> Result<Meeting, RunError> {
         let names = self.names();
-        let Self { order, jobs, file, key, .. } = self;
-        let (dir, lock, journals) = if order.only_plan {
+        let Self { terms, jobs, file, key, kept, .. } = self;
+        let Terms { hosts_file, limits, only_plan, daemon, .. } = terms;
+        let (dir, lock, journals) = if only_plan {
             (RunDir::nowhere(&file.run), None, names.iter().map(|_| Appender::nowhere()).collect())
         } else {
-            let (dir, lock, journals) = create(&RunStore::open()?, &file, &key)?;
+            let (dir, lock, journals) = create(&RunStore::open()?, &file, &key, kept.as_ref())?;
             (dir, Some(lock), journals)
         };
-        let fleet = signal::channel(Fleet::new(&names, order.limits, &order.hosts_file.display().to_string())).0;
-        let probes = Arc::new(Semaphore::new(order.limits.parallel));
+        let fleet = signal::channel(Fleet::new(&names, limits, &hosts_file.display().to_string())).0;
+        let probes = Arc::new(Semaphore::new(limits.parallel));
         let busy = Busy::new(jobs.len());
         let (mut inbox, mut begun) = (HashMap::new(), Vec::new());
         for ((number, job), journal) in jobs.into_iter().enumerate().zip(journals) {
@@ -166,41 +243,63 @@ impl Prepared {
                 reports: reports.clone(),
                 stop: stop.clone(),
                 keep: Keep::Lines { last: 0, after: 0 },
+                daemon,
             };
             let seat = Seat::new(&fleet, number);
             let (host, pleas) = start(job, member, journal, (seat, &probes), busy.clone());
             inbox.insert(host.name.clone(), pleas);
             begun.push(host);
         }
-        drop(reports);
-        let inbox = if order.only_plan { None } else { Inbox::open(&dir, inbox) };
-        let mut hosts = Vec::new();
-        let mut reporters = Vec::new();
-        for Begun { name, reporter, plan, decision, trust, task } in begun {
-            // A host that can't be deployed sends no plan; its own report says why.
-            let met = plan.await.ok().map(|plan| (plan, decision));
-            reporters.extend(met.is_some().then_some(reporter));
-            hosts.push(Attended { name, met, trust, task });
-        }
+        let pleas: Pleas = Arc::new(inbox);
+        let inbox = if only_plan { None } else { Inbox::open(&dir, Arc::clone(&pleas)) };
         let running = Running { dir, file, _lock: lock, _inbox: inbox };
-        let met = Met { hosts, fleet, limits: order.limits, only_plan: order.only_plan, running };
-        let order = met.order();
-        for (reporter, plan) in reporters.into_iter().zip(met.plans()) {
-            let order = order.clone().filter(|_| plan.refused().is_none());
-            // A host that is over meanwhile has said its last word.
-            if let Some(reporter) = reporter.upgrade() {
-                reporter.tell(Update::Planned { plan: Box::new((*plan).clone()), order });
-            }
-        }
-        Ok(met)
+        Ok(Meeting { begun, fleet, limits, only_plan, running, pleas })
     }
 }
 
-/// Makes the run, and a journal for each of its hosts. If that fails, nothing of the run is left.
-fn create(store: &RunStore, file: &RunFile, key: &RunKey) -> Result<(RunDir, Lock, Vec<Appender>), JournalError> {
+impl Meeting {
+    /// The run.
+    pub fn dir(&self) -> &RunDir {
+        &self.running.dir
+    }
+
+    /// Returns when each host has its plan, or is over.
+    pub async fn met(self) -> Met {
+        let Self { begun, fleet, limits, only_plan, running, .. } = self;
+        let mut hosts = Vec::new();
+        for Begun { name, reporter, plan, decision, trust, task } in begun {
+            // A host that can't be deployed sends no plan; its own report says why.
+            let met = plan.await.ok().map(|plan| (plan, decision));
+            hosts.push(Attended { name, reporter, met, trust, task });
+        }
+        let met = Met { hosts, fleet, limits, only_plan, running };
+        let order = met.order();
+        for host in &met.hosts {
+            // A host that is over meanwhile has said its last word.
+            if let (Some((plan, _)), Some(reporter)) = (&host.met, host.reporter.upgrade()) {
+                let order = order.clone().filter(|_| plan.refused().is_none());
+                reporter.tell(Update::Planned { plan: Box::new((**plan).clone()), order });
+            }
+        }
+        met
+    }
+}
+
+/// Makes the run, a journal for each of its hosts, and what a daemon keeps. If that fails, nothing of the run is left.
+fn create(
+    store: &RunStore,
+    file: &RunFile,
+    key: &RunKey,
+    kept: Option<&(Kept, BTreeMap<Digest, Blob>)>,
+) -> Result<(RunDir, Lock, Vec<Appender>), JournalError> {
     let (dir, lock) = store.create(file, key)?;
     let open = |host: &HostEntry| Appender::open(&dir.journal(&host.name), Keep::Nothing).map(|(journal, _)| journal);
-    match file.hosts.iter().map(open).collect() {
+    let journals = file.hosts.iter().map(open).collect::<Result<Vec<_>, _>>();
+    let written = journals.and_then(|journals| {
+        kept.map_or(Ok(()), |(kept, blobs)| kept.write(&dir, blobs))?;
+        Ok(journals)
+    });
+    match written {
         Ok(journals) => Ok((dir, lock, journals)),
         Err(error) => {
             // The error says what is wrong; that this fails too says no more.
@@ -217,18 +316,27 @@ struct Begun {
     plan: oneshot::Receiver<Arc<Plan>>,
     decision: signal::Sender<Decision>,
     trust: Trust,
-    task: tokio::task::JoinHandle<Result<Option<End>, String>>,
+    task: Doing,
 }
 
-/// The host keys that the agent reported of the new system, by the host's journal.
-fn new_keys(dir: &RunDir, host: &str) -> Vec<HostKey> {
-    // A host is deployed by then, and its journal was written: what can't be read is told when it matters.
-    let told = digest(&dir.journal(host), Keep::Lines { last: 0, after: 0 }).map(|journal| journal.told);
-    let reported = told.unwrap_or_default().into_iter().rev().find_map(|told| match told.update {
+/// The host keys that the agent reported of the new system, by the host's journal, if known_hosts has others. `trust` is
+/// what known_hosts says of the host. Only a host that was deployed has proved such keys.
+pub fn renewed(dir: &RunDir, host: &str, trust: Trust) -> Option<Renewed> {
+    let keys = new_keys(dir, host)?;
+    trust.is_stale(&keys).then(|| Renewed { host: host.into(), trust, keys })
+}
+
+fn new_keys(dir: &RunDir, host: &str) -> Option<Vec<HostKey>> {
+    // What can't be read is told when it matters.
+    let journal = digest(&dir.journal(host), Keep::Lines { last: 0, after: 0 }).ok()?;
+    if journal.end().is_none_or(|summary| summary.outcome != Ending::Deployed) {
+        return None;
+    }
+    let reported = journal.told.into_iter().rev().find_map(|told| match told.update {
         Update::Event(_, Event { kind: EventKind::HostKeys(keys), .. }) => Some(keys),
         _ => None,
     });
-    reported.unwrap_or_default().iter().filter_map(|line| HostKey::parse(line)).collect()
+    Some(reported?.iter().filter_map(|line| HostKey::parse(line)).collect())
 }
 
 fn start(
@@ -276,16 +384,27 @@ impl Met {
 
     /// Goes ahead, or not, and returns when all hosts are over or left.
     pub async fn decide(self, go: bool) -> Ended {
+        self.settle(go, None).ended().await
+    }
+
+    /// Goes ahead, or not. If there is an author, the journals say that it was their decision before anything is done.
+    pub fn settle(self, go: bool, author: Option<&str>) -> Going {
         let going = self.going();
         self.fleet.send_modify(|fleet| fleet.begin(&going));
         let Self { hosts, only_plan, running, .. } = self;
-        let mut ended = Ended::default();
+        let mut refused = Vec::new();
         let mut tasks = Vec::new();
-        for Attended { name, met, trust, task } in hosts {
+        for Attended { name, reporter, met, trust, task } in hosts {
             if let Some((plan, decision)) = met {
                 let approval = Approval::of(&plan);
+                if let (Some(author), Some(reporter)) = (author, reporter.upgrade()) {
+                    let approved = go && approval.is_ok();
+                    reporter.tell(Update::Decided { author: author.into(), approved });
+                    // Where that fails, the host is not told to boot.
+                    reporter.sync();
+                }
                 if approval.is_err() || !(go || only_plan) {
-                    ended.refused.push(name.clone());
+                    refused.push(name.clone());
                 }
                 // A host whose task has ended has reported why.
                 let _ = decision.send(match approval {
@@ -297,20 +416,18 @@ impl Met {
             }
             tasks.push((name, trust, task));
         }
+        Going { tasks, refused, only_plan, running }
+    }
+}
+
+impl Going {
+    /// Returns when all hosts are over or left.
+    pub async fn ended(self) -> Ended {
+        let Self { tasks, refused, only_plan, running } = self;
+        let mut ended = Ended { refused, ..Ended::default() };
         for (name, trust, task) in tasks {
-            match task.await {
-                Ok(Ok(Some(End::Over(summary)))) => {
-                    if summary.outcome == Ending::Deployed {
-                        let keys = tokio::task::block_in_place(|| new_keys(&running.dir, &name));
-                        ended.renewed.extend(trust.is_stale(&keys).then_some(Renewed { host: name, trust, keys }));
-                    }
-                    ended.ends.push(Some(*summary));
-                }
-                Ok(Ok(Some(End::Detached))) => ended.ends.push(None),
-                Ok(Ok(None)) => {}
-                Ok(Err(why)) => ended.problems.push(format!("{name}: {why}")),
-                Err(error) => ended.problems.push(format!("{name}: {error}")),
-            }
+            ended.take(&name, task.await);
+            ended.renewed.extend(tokio::task::block_in_place(|| renewed(&running.dir, &name, trust)));
         }
         if !only_plan {
             ended.warning = forget(&running.dir, &running.file.hosts);
@@ -322,7 +439,7 @@ impl Met {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::samples::{run_file, run_key};
+    use crate::journal::samples::{run_file, run_key, summary};
 
     /// Whoever plans makes no file that could stay when it is killed.
     #[tokio::test(flavor = "multi_thread")]
@@ -331,8 +448,8 @@ mod tests {
         file.run = new_run_id().unwrap();
         let limits = Limits { parallel: 1, canary: true, max_failures: 0 };
         let (hosts_file, run) = (PathBuf::from("hosts.toml"), file.run.to_string());
-        let order = Order { hosts: Vec::new(), hosts_file, lock: None, limits, no_payload: true, only_plan: true };
-        let prepared = Prepared { order, jobs: Vec::new(), file, key: run_key(), notes: Vec::new() };
+        let terms = Terms { hosts_file, limits, only_plan: true, daemon: false, agent: None };
+        let prepared = Prepared { terms, jobs: Vec::new(), file, key: run_key(), kept: None, notes: Vec::new() };
         let (reports, _received) = crate::report::feed();
         let (_stopping, stop) = signal::channel(Stop::No);
         let met = prepared.meet(reports, &stop).await.unwrap();
@@ -350,14 +467,19 @@ mod tests {
         let (mut journal, _) = Appender::open(&run.journal("web1"), Keep::All).unwrap();
         let old = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvMEaYrEAoJpg0YaZD5aPahfRI1O5ZQNNGGKHzSjDzv";
         let new = run_key().public();
+        let mut tell = |update| {
+            journal.append(&crate::journal::Record::Told { wall_ms: 1, update }).unwrap();
+            journal.sync().unwrap();
+            new_keys(&run, "web1")
+        };
         for line in [old, new.line()] {
             let event = Event { seq: 1, uptime_ms: 1, wall_ms: 1, kind: EventKind::HostKeys(vec![line.into()]) };
-            let update = Update::Event(crate::report::Speaker::Agent, event);
-            journal.append(&crate::journal::Record::Told { wall_ms: 1, update }).unwrap();
+            assert_eq!(tell(Update::Event(crate::report::Speaker::Agent, event)), None, "nothing is proved yet");
         }
-        journal.sync().unwrap();
-        assert_eq!(new_keys(&run, "web1"), [new]);
-        assert_eq!(new_keys(&run, "web2"), []);
+        let end = |ending| Update::Summary(Box::new(summary(ending)));
+        assert_eq!(tell(end(Ending::Held)), None);
+        assert_eq!(tell(end(Ending::Deployed)), Some(vec![new]));
+        assert_eq!(new_keys(&run, "web2"), None);
     }
 
     #[test]
@@ -367,7 +489,7 @@ mod tests {
         let mut file = run_file("20261123-093000-0a1b", &["web1"]);
         // No file can have such a name.
         file.hosts[0].name = "x".repeat(300);
-        create(&store, &file, &run_key()).map(|_| ()).unwrap_err();
+        create(&store, &file, &run_key(), None).map(|_| ()).unwrap_err();
         assert!(store.runs().unwrap().is_empty());
     }
 }

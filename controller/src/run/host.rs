@@ -9,7 +9,7 @@ use super::find::{not_in_ram, read};
 use super::member::{Again, Member, Task};
 use super::plea::{Answer, Plea};
 use crate::engine::{Asked, Asker, End, Reporter};
-use crate::report::{Update, Wished};
+use crate::report::{Ending, Update, Wished};
 
 /// Whoever made a wish is answered by then, though the host may not have been reached.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -27,6 +27,11 @@ impl Busy {
         self.0.send_modify(|busy| *busy = busy.saturating_add_signed(hosts));
     }
 
+    /// Nothing is being done about one of them, or will be.
+    pub(super) fn done(&self) {
+        self.add(-1);
+    }
+
     /// Ends when nothing is being done about any.
     async fn none(&self) {
         // There is a sender: this one.
@@ -35,16 +40,26 @@ impl Busy {
 }
 
 /// Does the task, and hands on the wishes that come meanwhile. A host that is held stays at hand for as long as another
-/// host of the run is being followed: a wish takes it up again.
+/// host of the run is being followed, or, in the run of a daemon, for as long as the daemon: a wish takes it up again.
 pub(super) async fn attend(
     member: &Member,
     task: Task,
+    pleas: mpsc::UnboundedReceiver<Plea>,
+    busy: Busy,
+) -> Result<Option<End>, String> {
+    attend_from(member, (Some(task), Ok(None)), pleas, busy).await
+}
+
+/// The same from a task, or from the end of one.
+pub(super) async fn attend_from(
+    member: &Member,
+    (mut task, mut end): (Option<Task>, Result<Option<End>, String>),
     mut pleas: mpsc::UnboundedReceiver<Plea>,
     busy: Busy,
 ) -> Result<Option<End>, String> {
-    let mut task = Some(task);
-    let mut end = Ok(None);
+    let mut stop = member.stop.clone();
     loop {
+        let stays = member.daemon && matches!(&end, Ok(Some(End::Over(end))) if end.outcome == Ending::Held);
         if let Some(Task { reporter, wishes, work }) = &mut task {
             tokio::select! {
                 biased;
@@ -58,7 +73,8 @@ pub(super) async fn attend(
         } else {
             tokio::select! {
                 biased;
-                () = busy.none() => return end,
+                () = busy.none(), if !stays => return end,
+                _ = stop.wait_for(|stop| stop.asked()), if stays => return end,
                 Some(plea) = pleas.recv() => {
                     busy.add(1);
                     match again(member, &end, &plea) {

@@ -87,11 +87,14 @@ impl Request {
     }
 }
 
+/// Where the hosts of a run take wishes, by their names.
+pub type Pleas = Arc<HashMap<String, mpsc::UnboundedSender<Plea>>>;
+
 /// A name for a socket in a directory that is short enough for the kernel (108 bytes, unix(7)) however long the
 /// directory's is. Good for as long as the file is open.
-fn short(dir: &Path) -> io::Result<(File, PathBuf)> {
+pub fn short(dir: &Path, name: &str) -> io::Result<(File, PathBuf)> {
     let dir = File::open(dir)?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}/inbox", dir.as_raw_fd()));
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()));
     Ok((dir, path))
 }
 
@@ -104,22 +107,21 @@ pub struct Inbox {
 
 impl Inbox {
     /// Listens. Only whoever has the run's lock may. A run that takes no wishes goes on all the same.
-    pub fn open(run: &RunDir, hosts: HashMap<String, mpsc::UnboundedSender<Plea>>) -> Option<Self> {
+    pub fn open(run: &RunDir, hosts: Pleas) -> Option<Self> {
         let warn =
             |error: &_| tracing::warn!(run = run.id.as_str(), %error, "no wishes are taken from other processes");
         Self::listen(run, hosts).inspect_err(warn).ok()
     }
 
-    fn listen(run: &RunDir, hosts: HashMap<String, mpsc::UnboundedSender<Plea>>) -> io::Result<Self> {
+    fn listen(run: &RunDir, hosts: Pleas) -> io::Result<Self> {
         let path = run.path().join("inbox");
         match fs::remove_file(&path) {
             // Whoever listened before has died.
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let (_dir, name) = short(run.path())?;
+        let (_dir, name) = short(run.path(), "inbox")?;
         let listener = UnixListener::bind(name)?;
-        let hosts = Arc::new(hosts);
         let task = tokio::spawn(async move {
             // The conversations end with whoever listens.
             let mut conversations = tokio::task::JoinSet::new();
@@ -147,19 +149,12 @@ impl Drop for Inbox {
 }
 
 /// Answers one request.
-async fn serve(stream: UnixStream, hosts: Arc<HashMap<String, mpsc::UnboundedSender<Plea>>>) {
+async fn serve(stream: UnixStream, hosts: Pleas) {
     let author = author(&stream);
     let (read, mut write) = stream.into_split();
     let answers = match request(BufReader::new(read)).await {
-        Ok((request, wish)) => {
-            let pleas = request.hosts.iter().map(|host| plead(&hosts, host, &request.id, &author, &wish));
-            let mut answers = Vec::new();
-            for plea in pleas.collect::<Vec<_>>() {
-                answers.push(plea.await);
-            }
-            // A host that is gone gives none, and neither does this side then: whoever asked makes it by themselves.
-            answers.into_iter().collect::<Option<Vec<_>>>().map(Ok)
-        }
+        // A host that is gone gives none, and neither does this side then: whoever asked makes it by themselves.
+        Ok((request, wish)) => plead_all(&hosts, &request.hosts, &request.id, &author, &wish).await.map(Ok),
         Err(why) => Some(Err(why)),
     };
     let Some(answers) = answers else { return };
@@ -171,6 +166,22 @@ async fn serve(stream: UnixStream, hosts: Arc<HashMap<String, mpsc::UnboundedSen
     }
     // Whoever asked may have gone.
     let _ = write.write_all(text.as_bytes()).await;
+}
+
+/// Hands a wish to these hosts. `None` if one is not followed any more.
+pub async fn plead_all(
+    hosts: &HashMap<String, mpsc::UnboundedSender<Plea>>,
+    names: &[String],
+    id: &str,
+    author: &str,
+    wish: &Wish,
+) -> Option<Vec<Answer>> {
+    let pleas: Vec<_> = names.iter().map(|host| plead(hosts, host, id, author, wish)).collect();
+    let mut answers = Vec::new();
+    for plea in pleas {
+        answers.push(plea.await);
+    }
+    answers.into_iter().collect()
 }
 
 /// Hands a wish to a host. The answer is `None` if nobody follows it any more.
@@ -242,7 +253,7 @@ async fn payload(from: &mut (impl tokio::io::AsyncRead + Unpin), wanted: BlobRef
 }
 
 /// Who is at the other end, as the kernel knows it.
-fn author(stream: &UnixStream) -> String {
+pub fn author(stream: &UnixStream) -> String {
     match stream.peer_cred() {
         Ok(peer) => person(peer.uid(), peer.pid().and_then(|pid| u32::try_from(pid).ok())),
         Err(_) => "somebody".into(),
@@ -272,7 +283,7 @@ pub fn user_name(passwd: &str, uid: u32) -> Option<String> {
 /// Asks whoever follows the run.
 pub async fn ask(run: &RunDir, request: &Request, wish: &Wish) -> Result<Vec<Answer>, Unheard> {
     let gone = |error: io::Error| Unheard::Gone(error.to_string());
-    let (dir, name) = short(run.path()).map_err(gone)?;
+    let (dir, name) = short(run.path(), "inbox").map_err(gone)?;
     let mut stream = UnixStream::connect(name).await.map_err(gone)?;
     drop(dir);
     let mut text = serde_json::to_string(request).map_err(|error| Unheard::Refused(error.to_string()))?;

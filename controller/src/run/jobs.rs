@@ -1,32 +1,19 @@
-//! From hosts.toml to jobs: everything that can be found out without meeting a host.
+//! From a description of what is wanted to jobs.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anemos_proto::Secret;
-use anemos_proto::ids::{Digest, RunId};
-use anemos_proto::stage::BaseSource;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use anemos_proto::ids::{BlobRef, Digest, RunId};
+use anemos_proto::stage::Proxy;
 
-use super::base::{self, Doing, Showing};
+use super::describe::{Described, DescribedBase, Secrets};
 use super::error::RunError;
-use crate::config::{self, Host};
-use crate::embed;
-use crate::engine::{Artifacts, BasePlan, Blob, Job, Passwords, Trust};
+use crate::config::Host;
+use crate::engine::{Artifacts, BasePlan, Blob, Job, Passwords};
 use crate::journal::HostEntry;
-use crate::payload::{self, Keep, Needs};
-use crate::ssh::{self, Address, Credentials, Passphrases, RunKey, UserCredentials};
-use crate::ssh_config::{self, Effective, Overrides};
-
-/// What was prepared, and what the user should know of it.
-pub(super) struct Jobs {
-    pub jobs: Vec<Job>,
-    pub notes: Vec<String>,
-}
+use crate::ssh::{self, Address, Credentials, HostKey, Passphrases, RunKey, UserCredentials};
+use crate::ssh_config::{Agent, Effective};
 
 /// A new name for a run.
 pub(super) fn new_run_id() -> Result<RunId, RunError> {
@@ -37,158 +24,63 @@ pub(super) fn new_run_id() -> Result<RunId, RunError> {
     text.parse().map_err(RunError::internal)
 }
 
-/// A lock's file, if not the one in here, where the images of it come from, and the groups that are needed of it.
-type WantedBase = (Option<PathBuf>, config::BaseSource, Option<Vec<String>>);
+/// What all jobs of a run have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub run: RunId,
+    pub run_key: RunKey,
+    pub artifacts: Arc<Artifacts>,
+    pub asks: Arc<dyn Passphrases>,
+    pub passwords: Arc<Passwords>,
+    /// See [`credentials`].
+    pub agent: Option<std::path::PathBuf>,
+}
 
-/// Prepares a job for each host. `lock` is a base.lock for hosts that name none; `packs`: with their payloads.
-pub(super) async fn prepare(
-    hosts: Vec<Host>,
-    run: &RunId,
-    run_key: &RunKey,
-    artifacts: &Arc<Artifacts>,
-    (lock, packs): (Option<&Path>, bool),
-    (asks, show): (&Arc<dyn Passphrases>, &Showing),
-) -> Result<Jobs, RunError> {
-    let mut notes = Vec::new();
-    let mut payloads: HashMap<PathBuf, (Blob, Vec<Keep>, Needs)> = HashMap::new();
-    let mut bases: Vec<(WantedBase, (BasePlan, Option<String>))> = Vec::new();
-    let mut jobs: Vec<Job> = Vec::new();
-    let answers = told(ask_ssh(&hosts), || show(Doing::Asking(hosts.len()))).await?;
-    let may_want = hosts.iter().filter(|host| host.becomes.is_some());
-    let passwords = Passwords::new(asks, may_want.map(|host| host.name.clone()));
-    let mut of_apt = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter();
-    // A directory of this machine's is none of the host's.
-    let fallback_mirror = of_apt.find(|mirror| !mirror.starts_with("file:"));
-    let fallback_snapshot = tokio::task::spawn_blocking(base::known_snapshot).await.map_err(RunError::internal)?;
-    for (host, ssh) in hosts.into_iter().zip(answers) {
-        let named = |what: String| RunError::bad_input(format!("host `{}`: {what}", host.name));
-        for note in &ssh.notes {
-            if !notes.contains(note) {
-                notes.push(note.clone());
-            }
+impl Common {
+    /// The job for a host.
+    pub fn job(
+        &self,
+        described: &Described,
+        secrets: Secrets,
+        blobs: &BTreeMap<Digest, Blob>,
+    ) -> Result<Job, RunError> {
+        let Described { ssh, trust, authorized_keys, payload, keeps, base, .. } = described;
+        let mut host = described.host.clone();
+        let lacking =
+            |id: BlobRef| RunError::bad_input(format!("host `{}`: the blob {} is missing", host.name, id.digest));
+        let blob = |id: BlobRef| blobs.get(&id.digest).filter(|blob| blob.id == id).cloned().ok_or_else(|| lacking(id));
+        let DescribedBase { lock, digest, groups, images, image_size, kernel, sources, upload } = base.clone();
+        let upload = upload.map(blob).transpose()?;
+        let base = BasePlan { lock: blob(lock)?, digest, groups, images, image_size, kernel, sources, upload };
+        let payload = blob(*payload)?;
+        if let Some(url) = &secrets.proxy {
+            host.proxy = Proxy::At(String::from_utf8_lossy(url.expose()).into_owned());
         }
-        let (payload, keeps, needs) = if !packs {
-            (Blob::new(Vec::new()), Vec::new(), Needs::default())
-        } else if let Some(known) = payloads.get(&host.payload) {
-            known.clone()
-        } else {
-            let directory = host.payload.clone();
-            let packing = tokio::task::spawn_blocking(move || payload::pack(&directory));
-            let packed = told(packing, || show(Doing::Packing(&host.payload))).await.map_err(RunError::internal)?;
-            let packed = packed.map_err(|e| named(e.to_string()))?;
-            notes.extend(packed.warnings);
-            let new = (Blob::new(packed.bytes), packed.keeps, packed.needs);
-            payloads.insert(host.payload.clone(), new.clone());
-            new
-        };
-        let lock_file = host.base.lock.clone().or_else(|| lock.map(Path::to_owned));
-        let wanted = (lock_file, host.base.source.clone(), needs.with(host.needs.as_ref()));
-        let (base, snapshot_of_lock) = if let Some((_, plan)) = bases.iter().find(|(key, _)| *key == wanted) {
-            plan.clone()
-        } else {
-            let plan = base_plan(&wanted, &host, show).await?;
-            bases.push((wanted, plan.clone()));
-            plan
-        };
-        let mut authorized_keys = Vec::new();
-        for key in &host.authorized_keys {
-            authorized_keys.extend(key.read().map_err(|e| named(e.to_string()))?);
-        }
-        let mut secrets = Vec::new();
-        for (name, path) in &host.secrets {
-            let bytes = std::fs::read(path).map_err(|e| named(format!("secret `{name}`: {}: {e}", path.display())))?;
-            secrets.push((name.clone(), Secret::new(bytes)));
-        }
-        let agent_seed = ssh::new_seed().map_err(RunError::internal)?;
+        let agent_seed = self.run_key.derived(&host.name).map_err(RunError::internal)?;
         let agent_key = RunKey::from_seed(&agent_seed).map_err(RunError::internal)?.public();
-        let entry = entry(&host, &ssh, agent_key);
-        let trust = Trust::load(&ssh, host.accept_new);
-        for file in &trust.unread {
-            let note = format!("{file}; so no new host key is accepted");
-            if !notes.contains(&note) {
-                notes.push(note);
-            }
-        }
-        jobs.push(Job {
-            run: run.clone(),
-            trust,
-            user: credentials(&entry, asks),
-            passwords: Arc::clone(&passwords),
+        let entry = entry(&host, ssh, agent_key);
+        Ok(Job {
+            run: self.run.clone(),
+            trust: trust.clone(),
+            user: credentials(&entry, &self.asks, self.agent.as_deref()),
+            passwords: Arc::clone(&self.passwords),
             entry,
-            run_key: run_key.clone(),
+            run_key: self.run_key.clone(),
             agent_seed,
-            authorized_keys,
+            authorized_keys: authorized_keys.clone(),
             payload,
-            keeps,
-            secrets,
-            artifacts: Arc::clone(artifacts),
+            keeps: keeps.clone(),
+            secrets: secrets.files.into_iter().collect(),
+            artifacts: Arc::clone(&self.artifacts),
             base,
-            fallback_mirror: fallback_mirror.clone(),
-            fallback_snapshot: snapshot_of_lock.or_else(|| fallback_snapshot.clone()),
+            fallback_mirror: described.fallback_mirror.clone(),
+            fallback_snapshot: described.fallback_snapshot.clone(),
             host,
-        });
-    }
-    Ok(Jobs { jobs, notes })
-}
-
-/// What takes longer than this is told of.
-const LONG: Duration = Duration::from_secs(1);
-
-/// Waits for something, and tells of it if that takes long.
-async fn told<T>(work: impl Future<Output = T>, tell: impl FnOnce()) -> T {
-    let mut work = std::pin::pin!(work);
-    if let Ok(done) = timeout(LONG, &mut work).await {
-        return done;
-    }
-    tell();
-    work.await
-}
-
-/// So many `ssh -G` at once.
-const ASKING: usize = 16;
-
-/// Asks ssh how to reach each host, in their order.
-async fn ask_ssh(hosts: &[Host]) -> Result<Vec<Effective>, RunError> {
-    let places = Arc::new(Semaphore::new(ASKING));
-    let mut asking = JoinSet::new();
-    for (number, host) in hosts.iter().enumerate() {
-        let (name, alias, overrides) = (host.name.clone(), host.address.clone(), Overrides::from(host));
-        let places = Arc::clone(&places);
-        asking.spawn(async move {
-            // The semaphore is never closed.
-            let _place = places.acquire().await;
-            let answer = ssh_config::effective(&alias, &overrides).await.and_then(|answer| match &answer.unsupported {
-                Some(why) => Err(why.clone()),
-                None => Ok(answer),
-            });
-            (number, answer.map_err(|why| format!("host `{name}`: {why}")))
-        });
-    }
-    let mut answers = asking.join_all().await;
-    answers.sort_by_key(|(number, _)| *number);
-    // The first error in the order of hosts.toml, so that the same mistake is always the same message.
-    let answers: Vec<Effective> =
-        answers.into_iter().map(|(_, answer)| answer).collect::<Result<_, _>>().map_err(RunError::bad_input)?;
-    match same_place(hosts.iter().map(|host| host.name.as_str()).zip(&answers)) {
-        Some(why) => Err(RunError::bad_input(why)),
-        None => Ok(answers),
+        })
     }
 }
 
-/// Why two hosts are the same machine, if ssh would reach both at one place by one way: networks behind different jump
-/// hosts may well use the same addresses.
-fn same_place<'a>(hosts: impl Iterator<Item = (&'a str, &'a Effective)>) -> Option<String> {
-    let mut reached = HashMap::new();
-    for (name, ssh) in hosts {
-        if let Some(other) = reached.insert((ssh.host_name.to_lowercase(), ssh.port, &ssh.way), name) {
-            let place = Address { host: ssh.host_name.clone(), port: ssh.port, way: ssh.way.clone() };
-            return Some(format!("hosts `{other}` and `{name}` are the same machine: ssh reaches both at {place}"));
-        }
-    }
-    None
-}
-
-fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
+fn entry(host: &Host, ssh: &Effective, agent_key: HostKey) -> HostEntry {
     let clocks = &host.deadlines;
     HostEntry {
         name: host.name.clone(),
@@ -201,9 +93,9 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
         becomes: host.becomes,
         agent: ssh.agent.clone(),
         identities_only: ssh.identities_only,
-        identity_files: absolute(&ssh.identity_files),
+        identity_files: ssh.identity_files.clone(),
         identities_given: ssh.identities_given,
-        certificate_files: absolute(&ssh.certificate_files),
+        certificate_files: ssh.certificate_files.clone(),
         agent_key,
         check: host.check.clone(),
         finish: host.finish,
@@ -216,15 +108,12 @@ fn entry(host: &Host, ssh: &Effective, agent_key: ssh::HostKey) -> HostEntry {
     }
 }
 
-/// `attach` may be called from another directory.
-fn absolute(files: &[PathBuf]) -> Vec<PathBuf> {
-    files.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())).collect()
-}
-
-/// The user's keys, as the journal has them, and the agent as this process has it.
-pub(super) fn credentials(entry: &HostEntry, asks: &Arc<dyn Passphrases>) -> Credentials {
+/// The user's keys, as the journal has them. `agent` is the user's agent where ssh_config names none; without it, the
+/// one that this process has.
+pub(super) fn credentials(entry: &HostEntry, asks: &Arc<dyn Passphrases>, agent: Option<&Path>) -> Credentials {
+    let given = agent.filter(|_| entry.agent == Agent::Environment);
     Credentials::User(Arc::new(UserCredentials {
-        agent: entry.agent.socket(),
+        agent: given.map(Path::to_owned).or_else(|| entry.agent.socket()),
         identities_only: entry.identities_only,
         identity_files: entry.identity_files.clone(),
         named_first: entry.identities_given,
@@ -232,83 +121,4 @@ pub(super) fn credentials(entry: &HostEntry, asks: &Arc<dyn Passphrases>) -> Cre
         algorithms: entry.algorithms.clone(),
         asks: Arc::clone(asks),
     }))
-}
-
-/// The plan for a host's base, and the archive of past versions that its lock names.
-async fn base_plan(
-    (file, source, needs): &WantedBase,
-    host: &Host,
-    show: &Showing,
-) -> Result<(BasePlan, Option<String>), RunError> {
-    let lock = embed::lock(file.as_deref()).map_err(RunError::bad_input)?;
-    let lock = lock
-        .narrowed(needs.as_deref())
-        .map_err(|error| RunError::bad_input(format!("host `{}`: what its payload needs: {error}", host.name)))?;
-    let compressed = zstd::bulk::compress(lock.to_text().as_bytes(), 19).map_err(RunError::internal)?;
-    let mut sources = vec![BaseSource::Cache];
-    let mut upload = None;
-    match source {
-        config::BaseSource::Build => sources.push(BaseSource::Build),
-        config::BaseSource::Urls(urls) => sources.push(BaseSource::Urls(urls.clone())),
-        config::BaseSource::Upload => {
-            upload = Some(base::images(&lock, (host.mirror.as_deref(), host.snapshot.as_deref()), show).await?);
-        }
-        config::BaseSource::Auto => {
-            sources.push(BaseSource::Build);
-            // For hosts without a way out; only if it is at hand, because building it takes minutes.
-            upload = base::cached_images(&lock)?;
-        }
-    }
-    if let Some(blob) = &upload {
-        sources.push(BaseSource::Upload(blob.id));
-    }
-    let kernel = lock.kernel.as_ref().map(|kernel| kernel.release.clone());
-    let plan = BasePlan {
-        lock: Blob::new(compressed),
-        digest: Digest(*lock.digest().as_bytes()),
-        groups: lock.groups.iter().map(|group| group.name.clone()).collect(),
-        images: lock.groups.iter().map(|group| Digest(*group.image.as_bytes())).collect(),
-        image_size: lock.image_size(),
-        kernel,
-        sources,
-        upload,
-    };
-    Ok((plan, lock.snapshot))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ssh_config::{Local, resolve};
-
-    #[tokio::test]
-    async fn what_takes_long_is_told_of() {
-        told(std::future::ready(()), || panic!("it did not take long")).await;
-        let (tell, is_told) = tokio::sync::oneshot::channel();
-        told(is_told, || tell.send(()).unwrap()).await.unwrap();
-    }
-
-    #[test]
-    fn one_machine_under_two_names_is_found() {
-        let at = |alias: &str, answer: &str| resolve(alias, answer, None, &Overrides::default(), &Local::default());
-        let hosts = [
-            ("a", at("a", "hostname web.example.org\nport 22\n")),
-            ("b", at("b", "hostname web.example.org\nport 2222\n")),
-            ("c", at("WEB.example.org", "")),
-            ("d", at("d", "hostname web.example.org\nproxyjump one\n")),
-            ("e", at("e", "hostname web.example.org\nproxyjump two\n")),
-            ("f", at("f", "hostname web.example.org\nproxyjump two\n")),
-        ];
-        let same = |hosts: &[(&'static str, Effective)]| same_place(hosts.iter().map(|(name, ssh)| (*name, ssh)));
-        assert_eq!(same(&hosts[..2]), None, "other ports may lead to other machines");
-        assert_eq!(same(&hosts[2..5]), None, "other ways may lead to other machines");
-        assert_eq!(
-            same(&hosts[4..]).as_deref(),
-            Some("hosts `e` and `f` are the same machine: ssh reaches both at web.example.org port 22 through two")
-        );
-        assert_eq!(
-            same(&hosts).as_deref(),
-            Some("hosts `a` and `c` are the same machine: ssh reaches both at WEB.example.org port 22")
-        );
-    }
 }

@@ -75,6 +75,8 @@ pub(super) struct Member {
     pub reports: Feed,
     pub stop: signal::Receiver<Stop>,
     pub keep: Keep,
+    /// A daemon has the run.
+    pub daemon: bool,
 }
 
 /// A host that was taken up.

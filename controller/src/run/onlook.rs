@@ -7,6 +7,7 @@ use anemos_proto::ids::RunId;
 
 use super::error::RunError;
 use super::intent::{Intent, left_out};
+use super::order;
 use crate::engine::now_ms;
 use crate::journal::{Follower, HostEntry, JournalError, Lock, RunDir, Told};
 use crate::report::{Feed, Report, Summary, Update};
@@ -70,6 +71,8 @@ pub(super) async fn look_on(
         ticks.tick().await;
         let lock = match run.follower() {
             Some(_) => None,
+            // Whoever starts it again finds its hosts as they were, and those that wait for their turn waiting.
+            None if order::is_kept(run) => None,
             None => match run.lock() {
                 Ok(lock) => Some(lock),
                 // Somebody else was quicker.

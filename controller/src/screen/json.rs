@@ -100,6 +100,7 @@ pub fn report_line(report: &Report) -> String {
             author: &wished.author,
             id: &wished.id,
         },
+        Update::Decided { author, approved } => Body::Decision { host, author, approved: *approved },
         Update::Answered { wish, refused } => {
             Body::Answer { host, wish: *wish, accepted: refused.is_none(), reason: refused.as_deref() }
         }
@@ -179,6 +180,11 @@ enum Body<'a> {
         payload: Option<String>,
         author: &'a str,
         id: &'a str,
+    },
+    Decision {
+        host: &'a str,
+        author: &'a str,
+        approved: bool,
     },
     Answer {
         host: &'a str,

@@ -11,7 +11,7 @@ use rustix::termios::tcgetwinsize;
 
 use super::diagnostics::Holding;
 use super::frame::{View, frame};
-use super::plain::{answered_text, event_text, gravity, level_text, wished_text};
+use super::plain::{answered_text, decided_text, event_text, gravity, level_text, wished_text};
 use super::state::{HostState, Hosts};
 use super::text::{Paint, duration, log_line, sanitise_str, width};
 use super::{Show, plan, table};
@@ -118,6 +118,7 @@ impl LiveScreen {
             }
             Update::LinkBack if single => Some("connected again".to_owned()),
             Update::Wished(wished) => Some(paint.yellow(&wished_text(wished))),
+            Update::Decided { author, approved } if single => Some(decided_text(author, *approved)),
             Update::Answered { refused, .. } => Some(paint.yellow(&answered_text(refused.as_deref()))),
             Update::Event(_, event) if stays(&event.kind, single) => match &event.kind {
                 EventKind::Log { stream, line } => Some(paint.dim(&log_line(*stream, line))),

@@ -176,6 +176,7 @@ impl PlainLines {
             Update::Summary(summary) => Some(summary_text(summary)),
             Update::Wished(wished) => Some(wished_text(wished)),
             Update::Answered { refused, .. } => Some(answered_text(refused.as_deref())),
+            Update::Decided { author, approved } => Some(decided_text(author, *approved)),
         }
     }
 
@@ -220,6 +221,11 @@ pub(super) fn wished_text(wished: &Wished) -> String {
         What::Finish(Finish::Hold) => "to stay in RAM",
     };
     format!("{} asks the host {what} ({})", sanitise_str(&wished.author), wished.what.name())
+}
+
+/// Who decided about the plan, and what.
+pub(super) fn decided_text(author: &str, approved: bool) -> String {
+    format!("{} {} the plan", sanitise_str(author), if approved { "approved" } else { "did not approve" })
 }
 
 /// What became of that.

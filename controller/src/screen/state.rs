@@ -101,7 +101,11 @@ impl HostState {
                     self.steps.clear();
                 }
             }
-            Update::PhaseFinished(..) | Update::Facts(_) | Update::Planned { .. } | Update::Answered { .. } => {}
+            Update::PhaseFinished(..)
+            | Update::Facts(_)
+            | Update::Planned { .. }
+            | Update::Decided { .. }
+            | Update::Answered { .. } => {}
             Update::Uploaded { sent, total } => self.uploaded = Some((*sent, *total)),
             Update::Event(speaker, event) => self.event(*speaker, &event.kind, now),
             Update::Progress(speaker, progress) => {

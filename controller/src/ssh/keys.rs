@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use anemos_proto::Secret;
+use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::Ed25519Keypair;
@@ -95,6 +96,18 @@ impl RunKey {
         self.0.to_openssh(LineEnding::LF).map(|text| text.to_string()).map_err(|e| KeyError::Damaged(e.to_string()))
     }
 
+    /// The seed of another key, for this purpose: whoever has the run's key can make it again, and nobody else. RFC 2104
+    /// (HMAC) with SHA-256.
+    pub fn derived(&self, purpose: &str) -> Result<Secret, KeyError> {
+        let own = self.0.key_data().ed25519().map(|pair| pair.private.to_bytes());
+        let own = own.ok_or_else(|| KeyError::Damaged("it is no Ed25519 key".into()))?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &own);
+        let mut context = hmac::Context::with_key(&key);
+        context.update(b"anemos agent ");
+        context.update(purpose.as_bytes());
+        Ok(Secret::new(context.sign().as_ref().to_vec()))
+    }
+
     /// Its public half.
     pub fn public(&self) -> HostKey {
         HostKey::of(self.0.public_key())
@@ -126,6 +139,17 @@ mod tests {
         assert_eq!(key.public(), again.public());
         assert!(key.public().line().starts_with("ssh-ed25519 AAAA"));
         assert!(!format!("{key:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn what_is_derived_is_each_time_the_same_and_of_this_key_only() {
+        let key = |byte| RunKey::from_seed(&Secret::new(vec![byte; 32])).unwrap();
+        let derived = |key: RunKey, purpose| key.derived(purpose).unwrap();
+        let seeds = [derived(key(1), "a"), derived(key(1), "b"), derived(key(2), "a"), Secret::new(vec![1; 32])];
+        assert_eq!(derived(RunKey::from_openssh(&key(1).to_openssh().unwrap()).unwrap(), "a"), seeds[0]);
+        for (at, seed) in seeds.iter().enumerate() {
+            assert!(seed.expose().len() == 32 && seeds.iter().skip(at + 1).all(|other| other != seed));
+        }
     }
 
     #[test]

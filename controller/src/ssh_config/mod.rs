@@ -55,7 +55,7 @@ impl From<&crate::config::Host> for Overrides {
 }
 
 /// How to reach a host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effective {
     /// Name or address to connect to.
     pub host_name: String,

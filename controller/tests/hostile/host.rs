@@ -11,6 +11,8 @@ use anemos_proto::agent::{AgentReply, AgentRequest};
 use anemos_proto::codec::{Compressor, FrameReader, encode_frame};
 use anemos_proto::config::RunConfig;
 use anemos_proto::hello::{Greeting, Hello, Role};
+use anemos_proto::host::{Disk, DiskId, Firmware, HostFacts, Inside, KexecSupport};
+use anemos_proto::net::NetworkState;
 use anemos_proto::stage::{StageReply, StageRequest, Staged};
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::keys::{PrivateKey, PublicKey};
@@ -19,6 +21,60 @@ use russh::{Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+
+/// What a host tells of itself, if it wants to go on.
+pub fn facts() -> HostFacts {
+    let id =
+        DiskId { name: "/dev/vda".into(), serial: Some("S".into()), wwid: None, path: String::new(), size: 1 << 34 };
+    let disk = Disk {
+        id,
+        model: "disk".into(),
+        removable: false,
+        rotational: false,
+        read_only: false,
+        table: None,
+        content: None,
+        partitions: Vec::new(),
+        mounts: Vec::new(),
+        out_of_reach: None,
+    };
+    HostFacts {
+        hostname: "host".into(),
+        os: "Debian".into(),
+        boot_id: "old".into(),
+        arch: "x86_64".into(),
+        kernel_release: "6.1".into(),
+        kernel_image: Some("/boot/vmlinuz".into()),
+        cmdline: String::new(),
+        firmware: Firmware::Bios,
+        memory_total: 4 << 30,
+        memory_available: 3 << 30,
+        disks: vec![disk],
+        kexec: KexecSupport {
+            file_load: true,
+            load: true,
+            disabled: false,
+            lockdown: "none".into(),
+            loads_left: None,
+            appraised: false,
+        },
+        network: NetworkState::default(),
+        lost_ways: Vec::new(),
+        ways: Vec::new(),
+        instead: Vec::new(),
+        kernel_lacks: Vec::new(),
+        inside: Inside::Machine,
+        memory_reserved: 0,
+        snapshot: None,
+        proxy: None,
+        ssh_port: 22,
+        host_keys: Vec::new(),
+        mirrors: vec!["http://mirror.example/debian".into()],
+        cached_blobs: Vec::new(),
+        cached_bases: Vec::new(),
+        watchdogs: Vec::new(),
+    }
+}
 
 /// What of the host answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +89,7 @@ pub trait Script: Send + Sync + 'static {
     /// The stage is to tell the facts. `false`: the conversation is over.
     fn probe(&self, wire: &mut Wire) -> impl Future<Output = bool> + Send {
         async {
-            wire.say(&StageReply::Facts(Box::new(super::facts()))).await;
+            wire.say(&StageReply::Facts(Box::new(facts()))).await;
             true
         }
     }
@@ -70,6 +126,8 @@ pub struct Host {
     heard: Mutex<Vec<u8>>,
     /// Bytes that it has said on channels.
     said: AtomicU64,
+    /// How often it was told to boot.
+    boots: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -98,6 +156,7 @@ impl Host {
             shown: Mutex::default(),
             heard: Mutex::default(),
             said: AtomicU64::new(0),
+            boots: AtomicU64::new(0),
         });
         let (serving, script) = (Arc::clone(&host), Arc::new(script));
         tokio::spawn(async move {
@@ -158,6 +217,10 @@ impl Host {
         self.said.load(Ordering::Relaxed)
     }
 
+    pub fn boots(&self) -> u64 {
+        self.boots.load(Ordering::Relaxed)
+    }
+
     async fn serve<S: Script>(self: Arc<Self>, channel: Channel<Msg>, what: What, script: Arc<S>) {
         let (half, write) = channel.split();
         let (sender, read) = mpsc::unbounded_channel();
@@ -210,6 +273,7 @@ impl Host {
                     script.stage(wire).await
                 }
                 StageRequest::Boot => {
+                    self.boots.fetch_add(1, Ordering::Relaxed);
                     self.turn_into(Boot::Ram);
                     wire.say(&StageReply::Booting).await;
                     false

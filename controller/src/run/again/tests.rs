@@ -390,7 +390,7 @@ fn answer(plea: Plea, refused: Option<&str>) -> (oneshot::Sender<Answer>, Answer
 /// A process that follows the run, and takes one wish. `Doing` may swallow it.
 fn follower(begun: &Begun, doing: Doing) -> (Inbox, tokio::task::JoinHandle<Option<Pleaded>>) {
     let (pleas, mut received) = mpsc::unbounded_channel::<Plea>();
-    let inbox = Inbox::open(&begun.run, HashMap::from([("web1".into(), pleas)])).unwrap();
+    let inbox = Inbox::open(&begun.run, Arc::new(HashMap::from([("web1".into(), pleas)]))).unwrap();
     let task = tokio::spawn(async move {
         let plea = received.recv().await?;
         let heard = (plea.id.clone(), plea.author.clone(), plea.wish.clone());
@@ -534,10 +534,19 @@ async fn a_wish_is_made_once() {
         let (_stopping, stop) = watch::channel(Stop::No);
         let asks: Arc<dyn Passphrases> = Arc::new(Nobody);
         let entry = begun.hosts[0].clone();
-        let (run, user) = (begun.run.clone(), credentials(&entry, &asks));
+        let (run, user) = (begun.run.clone(), credentials(&entry, &asks, None));
         let passwords = Passwords::new(&asks, []);
-        let member =
-            Member { run, entry, user, passwords, key: None, reports, stop, keep: Keep::Lines { last: 0, after: 0 } };
+        let member = Member {
+            run,
+            entry,
+            user,
+            passwords,
+            key: None,
+            reports,
+            stop,
+            keep: Keep::Lines { last: 0, after: 0 },
+            daemon: false,
+        };
         assert_eq!(member.take_up(0, Some("id-0")).unwrap().wish, expected);
     }
 }

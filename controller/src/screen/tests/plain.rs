@@ -52,7 +52,8 @@ web1 | kernel: EXT4-fs (vda2): mounted
 09:30:36Z web1 connect: refused: the payload is running
 09:30:37Z web1 connect: ann (process 77) asks the host to boot the new system by kexec (finish)
 09:30:38Z web1 connect: accepted
-09:30:40Z web1 connect: HELD: deploy ended with 1; 3m53s in all, 1.2 MiB sent, 46.9 KiB received
+09:30:40Z web1 connect: ann (process 77) approved the plan
+09:30:41Z web1 connect: HELD: deploy ended with 1; 3m53s in all, 1.2 MiB sent, 46.9 KiB received
 ";
     assert_eq!(lines(&every_report()), expected);
 }

@@ -140,6 +140,7 @@ pub fn every_report() -> Vec<Report> {
         Update::Wished(wished(What::Finish(Finish::Kexec))),
         Update::Answered { wish: 13, refused: None },
         Update::Planned { plan: Box::new(plan()), order: Some("all 2 at once".into()) },
+        Update::Decided { author: "ann (process 77)".into(), approved: true },
         Update::Summary(Box::new(summary_of("web1", Ending::Held, "deploy ended with 1"))),
     ];
     let events = event_kinds()
@@ -164,8 +165,9 @@ pub fn every_report() -> Vec<Report> {
         Update::Wished(_) => 11,
         Update::Answered { .. } => 12,
         Update::Planned { .. } => 13,
+        Update::Decided { .. } => 14,
     };
-    for number in 0..=13 {
+    for number in 0..=14 {
         assert!(updates.iter().any(|update| known(update) == number), "no sample of update {number}");
     }
     let numbered = |(i, update)| Report { number: Some(i as u64 + 1), ..report("web1", i as u64 * 1000, update) };

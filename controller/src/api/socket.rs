@@ -1,0 +1,120 @@
+//! The daemon's socket: in a directory that only its user can enter, and the kernel says who is at the other end.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::run::inbox;
+
+/// Its name in the directory.
+const NAME: &str = "socket";
+
+/// What a daemon listens on, and what keeps another one from doing so too.
+#[derive(Debug)]
+pub struct Socket {
+    /// Takes conversations.
+    pub listener: UnixListener,
+    dir: PathBuf,
+    _lock: File,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Their number.
+    pub uid: u32,
+    /// Their name and their process, for people.
+    pub author: String,
+}
+
+/// Where the socket of this user's daemon is: `$XDG_RUNTIME_DIR/anemos`, or `$XDG_STATE_HOME/anemos/serve` where there
+/// is no such directory.
+pub fn default_dir() -> Result<PathBuf, String> {
+    let named = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = || named("XDG_STATE_HOME").or_else(|| named("HOME").map(|home| home.join(".local/state")));
+    named("XDG_RUNTIME_DIR")
+        .map(|dir| dir.join("anemos"))
+        .or_else(|| state().map(|dir| dir.join("anemos/serve")))
+        .ok_or_else(|| "none of XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME is set".into())
+}
+
+impl Socket {
+    /// Listens in this directory, which is made if need be.
+    pub fn bind(dir: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let metadata = fs::metadata(dir)?;
+        if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+            let why = format!("it is another user's, or others may enter it (mode {:o})", metadata.mode() & 0o7777);
+            return Err(io::Error::new(ErrorKind::PermissionDenied, why));
+        }
+        let mut options = OpenOptions::new();
+        let lock = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"))?;
+        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            let busy = error == rustix::io::Errno::WOULDBLOCK;
+            let why = io::Error::new(ErrorKind::AddrInUse, "another daemon listens there");
+            return Err(if busy { why } else { error.into() });
+        }
+        match fs::remove_file(dir.join(NAME)) {
+            // The one before has died.
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let (_open, name) = inbox::short(dir, NAME)?;
+        Ok(Self { listener: UnixListener::bind(name)?, dir: dir.to_owned(), _lock: lock })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // A socket that nobody listens on does no harm.
+        let _ = fs::remove_file(self.dir.join(NAME));
+    }
+}
+
+/// Reaches the daemon that listens in this directory.
+pub async fn connect(dir: &Path) -> io::Result<UnixStream> {
+    let (_open, name) = inbox::short(dir, NAME)?;
+    UnixStream::connect(name).await
+}
+
+/// Who is at the other end, if that is this process' own user or root.
+pub fn peer(stream: &UnixStream) -> Result<Peer, String> {
+    let uid = stream.peer_cred().map_err(|error| format!("the kernel does not say who you are: {error}"))?.uid();
+    let ours = rustix::process::geteuid().as_raw();
+    if uid != ours && uid != 0 {
+        return Err(format!("this daemon serves user {ours}, and you are user {uid}"));
+    }
+    Ok(Peer { uid, author: inbox::author(stream) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_daemon_in_a_directory_of_ones_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("x".repeat(120)).join("anemos");
+        let socket = Socket::bind(&place).unwrap();
+        assert_eq!(fs::metadata(&place).unwrap().mode() & 0o7777, 0o700);
+        assert_eq!(Socket::bind(&place).unwrap_err().kind(), ErrorKind::AddrInUse);
+        let stream = connect(&place).await.unwrap();
+        let (other, _) = socket.listener.accept().await.unwrap();
+        assert_eq!(peer(&other).unwrap().uid, rustix::process::geteuid().as_raw());
+        assert!(peer(&stream).unwrap().author.contains(&format!("process {}", std::process::id())));
+        drop(socket);
+        assert_eq!(connect(&place).await.unwrap_err().kind(), ErrorKind::NotFound);
+        // What a daemon that was killed has left.
+        std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        assert_eq!(Socket::bind(dir.path()).unwrap_err().kind(), ErrorKind::PermissionDenied);
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        Socket::bind(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,228 @@
+//! `anemos up --serve`: hands a run over to the daemon, shows its plan, asks, and looks on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch as signal;
+
+use super::passphrase::OnTerminal;
+use super::up::{Ask, Remember, Shown, ask_on, can_ask, chosen, limits, renew};
+use super::{CommandError, Status, Stopping, base, status_of};
+use crate::api::{self, ApiError, Client, Given, Request, Said, Submit};
+use crate::cli::Up;
+use crate::engine::Stop;
+use crate::journal::{RunDir, RunStore};
+use crate::plan::Plan;
+use crate::report::feed;
+use crate::run::{self, Intent, Secrets};
+use crate::screen::{self, Control, Mode, Screen};
+use crate::ssh::Passphrases;
+
+/// Whether runs are handed over without `--serve`.
+pub(super) fn is_wanted() -> bool {
+    std::env::var_os("ANEMOS_SERVE").is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+impl From<ApiError> for CommandError {
+    fn from(error: ApiError) -> Self {
+        match &error {
+            ApiError::Nobody { .. } => Self::bad_input(error),
+            ApiError::Refused(fault) if fault.reason == api::Reason::Input => Self::bad_input(error),
+            _ => Self::internal(error),
+        }
+    }
+}
+
+pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandError> {
+    let ask = if args.yes { Ask::Yes } else { Ask::Terminal };
+    let remember = Remember::of(&args);
+    let (hosts_file, hosts) = chosen(&args.which, args.finish.map(Into::into))?;
+    can_ask(ask)?;
+    let (control, requests) = screen::control();
+    let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control.clone()));
+    let dir = api::default_dir().map_err(CommandError::bad_input)?;
+    // Before anything is packed.
+    let mut client = Client::connect(&dir, &asks).await?;
+    let description = run::describe(hosts, (args.which.lock.as_deref(), true), &base::showing()).await?;
+    description.notes.iter().for_each(|note| screen::note(note));
+    for blob in description.blobs.values() {
+        client.blob(blob).await?;
+    }
+    let hosts_file = std::path::absolute(&hosts_file).map_err(CommandError::bad_input)?;
+    let secrets = description.secrets.into_iter().map(|(host, secrets)| (host, Given::from(secrets))).collect();
+    let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(Into::into);
+    let limits = limits(&args.which);
+    let trusts: Vec<_> = description.hosts.iter().map(|host| (host.host.name.clone(), host.trust.clone())).collect();
+    let submit = Submit { hosts: description.hosts, secrets, hosts_file, limits, agent, answers: true };
+    let submitted = client.call(&Request::Submit(Box::new(submit))).await?;
+    let Said::Submitted { run, hosts } = submitted else { return Err(ApiError::Strange.into()) };
+    let run = RunStore::open()?.find(Some(&run))?;
+
+    let stop = stopping().map_err(CommandError::internal)?;
+    let (reports, received) = feed();
+    let mode = Mode::pick(args.which.json);
+    let screen = Screen::new(mode, Some(run.id.as_str()), &hosts);
+    let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
+    let (leave, left) = signal::channel(Stop::No);
+    let (entries, looked_at) = (run.load()?.hosts, run.clone());
+    let nothing = Arc::clone(&asks);
+    let looking = tokio::spawn(async move {
+        let intent = Intent { lines: Some(run::LINES), ..Intent::default() };
+        run::follow(&looked_at, entries, None, &intent, &nothing, reports, &left).await
+    });
+    let decided = decide(&mut client, &run, (ask, mode, &control), stop.clone()).await;
+    let refused = decided.as_ref().ok().cloned();
+    if refused.is_none() {
+        leave.send_replace(Stop::Leave);
+    }
+    let refused = refused.unwrap_or_default();
+    let mut looking = std::pin::pin!(looking);
+    let followed = tokio::select! {
+        followed = &mut looking => followed,
+        left = until_left(&mut client, stop.clone(), decided.is_ok()) => {
+            leave.send_replace(Stop::Leave);
+            let followed = looking.await;
+            drop((control, asks));
+            screen.await.map_err(CommandError::internal)?;
+            decided?;
+            let id = &run.id;
+            if left {
+                screen::note(&format!(
+                    "run {id} goes on in the daemon; `anemos attach {id}` looks on again, `anemos abort` stops hosts"
+                ));
+                return Ok(Status::Interrupted);
+            }
+            return Err(match followed.map_err(CommandError::internal)? {
+                Err(error) => error.into(),
+                Ok(_) => CommandError::internal("the run was left"),
+            });
+        }
+    };
+    drop((control, asks));
+    screen.await.map_err(CommandError::internal)?;
+    decided?;
+    let followed = followed.map_err(CommandError::internal)??;
+    for (host, trust) in trusts {
+        if let Some(renewed) = run::renewed(&run, &host, trust) {
+            renew(&renewed, ask, remember);
+        }
+    }
+    if !followed.problems.is_empty() {
+        return Err(CommandError::internal(followed.problems.join("\n")));
+    }
+    Ok(status_of(&followed.ends, &refused, stop.borrow().asked()))
+}
+
+/// Shows the plans, and decides. Returns the names of hosts that are not begun with, because of their plan. Whoever
+/// leaves before the decision has everything undone.
+async fn decide(
+    client: &mut Client,
+    run: &RunDir,
+    (ask, mode, control): (Ask, Mode, &Control),
+    mut stop: signal::Receiver<Stop>,
+) -> Result<Vec<String>, CommandError> {
+    let id = run.id.to_string();
+    let plan = Request::Plan { run: id.clone() };
+    let said = tokio::select! {
+        said = client.call(&plan) => match said {
+            // It is over already; how, is being shown.
+            Err(ApiError::Refused(fault)) if fault.reason == api::Reason::State => return Ok(Vec::new()),
+            said => Some(said?),
+        },
+        _ = stop.wait_for(|stop| stop.asked()) => None,
+    };
+    let Some(said) = said else {
+        client.call(&Request::Stop { run: id }).await?;
+        return Ok(Vec::new());
+    };
+    let Said::Plans { plans: shown, order } = said else { return Err(ApiError::Strange.into()) };
+    let plans: Vec<Arc<Plan>> = shown.iter().map(|shown| Arc::new((*shown.plan).clone())).collect();
+    if !plans.is_empty() {
+        control.plans(plans.clone(), order.clone()).await;
+    }
+    let able: Vec<Arc<Plan>> = plans.iter().filter(|plan| plan.refused().is_none()).cloned().collect();
+    if able.is_empty() {
+        return Ok(plans.iter().map(|plan| plan.host.clone()).collect());
+    }
+    let approve = ask_on(ask, Shown { mode, plans: &plans, able: &able, order }, control, stop).await;
+    let is_able = |host: &str| able.iter().any(|plan| plan.host == host);
+    let looked_at: BTreeMap<String, String> =
+        shown.into_iter().filter(|shown| is_able(&shown.plan.host)).map(|s| (s.plan.host, s.sha256)).collect();
+    client.call(&Request::Decide { run: id, approve, plans: looked_at }).await?;
+    Ok(plans.iter().map(|plan| plan.host.clone()).filter(|host| !approve || !is_able(host)).collect())
+}
+
+/// Answers questions until the user leaves: `true`; `false` if there is nobody to answer any more.
+async fn until_left(client: &mut Client, mut stop: signal::Receiver<Stop>, goes_on: bool) -> bool {
+    if !goes_on {
+        return false;
+    }
+    // Whoever stopped before the decision sees how that ends; the second Ctrl-C leaves.
+    let heard = *stop.borrow();
+    let mut lost = false;
+    loop {
+        tokio::select! {
+            error = client.answer_questions(), if !lost => {
+                lost = true;
+                let why = "the run goes on once it is started again, and is looked at until then; Ctrl-C leaves";
+                screen::note(&format!("{error}: {why}"));
+            }
+            _ = stop.wait_for(|stop| *stop > heard) => return true,
+        }
+    }
+}
+
+/// Gives the hosts of a daemon's run the secrets that they wait for, from the files that hosts.toml named, and answers
+/// what the daemon asks until it is dropped. A daemon that is not there is not asked.
+pub(super) async fn supply(run: &RunDir, asks: &Arc<dyn Passphrases>) -> Result<Option<Client>, CommandError> {
+    if !run::is_kept(run) {
+        return Ok(None);
+    }
+    let dir = api::default_dir().map_err(CommandError::bad_input)?;
+    let mut client = match Client::connect(&dir, asks).await {
+        Ok(client) => client,
+        Err(error @ ApiError::Nobody { .. }) => {
+            screen::note(&format!("run {} is the daemon's. {error}: it goes on with the run", run.id));
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let id = run.id.to_string();
+    let wanting = match client.call(&Request::Wanting { run: id.clone() }).await {
+        Ok(Said::Wanting { hosts }) => hosts,
+        Ok(_) => return Err(ApiError::Strange.into()),
+        // It is over, or another daemon's.
+        Err(ApiError::Refused(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut secrets = BTreeMap::new();
+    for (host, files) in wanting {
+        let mut given = Secrets::default();
+        for (name, path) in files {
+            let bytes = std::fs::read(&path).map_err(|error| {
+                CommandError::bad_input(format!("host `{host}`: secret `{name}`: {}: {error}", path.display()))
+            })?;
+            given.files.insert(name, anemos_proto::Secret::new(bytes));
+        }
+        screen::note(&format!("the daemon gets the secrets of {host} again"));
+        secrets.insert(host, Given::from(given));
+    }
+    if !secrets.is_empty() {
+        client.call(&Request::Give { run: id.clone(), secrets }).await?;
+    }
+    client.call(&Request::Attend { run: id }).await?;
+    Ok(Some(client))
+}
+
+/// Answers what the daemon asks while something else goes on.
+pub(super) async fn meanwhile<T>(client: Option<&mut Client>, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Some(client) = client {
+        tokio::select! {
+            done = &mut work => return done,
+            // It is gone: nobody asks any more.
+            _ = client.answer_questions() => {}
+        }
+    }
+    work.await
+}

@@ -1,0 +1,579 @@
+//! `anemos serve`: the real command, killed and started again in each phase, against SSH servers that play the hosts.
+
+#[path = "hostile/host.rs"]
+#[allow(dead_code, reason = "the hostile hosts need more of it")]
+mod host;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
+use anemos_proto::config::Finish;
+use anemos_proto::event::{AgentState, Event, EventKind, Outcome, Stream};
+use anemos_proto::stage::{StageReply, Staged};
+use host::{Boot, Host, Script, Wire, facts};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// Nothing here takes so long, however busy the machine is.
+const LONG: Duration = Duration::from_secs(180);
+
+/// The phases in which a host can be made to wait.
+const PHASES: [&str; 5] = ["probe", "stage", "boot", "build", "verify"];
+
+/// Where a host waits, and where it has been.
+struct Stops {
+    /// The phase in which it waits, if any.
+    at: watch::Sender<Option<&'static str>>,
+    /// The phase that it has come to last.
+    reached: watch::Sender<Option<&'static str>>,
+    /// How often the payload was let begin.
+    begun: AtomicU32,
+    /// Facts that the agent has, which outlast each connection.
+    events: Mutex<Vec<EventKind>>,
+    /// The secret that came with it.
+    secret: Mutex<Option<Vec<u8>>>,
+}
+
+/// A host that does what it is told, but for where it is made to wait.
+#[derive(Clone)]
+struct Obedient(Arc<Stops>);
+
+impl Obedient {
+    fn new(at: Option<&'static str>) -> Self {
+        Self(Arc::new(Stops {
+            at: watch::channel(at).0,
+            reached: watch::channel(None).0,
+            begun: AtomicU32::new(0),
+            events: Mutex::default(),
+            secret: Mutex::default(),
+        }))
+    }
+
+    /// Comes to a phase, and waits there if it is to. `false`: the connection ended meanwhile.
+    async fn come_to(&self, phase: &'static str, wire: &mut Wire) -> bool {
+        self.0.reached.send_replace(Some(phase));
+        let mut at = self.0.at.subscribe();
+        loop {
+            tokio::select! {
+                biased;
+                free = at.wait_for(|at| *at != Some(phase)) => return free.is_ok(),
+                request = wire.next::<AgentRequest>() => if request.is_none() {
+                    return false;
+                },
+            }
+        }
+    }
+
+    /// Returns when it has come to the phase.
+    fn wait(&self, phase: &'static str) {
+        let until = Instant::now() + LONG;
+        while *self.0.reached.borrow() != Some(phase) {
+            assert!(Instant::now() < until, "it never comes to {phase}, only to {:?}", self.0.reached.borrow());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn release(&self) {
+        self.0.at.send_replace(None);
+    }
+
+    fn tell(&self, kinds: Vec<EventKind>) {
+        self.0.events.lock().unwrap().extend(kinds);
+    }
+
+    /// Sends the facts from this number on. Returns the next number.
+    async fn send(&self, from: u64, wire: &mut Wire) -> u64 {
+        let events = self.0.events.lock().unwrap().clone();
+        for (seq, kind) in (1..).zip(events.iter()).filter(|(seq, _)| *seq >= from) {
+            let event = Event { seq, uptime_ms: 10 * seq, wall_ms: 10 * seq, kind: kind.clone() };
+            wire.say(&AgentReply::Event(event)).await;
+        }
+        from.max(events.len() as u64 + 1)
+    }
+}
+
+impl Script for Obedient {
+    async fn probe(&self, wire: &mut Wire) -> bool {
+        if !self.come_to("probe", wire).await {
+            return false;
+        }
+        wire.say(&StageReply::Facts(Box::new(facts()))).await;
+        true
+    }
+
+    async fn stage(&self, wire: &mut Wire) -> bool {
+        if !self.come_to("stage", wire).await {
+            return false;
+        }
+        wire.say(&StageReply::Need(Vec::new())).await;
+        wire.say(&StageReply::Staged(Staged { initramfs_bytes: 1, downloaded_bytes: 1 })).await;
+        true
+    }
+
+    async fn agent(&self, wire: &mut Wire, host: &Host) {
+        if let Some(run) = host.run() {
+            *self.0.secret.lock().unwrap() = run.secrets.first().map(|(_, secret)| secret.expose().to_vec());
+        }
+        let after = loop {
+            match wire.next().await {
+                Some(AgentRequest::Attach { after, .. }) => break after,
+                Some(_) => {}
+                None => return,
+            }
+        };
+        if !self.come_to("boot", wire).await {
+            return;
+        }
+        if self.0.events.lock().unwrap().is_empty() {
+            self.tell(vec![EventKind::Attempt(1)]);
+        }
+        let last = self.0.events.lock().unwrap().len() as u64;
+        wire.say(&AgentReply::Attached { boot_id: "ram".into(), state: AgentState::Running, last }).await;
+        let mut next = self.send(after + 1, wire).await;
+        if last == 1 {
+            // The payload begins once its attempt is acknowledged.
+            loop {
+                match wire.next::<AgentRequest>().await {
+                    Some(AgentRequest::Ack { seq: 1.. }) => break,
+                    Some(_) => {}
+                    None => return,
+                }
+            }
+            self.0.begun.fetch_add(1, Ordering::Relaxed);
+            let line = EventKind::Log { stream: Stream::Stdout, line: b"hello from the payload".to_vec() };
+            let running = EventKind::State(AgentState::Running);
+            self.tell(vec![running, EventKind::Written(vec![("vda".into(), 8)]), line]);
+            next = self.send(next, wire).await;
+        }
+        if !self.come_to("build", wire).await {
+            return;
+        }
+        if self.0.events.lock().unwrap().len() == 4 {
+            self.tell(vec![EventKind::HostKeys(vec![host.key_line()]), EventKind::Outcome(Outcome::Succeeded)]);
+        }
+        next = self.send(next, wire).await;
+        while let Some(request) = wire.next::<AgentRequest>().await {
+            if request == (AgentRequest::Ack { seq: next - 1 }) {
+                host.turn_into(Boot::New);
+                wire.say(&AgentReply::Leaving(Leaving::Finish(Finish::Reboot))).await;
+                return;
+            }
+        }
+    }
+
+    async fn command(&self, wire: &mut Wire, command: &str) {
+        if command.contains("true check") {
+            // Ends well.
+            return;
+        }
+        if self.come_to("verify", wire).await {
+            wire.send(b"anemos: boot new\nanemos: root 56-78\nanemos: os New\n".to_vec()).await;
+        }
+    }
+}
+
+/// A workstation with a daemon.
+struct Workstation {
+    dir: TempDir,
+    daemon: Option<Child>,
+    log: u32,
+}
+
+impl Drop for Workstation {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Workstation {
+    fn new(hosts: &[(&str, &Host)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+        fs::create_dir(dir.path().join("payload")).unwrap();
+        fs::create_dir(dir.path().join("runtime")).unwrap();
+        write("payload/deploy", b"#!/bin/sh\n");
+        fs::set_permissions(dir.path().join("payload/deploy"), Permissions::from_mode(0o755)).unwrap();
+        let key = dir.path().join("key");
+        let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+        assert!(made.expect("ssh-keygen (package openssh-client) is needed by this test").success());
+        let mut known = String::new();
+        let mut toml = "[defaults]\npayload = \"payload\"\ndisk = \"/dev/vda\"\nidentity_file = [\"key\"]\n".to_owned();
+        toml += "known_hosts = \"known_hosts\"\nuser = \"root\"\ncheck = \"true check\"\n";
+        toml += "deadlines = { connect = \"2m\", verify = \"3m\" }\n";
+        for (name, host) in hosts {
+            let port = host.address.port();
+            toml.extend([
+                format!("[hosts.{name}]\naddress = \"127.0.0.1\"\nport = {port}\n"),
+                format!("secrets = {{ token = \"secret-{name}\" }}\n"),
+            ]);
+            write(&format!("secret-{name}"), format!("the secret of {name}").as_bytes());
+            known += &host.known_hosts_line();
+        }
+        write("hosts.toml", toml.as_bytes());
+        write("known_hosts", known.as_bytes());
+        for ending in ["x86.xz", "xz", "gz"] {
+            write(&format!("stage.{ending}"), b"");
+        }
+        write("stage.zst", &zstd::encode_all(&b"x"[..], 1).unwrap());
+        write("agent.patch", b"");
+        let mut workstation = Self { dir, daemon: None, log: 0 };
+        workstation.start();
+        workstation
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn anemos(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_anemos"));
+        command.args(arguments).current_dir(self.dir.path()).env("HOME", self.dir.path());
+        command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("runtime"));
+        command.env("ANEMOS_STAGE", self.path("stage")).env("ANEMOS_AGENT", self.path("agent.patch"));
+        command.env_remove("SSH_AUTH_SOCK").env_remove("ANEMOS_SERVE").stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the daemon, and waits until it listens.
+    fn start(&mut self) {
+        self.log += 1;
+        let log = File::create(self.path(&format!("daemon-{}.log", self.log))).unwrap();
+        let mut daemon = self.anemos(&["serve"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let until = Instant::now() + LONG;
+        while UnixStream::connect(self.path("runtime/anemos/socket")).is_err() {
+            assert!(daemon.try_wait().unwrap().is_none(), "{}", self.said());
+            assert!(Instant::now() < until, "the daemon does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.daemon = Some(daemon);
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+
+    /// What the daemon wrote last.
+    fn said(&self) -> String {
+        fs::read_to_string(self.path(&format!("daemon-{}.log", self.log))).unwrap()
+    }
+
+    /// Hands a run over. What is said goes to files.
+    fn up(&self) -> Child {
+        let mut up = self.anemos(&["up", "--serve", "--yes", "--json", "hosts.toml"]);
+        up.stdout(File::create(self.path("up.out")).unwrap()).stderr(File::create(self.path("up.err")).unwrap());
+        up.spawn().unwrap()
+    }
+
+    fn up_said(&self) -> String {
+        ["up.out", "up.err"].map(|name| fs::read_to_string(self.path(name)).unwrap()).concat()
+    }
+
+    /// The directory of the newest run.
+    fn run(&self) -> PathBuf {
+        let mut runs: Vec<_> = fs::read_dir(self.path("state/anemos/runs")).unwrap().flatten().collect();
+        runs.sort_by_key(fs::DirEntry::file_name);
+        runs.last().expect("there is no run").path()
+    }
+
+    /// The secret is in no file but the one that it comes from.
+    fn assert_secret_nowhere(&self) {
+        let mut dirs = vec![self.dir.path().to_owned()];
+        while let Some(dir) = dirs.pop() {
+            for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+                if path.is_dir() {
+                    dirs.push(path);
+                } else if path.is_file() && !path.ends_with("secret-web") {
+                    let bytes = fs::read(&path).unwrap();
+                    let found = [&b"the secret of web"[..], b"dGhlIHNlY3JldCBvZiB3ZWI="]
+                        .iter()
+                        .any(|secret| bytes.windows(secret.len()).any(|window| window == *secret));
+                    assert!(!found, "{}", path.display());
+                }
+            }
+        }
+    }
+
+    /// The hosts of the newest run, by name.
+    fn status(&self) -> BTreeMap<String, Value> {
+        let output = self.anemos(&["status", "--json"]).output().unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.map(|line| (line["host"].as_str().unwrap().to_owned(), line)).collect()
+    }
+
+    /// All that was told of the host, as lines of JSON.
+    fn told(&self, host: &str) -> Vec<Value> {
+        let output = self.anemos(&["attach", "--json", "--all"]).output().unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["host"] == host && line["number"].is_u64()).collect()
+    }
+}
+
+fn ended(child: &mut Child, what: &dyn Fn() -> String) -> i32 {
+    let until = Instant::now() + LONG;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code().expect("it was not killed");
+        }
+        if Instant::now() > until {
+            let _ = child.kill();
+            panic!("it does not end: {}", what());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn of_type<'a>(lines: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["type"] == kind).collect()
+}
+
+/// Whatever the host was about when the daemon was killed, it is told to boot once, its payload begins once, and all
+/// that was told is told once.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_each_phase_nothing_is_lost_or_done_twice() {
+    for (number, phase) in (1..).zip(PHASES) {
+        let script = Obedient::new(Some(phase));
+        let host = Host::start(number, script.clone()).await;
+        let host_there = Arc::clone(&host);
+        tokio::task::spawn_blocking(move || killed_in(phase, &script, &host_there)).await.unwrap();
+    }
+}
+
+fn killed_in(phase: &'static str, script: &Obedient, host: &Host) {
+    let mut workstation = Workstation::new(&[("web", host)]);
+    let mut up = workstation.up();
+    script.wait(phase);
+    workstation.kill();
+    // What is to be done is written down now, and all that the daemon said.
+    assert!(workstation.run().join("order/order.json").exists());
+    workstation.assert_secret_nowhere();
+    if phase == "probe" {
+        // Nobody has decided, and whoever would have is told so.
+        let code = ended(&mut up, &|| workstation.up_said());
+        assert_eq!(code, 1, "{}", workstation.up_said());
+        assert!(workstation.up_said().contains("the connection to the daemon was lost"), "{}", workstation.up_said());
+    }
+    workstation.start();
+    script.release();
+    if phase == "probe" {
+        let until = Instant::now() + LONG;
+        while workstation.status()["web"]["outcome"].is_null() {
+            assert!(Instant::now() < until, "it does not end: {}", workstation.said());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(workstation.status()["web"]["outcome"], "untouched", "{phase}: {:?}", workstation.status());
+        assert_eq!(host.boots(), 0);
+        up.wait().unwrap();
+        return;
+    }
+    if phase == "stage" {
+        // It waits for its secret, which nobody but the user can read again.
+        let until = Instant::now() + LONG;
+        while !fs::read_to_string(workstation.path("up.out")).unwrap().contains("waits for its secrets") {
+            assert!(Instant::now() < until, "it does not ask: {} {}", workstation.said(), workstation.up_said());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(host.boots(), 0);
+        let mut attach = workstation.anemos(&["attach"]);
+        let mut attach = attach.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        assert_eq!(ended(&mut attach, &|| workstation.said()), 0);
+    }
+    let so_far = || format!("{} {} {:?}", workstation.said(), workstation.up_said(), workstation.status());
+    let code = ended(&mut up, &so_far);
+    let said = format!("{phase}: {} {}", workstation.said(), workstation.up_said());
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(host.boots(), 1, "{said}");
+    assert_eq!(script.0.begun.load(Ordering::Relaxed), 1, "{said}");
+    assert_eq!(script.0.secret.lock().unwrap().as_deref(), Some(&b"the secret of web"[..]), "{said}");
+    let told = workstation.told("web");
+    assert!(!format!("{told:?}").contains("the secret of web"), "{said}");
+    assert_eq!(of_type(&told, "decision").len(), 1, "{said}");
+    assert_eq!(of_type(&told, "summary").len(), 1, "{said}");
+    assert_eq!(of_type(&told, "summary")[0]["outcome"], "deployed", "{said}");
+    let hello = |line: &&Value| line["text"] == "hello from the payload";
+    assert_eq!(told.iter().filter(hello).count(), 1, "{said}");
+    let numbers: Vec<u64> = told.iter().filter_map(|line| line["number"].as_u64()).collect();
+    assert_eq!(numbers, (1..=told.len() as u64).collect::<Vec<_>>(), "{said}");
+    workstation.assert_secret_nowhere();
+    // Neither key nor order stays.
+    let run = workstation.run();
+    let until = Instant::now() + LONG;
+    while run.join("order").exists() || run.join("keys/run").exists() {
+        assert!(Instant::now() < until, "{said}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A conversation with the daemon.
+struct Conversation {
+    lines: BufReader<UnixStream>,
+}
+
+impl Conversation {
+    fn begin(workstation: &Workstation) -> Self {
+        let stream = UnixStream::connect(workstation.path("runtime/anemos/socket")).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        Self { lines: BufReader::new(stream) }
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        self.lines.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// What comes next; null at the end.
+    fn hear(&mut self) -> Value {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        if line.is_empty() { Value::Null } else { serde_json::from_str(&line).unwrap() }
+    }
+
+    /// Says it, and hears all that answers it.
+    fn ask(&mut self, request: &Value, more: &[u8]) -> Vec<Value> {
+        self.say(&[request.to_string().as_bytes(), b"\n", more].concat());
+        let mut heard = Vec::new();
+        loop {
+            let said = self.hear();
+            assert!(!said.is_null(), "it hung up at {request}");
+            if said["re"] != request["number"] {
+                continue;
+            }
+            let goes_on = said["type"] == "line";
+            heard.push(said);
+            if !goes_on {
+                return heard;
+            }
+        }
+    }
+}
+
+/// Every message in docs/API.md is said to a daemon, in the order of the document, and answered by what stands there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_is_what_is_said() {
+    let script = Obedient::new(Some("build"));
+    let host = Host::start(77, script.clone()).await;
+    tokio::task::spawn_blocking(move || document(&script, &host)).await.unwrap();
+}
+
+fn document(script: &Obedient, host: &Host) {
+    let workstation = Workstation::new(&[("web1", host)]);
+    // What `anemos` would submit is in the run's order.
+    let mut up = workstation.up();
+    script.wait("build");
+    let order: Value = serde_json::from_slice(&fs::read(workstation.run().join("order/order.json")).unwrap()).unwrap();
+    let blobs: Vec<PathBuf> =
+        fs::read_dir(workstation.run().join("order")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let blobs: Vec<Vec<u8>> =
+        blobs.iter().filter(|path| path.extension().is_none()).map(|path| fs::read(path).unwrap()).collect();
+    // Whoever looks on would go on with it in the daemon's place.
+    up.kill().unwrap();
+    up.wait().unwrap();
+    let mut first = Conversation::begin(&workstation);
+    first.ask(&serde_json::json!({"number": 1, "type": "hello", "api": 1}), b"");
+    let first_run = workstation.run().file_name().unwrap().to_str().unwrap().to_owned();
+    first.ask(&serde_json::json!({"number": 2, "type": "stop", "run": first_run}), b"");
+    let until = Instant::now() + LONG;
+    while workstation.run().join("order").exists() {
+        assert!(Instant::now() < until, "it is not left: {}", workstation.said());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    host.turn_into(Boot::Old);
+    script.0.events.lock().unwrap().clear();
+    script.0.reached.send_replace(None);
+
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/API.md")).unwrap();
+    let mut talk = Conversation::begin(&workstation);
+    let (mut run, mut sha256, mut said) = (String::new(), String::new(), 0);
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    for (at, line) in lines.iter().enumerate() {
+        let Some(request) = line.strip_prefix("→ ") else { continue };
+        let request = request.replace("RUN", &run).replace("SHA256", &sha256);
+        let mut request: Value = serde_json::from_str(&request).unwrap();
+        let kind = request["type"].as_str().unwrap().to_owned();
+        let mut more = Vec::new();
+        match kind.as_str() {
+            "blob" => more = b"hello\n".to_vec(),
+            "submit" => {
+                for (number, blob) in (1000..).zip(&blobs) {
+                    let digest = ring::digest::digest(&ring::digest::SHA256, blob);
+                    let digest = data_encoding::HEXLOWER.encode(digest.as_ref());
+                    let announced =
+                        serde_json::json!({"number": number, "type": "blob", "sha256": digest, "size": blob.len()});
+                    assert_eq!(talk.ask(&announced, blob)[0]["type"], "done");
+                }
+                request["hosts"] = order["hosts"].clone();
+                request["secrets"] = serde_json::json!({"web1": {"files": {"token": "aHVudGVyMg=="}}});
+            }
+            // Once it is told to boot, it can be aborted, and subscribers hear of the end.
+            "subscribe" => script.wait("build"),
+            _ => {}
+        }
+        if kind == "subscribe" {
+            talk.say((request.to_string() + "\n").as_bytes());
+            let heard = talk.hear();
+            let expected: Value = serde_json::from_str(lines[at + 1].strip_prefix("← ").unwrap()).unwrap();
+            let fields = |value: &Value| value["line"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            assert_eq!(fields(&heard), fields(&expected));
+            assert!(heard["re"] == request["number"] && heard["line"]["number"] == 1, "{heard}");
+            said += 1;
+            continue;
+        }
+        let heard = talk.ask(&request, &more);
+        let answers = lines[at + 1..].iter().map_while(|line| line.strip_prefix("← "));
+        let answers: Vec<Value> = answers.map(|line| serde_json::from_str(line).unwrap()).collect();
+        let (last, expected) = (heard.last().unwrap(), answers.last().unwrap());
+        let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!((&last["type"], keys(last)), (&expected["type"], keys(expected)), "{request} was answered {last}");
+        match kind.as_str() {
+            "submit" => last["run"].as_str().unwrap().clone_into(&mut run),
+            "plan" => {
+                assert_eq!(last["plans"][0]["plan"]["host"], "web1", "{last}");
+                last["plans"][0]["sha256"].as_str().unwrap().clone_into(&mut sha256);
+                // Another plan is not decided about, and the right one is not spoilt by that.
+                let wrong = |plans: Value, number: u64| serde_json::json!({"number": number, "type": "decide", "run": run, "approve": true, "plans": plans});
+                for (number, plans) in (2000..).zip([
+                    serde_json::json!({}),
+                    serde_json::json!({"web1": "00"}),
+                    serde_json::json!({"web1": sha256, "web2": sha256}),
+                ]) {
+                    let refused = talk.ask(&wrong(plans, number), b"");
+                    assert_eq!((&refused[0]["type"], &refused[0]["reason"]), (&"error".into(), &"input".into()));
+                }
+            }
+            _ => {}
+        }
+        said += 1;
+    }
+    assert_eq!(said, 14, "not every message of the document was said");
+    let secret = |path: &PathBuf| fs::read(path).unwrap().windows(7).any(|window| window == b"hunter2");
+    assert!(!secret(&workstation.run().join("order/order.json")));
+
+    // What is no request is answered, and changes nothing.
+    for (line, re) in [("{}", Value::Null), (r#"{"number":7,"type":"wipe"}"#, 7.into()), ("\"", Value::Null)] {
+        talk.say(format!("{line}\n").as_bytes());
+        let mut heard = talk.hear();
+        while heard["type"] == "line" || heard["type"] == "end" {
+            heard = talk.hear();
+        }
+        assert_eq!((&heard["re"], &heard["type"], &heard["reason"]), (&re, &"error".into(), &"input".into()), "{line}");
+    }
+    for first in [r#"{"number":1,"type":"list"}"#, r#"{"number":1,"type":"hello","api":99}"#] {
+        let mut talk = Conversation::begin(&workstation);
+        talk.say(format!("{first}\n").as_bytes());
+        assert_eq!(talk.hear()["type"], "error", "{first}");
+        assert!(talk.hear().is_null(), "it goes on after {first}");
+    }
+}
