@@ -205,8 +205,9 @@ Exit status: 0 all deployed, 2 bad input, 4 some host not deployed, 130 Ctrl-C."
     /// closed, and when the daemon is started again after it was stopped, killed, or its machine rebooted. Hosts that
     /// wait for their turn then wait for it again; those that have secrets wait for `anemos attach`, since secrets are
     /// kept in memory only. docs/API.md describes the conversation with it.
-    #[command(after_help = "Exit status: 0 stopped, 2 it can't listen, or another daemon does.")]
-    Serve,
+    #[command(after_help = "Examples:\n  anemos serve\n  anemos serve --install\n\n\
+                      Exit status: 0 stopped, 2 it can't listen, or another daemon does.")]
+    Serve(Serve),
     /// Make, build and check the base initramfs
     #[command(subcommand, after_help = "Examples:\n  anemos base check\n  anemos base build")]
     Base(Base),
@@ -285,6 +286,14 @@ pub struct OfFile {
     /// Which of them.
     #[command(flatten)]
     pub less: Less,
+}
+
+/// `serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Write systemd units for your own systemd instead (a socket and a service), and say how they are started
+    #[arg(long)]
+    pub install: bool,
 }
 
 /// What `up` and `plan` have in common.

@@ -418,6 +418,28 @@ fn killed_in(phase: &'static str, script: &Obedient, host: &Host) {
     }
 }
 
+/// As systemd does it: the socket is there before the daemon, which takes it over and leaves it.
+#[test]
+fn a_socket_that_somebody_else_listens_on() {
+    let mut workstation = Workstation::new(&[]);
+    workstation.kill();
+    let path = workstation.path("runtime/anemos/socket");
+    fs::remove_file(&path).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" serve";
+    let like = workstation.anemos(&[]);
+    let mut daemon = Command::new("sh");
+    daemon.args(["-c", script]).arg(like.get_program()).current_dir(workstation.dir.path());
+    daemon.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    daemon.stdin(Stdio::from(std::os::fd::OwnedFd::from(listener))).stdout(Stdio::null()).stderr(Stdio::null());
+    workstation.daemon = Some(daemon.spawn().unwrap());
+    let mut talk = Conversation::begin(&workstation);
+    let welcome = talk.ask(&serde_json::json!({"number": 1, "type": "hello", "api": 1}), b"");
+    assert_eq!(welcome[0]["process"], workstation.daemon.as_ref().unwrap().id());
+    workstation.kill();
+    assert!(path.exists());
+}
+
 /// A conversation with the daemon.
 struct Conversation {
     lines: BufReader<UnixStream>,

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::run::inbox;
@@ -18,7 +19,8 @@ const NAME: &str = "socket";
 pub struct Socket {
     /// Takes conversations.
     pub listener: UnixListener,
-    dir: PathBuf,
+    /// The file that is to be removed, unless it is systemd's.
+    file: Option<PathBuf>,
     _lock: File,
 }
 
@@ -58,21 +60,43 @@ impl Socket {
             let why = io::Error::new(ErrorKind::AddrInUse, "another daemon listens there");
             return Err(if busy { why } else { error.into() });
         }
+        if let Some(listener) = given()? {
+            return Ok(Self { listener, file: None, _lock: lock });
+        }
         match fs::remove_file(dir.join(NAME)) {
             // The one before has died.
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let (_open, name) = inbox::short(dir, NAME)?;
-        Ok(Self { listener: UnixListener::bind(name)?, dir: dir.to_owned(), _lock: lock })
+        Ok(Self { listener: UnixListener::bind(name)?, file: Some(dir.join(NAME)), _lock: lock })
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // A socket that nobody listens on does no harm.
-        let _ = fs::remove_file(self.dir.join(NAME));
+        if let Some(file) = &self.file {
+            // A socket that nobody listens on does no harm.
+            let _ = fs::remove_file(file);
+        }
     }
+}
+
+/// The first descriptor that systemd hands on: sd_listen_fds(3).
+const FIRST: i32 = 3;
+
+/// The socket that systemd listens on for this process, if it does: sd_listen_fds(3).
+fn given() -> io::Result<Option<UnixListener>> {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
+    if number("LISTEN_PID") != Some(std::process::id()) || number("LISTEN_FDS").is_none_or(|count| count == 0) {
+        return Ok(None);
+    }
+    // A copy has an owner, as the descriptor itself has not; systemd keeps the socket open anyway.
+    let ourselves = pidfd_open(getpid(), PidfdFlags::empty())?;
+    let copy = pidfd_getfd(ourselves, FIRST, PidfdGetfdFlags::empty())?;
+    let listener = std::os::unix::net::UnixListener::from(copy);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener).map(Some)
 }
 
 /// Reaches the daemon that listens in this directory.

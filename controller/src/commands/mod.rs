@@ -128,7 +128,7 @@ pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
         Command::Status(args) => look_back::status(&args),
         Command::Logs(args) => logs::logs(&args).await,
         Command::Runs(args) => runs::runs(&args),
-        Command::Serve => serve::serve(stopping).await,
+        Command::Serve(args) => serve::serve(args, stopping).await,
         Command::Base(args) => base::run(args).await,
         Command::Doctor(args) => up::doctor(args, stopping).await,
         Command::Validate(args) => hosts_file::validate(args).await,
