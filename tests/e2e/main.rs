@@ -10,6 +10,7 @@
 mod base;
 mod r#become;
 mod book;
+mod daemon;
 mod deploy;
 mod deployment;
 mod disks;
@@ -139,6 +140,7 @@ fn main() -> ExitCode {
         identity::SCENARIOS,
         lock::SCENARIOS,
         machines::SCENARIOS,
+        daemon::SCENARIOS,
         payload::SCENARIOS,
         runs::SCENARIOS,
         safety::SCENARIOS,
