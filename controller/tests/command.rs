@@ -179,6 +179,10 @@ fn what_is_wrong_is_said_without_any_host() {
         let old = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, old + text).unwrap();
     };
+    append("needs = [\"nosuch\"]\n");
+    let (status, said) = validate(&[]);
+    let wrong = "host `h702`: what its payload needs: ";
+    assert!(status == Some(2) && said.contains(wrong) && said.contains("nosuch"), "{said}");
     append("authorized_keys = [\"none.pub\"]\n");
     let (status, said) = validate(&[]);
     assert!(status == Some(2) && said.contains("no file none.pub"), "{said}");

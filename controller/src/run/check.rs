@@ -1,6 +1,6 @@
 //! Looks at everything that hosts name on this machine, as the preparation of a run would, without a network.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,24 +21,30 @@ pub struct Checked {
 /// Looks. `lock` is a base.lock for hosts that name none.
 pub fn check(hosts: &[Host], lock: Option<&Path>) -> Checked {
     let mut checked = Checked::default();
-    let (mut payloads, mut locks) = (BTreeSet::new(), BTreeSet::new());
+    let (mut payloads, mut locks) = (BTreeMap::new(), BTreeMap::new());
     for host in hosts {
-        if payloads.insert(&host.payload) {
-            match payload::pack(&host.payload) {
-                Ok(packed) => {
-                    checked.notes.extend(packed.warnings);
-                    checked.payloads.push((host.payload.clone(), packed.bytes.len() as u64));
-                }
-                Err(error) => checked.problems.push(error.to_string()),
+        let needs = payloads.entry(&host.payload).or_insert_with(|| match payload::pack(&host.payload) {
+            Ok(packed) => {
+                checked.notes.extend(packed.warnings);
+                checked.payloads.push((host.payload.clone(), packed.bytes.len() as u64));
+                Some(packed.needs)
             }
-        }
-        let lock = host.base.lock.as_deref().or(lock);
-        if locks.insert(lock)
-            && let Err(why) = embed::lock(lock)
-        {
-            checked.problems.push(why.to_string());
-        }
+            Err(error) => {
+                checked.problems.push(error.to_string());
+                None
+            }
+        });
+        let file = host.base.lock.as_deref().or(lock);
+        let lock = locks.entry(file).or_insert_with(|| {
+            let read = embed::lock(file);
+            read.map_err(|why| checked.problems.push(why.to_string())).ok()
+        });
         let named = |what: String| format!("host `{}`: {what}", host.name);
+        if let (Some(needs), Some(lock)) = (needs, lock)
+            && let Err(error) = lock.narrowed(needs.with(host.needs.as_ref()).as_deref())
+        {
+            checked.problems.push(named(format!("what its payload needs: {error}")));
+        }
         for key in &host.authorized_keys {
             checked.problems.extend(key.read().err().map(|error| named(error.to_string())));
         }

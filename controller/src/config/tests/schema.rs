@@ -159,6 +159,7 @@ fn what_is_wrong_in_kind_is_wrong_by_the_schema_too() {
         ("deadlines = { biuld = \"1h\" }", ".hosts.a.deadlines.biuld: unknown"),
         ("disks = [{}]", ".hosts.a.disks: too few"),
         ("base = \"somewhere\"", ".hosts.a.base: none of the words"),
+        ("needs = [1]", ".hosts.a.needs: the wrong type"),
         ("vars = { a = 1.5 }", ".hosts.a.vars.a: the wrong type"),
         ("secrets = { a = 1 }", ".hosts.a.secrets.a: the wrong type"),
     ] {
