@@ -1,8 +1,8 @@
 //! The fault matrix: what becomes of a deployment when a fault meets it, for every fault in every phase.
 //!
-//! Each pair is a [`Cell`]: it is tried on a machine, or shown by another scenario, or can't happen, for the reason that
-//! stands there. `make faults` tries the cells and writes docs/FAULTS.md ([`book`]). `make test` tries those that guard
-//! a promise.
+//! Each pair is a [`Cell`]: it is tried on a machine, or shown by another scenario, or can't happen, for the reason
+//! that stands there. `make faults` tries the cells and writes docs/FAULTS.md ([`book`]). `make test` tries those that
+//! guard a promise.
 
 mod archive;
 mod controller;
