@@ -9,7 +9,7 @@ help: ## this text
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: remote ## one self-contained executable: target/release/anemos
-	ANEMOS_STAGE=$(CURDIR)/$(REMOTE)/stage ANEMOS_AGENT=$(CURDIR)/$(REMOTE)/agent.patch ANEMOS_BUILD=$(BUILD) \
+	ANEMOS_STAGE=$(CURDIR)/$(REMOTE)/stage ANEMOS_AGENT=$(CURDIR)/$(REMOTE)/agent ANEMOS_BUILD=$(BUILD) \
 		cargo build --locked --release -p anemos -p makeimg
 
 man: rust ## manual pages of all commands: target/man

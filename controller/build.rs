@@ -24,12 +24,22 @@ fn main() {
         "/// The stage, by how it is packed.\npub(super) const ANEMOS_STAGE: &[(&str, &[u8])] = &[{packed}];"
     )
     .expect("text can be written to memory");
-    let agent = match named("ANEMOS_AGENT") {
-        Some(path) => format!("Some(include_bytes!({:?}))", found(Path::new(&path))),
-        None => "None".into(),
-    };
-    writeln!(code, "/// The agent, as a patch to the stage.\npub(super) const ANEMOS_AGENT: Option<&[u8]> = {agent};")
-        .expect("text can be written to memory");
+    let agent = named("ANEMOS_AGENT");
+    for (name, ending, what) in [
+        ("ANEMOS_AGENT", ".patch", "The agent for scripts"),
+        ("ANEMOS_AGENT_IMGBUILD", "-imgbuild.patch", "The agent for IMGBUILDs"),
+    ] {
+        let bytes = match &agent {
+            Some(path) => {
+                let mut path = path.clone();
+                path.push(ending);
+                format!("Some(include_bytes!({:?}))", found(Path::new(&path)))
+            }
+            None => "None".into(),
+        };
+        writeln!(code, "/// {what}, as a patch to the stage.\npub(super) const {name}: Option<&[u8]> = {bytes};")
+            .expect("text can be written to memory");
+    }
     let lock = manifest.join("../base-initramfs/base.lock");
     println!("cargo::rerun-if-changed={}", lock.display());
     let value = if lock.exists() { format!("Some(include_str!({:?}))", found(&lock)) } else { "None".into() };

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds what crosses the slow link (stage and agent, static and small) and packs it: the stage in each way that a host
-# may be able to unpack; the agent as a patch to the stage, which is two thirds of it packed alone.
+# may be able to unpack; the agent as a patch to the stage, which is two thirds of it packed alone. There are two agents:
+# one with makeimg, for payloads that are an IMGBUILD, and one without, for scripts.
 set -eu
 target=$1 out=$2
 cd "$(dirname "$0")/.."
@@ -25,10 +26,15 @@ cargo fetch --locked --quiet --target "$target"
 for sources in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do
     flags="$flags, '--remap-path-prefix', '$sources/='"
 done
-env -u RUSTFLAGS cargo build --locked --profile small --target "$target" --config "target.$target.rustflags=[$flags]" \
-    -p anemos-deploy -p anemos-agent
 built=target/$target/small
-for file in "$built/anemos-stage" "$built/anemos-agent"; do
+compile() {
+    env -u RUSTFLAGS cargo build --locked --profile small --target "$target" \
+        --config "target.$target.rustflags=[$flags]" "$@"
+}
+compile -p anemos-deploy -p anemos-agent
+cp "$built/anemos-agent" "$built/anemos-agent-imgbuild"
+compile -p anemos-deploy -p anemos-agent --no-default-features
+for file in "$built/anemos-stage" "$built/anemos-agent" "$built/anemos-agent-imgbuild"; do
     if readelf -l "$file" | grep -q INTERP; then
         echo "build-remote: $file is not static: it needs $(readelf -l "$file" | sed -n 's/.*interpreter: \(.*\)]/\1/p')" >&2
         exit 1
@@ -59,9 +65,11 @@ for packed in "x86.xz xz" "xz xz" "zst zstd" "gz gzip"; do
         exit 1
     fi
 done
-env -u RUSTFLAGS cargo run --locked --quiet --release -p anemos-deploy --example patch -- \
-    "$built/anemos-stage" "$built/anemos-agent" "$out/agent.patch.new"
-for file in stage.x86.xz stage.xz stage.zst stage.gz agent.patch; do
+for agent in agent agent-imgbuild; do
+    env -u RUSTFLAGS cargo run --locked --quiet --release -p anemos-deploy --example patch -- \
+        "$built/anemos-stage" "$built/anemos-$agent" "$out/$agent.patch.new"
+done
+for file in stage.x86.xz stage.xz stage.zst stage.gz agent.patch agent-imgbuild.patch; do
     if cmp -s "$out/$file" "$out/$file.new"; then rm "$out/$file.new"; else mv "$out/$file.new" "$out/$file"; fi
 done
-wc -c "$out"/stage.* "$out/agent.patch"
+wc -c "$out"/stage.* "$out"/agent*.patch

@@ -72,7 +72,7 @@ rm -f "$dir/host.json" "$dir/hold"
 anemos=$dir/anemos
 cat >"$anemos" <<END
 #!/bin/sh
-export ANEMOS_STAGE='$PWD/target/remote/stage' ANEMOS_AGENT='$PWD/target/remote/agent.patch'
+export ANEMOS_STAGE='$PWD/target/remote/stage' ANEMOS_AGENT='$PWD/target/remote/agent'
 exec '${CARGO_TARGET_DIR:-$PWD/target}/debug/anemos' "\$@"
 END
 chmod 755 "$anemos"

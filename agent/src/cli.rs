@@ -10,7 +10,7 @@ use crate::app::BUILD;
 use crate::heart::Heart;
 use crate::helper::{self, Call};
 use crate::paths::Paths;
-use crate::{given, identity, imgbuild, seccomp, serve};
+use crate::{given, identity, seccomp, serve};
 
 const USAGE: &str = "\
 anemos-agent: the payload's line to the agent that runs it
@@ -47,9 +47,9 @@ pub fn run(words: &[String]) -> ExitCode {
             Call::parse(word, &rest).and_then(|call| helper::tell(&socket(), &call))
         }
         // The agent itself runs this if the payload is an IMGBUILD.
-        ["imgbuild"] => {
-            given::read_host(&here()).and_then(|host| imgbuild::run(&socket(), &host, &given::read_run(&here())?.keeps))
-        }
+        #[cfg(feature = "imgbuild")]
+        ["imgbuild"] => given::read_host(&here())
+            .and_then(|host| crate::imgbuild::run(&socket(), &host, &given::read_run(&here())?.keeps)),
         ["nosync", program, ref arguments @ ..] => Err(nosync(program, arguments)),
         ["network", "render", format, dir] => network(format, Path::new(dir)),
         ["identity", "install", dir] => install(Path::new(dir)),

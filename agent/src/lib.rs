@@ -20,6 +20,7 @@ mod guard;
 mod heart;
 mod helper;
 mod identity;
+#[cfg(feature = "imgbuild")]
 mod imgbuild;
 mod init;
 mod kmsg;

@@ -325,6 +325,13 @@ fn program(dir: &Path) -> Result<(PathBuf, &'static [&'static str]), String> {
         return Ok((deploy, &[]));
     }
     if dir.join("IMGBUILD").exists() {
+        if !cfg!(feature = "imgbuild") {
+            return Err(
+                "the payload is an IMGBUILD, and this deployment began with a script: the agent that was sent for \
+                 it can't build one. Give `anemos retry` a script, or end this and begin anew with `anemos up`"
+                    .into(),
+            );
+        }
         let agent = std::env::current_exe().map_err(|e| format!("the agent's own program can't be found: {e}"))?;
         // Requests to flush are ignored (`nosync`), because the agent flushes everything at the end.
         return Ok((agent, &["nosync", "/proc/self/exe", "imgbuild"]));
@@ -482,7 +489,11 @@ mod tests {
         fs::write(dir.path().join("IMGBUILD"), "target=debian\n")?;
         assert_eq!(program(dir.path()), Ok((deploy.clone(), &[][..])), "a script of one's own comes first");
         fs::remove_file(deploy)?;
-        assert_eq!(program(dir.path()).unwrap().1.last(), Some(&"imgbuild"));
+        if cfg!(feature = "imgbuild") {
+            assert_eq!(program(dir.path()).unwrap().1.last(), Some(&"imgbuild"));
+        } else {
+            assert!(program(dir.path()).unwrap_err().contains("began with a script"));
+        }
         Ok(())
     }
 }

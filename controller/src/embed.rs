@@ -51,9 +51,10 @@ fn carried(built_in: Option<&[u8]>, variable: &str, ending: &str) -> Result<Arc<
     std::fs::read(&path).map(Into::into).map_err(|e| EmbedError::File { path: shown, why: e.to_string() })
 }
 
-/// Stage and agent.
+/// Stage and agents.
 pub fn artifacts() -> Result<Artifacts, EmbedError> {
-    let agent = carried(embedded::ANEMOS_AGENT, "ANEMOS_AGENT", "")?;
+    let for_scripts = carried(embedded::ANEMOS_AGENT, "ANEMOS_AGENT", ".patch")?;
+    let for_imgbuilds = carried(embedded::ANEMOS_AGENT_IMGBUILD, "ANEMOS_AGENT", "-imgbuild.patch")?;
     let (mut executable, mut packed) = (Vec::new(), Vec::new());
     for packing in &PACKINGS {
         let built_in = embedded::ANEMOS_STAGE.iter().find(|(name, _)| *name == packing.name).map(|(_, bytes)| *bytes);
@@ -65,7 +66,8 @@ pub fn artifacts() -> Result<Artifacts, EmbedError> {
         packed.push((packing, bytes));
     }
     let stage = StageBinary::new(&executable, packed, ARCH);
-    Ok(Artifacts { stage, agent: Blob::new(agent), build: BUILD.into() })
+    let (agent, agent_imgbuild) = (Blob::new(for_scripts), Blob::new(for_imgbuilds));
+    Ok(Artifacts { stage, agent, agent_imgbuild, build: BUILD.into() })
 }
 
 /// A lock.

@@ -32,6 +32,7 @@ fn prepared(ports: impl IntoIterator<Item = u16>) -> TempDir {
     }
     write("stage.zst", &zstd::encode_all(&b"x"[..], 1).unwrap());
     write("agent.patch", b"");
+    write("agent-imgbuild.patch", b"");
     dir
 }
 
@@ -45,7 +46,7 @@ fn anemos(dir: &Path, first: &str, arguments: &str) -> Command {
     command.arg("-c").arg(format!("{first} && exec \"$0\" {arguments} hosts.toml"));
     command.arg(env!("CARGO_BIN_EXE_anemos")).current_dir(dir);
     command.env("HOME", dir).env("XDG_STATE_HOME", dir.join("state")).env_remove("SSH_AUTH_SOCK");
-    command.env("ANEMOS_STAGE", dir.join("stage")).env("ANEMOS_AGENT", dir.join("agent.patch"));
+    command.env("ANEMOS_STAGE", dir.join("stage")).env("ANEMOS_AGENT", dir.join("agent"));
     command.stdin(Stdio::null());
     command
 }
@@ -287,7 +288,7 @@ fn typing(dir: &Path, question: &str, path: &str) -> (ExitStatus, String, usize)
     let mut command = Command::new("script");
     command.args(["-qefc", &plan, "/dev/null"]).current_dir(dir);
     command.env("HOME", dir).env("XDG_STATE_HOME", dir.join("state")).env_remove("SSH_AUTH_SOCK");
-    command.env("ANEMOS_STAGE", dir.join("stage")).env("ANEMOS_AGENT", dir.join("agent.patch"));
+    command.env("ANEMOS_STAGE", dir.join("stage")).env("ANEMOS_AGENT", dir.join("agent"));
     command.env("XDG_RUNTIME_DIR", dir.join("run"));
     command.env("PATH", format!("{path}{}", std::env::var("PATH").unwrap()));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -90,6 +90,7 @@ impl Workstation {
         }
         write("stage.zst", &zstd::encode_all(&b"x"[..], 1).unwrap());
         write("agent.patch", b"");
+        write("agent-imgbuild.patch", b"");
         let before = tree(dir.path());
         Self { dir, before }
     }
@@ -104,7 +105,7 @@ impl Workstation {
         command.arg("-c").arg(format!("umask 0; exec \"$0\" {arguments}")).arg(executable());
         command.current_dir(self.dir.path()).env("HOME", self.dir.path()).env("TMPDIR", self.path("tmp"));
         command.env("XDG_STATE_HOME", self.path("state")).env_remove("SSH_AUTH_SOCK");
-        command.env("ANEMOS_STAGE", self.path("stage")).env("ANEMOS_AGENT", self.path("agent.patch"));
+        command.env("ANEMOS_STAGE", self.path("stage")).env("ANEMOS_AGENT", self.path("agent"));
         command.stdin(Stdio::null());
         command
     }

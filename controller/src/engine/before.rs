@@ -344,7 +344,7 @@ pub(super) async fn boot(
     let Met { session, mut stage, facts, .. } = met;
     let sources = plan::sources(&facts, &choices(job, &session, &stage));
     let plan = stage_plan(job, &session, approval.plan(), sources);
-    let blobs = [&job.artifacts.agent, &job.base.lock, &job.payload].into_iter().chain(&job.base.upload);
+    let blobs = [&job.agent, &job.base.lock, &job.payload].into_iter().chain(&job.base.upload);
     let blobs: BTreeMap<_, _> = blobs.map(|blob| (blob.id.digest, Arc::clone(&blob.bytes))).collect();
     let deadline = Instant::now() + allowed;
     let staged = bounded(&mut stop, deadline, "stage", stage.stage(plan, &blobs, reporter)).await;
@@ -546,7 +546,7 @@ fn choices(job: &Job, session: &Session, stage: &Stage) -> Choices {
         system: stage.identity.clone(),
         disks: host.all_disks().cloned().collect(),
         stage: Upload { what: "stage".into(), bytes: stage.size, cached: stage.cached },
-        blobs: vec![("agent", job.artifacts.agent.id), ("base.lock", base.lock.id), ("payload", job.payload.id)],
+        blobs: vec![("agent", job.agent.id), ("base.lock", base.lock.id), ("payload", job.payload.id)],
         kernel: wanted_kernel(host),
         locked_kernel: base.kernel.clone(),
         base: base.digest,
@@ -585,7 +585,7 @@ fn stage_plan(job: &Job, session: &Session, plan: &Plan, base: Vec<BaseSource>) 
     }
     StagePlan {
         lock: job.base.lock.id,
-        agent: job.artifacts.agent.id,
+        agent: job.agent.id,
         payload: job.payload.id,
         base,
         mirror: host.mirror.clone(),

@@ -87,8 +87,10 @@ pub fn sha256(bytes: &[u8]) -> Digest {
 pub struct Artifacts {
     /// The stage.
     pub stage: StageBinary,
-    /// The agent, zstd.
+    /// The agent for payloads that are a script, as a patch to the stage.
     pub agent: Blob,
+    /// The one for payloads that are an IMGBUILD, which has makeimg in it.
+    pub agent_imgbuild: Blob,
     /// Our build id.
     pub build: String,
 }
@@ -141,8 +143,10 @@ pub struct Job {
     pub keeps: Vec<Keep>,
     /// For `$ANEMOS_SECRETS`.
     pub secrets: Vec<(String, Secret)>,
-    /// Stage and agent.
+    /// Stage and agents.
     pub artifacts: Arc<Artifacts>,
+    /// The agent that the payload needs.
+    pub agent: Blob,
     /// The base.
     pub base: BasePlan,
     /// The workstation's own package archive.

@@ -53,6 +53,8 @@ pub struct Packed {
     pub keeps: Vec<Keep>,
     /// The groups of the base that it needs.
     pub needs: Needs,
+    /// Whether it is an IMGBUILD, and not a script.
+    pub is_imgbuild: bool,
 }
 
 /// A partition that is kept.
@@ -181,7 +183,7 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
     if !fs::metadata(dir).is_ok_and(|meta| meta.is_dir()) {
         return Err(PayloadError::NotADirectory(dir.to_owned()));
     }
-    let Checked { keeps, mut warnings, implied } = check_script(dir)?;
+    let Checked { keeps, mut warnings, implied, is_imgbuild } = check_script(dir)?;
     let needs = Needs { named: needs::of_file(dir)?, implied };
     let mut entries = Vec::new();
     walk(dir, Path::new(""), &mut entries)?;
@@ -199,7 +201,7 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
             bytes.len() >> 20
         ));
     }
-    Ok(Packed { bytes, digest: Digest(digest), unpacked, entries: entries.len(), warnings, keeps, needs })
+    Ok(Packed { bytes, digest: Digest(digest), unpacked, entries: entries.len(), warnings, keeps, needs, is_imgbuild })
 }
 
 /// Something in the payload, by its name below it.
@@ -225,6 +227,7 @@ struct Checked {
     warnings: Vec<String>,
     /// What an IMGBUILD needs.
     implied: Option<Vec<String>>,
+    is_imgbuild: bool,
 }
 
 /// What an IMGBUILD keeps and needs, and what the user should know of it.
@@ -277,7 +280,7 @@ fn check_imgbuild(dir: &Path) -> Result<Checked, PayloadError> {
     let volumes = imgbuild.into_iter().flat_map(|imgbuild| imgbuild.settings.filesystems);
     let kept = volumes.filter(|volume| volume.keep);
     let keeps = kept.map(|volume| Keep { label: volume.label, or_made: volume.size.is_some() });
-    Ok(Checked { keeps: keeps.collect(), warnings, implied })
+    Ok(Checked { keeps: keeps.collect(), warnings, implied, is_imgbuild: true })
 }
 
 fn walk(root: &Path, below: &Path, entries: &mut Vec<Entry>) -> Result<(), PayloadError> {

@@ -180,6 +180,7 @@ fn what_a_payload_needs() {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let needs = || pack(dir.path()).unwrap().needs;
     let of_host = words(&["volumes"]);
+    assert!(!pack(dir.path()).unwrap().is_imgbuild);
     assert_eq!(needs(), Needs::default());
     assert_eq!(needs().with(None), None);
     assert_eq!(needs().with(Some(&of_host)), Some(of_host.clone()));
@@ -198,6 +199,7 @@ fn what_a_payload_needs() {
     fs::remove_file(&file).unwrap();
     let imgbuild = |text: &str| write(&dir.path().join("IMGBUILD"), text.as_bytes(), 0o644);
     imgbuild("target=debian\n");
+    assert!(pack(dir.path()).unwrap().is_imgbuild);
     assert_eq!(needs().with(None), Some(words(&["debian", "disk", "tools"])));
     assert_eq!(needs().with(Some(&of_host)), Some(words(&["debian", "disk", "tools", "volumes"])));
     for format in ["format='raw 8G gpt btrfs'", "filesystems='\n/ 4G\n/srv rest xfs\n'"] {

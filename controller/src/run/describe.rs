@@ -51,6 +51,8 @@ pub struct Described {
     pub payload: BlobRef,
     /// What it leaves as it is.
     pub keeps: Vec<Keep>,
+    /// Whether it is an IMGBUILD, which another agent builds than the one for scripts.
+    pub is_imgbuild: bool,
     /// The base.
     pub base: DescribedBase,
     /// The package archive of whoever wants this.
@@ -117,7 +119,7 @@ pub async fn describe(
     show: &Showing,
 ) -> Result<Description, RunError> {
     let mut found = Description::default();
-    let mut payloads: HashMap<PathBuf, (BlobRef, Vec<Keep>, Needs)> = HashMap::new();
+    let mut payloads: HashMap<PathBuf, (BlobRef, Vec<Keep>, Needs, bool)> = HashMap::new();
     let mut bases: Vec<(WantedBase, Based)> = Vec::new();
     let answers = told(ask_ssh(&hosts), || show(Doing::Asking(hosts.len()))).await?;
     let mut of_apt = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter();
@@ -135,11 +137,11 @@ pub async fn describe(
         if !packs {
             host.secrets.clear();
         }
-        let (payload, keeps, needs) = if !packs {
+        let (payload, keeps, needs, is_imgbuild) = if !packs {
             let nothing = Blob::new(Vec::new());
             let id = nothing.id;
             found.blobs.insert(id.digest, nothing);
-            (id, Vec::new(), Needs::default())
+            (id, Vec::new(), Needs::default(), false)
         } else if let Some(known) = payloads.get(&host.payload) {
             known.clone()
         } else {
@@ -149,7 +151,7 @@ pub async fn describe(
             let packed = packed.map_err(|e| named(e.to_string()))?;
             found.notes.extend(packed.warnings);
             let blob = Blob::new(packed.bytes);
-            let new = (blob.id, packed.keeps, packed.needs);
+            let new = (blob.id, packed.keeps, packed.needs, packed.is_imgbuild);
             found.blobs.insert(blob.id.digest, blob);
             payloads.insert(host.payload.clone(), new.clone());
             new
@@ -192,6 +194,7 @@ pub async fn describe(
             authorized_keys,
             payload,
             keeps,
+            is_imgbuild,
             base,
             fallback_mirror: fallback_mirror.clone(),
             fallback_snapshot: snapshot_of_lock.or_else(|| fallback_snapshot.clone()),

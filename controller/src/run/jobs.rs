@@ -44,7 +44,7 @@ impl Common {
         secrets: Secrets,
         blobs: &BTreeMap<Digest, Blob>,
     ) -> Result<Job, RunError> {
-        let Described { ssh, trust, authorized_keys, payload, keeps, base, .. } = described;
+        let Described { ssh, trust, authorized_keys, payload, keeps, is_imgbuild, base, .. } = described;
         let mut host = described.host.clone();
         let lacking =
             |id: BlobRef| RunError::bad_input(format!("host `{}`: the blob {} is missing", host.name, id.digest));
@@ -71,6 +71,7 @@ impl Common {
             payload,
             keeps: keeps.clone(),
             secrets: secrets.files.into_iter().collect(),
+            agent: if *is_imgbuild { &self.artifacts.agent_imgbuild } else { &self.artifacts.agent }.clone(),
             artifacts: Arc::clone(&self.artifacts),
             base,
             fallback_mirror: described.fallback_mirror.clone(),
