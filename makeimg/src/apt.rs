@@ -13,6 +13,16 @@ use crate::problem::{Doing, Problem};
 pub const DIR: &str = "apt";
 /// Answers to questions of packages, as debconf-set-selections(1) reads them.
 const PRESEED: &str = "preseed";
+/// What GRUB's packages would ask (their templates). makeimg's own script installs GRUB, on a disk whose name nobody knows
+/// yet; the second kind of firmware finds it without variables that belong to one machine.
+const GRUB: [(&str, &str); 2] = [
+    ("grub-pc", "grub-pc grub-pc/install_devices_empty boolean true\n"),
+    (
+        "grub-efi-amd64",
+        "grub-efi-amd64 grub2/force_efi_extra_removable boolean true\n\
+         grub-efi-amd64 grub2/update_nvram boolean false\n",
+    ),
+];
 /// Endings of names, and where such a file goes: sources.list(5), apt_preferences(5), apt.conf(5), apt-secure(8).
 const PLACES: [(&str, &str); 5] = [
     (".sources", "etc/apt/sources.list.d"),
@@ -30,6 +40,8 @@ pub struct Apt {
     /// Files for the image: where each is, and where it goes.
     files: Vec<(PathBuf, String)>,
     preseed: Option<PathBuf>,
+    /// Answers that the author does not give, before the author's.
+    answers: String,
     /// Packages of the project, by the words of `packages`.
     local: Vec<(String, PathBuf)>,
     /// Architectures besides the image's.
@@ -50,7 +62,7 @@ fn architecture(package: &str) -> Option<&str> {
 
 /// Whether a word of `packages` is a file of the project.
 fn is_local(package: &str) -> bool {
-    package.starts_with("./") && package.ends_with(".deb")
+    package.strip_prefix("./").and_then(|path| path.strip_suffix(".deb")).is_some()
 }
 
 impl Apt {
@@ -68,6 +80,8 @@ impl Apt {
                 apt.files.push((path, format!("{place}/{name}")));
             }
         }
+        let asks = |package: &str| packages.iter().any(|word| word == package);
+        apt.answers = GRUB.iter().filter(|(package, _)| asks(package)).map(|(_, lines)| *lines).collect();
         let local = packages.iter().filter(|package| is_local(package));
         apt.local = local.map(|package| (package.clone(), project.join(package))).collect();
         apt.architectures = packages.iter().filter_map(|package| architecture(package)).map(str::to_owned).collect();
@@ -123,10 +137,13 @@ impl Apt {
         for architecture in &self.architectures {
             environment(chroot.command("dpkg").args(["--add-architecture", architecture])).run(context)?;
         }
+        let mut answers = self.answers.clone().into_bytes();
         if let Some(path) = &self.preseed {
-            let text = fs::read(path).doing(|| format!("reading {}", path.display()))?;
-            let tool = environment(chroot.command("debconf-set-selections")).input(text);
-            tool.run(context).map_err(|problem| Problem { path: Some(path.clone()), ..problem })?;
+            answers.extend(fs::read(path).doing(|| format!("reading {}", path.display()))?);
+        }
+        if !answers.is_empty() {
+            let tool = environment(chroot.command("debconf-set-selections")).input(answers);
+            tool.run(context).map_err(|problem| Problem { path: self.preseed.clone(), ..problem })?;
         }
         let mut words = packages.to_vec();
         for (index, (word, path)) in self.local.iter().enumerate() {

@@ -5,11 +5,12 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{FileType, Mode, makedev, mknodat, symlinkat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use crate::command::Tool;
+use crate::command::{self, Tool};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 
@@ -209,11 +210,31 @@ pub fn environment(tool: Tool) -> Tool {
     }
 }
 
-/// The variables by which programs find an HTTP proxy, from the building machine: its way out is theirs.
+/// The variables by which programs find an HTTP proxy, from the building machine: its way out is theirs. Where the
+/// caller's environment names none, what the machine's own apt uses counts (apt-transport-http(1)).
 pub fn with_proxies(tool: Tool) -> Tool {
+    static OF_APT: OnceLock<Vec<(&str, String)>> = OnceLock::new();
     let all = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-    let proxies = all.filter(|(name, _)| name.to_ascii_lowercase().ends_with("_proxy"));
-    proxies.fold(tool, |tool, (name, value)| tool.env(&name, value))
+    let proxies: Vec<_> = all.filter(|(name, _)| name.to_ascii_lowercase().ends_with("_proxy")).collect();
+    let of_apt = OF_APT.get_or_init(proxies_of_apt).iter();
+    let is_new = |name: &str| !proxies.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
+    let tool = of_apt.filter(|(name, _)| is_new(name)).fold(tool, |tool, (name, value)| tool.env(name, value));
+    proxies.iter().fold(tool, |tool, (name, value)| tool.env(name, value))
+}
+
+fn proxies_of_apt() -> Vec<(&'static str, String)> {
+    let Some(program) = command::find("apt-config") else { return Vec::new() };
+    let of = |(name, option): (&'static str, &str)| {
+        let said = std::process::Command::new(&program).args(["shell", "it", option]).output().ok()?;
+        // `it='http://proxy.test:3142'`; a host of its own may need another, or none (`DIRECT`).
+        let said = String::from_utf8(said.stdout).ok()?;
+        let value = said.trim().strip_prefix("it='")?.strip_suffix('\'')?.to_owned();
+        (value.contains("://") && !value.contains('\'')).then_some((name, value))
+    };
+    [("http_proxy", "Acquire::http::Proxy"), ("https_proxy", "Acquire::https::Proxy")]
+        .into_iter()
+        .filter_map(of)
+        .collect()
 }
 
 fn place(fd: &OwnedFd) -> String {

@@ -94,21 +94,6 @@ impl Cancel {
     }
 }
 
-/// What is read until the build is stopped.
-pub struct Stoppable<'a, R> {
-    /// What is read.
-    pub inner: R,
-    /// What stops it.
-    pub cancel: &'a Cancel,
-}
-
-impl<R: io::Read> io::Read for Stoppable<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.cancel.check().map_err(io::Error::other)?;
-        self.inner.read(buffer)
-    }
-}
-
 /// What every step of a build needs.
 #[derive(Clone)]
 pub struct Context {

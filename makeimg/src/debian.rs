@@ -46,7 +46,8 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
         let tool = Tool::new("mmdebstrap").args(["--verbose", "--mode=root", "--format=directory"]);
         // Other file systems are mounted there already.
         let tool = tool.arg("--skip=check/empty").arg(format!("--variant={variant}"));
-        let first = if !later { packages.join(",") } else { String::from(if by_tls { "ca-certificates" } else { "" }) };
+        let certificates = if by_tls { "ca-certificates" } else { "" };
+        let first = if later { certificates.to_owned() } else { packages.join(",") };
         let tool = if first.is_empty() { tool } else { tool.arg(format!("--include={first}")) };
         // apt's own user can't read a file of the project's.
         let tool = if wanted.keyring.is_some() { tool.arg("--aptopt=APT::Sandbox::User \"root\"") } else { tool };
@@ -66,6 +67,7 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
         }
         tool.arg(wanted.suite).arg(root).args(sources.as_ref().and_then(|sources| sources.mirror(wanted.suite)))
     };
+    let tool = with_proxies(tool);
     // Hooks and maintainer scripts are not the place for what this shell happens to have.
     let tool = tool.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8").env("TMPDIR", "/tmp");
     let name = if mmdebstrap { "mmdebstrap" } else { "debootstrap" };

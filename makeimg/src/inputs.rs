@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Context, Stoppable, Tool};
+use crate::command::{Context, Tool};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::template;
@@ -217,9 +217,9 @@ impl Putting<'_> {
         let image = self.image;
         let made = match &input.kind {
             Kind::Directory => self.directory(input),
-            Kind::File => fs::File::open(&input.source).and_then(|inner| {
-                let contents = Stoppable { inner, cancel: &self.context.cancel };
-                image.write(&input.path, contents, input.mode)
+            Kind::File => fs::File::open(&input.source).and_then(|from| {
+                let each = || self.context.cancel.check().map_err(std::io::Error::other);
+                image.copy(&input.path, &from, input.mode, each)
             }),
             Kind::Link(target) => image.link(&input.path, target),
             Kind::Template => {

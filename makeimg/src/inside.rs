@@ -4,9 +4,10 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Uid};
 use rustix::io::Errno;
 
 /// An image's root directory.
@@ -121,6 +122,27 @@ impl Inside {
         self.fill(path, &mut contents, (mode, 0, 0))
     }
 
+    /// Copies a file of the building machine's, as [`Inside::write`] does, with its holes and extended attributes. `each`
+    /// is asked before every piece.
+    ///
+    /// # Errors
+    /// It can't be read or written, `each` says no, or the image's file system can't keep an attribute.
+    pub fn copy(
+        &self,
+        path: &Path,
+        from: &File,
+        mode: u32,
+        mut each: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.replace(path, |dir, name| {
+            let file = new_file(dir, name)?;
+            copy_data(from, &file, &mut each)?;
+            give(&file, mode, 0, 0)?;
+            // A new owner would take capabilities away.
+            copy_attributes(from, &file)
+        })
+    }
+
     /// Gives a file new contents; owner and mode stay.
     ///
     /// # Errors
@@ -137,8 +159,7 @@ impl Inside {
 
     fn fill(&self, path: &Path, contents: &mut dyn Read, (mode, user, group): (u32, u32, u32)) -> io::Result<()> {
         self.replace(path, |dir, name| {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?);
+            let mut file = new_file(dir, name)?;
             io::copy(contents, &mut file)?;
             give(&file, mode, user, group)
         })
@@ -192,6 +213,64 @@ impl Inside {
         }
         made
     }
+}
+
+fn new_file(dir: &OwnedFd, name: &str) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?))
+}
+
+/// Copies what is in a file, and leaves its holes (lseek(2), `SEEK_DATA`).
+fn copy_data(from: &File, to: &File, each: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let begin = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            found => found?,
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(begin))?;
+        at = begin;
+        while at < end {
+            each()?;
+            let most = buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            let read = from.read_at(&mut buffer[..most], at)?;
+            if read == 0 {
+                break;
+            }
+            to.write_all_at(&buffer[..read], at)?;
+            at += read as u64;
+        }
+        // Whoever makes it shorter meanwhile must not be waited for.
+        at = at.max(end);
+    }
+    to.set_len(from.metadata()?.len())
+}
+
+/// Extended attributes that are of the file and not of the machine (xattr(7)): capabilities, access lists, and those of
+/// users. Labels of SELinux and the like are the image's own business.
+fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
+    // The most that the kernel gives (limits.h, XATTR_LIST_MAX and XATTR_SIZE_MAX).
+    let (mut names, mut value) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let length = match rustix::fs::flistxattr(from, &mut names[..]) {
+        Err(Errno::NOTSUP) => return Ok(()),
+        length => length?,
+    };
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let of_users = name.starts_with(b"user.");
+        if !of_users && name != b"security.capability" && name != b"system.posix_acl_access" {
+            continue;
+        }
+        let length = rustix::fs::fgetxattr(from, name, &mut value[..])?;
+        match rustix::fs::fsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty()) {
+            // Whatever stores notes of its own in files has not asked the author.
+            Err(Errno::NOTSUP) if of_users => {}
+            set => set.map_err(|e| {
+                io::Error::other(format!("its attribute {} can't be kept there: {e}", String::from_utf8_lossy(name)))
+            })?,
+        }
+    }
+    Ok(())
 }
 
 fn give(file: &impl std::os::fd::AsFd, mode: u32, user: u32, group: u32) -> io::Result<()> {

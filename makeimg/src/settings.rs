@@ -334,7 +334,7 @@ fn is_keyring(value: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "._/+-".contains(c);
     let path = std::path::Path::new(value);
     let is_below = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    is_below && value.chars().all(good) && (value.ends_with(".gpg") || value.ends_with(".asc"))
+    is_below && value.chars().all(good) && [".gpg", ".asc"].iter().any(|ending| value.strip_suffix(ending).is_some())
 }
 
 fn are_components(value: &str) -> bool {

@@ -344,6 +344,75 @@ fn what_is_lent_is_taken_back_and_what_provision_made_of_it_stays() {
     }
 }
 
+#[test]
+fn provision_has_the_proxy_of_the_machines_apt() {
+    if !is_root() {
+        return;
+    }
+    let provision = "provision() {\n    echo \"$http_proxy\" >/etc/seen\n}\n";
+    let project = Project::new(&format!("target=debian\nformat=dir\nimgname=web\n{provision}"));
+    project.write("apt.conf", "Acquire::http::Proxy \"http://proxy.example:3142\";\n");
+    let config = |command: &mut Command| {
+        command.env("APT_CONFIG", project.path("apt.conf"));
+        for name in ["http_proxy", "HTTP_PROXY"] {
+            command.env_remove(name);
+        }
+    };
+    let mut command = project.command(&[]);
+    config(&mut command);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(project.read("out/web/etc/seen"), "http://proxy.example:3142\n");
+    // What the caller says comes before it.
+    fs::remove_dir_all(project.path("out/web")).unwrap();
+    let mut command = project.command(&[]);
+    config(&mut command);
+    assert!(command.env("http_proxy", "http://mine.example:1").output().unwrap().status.success());
+    assert_eq!(project.read("out/web/etc/seen"), "http://mine.example:1\n");
+}
+
+/// What of a file is beside its bytes.
+#[test]
+fn holes_capabilities_and_attributes_of_files_are_kept() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new("target=debian\nformat='raw 200M'\nbootloader=none\nimgname=web\n");
+    project.program("web/files/usr/bin/ping", "a program\n");
+    let ping = project.path("web/files/usr/bin/ping");
+    let set = |file: &Path, name: &str, value: &[u8]| {
+        let file = fs::File::open(file).unwrap();
+        rustix::fs::fsetxattr(&file, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    // linux/capability.h, revision 2: cap_net_raw, effective.
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    set(&ping, "security.capability", &capability);
+    project.write("web/files/note", "x");
+    set(&project.path("web/files/note"), "user.mine", b"yes");
+    let sparse = fs::File::create(project.path("web/files/sparse")).unwrap();
+    // More than the image has room for, with something in the middle.
+    sparse.set_len(400 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"middle", 200 << 20).unwrap();
+    drop(sparse);
+    project.built(&[]);
+    let debugfs = |request: &str| {
+        let file = format!("{}?offset=1048576", project.path("out/web.img").display());
+        text(&Command::new("/sbin/debugfs").args(["-R", request, &file]).output().unwrap().stdout)
+    };
+    let said = debugfs("ea_get -x /usr/bin/ping security.capability");
+    let hex: Vec<String> = said.rsplit_once('=').unwrap().1.split_whitespace().map(str::to_owned).collect();
+    let bytes: Vec<String> = capability.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex.concat(), bytes.concat(), "{said}");
+    assert!(debugfs("ea_get /note user.mine").contains("\"yes\""), "{}", debugfs("ea_get /note user.mine"));
+    let stat = debugfs("stat /sparse");
+    assert!(stat.contains(&format!("Size: {}", 400 << 20)), "{stat}");
+    debugfs(&format!("dump /sparse {}", project.path("dumped").display()));
+    let mut middle = [0; 8];
+    let dumped = fs::File::open(project.path("dumped")).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&dumped, &mut middle, (200 << 20) - 1).unwrap();
+    assert_eq!(&middle, b"\0middle\0");
+}
+
 /// Nothing else of the caller's environment gets there.
 #[test]
 fn provision_has_the_proxies_of_the_caller() {
@@ -1246,7 +1315,7 @@ fn what_a_project_says_to_apt_is_there_before_its_packages() {
     let archive = Archive::new(&[("debian/trixie", ""), ("debian/trixie-updates", "")]);
     for tool in ["mmdebstrap", "debootstrap"] {
         let project = Project::with_sources(
-            "debian_security=none\ndebian_keyring=keys/mine.asc\npackages='\n vim=1.2\n libc6:riscv64\n ./deb/mine.deb\n'\n",
+            "debian_security=none\ndebian_keyring=keys/mine.asc\npackages='\n grub-pc\n vim=1.2\n libc6:riscv64\n ./deb/mine.deb\n'\n",
             tool,
         );
         project.write(
@@ -1285,10 +1354,10 @@ fn what_a_project_says_to_apt_is_there_before_its_packages() {
                      /etc/apt/sources.list.d/mine.sources\n";
         let calls = [
             "dpkg --add-architecture riscv64\n",
-            "debconf-set-selections \nmine mine/question boolean true\n",
+            "debconf-set-selections \ngrub-pc grub-pc/install_devices_empty boolean true\nmine mine/question boolean true\n",
             "apt-get -y -q -o Acquire::Languages=none --error-on=any update\n",
             "apt-get -y -q --no-install-recommends dist-upgrade\n",
-            "apt-get -y -q --no-install-recommends install -- vim=1.2 libc6:riscv64 /run/makeimg/0/mine.deb\na package\n",
+            "apt-get -y -q --no-install-recommends install -- grub-pc vim=1.2 libc6:riscv64 /run/makeimg/0/mine.deb\na package\n",
             "apt-get -y -q clean\n",
         ];
         assert_eq!(project.read("out/web/calls"), calls.map(|call| format!("{call}{there}")).concat(), "{tool}");
