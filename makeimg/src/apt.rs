@@ -13,8 +13,8 @@ use crate::problem::{Doing, Problem};
 pub const DIR: &str = "apt";
 /// Answers to questions of packages, as debconf-set-selections(1) reads them.
 const PRESEED: &str = "preseed";
-/// What GRUB's packages would ask (their templates). makeimg's own script installs GRUB, on a disk whose name nobody knows
-/// yet; the second kind of firmware finds it without variables that belong to one machine.
+/// What GRUB's packages would ask (their templates). makeimg's own script installs GRUB, on a disk whose name nobody
+/// knows yet; the second kind of firmware finds it without variables that belong to one machine.
 const GRUB: [(&str, &str); 2] = [
     ("grub-pc", "grub-pc grub-pc/install_devices_empty boolean true\n"),
     (

@@ -9,7 +9,7 @@ use crate::disk::{grub, old};
 use crate::settings::Settings;
 use crate::volumes::{self, Volume};
 use crate::words::{Filesystem, Table};
-use crate::{declare, imgbuild, progress, shell, sources, template, words};
+use crate::{declare, imgbuild, progress, script, shell, sources, template, words};
 
 /// What is done with an input.
 pub type Target = fn(&[u8]);
@@ -55,7 +55,7 @@ fn imgbuild(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let lines = text.lines().count() as u32;
     assert!(imgbuild::assignment(&text, "target").is_none_or(|line| line <= lines));
-    assert!(imgbuild::defined(&text).all(|(line, name)| line <= lines && !name.is_empty()));
+    assert!(script::defined(&text).all(|(line, name)| line <= lines && !name.is_empty()));
 }
 
 /// A template. With a value for every name that it asks for it is rendered, and what is no variable stays.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
-use crate::script::Script;
+use crate::script::{Script, defined};
 use crate::settings::{self, FUNCTIONS, Format, Settings, Target, VARIABLES};
 use crate::shell::{self, Values};
 
@@ -140,16 +140,6 @@ pub(crate) fn assignment(text: &str, name: &str) -> Option<u32> {
     };
     let last = text.lines().enumerate().filter(|(_, line)| assigns(line)).last();
     last.map(|(at, _)| at as u32 + 1)
-}
-
-/// Functions that are defined at a line's beginning, with their lines from 1.
-pub(crate) fn defined(text: &str) -> impl Iterator<Item = (u32, &str)> {
-    text.lines().enumerate().filter_map(|(at, line)| {
-        let (name, rest) = line.split_once('(')?;
-        let name = name.trim();
-        let is_name = !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
-        (is_name && rest.trim_start().starts_with(')')).then_some((at as u32 + 1, name))
-    })
 }
 
 impl Imgbuild {

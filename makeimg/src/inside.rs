@@ -122,8 +122,8 @@ impl Inside {
         self.fill(path, &mut contents, (mode, 0, 0))
     }
 
-    /// Copies a file of the building machine's, as [`Inside::write`] does, with its holes and extended attributes. `each`
-    /// is asked before every piece.
+    /// Copies a file of the building machine's, as [`Inside::write`] does, with its holes and extended attributes.
+    /// `each` is asked before every piece.
     ///
     /// # Errors
     /// It can't be read or written, `each` says no, or the image's file system can't keep an attribute.

@@ -6,7 +6,8 @@ _makeimg_tell() {
     set | while IFS= read -r _makeimg_line; do
         _makeimg_name=${_makeimg_line%%=*}
         case $_makeimg_name in "$_makeimg_line" | '' | [0-9]* | *[!A-Za-z0-9_]* | _makeimg_*) continue ;; esac
-        eval "if [ \"\${$_makeimg_name+set}\" ]; then command printf '%s%s=%s\\0' \"\$1\" $_makeimg_name \"\$$_makeimg_name\" >&9; fi"
+        eval "[ \"\${$_makeimg_name+set}\" ]" || continue
+        eval "command printf '%s%s=%s\\0' \"\$1\" $_makeimg_name \"\$$_makeimg_name\" >&9"
     done
 }
 _makeimg_tell B

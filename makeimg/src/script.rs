@@ -10,7 +10,6 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use crate::imgbuild::defined;
 use crate::problem::Problem;
 use crate::shell::SHELL;
 
@@ -89,6 +88,16 @@ impl Script {
         }
         Ok(())
     }
+}
+
+/// Functions that are defined at a line's beginning, with their lines from 1.
+pub(crate) fn defined(text: &str) -> impl Iterator<Item = (u32, &str)> {
+    text.lines().enumerate().filter_map(|(at, line)| {
+        let (name, rest) = line.split_once('(')?;
+        let name = name.trim();
+        let is_name = !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
+        (is_name && rest.trim_start().starts_with(')')).then_some((at as u32 + 1, name))
+    })
 }
 
 /// Whether a command is or has a definition of a function, or reads a file that may have some. What looks like one may

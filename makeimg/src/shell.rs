@@ -151,10 +151,10 @@ pub(crate) fn located(path: &Path, line: &str) -> Option<(u32, String)> {
     Some((number.parse().ok()?, what.to_owned()))
 }
 
-/// Parses records that end with a NUL: `Bname=value`, a variable that there was before; `Vname=value`, one that there is
-/// in the end; `Ename`, one that programs see; `Fname`, a function; `O`, the shell's options; `U`, the umask; and `S`,
-/// the end. Returns `None` if that is missing, because the shell ended early. The error is the name of a variable that
-/// the script has given a value that is no UTF-8.
+/// Parses records that end with a NUL: `Bname=value`, a variable that there was before; `Vname=value`, one that there
+/// is in the end; `Ename`, one that programs see; `Fname`, a function; `O`, the shell's options; `U`, the umask; and
+/// `S`, the end. Returns `None` if that is missing, because the shell ended early. The error is the name of a variable
+/// that the script has given a value that is no UTF-8.
 pub(crate) fn parse(mut bytes: &[u8]) -> Result<Option<Evaluated>, String> {
     let mut told = Evaluated::default();
     let mut before: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
@@ -285,7 +285,8 @@ mod tests {
         let values = &told.values;
         assert_eq!(values.exported.iter().collect::<Vec<_>>(), ["PATH", "shown"]);
         assert!(!values.script(true).contains("PATH=") && values.script(false).contains("PATH='/opt:"));
-        let show = "printf '%s|' \"$packages\" \"$format\" \"$(umask)\" \"${HOME-none}\" * \"$(env | grep -c ^shown=)\" \
+        let show = "printf '%s|' \"$packages\" \"$format\" \"$(umask)\" \"${HOME-none}\" * \
+                    \"$(env | grep -c ^shown=)\" \
                     \"$(env | grep -c ^hidden=)\"";
         let output = Command::new(SHELL).args(["-euc", &format!("{}{show}", values.script(true))]).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();

@@ -1315,7 +1315,8 @@ fn what_a_project_says_to_apt_is_there_before_its_packages() {
     let archive = Archive::new(&[("debian/trixie", ""), ("debian/trixie-updates", "")]);
     for tool in ["mmdebstrap", "debootstrap"] {
         let project = Project::with_sources(
-            "debian_security=none\ndebian_keyring=keys/mine.asc\npackages='\n grub-pc\n vim=1.2\n libc6:riscv64\n ./deb/mine.deb\n'\n",
+            "debian_security=none\ndebian_keyring=keys/mine.asc\npackages='\n grub-pc\n vim=1.2\n \
+             libc6:riscv64\n ./deb/mine.deb\n'\n",
             tool,
         );
         project.write(
@@ -1354,10 +1355,12 @@ fn what_a_project_says_to_apt_is_there_before_its_packages() {
                      /etc/apt/sources.list.d/mine.sources\n";
         let calls = [
             "dpkg --add-architecture riscv64\n",
-            "debconf-set-selections \ngrub-pc grub-pc/install_devices_empty boolean true\nmine mine/question boolean true\n",
+            "debconf-set-selections \ngrub-pc grub-pc/install_devices_empty boolean true\n\
+             mine mine/question boolean true\n",
             "apt-get -y -q -o Acquire::Languages=none --error-on=any update\n",
             "apt-get -y -q --no-install-recommends dist-upgrade\n",
-            "apt-get -y -q --no-install-recommends install -- grub-pc vim=1.2 libc6:riscv64 /run/makeimg/0/mine.deb\na package\n",
+            "apt-get -y -q --no-install-recommends install -- grub-pc vim=1.2 libc6:riscv64 \
+             /run/makeimg/0/mine.deb\na package\n",
             "apt-get -y -q clean\n",
         ];
         assert_eq!(project.read("out/web/calls"), calls.map(|call| format!("{call}{there}")).concat(), "{tool}");

@@ -1,5 +1,5 @@
-//! GRUB's updates in a system that makeimg has built: the real GRUB and the real dpkg of this machine, in a chroot on the
-//! image. What firmware starts must be of the version that is installed.
+//! GRUB's updates in a system that makeimg has built: the real GRUB and the real dpkg of this machine, in a chroot on
+//! the image. What firmware starts must be of the version that is installed.
 
 mod common;
 
@@ -29,7 +29,9 @@ done >"${0%/*}/files"
 tar -C / -chf - --hard-dereference -T "${0%/*}/files" | tar -C "$root" --keep-directory-symlink -xf -
 ln -sf dash "$root/usr/bin/sh"
 ln -sf mawk "$root/usr/bin/awk"
-mkdir -p "$root/var/log" "$root/root" "$root/var/lib/dpkg/info" "$root/var/lib/dpkg/updates" "$root/tmp" "$root/boot/efi" "$root/etc/dpkg/dpkg.cfg.d"
+mkdir -p "$root/var/log" "$root/root" "$root/var/lib/dpkg/info" "$root/var/lib/dpkg/updates" "$root/tmp" \
+    "$root/boot/efi" \
+    "$root/etc/dpkg/dpkg.cfg.d"
 for package in $grub; do
     printf 'Package: %s\nStatus: install ok installed\nMaintainer: none\nArchitecture: amd64\nVersion: 1\n' "$package"
     printf 'Description: none\n\n'

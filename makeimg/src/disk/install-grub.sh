@@ -1,6 +1,6 @@
 # Runs after dpkg (/etc/dpkg/dpkg.cfg.d/makeimg-grub). When GRUB's packages have been updated, what they have is put
-# where makeimg has put it: the boot sector and what comes after it, the EFI system partition, and the modules beside the
-# menu, which must be of the same version. With --note, only what is installed now is noted.
+# where makeimg has put it: the boot sector and what comes after it, the EFI system partition, and the modules beside
+# the menu, which must be of the same version. With --note, only what is installed now is noted.
 set -eu
 note=/boot/grub/makeimg.version
 now=$(dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\n' \
