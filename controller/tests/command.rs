@@ -140,10 +140,15 @@ fn a_hosts_toml_is_found_and_hosts_are_selected() {
 
 #[test]
 fn times_are_local_and_few_lines_are_said_to_who_wants_few() {
-    // Takes connections, and ends them.
+    // Takes connections, says that it is an SSH server, and ends them.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || listener.incoming().for_each(drop));
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            // Whoever has gone meanwhile is told nothing.
+            let _ = connection.and_then(|mut connection| connection.write_all(b"SSH-2.0-none\r\n"));
+        }
+    });
     let dir = prepared([port]);
     let host = format!("h{port}");
     let said = |zone: &str, more: &[&str]| {
