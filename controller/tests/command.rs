@@ -94,7 +94,7 @@ fn planned(dir: &Path, at: &Path, arguments: &[&str], variable: Option<&str>) ->
     let mut command = Command::new(env!("CARGO_BIN_EXE_anemos"));
     command.arg("plan").args(arguments).current_dir(at).stdin(Stdio::null());
     command.env("HOME", dir).env("XDG_STATE_HOME", dir.join("state")).env_remove("SSH_AUTH_SOCK");
-    command.env("ANEMOS_STAGE", dir.join("stage")).env("ANEMOS_AGENT", dir.join("agent.patch"));
+    command.env("ANEMOS_STAGE", dir.join("stage")).env("ANEMOS_AGENT", dir.join("agent"));
     command.env_remove("ANEMOS_HOSTS").envs(variable.map(|file| ("ANEMOS_HOSTS", file)));
     let output = command.output().unwrap();
     (output.status.code(), text(&output))
@@ -154,7 +154,7 @@ fn times_are_local_and_few_lines_are_said_to_who_wants_few() {
     let said = |zone: &str, more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_anemos"));
         command.arg("plan").args(more).current_dir(dir.path()).stdin(Stdio::null()).env("TZ", zone);
-        command.env("HOME", dir.path()).env("ANEMOS_STAGE", "stage").env("ANEMOS_AGENT", "agent.patch");
+        command.env("HOME", dir.path()).env("ANEMOS_STAGE", "stage").env("ANEMOS_AGENT", "agent");
         text(&command.output().unwrap())
     };
     let local = said("XST-5:30", &[]);
@@ -213,7 +213,7 @@ fn a_host_in_no_hosts_toml_is_looked_at() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_anemos"));
         command.args(["doctor", "--ssh", "root@127.0.0.1:701"]).current_dir(dir.path()).stdin(Stdio::null());
         command.env("HOME", dir.path()).env("XDG_STATE_HOME", dir.path().join("state"));
-        command.env("ANEMOS_STAGE", "stage").env("ANEMOS_AGENT", "agent.patch").env_remove("SSH_AUTH_SOCK");
+        command.env("ANEMOS_STAGE", "stage").env("ANEMOS_AGENT", "agent").env_remove("SSH_AUTH_SOCK");
         let output = command.output().unwrap();
         (output.status.code(), text(&output))
     };

@@ -226,6 +226,7 @@ impl Workstation {
         }
         write("stage.zst", &zstd::encode_all(&b"x"[..], 1).unwrap());
         write("agent.patch", b"");
+        write("agent-imgbuild.patch", b"");
         let mut workstation = Self { dir, daemon: None, log: 0 };
         workstation.start();
         workstation
@@ -239,7 +240,7 @@ impl Workstation {
         let mut command = Command::new(env!("CARGO_BIN_EXE_anemos"));
         command.args(arguments).current_dir(self.dir.path()).env("HOME", self.dir.path());
         command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("runtime"));
-        command.env("ANEMOS_STAGE", self.path("stage")).env("ANEMOS_AGENT", self.path("agent.patch"));
+        command.env("ANEMOS_STAGE", self.path("stage")).env("ANEMOS_AGENT", self.path("agent"));
         command.env_remove("SSH_AUTH_SOCK").env_remove("ANEMOS_SERVE").stdin(Stdio::null());
         command
     }
@@ -565,7 +566,11 @@ fn document(script: &Obedient, host: &Host) {
                 assert_eq!(last["plans"][0]["plan"]["host"], "web1", "{last}");
                 last["plans"][0]["sha256"].as_str().unwrap().clone_into(&mut sha256);
                 // Another plan is not decided about, and the right one is not spoilt by that.
-                let wrong = |plans: Value, number: u64| serde_json::json!({"number": number, "type": "decide", "run": run, "approve": true, "plans": plans});
+                let wrong = |plans: Value, number: u64| {
+                    serde_json::json!({
+                        "number": number, "type": "decide", "run": run, "approve": true, "plans": plans,
+                    })
+                };
                 for (number, plans) in (2000..).zip([
                     serde_json::json!({}),
                     serde_json::json!({"web1": "00"}),

@@ -319,8 +319,8 @@ struct Begun {
     task: Doing,
 }
 
-/// The host keys that the agent reported of the new system, by the host's journal, if known_hosts has others. `trust` is
-/// what known_hosts says of the host. Only a host that was deployed has proved such keys.
+/// The host keys that the agent reported of the new system, by the host's journal, if known_hosts has others. `trust`
+/// is what known_hosts says of the host. Only a host that was deployed has proved such keys.
 pub fn renewed(dir: &RunDir, host: &str, trust: Trust) -> Option<Renewed> {
     let keys = new_keys(dir, host)?;
     trust.is_stale(&keys).then(|| Renewed { host: host.into(), trust, keys })

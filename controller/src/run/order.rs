@@ -1,5 +1,5 @@
-//! What is to be done in a run that a daemon has, on the disk: hosts that wait for their turn go on after the daemon was
-//! started again. Nothing secret is in it.
+//! What is to be done in a run that a daemon has, on the disk: hosts that wait for their turn go on after the daemon
+//! was started again. Nothing secret is in it.
 
 use std::collections::BTreeMap;
 

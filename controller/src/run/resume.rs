@@ -126,8 +126,8 @@ fn succeeded(journal: &Digested) -> bool {
     journal.told.iter().rev().find_map(|told| outcome(&told.update)).unwrap_or(false)
 }
 
-/// Takes a run up again, if this process may write it. Which SSH agent the user had is not known any more: it is the one
-/// that this process has.
+/// Takes a run up again, if this process may write it. Which SSH agent the user had is not known any more: it is the
+/// one that this process has.
 pub fn resume(
     (run, lock): (RunDir, Lock),
     asks: &Arc<dyn Passphrases>,

@@ -96,8 +96,8 @@ impl RunKey {
         self.0.to_openssh(LineEnding::LF).map(|text| text.to_string()).map_err(|e| KeyError::Damaged(e.to_string()))
     }
 
-    /// The seed of another key, for this purpose: whoever has the run's key can make it again, and nobody else. RFC 2104
-    /// (HMAC) with SHA-256.
+    /// The seed of another key, for this purpose: whoever has the run's key can make it again, and nobody else.
+    /// RFC 2104 (HMAC) with SHA-256.
     pub fn derived(&self, purpose: &str) -> Result<Secret, KeyError> {
         let own = self.0.key_data().ed25519().map(|pair| pair.private.to_bytes());
         let own = own.ok_or_else(|| KeyError::Damaged("it is no Ed25519 key".into()))?;
