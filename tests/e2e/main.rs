@@ -70,6 +70,7 @@ const TURNS: [&[&str]; 5] = [
         "disks::unplugged_while_staging",
         "payload::controller_killed",
         "payload::wishes_from_another_process",
+        "safety::frozen_agent",
     ],
     &[
         "makeimg::debian_archives",
@@ -77,8 +78,16 @@ const TURNS: [&[&str]; 5] = [
         "ways::through_a_jump_host",
         "runs::plan_refusals_and_ctrl_c",
         "payload::loads_what_it_opens",
+        "writes::memory_runs_out",
     ],
-    &["runs::two_hosts_one_fails", "ways::through_a_bridge_on_a_bond", "ways::through_a_vlan_on_a_trunk"],
+    &[
+        "daemon::killed_during_the_build",
+        "runs::a_host_that_changed_while_it_waited",
+        "runs::two_hosts_one_fails",
+        "safety::raw_access",
+        "ways::through_a_bridge_on_a_bond",
+        "ways::through_a_vlan_on_a_trunk",
+    ],
 ];
 
 /// Whose turn it is: by the number of commits in this checkout's history, or nobody's where there is none.
