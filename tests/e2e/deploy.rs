@@ -87,7 +87,7 @@ fn hello_static_twice(lab: &Lab) -> Result<Outcome> {
     anemos.write("hosts.toml", &hosts_toml(lab, &machine, "hello", &more))?;
 
     let mut boots = vec![machine.boot_id()?];
-    for (greeting, budget) in [("first", 1_820_000), ("second", 65_536)] {
+    for (greeting, budget) in [("first", 1_835_000), ("second", 65_536)] {
         let more = more.replace("first", greeting);
         anemos.write("hosts.toml", &hosts_toml(lab, &machine, "hello", &more))?;
         let before = machine.link().counts();
