@@ -166,16 +166,12 @@ impl Runner {
         let (mut kill_at, mut give_up_at) = (None, None);
         let ended = loop {
             tokio::select! {
-                (stream, n) = pipes.read() => {
-                    self.output(stream, &mut pipes, n);
-                    // Without it a flood is read for a second and longer before anything else has its turn.
-                    tokio::task::yield_now().await;
-                }
+                (stream, n) = pipes.read() => self.output(stream, &mut pipes, n).await,
                 Some(plea) = calls.recv() => {
                     // Reads the payload's output up to now first, so that the log has it before the call.
                     for _ in 0..64 {
                         let Some((stream, n)) = pipes.read_ready().await else { break };
-                        self.output(stream, &mut pipes, n);
+                        self.output(stream, &mut pipes, n).await;
                     }
                     self.call(plea);
                 }
@@ -214,14 +210,15 @@ impl Runner {
         let draining = async {
             while pipes.open() {
                 let (stream, n) = pipes.read().await;
-                self.output(stream, pipes, n);
-                tokio::task::yield_now().await;
+                self.output(stream, pipes, n).await;
             }
         };
         let _ = tokio::time::timeout(DRAIN, draining).await;
     }
 
-    fn output(&mut self, stream: Stream, pipes: &mut Pipes, n: usize) {
+    /// Takes what was read to the log. Then the agent's other tasks have their turn: else a flood would be read for a
+    /// second and longer before anybody is served.
+    async fn output(&mut self, stream: Stream, pipes: &mut Pipes, n: usize) {
         let (lines, buffer) = match stream {
             Stream::Stdout => (&mut self.stdout, &pipes.first),
             _ => (&mut self.stderr, &pipes.second),
@@ -237,6 +234,7 @@ impl Runner {
         if !found.is_empty() {
             self.app.log.append_all(found);
         }
+        tokio::task::yield_now().await;
     }
 
     fn call(&mut self, plea: Plea) {
