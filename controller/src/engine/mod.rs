@@ -39,6 +39,7 @@ use anemos_proto::Secret;
 use anemos_proto::config::Finish;
 use anemos_proto::ids::{BlobRef, Digest, RunId};
 use anemos_proto::stage::BaseSource;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch as signal};
 
 pub use after::{End, Follow, follow_again};
@@ -95,11 +96,11 @@ pub struct Artifacts {
     pub build: String,
 }
 
-/// The base that a host gets.
-#[derive(Debug, Clone)]
-pub struct BasePlan {
+/// The base that a host gets. `B` is [`Blob`], or a [`BlobRef`] where its bytes are elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BasePlan<B = Blob> {
     /// base.lock with the groups that the payload needs, zstd.
-    pub lock: Blob,
+    pub lock: B,
     /// What they are: [`anemos_base::Lock::digest`].
     pub digest: Digest,
     /// The groups' names.
@@ -113,7 +114,16 @@ pub struct BasePlan {
     /// Where it may come from, in this order.
     pub sources: Vec<BaseSource>,
     /// The images one after another, each as zstd, if they are among `sources`.
-    pub upload: Option<Blob>,
+    pub upload: Option<B>,
+}
+
+impl BasePlan<BlobRef> {
+    /// The same with its bytes, or the error of `bytes` about those that it can't find.
+    pub fn with<E>(self, bytes: impl Fn(BlobRef) -> Result<Blob, E>) -> Result<BasePlan, E> {
+        let Self { lock, digest, groups, images, image_size, kernel, sources, upload } = self;
+        let (lock, upload) = (bytes(lock)?, upload.map(bytes).transpose()?);
+        Ok(BasePlan { lock, digest, groups, images, image_size, kernel, sources, upload })
+    }
 }
 
 /// Everything about one deployment that is known before the host is met.

@@ -18,7 +18,7 @@ use super::base::{self, Doing, Showing};
 use super::error::RunError;
 use crate::config::{self, Host};
 use crate::embed;
-use crate::engine::{Blob, Trust};
+use crate::engine::{BasePlan, Blob, Trust};
 use crate::payload::{self, Keep, Needs};
 use crate::ssh::Address;
 use crate::ssh_config::{self, Effective, Overrides};
@@ -54,25 +54,11 @@ pub struct Described {
     /// Whether it is an IMGBUILD, which another agent builds than the one for scripts.
     pub is_imgbuild: bool,
     /// The base.
-    pub base: DescribedBase,
+    pub base: BasePlan<BlobRef>,
     /// The package archive of whoever wants this.
     pub fallback_mirror: Option<String>,
     /// The archive of past versions that they know.
     pub fallback_snapshot: Option<String>,
-}
-
-/// See [`crate::engine::BasePlan`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "each field is that of its name there")]
-pub struct DescribedBase {
-    pub lock: BlobRef,
-    pub digest: Digest,
-    pub groups: Vec<String>,
-    pub images: Vec<Digest>,
-    pub image_size: u64,
-    pub kernel: Option<String>,
-    pub sources: Vec<BaseSource>,
-    pub upload: Option<BlobRef>,
 }
 
 /// What of a host must be written nowhere.
@@ -109,7 +95,7 @@ impl Secrets {
 type WantedBase = (Option<PathBuf>, config::BaseSource, Option<Vec<String>>);
 
 /// A base, its blobs, and the archive of past versions that its lock names.
-type Based = (DescribedBase, Vec<Blob>, Option<String>);
+type Based = (BasePlan<BlobRef>, Vec<Blob>, Option<String>);
 
 /// Finds out everything about these hosts that can be known without meeting them. `lock` is for those that name none.
 /// Without `packs`, what they are to become is not looked at: their payloads are empty, and secrets they have none.
@@ -291,7 +277,7 @@ async fn based((file, source, needs): &WantedBase, host: &Host, show: &Showing) 
     }
     let kernel = lock.kernel.as_ref().map(|kernel| kernel.release.clone());
     let text = Blob::new(compressed);
-    let base = DescribedBase {
+    let base = BasePlan {
         lock: text.id,
         digest: Digest(*lock.digest().as_bytes()),
         groups: lock.groups.iter().map(|group| group.name.clone()).collect(),

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use anemos_proto::ids::{BlobRef, Digest, RunId};
 use anemos_proto::stage::Proxy;
 
-use super::describe::{Described, DescribedBase, Secrets};
+use super::describe::{Described, Secrets};
 use super::error::RunError;
 use crate::config::Host;
-use crate::engine::{Artifacts, BasePlan, Blob, Job, Passwords};
+use crate::engine::{Artifacts, Blob, Job, Passwords};
 use crate::journal::HostEntry;
 use crate::ssh::{self, Address, Credentials, HostKey, Passphrases, RunKey, UserCredentials};
 use crate::ssh_config::{Agent, Effective};
@@ -49,9 +49,7 @@ impl Common {
         let lacking =
             |id: BlobRef| RunError::bad_input(format!("host `{}`: the blob {} is missing", host.name, id.digest));
         let blob = |id: BlobRef| blobs.get(&id.digest).filter(|blob| blob.id == id).cloned().ok_or_else(|| lacking(id));
-        let DescribedBase { lock, digest, groups, images, image_size, kernel, sources, upload } = base.clone();
-        let upload = upload.map(blob).transpose()?;
-        let base = BasePlan { lock: blob(lock)?, digest, groups, images, image_size, kernel, sources, upload };
+        let base = base.clone().with(blob)?;
         let payload = blob(*payload)?;
         if let Some(url) = &secrets.proxy {
             host.proxy = Proxy::At(String::from_utf8_lossy(url.expose()).into_owned());
