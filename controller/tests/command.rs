@@ -1,5 +1,8 @@
 //! The command, as it is where few files may be open, when its terminal hangs up, and when a password is asked for.
 
+#[path = "hostile/carried.rs"]
+mod carried;
+
 use std::fmt::Write;
 use std::fs::Permissions;
 use std::io::{Read, Write as _};
@@ -27,12 +30,7 @@ fn prepared(ports: impl IntoIterator<Item = u16>) -> TempDir {
         write!(hosts, "[hosts.h{port}]\naddress = \"127.0.0.1\"\nport = {port}\n").unwrap();
     }
     write("hosts.toml", hosts.as_bytes());
-    for ending in ["x86.xz", "xz", "gz"] {
-        write(&format!("stage.{ending}"), b"");
-    }
-    write("stage.zst", &zstd::encode_all(&b"x"[..], 1).unwrap());
-    write("agent.patch", b"");
-    write("agent-imgbuild.patch", b"");
+    carried::write(dir.path());
     dir
 }
 

@@ -1,6 +1,8 @@
 //! What a host can make the controller do that is in somebody else's hands: the real command, against an SSH server
 //! that floods it in each phase. See docs/SECURITY.md.
 
+#[path = "hostile/carried.rs"]
+mod carried;
 #[path = "hostile/host.rs"]
 #[allow(dead_code, reason = "tests/serve.rs needs more of it")]
 mod host;
@@ -85,12 +87,7 @@ impl Workstation {
         }
         write("hosts.toml", toml.as_bytes());
         write("known_hosts", known.as_bytes());
-        for ending in ["x86.xz", "xz", "gz"] {
-            write(&format!("stage.{ending}"), b"");
-        }
-        write("stage.zst", &zstd::encode_all(&b"x"[..], 1).unwrap());
-        write("agent.patch", b"");
-        write("agent-imgbuild.patch", b"");
+        carried::write(dir.path());
         let before = tree(dir.path());
         Self { dir, before }
     }

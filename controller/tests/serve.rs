@@ -1,5 +1,7 @@
 //! `anemos serve`: the real command, killed and started again in each phase, against SSH servers that play the hosts.
 
+#[path = "hostile/carried.rs"]
+mod carried;
 #[path = "hostile/host.rs"]
 #[allow(dead_code, reason = "the hostile hosts need more of it")]
 mod host;
@@ -221,12 +223,7 @@ impl Workstation {
         }
         write("hosts.toml", toml.as_bytes());
         write("known_hosts", known.as_bytes());
-        for ending in ["x86.xz", "xz", "gz"] {
-            write(&format!("stage.{ending}"), b"");
-        }
-        write("stage.zst", &zstd::encode_all(&b"x"[..], 1).unwrap());
-        write("agent.patch", b"");
-        write("agent-imgbuild.patch", b"");
+        carried::write(dir.path());
         let mut workstation = Self { dir, daemon: None, log: 0 };
         workstation.start();
         workstation
