@@ -251,7 +251,7 @@ fn through_a_vlan_on_a_trunk(lab: &Lab) -> Result<Outcome> {
         interfaces()
     );
     web.machine.ask(&change)?;
-    web.machine.lead_to(TAGGED[1])?;
+    web.machine.lead_to(TAGGED[1].into())?;
     web.machine.wait_ssh(LONG)?;
     let before = web.machine.boot_id()?;
     let was = web.machine.ask(TRUNK)?;

@@ -22,7 +22,7 @@ use ring::digest;
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -179,7 +179,7 @@ impl Machine {
     }
 
     /// Leads [`Machine::link`] to an address that the guest took by itself.
-    pub fn lead_to(&self, guest: &str) -> Result<()> {
+    pub fn lead_to(&self, guest: IpAddr) -> Result<()> {
         self.link.redirect(self.wiring.target_at(guest)?);
         Ok(())
     }

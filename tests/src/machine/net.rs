@@ -8,10 +8,10 @@
 //! and both gateways are outside the host's prefix (onlink).
 //! *trunk* is a [`Switch`] with two cards; the machine begins in the untagged network, with a lease.
 
-use super::switch::Switch;
+use super::switch::{self, Switch};
 use crate::link::{Link, Target};
 use crate::netns::Namespace;
-use crate::{Context, Lab, Result, bail};
+use crate::{Lab, Result, bail};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -160,26 +160,22 @@ impl Wiring {
         let address: SocketAddr = match self.net {
             Net::Dhcp => ([127, 0, 0, 1], forward_port(port)).into(),
             Net::Static => (STATIC_V4_OCTETS, port).into(),
-            Net::Trunk => (TRUNK_OCTETS, port).into(),
+            Net::Trunk => (switch::NATIVE[1], port).into(),
         };
         Target::Inside(Arc::clone(&self.namespace), address)
     }
 
     /// Where port 22 of an address is that the guest took by itself.
-    pub fn target_at(&self, guest: &str) -> Result<Target> {
+    pub fn target_at(&self, guest: IpAddr) -> Result<Target> {
         if self.net == Net::Dhcp {
             bail!("behind QEMU's own router a guest has no other address than the leased one");
         }
-        let guest: IpAddr = guest.parse().context(guest)?;
         Ok(Target::Inside(Arc::clone(&self.namespace), (guest, 22).into()))
     }
 }
 
 /// The other ends of the cards in the namespace.
 const TAPS: [&str; 2] = ["tap0", "tap1"];
-
-/// Where the guest is before it has done anything about its network.
-const TRUNK_OCTETS: [u8; 4] = [10, 0, 2, 15];
 
 /// Where port 22 of another address of the guest is.
 pub(super) const OTHER_PORT: u16 = 2022;

@@ -10,6 +10,7 @@ use crate::command::{new_uuid, program, run, under_us};
 use crate::netns::Namespace;
 use crate::{Context, Error, Lab, Result, bail};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -21,9 +22,9 @@ use std::time::{Duration, Instant};
 const BEGIN: Duration = Duration::from_secs(60);
 
 /// The router in the untagged network, and the only address that it leases there.
-pub const NATIVE: [&str; 2] = ["10.0.2.2", "10.0.2.15"];
+pub const NATIVE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 2, 2), Ipv4Addr::new(10, 0, 2, 15)];
 /// The router in the VLAN, and the only address that it leases there.
-pub const TAGGED: [&str; 2] = ["10.7.0.1", "10.7.0.15"];
+pub const TAGGED: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 7, 0, 1), Ipv4Addr::new(10, 7, 0, 15)];
 /// The VLAN.
 pub const VLAN: u16 = 7;
 /// What is advertised in it: the first 64 bits of addresses.
