@@ -1,6 +1,7 @@
 //! The controller: everything behind the `anemos` command. The library is there for it, and for the fuzzer (`fuzz`).
 
 mod api;
+mod arena;
 mod cli;
 mod commands;
 mod config;
@@ -44,6 +45,7 @@ pub fn main() -> ExitCode {
         let written = answer.and_then(|answer| std::io::stdout().write_all(&answer));
         return if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    arena::share();
     let cli = Cli::parse();
     cli.wishes().keep_to();
     cli.color.keep_to();
