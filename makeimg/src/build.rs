@@ -110,6 +110,9 @@ impl Job {
                 Target::Alpine => &["grub-bios", "grub-efi"],
             };
             packages.extend(loaders.iter().map(|name| (*name).to_owned()));
+            if settings.has_shim() {
+                packages.push(disk::SIGNED_GRUB.to_owned());
+            }
         }
         let mut seen = BTreeSet::new();
         packages.retain(|name| seen.insert(name.clone()));

@@ -10,6 +10,7 @@ use crate::problem::Problem;
 use crate::script::{Script, defined};
 use crate::settings::{self, FUNCTIONS, Format, Settings, Target, VARIABLES};
 use crate::shell::{self, Values};
+use crate::words::Bootloader;
 
 /// Name of the file.
 pub const FILE: &str = "IMGBUILD";
@@ -164,6 +165,12 @@ impl Imgbuild {
         let text = std::fs::read(&self.path).unwrap_or_default();
         let line = assignment(&String::from_utf8_lossy(&text), variable);
         Some(Problem::new(&self.path, line, format!("{variable}: {what}")).hint(hint))
+    }
+
+    /// Whether the boot loader that it gets is one that firmware does not start while Secure Boot is enforced. `false`
+    /// also where its author brings one.
+    pub fn is_unsigned(&self) -> bool {
+        self.settings.bootloader != Some(Bootloader::None) && !self.settings.has_shim()
     }
 
     /// The line, from 1, on which a function is defined.

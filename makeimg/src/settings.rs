@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::volumes::{self, Volume};
 use crate::words::{Bootloader, Compression, Filesystem, Table, size};
-use crate::{alpine, arch, sources};
+use crate::{alpine, arch, disk, sources};
 
 /// What is bootstrapped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +161,12 @@ const FORMATS: &[&str] = &["raw", "tar", "dir", "custom"];
 const SIZE: u64 = 8 << 30;
 
 impl Settings {
+    /// Whether the image gets shim, with which it starts where Secure Boot is enforced.
+    pub(crate) fn has_shim(&self) -> bool {
+        let name = |package: &String| package.split(['=', ':', '/']).next() == Some(disk::SHIM);
+        matches!(self.target, Target::Debian { .. }) && self.packages.iter().any(name)
+    }
+
     /// Reads the values of the variables. `default_name` is the image's name if the IMGBUILD gives none.
     ///
     /// # Errors

@@ -131,12 +131,50 @@ fn has(bytes: &[u8], text: &[u8]) -> bool {
     bytes.windows(text.len()).any(|window| window == text)
 }
 
-/// The first MiBs of a disk, and what UEFI starts, which the image had on its EFI system partition.
-fn esp_of(image: &Path) -> Vec<u8> {
-    let from = format!("{}@@2M", image.display());
-    let output = Command::new("mcopy").args(["-i", &from, "::/EFI/BOOT/BOOTX64.EFI", "-"]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
+/// A project that was built, and its image.
+struct Built {
+    dir: tempfile::TempDir,
+}
+
+impl Built {
+    /// By this stand-in for mmdebstrap(1), with these lines in its IMGBUILD.
+    fn new(standin: &str, more: &str) -> Self {
+        let built = Self { dir: tempfile::tempdir().unwrap() };
+        for name in ["web", "bin", "mnt", "debs", "none"] {
+            fs::create_dir(built.path(name)).unwrap();
+        }
+        fs::write(built.path("bin/mmdebstrap"), standin).unwrap();
+        fs::set_permissions(built.path("bin/mmdebstrap"), fs::Permissions::from_mode(0o755)).unwrap();
+        let imgbuild = format!("target=debian\nimgname=web\nformat='raw 400M gpt ext4'\ncmdline='quiet a=1'\n{more}\n");
+        fs::write(built.path("web/IMGBUILD"), imgbuild).unwrap();
+        let mut build = Command::new(env!("CARGO_BIN_EXE_makeimg"));
+        let programs = format!("{}:{}", built.path("bin").display(), std::env::var("PATH").unwrap());
+        let (project, to) = (built.path("web"), built.dir.path());
+        run(build.arg("build").arg("-C").arg(project).arg("-o").arg(to).env("PATH", programs));
+        fs::write(built.path("geometry.c"), GEOMETRY).unwrap();
+        let [from, to] = ["geometry.c", "geometry.so"].map(|name| built.path(name));
+        run(Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(to).arg(from));
+        built
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A file on the image's EFI system partition, as it was made.
+    fn esp(&self, file: &str) -> Vec<u8> {
+        let from = format!("{}@@2M", self.path("web.img").display());
+        let output = Command::new("mcopy").args(["-i", &from, &format!("::/{file}"), "-"]).output().unwrap();
+        assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    /// Does what a script says in the image, beside the packages of a directory.
+    fn inside(&self, debs: &str, script: &str) -> String {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", INSIDE, "sh"]).arg(self.path("web.img")).arg(self.path("mnt"));
+        run(command.arg(self.path(debs)).arg(script).arg(self.path("geometry.so")))
+    }
 }
 
 #[test]
@@ -144,65 +182,79 @@ fn updates_of_grub_reach_what_firmware_starts() {
     if !is_root() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| -> PathBuf { dir.path().join(name) };
-    for name in ["web", "bin", "mnt", "debs", "none"] {
-        fs::create_dir(path(name)).unwrap();
-    }
-    fs::write(path("bin/mmdebstrap"), STANDIN).unwrap();
-    fs::set_permissions(path("bin/mmdebstrap"), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(path("web/IMGBUILD"), "target=debian\nimgname=web\nformat='raw 400M gpt ext4'\ncmdline='quiet a=1'\n")
-        .unwrap();
-    let mut build = Command::new(env!("CARGO_BIN_EXE_makeimg"));
-    let programs = format!("{}:{}", path("bin").display(), std::env::var("PATH").unwrap());
-    run(build.arg("build").arg("-C").arg(path("web")).arg("-o").arg(dir.path()).env("PATH", programs));
-    let image = path("web.img");
+    let built = Built::new(STANDIN, "");
     let (boot, welcome) = ((&b"Hard Disk"[..], &b"HARD DISK"[..]), (&b"Welcome to GRUB"[..], &b"WELCOME TO GRUB"[..]));
-    newer(&path("debs"), "grub-pc-bin", "/usr/lib/grub/i386-pc/boot.img", boot);
-    newer(&path("debs"), "grub-efi-amd64-bin", "/usr/lib/grub/x86_64-efi/kernel.img", welcome);
-    let efi = esp_of(&image);
+    newer(&built.path("debs"), "grub-pc-bin", "/usr/lib/grub/i386-pc/boot.img", boot);
+    newer(&built.path("debs"), "grub-efi-amd64-bin", "/usr/lib/grub/x86_64-efi/kernel.img", welcome);
+    let efi = built.esp("EFI/BOOT/BOOTX64.EFI");
     assert!(has(&efi, welcome.0) && !has(&efi, welcome.1));
-    let first = |image: &Path| fs::read(image).unwrap()[..512].to_vec();
-    assert!(has(&first(&image), boot.0));
+    let first = || fs::read(built.path("web.img")).unwrap()[..512].to_vec();
+    assert!(has(&first(), boot.0));
 
-    let inside = |debs: &str, script: &str| {
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "sh", "-c", INSIDE, "sh"])
-            .arg(&image)
-            .arg(path("mnt"))
-            .arg(path(debs))
-            .arg(script)
-            .arg(path("geometry.so"));
-        run(&mut command)
-    };
-    fs::write(path("geometry.c"), GEOMETRY).unwrap();
-    let [from, to] = ["geometry.c", "geometry.so"].map(&path);
-    run(Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(to).arg(from));
     // Nothing is done for other packages, nor in the middle of an update.
     let nothing = "dpkg --configure -a; [ ! -e /boot/efi/EFI ]; dpkg --unpack --force-depends /grub-pc-bin.deb; \
                    [ ! -e /boot/efi/EFI ]";
-    inside("debs", nothing);
-    assert!(has(&first(&image), boot.0));
+    built.inside("debs", nothing);
+    assert!(has(&first(), boot.0));
     // A failure is told, and leaves what starts the machine.
     let failing = "mv /usr/bin/grub-mkimage /x; dpkg --configure -a 2>&1; mv /x /usr/bin/grub-mkimage";
-    let said = inside("none", failing);
+    let said = built.inside("none", failing);
     assert!(
         said.contains("makeimg: GRUB has been updated, but could not be put where this machine starts from"),
         "{said}"
     );
-    let said = inside(
+    let said = built.inside(
         "debs",
         "dpkg -i --force-depends /grub-efi-amd64-bin.deb 2>&1; cp /boot/efi/EFI/BOOT/BOOTX64.EFI /root/",
     );
     assert!(!said.contains("makeimg:"), "{said}");
-    assert!(has(&first(&image), boot.1), "the boot sector is of the old version: {said}");
+    assert!(has(&first(), boot.1), "the boot sector is of the old version: {said}");
     let check = "strings() { tr -c '[:print:]' '\\n' <\"$1\"; }\n\
                  strings /root/BOOTX64.EFI | grep 'WELCOME TO GRUB'\n\
                  strings /root/BOOTX64.EFI | grep search.fs_uuid\n\
                  cmp /usr/lib/grub/x86_64-efi/normal.mod /boot/grub/x86_64-efi/normal.mod\n\
                  cat /boot/grub/makeimg.version\n\
                  dpkg --configure -a; [ ! -e /boot/efi/EFI ]";
-    let said = inside("none", check);
+    let said = built.inside("none", check);
     assert!(said.contains("grub-pc-bin 2 installed") && said.contains("grub-efi-amd64-bin 2 installed"), "{said}");
+}
+
+/// What is signed, with the names that Debian's packages give it. What firmware does with it, a machine of the lab's
+/// shows (`reach`, the cell secure-boot.imgbuild).
+const SHIM: &str = r#"
+for package in shim-signed shim-helpers-amd64-signed grub-efi-amd64-signed; do
+    printf 'Package: %s\nStatus: install ok installed\nMaintainer: none\nArchitecture: amd64\nVersion: 1\n' "$package"
+    printf 'Description: none\n\n'
+    : >"$root/var/lib/dpkg/info/$package.list"
+done >>"$root/var/lib/dpkg/status"
+mkdir -p "$root/usr/lib/shim" "$root/usr/lib/grub/x86_64-efi-signed"
+echo shim 1 >"$root/usr/lib/shim/shimx64.efi.signed"
+echo keys 1 >"$root/usr/lib/shim/mmx64.efi.signed"
+echo grub 1 >"$root/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
+"#;
+
+#[test]
+fn what_is_signed_starts_the_system_and_is_updated() {
+    if !is_root() {
+        return;
+    }
+    let built = Built::new(&format!("{STANDIN}{SHIM}"), "packages=shim-signed");
+    let esp = |name: &str| String::from_utf8(built.esp(name)).unwrap();
+    assert_eq!(esp("EFI/BOOT/BOOTX64.EFI"), "shim 1\n");
+    assert_eq!(esp("EFI/BOOT/grubx64.efi") + &esp("EFI/BOOT/mmx64.efi"), "grub 1\nkeys 1\n");
+    let menu = esp("EFI/debian/grub.cfg");
+    assert!(menu.starts_with("search.fs_uuid ") && menu.ends_with("/grub\nconfigfile $prefix/grub.cfg\n"), "{menu}");
+
+    // Of several packages each is of one version with the others only once all are there.
+    let nothing = "dpkg --configure -a; [ ! -e /boot/efi/EFI ]\n\
+                   sed -i '/^Package: shim-signed/,/^$/s/^Version: 1/Version: 2/' /var/lib/dpkg/status\n\
+                   echo shim 2 >/usr/lib/shim/shimx64.efi.signed\n\
+                   sed -i '/^Package: grub-efi-amd64-signed/,/^$/s/ installed$/ unpacked/' /var/lib/dpkg/status\n\
+                   /usr/local/lib/makeimg/install-grub; [ ! -e /boot/efi/EFI ]";
+    built.inside("none", nothing);
+    let updated = "sed -i 's/ unpacked$/ installed/' /var/lib/dpkg/status\n\
+                   dpkg --configure -a 2>&1\n\
+                   cd /boot/efi/EFI/BOOT; ls; cat BOOTX64.EFI grubx64.efi mmx64.efi";
+    let said = built.inside("none", updated);
+    assert!(said.ends_with("BOOTX64.EFI\ngrubx64.efi\nmmx64.efi\nshim 2\ngrub 1\nkeys 1\n"), "{said}");
 }

@@ -2,10 +2,12 @@
 
 use lab::anemos::{Anemos, Finished, host_table};
 use lab::archive::Server;
+use lab::command::run;
 use lab::{Context, Error, Lab, Machine, Result, Spec, bail, base, checkout};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 /// More than any part of a deployment takes on a machine that is emulated beside another.
@@ -53,6 +55,21 @@ impl Deployment {
             fs::copy(&from, &to).context(format!("cannot make {}", to.display()))?;
         }
         Ok(dir)
+    }
+
+    /// `examples/imgbuild-debian` as payload, in place of what was there.
+    pub fn with_imgbuild(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.anemos.dir().join(name);
+        let _ = fs::remove_dir_all(&dir);
+        run(Command::new("cp").arg("-r").arg(checkout().join("examples/imgbuild-debian/payload")).arg(&dir))?;
+        Ok(dir)
+    }
+
+    /// The machine's system is what `examples/imgbuild-debian` makes, in another boot than `before`.
+    pub fn expect_imgbuild(&self, before: &str) -> Result<()> {
+        self.machine.wait_boot(before, BOOT)?;
+        let facts = self.machine.ask("cat /etc/motd; hostname")?;
+        expect(facts.starts_with("Made by makeimg: debian, Debian trixie.\ndebian\n"), format!("not that: {facts}"))
     }
 
     /// The machine's system is `examples/hello`, in another boot than `before`, with the old host keys.

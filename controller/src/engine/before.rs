@@ -559,6 +559,7 @@ fn choices(job: &Job, session: &Session, stage: &Stage) -> Choices {
         proxy: host.proxy.clone(),
         payload: host.payload.display().to_string(),
         keeps: job.keeps.clone(),
+        is_unsigned: job.is_unsigned,
         finish: host.finish,
         check: host.check.clone(),
     }

@@ -151,6 +151,8 @@ pub struct Job {
     pub payload: Blob,
     /// What it leaves as it is.
     pub keeps: Vec<Keep>,
+    /// Whether what it makes is known not to start where Secure Boot is enforced.
+    pub is_unsigned: bool,
     /// For `$ANEMOS_SECRETS`.
     pub secrets: Vec<(String, Secret)>,
     /// Stage and agents.

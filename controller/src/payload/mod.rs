@@ -55,6 +55,8 @@ pub struct Packed {
     pub needs: Needs,
     /// Whether it is an IMGBUILD, and not a script.
     pub is_imgbuild: bool,
+    /// Whether what it makes is known not to start where Secure Boot is enforced.
+    pub is_unsigned: bool,
 }
 
 /// A partition that is kept.
@@ -183,7 +185,7 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
     if !fs::metadata(dir).is_ok_and(|meta| meta.is_dir()) {
         return Err(PayloadError::NotADirectory(dir.to_owned()));
     }
-    let Checked { keeps, mut warnings, implied, is_imgbuild } = check_script(dir)?;
+    let Checked { keeps, mut warnings, implied, is_imgbuild, is_unsigned } = check_script(dir)?;
     let needs = Needs { named: needs::of_file(dir)?, implied };
     let mut entries = Vec::new();
     walk(dir, Path::new(""), &mut entries)?;
@@ -201,7 +203,8 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
             bytes.len() >> 20
         ));
     }
-    Ok(Packed { bytes, digest: Digest(digest), unpacked, entries: entries.len(), warnings, keeps, needs, is_imgbuild })
+    let (digest, entries) = (Digest(digest), entries.len());
+    Ok(Packed { bytes, digest, unpacked, entries, warnings, keeps, needs, is_imgbuild, is_unsigned })
 }
 
 /// Something in the payload, by its name below it.
@@ -228,6 +231,7 @@ struct Checked {
     /// What an IMGBUILD needs.
     implied: Option<Vec<String>>,
     is_imgbuild: bool,
+    is_unsigned: bool,
 }
 
 /// What an IMGBUILD keeps and needs, and what the user should know of it.
@@ -277,10 +281,11 @@ fn check_imgbuild(dir: &Path) -> Result<Checked, PayloadError> {
         return Err(PayloadError::ImgBuild(problems.iter().map(ToString::to_string).collect()));
     }
     let implied = imgbuild.as_ref().and_then(needs::of_imgbuild);
+    let is_unsigned = imgbuild.as_ref().is_some_and(makeimg::imgbuild::Imgbuild::is_unsigned);
     let volumes = imgbuild.into_iter().flat_map(|imgbuild| imgbuild.settings.filesystems);
     let kept = volumes.filter(|volume| volume.keep);
     let keeps = kept.map(|volume| Keep { label: volume.label, or_made: volume.size.is_some() });
-    Ok(Checked { keeps: keeps.collect(), warnings, implied, is_imgbuild: true })
+    Ok(Checked { keeps: keeps.collect(), warnings, implied, is_imgbuild: true, is_unsigned })
 }
 
 fn walk(root: &Path, below: &Path, entries: &mut Vec<Entry>) -> Result<(), PayloadError> {

@@ -202,6 +202,11 @@ fn what_a_payload_needs() {
     assert!(pack(dir.path()).unwrap().is_imgbuild);
     assert_eq!(needs().with(None), Some(words(&["debian", "disk", "tools"])));
     assert_eq!(needs().with(Some(&of_host)), Some(words(&["debian", "disk", "tools", "volumes"])));
+    assert!(pack(dir.path()).unwrap().is_unsigned);
+    for more in ["packages='vim\nshim-signed'", "packages=shim-signed=1.2", "bootloader=none"] {
+        imgbuild(&format!("target=debian\n{more}\n"));
+        assert!(!pack(dir.path()).unwrap().is_unsigned, "{more}");
+    }
     for format in ["format='raw 8G gpt btrfs'", "filesystems='\n/ 4G\n/srv rest xfs\n'"] {
         imgbuild(&format!("target=debian\n{format}\n"));
         assert_eq!(needs().with(None), Some(words(&["debian", "disk", "filesystems", "tools"])), "{format}");

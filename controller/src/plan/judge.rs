@@ -21,6 +21,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
     let mut warnings: Vec<String> = memory::warning(facts, choices.base_size).into_iter().collect();
     warnings.extend(base::warnings(facts, &choices));
     warnings.extend(system_warnings(facts));
+    refusals.extend(unsigned(facts, choices.is_unsigned));
     warnings.extend(wipe.iter().flat_map(|disk| disk_warnings(disk, &kept)));
     let uploads = base::uploads(facts, &choices);
     let base_source = base::text(facts, &choices);
@@ -130,6 +131,16 @@ fn unfit(facts: &HostFacts) -> Option<String> {
         return Some(format!("the host's kernel {release} lacks {}", facts.kernel_lacks.join(", ")));
     }
     facts.kernel_image.is_none().then(|| format!("no readable image of the running kernel {release}"))
+}
+
+/// Why the firmware would not start what the payload makes, if that is known.
+fn unsigned(facts: &HostFacts, is_unsigned: bool) -> Option<String> {
+    let enforced = facts.firmware == Firmware::Uefi { secure_boot: true };
+    (enforced && is_unsigned).then(|| {
+        "Secure Boot is on, and the IMGBUILD has no signed boot loader, so the firmware would not start the new \
+         system: add `shim-signed` to its `packages` (target=debian), or switch Secure Boot off"
+            .into()
+    })
 }
 
 /// What may stand in the way of the boot.

@@ -72,6 +72,8 @@ pub struct Choices {
     pub payload: String,
     /// What the payload leaves as it is on the first of `disks`.
     pub keeps: Vec<Keep>,
+    /// Whether what the payload makes is known not to start where Secure Boot is enforced.
+    pub is_unsigned: bool,
     /// How the agent leaves.
     pub finish: Finish,
     /// The command that must succeed on the new system.

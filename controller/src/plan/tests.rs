@@ -162,6 +162,7 @@ pub fn choices() -> Choices {
         proxy: Proxy::Own,
         payload: "examples/debian".into(),
         keeps: Vec::new(),
+        is_unsigned: false,
         finish: Finish::Reboot,
         check: Some("systemctl is-system-running --wait".into()),
     }
@@ -214,6 +215,17 @@ fn what_is_sent_is_what_the_host_lacks() {
     assert_eq!(sources(&last), both);
     let only = judge(&facts(), Choices { sources: vec![BaseSource::Cache, image], ..choices() });
     assert_eq!(only.upload_bytes, 972_000 + (40 << 20));
+}
+
+/// Whatever it is that would not start: an image without shim only where the firmware insists.
+#[test]
+fn what_secure_boot_would_not_start() {
+    for (secure_boot, is_unsigned) in [(false, false), (false, true), (true, false), (true, true)] {
+        let facts = HostFacts { firmware: Firmware::Uefi { secure_boot }, ..facts() };
+        let refusals = judge(&facts, Choices { is_unsigned, ..choices() }).refusals;
+        let refused = refusals.iter().any(|why| why.contains("add `shim-signed` to its `packages`"));
+        assert_eq!(refused, secure_boot && is_unsigned, "{refusals:?}");
+    }
 }
 
 #[test]

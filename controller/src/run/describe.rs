@@ -53,6 +53,9 @@ pub struct Described {
     pub keeps: Vec<Keep>,
     /// Whether it is an IMGBUILD, which another agent builds than the one for scripts.
     pub is_imgbuild: bool,
+    /// Whether what it makes is known not to start where Secure Boot is enforced.
+    #[serde(default)]
+    pub is_unsigned: bool,
     /// The base.
     pub base: BasePlan<BlobRef>,
     /// The package archive of whoever wants this.
@@ -105,7 +108,7 @@ pub async fn describe(
     show: &Showing,
 ) -> Result<Description, RunError> {
     let mut found = Description::default();
-    let mut payloads: HashMap<PathBuf, (BlobRef, Vec<Keep>, Needs, bool)> = HashMap::new();
+    let mut payloads: HashMap<PathBuf, (BlobRef, Vec<Keep>, Needs, [bool; 2])> = HashMap::new();
     let mut bases: Vec<(WantedBase, Based)> = Vec::new();
     let answers = told(ask_ssh(&hosts), || show(Doing::Asking(hosts.len()))).await?;
     let mut of_apt = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter();
@@ -123,11 +126,11 @@ pub async fn describe(
         if !packs {
             host.secrets.clear();
         }
-        let (payload, keeps, needs, is_imgbuild) = if !packs {
+        let (payload, keeps, needs, [is_imgbuild, is_unsigned]) = if !packs {
             let nothing = Blob::new(Vec::new());
             let id = nothing.id;
             found.blobs.insert(id.digest, nothing);
-            (id, Vec::new(), Needs::default(), false)
+            (id, Vec::new(), Needs::default(), [false; 2])
         } else if let Some(known) = payloads.get(&host.payload) {
             known.clone()
         } else {
@@ -137,7 +140,7 @@ pub async fn describe(
             let packed = packed.map_err(|e| named(e.to_string()))?;
             found.notes.extend(packed.warnings);
             let blob = Blob::new(packed.bytes);
-            let new = (blob.id, packed.keeps, packed.needs, packed.is_imgbuild);
+            let new = (blob.id, packed.keeps, packed.needs, [packed.is_imgbuild, packed.is_unsigned]);
             found.blobs.insert(blob.id.digest, blob);
             payloads.insert(host.payload.clone(), new.clone());
             new
@@ -181,6 +184,7 @@ pub async fn describe(
             payload,
             keeps,
             is_imgbuild,
+            is_unsigned,
             base,
             fallback_mirror: fallback_mirror.clone(),
             fallback_snapshot: snapshot_of_lock.or_else(|| fallback_snapshot.clone()),

@@ -68,6 +68,7 @@ impl Common {
             authorized_keys: authorized_keys.clone(),
             payload,
             keeps: keeps.clone(),
+            is_unsigned: described.is_unsigned,
             secrets: secrets.files.into_iter().collect(),
             agent: if *is_imgbuild { &self.artifacts.agent_imgbuild } else { &self.artifacts.agent }.clone(),
             artifacts: Arc::clone(&self.artifacts),

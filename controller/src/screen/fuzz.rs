@@ -133,6 +133,7 @@ pub fn facts(data: &[u8]) {
         proxy: Proxy::Own,
         payload: "payload".into(),
         keeps: vec![payload::Keep { label: "data".into(), or_made: true }],
+        is_unsigned: false,
         finish: Finish::Reboot,
         check: None,
     };

@@ -48,7 +48,10 @@ impl Disk {
         let boot = image.read(Path::new("usr/lib/grub/i386-pc/boot.img"));
         let boot = boot.map_err(|e| grub_missing(&format!("/usr/lib/grub/i386-pc/boot.img: {e}"), "grub-pc-bin"))?;
         let core = self.grub_image(context, chroot, "i386-pc", &["biosdisk"])?;
-        let efi = self.grub_image(context, chroot, "x86_64-efi", EFI_MODULES)?;
+        let efi = match self.signed(image)? {
+            Some(loaders) => loaders,
+            None => vec![(FALLBACK, self.grub_image(context, chroot, "x86_64-efi", EFI_MODULES)?)],
+        };
         for platform in ["i386-pc", "x86_64-efi"] {
             copy_modules(image, platform).doing(|| format!("copying GRUB's modules for {platform} in the image"))?;
         }
@@ -120,23 +123,44 @@ impl Disk {
             .hint("look at /etc/default/grub and /etc/grub.d of the project, or say bootloader=none"))
     }
 
-    /// Puts GRUB where firmware looks by itself (UEFI specification 2.10, 3.5.1.1).
-    fn fill_esp(&self, context: &Context, efi: &[u8]) -> Result<(), Problem> {
+    /// Signed loaders, each with its path on the EFI system partition, if the image has shim: firmware that enforces
+    /// Secure Boot knows the key of shim, shim knows Debian's, with which GRUB and the kernels are signed. That GRUB reads
+    /// grub.cfg in /EFI/debian.
+    fn signed(&self, image: &Inside) -> Result<Option<Vec<Loader>>, Problem> {
+        if !image.exists(SIGNED[0].1) {
+            return Ok(None);
+        }
+        let mut loaders = vec![("EFI/debian/grub.cfg", (self.early() + "configfile $prefix/grub.cfg\n").into_bytes())];
+        for (path, from, package) in SIGNED {
+            let read = image.read(Path::new(from)).map_err(|error| grub_missing(&format!("/{from}: {error}"), package));
+            loaders.push((path, read?));
+        }
+        Ok(Some(loaders))
+    }
+
+    /// Puts loaders where firmware looks by itself (UEFI specification 2.10, 3.5.1.1), and beside that.
+    fn fill_esp(&self, context: &Context, loaders: &[Loader]) -> Result<(), Problem> {
         let device = self.made(Role::Esp).map_or("", |esp| &esp.device);
-        let file = self.work.join("BOOTX64.EFI");
-        fs::write(&file, efi).doing(|| format!("writing {}", file.display()))?;
+        let from = self.work.join("esp-files");
+        for (path, bytes) in loaders {
+            let file = from.join(path);
+            let written = fs::create_dir_all(file.parent().unwrap_or(&from)).and_then(|()| fs::write(&file, bytes));
+            written.doing(|| format!("writing {}", file.display()))?;
+        }
         // Not every kernel that builds images knows FAT.
         if command::find("mcopy").is_some() {
-            Tool::new("mmd").args(["-i", device, "::/EFI", "::/EFI/BOOT"]).run(context)?;
-            return Tool::new("mcopy").args(["-i", device]).arg(&file).arg("::/EFI/BOOT/BOOTX64.EFI").run(context);
+            return Tool::new("mcopy").args(["-s", "-i", device]).arg(from.join("EFI")).arg("::/").run(context);
         }
         let at = self.work.join("esp");
         fs::create_dir(&at).doing(|| format!("making {}", at.display()))?;
         Tool::new("mount").args(["-t", "vfat", device]).arg(&at).run(context).map_err(|problem| {
             problem.hint("if this machine's kernel does not know FAT, install mtools, which does without it")
         })?;
-        let put = fs::create_dir_all(at.join("EFI/BOOT"));
-        let put = put.and_then(|()| fs::copy(&file, at.join("EFI/BOOT/BOOTX64.EFI")));
+        let put = loaders.iter().try_for_each(|(path, _)| {
+            let to = at.join(path);
+            fs::create_dir_all(to.parent().unwrap_or(&at))?;
+            fs::copy(from.join(path), to).map(drop)
+        });
         let unmounted = unmount(&at, UnmountFlags::empty());
         put.doing(|| "writing GRUB into the EFI system partition".into())?;
         unmounted.doing(|| format!("unmounting {}", at.display()))
@@ -176,6 +200,9 @@ impl Disk {
     }
 }
 
+/// A file's path on the EFI system partition, and what is in it.
+type Loader = (&'static str, Vec<u8>);
+
 /// Where GRUB finds /boot.
 struct BootPlace<'a> {
     volume: usize,
@@ -187,6 +214,23 @@ struct BootPlace<'a> {
 
 /// What puts updates of GRUB in its place, in the image.
 const INSTALLER: &str = "/usr/local/lib/makeimg/install-grub";
+
+/// Where firmware looks by itself, on the EFI system partition.
+const FALLBACK: &str = "EFI/BOOT/BOOTX64.EFI";
+
+/// Loaders that are signed: their paths on the EFI system partition, where Debian has them, and the packages. shim looks
+/// for the others beside itself.
+const SIGNED: [(&str, &str, &str); 3] = [
+    (FALLBACK, "usr/lib/shim/shimx64.efi.signed", SHIM),
+    ("EFI/BOOT/mmx64.efi", "usr/lib/shim/mmx64.efi.signed", "shim-helpers-amd64-signed"),
+    ("EFI/BOOT/grubx64.efi", "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", SIGNED_GRUB),
+];
+
+/// Debian's package of shim. An image that has it starts where Secure Boot is enforced.
+pub(crate) const SHIM: &str = "shim-signed";
+
+/// Debian's package of the GRUB that shim starts.
+pub(crate) const SIGNED_GRUB: &str = "grub-efi-amd64-signed";
 
 /// For UEFI besides.
 const EFI_MODULES: &[&str] = &["efi_gop", "all_video"];

@@ -288,8 +288,13 @@ cp /mnt/boot/initrd.img-* /boot/
 sed -i 's,root=UUID=[^ ]*,root=/dev/mapper/vg-root,' /boot/grub/grub.cfg
 sync"#;
 
-/// Has the payload keep the signed boot loaders that the disk has, as grub-install(8) has no signed one in RAM.
+/// Has the payload keep the signed boot loaders that the disk has, as grub-install(8) has no signed one in RAM. An
+/// IMGBUILD brings its own.
 fn keep_loaders(_: &Lab, web: &Deployment) -> Result<()> {
+    let path = web.anemos.dir().join("payload/IMGBUILD");
+    if let Ok(imgbuild) = fs::read_to_string(&path) {
+        return fs::write(path, format!("{imgbuild}\npackages+=' shim-signed'\n")).context("the IMGBUILD");
+    }
     web.with_hello("payload", KEEP_LOADERS).map(drop)
 }
 

@@ -56,8 +56,14 @@ fn attempt(lab: &Lab, kind: &Kind, way: Way) -> Result<()> {
     let web = Deployment::new(lab, spec(Spec::new(name(kind, way))))?;
     web.machine.wait_ssh(LONG)?;
     let before = web.machine.boot_id()?;
-    web.describe("", "check = \"test $(id -u) = 0\"")?;
-    web.with_hello("payload", "#!/bin/sh\nexec ./hello\n")?;
+    if way == Way::Image {
+        let archive = web.machine.archive_url();
+        web.describe("", &format!("mirror = {archive:?}\nauthorized_keys = [{:?}]", lab.key().with_extension("pub")))?;
+        web.with_imgbuild("payload")?;
+    } else {
+        web.describe("", "check = \"test $(id -u) = 0\"")?;
+        web.with_hello("payload", "#!/bin/sh\nexec ./hello\n")?;
+    }
     let entrance = way.open(lab, &web)?;
     prepare.run(lab, &web)?;
     // It may have another server of SSH now, which begins.
@@ -66,7 +72,7 @@ fn attempt(lab: &Lab, kind: &Kind, way: Way) -> Result<()> {
     let ended = entrance.up(&web)?;
     expect_status(&ended, end.outcome, end.reason, end.status)?;
     if end.outcome == "deployed" {
-        return web.expect_hello(&before);
+        return if way == Way::Image { web.expect_imgbuild(&before) } else { web.expect_hello(&before) };
     }
     // Not even the agent was sent.
     let sent = web.machine.link().counts().sent - sent.sent;

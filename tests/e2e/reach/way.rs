@@ -1,4 +1,4 @@
-//! How the workstation gets in, and becomes root.
+//! How the workstation gets in, and becomes root, and with what payload.
 
 use std::fs;
 
@@ -18,6 +18,8 @@ pub enum Way {
     Sudo,
     /// As root, by a key, through a jump host of ssh_config.
     Jump,
+    /// As root, by a key, with an IMGBUILD.
+    Image,
 }
 
 /// A way in that is open.
@@ -36,7 +38,7 @@ if command -v restorecon >/dev/null; then restorecon -R /home/admin; fi";
 
 impl Way {
     /// All of them, in the order of the document.
-    pub const ALL: [Self; 3] = [Self::Root, Self::Sudo, Self::Jump];
+    pub const ALL: [Self; 4] = [Self::Root, Self::Sudo, Self::Jump, Self::Image];
 
     /// Its name in commands and files.
     pub fn name(self) -> &'static str {
@@ -44,6 +46,7 @@ impl Way {
             Self::Root => "root",
             Self::Sudo => "sudo",
             Self::Jump => "jump",
+            Self::Image => "imgbuild",
         }
     }
 
@@ -53,13 +56,14 @@ impl Way {
             Self::Root => "root's key",
             Self::Sudo => "a user's key, and sudo",
             Self::Jump => "a jump host",
+            Self::Image => "root's key, and an IMGBUILD",
         }
     }
 
     /// Prepares machine and workstation.
     pub fn open(self, lab: &Lab, web: &Deployment) -> Result<Entrance> {
         match self {
-            Self::Root => Ok(Entrance::Straight),
+            Self::Root | Self::Image => Ok(Entrance::Straight),
             Self::Jump => Jump::before(lab, web).map(Entrance::Through),
             Self::Sudo => {
                 give_sudo(web)?;
@@ -79,6 +83,6 @@ impl Entrance {
         if let Self::Through(jump) = self {
             jump.lead(&mut command);
         }
-        web.anemos.start(command)?.wait(2 * LONG)
+        web.anemos.start(command)?.wait(4 * LONG)
     }
 }
