@@ -10,7 +10,10 @@ help: ## this text
 
 build: remote ## one self-contained executable: target/release/anemos
 	ANEMOS_STAGE=$(CURDIR)/$(REMOTE)/stage ANEMOS_AGENT=$(CURDIR)/$(REMOTE)/agent ANEMOS_BUILD=$(BUILD) \
-		cargo build --locked --release -p anemos -p makeimg
+		deploy/build.sh $(TARGET)
+
+dist: build ## a Debian package and an archive, with checksums: target/dist
+	deploy/dist.sh
 
 man: rust ## manual pages of all commands: target/man
 	rm -rf target/man && mkdir -p target/man
@@ -73,4 +76,4 @@ clean: ## what the lab and cargo made
 	cargo clean
 	rm -rf .lab
 
-.PHONY: help build man build-demo remote rust tools demo test unit hostile e2e faults reach bench fuzz check clean
+.PHONY: help build dist man build-demo remote rust tools demo test unit hostile e2e faults reach bench fuzz check clean

@@ -20,12 +20,8 @@ if echo 'fn main() {}' | rustc --target "$target" -C "link-arg=$folding" -o "$ou
     flags="$flags, '-C', 'link-arg=$folding'"
 fi
 rm -f "$out/folding"
-# Panics name the file that they come from. Where the sources of crates lie on this machine says nothing there, and would
-# be sent: only the crate and the file are kept. The sources are fetched first, so that the flags are the same ever after.
-cargo fetch --locked --quiet --target "$target"
-for sources in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do
-    flags="$flags, '--remap-path-prefix', '$sources/='"
-done
+remap=$(deploy/remap.sh "$target")
+flags="$flags$remap"
 built=target/$target/small
 compile() {
     env -u RUSTFLAGS cargo build --locked --profile small --target "$target" \
@@ -66,7 +62,9 @@ for packed in "x86.xz xz" "xz xz" "zst zstd" "gz gzip"; do
     fi
 done
 for agent in agent agent-imgbuild; do
-    env -u RUSTFLAGS cargo run --locked --quiet --release -p anemos-deploy --example patch -- \
+    # With the flags of `make build`, which has built most of it.
+    env -u RUSTFLAGS cargo run --locked --quiet --release -p anemos-deploy --example patch \
+        --config "target.$target.rustflags=[${remap#, }]" -- \
         "$built/anemos-stage" "$built/anemos-$agent" "$out/$agent.patch.new"
 done
 for file in stage.x86.xz stage.xz stage.zst stage.gz agent.patch agent-imgbuild.patch; do

@@ -5,7 +5,8 @@
 #   - the same where that qemu-utils is held: what can't be had is named within two minutes;
 #   - on the bare one, with this machine's Rust and crates and nothing else of it: `make demo` with examples/hello, and
 #     then what is named here, which is `make unit` unless something is: `tests/pristine.sh test` runs all tests there, and
-#     `tests/pristine.sh "e2e T=ways"` some.
+#     `tests/pristine.sh "e2e T=ways"` some;
+#   - `make dist` there, twice, and the package on a system that has neither sources nor Rust: what README begins with.
 # What is built already is not built again, so this shows most on a checkout without target/. Nothing of this machine is
 # changed but target/ and .lab: the systems are directories, seen in mount and PID namespaces that end with this script.
 # It can't show a package manager under a running systemd, nor what another mirror lacks.
@@ -149,6 +150,8 @@ say "making a bare Debian 12"
 bootstrap
 clone
 cp -a "$work/bare" "$work/newer"
+cp -a "$work/bare" "$work/user"
+rm -rf "$work/user/srv/anemos"
 newer_qemu_utils "$work/newer"
 
 cp -a "$work/newer" "$work/held"
@@ -207,3 +210,28 @@ for wanted in "$@"; do
     rusty "cd '$PWD'; make $wanted </dev/null" || fail "make $wanted: not with what make tools installs"
     say "this checkout: make $wanted"
 done
+
+attempt "this checkout: the same package twice" "cd '$PWD'; make dist; target=\${CARGO_TARGET_DIR:-target}; \
+    cp \"\$target/dist/SHA256SUMS\" /var/tmp/; deploy/dist.sh; cmp \"\$target/dist/SHA256SUMS\" /var/tmp/SHA256SUMS; \
+    rm -rf /var/tmp/dist; cp -r \"\$target/dist\" /var/tmp/; cd /var/tmp/dist; sha256sum --check --strict SHA256SUMS"
+cp -r "$work/bare/var/tmp/dist" "$work/user/srv/"
+# It speaks to nobody: 192.0.2.10 of the example is nobody's address (RFC 5737), and here there is no network at all.
+within "$work/user" sh -euxc '
+    apt-get update
+    apt-get install --yes --no-install-recommends /srv/dist/anemos_*.deb
+    anemos --version
+    for example in hello debian imgbuild-debian; do anemos validate "/usr/share/doc/anemos/examples/$example/hosts.toml"; done
+    makeimg check -C /usr/share/doc/anemos/examples/imgbuild-debian/payload
+    gzip -t /usr/share/man/man1/anemos-up.1.gz
+    bash -n /usr/share/bash-completion/completions/anemos
+    mkdir /root/try && cd /root/try && cp -r /usr/share/doc/anemos/examples/hello/* .
+    status=0
+    unshare --net anemos up --yes hosts.toml </dev/null >said 2>&1 || status=$?
+    cat said
+    test "$status" = 4 && grep -q "hello connect: UNTOUCHED" said
+    mkdir /root/other && tar -C /root/other --strip-components 1 -xf /srv/dist/anemos-*.tar.gz
+    cmp /root/other/bin/anemos /usr/bin/anemos
+    apt-get remove --yes anemos
+    test ! -e /usr/bin/anemos
+' >"$work/log" 2>&1 || { tail -n 60 "$work/log" >&2; fail "the package: not on a system without sources"; }
+say "the package, on a system without sources: installed, tried, removed"
