@@ -1,0 +1,88 @@
+//! `up`, `plan`, `validate`, `doctor` and `serve`: what leads to a deployment.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::ram::FinishHow;
+use super::which::OfFile;
+
+/// `up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// hosts.toml and which of its hosts.
+    #[command(flatten)]
+    pub which: PlanArgs,
+    /// Don't ask. Needed where there is no terminal to ask on
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Put the host keys that new systems proved into known_hosts, in place of the old ones. Without it, and without
+    /// --yes, that is asked
+    #[arg(long)]
+    pub update_known_hosts: bool,
+    /// How hosts leave RAM after success, instead of what hosts.toml says
+    #[arg(long, value_enum)]
+    pub finish: Option<FinishHow>,
+    /// Hand the run over to the daemon (`anemos serve`): once you have said yes, it goes on without this terminal
+    ///
+    /// Ctrl-C then only ends the looking on; `anemos abort` stops hosts. Also if $ANEMOS_SERVE is set, and not to 0.
+    #[arg(long)]
+    pub serve: bool,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Which hosts, and how.
+    #[command(flatten)]
+    pub plan: PlanArgs,
+    /// A host that is in no hosts.toml
+    #[arg(long, value_name = "[USER@]HOST[:PORT]", conflicts_with_all = ["first", "hosts", "limit", "exclude"])]
+    pub ssh: Option<String>,
+}
+
+/// `validate`.
+#[derive(Debug, Args)]
+pub struct Validate {
+    /// Which hosts of which file.
+    #[command(flatten)]
+    pub of: OfFile,
+    /// Another base.lock than the one in this executable
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
+}
+
+/// `serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Write systemd units for your own systemd instead (a socket and a service), and say how they are started
+    #[arg(long)]
+    pub install: bool,
+}
+
+/// What `up` and `plan` have in common.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Which hosts of which file.
+    #[command(flatten)]
+    pub of: OfFile,
+    /// One JSON object a line on standard output; docs/JSON.md describes them
+    #[arg(long)]
+    pub json: bool,
+    /// So many hosts at once; the others wait for their turn
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub parallel: u32,
+    /// Don't have one host go alone until one is deployed
+    #[arg(long)]
+    pub no_canary: bool,
+    /// Tell further hosts to boot until more than N that were told to have ended otherwise than deployed
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_failures: u32,
+    /// Take the host keys of unknown hosts on trust, and remember them. A changed or revoked key is refused all the
+    /// same
+    #[arg(long)]
+    pub accept_new: bool,
+    /// Another base.lock than the one in this executable
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
+}
