@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub use base::{Base, BasePlaces, LockPlaces};
-pub use deploy::{Doctor, PlanArgs, Serve, Up, Validate};
+pub use deploy::{Doctor, PlanArgs, PlanCommand, Serve, Up, Validate};
 pub use past::{After, Attach, Logs, Prune, Runs, RunsCommand, Status};
 pub use ram::{FinishArgs, Pick, Retry, Shell};
 pub use which::{HOSTS_VARIABLE, Less, OfFile, OfRun};
@@ -47,6 +47,7 @@ Exit status:
   2    bad input or usage: hosts.toml, a payload, a lock, an argument, no such host in RAM
   3    refused: by you, for want of a terminal to ask on, or, of a plan, for what a host lacks
   4    some host was not deployed but untouched or held, asked for or not; its summary says why
+  5    plan --detailed-exitcode: some host would be changed
   130  stopped or detached by Ctrl-C
 
 Environment:
@@ -114,6 +115,7 @@ pub enum Command {
   anemos up web1 db1                     two of them
   anemos up '@web' --exclude 'web1?'     a group or tag, without some
   anemos up fleet/hosts.toml --yes       another file; don't ask
+  anemos up --plan web.plan              what `anemos plan -o web.plan` showed, or nothing
 
 Exit status: 0 all deployed, 2 bad input, 3 plan refused, 4 some host not deployed, 130 Ctrl-C.")]
     Up(Up),
@@ -124,9 +126,12 @@ Exit status: 0 all deployed, 2 bad input, 3 plan refused, 4 some host not deploy
     #[command(after_help = "Examples:
   anemos plan                            all hosts of ./hosts.toml
   anemos plan fleet/hosts.toml 'web*'    some of another file's
+  anemos plan -o web.plan 'web*'         for somebody to approve, and for `anemos up --plan web.plan`
+  anemos plan --detailed-exitcode        for a timer: is anything otherwise than it was deployed?
 
-Exit status: 0 all can be deployed, 2 bad input, 3 some can't, 4 some can't be looked at.")]
-    Plan(PlanArgs),
+Exit status: 0 all can be deployed, 2 bad input, 3 some can't, 4 some can't be looked at,
+5 with --detailed-exitcode: all can, and some would be changed.")]
+    Plan(PlanCommand),
     /// Check hosts.toml and all that it names, without a network
     ///
     /// Reads the file, packs the payloads, and reads the keys, secrets and locks that it names, as `up` would before it

@@ -13,6 +13,12 @@ pub struct Up {
     /// hosts.toml and which of its hosts.
     #[command(flatten)]
     pub which: PlanArgs,
+    /// Do what `anemos plan -o FILE` showed, without a question, or nothing
+    ///
+    /// The hosts are those of the plan, or those of them that are named, and the hosts.toml is that of the plan unless
+    /// another one is named. If any host, or what hosts.toml says of it, is not as it was, nothing is done to any.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["parallel", "no_canary", "max_failures", "lock", "finish"])]
+    pub plan: Option<PathBuf>,
     /// Don't ask. Needed where there is no terminal to ask on
     #[arg(long, short)]
     pub yes: bool,
@@ -28,6 +34,23 @@ pub struct Up {
     /// Ctrl-C then only ends the looking on; `anemos abort` stops hosts. Also if $ANEMOS_SERVE is set, and not to 0.
     #[arg(long)]
     pub serve: bool,
+}
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub struct PlanCommand {
+    /// hosts.toml and which of its hosts.
+    #[command(flatten)]
+    pub which: PlanArgs,
+    /// Write the plan into a file too, for `anemos up --plan FILE`; only if all of its hosts can be deployed
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Exit with 5 if a deployment would change any host, and with 0 only if all are what it would make of them
+    ///
+    /// A host is, if the last run that changed it, by the journals on this machine, deployed it from the same payload,
+    /// base, vars and keys, and the system of that run still answers. What was changed on the host since is not seen.
+    #[arg(long)]
+    pub detailed_exitcode: bool,
 }
 
 /// `doctor`.

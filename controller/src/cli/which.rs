@@ -60,6 +60,11 @@ fn is_file(word: &OsStr) -> bool {
 }
 
 impl OfFile {
+    /// Whether no host is named, so that all are meant but for what narrows them down.
+    pub fn names_no_host(&self) -> bool {
+        self.hosts.is_empty() && self.first.as_deref().is_none_or(is_file)
+    }
+
     /// The hosts.toml, and which of its hosts are meant. `variable` is what $ANEMOS_HOSTS says.
     pub fn meant(&self, variable: Option<OsString>) -> Result<(PathBuf, Selection), String> {
         let mut words = Vec::new();

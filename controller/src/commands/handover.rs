@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::sync::watch as signal;
 
 use super::passphrase::OnTerminal;
-use super::up::{Ask, Remember, Shown, ask_on, can_ask, chosen, limits, renew};
+use super::saved;
+use super::up::{Approved, Ask, Remember, Shown, ask_on, can_ask, limits, renew};
 use super::{CommandError, Status, Stopping, base, status_of};
 use crate::api::{self, ApiError, Client, Given, Request, Said, Submit};
 use crate::cli::Up;
@@ -14,7 +15,7 @@ use crate::engine::Stop;
 use crate::journal::{RunDir, RunStore};
 use crate::plan::Plan;
 use crate::report::feed;
-use crate::run::{self, Intent, Secrets};
+use crate::run::{self, Intent, SavedPlan, Secrets, Wanted};
 use crate::screen::{self, Control, Mode, Screen};
 use crate::ssh::Passphrases;
 
@@ -34,24 +35,27 @@ impl From<ApiError> for CommandError {
 }
 
 pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandError> {
-    let ask = if args.yes { Ask::Yes } else { Ask::Terminal };
     let remember = Remember::of(&args);
-    let (hosts_file, hosts) = chosen(&args.which, args.finish.map(Into::into))?;
+    let Approved { ask, chosen: (hosts_file, hosts), saved } = Approved::of(&args)?;
     can_ask(ask)?;
     let (control, requests) = screen::control();
     let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control.clone()));
     let dir = api::default_dir().map_err(CommandError::bad_input)?;
     // Before anything is packed.
     let mut client = Client::connect(&dir, &asks).await?;
-    let description = run::describe(hosts, (args.which.lock.as_deref(), true), &base::showing()).await?;
+    let lock = saved.as_ref().map_or(args.which.lock.as_deref(), |saved| saved.lock.as_deref());
+    let description = run::describe(hosts, (lock, true), &base::showing()).await?;
     description.notes.iter().for_each(|note| screen::note(note));
+    if let Some(saved) = &saved {
+        saved::check(&saved.wanted_otherwise(&Wanted::all(&description)))?;
+    }
     for blob in description.blobs.values() {
         client.blob(blob).await?;
     }
     let hosts_file = std::path::absolute(&hosts_file).map_err(CommandError::bad_input)?;
     let secrets = description.secrets.into_iter().map(|(host, secrets)| (host, Given::from(secrets))).collect();
     let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(Into::into);
-    let limits = limits(&args.which);
+    let limits = saved.as_ref().map_or_else(|| limits(&args.which), |saved| saved.limits);
     let trusts: Vec<_> = description.hosts.iter().map(|host| (host.host.name.clone(), host.trust.clone())).collect();
     let submit = Submit { hosts: description.hosts, secrets, hosts_file, limits, agent, answers: true };
     let submitted = client.call(&Request::Submit(Box::new(submit))).await?;
@@ -70,7 +74,7 @@ pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandEr
         let intent = Intent { lines: Some(run::LINES), ..Intent::default() };
         run::follow(&looked_at, entries, None, &intent, &nothing, reports, &left).await
     });
-    let decided = decide(&mut client, &run, (ask, mode, &control), stop.clone()).await;
+    let decided = decide(&mut client, &run, (ask, mode, &control), saved.as_ref(), stop.clone()).await;
     let refused = decided.as_ref().ok().cloned();
     if refused.is_none() {
         leave.send_replace(Stop::Leave);
@@ -119,6 +123,7 @@ async fn decide(
     client: &mut Client,
     run: &RunDir,
     (ask, mode, control): (Ask, Mode, &Control),
+    saved: Option<&SavedPlan>,
     mut stop: signal::Receiver<Stop>,
 ) -> Result<Vec<String>, CommandError> {
     let id = run.id.to_string();
@@ -144,11 +149,14 @@ async fn decide(
     if able.is_empty() {
         return Ok(plans.iter().map(|plan| plan.host.clone()).collect());
     }
-    let approve = ask_on(ask, Shown { mode, plans: &plans, able: &able, order }, control, stop).await;
+    let otherwise = saved.map(|saved| saved.met_otherwise(&plans)).unwrap_or_default();
+    let approve =
+        otherwise.is_empty() && ask_on(ask, Shown { mode, plans: &plans, able: &able, order }, control, stop).await;
     let is_able = |host: &str| able.iter().any(|plan| plan.host == host);
     let looked_at: BTreeMap<String, String> =
         shown.into_iter().filter(|shown| is_able(&shown.plan.host)).map(|s| (s.plan.host, s.sha256)).collect();
     client.call(&Request::Decide { run: id, approve, plans: looked_at }).await?;
+    saved::check(&otherwise)?;
     Ok(plans.iter().map(|plan| plan.host.clone()).filter(|host| !approve || !is_able(host)).collect())
 }
 

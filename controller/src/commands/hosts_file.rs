@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{CommandError, Status, line};
 use crate::cli::{HOSTS_VARIABLE, OfFile, Validate};
@@ -11,10 +11,18 @@ use crate::run::{self, Checked};
 use crate::screen;
 use crate::screen::text::bytes;
 
+/// Where a hosts.toml is, and hosts of it.
+pub(super) type Chosen = (PathBuf, Vec<Host>);
+
 /// The hosts.toml, and those of its hosts that are meant.
 pub(super) fn of(of: &OfFile) -> Result<(HostsFile, Vec<Host>), CommandError> {
+    named_or(of, std::env::var_os(HOSTS_VARIABLE))
+}
+
+/// The same; where none is named, `other` is read.
+pub(super) fn named_or(of: &OfFile, other: Option<OsString>) -> Result<(HostsFile, Vec<Host>), CommandError> {
     let first = of.first.as_ref();
-    let (path, selection) = of.meant(std::env::var_os(HOSTS_VARIABLE)).map_err(CommandError::bad_input)?;
+    let (path, selection) = of.meant(other).map_err(CommandError::bad_input)?;
     let file = config::load(&path).map_err(|error| CommandError::bad_input(unread(&error, first)))?;
     let hosts = file.pick(&selection).map_err(|why| CommandError::bad_input(not_there(why, first)))?;
     let hosts = hosts.into_iter().cloned().collect();

@@ -9,6 +9,7 @@ mod look_back;
 mod passphrase;
 mod reenter;
 mod runs;
+mod saved;
 mod serve;
 mod shell;
 mod up;
@@ -39,6 +40,8 @@ pub enum Status {
     Refused,
     /// Some host was not deployed.
     NotAll,
+    /// Some host would be changed.
+    Change,
     /// Stopped or detached by Ctrl-C.
     Interrupted,
     /// That of a command that ran in RAM.
@@ -54,6 +57,7 @@ impl Status {
             Self::BadInput => 2,
             Self::Refused => 3,
             Self::NotAll => 4,
+            Self::Change => 5,
             Self::Interrupted => 130,
             Self::Of(status) => status,
         }

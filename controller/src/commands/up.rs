@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use tokio::sync::watch as signal;
 
+use super::hosts_file::{self, Chosen};
 use super::passphrase::OnTerminal;
-use super::{CommandError, Status, Stopping, base, hosts_file, line, status_of};
-use crate::cli::{Doctor, PlanArgs, Up};
+use super::saved::{self, Output};
+use super::{CommandError, Status, Stopping, base, line, status_of};
+use crate::cli::{Doctor, PlanArgs, PlanCommand, Up};
 use crate::config::{self, Host};
 use crate::engine::{Limits, Stop};
 use crate::plan::Plan;
 use crate::report::feed;
-use crate::run::{Order, Prepared, Renewed};
+use crate::run::{Order, Prepared, Renewed, SavedPlan, SavedTerms};
 use crate::screen::plan::{checked, confirm, render};
 use crate::screen::text::Paint;
 use crate::screen::{self, Control, Mode, Screen};
@@ -29,31 +31,66 @@ pub(super) enum Ask {
     OnlyLook,
 }
 
-pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandError> {
-    let ask = if args.yes { Ask::Yes } else { Ask::Terminal };
-    let finish = args.finish.map(Into::into);
-    let chosen = chosen(&args.which, finish)?;
-    let remember = Remember::of(&args);
-    go(args.which, chosen, (ask, remember), stopping).await
+/// What is gone about, and how.
+struct Going {
+    args: PlanArgs,
+    chosen: Chosen,
+    ask: Ask,
+    remember: Remember,
+    /// What was shown before, and is done only if it still is so.
+    saved: Option<SavedPlan>,
+    /// Where the plan goes.
+    output: Option<PathBuf>,
+    /// Whether anything would be changed is what the exit status says.
+    detailed: bool,
 }
 
-pub(super) async fn plan(args: PlanArgs, stopping: Stopping) -> Result<Status, CommandError> {
+impl Going {
+    fn new(args: PlanArgs, chosen: Chosen, ask: Ask) -> Self {
+        Self { args, chosen, ask, remember: Remember::Ask, saved: None, output: None, detailed: false }
+    }
+}
+
+pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandError> {
+    let remember = Remember::of(&args);
+    let Approved { ask, chosen, saved } = Approved::of(&args)?;
+    go(Going { remember, saved, ..Going::new(args.which, chosen, ask) }, stopping).await
+}
+
+/// What `up` is about, and whether that was approved before.
+pub(super) struct Approved {
+    pub ask: Ask,
+    pub chosen: Chosen,
+    pub saved: Option<SavedPlan>,
+}
+
+impl Approved {
+    pub(super) fn of(args: &Up) -> Result<Self, CommandError> {
+        let Some(file) = &args.plan else {
+            let ask = if args.yes { Ask::Yes } else { Ask::Terminal };
+            let chosen = chosen(&args.which, args.finish.map(Into::into))?;
+            return Ok(Self { ask, chosen, saved: None });
+        };
+        let saved = SavedPlan::read(file)?;
+        let chosen = changed(saved::of(&saved, &args.which.of)?, &args.which, None);
+        Ok(Self { ask: Ask::Yes, chosen, saved: Some(saved) })
+    }
+}
+
+pub(super) async fn plan(args: PlanCommand, stopping: Stopping) -> Result<Status, CommandError> {
+    let PlanCommand { which: args, output, detailed_exitcode: detailed } = args;
     let chosen = chosen(&args, None)?;
-    go(args, chosen, (Ask::OnlyPlan, Remember::Ask), stopping).await
+    let output = saved::output(output)?;
+    go(Going { output, detailed, ..Going::new(args, chosen, Ask::OnlyPlan) }, stopping).await
 }
 
 pub(super) async fn doctor(args: Doctor, stopping: Stopping) -> Result<Status, CommandError> {
     let Doctor { plan: args, ssh } = args;
-    match ssh {
-        None => {
-            let chosen = chosen(&args, None)?;
-            go(args, chosen, (Ask::OnlyLook, Remember::Ask), stopping).await
-        }
-        Some(place) => {
-            let host = unlisted(&place, args.accept_new).map_err(CommandError::bad_input)?;
-            go(args, (PathBuf::new(), vec![host]), (Ask::OnlyLook, Remember::Ask), stopping).await
-        }
-    }
+    let chosen = match ssh {
+        None => chosen(&args, None)?,
+        Some(place) => (PathBuf::new(), vec![unlisted(&place, args.accept_new).map_err(CommandError::bad_input)?]),
+    };
+    go(Going::new(args, chosen, Ask::OnlyLook), stopping).await
 }
 
 /// What known_hosts gets of hosts whose new systems have other host keys.
@@ -106,23 +143,25 @@ fn unlisted(place: &str, accept_new: bool) -> Result<Host, String> {
     config::one(&text).map_err(|why| format!("--ssh {place}: {why}"))
 }
 
-async fn go(
-    args: PlanArgs,
-    (hosts_file, hosts): (PathBuf, Vec<Host>),
-    (ask, remember): (Ask, Remember),
-    stopping: Stopping,
-) -> Result<Status, CommandError> {
+async fn go(going: Going, stopping: Stopping) -> Result<Status, CommandError> {
+    let Going { args, chosen: (hosts_file, hosts), ask, remember, saved, output, detailed } = going;
     let looks = ask == Ask::OnlyLook;
     can_ask(ask)?;
     let (control, requests) = screen::control();
     let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control.clone()));
     ssh::ask_at_jump_hosts(&asks);
-    let limits = limits(&args);
+    let limits = saved.as_ref().map_or_else(|| limits(&args), |saved| saved.limits);
+    let lock = saved.as_ref().map_or(args.lock, |saved| saved.lock.clone());
     let only_plan = looks || ask == Ask::OnlyPlan;
     let unlisted = looks && hosts_file.as_os_str().is_empty();
-    let order = Order { hosts, hosts_file, lock: args.lock, limits, no_payload: looks, only_plan };
+    let order =
+        Order { hosts, hosts_file: hosts_file.clone(), lock: lock.clone(), limits, no_payload: looks, only_plan };
     let run = Prepared::new(order, &asks, &base::showing()).await?;
     run.notes.iter().for_each(|note| screen::note(note));
+    let wanted = run.wanted.clone();
+    if let Some(saved) = &saved {
+        saved::check(&saved.wanted_otherwise(&wanted))?;
+    }
 
     let stop = stopping().map_err(CommandError::internal)?;
     let (reports, received) = feed();
@@ -136,7 +175,9 @@ async fn go(
         control.plans(plans.clone(), order.clone()).await;
     }
     let able = met.able();
-    let go = ask_on(ask, Shown { mode, plans: &plans, able: &able, order }, &control, stop.clone()).await;
+    let otherwise = saved.as_ref().map(|saved| saved.met_otherwise(&plans)).unwrap_or_default();
+    let go = otherwise.is_empty()
+        && ask_on(ask, Shown { mode, plans: &plans, able: &able, order }, &control, stop.clone()).await;
     let ended = met.decide(go).await;
     drop((control, asks));
     screen.await.map_err(CommandError::internal)?;
@@ -150,13 +191,21 @@ async fn go(
     if !ended.problems.is_empty() {
         return Err(CommandError::internal(ended.problems.join("\n")));
     }
+    saved::check(&otherwise)?;
     let stopped = stop.borrow().asked();
+    if let Some(path) = output.as_deref().filter(|_| !stopped) {
+        let terms = SavedTerms { hosts_file: &hosts_file, lock: lock.as_deref(), limits };
+        saved::write(&Output { path, terms }, &wanted, &plans)?;
+    }
     let refused = if unlisted { Vec::new() } else { ended.refused };
     let disk_only = |plan: &Arc<Plan>| plan.wipe.is_empty() && plan.refusals.len() == 1;
     if unlisted && !plans.iter().all(|plan| plan.refusals.is_empty() || disk_only(plan)) {
         return Ok(Status::Refused);
     }
-    Ok(status_of(&ended.ends, &refused, stopped))
+    match status_of(&ended.ends, &refused, stopped) {
+        Status::Done if detailed && saved::would_change(&wanted, &plans)? => Ok(Status::Change),
+        status => Ok(status),
+    }
 }
 
 /// What was shown, in a way that standard error may have seen.
@@ -204,14 +253,18 @@ pub(super) fn limits(args: &PlanArgs) -> Limits {
 }
 
 /// The hosts.toml, and those of its hosts that are meant, as the command line changes them.
-pub(super) fn chosen(args: &PlanArgs, finish: Option<config::Finish>) -> Result<(PathBuf, Vec<Host>), CommandError> {
+pub(super) fn chosen(args: &PlanArgs, finish: Option<config::Finish>) -> Result<Chosen, CommandError> {
     let (file, hosts) = hosts_file::of(&args.of)?;
+    Ok(changed((file.path, hosts), args, finish))
+}
+
+fn changed((file, hosts): Chosen, args: &PlanArgs, finish: Option<config::Finish>) -> Chosen {
     let changed = hosts.into_iter().map(|mut host| {
         host.accept_new |= args.accept_new;
         host.finish = finish.unwrap_or(host.finish);
         host
     });
-    Ok((file.path, changed.collect()))
+    (file, changed.collect())
 }
 
 /// Asks on the terminal, after it has shown the plans that were not seen there. Ctrl-C is a no.

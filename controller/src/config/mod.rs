@@ -264,6 +264,11 @@ impl Deadlines {
     pub const NAMES: [&str; 10] =
         ["connect", "stage", "boot", "start", "hang", "dead_man", "build", "reboot", "verify", "ack"];
 
+    /// Each clock by its name, in the order in which they run.
+    pub fn named(mut self) -> impl Iterator<Item = (&'static str, Duration)> {
+        Self::NAMES.into_iter().filter_map(move |name| Some((name, *self.get_mut(name)?)))
+    }
+
     /// The clock of that name.
     fn get_mut(&mut self, name: &str) -> Option<&mut Duration> {
         Some(match name {

@@ -274,6 +274,7 @@ pub fn run_file(id: &str, names: &[&str]) -> RunFile {
         verify_s: 1,
         ack_s: 1,
         dead_man_s: 1,
+        wanted: None,
     };
     RunFile {
         format: RunFile::FORMAT,

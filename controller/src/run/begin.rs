@@ -19,6 +19,7 @@ use super::jobs::{Common, new_run_id};
 use super::member::{Member, Task};
 use super::order::Kept;
 use super::plea::Plea;
+use super::wanted::Wanted;
 use crate::config::Host;
 use crate::embed;
 use crate::engine::{
@@ -67,6 +68,8 @@ pub struct Prepared {
     key: RunKey,
     /// What a daemon writes down, and the blobs of it.
     kept: Option<(Kept, BTreeMap<Digest, Blob>)>,
+    /// What is wanted of each host.
+    pub wanted: Vec<(String, Wanted)>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -179,6 +182,7 @@ impl Prepared {
         let run = new_run_id()?;
         let run_key = new_seed().and_then(|seed| RunKey::from_seed(&seed)).map_err(RunError::internal)?;
         let kept = terms.daemon.then(|| (Kept::new(&description, terms.limits), description.blobs.clone()));
+        let wanted = Wanted::all(&description);
         let Description { hosts, mut secrets, blobs, notes } = description;
         let may_want = hosts.iter().filter(|described| described.host.becomes.is_some());
         let passwords = Passwords::new(asks, may_want.map(|described| described.host.name.clone()));
@@ -197,7 +201,7 @@ impl Prepared {
             pid: std::process::id(),
             hosts: jobs.iter().map(|job| job.entry.clone()).collect(),
         };
-        Ok(Self { terms, jobs, file, key: common.run_key, kept, notes })
+        Ok(Self { terms, jobs, file, key: common.run_key, kept, wanted, notes })
     }
 
     /// The name of the run; `None` if nothing of it stays.
@@ -326,7 +330,7 @@ pub fn renewed(dir: &RunDir, host: &str, trust: Trust) -> Option<Renewed> {
     trust.is_stale(&keys).then(|| Renewed { host: host.into(), trust, keys })
 }
 
-fn new_keys(dir: &RunDir, host: &str) -> Option<Vec<HostKey>> {
+pub(super) fn new_keys(dir: &RunDir, host: &str) -> Option<Vec<HostKey>> {
     // What can't be read is told when it matters.
     let journal = digest(&dir.journal(host), Keep::Lines { last: 0, after: 0 }).ok()?;
     if journal.end().is_none_or(|summary| summary.outcome != Ending::Deployed) {
@@ -449,7 +453,15 @@ mod tests {
         let limits = Limits { parallel: 1, canary: true, max_failures: 0 };
         let (hosts_file, run) = (PathBuf::from("hosts.toml"), file.run.to_string());
         let terms = Terms { hosts_file, limits, only_plan: true, daemon: false, agent: None };
-        let prepared = Prepared { terms, jobs: Vec::new(), file, key: run_key(), kept: None, notes: Vec::new() };
+        let prepared = Prepared {
+            terms,
+            jobs: Vec::new(),
+            file,
+            key: run_key(),
+            kept: None,
+            wanted: Vec::new(),
+            notes: Vec::new(),
+        };
         let (reports, _received) = crate::report::feed();
         let (_stopping, stop) = signal::channel(Stop::No);
         let met = prepared.meet(reports, &stop).await.unwrap();

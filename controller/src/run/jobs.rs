@@ -9,6 +9,7 @@ use anemos_proto::stage::Proxy;
 
 use super::describe::{Described, Secrets};
 use super::error::RunError;
+use super::wanted::Wanted;
 use crate::config::Host;
 use crate::engine::{Artifacts, Blob, Job, Passwords};
 use crate::journal::HostEntry;
@@ -56,7 +57,8 @@ impl Common {
         }
         let agent_seed = self.run_key.derived(&host.name).map_err(RunError::internal)?;
         let agent_key = RunKey::from_seed(&agent_seed).map_err(RunError::internal)?.public();
-        let entry = entry(&host, ssh, agent_key);
+        let wanted = Some(Wanted::of(described).digest().to_string());
+        let entry = HostEntry { wanted, ..entry(&host, ssh, agent_key) };
         Ok(Job {
             run: self.run.clone(),
             trust: trust.clone(),
@@ -105,6 +107,7 @@ fn entry(host: &Host, ssh: &Effective, agent_key: HostKey) -> HostEntry {
         verify_s: clocks.verify.as_secs(),
         ack_s: clocks.ack.as_secs(),
         dead_man_s: clocks.dead_man.as_secs(),
+        wanted: None,
     }
 }
 

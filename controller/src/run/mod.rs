@@ -13,11 +13,16 @@ mod host;
 pub mod inbox;
 mod intent;
 mod jobs;
+mod made;
 mod member;
 mod onlook;
 mod order;
 mod plea;
 mod resume;
+#[cfg(test)]
+mod samples;
+mod saved;
+mod wanted;
 
 pub use again::{follow, new_id};
 pub use begin::{Ended, Meeting, Order, Prepared, Renewed, Terms, renewed};
@@ -26,9 +31,13 @@ pub use describe::{Described, Description, Secrets, describe};
 pub use error::{Kind, RunError};
 pub use find::{Asked, Found, read, some_in_ram};
 pub use intent::{Intent, LINES};
+pub use made::made_so;
 pub use order::is_kept;
 pub use plea::Answer;
 pub use resume::{Wanting, resume};
+pub use saved::Terms as SavedTerms;
+pub use saved::{SavedError, SavedPlan};
+pub use wanted::Wanted;
 
 use crate::journal::{HostEntry, RunDir};
 use crate::report::Ending;

@@ -65,6 +65,7 @@ fn setup() -> Setup {
         verify_s: 60,
         ack_s: 30,
         dead_man_s: 900,
+        wanted: None,
     };
     let old = OldSystem {
         boot_id: "old-boot".into(),

@@ -1,0 +1,101 @@
+//! `anemos plan -o FILE`, `anemos up --plan FILE`, and `anemos plan --detailed-exitcode`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::hosts_file::{self, Chosen};
+use super::{CommandError, Status};
+use crate::cli::OfFile;
+use crate::config::Host;
+use crate::journal::RunStore;
+use crate::plan::Plan;
+use crate::run::{self, SavedError, SavedPlan, SavedTerms, Wanted};
+use crate::screen;
+
+impl From<SavedError> for CommandError {
+    fn from(error: SavedError) -> Self {
+        Self::bad_input(error)
+    }
+}
+
+/// The hosts of a plan that are meant, as hosts.toml has them now: the one that the plan came from, unless another one
+/// is named.
+pub(super) fn of(saved: &SavedPlan, of: &OfFile) -> Result<Chosen, CommandError> {
+    let (file, hosts) = hosts_file::named_or(of, Some(saved.hosts_file.clone().into_os_string()))?;
+    let (planned, others): (Vec<Host>, Vec<Host>) =
+        hosts.into_iter().partition(|host| saved.host(&host.name).is_some());
+    let all = of.names_no_host();
+    let strange = others.first().filter(|_| !all);
+    if let Some(host) = strange {
+        return Err(CommandError::bad_input(format!("the plan has no host `{}`: make one that has it", host.name)));
+    }
+    let gone = saved.hosts.iter().find(|saved| !file.hosts.iter().any(|host| host.name == saved.plan.host));
+    if let Some(gone) = gone {
+        let (name, path) = (&gone.plan.host, file.path.display());
+        return Err(refused(&[format!("{name}: {path} does not have it any more")]));
+    }
+    if planned.is_empty() {
+        return Err(CommandError::bad_input("no host of the plan is left by what was named"));
+    }
+    Ok((file.path, planned))
+}
+
+/// That nothing is done, since these are not what the plan in the file says.
+fn refused(otherwise: &[String]) -> CommandError {
+    let message = format!(
+        "nothing was done, since it is not what the plan in the file says:\n{}\nLook at it anew with `anemos plan`; \
+         `--exclude HOST` leaves a host out",
+        otherwise.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    );
+    CommandError { status: Status::Refused, message }
+}
+
+/// Refuses if anything is otherwise than the plan in the file says.
+pub(super) fn check(otherwise: &[String]) -> Result<(), CommandError> {
+    if otherwise.is_empty() { Ok(()) } else { Err(refused(otherwise)) }
+}
+
+/// Where the plan goes, and what it is made with.
+pub(super) struct Output<'a> {
+    pub path: &'a Path,
+    pub terms: SavedTerms<'a>,
+}
+
+/// Writes the plan, and says so. One that could not be carried out for some host is not written.
+pub(super) fn write(output: &Output<'_>, wanted: &[(String, Wanted)], plans: &[Arc<Plan>]) -> Result<(), CommandError> {
+    let path = output.path.display();
+    match SavedPlan::of(wanted, plans, &output.terms) {
+        Ok(saved) => {
+            saved.write(output.path)?;
+            screen::note(&format!("the plan is in {path}; `anemos up --plan {path}` does it, without a question"));
+        }
+        Err(why) => screen::warning(&format!("{path} is not written: {why}")),
+    }
+    Ok(())
+}
+
+/// Whether any of the hosts would become something else than what it is, as far as the journals tell. Says which are
+/// what they would become.
+pub(super) fn would_change(wanted: &[(String, Wanted)], plans: &[Arc<Plan>]) -> Result<bool, CommandError> {
+    let store = RunStore::open()?;
+    let mut change = false;
+    for plan in plans {
+        let digest = wanted.iter().find(|(name, _)| *name == plan.host).map(|(_, wanted)| wanted.digest().to_string());
+        let made = match digest {
+            Some(digest) => run::made_so(&store, &plan.host, &digest, &plan.host_key)?,
+            None => None,
+        };
+        match made {
+            Some(run) => {
+                screen::note(&format!("{} is what run {run} made, from what it would be made of now", plan.host));
+            }
+            None => change = true,
+        }
+    }
+    Ok(change)
+}
+
+/// A file that a plan may go to, before any host is met.
+pub(super) fn output(path: Option<PathBuf>) -> Result<Option<PathBuf>, CommandError> {
+    path.map(|path| SavedPlan::may_be_written(&path).map(|()| path)).transpose().map_err(CommandError::from)
+}

@@ -1,0 +1,11 @@
+//! What people do around a deployment, with the real command, against SSH servers that play the hosts.
+
+#[path = "hostile/carried.rs"]
+mod carried;
+#[path = "habits/desk.rs"]
+mod desk;
+#[path = "hostile/host.rs"]
+#[allow(dead_code, reason = "the hostile hosts need more of it")]
+mod host;
+#[path = "habits/saved.rs"]
+mod saved;

@@ -1,0 +1,91 @@
+//! `plan -o`, `up --plan` and `plan --detailed-exitcode`.
+
+use std::fs;
+
+use crate::desk::{Desk, Shared};
+use crate::host::{Boot, Host};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_approved_is_done_and_nothing_else() {
+    let (web, db) = (Shared::default(), Shared::default());
+    let (web_host, db_host) = (Host::start(1, web.clone()).await, Host::start(2, db.clone()).await);
+    let desk = Desk::new(&[("web", &web_host), ("db", &db_host)]);
+    let toml = desk.read("hosts.toml");
+
+    // Another file is left alone, before anybody is met.
+    let (status, said) = desk.run(&["plan", "-o", "hosts.toml"]);
+    assert!(status == 2 && said.contains("there is a file that is no plan"), "{said}");
+    assert_eq!(desk.read("hosts.toml"), toml);
+
+    let (status, said) = desk.run(&["plan", "-o", "fleet.plan"]);
+    assert!(status == 0 && said.contains("`anemos up --plan fleet.plan` does it"), "{said}");
+    for (secret, what) in [(desk.read("key"), "key"), (desk.read("key")[40..80].to_owned(), "part of the key")] {
+        assert!(!desk.read("fleet.plan").contains(&secret), "the {what} is in it");
+    }
+
+    // What hosts.toml says is otherwise: nobody is met.
+    desk.write("hosts.toml", &toml.replace("[hosts.db]\n", "[hosts.db]\nvars = { A = 1 }\n"));
+    let (status, said) = desk.run(&["up", "--plan", "fleet.plan"]);
+    assert!(status == 3 && said.contains("  db: `vars.A` was not given and is `1`\n"), "{said}");
+    assert!(!said.contains("connecting"), "{said}");
+    desk.write("hosts.toml", &toml);
+    desk.write("payload/deploy", "#!/bin/sh\nanother\n");
+    let (status, said) = desk.run(&["up", "--plan", "fleet.plan"]);
+    assert!(status == 3 && said.contains("  db: `payload` was `") && said.contains("  web: `payload` was"), "{said}");
+    desk.write("payload/deploy", "#!/bin/sh\n");
+
+    // A disk is another: nothing is done to either host.
+    db.0.facts.lock().unwrap().disks[0].id.serial = Some("T".into());
+    let (status, said) = desk.run(&["up", "--plan", "fleet.plan"]);
+    assert!(status == 3 && said.contains("  db: the disk that is wiped was /dev/vda ("), "{said}");
+    assert!(said.contains("serial S") && said.contains("serial T") && !said.contains("  web: "), "{said}");
+    assert_eq!((web_host.boots(), db_host.boots()), (0, 0));
+
+    // What is not meant is not looked at, and what the plan does not have is an error.
+    let (status, said) = desk.run(&["up", "--plan", "fleet.plan", "nosuch"]);
+    assert!(status == 2 && said.contains("has no host `nosuch`"), "{said}");
+    let (status, said) = desk.run(&["up", "--plan", "fleet.plan", "web", "--parallel", "1"]);
+    assert!(status == 2 && said.contains("cannot be used with"), "{said}");
+    fs::create_dir(desk.path("elsewhere")).unwrap();
+    let up = desk.anemos(&["up", "--plan", "../fleet.plan", "web"]).current_dir(desk.path("elsewhere")).output();
+    let said = crate::desk::text(&up.unwrap());
+    assert!(said.contains("web verify: deployed: New"), "{said}");
+    assert_eq!((web_host.boots(), db_host.boots(), web_host.boot()), (1, 0, Boot::New));
+
+    // A file that is not all there.
+    let plan = desk.read("fleet.plan");
+    desk.write("half.plan", &plan[..plan.len() / 2]);
+    let (status, said) = desk.run(&["up", "--plan", "half.plan"]);
+    assert!(status == 2 && said.contains("half.plan: it is no plan that"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_can_not_be_deployed_is_in_no_file() {
+    let web = Shared::default();
+    let host = Host::start(3, web.clone()).await;
+    let desk = Desk::new(&[("web", &host)]);
+    web.0.facts.lock().unwrap().kexec.disabled = true;
+    let (status, said) = desk.run(&["plan", "-o", "web.plan"]);
+    assert!(status == 3 && said.contains("web.plan is not written: web: it can't be deployed"), "{said}");
+    assert!(!desk.path("web.plan").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_anything_would_change_is_in_the_exit_status() {
+    let web = Shared::default();
+    let host = Host::start(4, web.clone()).await;
+    let desk = Desk::new(&[("web", &host)]);
+    let plan = &["plan", "--detailed-exitcode"];
+    let (status, said) = desk.run(plan);
+    assert_eq!(status, 5, "{said}");
+    let (status, said) = desk.run(&["up", "--yes"]);
+    assert_eq!(status, 0, "{said}");
+    let (status, said) = desk.run(plan);
+    assert!(status == 0 && said.contains("web is what run ") && said.contains(" made, from what"), "{said}");
+    assert_eq!(desk.run(&["plan"]).0, 0);
+    desk.write("payload/deploy", "#!/bin/sh\nanother\n");
+    let (status, said) = desk.run(plan);
+    assert_eq!(status, 5, "{said}");
+    web.0.facts.lock().unwrap().kexec.disabled = true;
+    assert_eq!(desk.run(plan).0, 3, "a host that can't be deployed is worse");
+}
