@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 pub use base::{Base, BasePlaces, LockPlaces};
 pub use deploy::{Doctor, PlanArgs, PlanCommand, Serve, Up, Validate};
 pub use past::{After, Attach, Logs, Prune, Runs, RunsCommand, Status};
-pub use ram::{FinishArgs, Pick, Retry, Shell};
+pub use ram::{Copy, FinishArgs, Pick, Retry, Shell, Ssh};
 pub use which::{HOSTS_VARIABLE, Less, OfFile, OfRun};
 
 use crate::screen::Wishes;
@@ -195,6 +195,23 @@ Exit status: 0 all deployed, 2 bad input, 4 some host not deployed, 130 Ctrl-C."
     /// the link was lost.
     #[command(after_help = "Examples:\n  anemos shell web1\n  anemos shell web1 --run 0a1b -- 'lsblk; dmesg | tail'")]
     Shell(Shell),
+    /// Log into a host, whatever runs there now: its old system, the one in RAM, or the new one
+    ///
+    /// In RAM this is `anemos shell`. Else it is your own ssh, told what hosts.toml says, and after a deployment the
+    /// host keys that the new system was built with, so that it is known before known_hosts is.
+    #[command(after_help = "Examples:\n  anemos ssh web1\n  anemos ssh fleet/hosts.toml web1 -- uptime\n\n\
+                            Exit status: that of what ran there; 2 bad input; 255 if it can't be reached.")]
+    Ssh(Ssh),
+    /// Copy a file into a host's RAM system, or out of it
+    ///
+    /// The destination is there once all of it is, or is as it was. What is there already is written over. Ownership is
+    /// not copied; a file keeps its mode on the way in.
+    #[command(after_help = "Examples:
+  anemos cp mended.sh web1:/tmp/
+  anemos cp web1:/var/log/install.log .
+
+Exit status: 0 copied, 2 bad input or not in RAM, 4 it could not be copied, 130 Ctrl-C.")]
+    Cp(Copy),
     /// Run the payload again on hosts that are held
     ///
     /// The payload starts afresh in the same RAM system; what an earlier attempt wrote to the disk is still there.

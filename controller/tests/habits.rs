@@ -7,5 +7,7 @@ mod desk;
 #[path = "hostile/host.rs"]
 #[allow(dead_code, reason = "the hostile hosts need more of it")]
 mod host;
+#[path = "habits/ram.rs"]
+mod ram;
 #[path = "habits/saved.rs"]
 mod saved;

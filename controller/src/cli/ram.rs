@@ -1,11 +1,11 @@
-//! `shell`, `retry`, `abort` and `finish`: what is done to hosts in RAM.
+//! `shell`, `ssh`, `cp`, `retry`, `abort` and `finish`: what is done to hosts in RAM.
 
 use std::path::PathBuf;
 
 use anemos_proto::config::Finish;
 use clap::{Args, ValueEnum};
 
-use super::which::OfRun;
+use super::which::{OfFile, OfRun};
 use crate::select::Pattern;
 
 /// `shell`.
@@ -19,6 +19,32 @@ pub struct Shell {
     /// Run this instead of a login shell
     #[arg(last = true)]
     pub command: Vec<String>,
+}
+
+/// `ssh`.
+#[derive(Debug, Args)]
+pub struct Ssh {
+    /// The host: of a hosts.toml, or of a run where there is none that has it.
+    #[command(flatten)]
+    pub of: OfFile,
+    /// Run this instead of a login shell
+    #[arg(last = true)]
+    pub command: Vec<String>,
+}
+
+/// `cp`.
+#[derive(Debug, Args)]
+pub struct Copy {
+    /// A file here, or HOST:PATH
+    pub from: String,
+    /// HOST:PATH, or a file or directory here
+    pub to: String,
+    /// The run; its beginning or end is enough. Default: the newest that has the host in RAM
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Take no more than this from a host
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = crate::config::parse_size)]
+    pub max_size: u64,
 }
 
 /// `abort`.

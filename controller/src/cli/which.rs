@@ -60,6 +60,17 @@ fn is_file(word: &OsStr) -> bool {
 }
 
 impl OfFile {
+    /// Whether no hosts.toml is named.
+    pub fn names_no_file(&self) -> bool {
+        self.first.as_deref().is_none_or(|first| !is_file(first))
+    }
+
+    /// The hosts that are named, one a word.
+    pub fn words(&self) -> Result<Vec<String>, String> {
+        let (_, Selection { hosts, .. }) = self.meant(None)?;
+        Ok(hosts.iter().map(ToString::to_string).collect())
+    }
+
     /// Whether no host is named, so that all are meant but for what narrows them down.
     pub fn names_no_host(&self) -> bool {
         self.hosts.is_empty() && self.first.as_deref().is_none_or(is_file)

@@ -1,12 +1,15 @@
 //! The commands.
 
 mod base;
+mod copy;
 mod described;
 mod handover;
 mod hosts_file;
+mod login;
 mod logs;
 mod look_back;
 mod passphrase;
+mod ram;
 mod reenter;
 mod runs;
 mod saved;
@@ -129,6 +132,8 @@ pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
         Command::Abort(args) => reenter::abort(args, stopping).await,
         Command::Finish(args) => reenter::finish(args, stopping).await,
         Command::Shell(args) => shell::shell(args).await,
+        Command::Ssh(args) => login::ssh(args).await,
+        Command::Cp(args) => copy::copy(args, stopping).await,
         Command::Status(args) => look_back::status(&args),
         Command::Logs(args) => logs::logs(&args).await,
         Command::Runs(args) => runs::runs(&args),

@@ -29,7 +29,7 @@ pub use load::{LoadError, load};
 pub use parse::one;
 #[cfg(any(test, fuzzing))]
 pub use parse::parse;
-pub use units::{format_bytes, format_duration};
+pub use units::{format_bytes, format_duration, parse_size};
 
 use crate::known_hosts::PublicKey;
 use crate::select::{Named, Selection};

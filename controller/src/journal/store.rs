@@ -216,6 +216,16 @@ impl RunDir {
         sync_dir(&self.dir)
     }
 
+    /// Writes a known_hosts file for a host, anew. Returns where it is.
+    pub fn keep_known_hosts(&self, host: &str, lines: &str) -> Result<PathBuf, JournalError> {
+        let path = self.journal(host).with_extension("known_hosts");
+        let new = self.journal(host).with_extension("known_hosts.new");
+        fs::write(&new, lines)
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(|e| JournalError::io("writing", &path, e))?;
+        Ok(path)
+    }
+
     fn key_path(&self) -> PathBuf {
         self.dir.join("keys/run")
     }

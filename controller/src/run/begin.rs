@@ -330,7 +330,8 @@ pub fn renewed(dir: &RunDir, host: &str, trust: Trust) -> Option<Renewed> {
     trust.is_stale(&keys).then(|| Renewed { host: host.into(), trust, keys })
 }
 
-pub(super) fn new_keys(dir: &RunDir, host: &str) -> Option<Vec<HostKey>> {
+/// The host keys of the new system of a host that was deployed, as the agent reported them.
+pub fn new_keys(dir: &RunDir, host: &str) -> Option<Vec<HostKey>> {
     // What can't be read is told when it matters.
     let journal = digest(&dir.journal(host), Keep::Lines { last: 0, after: 0 }).ok()?;
     if journal.end().is_none_or(|summary| summary.outcome != Ending::Deployed) {

@@ -121,6 +121,30 @@ pub(super) fn not_in_ram(digested: &Digested) -> Option<String> {
     }
 }
 
+/// The last run that told a host to boot, or may have.
+pub struct Booted {
+    /// The run.
+    pub run: RunDir,
+    /// The host in it.
+    pub entry: HostEntry,
+    /// The host may be in RAM still.
+    pub in_ram: bool,
+}
+
+/// The last run that told this host to boot, if one did. Runs that can't be read are passed over.
+pub fn last_booted(store: &RunStore, host: &str) -> Result<Option<Booted>, JournalError> {
+    for run in store.runs()? {
+        let Ok(file) = run.load() else { continue };
+        let Some(entry) = file.hosts.into_iter().find(|entry| entry.name == host) else { continue };
+        let Ok(journal) = read(&run, host) else { continue };
+        if journal.boot_sent_ms.is_some() || journal.damaged.is_some() {
+            let in_ram = not_in_ram(&journal).is_none() && !matches!(run.key(), Ok(None));
+            return Ok(Some(Booted { run, entry, in_ram }));
+        }
+    }
+    Ok(None)
+}
+
 /// Those of the hosts that can be in RAM, or an error with the reasons if there are none.
 pub fn some_in_ram(run: &RunDir, hosts: &[HostEntry]) -> Result<Vec<String>, RunError> {
     let (mut in_ram, mut reasons) = (Vec::new(), Vec::new());

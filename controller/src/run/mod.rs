@@ -25,11 +25,11 @@ mod saved;
 mod wanted;
 
 pub use again::{follow, new_id};
-pub use begin::{Ended, Meeting, Order, Prepared, Renewed, Terms, renewed};
+pub use begin::{Ended, Meeting, Order, Prepared, Renewed, Terms, new_keys, renewed};
 pub use check::{Checked, check};
 pub use describe::{Described, Description, Secrets, describe};
 pub use error::{Kind, RunError};
-pub use find::{Asked, Found, read, some_in_ram};
+pub use find::{Asked, Booted, Found, last_booted, read, some_in_ram};
 pub use intent::{Intent, LINES};
 pub use made::made_so;
 pub use order::is_kept;

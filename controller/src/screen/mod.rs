@@ -17,6 +17,7 @@ mod state;
 pub mod status;
 pub mod table;
 pub mod text;
+pub mod transfer;
 
 #[cfg(test)]
 mod tests;

@@ -43,6 +43,8 @@ pub use keys::{HostKey, RunKey, new_seed};
 pub use passwords::Passphrases;
 pub use shell::{ShellError, interactive};
 pub use trunk::ask_at_jump_hosts;
+#[cfg(test)]
+pub use way::Hop;
 pub use way::{Family, Fault, Origin, Way};
 
 use counting::Counting;

@@ -48,6 +48,16 @@ pub enum Family {
     Inet6,
 }
 
+impl Family {
+    /// Its word in ssh_config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Inet6 => "inet6",
+        }
+    }
+}
+
 impl Origin {
     /// Whether a connection to this address may be tried.
     pub(super) fn takes(&self, to: &SocketAddr) -> bool {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 
@@ -12,6 +12,7 @@ use anemos_proto::event::{AgentState, Event, EventKind, Outcome, Stream};
 use anemos_proto::host::HostFacts;
 use anemos_proto::stage::StageReply;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 
 use crate::carried;
 use crate::host::{Boot, Host, Script, Wire, facts};
@@ -24,11 +25,18 @@ pub struct Willing {
     pub outcome: Outcome,
     /// What its payload prints.
     pub prints: Vec<u8>,
+    /// Where commands run in RAM, if they do.
+    pub root: Option<PathBuf>,
 }
 
 impl Default for Willing {
     fn default() -> Self {
-        Self { facts: Mutex::new(facts()), outcome: Outcome::Succeeded, prints: b"hello from the payload".to_vec() }
+        Self {
+            facts: Mutex::new(facts()),
+            outcome: Outcome::Succeeded,
+            prints: b"hello from the payload".to_vec(),
+            root: None,
+        }
     }
 }
 
@@ -73,10 +81,31 @@ impl Script for Shared {
     }
 
     async fn command(&self, wire: &mut Wire, command: &str) {
+        if let (Boot::Ram, Some(root)) = (wire.boot(), &self.0.root) {
+            return in_ram(wire, root, command).await;
+        }
         if !command.contains("true check") {
             wire.send(b"anemos: boot new\nanemos: root 56-78\nanemos: os New\n".to_vec()).await;
         }
     }
+}
+
+/// Has a shell run a command, with what comes as its input.
+async fn in_ram(wire: &mut Wire, root: &Path, command: &str) {
+    let mut shell = tokio::process::Command::new("sh");
+    shell.args(["-c", command]).current_dir(root).kill_on_drop(true);
+    let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    while let Some(bytes) = wire.bytes().await {
+        if stdin.write_all(&bytes).await.is_err() {
+            break;
+        }
+    }
+    drop(stdin);
+    let output = child.wait_with_output().await.unwrap();
+    wire.send(output.stdout).await;
+    wire.complain(output.stderr).await;
+    wire.status = output.status.code().unwrap_or(1).cast_unsigned();
 }
 
 /// A directory with hosts.toml, a payload, a key and known_hosts, which is the home of whoever works there.

@@ -227,7 +227,7 @@ impl Host {
         // Whoever floods does not listen, and a channel that nobody reads stalls its connection.
         tokio::spawn(Arc::clone(&self).listen(half, sender));
         let host = Arc::clone(&self);
-        let mut wire = Wire { host, read, write, frames: FrameReader::new(), compressor: None, open: true };
+        let mut wire = Wire { host, read, write, frames: FrameReader::new(), compressor: None, open: true, status: 0 };
         match what {
             What::Command(command) if command.contains("serve --dir") => self.talk_as_stage(&mut wire, &*script).await,
             What::Command(command) => script.command(&mut wire, &command).await,
@@ -241,7 +241,7 @@ impl Host {
         }
         // Who is at the other end may have gone.
         let _ = wire.write.eof().await;
-        let _ = wire.write.exit_status(0).await;
+        let _ = wire.write.exit_status(wire.status).await;
         let _ = wire.write.close().await;
     }
 
@@ -300,12 +300,24 @@ pub struct Wire {
     /// Of the agent's side.
     compressor: Option<Compressor>,
     pub open: bool,
+    /// The exit status of what was started.
+    pub status: u32,
 }
 
 impl Wire {
     /// Bytes that the host has said so far.
     pub fn said(&self) -> u64 {
         self.host.said()
+    }
+
+    /// What of the host answers.
+    pub fn boot(&self) -> Boot {
+        self.host.boot()
+    }
+
+    /// The next bytes that come; `None` at their end.
+    pub async fn bytes(&mut self) -> Option<Vec<u8>> {
+        self.read.recv().await
     }
 
     /// Sends bytes to standard output as they are.
