@@ -2,7 +2,7 @@
 
 use crate::deployment::{Deployment, LONG, expect, expect_end, is_event};
 use crate::{Outcome, Scenario};
-use lab::{Lab, Result, Spec};
+use lab::{Context, Lab, Result, Spec};
 use std::time::Duration;
 
 pub const SCENARIOS: &[Scenario] =
@@ -12,10 +12,17 @@ pub const SCENARIOS: &[Scenario] =
 const SHORT: Duration = Duration::from_secs(120);
 
 /// A run is handed over, and its terminal is closed during the build; then the daemon is killed and started again. The
-/// host is deployed, and everything was told once.
+/// host is deployed, and everything was told once, with nobody there whose key would open the new system: the run's own
+/// key does, and is gone from it at the end.
 fn killed_during_the_build(lab: &Lab) -> Result<Outcome> {
     let web = Deployment::new(lab, Spec::new("daemon"))?;
-    web.describe("", "")?;
+    web.describe("", "verify_key = true")?;
+    let key = web.anemos.dir().join("key");
+    std::fs::copy(lab.key(), &key).context("the user's key")?;
+    let table = std::fs::read_to_string(web.anemos.dir().join("hosts.toml")).context("hosts.toml")?;
+    let (ours, its) = (format!("{:?}", lab.key()), format!("{key:?}"));
+    expect(table.contains(&ours), "hosts.toml names another key")?;
+    web.anemos.write("hosts.toml", &table.replace(&ours, &its))?;
     // The build goes on when somebody says so in the host's RAM.
     let script = "#!/bin/bash\nset -e\nmkfifo /tmp/go\nanemos-agent note 'ready'\nread -r _ </tmp/go\nexec ./hello\n";
     web.with_hello("payload", script)?;
@@ -26,6 +33,7 @@ fn killed_during_the_build(lab: &Lab) -> Result<Outcome> {
     up.wait_json("the payload", LONG, |line| is_event(line, "note") && line["text"] == "ready")?;
     up.kill()?;
     daemon.kill()?;
+    std::fs::remove_file(&key).context("the user's key")?;
     let daemon = web.anemos.spawn(["serve"])?;
     daemon.wait_stderr("goes on", SHORT)?;
     let go = web.anemos.run(["shell", "web", "--", "echo go >/tmp/go"], LONG)?;
@@ -33,6 +41,9 @@ fn killed_during_the_build(lab: &Lab) -> Result<Outcome> {
     let ended = web.anemos.run(["attach", "--all", "--json"], 2 * LONG)?;
     expect_end(&ended, "deployed", "Anemos hello")?;
     web.expect_hello(&before)?;
+    let keys = web.machine.ask("cat /root/.ssh/authorized_keys")?;
+    expect(!keys.contains("anemos-run-"), format!("the run's key is left: {keys}"))?;
+    expect(!ended.stdout.contains("this run's key was to be removed"), "it was not seen that the key is gone")?;
     let numbers: Vec<u64> = ended.json_lines().filter_map(|line| line["number"].as_u64()).collect();
     expect(numbers.iter().copied().eq(1..=numbers.len() as u64), format!("told otherwise than once: {numbers:?}"))?;
     let of = |kind: &str| ended.json_lines().filter(|line| line["type"] == kind).count();

@@ -46,6 +46,7 @@ pub(super) const KEYS: &[&str] = &[
     "check",
     "ssh_port_ram",
     "raw_access",
+    "verify_key",
 ];
 
 /// The settings that one table makes.
@@ -79,6 +80,7 @@ pub(super) struct Layer {
     pub(super) check: Option<String>,
     pub(super) ssh_port_ram: Option<u16>,
     pub(super) raw_access: Option<bool>,
+    pub(super) verify_key: Option<bool>,
     /// Keys that the table has. One with a wrong value is among them, so that it is not reported as missing too.
     pub(super) present: BTreeSet<String>,
 }
@@ -145,6 +147,7 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
             "check" => layer.check = reader.string(name, value, "a shell command"),
             "ssh_port_ram" => layer.ssh_port_ram = reader.port(name, value),
             "raw_access" => layer.raw_access = reader.boolean(name, value),
+            "verify_key" => layer.verify_key = reader.boolean(name, value),
             _ => {
                 reader.unknown_key(key, place, KEYS);
                 // An unknown key most likely is the nearest known one, misspelt: that one is not reported as missing

@@ -118,6 +118,9 @@ pub struct Host {
     pub ssh_port_ram: Option<u16>,
     /// The payload may give disks and their controllers commands that the kernel does not count as writes.
     pub raw_access: bool,
+    /// The run's own key, too, opens the new system, until the end of `verify`.
+    #[serde(default)]
+    pub verify_key: bool,
 }
 
 impl Host {

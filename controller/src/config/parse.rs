@@ -237,6 +237,7 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
         check: layer.check.or(defaults.check),
         ssh_port_ram: layer.ssh_port_ram.or(defaults.ssh_port_ram),
         raw_access: layer.raw_access.or(defaults.raw_access).unwrap_or(false),
+        verify_key: layer.verify_key.or(defaults.verify_key).unwrap_or(false),
     })
 }
 

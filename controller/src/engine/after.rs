@@ -21,6 +21,7 @@ use super::password::Passwords;
 use super::reporter::{Reporter, now_ms};
 use super::stop::Stop;
 use super::wish::{Asked, Asker, Wishes};
+use super::withdraw;
 use crate::journal::{Digested, HostEntry, OldSystem, Record};
 use crate::patience::Clock;
 use crate::report::{Speaker, Summary, Update};
@@ -165,6 +166,8 @@ struct Following<'a> {
     checks: Arc<Mutex<Checks>>,
     /// Where a stranger answered the last knock: the next one is for the host's other addresses.
     stranger_at: Option<Address>,
+    /// Where a system was met last.
+    system_at: Option<Address>,
     /// That the system is at its new address was told.
     told_address: bool,
 }
@@ -182,6 +185,7 @@ impl<'a> Following<'a> {
             refused: Arc::default(),
             checks: Arc::new(Mutex::new(checks)),
             stranger_at: None,
+            system_at: None,
             told_address: false,
         }
     }
@@ -207,6 +211,7 @@ impl<'a> Following<'a> {
             (Input::Proved(key), Other::Proved(connected)) if *key != self.with.entry.agent_key => {
                 let address = connected.address.clone();
                 self.tell_address(&address);
+                self.system_at = Some(address);
             }
             _ => {}
         }
@@ -277,6 +282,7 @@ impl<'a> Following<'a> {
                 | Action::LogIn { .. }
                 | Action::Look { .. }
                 | Action::Check { .. }
+                | Action::Withdraw { .. }
                 | Action::Open => self.start(action),
                 action => {
                     self.tell(action);
@@ -307,6 +313,11 @@ impl<'a> Following<'a> {
             Action::Phase(phase) => reporter.phase(phase),
             Action::FirstEvent(after) => reporter.first_event(after.as_secs_f64()),
             Action::Ram(boot_id) => reporter.record(&Record::Ram { boot_id }),
+            Action::Verified(os) => {
+                reporter.record(&Record::Verified { os });
+                // Where it can't be made safe, whoever goes on has to find the key or another one.
+                reporter.sync();
+            }
             Action::Left { finish, reason } => reporter.record(&Record::Left { wall_ms: now_ms(), finish, reason }),
             other => debug_assert!(false, "nothing to tell: {other:?}"),
         }
@@ -337,7 +348,7 @@ impl<'a> Following<'a> {
             (Action::LogIn { whom, patience }, Other::Proved(connected)) => {
                 let (user, credentials) = match whom {
                     Whom::Agent => ("root", Credentials::Run(self.with.run_key.clone())),
-                    Whom::System(_) => (self.user(), self.with.user.clone()),
+                    Whom::System(_) => self.login(),
                 };
                 let user = user.to_owned();
                 let others = matches!(whom, Whom::System(_)).then(|| Arc::clone(&self.refused));
@@ -374,6 +385,27 @@ impl<'a> Following<'a> {
                     (Other::Admitted(session), Input::Checked { result, closed })
                 }))
             }
+            (Action::Withdraw { patience }, Other::Admitted(session)) => {
+                let deadline = Instant::now() + patience;
+                let (user, becomes) = (self.user().to_owned(), self.with.entry.becomes);
+                let (checks, key) = (Arc::clone(&self.checks), self.with.run_key.clone());
+                let counters = Arc::clone(self.with.reporter.counters());
+                let address = self.system_at.clone().unwrap_or_else(|| self.with.entry.address.clone());
+                let host_key = session.host_key.clone();
+                Some(boxed(async move {
+                    // What it did is seen below.
+                    let done = match user.as_str() {
+                        "root" => check(&session, &withdraw::command(&key.public()), deadline).await,
+                        user => {
+                            let script = withdraw::script(&key.public());
+                            checks.lock().await.run(&session, (user, becomes), &script, deadline).await
+                        }
+                    };
+                    tracing::debug!(?done, "the run's key is taken away from the new system");
+                    let refused = withdraw::is_refused(address, host_key, key, &counters, deadline).await;
+                    (Other::Admitted(session), Input::Withdrawn(refused))
+                }))
+            }
             (Action::Open, Other::Admitted(session)) => {
                 let build = self.with.build.to_owned();
                 Some(boxed(async move {
@@ -398,8 +430,17 @@ impl<'a> Following<'a> {
 
     /// Who logs into the system next, or is in.
     fn user(&self) -> &str {
+        self.login().0
+    }
+
+    /// The same with the keys that are shown: first the run's own, where it is to open the new system.
+    fn login(&self) -> (&str, Credentials) {
         let users = users(self.with.entry);
-        users[self.refused.load(Ordering::Relaxed) % users.len()]
+        let by_run = usize::from(self.with.entry.verify_key);
+        match (self.refused.load(Ordering::Relaxed) % (users.len() + by_run)).checked_sub(by_run) {
+            Some(place) => (users[place], self.with.user.clone()),
+            None => ("root", Credentials::Run(self.with.run_key.clone())),
+        }
     }
 
     /// Says once that a system is not where the old one was.

@@ -562,6 +562,7 @@ fn choices(job: &Job, session: &Session, stage: &Stage) -> Choices {
         is_unsigned: job.is_unsigned,
         finish: host.finish,
         check: host.check.clone(),
+        verify_key: host.verify_key,
     }
 }
 
@@ -583,6 +584,9 @@ fn stage_plan(job: &Job, session: &Session, plan: &Plan, base: Vec<BaseSource>) 
         && !target_keys.contains(&ours)
     {
         target_keys.push(ours);
+    }
+    if host.verify_key {
+        target_keys.push(super::withdraw::line(&job.run, &job.run_key.public()));
     }
     StagePlan {
         lock: job.base.lock.id,

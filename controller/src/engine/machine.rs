@@ -18,7 +18,7 @@
 //!            ▼                                                   │ whatever it was: look again
 //!        Knocking ──► Proving ─┬─(the agent's key)─► Entering ─► Opening ─► Talking ─► Parting
 //!                              │
-//!                              └─(a system's key)──► Entering ─► Looking ─► Checking
+//!                              └─(a system's key)──► Entering ─► Looking ─► Checking ─► Withdrawing
 //!
 //!   Knocking  a server is waited for to speak at one of the host's addresses
 //!   Proving   the server proves that it holds a host key
@@ -28,6 +28,7 @@
 //!   Parting   the agent holds or leaves; what it told last is made safe
 //!   Looking   a system is asked what it is
 //!   Checking  the new system must pass the user's check before deadline `verify`
+//!   Withdrawing  the run's key, which opened the new system so far, is taken away from it
 //!   Pausing   nobody is talked to for a moment
 //! ```
 //!
@@ -139,6 +140,8 @@ pub enum Input {
         /// The connection is gone.
         closed: bool,
     },
+    /// The run's key does not open the new system any more, or why that is not known.
+    Withdrawn(Result<(), String>),
     /// The agent's subsystem runs, and its hello was right.
     Opened,
     /// The agent says something.
@@ -197,6 +200,13 @@ pub enum Action {
     Check {
         /// The command.
         command: String,
+        /// How long it may take.
+        patience: Duration,
+    },
+    /// Record that the new system, which calls itself so, is in order.
+    Verified(String),
+    /// Take the run's key away from the new system. Answer: [`Input::Withdrawn`].
+    Withdraw {
         /// How long it may take.
         patience: Duration,
     },
@@ -260,6 +270,8 @@ enum Contact {
     /// The system that holds this key.
     Looking(HostKey),
     Checking(Checking),
+    /// The new system is in order, or is not, because …
+    Withdrawing(Ending, String),
     Opening,
     Talking(Talk),
     Parting(Farewell),
@@ -316,6 +328,8 @@ pub struct Machine {
     strangers: Vec<HostKey>,
     /// Once a new system has been met: until when one has to pass the check.
     verify_until: Option<Duration>,
+    /// A new system, which calls itself so, was in order.
+    verified: Option<String>,
 }
 
 /// A wish without an answer.
@@ -340,6 +354,7 @@ impl Machine {
         let mut machine = Self::new(setup);
         machine.last = journal.last_agent_seq;
         machine.known.damaged.clone_from(&journal.damaged);
+        machine.verified.clone_from(&journal.verified);
         machine.known.untold = journal.untold;
         machine.known.ram_boot_id.clone_from(&journal.ram_boot_id);
         let mut first = None;
@@ -394,6 +409,7 @@ impl Machine {
             phase: None,
             strangers: Vec::new(),
             verify_until: None,
+            verified: None,
         }
     }
 
@@ -457,8 +473,11 @@ impl Machine {
                 self.contact = Contact::Looking(key.clone());
                 out.push(Action::Look { patience: self.patience(now) });
             }
-            (Contact::Entering(Whom::System(_)), Input::LockedOut(why))
-            | (Contact::Looking(_), Input::Looked(Err(why))) => {
+            (Contact::Entering(Whom::System(key)), Input::LockedOut(why)) => {
+                let key = key.clone();
+                self.locked_out(now, why, &key, out);
+            }
+            (Contact::Looking(_), Input::Looked(Err(why))) => {
                 self.seen = Some(Seen::LockedOut(why));
                 self.look_again(now, PAUSE, out);
             }
@@ -470,6 +489,7 @@ impl Machine {
             (Contact::Checking(checking), Input::Clock) if checking.pause.is_some_and(|until| now >= until) => {
                 self.check(now, out);
             }
+            (Contact::Withdrawing(..), Input::Withdrawn(result)) => self.withdrawn(result, out),
             (Contact::Opening, Input::Opened) => self.opened(now, out),
             (Contact::Opening | Contact::Talking(_), Input::Lost(why)) => self.lost(now, why, out),
             (Contact::Opening | Contact::Talking(_), Input::Broken(why)) => self.broken(&why, out),

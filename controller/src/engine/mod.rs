@@ -27,6 +27,7 @@ mod trust;
 mod unbooted;
 mod verdict;
 mod wish;
+mod withdraw;
 
 #[cfg(test)]
 mod root_tests;

@@ -63,6 +63,8 @@ pub struct Digested {
     pub ram_boot_id: Option<String>,
     /// The agent left: where to, and why.
     pub left: Option<(u64, Option<Finish>, String)>,
+    /// The new system was in order: what it calls itself. The run's key may be gone from it.
+    pub verified: Option<String>,
     /// Seq of the newest fact of the agent.
     pub last_agent_seq: u64,
     /// The number of what was told last: everything that is told of a host is counted, from 1.
@@ -153,6 +155,7 @@ impl Digested {
             Record::Counted { sent, received } => self.counted = (*sent, *received),
             Record::Reopened { .. } => self.summary = None,
             Record::Met { host_key } => self.met = Some(host_key.clone()),
+            Record::Verified { os } => self.verified = Some(os.clone()),
         }
     }
 

@@ -197,6 +197,11 @@ pub enum Record {
         /// The host key that it proved to have.
         host_key: HostKey,
     },
+    /// The new system is in order; the run's key is about to be removed from it.
+    Verified {
+        /// What the system calls itself.
+        os: String,
+    },
 }
 
 impl Record {
@@ -298,6 +303,9 @@ pub struct HostEntry {
     pub agent_key: HostKey,
     /// Command that must succeed on the new system.
     pub check: Option<String>,
+    /// The run's key opens the new system, until the end of `verify`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verify_key: bool,
     /// How the agent leaves.
     pub finish: Finish,
     /// Seconds from the stage's last word until the agent answers.

@@ -241,7 +241,8 @@ pub fn since() -> Vec<Record> {
     let planned = Update::Planned { plan: Box::new(plan::tests::plan()), order: Some("all 2 at once".into()) };
     let facts = Update::Facts(Box::new(facts_since()));
     let updates = wishes.into_iter().chain([planned, facts]).map(|update| Record::Told { wall_ms: NOW, update });
-    kinds.map(told).into_iter().chain(updates).collect()
+    let verified = Record::Verified { os: "Some OS".into() };
+    kinds.map(told).into_iter().chain(updates).chain([verified]).collect()
 }
 
 /// The key of a run whose hosts nobody reaches.
@@ -267,6 +268,7 @@ pub fn run_file(id: &str, names: &[&str]) -> RunFile {
         certificate_files: Vec::new(),
         agent_key: run_key().public(),
         check: None,
+        verify_key: false,
         finish: Finish::Reboot,
         boot_s: 1,
         build_s: 1,

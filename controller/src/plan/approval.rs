@@ -76,6 +76,7 @@ impl Approval {
             payload,
             finish,
             check,
+            verify_key,
             warnings,
             refusals,
         } = &*self.0;
@@ -105,6 +106,9 @@ impl Approval {
         text("the payload", payload, &now.payload);
         text("the finish", finish_text(*finish), finish_text(now.finish));
         text("the check", check.as_deref().unwrap_or_default(), now.check.as_deref().unwrap_or_default());
+        if *verify_key != now.verify_key {
+            found.push("whether the run's own key opens the new system is not as it was".into());
+        }
         if *hang_covered && !now.hang_covered {
             found.push("a watchdog was to reset it should the new kernel hang, and none is".into());
         }

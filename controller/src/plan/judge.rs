@@ -87,6 +87,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
         payload: choices.payload,
         finish: choices.finish,
         check: choices.check,
+        verify_key: choices.verify_key,
         warnings,
         refusals,
     }

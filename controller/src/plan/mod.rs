@@ -78,6 +78,8 @@ pub struct Choices {
     pub finish: Finish,
     /// The command that must succeed on the new system.
     pub check: Option<String>,
+    /// Whether the run's key opens the new system, until the end of `verify`.
+    pub verify_key: bool,
 }
 
 /// Something that is sent unless the host has it.
@@ -152,6 +154,9 @@ pub struct Plan {
     pub finish: Finish,
     /// The command that must succeed on the new system.
     pub check: Option<String>,
+    /// Whether the run's key, too, opens the new system, until the end of `verify`.
+    #[serde(default)]
+    pub verify_key: bool,
     /// What to think about before saying yes.
     pub warnings: Vec<String>,
     /// Why this host can't be deployed; empty if it can. What follows the first line of one is a list of what there is.

@@ -165,6 +165,7 @@ pub fn choices() -> Choices {
         is_unsigned: false,
         finish: Finish::Reboot,
         check: Some("systemctl is-system-running --wait".into()),
+        verify_key: false,
     }
 }
 
@@ -592,6 +593,7 @@ fn what_must_be_as_it_was_approved() {
         (|_, c| c.base = Digest([0xac; 32]), &["the base was `abab"]),
         (|_, c| c.payload = "examples/arch".into(), &["the payload was `examples/debian` and is `examples/arch`"]),
         (|_, c| c.finish = Finish::Hold, &["the finish was `reboot` and is `hold`"]),
+        (|_, c| c.verify_key = true, &["whether the run's own key opens the new system is not as it was"]),
         (|_, c| c.check = None, &["the check was `systemctl is-system-running --wait` and is unknown"]),
         (
             |_, c| c.address = "root@192.0.2.8:22".into(),

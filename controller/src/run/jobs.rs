@@ -100,6 +100,7 @@ fn entry(host: &Host, ssh: &Effective, agent_key: HostKey) -> HostEntry {
         certificate_files: ssh.certificate_files.clone(),
         agent_key,
         check: host.check.clone(),
+        verify_key: host.verify_key,
         finish: host.finish,
         boot_s: clocks.boot.as_secs(),
         build_s: clocks.build.as_secs(),

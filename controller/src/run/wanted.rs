@@ -74,6 +74,7 @@ impl Wanted {
             check,
             ssh_port_ram,
             raw_access,
+            verify_key,
         } = host;
         // The base's images are the same wherever they come from.
         let BasePlan { lock: _, digest, groups: _, images: _, image_size: _, kernel: locked, sources: _, upload: _ } =
@@ -119,6 +120,7 @@ impl Wanted {
         by("new_user", new_user.clone());
         by("ssh_port_ram", ssh_port_ram.map(|port| port.to_string()));
         by("raw_access", raw_access.then(|| "true".into()));
+        by("verify_key", verify_key.then(|| "true".into()));
         for (name, duration) in deadlines.named() {
             by(&format!("deadlines.{name}"), Some(format_duration(duration)));
         }
@@ -187,6 +189,7 @@ mod tests {
             ("finish = \"hold\"", true, "`finish` was `reboot` and is `hold`"),
             ("deadlines = { build = \"3h\" }", true, "`deadlines.build` was `2h` and is `3h`"),
             ("raw_access = true", true, "`raw_access` was not given and is `true`"),
+            ("verify_key = true", true, "`verify_key` was not given and is `true`"),
         ] {
             let other = Wanted::of(&described("web1", more));
             let differences = wanted.differences(&other);

@@ -136,6 +136,7 @@ pub fn facts(data: &[u8]) {
         is_unsigned: false,
         finish: Finish::Reboot,
         check: None,
+        verify_key: false,
     };
     let plan = Arc::new(judge(&facts, choices));
     assert!(plan.refusals.is_empty() || plan.refused().is_some());

@@ -110,6 +110,9 @@ fn host_text(plan: &Plan, paint: Paint, columns: Option<usize>) -> String {
         "check",
         &plan.check.as_deref().map_or_else(|| "that it answers as itself".into(), |c| format!("`{}`", sanitise_str(c))),
     );
+    if plan.verify_key {
+        rows.row("key", "this run's own key, too, opens root's account of the new system, until that is checked");
+    }
     rows.warnings(plan);
     rows.refusals("REFUSED", plan.refusals.iter());
     rows.text

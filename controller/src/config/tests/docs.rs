@@ -31,7 +31,7 @@ fn every_example_in_the_reference_is_right() {
         read(block).unwrap_or_else(|errors| panic!("{}\n{block}", show(&errors)));
         count += 1;
     }
-    assert_eq!(count, 8);
+    assert_eq!(count, 9);
 }
 
 #[test]

@@ -77,6 +77,7 @@ fn the_least_that_a_host_needs() {
         check: None,
         ssh_port_ram: None,
         raw_access: false,
+        verify_key: false,
     };
     assert_eq!(host, expected);
 }
@@ -114,6 +115,7 @@ authorized_keys = ["{ED25519} me@laptop", "keys/team.pub"]
 check = "systemctl is-system-running"
 ssh_port_ram = 22022
 raw_access = true
+verify_key = true
 "#
     ));
     let expected = Host {
@@ -173,6 +175,7 @@ raw_access = true
         check: Some("systemctl is-system-running".into()),
         ssh_port_ram: Some(22022),
         raw_access: true,
+        verify_key: true,
     };
     assert_eq!(host, expected);
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anemos_proto::event::Level;
 
-use super::{Action, Contact, Machine, PAUSE, SOON, Whom};
+use super::{Action, Contact, LOGIN, Machine, PAUSE, SOON, Whom};
 use crate::config::format_duration;
 use crate::engine::look::Look;
 use crate::engine::verdict::{self, Goal, Next, Seen};
+use crate::engine::withdraw::comment;
 use crate::report::{Ending, Phase};
 use crate::ssh::{Address, HostKey};
 
@@ -115,10 +116,49 @@ impl Machine {
             let text = format!("the new system has a host key of its own, {key}; known_hosts still has the old one");
             out.push(Action::Say(Level::Warning, text));
         }
-        let Some(command) = self.setup.entry.check.clone() else { return self.end(Ending::Deployed, os, out) };
+        let Some(command) = self.setup.entry.check.clone() else { return self.verified(Ending::Deployed, os, out) };
         let until = *self.verify_until.get_or_insert(now + Duration::from_secs(self.setup.entry.verify_s));
         self.contact = Contact::Checking(Checking { os, command, until, told: false, pause: None });
         self.check(now, out);
+    }
+
+    /// The new system, which let us in, is in order, or is not.
+    fn verified(&mut self, ending: Ending, reason: String, out: &mut Vec<Action>) {
+        if !self.setup.entry.verify_key {
+            return self.end(ending, reason, out);
+        }
+        if ending == Ending::Deployed {
+            // Whoever goes on after this process may not be let in any more.
+            out.push(Action::Verified(reason.clone()));
+            self.verified = Some(reason.clone());
+        }
+        out.push(Action::Withdraw { patience: LOGIN.1 });
+        self.contact = Contact::Withdrawing(ending, reason);
+    }
+
+    /// The system that holds this key did not let us in. One that was found to be in order may have had its door shut since
+    /// by an earlier process.
+    pub(super) fn locked_out(&mut self, now: Duration, why: String, key: &HostKey, out: &mut Vec<Action>) {
+        let reported = self.reported_keys();
+        if let Some(os) = self.verified.clone().filter(|_| reported.is_empty() || reported.contains(key)) {
+            return self.end(Ending::Deployed, os, out);
+        }
+        self.seen = Some(Seen::LockedOut(why));
+        self.look_again(now, PAUSE, out);
+    }
+
+    pub(super) fn withdrawn(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
+        let Contact::Withdrawing(ending, reason) = &mut self.contact else { return };
+        let (ending, reason) = (*ending, std::mem::take(reason));
+        if let Err(why) = result {
+            let text = format!(
+                "this run's key was to be removed from the new system: {why}; remove the line that ends with `{}` \
+                 wherever that system keeps root's keys",
+                comment(&self.setup.run)
+            );
+            out.push(Action::Say(Level::Warning, text));
+        }
+        self.end(ending, reason, out);
     }
 
     pub(super) fn check(&mut self, now: Duration, out: &mut Vec<Action>) {
@@ -133,7 +173,7 @@ impl Machine {
         let Contact::Checking(checking) = &mut self.contact else { return };
         let Err(why) = result else {
             let os = std::mem::take(&mut checking.os);
-            return self.end(Ending::Deployed, os, out);
+            return self.verified(Ending::Deployed, os, out);
         };
         if !checking.told {
             checking.told = true;
@@ -144,7 +184,7 @@ impl Machine {
             let name = format_duration(Duration::from_secs(self.setup.entry.verify_s));
             let reason =
                 format!("{os} is up, but the check `{command}` failed until deadline `verify` ({name}): {why}");
-            self.end(Ending::Held, reason, out);
+            self.verified(Ending::Held, reason, out);
         } else if closed {
             self.why = format!("the connection was lost during the check `{command}`: {why}");
             // Whoever looks for the system again has until the later of the two deadlines.

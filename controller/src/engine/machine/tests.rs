@@ -64,6 +64,7 @@ fn setup() -> Setup {
         reboot_s: 300,
         verify_s: 60,
         ack_s: 30,
+        verify_key: false,
         dead_man_s: 900,
         wanted: None,
     };
@@ -241,6 +242,7 @@ impl Story {
             Contact::Entering(Whom::System(_)) => "entering system",
             Contact::Looking(_) => "looking",
             Contact::Checking(_) => "checking",
+            Contact::Withdrawing(..) => "withdrawing",
             Contact::Opening => "opening",
             Contact::Talking(_) => "talking",
             Contact::Parting(_) => "parting",
@@ -260,6 +262,8 @@ fn word(action: &Action) -> String {
         Action::LogIn { .. } => "log into system".into(),
         Action::Look { .. } => "look".into(),
         Action::Check { patience, .. } => format!("check for {}s", patience.as_secs()),
+        Action::Verified(os) => format!("verified {os}"),
+        Action::Withdraw { patience } => format!("withdraw in {}s", patience.as_secs()),
         Action::Open => "open".into(),
         Action::Send(AgentRequest::Ack { seq }) => format!("ack {seq}"),
         Action::Send(AgentRequest::Attach { after, .. }) => format!("attach {after}"),
@@ -535,6 +539,37 @@ fn a_journal_is_taken_up_where_it_ends() {
     assert_eq!(story.wanted(), ["ram ram-boot", "safe 7 attempt 1", "ack 7"]);
     let mut story = Story::again(vec![sent, ram, attempt, left], 500_000);
     assert_eq!(story.wanted(), ["first event 12s", "phase reboot", "knock calmly for 60s"], "whoever comes late");
+}
+
+/// A check that fails to the end leaves no key behind; and whoever goes on after a process that may have shut the door
+/// needs not be let in.
+#[test]
+fn the_door_is_shut_after_the_check() {
+    let mut setup = setup();
+    (setup.entry.verify_key, setup.entry.check) = (true, Some("false".into()));
+    let mut story = Story::of(setup);
+    story.link();
+    story.say(attached(AgentState::Waiting, 0));
+    for (seq, kind) in (1..).zip([EventKind::Attempt(1), EventKind::HostKeys(vec![new_key().line().into()])]) {
+        story.say(fact(seq, kind));
+    }
+    story.say(fact(3, EventKind::Outcome(Outcome::Succeeded)));
+    story.say(AgentReply::Leaving(Leaving::Finish(Finish::Reboot)));
+    story.system(new_key(), look("new-boot", "new-root"));
+    story.pass(seconds(61));
+    story.wanted();
+    story.tell(Input::Checked { result: Err("exit status 1".into()), closed: false });
+    assert_eq!(story.wanted(), ["say info", "withdraw in 30s"]);
+    story.tell(Input::Withdrawn(Ok(())));
+    assert_eq!(story.end().map(|(ending, _)| ending), Some(Ending::Held));
+
+    let left = Record::Left { wall_ms: 20_000, finish: Some(Finish::Reboot), reason: String::new() };
+    let verified = Record::Verified { os: "Some OS".into() };
+    for (records, over) in [(vec![left.clone()], false), (vec![left, verified], true)] {
+        let mut story = Story::again(records, 30_000);
+        story.answers(old_key()).tell(Input::LockedOut("no".into()));
+        assert_eq!(story.end(), over.then_some((Ending::Deployed, "Some OS")));
+    }
 }
 
 #[test]

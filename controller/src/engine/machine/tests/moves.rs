@@ -86,6 +86,20 @@ fn checking() -> Story {
     story
 }
 
+/// The new system may be opened by the run's key, for as long as it is checked.
+fn looking_by_the_run_key() -> Story {
+    let mut story = looking_new();
+    story.machine.setup.entry.verify_key = true;
+    story
+}
+
+/// The same, once it is in order.
+fn withdrawing() -> Story {
+    let mut story = looking_by_the_run_key();
+    story.tell(Input::Looked(Ok(look("new-boot", "new-root"))));
+    story
+}
+
 fn over() -> Story {
     let mut story = parting();
     story.tell(Input::NotSafe);
@@ -131,6 +145,21 @@ fn what_follows_what() {
         ),
         ("the check fails", checking, failed(false), "checking", &["say info"]),
         ("the check is cut off", checking, failed(true), "pausing", &["say info", "hang up"]),
+        (
+            "the new system, which the run's key opens",
+            looking_by_the_run_key,
+            new(),
+            "withdrawing",
+            &["phase verify", "verified Some OS", "withdraw in 30s"],
+        ),
+        ("the key is gone", withdrawing, Input::Withdrawn(Ok(())), "over", &["hang up", "end deployed"]),
+        (
+            "the key is there, or nobody knows",
+            withdrawing,
+            Input::Withdrawn(Err(why())),
+            "over",
+            &["say warning", "hang up", "end deployed"],
+        ),
         ("the agent's hello", opening, Input::Opened, "talking", &["attach 0"]),
         ("no subsystem", opening, Input::Lost(why()), "pausing", &["hang up"]),
         ("a wrong hello", opening, Input::Broken(why()), "over", &["hang up", "end held"]),

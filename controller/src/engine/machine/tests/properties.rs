@@ -65,6 +65,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => any::<(bool, bool)>().prop_map(|(good, closed)| {
             Input::Checked { result: if good { Ok(()) } else { Err("no".into()) }, closed }
         }),
+        2 => any::<bool>().prop_map(|gone| Input::Withdrawn(if gone { Ok(()) } else { Err("no".into()) })),
         6 => Just(Input::Opened),
         8 => reply().prop_map(Input::Reply),
         2 => Just(Input::Lost(why())),
@@ -159,9 +160,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_comes(met in any::<bool>(), steps in vec(step(), 0..80)) {
+    fn whatever_comes(met in any::<bool>(), verify_key in any::<bool>(), steps in vec(step(), 0..80)) {
         let mut story = if met { Story::talking([EventKind::Attempt(1)]) } else { Story::booted() };
         story.journal = None;
+        story.machine.setup.entry.verify_key = verify_key;
         let mut watcher = Watcher::default();
         if met {
             (watcher.safe, watcher.noted) = (1, 1);
