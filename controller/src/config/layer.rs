@@ -9,6 +9,7 @@ use anemos_proto::stage::Proxy;
 use toml::de::DeValue;
 
 use super::disk::DiskSelector;
+use super::files;
 use super::table::{Entry, PathKind, Reader, Value, nearest};
 use super::units::{parse_duration, parse_size};
 use super::{AuthorizedKey, Base, BaseSource, Become, Deadlines, Kernel};
@@ -33,6 +34,7 @@ pub(super) const KEYS: &[&str] = &[
     "disk",
     "disks",
     "vars",
+    "var_files",
     "secrets",
     "mirror",
     "snapshot",
@@ -88,6 +90,7 @@ pub(super) struct Layer {
 /// Reads one table. `place` is its name in errors, such as `[hosts.web1]`.
 pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_>], is_defaults: bool) -> Layer {
     let mut layer = Layer::default();
+    let mut of_files = BTreeMap::new();
     for (key, value) in entries {
         let name = key.get_ref().as_ref();
         layer.present.insert(name.to_owned());
@@ -120,6 +123,7 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
                 layer.disks = list.map(|list| list.into_iter().filter_map(|value| disk(reader, name, value)).collect());
             }
             "vars" => layer.vars = vars(reader, value),
+            "var_files" => of_files = var_files(reader, value),
             "secrets" => layer.secrets = secrets(reader, value),
             "mirror" => layer.mirror = reader.checked(name, value, "a URL", url),
             "snapshot" => layer.snapshot = reader.checked(name, value, "a URL", snapshot),
@@ -156,7 +160,122 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
             }
         }
     }
-    layer
+    of_files.append(&mut layer.vars);
+    Layer { vars: of_files, ..layer }
+}
+
+impl Layer {
+    /// This one, over another: what this one says counts, and of `vars`, `secrets` and `deadlines` so each key.
+    pub(super) fn over(self, below: &Self) -> Self {
+        let Self {
+            tags,
+            address,
+            port,
+            user,
+            proxy_jump,
+            new_address,
+            new_user,
+            becomes,
+            identity_files,
+            known_hosts,
+            accept_new,
+            payload,
+            disk,
+            disks,
+            vars,
+            secrets,
+            mirror,
+            snapshot,
+            proxy,
+            base,
+            needs,
+            kernel,
+            deadlines,
+            finish,
+            authorized_keys,
+            check,
+            ssh_port_ram,
+            raw_access,
+            verify_key,
+            present,
+        } = below.clone();
+        let mut over = self;
+        under(&mut over.tags, tags);
+        under(&mut over.address, address);
+        under(&mut over.port, port);
+        under(&mut over.user, user);
+        under(&mut over.proxy_jump, proxy_jump);
+        under(&mut over.new_address, new_address);
+        under(&mut over.new_user, new_user);
+        under(&mut over.becomes, becomes);
+        under(&mut over.identity_files, identity_files);
+        under(&mut over.known_hosts, known_hosts);
+        under(&mut over.accept_new, accept_new);
+        under(&mut over.payload, payload);
+        under(&mut over.disk, disk);
+        under(&mut over.disks, disks);
+        all_under(&mut over.vars, vars);
+        all_under(&mut over.secrets, secrets);
+        under(&mut over.mirror, mirror);
+        under(&mut over.snapshot, snapshot);
+        under(&mut over.proxy, proxy);
+        under(&mut over.base, base);
+        under(&mut over.needs, needs);
+        under(&mut over.kernel, kernel);
+        all_under(&mut over.deadlines, deadlines);
+        under(&mut over.finish, finish);
+        under(&mut over.authorized_keys, authorized_keys);
+        under(&mut over.check, check);
+        under(&mut over.ssh_port_ram, ssh_port_ram);
+        under(&mut over.raw_access, raw_access);
+        under(&mut over.verify_key, verify_key);
+        over.present.extend(present);
+        over
+    }
+}
+
+fn under<T>(over: &mut Option<T>, below: Option<T>) {
+    if over.is_none() {
+        *over = below;
+    }
+}
+
+fn all_under<K: Ord, V>(over: &mut BTreeMap<K, V>, below: BTreeMap<K, V>) {
+    for (key, value) in below {
+        over.entry(key).or_insert(value);
+    }
+}
+
+/// The variables of all of these files. A name that two of them give is an error: which one counts would hang on their
+/// order.
+fn var_files(reader: &mut Reader<'_>, value: &Value<'_>) -> BTreeMap<String, String> {
+    let mut found: BTreeMap<String, (String, PathBuf)> = BTreeMap::new();
+    for value in reader.list("var_files", value, "a list of files").unwrap_or_default() {
+        let Some(path) = reader.path("var_files", value, PathKind::File) else { continue };
+        let text = match (reader.source)(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                // Said once.
+                reader.paths.pop_if(|used| used.span == value.span());
+                reader.error(value.span(), files::unread(&path, &error));
+                continue;
+            }
+        };
+        let vars = files::variables(reader, &path, &text, |inner, entries| {
+            let vars = variables(inner, "", entries);
+            for (key, _) in entries {
+                if let Some((_, other)) = found.get(&key.get_ref().to_ascii_uppercase()) {
+                    let name = key.get_ref();
+                    inner.error(key.span(), format!("`{name}` is given in {} too", other.display()));
+                }
+            }
+            vars
+        });
+        for (name, value) in vars {
+            found.entry(name).or_insert((value, path.clone()));
+        }
+    }
+    found.into_iter().map(|(name, (value, _))| (name, value)).collect()
 }
 
 /// What is wrong with the name of a host, a group or a tag, in words that follow it. Names of hosts go into file names,
@@ -324,10 +443,16 @@ fn disk_path(text: &str) -> Result<DiskSelector, String> {
 }
 
 fn vars(reader: &mut Reader<'_>, value: &Value<'_>) -> BTreeMap<String, String> {
+    let entries = reader.table("vars", value, "a table").unwrap_or_default();
+    variables(reader, "vars.", &entries)
+}
+
+/// Variables by their names. `place` comes before these in errors.
+fn variables(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_>]) -> BTreeMap<String, String> {
     let mut vars = BTreeMap::new();
-    for (key, value) in reader.table("vars", value, "a table").unwrap_or_default() {
+    for (key, value) in entries {
         let name = key.get_ref().as_ref();
-        let full = format!("vars.{name}");
+        let full = format!("{place}{name}");
         let good_start = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
         if !good_start || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             reader.error(

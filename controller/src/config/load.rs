@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
+use super::files::gather;
 use super::parse::{finish, read, take_paths};
-use super::table::PathKind;
+use super::table::{PathKind, Reader};
 use super::{AuthorizedKey, ConfigError, HostsFile};
 use crate::known_hosts::PublicKey;
 
@@ -12,8 +13,18 @@ use crate::known_hosts::PublicKey;
 pub fn load(path: &Path) -> Result<HostsFile, LoadError> {
     let text = fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-    let (hosts, mut reader) = read(&text, path, home.as_deref());
-    for used in take_paths(&mut reader) {
+    let source = |path: &Path| fs::read_to_string(path);
+    let (files, wrong) = gather(path, &text, home.as_deref(), &source);
+    let (hosts, mut readers) = read((&files, wrong.is_empty()), home.as_deref(), &source);
+    for reader in &mut readers {
+        look(reader);
+    }
+    finish(path, hosts, readers, wrong).map_err(LoadError::Invalid)
+}
+
+/// Looks whether the files and directories that a file names are there.
+fn look(reader: &mut Reader<'_>) {
+    for used in take_paths(reader) {
         let shown = used.path.display();
         let wrong = match (fs::metadata(&used.path), used.kind) {
             (Ok(meta), PathKind::Directory) if !meta.is_dir() => format!("{shown} is not a directory"),
@@ -27,7 +38,6 @@ pub fn load(path: &Path) -> Result<HostsFile, LoadError> {
         };
         reader.error(used.span, wrong);
     }
-    finish(hosts, reader).map_err(LoadError::Invalid)
 }
 
 /// A hosts.toml that can't be used.

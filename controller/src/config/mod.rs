@@ -5,6 +5,7 @@
 
 mod disk;
 mod error;
+mod files;
 mod layer;
 mod load;
 mod parse;

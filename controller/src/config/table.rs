@@ -36,6 +36,8 @@ pub(super) struct Reader<'a> {
     pub(super) file: &'a Path,
     pub(super) text: &'a str,
     pub(super) home: Option<&'a Path>,
+    /// Reads files that this one names.
+    pub(super) source: &'a (dyn Fn(&Path) -> std::io::Result<String> + 'a),
     pub(super) errors: Vec<ConfigError>,
     pub(super) paths: Vec<PathUse>,
 }
@@ -44,6 +46,12 @@ impl Reader<'_> {
     /// Notes an error.
     pub(super) fn error(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.errors.push(ConfigError::at(self.file, self.text, span, message.into(), None));
+    }
+
+    /// Where something is, for people: `hosts.toml:7`.
+    pub(super) fn place(&self, span: &Range<usize>) -> String {
+        let error = ConfigError::at(self.file, self.text, span.clone(), String::new(), None);
+        format!("{}:{}", error.file.display(), error.line)
     }
 
     /// Notes an error with advice beside the caret.

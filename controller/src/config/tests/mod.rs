@@ -2,6 +2,7 @@
 
 mod disks;
 mod docs;
+mod files;
 mod schema;
 
 use std::fs;
@@ -17,7 +18,12 @@ use super::*;
 const ED25519: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvMEaYrEAoJpg0YaZD5aPahfRI1O5ZQNNGGKHzSjDzv";
 
 fn read(text: &str) -> Result<HostsFile, Vec<ConfigError>> {
-    parse(text, Path::new("fleet/hosts.toml"), Some(Path::new("/home/me")))
+    parse(text, Path::new("fleet/hosts.toml"), Some(Path::new("/home/me")), &nothing)
+}
+
+/// There are no other files.
+fn nothing(_: &Path) -> std::io::Result<String> {
+    Err(std::io::ErrorKind::NotFound.into())
 }
 
 fn one(text: &str) -> Host {
@@ -101,6 +107,7 @@ accept_new = true
 payload = "./payloads/db"
 disk = {{ serial = "S3Z8NB0K", model = "Samsung 860", wwid = "naa.5002538e", min_size = "500GB", max_size = "1TiB" }}
 disks = ["/dev/nvme1n1", {{ min_size = "2T" }}]
+var_files = []
 vars = {{ role = "db", shards = 0x10, debug = true, _x9 = "" }}
 secrets = {{ "tls.key" = "secrets/tls.key" }}
 mirror = "http://mirror.example/debian"
@@ -309,7 +316,7 @@ hosts.toml:1:8: host `web` has no `disk`: what may be overwritten must be said
   |
 1 | [hosts.web]
   |        ^^^ add disk = "/dev/…" or disk = { serial = "…" }"#;
-    assert_eq!(show(&parse("[hosts.web]\n", Path::new("hosts.toml"), None).unwrap_err()), expected);
+    assert_eq!(show(&parse("[hosts.web]\n", Path::new("hosts.toml"), None, &nothing).unwrap_err()), expected);
 }
 
 #[test]

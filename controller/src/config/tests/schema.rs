@@ -168,5 +168,8 @@ fn what_is_wrong_in_kind_is_wrong_by_the_schema_too() {
         assert!(read(&text).is_err(), "{lines}");
     }
     assert_eq!(judged("[defaults]\naddress = \"a\"\n[hosts.a]\n"), [".defaults.address: unknown"]);
-    assert_eq!(judged("[defaults]\n"), [": not all that is required"]);
+    let neither = ": not all that is required";
+    assert_eq!(judged("[defaults]\n"), [neither, neither]);
+    assert_eq!(judged("include = [\"more.toml\"]\n"), [""; 0]);
+    assert_eq!(judged("include = \"more.toml\"\n"), [".include: the wrong type"]);
 }
