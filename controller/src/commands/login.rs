@@ -122,7 +122,12 @@ impl Place {
             identity_files: host.identity_files.clone(),
             way: host.proxy_jump.iter().flat_map(|jump| ["-J".to_owned(), jump.clone()]).collect(),
             known_as: (name.to_owned(), port),
-            known_hosts: effective.known_hosts_files().cloned().collect(),
+            // Where ssh would look by itself, it need not be told.
+            known_hosts: if is_new || host.known_hosts.is_some() {
+                effective.user_known_hosts.clone()
+            } else {
+                Vec::new()
+            },
         }
     }
 
