@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub use base::{Base, BasePlaces, LockPlaces};
-pub use deploy::{Doctor, PlanArgs, PlanCommand, Serve, Up, Validate};
+pub use deploy::{Doctor, Init, PlanArgs, PlanCommand, Serve, Up, Validate};
 pub use past::{After, Attach, Logs, Prune, Runs, RunsCommand, Status};
 pub use ram::{Copy, FinishArgs, Pick, Retry, Shell, Ssh};
 pub use which::{HOSTS_VARIABLE, Less, OfFile, OfRun};
@@ -132,6 +132,16 @@ Exit status: 0 all deployed, 2 bad input, 3 plan refused, 4 some host not deploy
 Exit status: 0 all can be deployed, 2 bad input, 3 some can't, 4 some can't be looked at,
 5 with --detailed-exitcode: all can, and some would be changed.")]
     Plan(PlanCommand),
+    /// Write a hosts.toml and a payload to begin with
+    ///
+    /// Asks for the host and what is to become of it, looks at the host as `doctor` does, and changes nothing on it.
+    /// Nothing is written over. With --ssh it asks nothing that it needs not know, so that it can be used in scripts.
+    #[command(after_help = "Examples:
+  anemos init                                      asks
+  anemos init servers --ssh root@203.0.113.7 --payload hello
+
+Exit status: 0 they are there, 2 bad input, 4 the host can't be looked at (--no-look writes them all the same).")]
+    Init(Init),
     /// Check hosts.toml and all that it names, without a network
     ///
     /// Reads the file, packs the payloads, and reads the keys, secrets and locks that it names, as `up` would before it

@@ -1,5 +1,7 @@
 //! What people do around a deployment, with the real command, against SSH servers that play the hosts.
 
+#[path = "habits/begun.rs"]
+mod begun;
 #[path = "hostile/carried.rs"]
 mod carried;
 #[path = "habits/desk.rs"]

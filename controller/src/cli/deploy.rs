@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::ram::FinishHow;
-use super::which::OfFile;
+use super::which::{Less, OfFile};
 
 /// `up`.
 #[derive(Debug, Args)]
@@ -51,6 +51,35 @@ pub struct PlanCommand {
     /// base, vars and keys, and the system of that run still answers. What was changed on the host since is not seen.
     #[arg(long)]
     pub detailed_exitcode: bool,
+}
+
+/// `init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Where to: hosts.toml and payload/ are made there
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub directory: PathBuf,
+    /// The host; without it, it is asked for
+    #[arg(long, value_name = "[USER@]HOST[:PORT]")]
+    pub ssh: Option<String>,
+    /// What to call it in hosts.toml. Default: as it calls itself
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// What becomes of it: debian, imgbuild-debian or hello
+    #[arg(long, value_name = "EXAMPLE")]
+    pub payload: Option<String>,
+    /// The disk that may be overwritten. Default: the only one that the host has
+    #[arg(long, value_name = "DISK")]
+    pub disk: Option<String>,
+    /// A public key, or a file of some, for who else may log in
+    #[arg(long, value_name = "KEY")]
+    pub authorized_keys: Vec<String>,
+    /// Take the key of a host that is not known on trust, and remember it
+    #[arg(long)]
+    pub accept_new: bool,
+    /// Don't look at the host
+    #[arg(long)]
+    pub no_look: bool,
 }
 
 /// `doctor`.
@@ -108,4 +137,12 @@ pub struct PlanArgs {
     /// Another base.lock than the one in this executable
     #[arg(long, value_name = "FILE")]
     pub lock: Option<PathBuf>,
+}
+
+impl PlanArgs {
+    /// What is said where nothing was, for one host that no file has.
+    pub fn for_one() -> Self {
+        let of = OfFile { first: None, hosts: Vec::new(), less: Less::default() };
+        Self { of, json: false, parallel: 1, no_canary: false, max_failures: 0, accept_new: false, lock: None }
+    }
 }

@@ -5,6 +5,7 @@ mod copy;
 mod described;
 mod handover;
 mod hosts_file;
+mod init;
 mod login;
 mod logs;
 mod look_back;
@@ -140,6 +141,7 @@ pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
         Command::Serve(args) => serve::serve(args, stopping).await,
         Command::Base(args) => base::run(args).await,
         Command::Doctor(args) => up::doctor(args, stopping).await,
+        Command::Init(args) => init::init(args, stopping).await,
         Command::Validate(args) => hosts_file::validate(args).await,
         Command::Schema => Ok(hosts_file::schema()),
         Command::Completions { shell } => Ok(described::completions(shell)),

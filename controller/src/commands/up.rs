@@ -127,7 +127,7 @@ pub(super) fn renew(renewed: &Renewed, ask: Ask, remember: Remember) {
 }
 
 /// A host that no hosts.toml has, as hosts.toml would have it: any of its disks may be meant.
-fn unlisted(place: &str, accept_new: bool) -> Result<Host, String> {
+pub(super) fn unlisted(place: &str, accept_new: bool) -> Result<Host, String> {
     let (user, place) = place.rsplit_once('@').map_or((None, place), |(user, place)| (Some(user), place));
     let bracketed = place.strip_prefix('[').and_then(|place| place.split_once(']'));
     let (address, port) = match (bracketed, place.rsplit_once(':')) {
@@ -143,7 +143,18 @@ fn unlisted(place: &str, accept_new: bool) -> Result<Host, String> {
     config::one(&text).map_err(|why| format!("--ssh {place}: {why}"))
 }
 
+/// Looks at a host as `anemos doctor --ssh` does, and shows what it sees.
+pub(super) async fn look(host: Host, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>>), CommandError> {
+    let args = PlanArgs { accept_new: host.accept_new, ..PlanArgs::for_one() };
+    gone(Going::new(args, (PathBuf::new(), vec![host]), Ask::OnlyLook), stopping).await
+}
+
 async fn go(going: Going, stopping: Stopping) -> Result<Status, CommandError> {
+    gone(going, stopping).await.map(|(status, _)| status)
+}
+
+/// Goes about it. Returns the plans too, of hosts that could be looked at.
+async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>>), CommandError> {
     let Going { args, chosen: (hosts_file, hosts), ask, remember, saved, output, detailed } = going;
     let looks = ask == Ask::OnlyLook;
     can_ask(ask)?;
@@ -200,12 +211,13 @@ async fn go(going: Going, stopping: Stopping) -> Result<Status, CommandError> {
     let refused = if unlisted { Vec::new() } else { ended.refused };
     let disk_only = |plan: &Arc<Plan>| plan.wipe.is_empty() && plan.refusals.len() == 1;
     if unlisted && !plans.iter().all(|plan| plan.refusals.is_empty() || disk_only(plan)) {
-        return Ok(Status::Refused);
+        return Ok((Status::Refused, plans));
     }
-    match status_of(&ended.ends, &refused, stopped) {
-        Status::Done if detailed && saved::would_change(&wanted, &plans)? => Ok(Status::Change),
-        status => Ok(status),
-    }
+    let status = match status_of(&ended.ends, &refused, stopped) {
+        Status::Done if detailed && saved::would_change(&wanted, &plans)? => Status::Change,
+        status => status,
+    };
+    Ok((status, plans))
 }
 
 /// What was shown, in a way that standard error may have seen.
