@@ -35,6 +35,7 @@ mkswap util-linux
 setpriv util-linux
 unshare util-linux
 script bsdutils
+python3 python3
 losetup mount
 mount mount
 kill procps

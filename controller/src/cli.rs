@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub use base::{Base, BasePlaces, LockPlaces};
-pub use deploy::{Doctor, Init, PlanArgs, PlanCommand, Serve, Up, Validate};
-pub use past::{After, Attach, Logs, Prune, Runs, RunsCommand, Status};
+pub use deploy::{AtEnd, Doctor, Init, PlanArgs, PlanCommand, Serve, Up, Validate};
+pub use past::{After, Attach, Logs, Prune, Report, Runs, RunsCommand, Status};
 pub use ram::{Copy, FinishArgs, Pick, Retry, Shell, Ssh};
 pub use which::{HOSTS_VARIABLE, Less, OfFile, OfRun};
 
@@ -116,6 +116,7 @@ pub enum Command {
   anemos up '@web' --exclude 'web1?'     a group or tag, without some
   anemos up fleet/hosts.toml --yes       another file; don't ask
   anemos up --plan web.plan              what `anemos plan -o web.plan` showed, or nothing
+  anemos up --report run.xml --on-end 'mail -s \"anemos: $ANEMOS_STATUS\" ann'
 
 Exit status: 0 all deployed, 2 bad input, 3 plan refused, 4 some host not deployed, 130 Ctrl-C.")]
     Up(Up),
@@ -197,8 +198,16 @@ Exit status: 0 all deployed, 2 bad input, 4 some host not deployed, 130 Ctrl-C."
   anemos logs --run 0a1b web1        of another run; `anemos logs 0a1b web1` is the same")]
     Logs(Logs),
     /// List runs with how they ended and how much room they take, or delete old ones
-    #[command(after_help = "Examples:\n  anemos runs\n  anemos runs prune --keep 20")]
+    #[command(after_help = "Examples:\n  anemos runs\n  anemos runs web1\n  anemos runs show 0a1b\n  \
+                            anemos runs prune --keep 20")]
     Runs(Runs),
+    /// Write what became of a run into a file, for CI systems or for people
+    ///
+    /// Only reads the journals on this machine. A report of a run that goes on says how far it is.
+    #[command(after_help = "Examples:
+  anemos report -o report.html           the newest run
+  anemos report 0a1b web1 -o a.xml -o a.html")]
+    Report(Report),
     /// Open a shell in a host's RAM system
     ///
     /// Works while the payload runs, and while the host is held. The exit status is that of what ran there, or 255 if

@@ -11,5 +11,7 @@ mod desk;
 mod host;
 #[path = "habits/ram.rs"]
 mod ram;
+#[path = "habits/runs.rs"]
+mod runs;
 #[path = "habits/saved.rs"]
 mod saved;

@@ -34,6 +34,23 @@ pub struct Up {
     /// Ctrl-C then only ends the looking on; `anemos abort` stops hosts. Also if $ANEMOS_SERVE is set, and not to 0.
     #[arg(long)]
     pub serve: bool,
+    /// What comes after.
+    #[command(flatten)]
+    pub at_end: AtEnd,
+}
+
+/// What is done once the hosts are over.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AtEnd {
+    /// Write a report of the run once it is over: JUnit's XML if the name ends in .xml, a page if in .html
+    #[arg(long, value_name = "FILE")]
+    pub report: Vec<PathBuf>,
+    /// Run this in a shell once the hosts are over, with their summaries as JSON on its input
+    ///
+    /// Its environment has ANEMOS_RUN, ANEMOS_STATUS (the exit status), and how many hosts are ANEMOS_DEPLOYED,
+    /// ANEMOS_UNTOUCHED, ANEMOS_HELD and ANEMOS_LEFT (they go on alone). It has a minute.
+    #[arg(long, value_name = "COMMAND")]
+    pub on_end: Option<String>,
 }
 
 /// `plan`.

@@ -1,8 +1,12 @@
 //! `attach`, `status`, `logs` and `runs`: what looks at runs that were begun.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
+use super::deploy::AtEnd;
 use super::which::OfRun;
+use crate::select::Pattern;
 
 /// A number of what was told of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +45,20 @@ pub struct Attach {
     /// One JSON object a line on standard output
     #[arg(long)]
     pub json: bool,
+    /// What comes after.
+    #[command(flatten)]
+    pub at_end: AtEnd,
+}
+
+/// `report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Of whom.
+    #[command(flatten)]
+    pub of: OfRun,
+    /// Where to: JUnit's XML if the name ends in .xml, a page if in .html. May be given several times
+    #[arg(long, short, value_name = "FILE", required = true)]
+    pub output: Vec<PathBuf>,
 }
 
 /// `status`.
@@ -122,7 +140,11 @@ impl std::str::FromStr for Since {
 
 /// `runs`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Runs {
+    /// Only runs that have such a host: names, patterns such as 'web*', groups and tags as @NAME
+    #[arg(value_name = "HOST", value_delimiter = ',')]
+    pub hosts: Vec<Pattern>,
     /// What to do with them; without it they are listed.
     #[command(subcommand)]
     pub what: Option<RunsCommand>,
@@ -134,6 +156,12 @@ pub struct Runs {
 /// What can be done with runs.
 #[derive(Debug, Subcommand)]
 pub enum RunsCommand {
+    /// Say all that is known of a run: where it is, who decided and wished what, and how its hosts are
+    #[command(after_help = "Examples:\n  anemos runs show\n  anemos runs show 0a1b")]
+    Show {
+        /// The run; its beginning or end is enough. Default: the newest
+        run: Option<String>,
+    },
     /// Delete runs that are over, with their journals
     ///
     /// A run stays that is followed now, of which a host is held or on its way or not known, or whose key is still

@@ -8,7 +8,7 @@ use tokio::sync::watch as signal;
 use super::passphrase::OnTerminal;
 use super::saved;
 use super::up::{Approved, Ask, Remember, Shown, ask_on, can_ask, limits, renew};
-use super::{CommandError, Status, Stopping, base, status_of};
+use super::{CommandError, Status, Stopping, at_end, base, status_of};
 use crate::api::{self, ApiError, Client, Given, Request, Said, Submit};
 use crate::cli::Up;
 use crate::engine::Stop;
@@ -114,7 +114,9 @@ pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandEr
     if !followed.problems.is_empty() {
         return Err(CommandError::internal(followed.problems.join("\n")));
     }
-    Ok(status_of(&followed.ends, &refused, stop.borrow().asked()))
+    let status = status_of(&followed.ends, &refused, stop.borrow().asked());
+    at_end::done(&args.at_end, Some(run.id.as_str()), &followed.ends, status).await;
+    Ok(status)
 }
 
 /// Shows the plans, and decides. Returns the names of hosts that are not begun with, because of their plan. Whoever

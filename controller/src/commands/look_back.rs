@@ -78,7 +78,7 @@ pub(super) fn run_row(run: &RunDir) -> Option<RunRow> {
     Some(row)
 }
 
-fn rows(run: &RunDir, hosts: &[HostEntry]) -> Vec<StatusRow> {
+pub(super) fn rows(run: &RunDir, hosts: &[HostEntry]) -> Vec<StatusRow> {
     let row = |name: &str| match journal::glance(&run.journal(name)) {
         Ok(journal) => StatusRow::of(name, &journal, now_ms()),
         Err(error) => StatusRow::unreadable(name, error.to_string()),

@@ -1,5 +1,6 @@
 //! The commands.
 
+mod at_end;
 mod base;
 mod copy;
 mod described;
@@ -137,6 +138,7 @@ pub async fn run(cli: Cli, stopping: Stopping) -> Result<Status, CommandError> {
         Command::Cp(args) => copy::copy(args, stopping).await,
         Command::Status(args) => look_back::status(&args),
         Command::Logs(args) => logs::logs(&args).await,
+        Command::Report(args) => at_end::report(&args),
         Command::Runs(args) => runs::runs(&args),
         Command::Serve(args) => serve::serve(args, stopping).await,
         Command::Base(args) => base::run(args).await,

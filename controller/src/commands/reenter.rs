@@ -5,12 +5,12 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 
 use super::passphrase::OnTerminal;
-use super::{CommandError, Status, Stopping, asked, handover, status_of};
+use super::{CommandError, Status, Stopping, asked, at_end, handover, status_of};
 use crate::cli;
 use crate::engine::{Blob, Wish};
 use crate::journal::{HostEntry, JournalError, RunDir};
 use crate::payload;
-use crate::report::feed;
+use crate::report::{Summary, feed};
 use crate::run::{self, Asked, Found, Intent};
 use crate::screen::{self, Mode, Screen};
 use crate::ssh::{self, Passphrases};
@@ -18,8 +18,12 @@ use crate::ssh::{self, Passphrases};
 pub(super) async fn attach(args: cli::Attach, stopping: Stopping) -> Result<Status, CommandError> {
     let found = asked(&args.of, false).find()?;
     let after = after(&args.after, &found.hosts, &found.run)?;
+    at_end::check(&args.at_end)?;
     let lines = (!args.all && after.is_empty()).then_some(run::LINES);
-    reenter(found, Intent { wish: None, lines, after }, args.json, stopping).await
+    let run = found.run.id.clone();
+    let (status, ends) = reenter(found, Intent { wish: None, lines, after }, args.json, stopping).await?;
+    at_end::done(&args.at_end, Some(run.as_str()), &ends, status).await;
+    Ok(status)
 }
 
 /// What of each host the user has got already.
@@ -58,7 +62,7 @@ async fn wish(args: &cli::Pick, wish: Wish, stopping: Stopping) -> Result<Status
     if !found.named && !args.all && found.hosts.len() > 1 {
         insisted(&wish, &found.run, &run::some_in_ram(&found.run, &found.hosts)?)?;
     }
-    reenter(found, wished(wish), args.json, stopping).await
+    Ok(reenter(found, wished(wish), args.json, stopping).await?.0)
 }
 
 /// Asks whether a wish is meant for all of a run's hosts.
@@ -94,11 +98,14 @@ fn wished(wish: Wish) -> Intent {
 pub(super) async fn finish(args: cli::FinishArgs, stopping: Stopping) -> Result<Status, CommandError> {
     let words = args.hosts.split(',').map(str::to_owned).collect();
     let found = Asked { words, run: args.run, in_ram: true, ..Asked::default() }.find()?;
-    reenter(found, wished(Wish::Finish(args.how.into())), args.json, stopping).await
+    Ok(reenter(found, wished(Wish::Finish(args.how.into())), args.json, stopping).await?.0)
 }
 
+/// How hosts ended; `None`: they go on alone.
+type Ends = Vec<Option<Summary>>;
+
 /// Takes up hosts of a run, with what is wanted of them.
-async fn reenter(found: Found, intent: Intent, json: bool, stopping: Stopping) -> Result<Status, CommandError> {
+async fn reenter(found: Found, intent: Intent, json: bool, stopping: Stopping) -> Result<(Status, Ends), CommandError> {
     let Found { run, file, hosts, .. } = found;
     let lock = match run.lock() {
         Ok(lock) if run::is_kept(&run) => {
@@ -143,7 +150,8 @@ async fn reenter(found: Found, intent: Intent, json: bool, stopping: Stopping) -
     if !followed.problems.is_empty() {
         return Err(CommandError { status: Status::NotAll, message: followed.problems.join("\n") });
     }
-    Ok(status_of(&followed.ends, &[], stop.borrow().asked()))
+    let status = status_of(&followed.ends, &[], stop.borrow().asked());
+    Ok((status, followed.ends))
 }
 
 #[cfg(test)]

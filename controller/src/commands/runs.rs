@@ -3,27 +3,33 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use super::look_back::run_row;
+use super::look_back::{self, run_row};
 use super::{CommandError, Status, line};
 use crate::cli::{self, RunsCommand};
 use crate::engine::now_ms;
-use crate::journal::{JournalError, RunDir, RunStore};
-use crate::report::Ending;
+use crate::journal::{JournalError, Keep, RunDir, RunStore, Told, digest};
+use crate::report::{Ending, Update};
 use crate::run::read;
 use crate::screen;
 use crate::screen::status::{self, RunRow};
-use crate::screen::text::{Paint, bytes};
+use crate::screen::text::{Paint, Zone, bytes, sanitise_str};
+use crate::select::Pattern;
 
 pub(super) fn runs(args: &cli::Runs) -> Result<Status, CommandError> {
     let store = RunStore::open()?;
     match &args.what {
-        None => list(&store, args.json),
+        None => list(&store, &args.hosts, args.json),
+        Some(RunsCommand::Show { run }) => show(&store, run.as_deref()),
         Some(RunsCommand::Prune(args)) => prune(&store, args),
     }
 }
 
-fn list(store: &RunStore, json: bool) -> Result<Status, CommandError> {
-    let rows: Vec<RunRow> = store.runs()?.iter().filter_map(run_row).collect();
+fn list(store: &RunStore, hosts: &[Pattern], json: bool) -> Result<Status, CommandError> {
+    let rows: Vec<RunRow> = those_with(store.runs()?, hosts).iter().filter_map(run_row).collect();
+    if rows.is_empty() && !hosts.is_empty() && !json {
+        line("no run has such a host");
+        return Ok(Status::Done);
+    }
     if json {
         for row in &rows {
             line(status::run_json(row));
@@ -36,6 +42,62 @@ fn list(store: &RunStore, json: bool) -> Result<Status, CommandError> {
         line(format_args!("\n{} in all; `anemos runs prune` deletes old ones", bytes(sum)));
     }
     Ok(Status::Done)
+}
+
+/// Of these runs, those that have a host that one of the patterns means; without a pattern all. Whether one that can't
+/// be read has it is not known, so it is among them.
+fn those_with(runs: Vec<RunDir>, hosts: &[Pattern]) -> Vec<RunDir> {
+    let has = |run: &RunDir| match run.load() {
+        Ok(file) => file.hosts.iter().any(|host| hosts.iter().any(|pattern| pattern.matches(host))),
+        Err(_) => true,
+    };
+    runs.into_iter().filter(|run| hosts.is_empty() || has(run)).collect()
+}
+
+/// All that is known of a run.
+fn show(store: &RunStore, run: Option<&str>) -> Result<Status, CommandError> {
+    let run = store.find(run)?;
+    let file = run.load()?;
+    let rows = look_back::rows(&run, &file.hosts);
+    let paint = Paint::pick(std::io::stdout().is_terminal());
+    line(status::status(run.id.as_str(), &rows, paint).trim_end());
+    let zone = Zone::local();
+    let key = match run.key() {
+        Ok(None) => "deleted, since no host can be in RAM any more".to_owned(),
+        Ok(Some(_)) => "there, since a host may be in RAM".to_owned(),
+        Err(error) => format!("can't be read: {error}"),
+    };
+    let followed = run.follower().map_or_else(|| "nobody".to_owned(), |pid| format!("process {pid}"));
+    line(format_args!("\nbegan        {} by process {}", zone.date_time(file.started_ms), file.pid));
+    line(format_args!("from         {}", sanitise_str(&file.hosts_file.display().to_string())));
+    line(format_args!("followed by  {followed}"));
+    line(format_args!("key          {key}"));
+    line(format_args!("kept in      {} ({})", run.path().display(), bytes(run.size())));
+    for host in &file.hosts {
+        let told = match digest(&run.journal(&host.name), Keep::Lines { last: 0, after: 0 }) {
+            Ok(journal) => journal.told,
+            // The table says so.
+            Err(_) => continue,
+        };
+        for Told { wall_ms, update, .. } in &told {
+            if let Some(what) = said(update) {
+                line(format_args!("{}  {}  {what}", zone.date_time(*wall_ms), sanitise_str(&host.name)));
+            }
+        }
+    }
+    Ok(Status::Done)
+}
+
+/// What somebody decided or wished, and what came of that.
+fn said(update: &Update) -> Option<String> {
+    let text = match update {
+        Update::Decided { author, approved: true } => format!("approved by {author}"),
+        Update::Decided { author, approved: false } => format!("refused by {author}"),
+        Update::Wished(wished) => format!("{} wished by {}", wished.what.name(), wished.author),
+        Update::Answered { refused: Some(why), .. } => format!("which was refused: {why}"),
+        _ => return None,
+    };
+    Some(sanitise_str(&text))
 }
 
 /// Why a run must not be deleted unless that is insisted on; `None` if it is over and nothing of it is needed any more.

@@ -9,8 +9,8 @@ use tokio::sync::watch as signal;
 use super::hosts_file::{self, Chosen};
 use super::passphrase::OnTerminal;
 use super::saved::{self, Output};
-use super::{CommandError, Status, Stopping, base, line, status_of};
-use crate::cli::{Doctor, PlanArgs, PlanCommand, Up};
+use super::{CommandError, Status, Stopping, at_end, base, line, status_of};
+use crate::cli::{AtEnd, Doctor, PlanArgs, PlanCommand, Up};
 use crate::config::{self, Host};
 use crate::engine::{Limits, Stop};
 use crate::plan::Plan;
@@ -43,18 +43,20 @@ struct Going {
     output: Option<PathBuf>,
     /// Whether anything would be changed is what the exit status says.
     detailed: bool,
+    at_end: AtEnd,
 }
 
 impl Going {
     fn new(args: PlanArgs, chosen: Chosen, ask: Ask) -> Self {
-        Self { args, chosen, ask, remember: Remember::Ask, saved: None, output: None, detailed: false }
+        let (remember, at_end) = (Remember::Ask, AtEnd::default());
+        Self { args, chosen, ask, remember, saved: None, output: None, detailed: false, at_end }
     }
 }
 
 pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandError> {
     let remember = Remember::of(&args);
     let Approved { ask, chosen, saved } = Approved::of(&args)?;
-    go(Going { remember, saved, ..Going::new(args.which, chosen, ask) }, stopping).await
+    go(Going { remember, saved, at_end: args.at_end, ..Going::new(args.which, chosen, ask) }, stopping).await
 }
 
 /// What `up` is about, and whether that was approved before.
@@ -66,6 +68,7 @@ pub(super) struct Approved {
 
 impl Approved {
     pub(super) fn of(args: &Up) -> Result<Self, CommandError> {
+        at_end::check(&args.at_end)?;
         let Some(file) = &args.plan else {
             let ask = if args.yes { Ask::Yes } else { Ask::Terminal };
             let chosen = chosen(&args.which, args.finish.map(Into::into))?;
@@ -155,7 +158,7 @@ async fn go(going: Going, stopping: Stopping) -> Result<Status, CommandError> {
 
 /// Goes about it. Returns the plans too, of hosts that could be looked at.
 async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>>), CommandError> {
-    let Going { args, chosen: (hosts_file, hosts), ask, remember, saved, output, detailed } = going;
+    let Going { args, chosen: (hosts_file, hosts), ask, remember, saved, output, detailed, at_end } = going;
     let looks = ask == Ask::OnlyLook;
     can_ask(ask)?;
     let (control, requests) = screen::control();
@@ -177,6 +180,7 @@ async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>
     let stop = stopping().map_err(CommandError::internal)?;
     let (reports, received) = feed();
     let mode = Mode::pick(args.json);
+    let id = run.run().map(str::to_owned);
     let screen = Screen::new(mode, run.run(), &run.names());
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
     let met = run.meet(reports, &stop).await?;
@@ -217,6 +221,7 @@ async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>
         Status::Done if detailed && saved::would_change(&wanted, &plans)? => Status::Change,
         status => status,
     };
+    at_end::done(&at_end, id.as_deref(), &ended.ends, status).await;
     Ok((status, plans))
 }
 

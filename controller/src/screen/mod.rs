@@ -13,6 +13,7 @@ mod live;
 pub mod logs;
 pub mod plain;
 pub mod plan;
+pub mod sheet;
 mod state;
 pub mod status;
 pub mod table;

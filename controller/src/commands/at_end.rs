@@ -1,0 +1,132 @@
+//! What is done once a run is over: reports are written, and a command is run. And `anemos report`.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use super::{CommandError, Status, asked};
+use crate::cli::{self, AtEnd};
+use crate::engine::now_ms;
+use crate::journal::{HostEntry, Keep, RunDir, RunStore, digest};
+use crate::report::{Ending, Report, Summary, Update};
+use crate::run::Found;
+use crate::screen;
+use crate::screen::json::report_line;
+use crate::screen::sheet::{Form, HostSheet, Sheet};
+
+/// Lines of output of each host in a report.
+const LINES: usize = 1000;
+
+/// How long the command may take.
+const TIME: Duration = Duration::from_secs(60);
+
+/// What is wrong with what is wanted at the end, before anything is begun.
+pub(super) fn check(wanted: &AtEnd) -> Result<(), CommandError> {
+    for path in &wanted.report {
+        Form::of(path).map_err(CommandError::bad_input)?;
+    }
+    Ok(())
+}
+
+/// Writes the reports, and runs the command. Neither changes the exit status: what became of the hosts is more than
+/// that. What goes wrong is told.
+pub(super) async fn done(wanted: &AtEnd, run: Option<&str>, ends: &[Option<Summary>], status: Status) {
+    let found = run.map(|run| RunStore::open().and_then(|store| store.find(Some(run))));
+    if let (false, Some(Ok(run))) = (wanted.report.is_empty(), &found)
+        && let Err(error) =
+            run.load().map_err(CommandError::from).and_then(|file| write(run, &file.hosts, &wanted.report))
+    {
+        screen::warning(&error.message);
+    }
+    let Some(command) = &wanted.on_end else { return };
+    if let Err(why) = tell(command, run, ends, status).await {
+        screen::warning(&format!("--on-end: {why}"));
+    }
+}
+
+/// The sheet of hosts of a run.
+fn sheet(run: &RunDir, hosts: &[HostEntry]) -> Result<Sheet, CommandError> {
+    let file = run.load()?;
+    let host = |entry: &HostEntry| {
+        let address = entry.address.to_string();
+        match digest(&run.journal(&entry.name), Keep::Lines { last: LINES, after: 0 }) {
+            Ok(journal) => HostSheet::of(&entry.name, address, &journal.told, journal.damaged),
+            Err(error) => HostSheet::of(&entry.name, address, &[], Some(error.to_string())),
+        }
+    };
+    Ok(Sheet {
+        run: run.id.to_string(),
+        began_ms: file.started_ms,
+        hosts_file: file.hosts_file.display().to_string(),
+        hosts: hosts.iter().map(host).collect(),
+    })
+}
+
+/// Writes each report, all of it or none.
+fn write(run: &RunDir, hosts: &[HostEntry], paths: &[impl AsRef<Path>]) -> Result<(), CommandError> {
+    let sheet = sheet(run, hosts)?;
+    for path in paths.iter().map(AsRef::as_ref) {
+        let text = sheet.render(Form::of(path).map_err(CommandError::bad_input)?);
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".anemos-report").permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let written = builder.tempfile_in(dir).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.persist(path).map_err(|error| error.error)?;
+            Ok(())
+        });
+        written.map_err(|error| CommandError::bad_input(format!("{}: {error}", path.display())))?;
+    }
+    Ok(())
+}
+
+pub(super) fn report(args: &cli::Report) -> Result<Status, CommandError> {
+    for path in &args.output {
+        Form::of(path).map_err(CommandError::bad_input)?;
+    }
+    let Found { run, hosts, .. } = asked(&args.of, false).find()?;
+    write(&run, &hosts, &args.output)?;
+    Ok(Status::Done)
+}
+
+/// Runs the command with what became of the hosts: the `summary` lines of `--json` on its input, and what they amount
+/// to in its environment.
+async fn tell(command: &str, run: Option<&str>, ends: &[Option<Summary>], status: Status) -> Result<(), String> {
+    let count = |outcome: Ending| ends.iter().flatten().filter(|end| end.outcome == outcome).count().to_string();
+    let lines: String = ends
+        .iter()
+        .flatten()
+        .map(|end| {
+            let update = Update::Summary(Box::new(end.clone()));
+            report_line(&Report { host: end.host.clone(), number: None, wall_ms: now_ms(), update }) + "\n"
+        })
+        .collect();
+    // Standard output may be read by a program.
+    let output = std::io::stderr().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]).stdin(Stdio::piped()).stdout(output).kill_on_drop(true);
+    shell.env("ANEMOS_RUN", run.unwrap_or_default()).env("ANEMOS_STATUS", status.code().to_string());
+    shell.env("ANEMOS_DEPLOYED", count(Ending::Deployed)).env("ANEMOS_UNTOUCHED", count(Ending::Untouched));
+    shell.env("ANEMOS_HELD", count(Ending::Held));
+    shell.env("ANEMOS_LEFT", ends.iter().filter(|end| end.is_none()).count().to_string());
+    let mut child = shell.spawn().map_err(|error| format!("sh can't be started: {error}"))?;
+    let stdin = child.stdin.take();
+    let telling = async {
+        if let Some(mut stdin) = stdin {
+            // A command that reads nothing is told enough by its environment.
+            let _ = stdin.write_all(lines.as_bytes()).await;
+        }
+    };
+    let both = async { tokio::join!(telling, child.wait()).1 };
+    match tokio::time::timeout(TIME, both).await {
+        Ok(Ok(ended)) if ended.success() => Ok(()),
+        Ok(Ok(ended)) => Err(format!("the command ended with {ended}")),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("the command took more than {} s, and was ended", TIME.as_secs())),
+    }
+}

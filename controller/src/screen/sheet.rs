@@ -1,0 +1,236 @@
+//! A run on one sheet, for those who were not there: as JUnit's XML for CI systems, or as a page of HTML.
+//!
+//! Both are made from the journals, and need nothing beside them. What a host said is data in either.
+
+mod html;
+mod junit;
+
+use std::path::Path;
+
+use super::plain::PlainLines;
+use super::text::{bytes, duration, rfc3339, sanitise_str};
+use crate::journal::Told;
+use crate::plan::Plan;
+use crate::report::{Ending, Phase, PhaseSeconds, Report, Summary, Update};
+
+/// In which form a sheet is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// JUnit's XML: a test suite, with a test case for each host.
+    Junit,
+    /// A page, without scripts and without anything from elsewhere.
+    Html,
+}
+
+impl Form {
+    /// By the end of a file's name.
+    pub fn of(path: &Path) -> Result<Self, String> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("xml") => Ok(Self::Junit),
+            Some("html" | "htm") => Ok(Self::Html),
+            _ => Err(format!("{}: a report ends in .xml (JUnit) or .html", path.display())),
+        }
+    }
+}
+
+/// A run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sheet {
+    /// Its name.
+    pub run: String,
+    /// When it began: milliseconds since the Unix epoch.
+    pub began_ms: u64,
+    /// The hosts.toml that it came from.
+    pub hosts_file: String,
+    /// Its hosts.
+    pub hosts: Vec<HostSheet>,
+}
+
+/// A host of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostSheet {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub address: String,
+    /// How it ended, if it has.
+    pub end: Option<Summary>,
+    /// Why its journal can't be believed, or not be read, if that is so.
+    pub doubt: Option<String>,
+    /// The disks that were to be wiped, as its plan had them.
+    pub wiped: Vec<String>,
+    /// What was told of it, a line each, harmless for terminals.
+    pub lines: Vec<String>,
+}
+
+impl HostSheet {
+    /// A host of which this was told, in order.
+    pub fn of(name: &str, address: String, told: &[Told], doubt: Option<String>) -> Self {
+        let mut lines = PlainLines::new(&[]);
+        let mut sheet = Self { name: name.to_owned(), address, end: None, doubt, wiped: Vec::new(), lines: Vec::new() };
+        for Told { number, wall_ms, update } in told {
+            match update {
+                Update::Planned { plan, .. } => sheet.wiped = wiped(plan),
+                Update::Summary(summary) => sheet.end = Some((**summary).clone()),
+                _ => {}
+            }
+            let report =
+                Report { host: name.to_owned(), number: Some(*number), wall_ms: *wall_ms, update: update.clone() };
+            sheet.lines.extend(
+                lines.line(&report).into_iter().flat_map(|text| text.lines().map(sanitise_str).collect::<Vec<_>>()),
+            );
+        }
+        sheet
+    }
+
+    /// How it ended, in a word.
+    fn outcome(&self) -> &'static str {
+        match self.end.as_ref().map(|end| end.outcome) {
+            Some(Ending::Deployed) => "deployed",
+            Some(Ending::Untouched) => "untouched",
+            Some(Ending::Held) => "held",
+            None => "not over",
+        }
+    }
+
+    fn is_deployed(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.outcome == Ending::Deployed)
+    }
+
+    /// Why it ended so.
+    fn reason(&self) -> String {
+        let reason = self.end.as_ref().map_or("it is not over, as far as the journal tells", |end| &end.reason);
+        let doubt = self.doubt.as_deref().map_or_else(String::new, |doubt| format!("; {doubt}"));
+        sanitise_str(&format!("{reason}{doubt}"))
+    }
+
+    /// The phases that were reached, with their seconds.
+    fn phases(&self) -> Vec<(Phase, f64)> {
+        let Some(end) = &self.end else { return Vec::new() };
+        let PhaseSeconds { connect, probe, upload, stage, boot, build, reboot, verify } = end.seconds;
+        let seconds = [connect, probe, upload, stage, boot, build, reboot, verify];
+        Phase::ALL.into_iter().zip(seconds).filter_map(|(phase, seconds)| Some((phase, seconds?))).collect()
+    }
+
+    fn total(&self) -> f64 {
+        self.end.as_ref().map_or(0.0, |end| end.total_seconds)
+    }
+}
+
+/// The disks that a plan wipes.
+fn wiped(plan: &Plan) -> Vec<String> {
+    let disk = |disk: &crate::plan::PlanDisk| {
+        let serial = disk.id.serial.as_deref().map_or_else(String::new, |serial| format!(", serial {serial}"));
+        sanitise_str(&format!("{} ({}, {}{serial})", disk.id.name, disk.model, bytes(disk.id.size)))
+    };
+    plan.wipe.iter().map(disk).collect()
+}
+
+impl Sheet {
+    /// The sheet in that form.
+    pub fn render(&self, form: Form) -> String {
+        match form {
+            Form::Junit => junit::render(self),
+            Form::Html => html::render(self),
+        }
+    }
+
+    fn count(&self, outcome: &str) -> usize {
+        self.hosts.iter().filter(|host| host.outcome() == outcome).count()
+    }
+
+    /// When it began, in UTC.
+    fn began(&self) -> String {
+        rfc3339(self.began_ms)
+    }
+}
+
+/// Text as XML and HTML have it, in an element or in an attribute between double quotes. What neither can have is
+/// replaced.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\n' | '\t' => out.push(c),
+            // XML 1.0, "Characters".
+            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
+            c if c.is_control() => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::journal::samples::summary;
+
+    /// A host that says what would be markup.
+    fn sheet() -> Sheet {
+        let evil = "</failure><script>alert(1)</script>]]>&\u{1b}[31m\"'";
+        let host = |name: &str, end: Option<Ending>| HostSheet {
+            name: name.into(),
+            address: "192.0.2.1 port 22".into(),
+            end: end.map(|end| Summary { host: name.into(), reason: evil.into(), ..summary(end) }),
+            doubt: None,
+            wiped: vec![format!("/dev/vda {evil}")],
+            lines: vec![format!("line {evil}")],
+        };
+        Sheet {
+            run: "20261123-093000-0a1b".into(),
+            began_ms: 1_795_000_000_000,
+            hosts_file: "/x/<hosts>.toml".into(),
+            hosts: vec![
+                host("web1", Some(Ending::Deployed)),
+                host("web2", Some(Ending::Held)),
+                host("db1", Some(Ending::Untouched)),
+                host("db2", None),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_page_has_nothing_of_a_host_s_but_text() {
+        let page = sheet().render(Form::Html);
+        assert!(page.contains("&lt;script&gt;alert(1)") && !page.contains("<script"), "{page}");
+        assert!(!page.contains('\u{1b}') && !page.contains("http://") && !page.contains("https://"), "{page}");
+        assert!(page.contains("default-src 'none'") && page.contains("1 deployed"), "{page}");
+        for host in ["web1", "web2", "db1", "db2"] {
+            assert!(page.contains(&format!("id=\"{host}\"")), "{page}");
+        }
+    }
+
+    #[test]
+    fn every_host_is_a_test_case() {
+        let xml = sheet().render(Form::Junit);
+        assert!(xml.contains("tests=\"4\" failures=\"2\" errors=\"1\""), "{xml}");
+        assert!(xml.contains("<failure type=\"held\" message=\"&lt;/failure&gt;&lt;script&gt;"), "{xml}");
+        assert_eq!((xml.matches("<testcase ").count(), xml.matches("<error ").count()), (4, 1));
+        assert!(!xml.contains("<script") && !xml.contains('\u{1b}') && !xml.contains("]]>"), "{xml}");
+    }
+
+    #[test]
+    fn the_end_of_the_name_is_the_form() {
+        for (name, form) in [("a.xml", Some(Form::Junit)), ("a.b.html", Some(Form::Html)), ("a.pdf", None), ("a", None)]
+        {
+            assert_eq!(Form::of(Path::new(name)).ok(), form, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_ends_no_element(text in any::<String>()) {
+            let escaped = escaped(&text);
+            let special = ['<', '>', '"', '\'', '\u{0}', '\u{1b}', '\u{ffff}'];
+            prop_assert!(!escaped.contains(special));
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! JUnit's XML, as CI systems read it: the elements that the Ant task `junitreport` and its successors know.
+
+use std::fmt::Write;
+
+use super::{HostSheet, Sheet, escaped};
+
+/// The sheet as a document.
+pub(super) fn render(sheet: &Sheet) -> String {
+    let hosts = &sheet.hosts;
+    let (held, untouched) = (sheet.count("held"), sheet.count("untouched"));
+    let total: f64 = hosts.iter().map(HostSheet::total).fold(0.0, f64::max);
+    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n");
+    // Writing to a String can't fail.
+    let _ = writeln!(
+        xml,
+        "<testsuite name=\"anemos {}\" tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"0\" time=\"{total:.3}\" \
+         timestamp=\"{}\">",
+        escaped(&sheet.run),
+        hosts.len(),
+        held + untouched,
+        sheet.count("not over"),
+        sheet.began()
+    );
+    let _ = writeln!(
+        xml,
+        "<properties><property name=\"hosts_file\" value=\"{}\"/></properties>",
+        escaped(&sheet.hosts_file)
+    );
+    for host in hosts {
+        let _ = writeln!(
+            xml,
+            "<testcase name=\"{}\" classname=\"anemos\" time=\"{:.3}\">",
+            escaped(&host.name),
+            host.total()
+        );
+        let element = match (host.is_deployed(), &host.end) {
+            (true, _) => None,
+            (false, Some(_)) => Some("failure"),
+            (false, None) => Some("error"),
+        };
+        if let Some(element) = element {
+            let (kind, reason) = (host.outcome(), escaped(&host.reason()));
+            let _ = writeln!(xml, "<{element} type=\"{kind}\" message=\"{reason}\">{reason}</{element}>");
+        }
+        let _ = writeln!(xml, "<system-out>{}</system-out>\n</testcase>", escaped(&host.lines.join("\n")));
+    }
+    xml.push_str("</testsuite>\n</testsuites>\n");
+    xml
+}
