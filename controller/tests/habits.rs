@@ -15,3 +15,5 @@ mod ram;
 mod runs;
 #[path = "habits/saved.rs"]
 mod saved;
+#[path = "habits/tools.rs"]
+mod tools;

@@ -1,0 +1,100 @@
+//! What examples/ci has for other tools, as far as it runs without them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::desk::{Desk, Shared, text};
+use crate::host::Host;
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/ci")
+}
+
+/// What the Ansible module does, without Ansible around it.
+fn module(desk: &Desk, parameters: &Value, check_mode: bool) -> Value {
+    let script = "import json, sys\nsys.dont_write_bytecode = True\nsys.path.insert(0, sys.argv[1])\nimport anemos\n\
+                  print(json.dumps(anemos.run(json.loads(sys.argv[2]), sys.argv[3] == 'check')))\n";
+    let like = desk.anemos(&[]);
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(examples().join("ansible/library")).arg(parameters.to_string());
+    command.arg(if check_mode { "check" } else { "do" }).current_dir(desk.dir.path());
+    command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output().expect("python3 (package python3) is needed by this test");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ansible_module_deploys_what_is_to_be_changed() {
+    let host = Host::start(21, Shared::default()).await;
+    let desk = Desk::new(&[("web", &host)]);
+    let parameters = |more: Value| {
+        let mut all = json!({
+            "hosts_file": "hosts.toml", "hosts": [], "plan": null, "force": false, "report": [],
+            "executable": env!("CARGO_BIN_EXE_anemos"),
+        });
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        all
+    };
+    let said = module(&desk, &parameters(json!({})), true);
+    assert_eq!(
+        (&said["changed"], &said["failed"], &said["plans"][0]["host"]),
+        (&json!(true), &json!(false), &json!("web"))
+    );
+    assert_eq!(host.boots(), 0, "it was only looked at");
+    let said = module(&desk, &parameters(json!({"report": ["run.xml"]})), false);
+    assert_eq!((&said["changed"], &said["summaries"][0]["outcome"]), (&json!(true), &json!("deployed")), "{said}");
+    assert!(desk.path("run.xml").exists());
+    let said = module(&desk, &parameters(json!({})), false);
+    assert_eq!((&said["changed"], &said["failed"]), (&json!(false), &json!(false)), "{said}");
+    assert_eq!(host.boots(), 1);
+    let said = module(&desk, &parameters(json!({"hosts": ["db"]})), false);
+    assert!(said["failed"] == json!(true) && said["msg"].as_str().unwrap().contains("has no host `db`"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_for_terraform_deploys_once() {
+    let host = Host::start(22, Shared::default()).await;
+    let desk = Desk::new(&[("web", &host)]);
+    let script = |host: &str| {
+        let like = desk.anemos(&[]);
+        let mut command = Command::new(examples().join("terraform/anemos.sh"));
+        command.args(["./hosts.toml", host]).current_dir(desk.dir.path()).env("ANEMOS", env!("CARGO_BIN_EXE_anemos"));
+        command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), text(&output))
+    };
+    let (status, said) = script("web");
+    assert!(status == 0 && said.contains("\"outcome\":\"deployed\""), "{said}");
+    let (status, said) = script("web");
+    assert!(status == 0 && said.contains("web: nothing to do"), "{said}");
+    let (status, said) = script("db");
+    assert!(status == 1 && said.contains("anemos plan ./hosts.toml db says why"), "{said}");
+    assert_eq!(host.boots(), 1);
+}
+
+/// Every word of `anemos` in the workflow and the Terraform file is one that it knows.
+#[test]
+fn what_other_tools_call_is_there() {
+    let mut called = 0;
+    for file in ["github/deploy.yml", "terraform/anemos.sh"] {
+        let text = std::fs::read_to_string(examples().join(file)).unwrap();
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+        let lines = lines.map(|line| line.replace("\"$anemos\"", "anemos").replace("\"$1\" \"$2\"", "h.toml web"));
+        for words in lines.filter_map(|line| line.split_once("anemos ").map(|(_, words)| words.to_owned())) {
+            let words: Vec<&str> = words.split(['>', '|']).next().unwrap().split_whitespace().collect();
+            let known = Command::new(env!("CARGO_BIN_EXE_anemos")).args([&words[..1], &["--help"]].concat()).output();
+            let help = text_of(&known.unwrap().stdout);
+            for option in words.iter().filter(|word| word.starts_with("--")) {
+                assert!(help.contains(option), "{file}: {words:?}: {help}");
+                called += 1;
+            }
+        }
+    }
+    assert!(called >= 6, "{called}");
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
