@@ -255,7 +255,7 @@ Exit status: 0 copied, 2 bad input or not in RAM, 4 it could not be copied, 130 
     /// closed, and when the daemon is started again after it was stopped, killed, or its machine rebooted. Hosts that
     /// wait for their turn then wait for it again; those that have secrets wait for `anemos attach`, since secrets are
     /// kept in memory only. docs/API.md describes the conversation with it.
-    #[command(after_help = "Examples:\n  anemos serve\n  anemos serve --install\n\n\
+    #[command(after_help = "Examples:\n  anemos serve\n  anemos serve --web\n  anemos serve --install\n\n\
                       Exit status: 0 stopped, 2 it can't listen, or another daemon does.")]
     Serve(Serve),
     /// Make, build and check the base initramfs

@@ -23,6 +23,7 @@ mod signals;
 mod ssh;
 mod ssh_config;
 mod text;
+mod web;
 
 use std::io::Write;
 use std::process::ExitCode;

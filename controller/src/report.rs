@@ -275,3 +275,19 @@ pub struct PhaseSeconds {
     pub reboot: Option<f64>,
     pub verify: Option<f64>,
 }
+
+impl PhaseSeconds {
+    /// Those of a phase.
+    pub fn of(&self, phase: Phase) -> Option<f64> {
+        match phase {
+            Phase::Connect => self.connect,
+            Phase::Probe => self.probe,
+            Phase::Upload => self.upload,
+            Phase::Stage => self.stage,
+            Phase::Boot => self.boot,
+            Phase::Build => self.build,
+            Phase::Reboot => self.reboot,
+            Phase::Verify => self.verify,
+        }
+    }
+}

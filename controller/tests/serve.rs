@@ -2,342 +2,28 @@
 
 #[path = "hostile/carried.rs"]
 mod carried;
+#[path = "hostile/daemon.rs"]
+#[allow(dead_code, reason = "tests/web.rs needs more of it")]
+mod daemon;
 #[path = "hostile/host.rs"]
 #[allow(dead_code, reason = "the hostile hosts need more of it")]
 mod host;
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anemos_proto::agent::{AgentReply, AgentRequest, Leaving};
-use anemos_proto::config::Finish;
-use anemos_proto::event::{AgentState, Event, EventKind, Outcome, Stream};
-use anemos_proto::stage::{StageReply, Staged};
-use host::{Boot, Host, Script, Wire, facts};
+use daemon::{LONG, Obedient, Workstation, ended, of_type};
+use host::{Boot, Host};
 use serde_json::Value;
-use tempfile::TempDir;
-use tokio::sync::watch;
-
-/// Nothing here takes so long, however busy the machine is.
-const LONG: Duration = Duration::from_secs(180);
 
 /// The phases in which a host can be made to wait.
 const PHASES: [&str; 5] = ["probe", "stage", "boot", "build", "verify"];
-
-/// Where a host waits, and where it has been.
-struct Stops {
-    /// The phase in which it waits, if any.
-    at: watch::Sender<Option<&'static str>>,
-    /// The phase that it has come to last.
-    reached: watch::Sender<Option<&'static str>>,
-    /// How often the payload was let begin.
-    begun: AtomicU32,
-    /// Facts that the agent has, which outlast each connection.
-    events: Mutex<Vec<EventKind>>,
-    /// The secret that came with it.
-    secret: Mutex<Option<Vec<u8>>>,
-}
-
-/// A host that does what it is told, but for where it is made to wait.
-#[derive(Clone)]
-struct Obedient(Arc<Stops>);
-
-impl Obedient {
-    fn new(at: Option<&'static str>) -> Self {
-        Self(Arc::new(Stops {
-            at: watch::channel(at).0,
-            reached: watch::channel(None).0,
-            begun: AtomicU32::new(0),
-            events: Mutex::default(),
-            secret: Mutex::default(),
-        }))
-    }
-
-    /// Comes to a phase, and waits there if it is to. `false`: the connection ended meanwhile.
-    async fn come_to(&self, phase: &'static str, wire: &mut Wire) -> bool {
-        self.0.reached.send_replace(Some(phase));
-        let mut at = self.0.at.subscribe();
-        loop {
-            tokio::select! {
-                biased;
-                free = at.wait_for(|at| *at != Some(phase)) => return free.is_ok(),
-                request = wire.next::<AgentRequest>() => if request.is_none() {
-                    return false;
-                },
-            }
-        }
-    }
-
-    /// Returns when it has come to the phase.
-    fn wait(&self, phase: &'static str) {
-        let until = Instant::now() + LONG;
-        while *self.0.reached.borrow() != Some(phase) {
-            assert!(Instant::now() < until, "it never comes to {phase}, only to {:?}", self.0.reached.borrow());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn release(&self) {
-        self.0.at.send_replace(None);
-    }
-
-    fn tell(&self, kinds: Vec<EventKind>) {
-        self.0.events.lock().unwrap().extend(kinds);
-    }
-
-    /// Sends the facts from this number on. Returns the next number.
-    async fn send(&self, from: u64, wire: &mut Wire) -> u64 {
-        let events = self.0.events.lock().unwrap().clone();
-        for (seq, kind) in (1..).zip(events.iter()).filter(|(seq, _)| *seq >= from) {
-            let event = Event { seq, uptime_ms: 10 * seq, wall_ms: 10 * seq, kind: kind.clone() };
-            wire.say(&AgentReply::Event(event)).await;
-        }
-        from.max(events.len() as u64 + 1)
-    }
-}
-
-impl Script for Obedient {
-    async fn probe(&self, wire: &mut Wire) -> bool {
-        if !self.come_to("probe", wire).await {
-            return false;
-        }
-        wire.say(&StageReply::Facts(Box::new(facts()))).await;
-        true
-    }
-
-    async fn stage(&self, wire: &mut Wire) -> bool {
-        if !self.come_to("stage", wire).await {
-            return false;
-        }
-        wire.say(&StageReply::Need(Vec::new())).await;
-        wire.say(&StageReply::Staged(Staged { initramfs_bytes: 1, downloaded_bytes: 1 })).await;
-        true
-    }
-
-    async fn agent(&self, wire: &mut Wire, host: &Host) {
-        if let Some(run) = host.run() {
-            *self.0.secret.lock().unwrap() = run.secrets.first().map(|(_, secret)| secret.expose().to_vec());
-        }
-        let after = loop {
-            match wire.next().await {
-                Some(AgentRequest::Attach { after, .. }) => break after,
-                Some(_) => {}
-                None => return,
-            }
-        };
-        if !self.come_to("boot", wire).await {
-            return;
-        }
-        if self.0.events.lock().unwrap().is_empty() {
-            self.tell(vec![EventKind::Attempt(1)]);
-        }
-        let last = self.0.events.lock().unwrap().len() as u64;
-        wire.say(&AgentReply::Attached { boot_id: "ram".into(), state: AgentState::Running, last }).await;
-        let mut next = self.send(after + 1, wire).await;
-        if last == 1 {
-            // The payload begins once its attempt is acknowledged.
-            loop {
-                match wire.next::<AgentRequest>().await {
-                    Some(AgentRequest::Ack { seq: 1.. }) => break,
-                    Some(_) => {}
-                    None => return,
-                }
-            }
-            self.0.begun.fetch_add(1, Ordering::Relaxed);
-            let line = EventKind::Log { stream: Stream::Stdout, line: b"hello from the payload".to_vec() };
-            let running = EventKind::State(AgentState::Running);
-            self.tell(vec![running, EventKind::Written(vec![("vda".into(), 8)]), line]);
-            next = self.send(next, wire).await;
-        }
-        if !self.come_to("build", wire).await {
-            return;
-        }
-        if self.0.events.lock().unwrap().len() == 4 {
-            self.tell(vec![EventKind::HostKeys(vec![host.key_line()]), EventKind::Outcome(Outcome::Succeeded)]);
-        }
-        next = self.send(next, wire).await;
-        while let Some(request) = wire.next::<AgentRequest>().await {
-            if request == (AgentRequest::Ack { seq: next - 1 }) {
-                host.turn_into(Boot::New);
-                wire.say(&AgentReply::Leaving(Leaving::Finish(Finish::Reboot))).await;
-                return;
-            }
-        }
-    }
-
-    async fn command(&self, wire: &mut Wire, command: &str) {
-        if command.contains("true check") {
-            // Ends well.
-            return;
-        }
-        if self.come_to("verify", wire).await {
-            wire.send(b"anemos: boot new\nanemos: root 56-78\nanemos: os New\n".to_vec()).await;
-        }
-    }
-}
-
-/// A workstation with a daemon.
-struct Workstation {
-    dir: TempDir,
-    daemon: Option<Child>,
-    log: u32,
-}
-
-impl Drop for Workstation {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-impl Workstation {
-    fn new(hosts: &[(&str, &Host)]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
-        fs::create_dir(dir.path().join("payload")).unwrap();
-        fs::create_dir(dir.path().join("runtime")).unwrap();
-        write("payload/deploy", b"#!/bin/sh\n");
-        fs::set_permissions(dir.path().join("payload/deploy"), Permissions::from_mode(0o755)).unwrap();
-        let key = dir.path().join("key");
-        let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
-        assert!(made.expect("ssh-keygen (package openssh-client) is needed by this test").success());
-        let mut known = String::new();
-        let mut toml = "[defaults]\npayload = \"payload\"\ndisk = \"/dev/vda\"\nidentity_file = [\"key\"]\n".to_owned();
-        toml += "known_hosts = \"known_hosts\"\nuser = \"root\"\ncheck = \"true check\"\n";
-        toml += "deadlines = { connect = \"2m\", verify = \"3m\" }\n";
-        for (name, host) in hosts {
-            let port = host.address.port();
-            toml.extend([
-                format!("[hosts.{name}]\naddress = \"127.0.0.1\"\nport = {port}\n"),
-                format!("secrets = {{ token = \"secret-{name}\" }}\n"),
-            ]);
-            write(&format!("secret-{name}"), format!("the secret of {name}").as_bytes());
-            known += &host.known_hosts_line();
-        }
-        write("hosts.toml", toml.as_bytes());
-        write("known_hosts", known.as_bytes());
-        carried::write(dir.path());
-        let mut workstation = Self { dir, daemon: None, log: 0 };
-        workstation.start();
-        workstation
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn anemos(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_anemos"));
-        command.args(arguments).current_dir(self.dir.path()).env("HOME", self.dir.path());
-        command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("runtime"));
-        command.env("ANEMOS_STAGE", self.path("stage")).env("ANEMOS_AGENT", self.path("agent"));
-        command.env_remove("SSH_AUTH_SOCK").env_remove("ANEMOS_SERVE").stdin(Stdio::null());
-        command
-    }
-
-    /// Starts the daemon, and waits until it listens.
-    fn start(&mut self) {
-        self.log += 1;
-        let log = File::create(self.path(&format!("daemon-{}.log", self.log))).unwrap();
-        let mut daemon = self.anemos(&["serve"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let until = Instant::now() + LONG;
-        while UnixStream::connect(self.path("runtime/anemos/socket")).is_err() {
-            assert!(daemon.try_wait().unwrap().is_none(), "{}", self.said());
-            assert!(Instant::now() < until, "the daemon does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        self.daemon = Some(daemon);
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
-    }
-
-    /// What the daemon wrote last.
-    fn said(&self) -> String {
-        fs::read_to_string(self.path(&format!("daemon-{}.log", self.log))).unwrap()
-    }
-
-    /// Hands a run over. What is said goes to files.
-    fn up(&self) -> Child {
-        let mut up = self.anemos(&["up", "--serve", "--yes", "--json", "hosts.toml"]);
-        up.stdout(File::create(self.path("up.out")).unwrap()).stderr(File::create(self.path("up.err")).unwrap());
-        up.spawn().unwrap()
-    }
-
-    fn up_said(&self) -> String {
-        ["up.out", "up.err"].map(|name| fs::read_to_string(self.path(name)).unwrap()).concat()
-    }
-
-    /// The directory of the newest run.
-    fn run(&self) -> PathBuf {
-        let mut runs: Vec<_> = fs::read_dir(self.path("state/anemos/runs")).unwrap().flatten().collect();
-        runs.sort_by_key(fs::DirEntry::file_name);
-        runs.last().expect("there is no run").path()
-    }
-
-    /// The secret is in no file but the one that it comes from.
-    fn assert_secret_nowhere(&self) {
-        let mut dirs = vec![self.dir.path().to_owned()];
-        while let Some(dir) = dirs.pop() {
-            for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
-                if path.is_dir() {
-                    dirs.push(path);
-                } else if path.is_file() && !path.ends_with("secret-web") {
-                    let bytes = fs::read(&path).unwrap();
-                    let found = [&b"the secret of web"[..], b"dGhlIHNlY3JldCBvZiB3ZWI="]
-                        .iter()
-                        .any(|secret| bytes.windows(secret.len()).any(|window| window == *secret));
-                    assert!(!found, "{}", path.display());
-                }
-            }
-        }
-    }
-
-    /// The hosts of the newest run, by name.
-    fn status(&self) -> BTreeMap<String, Value> {
-        let output = self.anemos(&["status", "--json"]).output().unwrap();
-        let lines = String::from_utf8(output.stdout).unwrap();
-        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.map(|line| (line["host"].as_str().unwrap().to_owned(), line)).collect()
-    }
-
-    /// All that was told of the host, as lines of JSON.
-    fn told(&self, host: &str) -> Vec<Value> {
-        let output = self.anemos(&["attach", "--json", "--all"]).output().unwrap();
-        let lines = String::from_utf8(output.stdout).unwrap();
-        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.filter(|line| line["host"] == host && line["number"].is_u64()).collect()
-    }
-}
-
-fn ended(child: &mut Child, what: &dyn Fn() -> String) -> i32 {
-    let until = Instant::now() + LONG;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code().expect("it was not killed");
-        }
-        if Instant::now() > until {
-            let _ = child.kill();
-            panic!("it does not end: {}", what());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn of_type<'a>(lines: &'a [Value], kind: &str) -> Vec<&'a Value> {
-    lines.iter().filter(|line| line["type"] == kind).collect()
-}
 
 /// Whatever the host was about when the daemon was killed, it is told to boot once, its payload begins once, and all
 /// that was told is told once.
@@ -352,7 +38,7 @@ async fn killed_in_each_phase_nothing_is_lost_or_done_twice() {
 }
 
 fn killed_in(phase: &'static str, script: &Obedient, host: &Host) {
-    let mut workstation = Workstation::new(&[("web", host)]);
+    let mut workstation = Workstation::new(&[("web", host)], &[]);
     let mut up = workstation.up();
     script.wait(phase);
     workstation.kill();
@@ -419,7 +105,7 @@ fn killed_in(phase: &'static str, script: &Obedient, host: &Host) {
 /// As systemd does it: the socket is there before the daemon, which takes it over and leaves it.
 #[test]
 fn a_socket_that_somebody_else_listens_on() {
-    let mut workstation = Workstation::new(&[]);
+    let mut workstation = Workstation::new(&[], &[]);
     workstation.kill();
     let path = workstation.path("runtime/anemos/socket");
     fs::remove_file(&path).unwrap();
@@ -489,7 +175,7 @@ async fn the_document_is_what_is_said() {
 }
 
 fn document(script: &Obedient, host: &Host) {
-    let workstation = Workstation::new(&[("web1", host)]);
+    let workstation = Workstation::new(&[("web1", host)], &[]);
     // What `anemos` would submit is in the run's order.
     let mut up = workstation.up();
     script.wait("build");

@@ -9,6 +9,6 @@ mod socket;
 pub use client::{ApiError, Client};
 pub use lines::Lines;
 pub use message::{
-    API, Fault, Given, Reason, Request, Said, Shown, Submit, Wished, plan_sha256, read, reply, reply_line,
+    API, Fault, Finishing, Given, Reason, Request, Said, Shown, Submit, Wished, plan_sha256, read, reply, reply_line,
 };
 pub use socket::{Socket, default_dir, peer};

@@ -127,6 +127,18 @@ pub struct Serve {
     /// Write systemd units for your own systemd instead (a socket and a service), and say how they are started
     #[arg(long)]
     pub install: bool,
+    /// Serve a page for browsers too, and metrics: docs/WEB.md. Default: 127.0.0.1:26366
+    ///
+    /// Who has the token in $XDG_STATE_HOME/anemos/web-token, which only you can read, may see and do there what you
+    /// may. On a terminal the address is shown with it.
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, default_missing_value = crate::web::DEFAULT)]
+    pub web: Option<std::net::SocketAddr>,
+    /// The page's certificates as PEM, its own first: by TLS it may listen on any address, not only a loopback one
+    #[arg(long, value_name = "FILE", requires = "web", requires = "web_key")]
+    pub web_cert: Option<PathBuf>,
+    /// The private key that goes with them, as PEM
+    #[arg(long, value_name = "FILE", requires = "web", requires = "web_cert")]
+    pub web_key: Option<PathBuf>,
 }
 
 /// What `up` and `plan` have in common.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch as signal;
 
@@ -12,12 +13,15 @@ use super::{CommandError, Status, Stopping, at_end, base, status_of};
 use crate::api::{self, ApiError, Client, Given, Request, Said, Submit};
 use crate::cli::Up;
 use crate::engine::Stop;
-use crate::journal::{RunDir, RunStore};
+use crate::journal::{Follower, Keep, RunDir, RunStore};
 use crate::plan::Plan;
-use crate::report::feed;
+use crate::report::{Update, feed};
 use crate::run::{self, Intent, SavedPlan, Secrets, Wanted};
 use crate::screen::{self, Control, Mode, Screen};
 use crate::ssh::Passphrases;
+
+/// Time between two looks at whether somebody else has decided.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// Whether runs are handed over without `--serve`.
 pub(super) fn is_wanted() -> bool {
@@ -152,14 +156,47 @@ async fn decide(
         return Ok(plans.iter().map(|plan| plan.host.clone()).collect());
     }
     let otherwise = saved.map(|saved| saved.met_otherwise(&plans)).unwrap_or_default();
-    let approve =
-        otherwise.is_empty() && ask_on(ask, Shown { mode, plans: &plans, able: &able, order }, control, stop).await;
+    let asked = Shown { mode, plans: &plans, able: &able, order };
+    let approve = tokio::select! {
+        biased;
+        approve = ask_on(ask, asked, control, stop), if otherwise.is_empty() => approve,
+        () = std::future::ready(()), if !otherwise.is_empty() => false,
+        (approved, author) = decided_by_another(run, &able[0].host) => {
+            let what = if approved { "approved" } else { "not approved" };
+            screen::note(&format!("the plan was {what} by {author}"));
+            let is_able = |host: &str| able.iter().any(|plan| plan.host == host);
+            return Ok(plans.iter().map(|p| p.host.clone()).filter(|host| !approved || !is_able(host)).collect());
+        }
+    };
     let is_able = |host: &str| able.iter().any(|plan| plan.host == host);
     let looked_at: BTreeMap<String, String> =
         shown.into_iter().filter(|shown| is_able(&shown.plan.host)).map(|s| (s.plan.host, s.sha256)).collect();
     client.call(&Request::Decide { run: id, approve, plans: looked_at }).await?;
     saved::check(&otherwise)?;
     Ok(plans.iter().map(|plan| plan.host.clone()).filter(|host| !approve || !is_able(host)).collect())
+}
+
+/// Returns when somebody else, as on the daemon's page, has decided about a host: what they decided, and who it was.
+async fn decided_by_another(run: &RunDir, host: &str) -> (bool, String) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    let mut found = None;
+    let mut journal = Follower::new(&run.journal(host), Keep::Lines { last: 0, after: 0 }).ok();
+    loop {
+        looks.tick().await;
+        let polled = journal.as_mut().map(|journal| {
+            journal.poll(&mut |told, _| {
+                if let Update::Decided { author, approved } = told.update {
+                    found = Some((approved, author));
+                }
+            })
+        });
+        match (polled, found.take()) {
+            (_, Some(found)) => return found,
+            (Some(Ok(())), None) => {}
+            // A journal that can't be read tells nothing; whoever decides in this terminal will hear it.
+            _ => journal = None,
+        }
+    }
 }
 
 /// Answers questions until the user leaves: `true`; `false` if there is nobody to answer any more.

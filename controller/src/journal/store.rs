@@ -49,6 +49,11 @@ impl RunStore {
         Self { dir }
     }
 
+    /// What else is kept of the user lies beside the runs.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.dir.with_file_name(name)
+    }
+
     /// Makes the directory of a new run and locks it. If that fails, nothing of the run is left.
     pub fn create(&self, file: &RunFile, key: &RunKey) -> Result<(RunDir, Lock), JournalError> {
         let run = RunDir { dir: self.dir.join(file.run.as_str()), id: file.run.clone() };

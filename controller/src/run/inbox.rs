@@ -265,7 +265,8 @@ pub fn ourselves() -> String {
     person(rustix::process::geteuid().as_raw(), Some(std::process::id()))
 }
 
-fn person(uid: u32, pid: Option<u32>) -> String {
+/// Somebody, as an author: a user of this machine and their process.
+pub fn person(uid: u32, pid: Option<u32>) -> String {
     let name = user_name(&fs::read_to_string("/etc/passwd").unwrap_or_default(), uid);
     let name = name.unwrap_or_else(|| format!("user {uid}"));
     pid.map_or_else(|| name.clone(), |pid| format!("{name} (process {pid})"))

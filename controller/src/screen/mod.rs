@@ -209,6 +209,11 @@ pub fn warning(text: &str) {
     aside("warning", text);
 }
 
+/// Whether a person reads what this process says about itself, and not a file or a journal.
+pub fn is_for_eyes() -> bool {
+    io::stderr().is_terminal()
+}
+
 /// Why a command ends.
 pub fn error(text: &str) {
     let text: Vec<String> = text.lines().map(text::sanitise_str).collect();

@@ -1,7 +1,7 @@
 //! Tables, and the one at the end of a run.
 
 use super::text::{Paint, bytes, clip, duration, fit, right, sanitise_str, width, wrap};
-use crate::report::{Ending, Phase, PhaseSeconds, Summary};
+use crate::report::{Ending, Phase, Summary};
 
 /// Columns that a reason may take.
 const REASON: usize = 60;
@@ -53,7 +53,7 @@ fn summary_table(summaries: &[&Summary], reason: usize, phases: bool) -> Table {
     table.right("TOTAL").right("SENT").left("WHAT");
     for summary in summaries {
         let mut row = vec![clip(&sanitise_str(&summary.host), NAME), summary.outcome.to_string()];
-        row.extend(phases.iter().map(|phase| seconds(&summary.seconds, *phase).map_or("-".to_owned(), duration)));
+        row.extend(phases.iter().map(|phase| summary.seconds.of(*phase).map_or("-".to_owned(), duration)));
         row.extend([duration(summary.total_seconds), bytes(summary.uploaded_bytes)]);
         row.push(clip(&sanitise_str(&summary.reason), reason));
         table.rows.push(row);
@@ -65,7 +65,7 @@ fn summary_table(summaries: &[&Summary], reason: usize, phases: bool) -> Table {
 pub(super) fn phases(summary: &Summary) -> String {
     let reached = Phase::ALL
         .into_iter()
-        .filter_map(|phase| seconds(&summary.seconds, phase).map(|seconds| format!("{phase} {}", duration(seconds))));
+        .filter_map(|phase| summary.seconds.of(phase).map(|seconds| format!("{phase} {}", duration(seconds))));
     let phases: Vec<String> = reached.chain([format!("{} in all", duration(summary.total_seconds))]).collect();
     format!("{}; {} sent", phases.join(", "), bytes(summary.uploaded_bytes))
 }
@@ -104,19 +104,6 @@ fn summary_lines(summary: &Summary, paint: Paint, columns: Option<usize>) -> Str
         reason.get(width(&head)..).unwrap_or_default(),
         wrapped(&phases(summary), columns.unwrap_or(usize::MAX), "  "),
     )
-}
-
-fn seconds(all: &PhaseSeconds, phase: Phase) -> Option<f64> {
-    match phase {
-        Phase::Connect => all.connect,
-        Phase::Probe => all.probe,
-        Phase::Upload => all.upload,
-        Phase::Stage => all.stage,
-        Phase::Boot => all.boot,
-        Phase::Build => all.build,
-        Phase::Reboot => all.reboot,
-        Phase::Verify => all.verify,
-    }
 }
 
 pub(super) fn paint_ending(paint: Paint, ending: Ending, text: &str) -> String {

@@ -8,19 +8,20 @@ use anemos_proto::ids::RunId;
 use tokio::sync::{mpsc, oneshot, watch as signal};
 
 use super::asker::Attached;
+use super::latest::Latest;
+use super::tally::Tally;
 use crate::api::{Fault, plan_sha256};
-use crate::engine::Stop;
+use crate::engine::{Stop, Wish};
 use crate::journal::{JournalError, RunDir, RunStore};
 use crate::plan::Plan;
-use crate::report::{Ending, feed};
-use crate::run::inbox::Pleas;
-use crate::run::{self, Description, Ended, Kind, Meeting, Prepared, RunError, Terms, Wanting};
+use crate::run::inbox::{self, Pleas};
+use crate::run::{self, Answer, Description, Ended, Kind, Meeting, Prepared, RunError, Terms, Wanting};
 use crate::screen;
 use crate::ssh::Passphrases;
 
 /// Where a run is.
 #[derive(Debug, Clone)]
-pub(super) enum State {
+pub enum State {
     /// Its hosts are being looked at.
     Meeting,
     /// It waits for a decision.
@@ -31,8 +32,10 @@ pub(super) enum State {
 
 /// What was found out, and is to be decided about.
 #[derive(Debug, Default)]
-pub(super) struct Plans {
+pub struct Plans {
+    /// Of all hosts that could be looked at.
     pub plans: Vec<Arc<Plan>>,
+    /// In which order the hosts go.
     pub order: Option<String>,
 }
 
@@ -41,11 +44,15 @@ type Decision = (bool, String, oneshot::Sender<()>);
 
 /// A run.
 #[derive(Debug)]
-pub(super) struct Owned {
+pub struct Owned {
+    /// Where it is.
     pub dir: RunDir,
-    pub asks: Arc<Attached>,
-    pub pleas: Pleas,
-    pub wanting: Wanting,
+    pub(super) asks: Arc<Attached>,
+    /// How far its hosts are.
+    pub latest: Arc<Latest>,
+    pleas: Pleas,
+    pub(super) wanting: Wanting,
+    /// What it waits for.
     pub state: signal::Sender<State>,
     stop: signal::Sender<Stop>,
     decide: Mutex<Option<oneshot::Sender<Decision>>>,
@@ -53,12 +60,20 @@ pub(super) struct Owned {
 
 impl Owned {
     /// Has its hosts left where that costs nothing.
-    pub(super) fn stop(&self) {
+    pub fn stop(&self) {
         self.stop.send_replace(Stop::Leave);
     }
 
+    /// The plans, once its hosts have been looked at.
+    pub fn plans(&self) -> Option<Arc<Plans>> {
+        match &*self.state.borrow() {
+            State::Meeting => None,
+            State::Met(plans) | State::Decided(plans) => Some(Arc::clone(plans)),
+        }
+    }
+
     /// Returns when its hosts have been looked at.
-    pub(super) async fn met(&self) -> Result<Arc<Plans>, Fault> {
+    pub async fn met(&self) -> Result<Arc<Plans>, Fault> {
         let mut state = self.state.subscribe();
         let met = state.wait_for(|state| !matches!(state, State::Meeting)).await;
         match met.map(|state| state.clone()) {
@@ -68,12 +83,7 @@ impl Owned {
     }
 
     /// Decides; returns when that is in the journals.
-    pub(super) async fn decide(
-        &self,
-        approve: bool,
-        looked_at: &BTreeMap<String, String>,
-        author: &str,
-    ) -> Result<(), Fault> {
+    pub async fn decide(&self, approve: bool, looked_at: &BTreeMap<String, String>, author: &str) -> Result<(), Fault> {
         let plans = match &*self.state.borrow() {
             State::Meeting => return Err(Fault::state("the hosts are still being looked at: ask for the plans first")),
             State::Met(plans) => Arc::clone(plans),
@@ -114,20 +124,22 @@ fn is_what_is_planned(plans: &[Arc<Plan>], looked_at: &BTreeMap<String, String>)
 
 /// All runs of the daemon that are not over.
 #[derive(Debug)]
-pub(super) struct Runs {
+pub struct Runs {
+    /// All runs of the user, whoever follows them.
     pub store: RunStore,
     all: Mutex<BTreeMap<RunId, Arc<Owned>>>,
     /// Everybody who may be asked something, whatever run they are attached to.
-    pub anybody: Arc<Attached>,
+    pub(super) anybody: Arc<Attached>,
+    tally: Mutex<Tally>,
 }
 
 impl Runs {
     pub(super) fn new(store: RunStore) -> Arc<Self> {
-        Arc::new(Self { store, all: Mutex::default(), anybody: Arc::default() })
+        Arc::new(Self { store, all: Mutex::default(), anybody: Arc::default(), tally: Mutex::default() })
     }
 
     /// The run of that name, if it is one of the daemon's.
-    pub(super) fn get(&self, name: &str) -> Result<Arc<Owned>, Fault> {
+    pub fn get(&self, name: &str) -> Result<Arc<Owned>, Fault> {
         let run = self.find(name)?;
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let owned = all.get(&run.id).cloned();
@@ -135,7 +147,7 @@ impl Runs {
     }
 
     /// The run of that name, whoever follows it.
-    pub(super) fn find(&self, name: &str) -> Result<RunDir, Fault> {
+    pub fn find(&self, name: &str) -> Result<RunDir, Fault> {
         self.store.find(Some(name)).map_err(|error| match error {
             JournalError::NoRun(_) | JournalError::NoRuns(_) | JournalError::Ambiguous { .. } => {
                 Fault::input(error.to_string())
@@ -145,7 +157,7 @@ impl Runs {
     }
 
     /// Whether the daemon has the run.
-    pub(super) fn has(&self, run: &RunId) -> bool {
+    pub fn has(&self, run: &RunId) -> bool {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).contains_key(run)
     }
 
@@ -169,14 +181,15 @@ impl Runs {
         terms.daemon = true;
         let passphrases: Arc<dyn Passphrases> = Arc::clone(&asks) as _;
         let prepared = Prepared::of(description, terms, &passphrases).map_err(fault)?;
-        // The journals are what anybody sees of it.
-        let (reports, _) = feed();
+        // The journals are what anybody sees of it, but for progress.
+        let (reports, latest) = Latest::of_feed();
         let (stop, stopped) = signal::channel(Stop::No);
         let meeting = tokio::task::block_in_place(|| prepared.begin(&reports, &stopped)).map_err(fault)?;
         let (decide, decided) = oneshot::channel();
         let owned = Arc::new(Owned {
             dir: meeting.dir().clone(),
             asks,
+            latest,
             pleas: Arc::clone(&meeting.pleas),
             wanting: Wanting::default(),
             state: signal::channel(State::Meeting).0,
@@ -207,7 +220,7 @@ impl Runs {
         let lock = dir.lock().map_err(|error| error.to_string())?;
         let asks = Arc::new(Attached::default());
         let passphrases: Arc<dyn Passphrases> = Arc::clone(&asks) as _;
-        let (reports, _) = feed();
+        let (reports, latest) = Latest::of_feed();
         let (stop, stopped) = signal::channel(Stop::No);
         let resumed = tokio::task::block_in_place(|| {
             run::resume((dir, lock), &passphrases, &reports, &stopped).map_err(|error| error.message)
@@ -215,6 +228,7 @@ impl Runs {
         let owned = Arc::new(Owned {
             dir: resumed.dir().clone(),
             asks,
+            latest,
             pleas: Arc::clone(&resumed.pleas),
             wanting: resumed.wanting.clone(),
             state: signal::channel(State::Decided(Arc::default())).0,
@@ -244,14 +258,33 @@ impl Runs {
             screen::warning(&format!("run {id}: {error}"));
         }
         let count = |wanted| ended.ends.iter().flatten().filter(|end| end.outcome == wanted).count();
-        let counts =
-            [Ending::Deployed, Ending::Untouched, Ending::Held].map(|ending| format!("{} {ending}", count(ending)));
+        let counts = Tally::ENDINGS.map(|ending| format!("{} {ending}", count(ending)));
         screen::note(&format!("run {id} is over: {}", counts.join(", ")));
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.ends.iter().flatten().for_each(|end| tally.add(end));
+        drop(tally);
         self.remove(run);
+    }
+
+    /// What the runs that are over amounted to, since this daemon was started.
+    pub fn tally(&self) -> Tally {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The runs that are not over.
+    pub fn owned(&self) -> Vec<Arc<Owned>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
 impl Owned {
+    /// Has hosts do something, in the name of `author`.
+    pub async fn wish(&self, hosts: &[String], wish: &Wish, author: &str) -> Result<Vec<Answer>, Fault> {
+        let id = run::new_id().map_err(fault)?;
+        let answers = inbox::plead_all(&self.pleas, hosts, &id, author, wish).await;
+        answers.ok_or_else(|| Fault::state("a host of these is not followed any more"))
+    }
+
     async fn see_through(
         &self,
         meeting: Meeting,

@@ -14,13 +14,14 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::asker::{Attached, Listener, Questions};
-use super::runs::{Runs, agent, fault};
+use super::runs::{Runs, agent};
+use super::watch::Watch;
 use crate::api::{self, API, Fault, Given, Lines, Request, Said, Shown, Submit, plan_sha256, reply, reply_line};
 use crate::embed::BUILD;
 use crate::engine::{Blob, Wish, now_ms};
 use crate::journal::{Follower, Keep, RunDir, glance};
 use crate::report::{Report, is_line};
-use crate::run::{self, Description, Secrets, Terms, inbox};
+use crate::run::{Description, Secrets, Terms};
 use crate::screen::json::report_line;
 use crate::screen::status::{StatusRow, status_json};
 
@@ -219,10 +220,7 @@ impl Talk {
                     (api::Wished::Finish, None, Some(finish)) => Wish::Finish(finish.into()),
                     _ => return Err(Fault::input("only `finish` has a `finish`, and only `retry` a `payload`")),
                 };
-                let id = run::new_id().map_err(fault)?;
-                let answers = inbox::plead_all(&owned.pleas, &hosts, &id, &self.author, &wish).await;
-                let answers = answers.ok_or_else(|| Fault::state("a host of these is not followed any more"))?;
-                Ok(Said::Answers { answers })
+                Ok(Said::Answers { answers: owned.wish(&hosts, &wish, &self.author).await? })
             }
             Request::Stop { run } => {
                 self.runs.get(&run)?.stop();
@@ -282,39 +280,19 @@ impl Talk {
     }
 
     async fn subscribe(&self, re: u64, run: &RunDir, after: &BTreeMap<String, u64>) -> Result<Said, Fault> {
-        let hosts = run.load().map_err(|error| Fault::internal(error.to_string()))?.hosts;
-        if let Some(host) = after.keys().find(|host| !hosts.iter().any(|entry| entry.name == **host)) {
-            return Err(Fault::input(format!("run {} has no host `{host}`", run.id)));
-        }
-        let mut followed = Vec::new();
-        for entry in hosts {
-            let journal = Follower::new(&run.journal(&entry.name), Keep::All);
-            let journal = journal.map_err(|error| Fault::internal(error.to_string()))?;
-            let seen = after.get(&entry.name).copied().unwrap_or(0);
-            followed.push((entry.name, seen, journal));
-        }
+        let mut watch = Watch::new(run, None, after, |_| Keep::All)?;
         let mut looks = tokio::time::interval(LOOK_EVERY);
         loop {
             looks.tick().await;
             // Before the look: nobody writes after that, so it sees the last word.
             let is_followed = self.runs.has(&run.id) || run.follower().is_some();
-            let mut over = true;
-            for (host, seen, journal) in &mut followed {
-                let polled = tokio::task::block_in_place(|| {
-                    journal.poll(&mut |told, _| {
-                        if told.number > *seen {
-                            let (number, wall_ms, update) = (Some(told.number), told.wall_ms, told.update);
-                            let line = report_line(&Report { host: host.clone(), number, wall_ms, update });
-                            // Whoever reads slowly is waited for here, and what is not read yet is in the journal.
-                            let _ = self.replies.blocking_send(reply_line(re, &line));
-                        }
-                    })
-                });
-                polled.map_err(|error| Fault::internal(error.to_string()))?;
-                *seen = (*seen).max(journal.digested().number);
-                over &= journal.digested().summary.is_some();
-            }
-            if over || !is_followed || self.replies.is_closed() {
+            tokio::task::block_in_place(|| {
+                watch.poll(&mut |_, report, _| {
+                    // Whoever reads slowly is waited for here, and what is not read yet is in the journal.
+                    let _ = self.replies.blocking_send(reply_line(re, &report_line(&report)));
+                })
+            })?;
+            if watch.is_over() || !is_followed || self.replies.is_closed() {
                 return Ok(Said::End {});
             }
         }

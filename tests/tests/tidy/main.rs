@@ -33,15 +33,17 @@ const LIBRARIES: [(&str, &[&str]); 3] = [
 
 /// Rooms of the controller, and rooms that they must not look into. Screens and commands stand on `run`, `run` on
 /// `engine`, `engine` on `plan`: so whatever drives a deployment without a terminal has all of it.
-const FLOORS: [(&str, &[&str]); 11] = [
-    ("plan", &["api", "cli", "commands", "engine", "run", "screen", "serve"]),
-    ("engine", &["api", "cli", "commands", "run", "screen", "serve"]),
-    ("run", &["api", "cli", "commands", "screen", "serve"]),
-    ("screen", &["api", "cli", "commands", "serve"]),
+const FLOORS: [(&str, &[&str]); 12] = [
+    ("plan", &["api", "cli", "commands", "engine", "run", "screen", "serve", "web"]),
+    ("engine", &["api", "cli", "commands", "run", "screen", "serve", "web"]),
+    ("run", &["api", "cli", "commands", "screen", "serve", "web"]),
+    ("screen", &["api", "cli", "commands", "serve", "web"]),
     // What is said between a daemon and its clients, which both stand on.
-    ("api", &["cli", "commands", "screen", "serve"]),
+    ("api", &["cli", "commands", "screen", "serve", "web"]),
     // A daemon has no terminal and no command line.
-    ("serve", &["cli", "commands"]),
+    ("serve", &["cli", "commands", "web"]),
+    // The page is to the daemon what a client is.
+    ("web", &["cli", "commands"]),
     // A journal is read by builds whose engine is another.
     ("journal", &["cli", "commands", "engine", "plan", "run", "screen"]),
     // These are of use without any deployment.
