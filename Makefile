@@ -41,6 +41,9 @@ unit: rust ## all tests that need no machine: no network, and no root (what need
 hostile: rust build ## hosts that flood the controller, and what memory that takes
 	ANEMOS_BIN=$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/anemos cargo test --locked --workspace --test hostile
 
+browser: rust tools ## the page of `anemos serve --web` in a real browser, for people with and without eyes; SCREENSHOT=docs/web.png
+	tests/browser.sh $(SCREENSHOT)
+
 e2e: rust tools build ## scenarios whose names contain T: make e2e T=machines::bios
 	tests/e2e.sh $(T)
 
@@ -76,4 +79,4 @@ clean: ## what the lab and cargo made
 	cargo clean
 	rm -rf .lab
 
-.PHONY: help build dist man build-demo remote rust tools demo test unit hostile e2e faults reach bench fuzz check clean
+.PHONY: help build dist man build-demo remote rust tools demo test unit hostile browser e2e faults reach bench fuzz check clean
