@@ -18,7 +18,7 @@ use crate::imgbuild::Imgbuild;
 use crate::inputs::{self, Input, Putting};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
-use crate::settings::{Format, Target};
+use crate::settings::{Format, SIGNED_GRUB, Target};
 use crate::sources::{self, Sources};
 use crate::words::{Bootloader, Filesystem, Table};
 #[cfg(feature = "all-targets")]
@@ -111,7 +111,7 @@ impl Job {
             };
             packages.extend(loaders.iter().map(|name| (*name).to_owned()));
             if settings.has_shim() {
-                packages.push(disk::SIGNED_GRUB.to_owned());
+                packages.push(SIGNED_GRUB.to_owned());
             }
         }
         let mut seen = BTreeSet::new();

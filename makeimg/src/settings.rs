@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::volumes::{self, Volume};
 use crate::words::{Bootloader, Compression, Filesystem, Table, size};
-use crate::{alpine, arch, disk, sources};
+use crate::{alpine, arch, sources};
 
 /// What is bootstrapped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,12 @@ impl Target {
         }
     }
 }
+
+/// Debian's package of shim. An image that has it starts where Secure Boot is enforced.
+pub(crate) const SHIM: &str = "shim-signed";
+
+/// Debian's package of the GRUB that shim starts.
+pub(crate) const SIGNED_GRUB: &str = "grub-efi-amd64-signed";
 
 /// What comes out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +169,7 @@ const SIZE: u64 = 8 << 30;
 impl Settings {
     /// Whether the image gets shim, with which it starts where Secure Boot is enforced.
     pub(crate) fn has_shim(&self) -> bool {
-        let name = |package: &String| package.split(['=', ':', '/']).next() == Some(disk::SHIM);
+        let name = |package: &String| package.split(['=', ':', '/']).next() == Some(SHIM);
         matches!(self.target, Target::Debian { .. }) && self.packages.iter().any(name)
     }
 

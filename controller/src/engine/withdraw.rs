@@ -1,5 +1,5 @@
-//! The run's key in the new system: it opens root's account there until the end of `verify`, if hosts.toml says so, and is
-//! taken away then.
+//! The run's key in the new system: it opens root's account there until the end of `verify`, if hosts.toml says so, and
+//! is taken away then.
 
 use std::sync::Arc;
 
@@ -21,13 +21,17 @@ pub fn comment(run: &RunId) -> String {
     format!("anemos-run-{run}")
 }
 
+/// Where sshd and dropbear look for root's keys, as words of a shell.
+const FILES: &str = "~root/.ssh/authorized_keys ~root/.ssh/authorized_keys2 /etc/dropbear/authorized_keys \
+                     /etc/ssh/authorized_keys.d/root /etc/ssh/authorized_keys/root";
+
 /// What takes the key out of the files in which sshd and dropbear look for root's keys, as root. Each file is replaced
 /// as a whole, and only if all that stays of it could be written.
 pub fn script(key: &HostKey) -> String {
     let blob = key.line().split(' ').nth(1).unwrap_or_default();
     format!(
         r#"umask 077;
-for f in ~root/.ssh/authorized_keys ~root/.ssh/authorized_keys2 /etc/dropbear/authorized_keys /etc/ssh/authorized_keys.d/root /etc/ssh/authorized_keys/root; do
+for f in {FILES}; do
 if [ -f "$f" ] && grep -qF "{blob}" "$f"; then
 f=$(readlink -f "$f");
 if cp -p "$f" "$f.anemos"; then

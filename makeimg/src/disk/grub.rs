@@ -15,7 +15,7 @@ use crate::chroot::{Chroot, environment};
 use crate::command::{self, Context, Tool};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
-use crate::settings::Target;
+use crate::settings::{SHIM, SIGNED_GRUB, Target};
 use crate::words::Filesystem;
 
 impl Disk {
@@ -124,8 +124,8 @@ impl Disk {
     }
 
     /// Signed loaders, each with its path on the EFI system partition, if the image has shim: firmware that enforces
-    /// Secure Boot knows the key of shim, shim knows Debian's, with which GRUB and the kernels are signed. That GRUB reads
-    /// grub.cfg in /EFI/debian.
+    /// Secure Boot knows the key of shim, shim knows Debian's, with which GRUB and the kernels are signed. That GRUB
+    /// reads grub.cfg in /EFI/debian.
     fn signed(&self, image: &Inside) -> Result<Option<Vec<Loader>>, Problem> {
         if !image.exists(SIGNED[0].1) {
             return Ok(None);
@@ -218,19 +218,13 @@ const INSTALLER: &str = "/usr/local/lib/makeimg/install-grub";
 /// Where firmware looks by itself, on the EFI system partition.
 const FALLBACK: &str = "EFI/BOOT/BOOTX64.EFI";
 
-/// Loaders that are signed: their paths on the EFI system partition, where Debian has them, and the packages. shim looks
-/// for the others beside itself.
+/// Loaders that are signed: their paths on the EFI system partition, where Debian has them, and the packages. shim
+/// looks for the others beside itself.
 const SIGNED: [(&str, &str, &str); 3] = [
     (FALLBACK, "usr/lib/shim/shimx64.efi.signed", SHIM),
     ("EFI/BOOT/mmx64.efi", "usr/lib/shim/mmx64.efi.signed", "shim-helpers-amd64-signed"),
     ("EFI/BOOT/grubx64.efi", "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", SIGNED_GRUB),
 ];
-
-/// Debian's package of shim. An image that has it starts where Secure Boot is enforced.
-pub(crate) const SHIM: &str = "shim-signed";
-
-/// Debian's package of the GRUB that shim starts.
-pub(crate) const SIGNED_GRUB: &str = "grub-efi-amd64-signed";
 
 /// For UEFI besides.
 const EFI_MODULES: &[&str] = &["efi_gop", "all_video"];

@@ -7,7 +7,6 @@ pub(crate) mod layout;
 mod making;
 pub(crate) mod old;
 
-pub(crate) use self::grub::{SHIM, SIGNED_GRUB};
 pub use self::grub::{has_kernel, install_bios};
 pub use self::layout::Wanted;
 pub use self::making::Disk;

@@ -136,8 +136,8 @@ impl Machine {
         self.contact = Contact::Withdrawing(ending, reason);
     }
 
-    /// The system that holds this key did not let us in. One that was found to be in order may have had its door shut since
-    /// by an earlier process.
+    /// The system that holds this key did not let us in. One that was found to be in order may have had its door shut
+    /// since, by an earlier process.
     pub(super) fn locked_out(&mut self, now: Duration, why: String, key: &HostKey, out: &mut Vec<Action>) {
         let reported = self.reported_keys();
         if let Some(os) = self.verified.clone().filter(|_| reported.is_empty() || reported.contains(key)) {
