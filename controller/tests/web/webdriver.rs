@@ -30,10 +30,9 @@ impl Driver {
         let mut command = Command::new("chromedriver");
         let child = command.args(["--port=0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = child.expect("chromedriver (package chromium-driver) is needed by this test: make browser");
-        let said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let port = said
-            .filter_map(|line| line.split("successfully on port ").nth(1)?.trim_end_matches('.').parse().ok())
-            .next();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let port = |line: String| line.split("successfully on port ").nth(1)?.trim_end_matches('.').parse().ok();
+        let port = said.find_map(port);
         Self { child, port: port.expect("chromedriver says where it listens") }
     }
 }
