@@ -60,10 +60,10 @@ tar tar
 cpio cpio
 patch patch
 busybox busybox
-pacstrap arch-install-scripts
 gpg gpg
 gpg-agent gpg-agent
 pacman pacman-package-manager
+/usr/share/makepkg/util/parseopts.sh makepkg
 "
 
 known=$(sed 's/.* //' <<<"$needs" | sort -u)

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "all-targets")]
+use crate::alpine;
 use crate::apt::Apt;
+use crate::arch::{self, Arch};
 use crate::chroot::Chroot;
 use crate::command::{self, Context};
 use crate::debian::{self, Debian};
@@ -21,8 +24,6 @@ use crate::problem::{Doing, Problem};
 use crate::settings::{Format, SIGNED_GRUB, Target};
 use crate::sources::{self, Sources};
 use crate::words::{Bootloader, Filesystem, Table};
-#[cfg(feature = "all-targets")]
-use crate::{alpine, arch};
 use crate::{declare, functions, output};
 
 /// What is to be built.
@@ -142,7 +143,7 @@ impl Job {
             .collect();
         let bootstrap: &[&str] = match self.imgbuild.settings.target {
             Target::Debian { .. } => &["mmdebstrap", "debootstrap"],
-            Target::Arch => &["pacstrap"],
+            Target::Arch => &["pacman"],
             Target::Alpine => &["apk"],
         };
         if !bootstrap.iter().any(|tool| command::find(tool).is_some()) {
@@ -220,6 +221,11 @@ fn fill(
     }
     // Before anything is written.
     let sources = sources(job, context)?;
+    if settings.target == Target::Arch
+        && let Some(problem) = arch::problem(job.project(), machine.is_some())
+    {
+        return Err(problem);
+    }
     let disk = match (machine, job.wanted()) {
         (Some(machine), wanted) => {
             report.step("partitions and file systems");
@@ -243,16 +249,15 @@ fn fill(
             let debian = Debian { variant, packages: &packages, apt, wanted, sources };
             debian::bootstrap(context, &debian, root)?;
         }
-        #[cfg(not(feature = "all-targets"))]
-        Target::Arch | Target::Alpine => {
-            return Err(Problem::build("this makeimg builds nothing but target=debian"));
-        }
-        #[cfg(feature = "all-targets")]
         Target::Arch => {
             report.step("bootstrap Arch");
-            let packages = job.packages(disk.is_some());
-            arch::bootstrap(context, job.project(), &settings.hostconf, &packages, root)?;
+            let (packages, hostconf) = (&job.packages(disk.is_some())[..], &settings.hostconf[..]);
+            let (keymap, is_here) = (settings.keymap.as_deref(), machine.is_some());
+            let arch = Arch { project: job.project(), hostconf, packages, keymap, is_here, work: &job.work };
+            arch::bootstrap(context, &arch, root)?;
         }
+        #[cfg(not(feature = "all-targets"))]
+        Target::Alpine => return Err(Problem::build("this makeimg does not build target=alpine")),
         #[cfg(feature = "all-targets")]
         Target::Alpine => {
             report.step("bootstrap Alpine");
@@ -344,15 +349,10 @@ impl HostKeys {
             image.remove(path)?;
             removed = true;
         }
-        let units = Path::new("etc/systemd/system");
         if !removed || !image.exists("usr/lib/systemd/systemd") {
             return Ok(());
         }
-        image.write(&units.join(HOST_KEYS_NAME), HOST_KEYS_UNIT.as_bytes(), 0o644)?;
-        for wants in ["ssh.service.wants", "ssh.socket.wants"] {
-            image.link(&units.join(wants).join(HOST_KEYS_NAME), &Path::new("..").join(HOST_KEYS_NAME))?;
-        }
-        Ok(())
+        image.unit(HOST_KEYS_NAME, HOST_KEYS_UNIT, &["ssh.service", "ssh.socket"])
     }
 }
 

@@ -58,6 +58,17 @@ impl<'a> Chroot<'a> {
     /// # Errors
     /// Something can't be mounted.
     pub fn new(image: &'a Inside) -> Result<Self, Problem> {
+        let mut chroot = Self::bare(image)?;
+        chroot.resolver()?;
+        chroot.policy()?;
+        Ok(chroot)
+    }
+
+    /// The same for an image that has no packages yet: their files must not be there before them, so none is lent.
+    ///
+    /// # Errors
+    /// Something can't be mounted.
+    pub fn bare(image: &'a Inside) -> Result<Self, Problem> {
         let mut chroot = Self { image, mounted: Vec::new(), lent: Vec::new() };
         let quiet = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         chroot.mount("sys", "sysfs", quiet | MountFlags::RDONLY, c"")?;
@@ -73,8 +84,6 @@ impl<'a> Chroot<'a> {
         chroot.mount("dev/shm", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777")?;
         // /proc is missing here: unshare(1) mounts it in the PID namespace whose processes it is to show.
         image.dir(Path::new("proc")).doing(|| "making the image's /proc".into())?;
-        chroot.resolver()?;
-        chroot.policy()?;
         Ok(chroot)
     }
 

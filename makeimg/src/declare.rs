@@ -63,6 +63,7 @@ pub fn apply(context: &Context, settings: &Settings, chroot: &Chroot<'_>) -> Res
     declaring.users()?;
     declaring.passwords()?;
     declaring.keys()?;
+    declaring.shut()?;
     declaring.services()
 }
 
@@ -251,6 +252,19 @@ impl Declaring<'_> {
         Ok(())
     }
 
+    /// Shuts accounts to passwords that nobody has set, and no account to keys: a system without PAM takes `!` for an
+    /// account that is locked to these, too (sshd(8)). Arch's root has no password, and asks for none.
+    fn shut(&self) -> Result<(), Problem> {
+        let old = self.old("etc/shadow")?;
+        let has_key = |name: &str| self.settings.authorized_keys.iter().any(|(user, _)| user == name);
+        let new = shut(&String::from_utf8_lossy(&old), has_key);
+        if new.as_bytes() == old {
+            return Ok(());
+        }
+        let written = self.image.rewrite(Path::new("etc/shadow"), new.as_bytes());
+        written.doing(|| "writing /etc/shadow in the image".into())
+    }
+
     fn services(&self) -> Result<(), Problem> {
         for service in &self.settings.services {
             let what = format!("services: {service}");
@@ -282,6 +296,16 @@ pub(crate) fn with_line(mut text: Vec<u8>, line: &str) -> Vec<u8> {
     }
     text.extend([line.as_bytes(), b"\n"].concat());
     text
+}
+
+/// shadow(5) where nobody becomes root without a password, and whoever has a key gets in with that.
+pub(crate) fn shut(shadow: &str, has_key: impl Fn(&str) -> bool) -> String {
+    let line = |line: &str| match line.splitn(3, ':').collect::<Vec<_>>()[..] {
+        ["root", "", rest] => format!("root:*:{rest}"),
+        [name, "!" | "!!", rest] if has_key(name) => format!("{name}:*:{rest}"),
+        _ => line.to_owned(),
+    };
+    shadow.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Whether hosts(5) has a host of that name.
@@ -342,6 +366,18 @@ mod tests {
             assert_eq!(supported(list, locale).as_deref(), line, "{locale}");
         }
         assert!(!needs_generating("C.utf8") && needs_generating("de_DE.utf8"));
+    }
+
+    #[test]
+    fn passwords_that_nobody_has_set_let_nobody_in() {
+        let shadow =
+            "root::14871::::::\nbin:!*:14871::::::\nadmin:!:20000:0:99999:7:::\nweb:!!:1::::::\nguest::1::::::\n";
+        let shut = shut(shadow, |name| ["admin", "web", "bin"].contains(&name));
+        let expected =
+            "root:*:14871::::::\nbin:!*:14871::::::\nadmin:*:20000:0:99999:7:::\nweb:*:1::::::\nguest::1::::::\n";
+        assert_eq!(shut, expected);
+        let set = "root:$y$j9T$a:1::::::\nadmin:!:1::::::";
+        assert_eq!(super::shut(set, |_| false), set);
     }
 
     #[test]

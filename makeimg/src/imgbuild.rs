@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::arch;
 use crate::problem::Problem;
 use crate::script::{Script, defined};
 use crate::settings::{self, FUNCTIONS, Format, Settings, Target, VARIABLES};
@@ -153,12 +154,15 @@ impl Imgbuild {
                  would wipe what setup() made",
                 "say `raw` and `filesystems`, or partition and install by a script in place of an IMGBUILD",
             )
-        } else if !matches!(self.settings.target, Target::Debian { .. }) {
+        } else if self.settings.target == Target::Alpine {
             (
                 "target",
-                "a machine builds only `debian` on its own disk; what bootstraps the others is not in its RAM system",
+                "a machine does not build `alpine` on its own disk: nothing in its RAM system is apk, and no way to \
+                 bring it there has been tried with Alpine's own packages",
                 "build an image of it elsewhere, or install it by a script in place of an IMGBUILD",
             )
+        } else if self.settings.target == Target::Arch {
+            return arch::problem(self.path.parent()?, true);
         } else {
             return None;
         };

@@ -173,6 +173,17 @@ impl Inside {
         self.replace(path, |dir, name| Ok(rustix::fs::symlinkat(target, dir, name)?))
     }
 
+    /// Adds a unit of systemd's, which the units `wants` start (systemd.unit(5)).
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn unit(&self, name: &str, text: &str, wants: &[&str]) -> io::Result<()> {
+        let units = Path::new("etc/systemd/system");
+        self.write(&units.join(name), text.as_bytes(), 0o644)?;
+        let link = |by: &&str| self.link(&units.join(format!("{by}.wants/{name}")), &Path::new("..").join(name));
+        wants.iter().try_for_each(link)
+    }
+
     /// Removes a file or symbolic link, if it is there.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ pub enum Target {
         /// A release's name or class, such as `trixie` or `stable`.
         suite: String,
     },
-    /// By pacstrap.
+    /// By pacman.
     Arch,
     /// By apk.
     Alpine,

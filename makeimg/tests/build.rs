@@ -776,24 +776,63 @@ fn has(program: &str) -> bool {
     found
 }
 
-/// Makes an Arch package of a directory, with its entry for the repository's index (alpm-package(7), alpm-repo-db(7)).
-fn pack(dir: &Path, name: &str, repository: &Path) {
-    let info = format!(
-        "pkgname = {name}\npkgver = 1-1\npkgdesc = {name}\nbuilddate = 1700000000\npackager = tests\nsize = 1\n\
-         arch = any\n"
-    );
-    fs::write(dir.join(".PKGINFO"), info).unwrap();
-    let file = format!("{name}-1-1-any.pkg.tar.zst");
-    tar("--zstd", &repository.join(&file), dir, ".PKGINFO $(ls)");
-    let size = fs::metadata(repository.join(&file)).unwrap().len();
-    let entry = repository.join(format!("db/{name}-1-1"));
-    fs::create_dir_all(&entry).unwrap();
-    let desc = format!(
-        "%FILENAME%\n{file}\n\n%NAME%\n{name}\n\n%VERSION%\n1-1\n\n%CSIZE%\n{size}\n\n\
-         %ISIZE%\n{size}\n\n%ARCH%\nany\n\n"
-    );
-    fs::write(entry.join("desc"), desc).unwrap();
-    tar("--gzip", &repository.join("here.db"), &repository.join("db"), "$(ls)");
+/// A pacman repository, packed by hand as alpm-package(7) and alpm-repo-db(7) say.
+struct Repository<'a> {
+    project: &'a Project,
+    /// Where its keys are.
+    gnupg: tempfile::TempDir,
+}
+
+impl<'a> Repository<'a> {
+    fn new(project: &'a Project) -> Self {
+        fs::create_dir_all(project.path("repository/db")).unwrap();
+        let gnupg = tempfile::tempdir().unwrap();
+        fs::set_permissions(gnupg.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        Self { project, gnupg }
+    }
+
+    fn gpg(&self, args: &[&str]) -> Vec<u8> {
+        // Whatever gpg starts ends with it.
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "gpg", "--batch", "--quiet", "--homedir"]);
+        let output = command.arg(self.gnupg.path()).args(args).output().unwrap();
+        assert!(output.status.success(), "gpg {args:?}: {}", text(&output.stderr));
+        output.stdout
+    }
+
+    /// Makes a key, and a keyring NAME with it (pacman-key(8)).
+    fn keyring(&self, name: &str, at: &Path) {
+        self.gpg(&["--passphrase", "", "--quick-generate-key", &format!("{name}@example.net"), "ed25519"]);
+        fs::create_dir_all(at).unwrap();
+        fs::write(at.join(format!("{name}.gpg")), self.gpg(&["--export", name])).unwrap();
+        let listed = text(&self.gpg(&["--list-keys", "--with-colons", name]));
+        let print = listed.lines().find_map(|line| line.strip_prefix("fpr:::::::::")).unwrap();
+        fs::write(at.join(format!("{name}-trusted")), format!("{}:4:\n", print.trim_end_matches(':'))).unwrap();
+    }
+
+    /// Makes a package of a directory, signed with the key of this name.
+    fn pack(&self, name: &str, key: &str) {
+        let (dir, repository) = (self.project.path(name), self.project.path("repository"));
+        let info = format!(
+            "pkgname = {name}\npkgver = 1-1\npkgdesc = {name}\nbuilddate = 1700000000\npackager = tests\n\
+             size = 1\narch = any\n"
+        );
+        fs::write(dir.join(".PKGINFO"), info).unwrap();
+        let file = format!("{name}-1-1-any.pkg.tar.zst");
+        tar("--zstd", &repository.join(&file), &dir, ".PKGINFO $(ls)");
+        let size = fs::metadata(repository.join(&file)).unwrap().len();
+        let packed = repository.join(&file);
+        let signature = self.gpg(&["-u", key, "--detach-sign", "-o", "-", packed.to_str().unwrap()]);
+        fs::write(repository.join(format!("{file}.sig")), signature).unwrap();
+        let entry = repository.join(format!("db/{name}-1-1"));
+        fs::create_dir_all(&entry).unwrap();
+        let desc = format!(
+            "%FILENAME%\n{file}\n\n%NAME%\n{name}\n\n%VERSION%\n1-1\n\n%CSIZE%\n{size}\n\n\
+             %ISIZE%\n{size}\n\n%ARCH%\nany\n\n"
+        );
+        fs::write(entry.join("desc"), desc).unwrap();
+        tar("--gzip", &repository.join("core.db"), &repository.join("db"), "$(ls)");
+    }
 }
 
 fn tar(compression: &str, archive: &Path, dir: &Path, what: &str) {
@@ -801,45 +840,80 @@ fn tar(compression: &str, archive: &Path, dir: &Path, what: &str) {
     assert!(Command::new("sh").args(["-c", &script]).arg(archive).current_dir(dir).status().unwrap().success());
 }
 
-/// The real pacman, with a repository of two packages.
+/// The real pacman, with a repository of a few packages. The project's key is that of two of them; the third is signed
+/// with one that came after the building machine's keyring, and is in the package of keys.
 #[test]
 fn arch() {
     if !is_root() {
         return;
     }
-    if !has("pacstrap") {
+    if !has("pacman") || !has("pacman-key") || !has("gpg") {
         return;
     }
     let project = Project::new(
-        "target=arch\nformat=dir\nimgname=web\npackages='\n  greeting\n'\n\
+        "target=arch\nformat=dir\nimgname=web\npackages='\n  greeting\n'\nkeymap=de\n\
          provision() {\n    greeting >/etc/greeted\n}\n",
     );
-    let repository = project.path("repository");
-    let (base, greeting) = (project.path("base"), project.path("greeting"));
-    for dir in [&repository, &base, &greeting] {
-        fs::create_dir(dir).unwrap();
-    }
+    let base = project.path("base");
+    fs::create_dir(&base).unwrap();
     let standin = Command::new(project.path("bin/mmdebstrap")).arg(&base).env_remove("STANDIN").output().unwrap();
     assert!(standin.status.success(), "{}", text(&standin.stderr));
+    // Arch's has files that makeimg must not have written before.
+    project.write("base/etc/resolv.conf", "# resolvers\n");
+    project.write("base/etc/hosts", "# hosts\n");
+    project.write("base/etc/shadow", "root::14871::::::\n");
+    project.program("base/usr/bin/look", "#!/bin/sh\nls /proc/self /dev/null /sys/class && cat /etc/vconsole.conf\n");
+    let hook = "[Trigger]\nType = Package\nOperation = Install\nTarget = *\n\n\
+                [Action]\nWhen = PostTransaction\nExec = /bin/sh -c '/usr/bin/look >/etc/looked 2>&1'\n";
+    project.write("base/usr/share/libalpm/hooks/look.hook", hook);
     project.program("greeting/usr/bin/greeting", "#!/bin/sh\necho good day\n");
-    pack(&base, "base", &repository);
-    pack(&greeting, "greeting", &repository);
-    let conf =
-        format!("[options]\nArchitecture = auto\nSigLevel = Never\n[here]\nServer = file://{}\n", repository.display());
-    project.write("web/pacman.conf", &conf);
+    let repository = Repository::new(&project);
+    repository.keyring("ours", &project.path("web/keys"));
+    repository.keyring("archlinux", &project.path("archlinux-keyring/usr/share/pacman/keyrings"));
+    repository.pack("base", "ours");
+    repository.pack("archlinux-keyring", "ours");
+    repository.pack("greeting", "archlinux");
+    // As on Arch, it names no server itself, and a user that this machine need not have.
+    let conf = "[options]\nArchitecture = auto\nDownloadUser = nobody-here\n[core]\nSigLevel = PackageRequired\n\
+                Include = /etc/pacman.d/mirrorlist\n";
+    project.write("web/pacman.conf", conf);
+    let servers = format!("Server = file://{}\n", project.path("repository").display());
+    project.write("web/mirrorlist", &servers);
     let output = project.build(&["--json"]);
     assert!(output.status.success(), "{}", text(&output.stdout));
     project.assert_nothing_left();
-    assert_eq!(fs::read_to_string(project.path("out/web/etc/greeted")).unwrap(), "good day\n");
+    let read = |name: &str| fs::read_to_string(project.path("out/web").join(name)).unwrap();
+    assert_eq!(read("etc/greeted"), "good day\n");
     assert!(project.path("out/web/var/lib/pacman/local/greeting-1-1/desc").exists());
     let counted = r#"{"type":"progress","done":2,"total":2,"what":"installing greeting"}"#;
     assert!(text(&output.stdout).contains(counted), "{}", text(&output.stdout));
+    // Hooks find a machine, and what is said of the console.
+    let looked = read("etc/looked");
+    assert!(looked.ends_with("KEYMAP=de\n") && looked.contains("/dev/null") && !looked.contains("No such"), "{looked}");
+    assert_eq!(read("etc/pacman.d/mirrorlist"), servers);
+    assert_eq!(read("etc/resolv.conf"), "# resolvers\n");
+    assert_eq!(read("etc/hosts"), "# hosts\n127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
+    assert_eq!(read("etc/shadow"), "root:*:14871::::::\n");
+    assert!(read("etc/mkinitcpio.conf.d/makeimg.conf").contains("autodetect"));
+    for gone in ["etc/pacman.d/gnupg", "etc/pacman.conf", "var/cache/pacman/pkg/base-1-1-any.pkg.tar.zst"] {
+        assert!(!project.path("out/web").join(gone).exists(), "{gone}");
+    }
 
     fs::remove_dir_all(project.path("out/web")).unwrap();
     let imgbuild = fs::read_to_string(project.path("web/IMGBUILD")).unwrap();
     project.write("web/IMGBUILD", &imgbuild.replace("  greeting", "  nosuch"));
     let said = project.fails(&[]);
-    assert!(said.contains("(bootstrap Arch): pacstrap: target not found: nosuch"), "{said}");
+    assert!(said.contains("(bootstrap Arch): pacman: target not found: nosuch"), "{said}");
+    project.write("web/IMGBUILD", &imgbuild);
+    // Another package than the one that was signed.
+    let packed = |name: &str| project.path(&format!("repository/{name}-1-1-any.pkg.tar.zst.sig"));
+    fs::copy(packed("base"), packed("greeting")).unwrap();
+    let said = project.fails(&[]);
+    assert!(said.contains("greeting: signature from ") && said.contains(" is invalid"), "{said}");
+    fs::remove_file(project.path("web/mirrorlist")).unwrap();
+    fs::remove_file(project.path("web/pacman.conf")).unwrap();
+    let said = project.fails(&[]);
+    assert!(said.contains("web/mirrorlist: there is no such file, and no pacman.conf that says where"), "{said}");
 }
 
 /// A recorded stand-in for apk, which Debian does not have: the exact call, and no more, is shown.

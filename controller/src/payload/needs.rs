@@ -65,11 +65,16 @@ pub(super) fn of_file(dir: &Path) -> Result<Option<Vec<String>>, PayloadError> {
     Ok(Some(groups))
 }
 
+/// With what these require, all groups that are not on demand, and Arch's.
+const ALL_AND_ARCH: [&str; 5] = ["arch", "debian", "filesystems", "grub-tools", "volumes"];
+
 /// What is needed to build an IMGBUILD on a host; `None` if it has functions that run there, and may call anything.
 pub(super) fn of_imgbuild(imgbuild: &Imgbuild) -> Option<Vec<String>> {
     let settings = &imgbuild.settings;
     if ["setup", "cleanup"].iter().any(|function| imgbuild.functions.contains(*function)) {
-        return None;
+        // Who says nothing gets what is not on demand, and Arch's tools are.
+        let is_arch = settings.target == Target::Arch;
+        return is_arch.then(|| ALL_AND_ARCH.map(str::to_owned).to_vec());
     }
     let mut groups = vec!["disk", "tools"];
     groups.push(match settings.target {

@@ -57,33 +57,46 @@ impl Disk {
         }
         let is_debian = matches!(target, Target::Debian { .. });
         write_defaults(image, is_debian, cmdline).doing(|| "writing GRUB's settings in the image".into())?;
-        if is_debian {
-            self.update_grub(context, chroot, newest, cmdline)?;
-        } else {
+        if *target == Target::Alpine {
             let menu = menu(&entries, &self.boot_place(), self.root_uuid(), cmdline);
             let made = image.write(Path::new(MENU), menu.as_bytes(), 0o644);
             made.doing(|| format!("writing /{MENU} in the image"))?;
+        } else {
+            let script: &[&str] =
+                if is_debian { &["update-grub"] } else { &["grub-mkconfig", "-o", "/boot/grub/grub.cfg"] };
+            self.update_grub(context, chroot, script, newest, cmdline)?;
         }
         let bios_boot = self.parts.iter().find(|part| part.role == Role::BiosBoot);
         let (start, room) = bios_boot.map_or((SECTOR, FIRST - SECTOR), |part| (part.start, part.size));
         install_bios(&self.image, &boot, core, start / SECTOR, room)?;
         self.fill_esp(context, &efi)?;
-        if is_debian && image.exists("usr/bin/dpkg-query") {
-            self.keep_up_to_date(image).doing(|| "writing what installs GRUB's updates in the image".into())?;
+        let tells = if is_debian { "usr/bin/dpkg-query" } else { "usr/bin/pacman" };
+        if *target != Target::Alpine && image.exists(tells) {
+            self.keep_up_to_date(image, is_debian)
+                .doing(|| "writing what installs GRUB's updates in the image".into())?;
             environment(chroot.command(INSTALLER).arg("--note")).run(context)?;
         }
         Ok(())
     }
 
-    /// Has the image's dpkg(1) put updates of GRUB where this has put GRUB. No package of Debian's does that for both
-    /// kinds of firmware: grub-pc and grub-efi-amd64 exclude each other, and the first names a disk.
-    fn keep_up_to_date(&self, image: &Inside) -> io::Result<()> {
+    /// Has the image's dpkg(1) or pacman(8) put updates of GRUB where this has put GRUB. No package of Debian's does
+    /// that for both kinds of firmware: grub-pc and grub-efi-amd64 exclude each other, and the first names a disk. None
+    /// of Arch's does it, or makes a menu of the kernels.
+    fn keep_up_to_date(&self, image: &Inside, is_debian: bool) -> io::Result<()> {
         let BootPlace { volume, dir, .. } = self.boot_place();
         let modules = [&[self.grub_filesystem(volume)][..], GRUB_MODULES, EFI_MODULES].concat().join(" ");
         let installer = include_str!("install-grub.sh");
         let text = format!("#!/bin/sh\nprefix={dir}/grub\nmodules='{modules}'\n{installer}");
         image.write(Path::new(INSTALLER), text.as_bytes(), 0o755)?;
         image.write(Path::new("boot/grub/makeimg-early.cfg"), self.early().as_bytes(), 0o644)?;
+        if !is_debian {
+            // After those that make an initramfs: they go by their names (alpm-hooks(5)).
+            let menu = hook(KERNELS, "Making GRUB's menu...", "/usr/bin/grub-mkconfig -o /boot/grub/grub.cfg");
+            let grub = hook("", "Putting GRUB where this machine starts from...", INSTALLER);
+            return [("grub", grub), ("menu", menu)].iter().try_for_each(|(name, text)| {
+                image.write(&Path::new(HOOKS).join(format!("zz-makeimg-{name}.hook")), text.as_bytes(), 0o644)
+            });
+        }
         // A failure is told, and stops no other update.
         let hook = format!("post-invoke=if [ -x {INSTALLER} ]; then {INSTALLER} || :; fi\n");
         image.write(Path::new("etc/dpkg/dpkg.cfg.d/makeimg-grub"), hook.as_bytes(), 0o644)
@@ -104,13 +117,20 @@ impl Disk {
         }
     }
 
-    /// Has the distribution make the menu, as it does with every kernel that comes later.
-    fn update_grub(&self, context: &Context, chroot: &Chroot<'_>, newest: &str, cmdline: &str) -> Result<(), Problem> {
+    /// Has the distribution make the menu, as with every kernel that comes later.
+    fn update_grub(
+        &self,
+        context: &Context,
+        chroot: &Chroot<'_>,
+        script: &[&str],
+        newest: &str,
+        cmdline: &str,
+    ) -> Result<(), Problem> {
         for made in &self.made {
             let lent = chroot.lend_device(&made.device, &made.uuid);
             lent.doing(|| format!("showing {} to programs in the image", made.device))?;
         }
-        environment(chroot.command("update-grub")).run(context)?;
+        environment(chroot.command(script[0]).args(&script[1..])).run(context)?;
         let text = chroot.image().read(Path::new(MENU)).doing(|| format!("reading /{MENU} in the image"))?;
         let text = String::from_utf8_lossy(&text);
         let (kernel, root) = (format!("/vmlinuz-{newest} "), format!(" root=UUID={} ", self.root_uuid()));
@@ -118,7 +138,7 @@ impl Disk {
         if text.lines().map(str::trim_start).any(|line| line.starts_with("linux") && starts(line)) {
             return Ok(());
         }
-        let what = format!("the menu that update-grub has made does not start vmlinuz-{newest} with{root}ro {cmdline}");
+        let what = format!("the menu that {} has made does not start vmlinuz-{newest} with{root}{cmdline}", script[0]);
         Err(Problem::build(what)
             .hint("look at /etc/default/grub and /etc/grub.d of the project, or say bootloader=none"))
     }
@@ -225,6 +245,20 @@ const SIGNED: [(&str, &str, &str); 3] = [
     ("EFI/BOOT/mmx64.efi", "usr/lib/shim/mmx64.efi.signed", "shim-helpers-amd64-signed"),
     ("EFI/BOOT/grubx64.efi", "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", SIGNED_GRUB),
 ];
+
+/// Where pacman finds what it does after changes.
+const HOOKS: &str = "etc/pacman.d/hooks";
+/// What makes another menu necessary besides GRUB: kernels, and what is loaded with them.
+const KERNELS: &str = "[Trigger]\nType = Path\nOperation = Install\nOperation = Upgrade\nOperation = Remove\n\
+                       Target = usr/lib/modules/*/vmlinuz\nTarget = boot/*\n\n";
+
+/// A hook of pacman's for when GRUB has changed, and for other triggers (alpm-hooks(5)).
+fn hook(triggers: &str, description: &str, program: &str) -> String {
+    format!(
+        "{triggers}[Trigger]\nType = Package\nOperation = Install\nOperation = Upgrade\nTarget = grub\n\n\
+         [Action]\nDescription = {description}\nWhen = PostTransaction\nExec = {program}\n"
+    )
+}
 
 /// For UEFI besides.
 const EFI_MODULES: &[&str] = &["efi_gop", "all_video"];

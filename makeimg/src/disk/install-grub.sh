@@ -1,16 +1,20 @@
-# Runs after dpkg (/etc/dpkg/dpkg.cfg.d/makeimg-grub). When GRUB's packages have been updated, what they have is put
+# Runs after dpkg (/etc/dpkg/dpkg.cfg.d/makeimg-grub) or pacman (/etc/pacman.d/hooks). When GRUB's packages have been updated, what they have is put
 # where makeimg has put it: the boot sector and what comes after it, the EFI system partition, and the modules beside
 # the menu, which must be of the same version. With --note, only what is installed now is noted.
 set -eu
 mode=${1-}
 note=/boot/grub/makeimg.version
-set -- grub-common grub2-common grub-pc-bin grub-efi-amd64-bin
 # With shim, firmware starts what is signed, and nothing else.
 shim=/usr/lib/shim/shimx64.efi.signed
-[ ! -e $shim ] || set -- "$@" grub-efi-amd64-signed shim-signed shim-helpers-amd64-signed
-now=$(dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\n' "$@" 2>/dev/null || :)
-# In the middle of an update, tools and modules are of different versions.
-[ "$(printf '%s\n' "$now" | grep -c ' installed$')" = $# ] || exit 0
+if [ -e /etc/pacman.d/hooks/zz-makeimg-grub.hook ]; then
+    now=$(pacman -Q grub) || exit 0
+else
+    set -- grub-common grub2-common grub-pc-bin grub-efi-amd64-bin
+    [ ! -e $shim ] || set -- "$@" grub-efi-amd64-signed shim-signed shim-helpers-amd64-signed
+    now=$(dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\n' "$@" 2>/dev/null || :)
+    # In the middle of an update, tools and modules are of different versions.
+    [ "$(printf '%s\n' "$now" | grep -c ' installed$')" = $# ] || exit 0
+fi
 if [ "$mode" = --note ]; then
     printf '%s\n' "$now" >"$note"
     exit 0
