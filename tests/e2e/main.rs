@@ -7,6 +7,7 @@
 
 #![allow(clippy::unnecessary_debug_formatting, reason = "it quotes a path as TOML does")]
 
+mod arch;
 mod base;
 mod r#become;
 mod book;
@@ -16,6 +17,7 @@ mod deployment;
 mod disks;
 mod faults;
 mod identity;
+mod kin;
 mod lock;
 mod machines;
 mod makeimg;
@@ -67,6 +69,7 @@ const TURNS: [&[&str]; 5] = [
     &[
         "base::left_the_mirror",
         "base::through_a_proxy",
+        "makeimg::arch_boots",
         "disks::unplugged_while_staging",
         "payload::controller_killed",
         "payload::wishes_from_another_process",
@@ -74,6 +77,7 @@ const TURNS: [&[&str]; 5] = [
     ],
     &[
         "makeimg::debian_archives",
+        "makeimg::kin_of_debian",
         "become::sudo_with_a_password",
         "ways::through_a_jump_host",
         "runs::plan_refusals_and_ctrl_c",
@@ -82,6 +86,7 @@ const TURNS: [&[&str]; 5] = [
     ],
     &[
         "daemon::killed_during_the_build",
+        "makeimg::arch_deployed",
         "runs::a_host_that_changed_while_it_waited",
         "runs::two_hosts_one_fails",
         "safety::raw_access",
@@ -141,6 +146,8 @@ fn main() -> ExitCode {
     }
     // The longest come first, so that none of them runs alone at the end.
     let groups = [
+        arch::SCENARIOS,
+        kin::SCENARIOS,
         makeimg::SCENARIOS,
         deploy::SCENARIOS,
         base::SCENARIOS,

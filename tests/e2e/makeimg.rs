@@ -26,8 +26,8 @@ const BOOT: Duration = Duration::from_secs(300);
 const UPDATE: Duration = Duration::from_secs(900);
 const DEPLOYMENT: Duration = Duration::from_secs(2400);
 
-/// examples/imgbuild-debian with a secret, which is its machine's SSH host key.
-struct Project {
+/// An example with a secret, which is its machine's SSH host key.
+pub struct Project {
     work: PathBuf,
     server: Server,
     /// As in known_hosts, without the host.
@@ -37,12 +37,13 @@ struct Project {
 }
 
 impl Project {
-    fn new(lab: &Lab, name: &str) -> Result<Self> {
+    /// A copy of examples/EXAMPLE for the scenario NAME.
+    pub fn new(lab: &Lab, name: &str, example: &str) -> Result<Self> {
         let server = Server::start(lab)?;
         let work = lab.path("runs").join(format!("makeimg-{name}-{}", std::process::id()));
         let project = work.join("project");
         fs::create_dir_all(&work).context("the run's directory")?;
-        run(Command::new("cp").arg("-r").arg(checkout().join("examples/imgbuild-debian/payload")).arg(&project))?;
+        run(Command::new("cp").arg("-r").arg(checkout().join("examples").join(example).join("payload")).arg(&project))?;
         let secret = project.join("secrets/etc/ssh");
         fs::create_dir_all(&secret).context("the secrets")?;
         let host_key = work.join("host_key");
@@ -56,6 +57,21 @@ impl Project {
         let lab_key = fs::read_to_string(lab.key().with_extension("pub")).context("the lab's key")?;
         let keys = ["root", "admin"].map(|user| format!("{user} {}", lab_key.trim())).join("\n");
         Ok(Self { work, server, host_key, keys })
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> PathBuf {
+        self.path("project")
+    }
+
+    /// Something beside it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.work.join(name)
+    }
+
+    /// The archive's address for programs on this machine.
+    pub fn archive(&self) -> String {
+        self.server.url()
     }
 
     /// More lines for the IMGBUILD.
@@ -77,7 +93,7 @@ impl Project {
     }
 
     /// Builds it into a directory below `work`; returns what it said. `change` may do something to the command.
-    fn build(&self, output: &str, change: impl FnOnce(&mut Command)) -> Result<String> {
+    pub fn build(&self, output: &str, change: impl FnOnce(&mut Command)) -> Result<String> {
         let output = self.work.join(output);
         fs::create_dir_all(&output).context("the directory for the result")?;
         let mut command = Command::new(makeimg()?);
@@ -95,7 +111,7 @@ impl Project {
     }
 
     /// Boots an image, and waits until all of its services are there.
-    fn boot(&self, lab: &Lab, image: &Path, firmware: Firmware) -> Result<Running> {
+    pub fn boot(&self, lab: &Lab, image: &Path, firmware: Firmware) -> Result<Running> {
         let dir = image.with_extension(firmware.to_string());
         fs::create_dir_all(&dir).context("the disk's directory")?;
         let disks = Disks::from_raw(image, firmware, &dir)?;
@@ -111,7 +127,7 @@ impl Project {
 }
 
 /// All services of a system that has just booted are there.
-fn assert_is_running(machine: &Machine) -> Result<()> {
+pub fn assert_is_running(machine: &Machine) -> Result<()> {
     let state = machine.ssh_within("systemctl is-system-running --wait; systemctl --failed --no-legend", BOOT)?;
     assert_eq!(state.trim(), "running");
     Ok(())
@@ -126,13 +142,14 @@ impl Drop for Project {
 }
 
 /// A machine that runs what was built.
-struct Running {
-    machine: Machine,
-    disks: Disks,
+pub struct Running {
+    pub machine: Machine,
+    pub disks: Disks,
 }
 
 impl Running {
-    fn end(self) {
+    /// Ends the machine, and removes its disks.
+    pub fn end(self) {
         drop(self.machine);
         self.disks.remove();
     }
@@ -141,7 +158,7 @@ impl Running {
 /// examples/imgbuild-debian becomes a disk image that starts by itself with both kinds of firmware, also after an
 /// update of its kernel.
 fn debian_boots(lab: &Lab) -> Result<Outcome> {
-    let project = Project::new(lab, "boots")?;
+    let project = Project::new(lab, "boots", "imgbuild-debian")?;
     let (older, newer) = project.with_older_kernel(lab)?;
     let begin = Instant::now();
     let said = project.build("out", |_| {})?;
@@ -270,7 +287,7 @@ fn debian_other_disks(lab: &Lab) -> Result<Outcome> {
         ("raw 2G msdos btrfs", "", Firmware::Bios, "/ btrfs"),
     ];
     for (format, more, firmware, mounted) in disks {
-        let project = Project::new(lab, "disks")?;
+        let project = Project::new(lab, "disks", "imgbuild-debian")?;
         project.add(&format!("format='{format}'\n{more}"))?;
         project.build("out", |_| {})?;
         let running = project.boot(lab, &project.work.join("out/debian.img"), firmware)?;
@@ -286,7 +303,7 @@ fn debian_other_disks(lab: &Lab) -> Result<Outcome> {
 
 /// The same project as a tarball, twice the same bytes, and as a directory, by debootstrap.
 fn debian_archives(lab: &Lab) -> Result<Outcome> {
-    let project = Project::new(lab, "archives")?;
+    let project = Project::new(lab, "archives", "imgbuild-debian")?;
     // The keys that the package makes are others each time, and this project brings one of its own.
     let others = "rm /etc/ssh/ssh_host_ecdsa_key /etc/ssh/ssh_host_rsa_key /etc/ssh/*.pub";
     project.add(&format!("provision() {{\n: >/etc/machine-id\napt-get clean\n{others}\n}}"))?;
@@ -358,23 +375,24 @@ fn versions(status: &str) -> BTreeSet<String> {
 }
 
 /// A host, and the same IMGBUILD as its payload.
-struct Host {
-    machine: Machine,
+pub struct Host {
+    pub machine: Machine,
     server: Server,
-    anemos: Anemos,
+    pub anemos: Anemos,
 }
 
 /// What nobody gives to another partition, and what is in it.
 const KEPT: &str = "part=$(blkid -t LABEL=data -o device); blkid -s UUID -s PARTUUID -o value $part; sha256sum <$part";
 
 impl Host {
-    fn new(lab: &Lab, name: &str, data_disk: Option<DataDisk>) -> Result<Self> {
+    /// A host for the scenario NAME whose payload is a copy of that of examples/EXAMPLE.
+    pub fn new(lab: &Lab, name: &str, example: &str, data_disk: Option<DataDisk>) -> Result<Self> {
         let server = Server::start(lab)?;
         let spec = Spec { firmware: Firmware::Uefi, archive: Some(server.port()), data_disk, ..Spec::new(name) };
         let machine = Machine::start(lab, spec)?;
         let anemos = Anemos::new(lab, name)?;
         let payload = anemos.dir().join("payload");
-        run(Command::new("cp").arg("-r").arg(checkout().join("examples/imgbuild-debian/payload")).arg(&payload))?;
+        run(Command::new("cp").arg("-r").arg(checkout().join("examples").join(example).join("payload")).arg(&payload))?;
         let table = format!(
             "{}payload = {payload:?}\nmirror = {:?}\nauthorized_keys = [{:?}]\n{}",
             host_table(lab, "web", &machine),
@@ -393,7 +411,7 @@ impl Host {
     }
 
     /// Deploys it; gives what `anemos` printed.
-    fn up(&self) -> Result<Finished> {
+    pub fn up(&self) -> Result<Finished> {
         let ended = self.anemos.run(["up", "--yes", "--json", "hosts.toml"], DEPLOYMENT)?;
         let summary = ended.summary("web")?;
         assert_eq!(summary["outcome"], "deployed", "{summary:#}\n{}", ended.stderr);
@@ -405,7 +423,7 @@ impl Host {
 /// The host builds it on its own disk, and is found where it was. Another disk and a partition that is kept stay as
 /// they are.
 fn debian_deployed(lab: &Lab) -> Result<Outcome> {
-    let host = Host::new(lab, "imgbuild-deployed", Some(DataDisk::Pattern { mib: 16 }))?;
+    let host = Host::new(lab, "imgbuild-deployed", "imgbuild-debian", Some(DataDisk::Pattern { mib: 16 }))?;
     let Host { machine, anemos, .. } = &host;
     let old = machine.boot_id()?;
     let data = machine.data_disk().map(file_sha256).transpose()?;
@@ -444,7 +462,7 @@ fn debian_deployed(lab: &Lab) -> Result<Outcome> {
 /// a partition that is kept both times.
 fn debian_deployed_again(lab: &Lab) -> Result<Outcome> {
     let (older, newer) = archive::kernels(lab)?;
-    let host = Host::new(lab, "imgbuild-again", None)?;
+    let host = Host::new(lab, "imgbuild-again", "imgbuild-debian", None)?;
     let Host { machine, server, .. } = &host;
     let kept = machine.ask(KEPT)?;
     host.change(|imgbuild| {
@@ -474,7 +492,8 @@ fn debian_deployed_again(lab: &Lab) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-fn makeimg() -> Result<PathBuf> {
+/// The executable.
+pub fn makeimg() -> Result<PathBuf> {
     let path: PathBuf = checkout().join("target/release/makeimg");
     if !Path::new(&path).is_file() {
         bail!("there is no {}: run `make build` first", path.display());

@@ -6,6 +6,7 @@
 
 pub mod accel;
 pub mod anemos;
+pub mod arch;
 pub mod archive;
 pub mod base;
 pub mod bench;
@@ -14,6 +15,7 @@ mod error;
 pub mod evidence;
 pub mod image;
 pub mod impostor;
+pub mod kin;
 pub mod link;
 pub mod machine;
 pub mod netns;

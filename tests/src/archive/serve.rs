@@ -54,6 +54,7 @@ impl Server {
     /// - `/debian/…` is the archive, `/debian-security/…` that of its security updates.
     /// - `/snapshot/TIME/…` is the same archive, as it was at any time.
     /// - `/base/…` are base images, see [`crate::base`].
+    /// - `/arch/…` are a repository for pacman, see [`crate::arch`].
     pub fn start(lab: &Lab) -> Result<Self> {
         archive::fill_if_missing(lab)?;
         Self::over(&lab.path("archive/debian"))
@@ -291,6 +292,7 @@ fn place(tree: &Path, path: &str) -> Option<PathBuf> {
         ("debian-security", inside) => (tree.with_file_name("debian-security"), inside),
         ("snapshot", inside) => (tree.to_owned(), inside.split_once('/')?.1),
         ("base", inside) => (tree.with_file_name("base"), inside),
+        ("arch", inside) => (tree.with_file_name("arch"), inside),
         _ => return None,
     };
     let strange = |part: &str| part.is_empty() || part == "." || part == "..";
