@@ -1,6 +1,7 @@
 //! Alpine Linux, by apk(8).
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use crate::command::{Context, Tool};
@@ -16,6 +17,14 @@ pub const HOSTCONF: [&str; 2] = ["keyring", "repositories"];
 
 /// The directory in which the building machine has its repositories and keys.
 const THEIRS: &str = "/etc/apk";
+
+/// What OpenRC starts on every machine, by runlevel: no package turns anything on, and setup-alpine(8) does it elsewhere
+/// (wiki.alpinelinux.org/wiki/Alpine_Linux_in_a_chroot). Whoever wants a network says so in `services`.
+const RUNLEVELS: [(&str, &[&str]); 3] = [
+    ("sysinit", &["devfs", "dmesg", "hwdrivers", "mdev"]),
+    ("boot", &["bootmisc", "hostname", "hwclock", "modules", "swap", "sysctl", "syslog"]),
+    ("shutdown", &["killprocs", "mount-ro", "savecache"]),
+];
 
 /// Installs Alpine into an empty directory. Packages come from where the project's file `repositories` says, and that
 /// file is not copied into the image. The keys that packages are signed with are in the project's `keys`, and are
@@ -57,5 +66,19 @@ pub fn bootstrap(
     }
     let tool = tool.args(["--initdb", "--no-cache", "--no-progress", "add", BASE]);
     let tool = tool.args(packages.iter().filter(|name| *name != BASE));
-    progress::watch(context, "apk", tool, progress::counted, &["ERROR: "])
+    progress::watch(context, "apk", tool, progress::counted, &["ERROR: "])?;
+    runlevels(&image).doing(|| "having OpenRC start what every machine needs".into())
+}
+
+/// Adds services to runlevels as rc-update(8) does, but for those that there are not.
+fn runlevels(image: &Inside) -> io::Result<()> {
+    for (level, services) in RUNLEVELS {
+        for service in services {
+            let script = format!("etc/init.d/{service}");
+            if image.exists(&script) {
+                image.link(&Path::new("etc/runlevels").join(level).join(service), &Path::new("/").join(script))?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -927,7 +927,7 @@ fn alpine_by_a_recorded_stand_in() {
     project.write("web/repositories", "http://192.0.2.1/alpine/v3.20/main\n");
     project.write("web/keys/builder.rsa.pub", "a key\n");
     let apk = "#!/bin/sh\necho \"$*\" >\"${0%/*}/called\"\n[ -s \"$2/etc/apk/keys/builder.rsa.pub\" ] || exit 9\n\
-               ${0%/*}/mmdebstrap \"$2\"\necho '(1/2) Installing alpine-base (3.20.0-r0)'\n\
+               ${0%/*}/mmdebstrap \"$2\"\nmkdir \"$2/etc/init.d\"\n: >\"$2/etc/init.d/devfs\"\necho '(1/2) Installing alpine-base (3.20.0-r0)'\n\
                [ -z \"$STANDIN\" ] || { echo 'ERROR: unable to select packages:'; \
                echo '  nosuch (no such package):'; exit 1; }\n";
     project.program("bin/apk", apk);
@@ -943,6 +943,9 @@ fn alpine_by_a_recorded_stand_in() {
     let read = |name: &str| fs::read_to_string(project.path("out/web").join(name)).unwrap();
     assert_eq!(read("etc/apk/keys/builder.rsa.pub"), "a key\n");
     assert!(!project.path("out/web/etc/apk/repositories").exists(), "the project's are for the build");
+    let started = |service: &str| fs::read_link(project.path("out/web/etc/runlevels/sysinit").join(service));
+    assert_eq!(started("devfs").unwrap(), Path::new("/etc/init.d/devfs"));
+    assert!(started("mdev").is_err(), "it has no such service");
     assert!(text(&output.stdout).contains(r#""done":1,"total":2,"what":"Installing alpine-base""#));
 
     fs::remove_dir_all(project.path("out/web")).unwrap();
