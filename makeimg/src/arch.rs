@@ -33,6 +33,9 @@ const LISTS: &str = "var/lib/pacman/sync";
 /// Where pacman-key(8) looks for keyrings: on Arch, and on Debian.
 const KEYRINGS: [&str; 2] = ["/usr/share/pacman/keyrings", "/usr/share/keyrings"];
 
+/// Whether this makeimg builds nothing for other machines, and need not know how.
+const ONLY_HERE: bool = !cfg!(feature = "all-targets");
+
 /// What is bootstrapped.
 #[derive(Debug, Clone, Copy)]
 pub struct Arch<'a> {
@@ -56,6 +59,7 @@ pub fn problem(project: &Path, is_here: bool) -> Option<Problem> {
     if list.exists() {
         return None;
     }
+    let is_here = is_here || ONLY_HERE;
     let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
     let (own, theirs) = (read(&project.join("pacman.conf")), read(&Path::new("/").join(CONF)));
     let is_known = |conf: &str| has_repository(conf) && !(is_here && conf.lines().any(includes_list));
@@ -118,6 +122,10 @@ pub fn bootstrap(context: &Context, arch: &Arch<'_>, root: &Path) -> Result<(), 
 }
 
 impl Arch<'_> {
+    fn is_here(&self) -> bool {
+        ONLY_HERE || self.is_here
+    }
+
     fn takes(&self, item: &str) -> bool {
         self.hostconf.iter().any(|wanted| wanted == item)
     }
@@ -129,7 +137,7 @@ impl Arch<'_> {
         let theirs = Path::new("/").join(CONF);
         let conf = if own.exists() {
             read(&own)?
-        } else if !self.is_here && read(&theirs).is_ok_and(|conf| has_repository(&conf)) {
+        } else if !self.is_here() && read(&theirs).is_ok_and(|conf| has_repository(&conf)) {
             read(&theirs)?
         } else {
             let servers = format!("Include = /{MIRRORLIST}\n");
@@ -150,7 +158,7 @@ impl Arch<'_> {
         if let Some(keymap) = self.keymap {
             image.write(Path::new("etc/vconsole.conf"), format!("KEYMAP={keymap}\n").as_bytes(), 0o644)?;
         }
-        if self.is_here {
+        if self.is_here() {
             return Ok(());
         }
         let text = "# By makeimg: the image starts on other machines than the one that has built it.\n\
@@ -162,7 +170,7 @@ impl Arch<'_> {
     /// has, and with the project's keys. gpg(1) wants one that it can write to, with a key of its own.
     fn keyring(&self, context: &Context) -> Result<PathBuf, Problem> {
         let (made, theirs) = (self.work.join("gnupg"), Path::new("/").join(GNUPG));
-        if theirs.join("pubring.gpg").exists() && !self.is_here {
+        if theirs.join("pubring.gpg").exists() && !self.is_here() {
             Tool::new("cp").arg("-a").args([&theirs, &made]).run(context)?;
         } else {
             fs::create_dir(&made).doing(|| format!("making {}", made.display()))?;
@@ -194,7 +202,7 @@ impl Arch<'_> {
             copied.doing(|| format!("copying {} into the image", list.display()))?;
         }
         // It has a secret key of its own, which several machines must not share.
-        if self.is_here || self.takes("keyring") {
+        if self.is_here() || self.takes("keyring") {
             if !image.exists(GNUPG) {
                 Tool::new("cp").arg("-a").arg(keyring).arg(image.path().join(GNUPG)).run(context)?;
             }

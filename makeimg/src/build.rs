@@ -221,8 +221,9 @@ fn fill(
     }
     // Before anything is written.
     let sources = sources(job, context)?;
-    if settings.target == Target::Arch
-        && let Some(problem) = arch::problem(job.project(), machine.is_some())
+    if machine.is_none()
+        && settings.target == Target::Arch
+        && let Some(problem) = arch::problem(job.project(), false)
     {
         return Err(problem);
     }

@@ -32,6 +32,8 @@ pack() {
             url https://example.net builddate 1700000000 packager lab size "$size" arch x86_64 license custom
         printf 'depend = %s\n' $4
         [ -z "${5-}" ] || printf 'provides = %s\n' "$5"
+        # What an update leaves as its owner has made it.
+        if [ -d "$dir/etc" ]; then (cd "$dir" && find etc -type f | sort | sed 's/^/backup = /'); fi
     } | grep -v ' = $' >"$dir/.PKGINFO"
     (cd "$dir" && tar -cf - .PKGINFO $(ls)) | zstd -q -T2 -3 -o "$out/pool/$file"
     gpg --batch --quiet --local-user "$key" --detach-sign -o "$out/pool/$file.sig" "$out/pool/$file"
