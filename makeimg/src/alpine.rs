@@ -18,8 +18,8 @@ pub const HOSTCONF: [&str; 2] = ["keyring", "repositories"];
 /// The directory in which the building machine has its repositories and keys.
 const THEIRS: &str = "/etc/apk";
 
-/// What OpenRC starts on every machine, by runlevel: no package turns anything on, and setup-alpine(8) does it elsewhere
-/// (wiki.alpinelinux.org/wiki/Alpine_Linux_in_a_chroot). Whoever wants a network says so in `services`.
+/// What OpenRC starts on every machine, by runlevel: no package turns anything on, and setup-alpine(8) does it
+/// elsewhere (wiki.alpinelinux.org/wiki/Alpine_Linux_in_a_chroot). Whoever wants a network says so in `services`.
 const RUNLEVELS: [(&str, &[&str]); 3] = [
     ("sysinit", &["devfs", "dmesg", "hwdrivers", "mdev"]),
     ("boot", &["bootmisc", "hostname", "hwclock", "modules", "swap", "sysctl", "syslog"]),

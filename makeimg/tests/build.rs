@@ -927,7 +927,8 @@ fn alpine_by_a_recorded_stand_in() {
     project.write("web/repositories", "http://192.0.2.1/alpine/v3.20/main\n");
     project.write("web/keys/builder.rsa.pub", "a key\n");
     let apk = "#!/bin/sh\necho \"$*\" >\"${0%/*}/called\"\n[ -s \"$2/etc/apk/keys/builder.rsa.pub\" ] || exit 9\n\
-               ${0%/*}/mmdebstrap \"$2\"\nmkdir \"$2/etc/init.d\"\n: >\"$2/etc/init.d/devfs\"\necho '(1/2) Installing alpine-base (3.20.0-r0)'\n\
+               ${0%/*}/mmdebstrap \"$2\"\nmkdir \"$2/etc/init.d\"\n: >\"$2/etc/init.d/devfs\"\n\
+               echo '(1/2) Installing alpine-base (3.20.0-r0)'\n\
                [ -z \"$STANDIN\" ] || { echo 'ERROR: unable to select packages:'; \
                echo '  nosuch (no such package):'; exit 1; }\n";
     project.program("bin/apk", apk);

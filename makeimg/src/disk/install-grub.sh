@@ -1,6 +1,7 @@
-# Runs after dpkg (/etc/dpkg/dpkg.cfg.d/makeimg-grub) or pacman (/etc/pacman.d/hooks). When GRUB's packages have been updated, what they have is put
-# where makeimg has put it: the boot sector and what comes after it, the EFI system partition, and the modules beside
-# the menu, which must be of the same version. With --note, only what is installed now is noted.
+# Runs after dpkg (/etc/dpkg/dpkg.cfg.d/makeimg-grub) or pacman (/etc/pacman.d/hooks). When GRUB's packages have been
+# updated, what they have is put where makeimg has put it: the boot sector and what comes after it, the EFI system
+# partition, and the modules beside the menu, which must be of the same version. With --note, only what is installed now
+# is noted.
 set -eu
 mode=${1-}
 note=/boot/grub/makeimg.version

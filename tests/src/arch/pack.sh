@@ -4,9 +4,9 @@
 #
 #     pack.sh TREE WORK OUT OLDER NEWER
 #
-# TREE is an installed system without a kernel; below WORK, kernel-VERSION has that kernel's package unpacked, and makepkg
-# what pacman-key needs. OUT gets older/ and newer/, which differ in the kernel, and keys/, the keyring with which the
-# package of keys is signed; that has the key of all others.
+# TREE is an installed system without a kernel. Below WORK, kernel-VERSION has that kernel's package unpacked, and
+# makepkg what pacman-key needs. OUT gets older/ and newer/, which differ in kernel and GRUB, and keys/, the keyring of
+# the key that signs the package of keys; that has the key of all others.
 set -euo pipefail
 tree=$1 work=$2 out=$3 older=$4 newer=$5
 export GNUPGHOME=$work/gnupg
