@@ -23,6 +23,7 @@ fi
 [ -e "$note" ] && [ "$(cat "$note")" != "$now" ] || exit 0
 failed='GRUB has been updated, but could not be put where this machine starts from. To try again:'
 trap '[ $? = 0 ] || echo "makeimg: $failed $0" >&2' EXIT
+mkdir -p /boot/efi
 mountpoint -q /boot/efi || mount /boot/efi
 esp=/boot/efi/EFI/BOOT
 mkdir -p $esp /boot/grub/x86_64-efi
