@@ -59,6 +59,8 @@ gzip gzip
 tar tar
 cpio cpio
 patch patch
+mksquashfs squashfs-tools
+skopeo skopeo
 busybox busybox
 gpg gpg
 gpg-agent gpg-agent

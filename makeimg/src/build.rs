@@ -65,7 +65,7 @@ pub struct Machine<'a> {
 impl Job {
     /// What `format` says of a disk.
     fn wanted(&self) -> Option<Wanted> {
-        let Format::Raw { size, table, filesystem } = self.imgbuild.settings.format else { return None };
+        let Format::Raw { size, table, filesystem, .. } = self.imgbuild.settings.format else { return None };
         Some(self.disk(size, table, filesystem))
     }
 
@@ -423,17 +423,30 @@ fn finish(
         context.report.step("partition table");
         return disk.map_or(Ok(()), |disk| disk.finish(context)).map(|()| None);
     }
+    write_result(job, context, disk, root)
+}
+
+#[cfg(not(feature = "images"))]
+fn write_result(_: &Job, _: &Context, _: Option<Disk>, _: &Path) -> Result<Option<PathBuf>, Problem> {
+    Err(Problem::build("this makeimg builds on a machine's own disk only"))
+}
+
+#[cfg(feature = "images")]
+fn write_result(job: &Job, context: &Context, disk: Option<Disk>, root: &Path) -> Result<Option<PathBuf>, Problem> {
     let Some(output) = job.output() else { return Ok(None) };
     context.report.step(format!("write {}", output.display()));
+    let result = job.work.join("result");
     let made = match (&job.imgbuild.settings.format, disk) {
-        (Format::Tar(compression), _) => {
-            let archive = job.work.join("archive");
-            output::tar(context, root, &archive, *compression)?;
-            archive
+        (Format::Tar(compression), _) => output::tar(context, root, &result, *compression).map(|()| result)?,
+        (Format::Squashfs(squash), _) => output::squashfs(context, root, &result, *squash).map(|()| result)?,
+        (Format::Oci(compression), _) => {
+            let layer = output::oci::Layer { root, compression: *compression };
+            output::oci::write(context, &job.imgbuild.settings.imgname, &layer, &job.work, &result)?;
+            result
         }
-        (Format::Raw { .. }, Some(disk)) => {
+        (Format::Raw { kind, .. }, Some(disk)) => {
             disk.finish(context)?;
-            job.work.join("image")
+            output::disk(context, job.work.join("image"), result, *kind)?
         }
         _ => {
             let mode = fs::Permissions::from_mode(0o755);

@@ -23,7 +23,7 @@ pub enum Command {
     Check(Check),
     /// Build the image
     Build(Build),
-    /// Boot a raw image in QEMU, with its serial console on this terminal
+    /// Boot a disk image in QEMU, with its serial console on this terminal
     Run(Run),
 }
 

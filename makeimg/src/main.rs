@@ -195,7 +195,8 @@ fn run(args: &cli::Run) -> ExitCode {
     let cache = if args.keep { "off" } else { "on" };
     // A comma in an option's value is written twice.
     let file = args.image.display().to_string().replace(',', ",,");
-    qemu.arg("-drive").arg(format!("file={file},format=raw,if=virtio,snapshot={cache}"));
+    let kind = if file.ends_with(".qcow2") { "qcow2" } else { "raw" };
+    qemu.arg("-drive").arg(format!("file={file},format={kind},if=virtio,snapshot={cache}"));
     if args.uefi {
         let firmware =
             ["/usr/share/ovmf/OVMF.fd", "/usr/share/edk2/x64/OVMF.4m.fd", "/usr/share/edk2/ovmf/OVMF_CODE.fd"];

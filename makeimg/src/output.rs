@@ -1,16 +1,22 @@
 //! What comes out of a build, and where.
 
+#[cfg(feature = "images")]
+pub mod oci;
+
 use std::path::{Path, PathBuf};
 
 use crate::command::{Context, Tool};
 use crate::problem::Problem;
 use crate::settings::Format;
-use crate::words::Compression;
+use crate::words::{Compression, Image, Squash};
 
 /// Name of what comes out, in the output directory; nothing with `format=custom`.
 pub fn name(imgname: &str, format: &Format) -> Option<String> {
     match format {
-        Format::Raw { .. } => Some(format!("{imgname}.img")),
+        Format::Raw { kind: Image::Raw, .. } => Some(format!("{imgname}.img")),
+        Format::Raw { kind: Image::Qcow2, .. } => Some(format!("{imgname}.qcow2")),
+        Format::Squashfs(_) => Some(format!("{imgname}.squashfs")),
+        Format::Oci(_) => Some(format!("{imgname}.oci.tar")),
         Format::Tar(Compression::None) => Some(format!("{imgname}.tar")),
         Format::Tar(compression) => Some(format!("{imgname}.tar.{}", compression.word())),
         Format::Dir => Some(imgname.to_owned()),
@@ -32,9 +38,14 @@ fn compressor(compression: Compression) -> Option<&'static str> {
 
 /// Programs that are needed.
 pub fn tools(format: &Format) -> Vec<&'static str> {
-    let Format::Tar(compression) = format else { return Vec::new() };
-    let program = compressor(*compression).and_then(|command| command.split(' ').next());
-    std::iter::once("tar").chain(program).collect()
+    let (first, compression) = match format {
+        Format::Tar(compression) | Format::Oci(compression) => ("tar", *compression),
+        Format::Squashfs(_) => ("mksquashfs", Compression::None),
+        Format::Raw { kind: Image::Qcow2, .. } => ("qemu-img", Compression::None),
+        Format::Raw { kind: Image::Raw, .. } | Format::Dir | Format::Custom => return Vec::new(),
+    };
+    let program = compressor(compression).and_then(|command| command.split(' ').next());
+    std::iter::once(first).chain(program).collect()
 }
 
 /// Packs a directory, sorted by name. If `SOURCE_DATE_EPOCH` is set, no time in the archive is later than that, and
@@ -63,6 +74,33 @@ pub fn tar(context: &Context, root: &Path, archive: &Path, compression: Compress
     tool.arg("--file").arg(archive).arg("--directory").arg(root).arg(".").run(context)
 }
 
+/// Makes a SquashFS of a directory. mksquashfs(1) itself heeds `SOURCE_DATE_EPOCH`: then equal directories give equal
+/// bytes.
+///
+/// # Errors
+/// It can't be read or written.
+pub fn squashfs(context: &Context, root: &Path, file: &Path, squash: Squash) -> Result<(), Problem> {
+    let compressor = match squash {
+        Squash::Zstd => "zstd",
+        Squash::Gzip => "gzip",
+        Squash::Xz | Squash::Lz4 | Squash::Lzo => squash.word(),
+    };
+    let tool = Tool::new("mksquashfs").arg(root).arg(file).args(["-comp", compressor, "-noappend", "-no-progress"]);
+    tool.args(["-quiet", "-xattrs"]).run(context)
+}
+
+/// Makes the file that holds a disk image of it, which is gone then, or is that file. Returns which it is.
+///
+/// # Errors
+/// It can't be read or written.
+pub fn disk(context: &Context, image: PathBuf, file: PathBuf, kind: Image) -> Result<PathBuf, Problem> {
+    if kind == Image::Raw {
+        return Ok(image);
+    }
+    let tool = Tool::new("qemu-img").args(["convert", "-q", "-c", "-f", "raw", "-O", kind.word()]);
+    tool.arg(image).arg(&file).run(context).map(|()| file)
+}
+
 /// A path next to an output at which nothing is yet.
 pub fn work_dir(output_dir: &Path, imgname: &str) -> PathBuf {
     output_dir.join(format!("{}{}", work_prefix(imgname), std::process::id()))
@@ -76,6 +114,7 @@ pub fn work_prefix(imgname: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::{Filesystem, Table};
 
     #[test]
     fn names() {
@@ -87,6 +126,15 @@ mod tests {
             (Compression::Bzip2, "web.tar.bz2"),
         ] {
             assert_eq!(name("web", &Format::Tar(compression)).as_deref(), Some(file));
+        }
+        let image = |kind| Format::Raw { size: 1 << 30, table: Table::Gpt, filesystem: Filesystem::Ext4, kind };
+        for (format, file, needs) in [
+            (image(Image::Raw), "web.img", &[][..]),
+            (image(Image::Qcow2), "web.qcow2", &["qemu-img"]),
+            (Format::Squashfs(Squash::Xz), "web.squashfs", &["mksquashfs"]),
+            (Format::Oci(Compression::Gzip), "web.oci.tar", &["tar", "gzip"]),
+        ] {
+            assert_eq!((name("web", &format).as_deref(), &tools(&format)[..]), (Some(file), needs));
         }
         assert_eq!(name("web", &Format::Dir).as_deref(), Some("web"));
         assert_eq!(name("web", &Format::Custom), None);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::volumes::{self, Volume};
-use crate::words::{Bootloader, Compression, Filesystem, Table, size};
+use crate::words::{Bootloader, Compression, Filesystem, Image, Squash, Table, size};
 use crate::{alpine, arch, sources};
 
 /// What is bootstrapped.
@@ -50,11 +50,17 @@ pub enum Format {
         table: Table,
         /// Of the root.
         filesystem: Filesystem,
+        /// What the image's file is.
+        kind: Image,
     },
     /// An archive.
     Tar(Compression),
     /// A directory.
     Dir,
+    /// A read-only file system.
+    Squashfs(Squash),
+    /// An image for containers, its only layer compressed so.
+    Oci(Compression),
     /// What `setup` prepares and `cleanup` finishes.
     Custom,
 }
@@ -162,7 +168,9 @@ pub const FUNCTIONS: &[&str] = &["setup", "provision", "cleanup"];
 /// debootstrap(8)'s own choice, and what apt cannot do without.
 const VARIANTS: &[&str] = &["important", "minbase"];
 const TARGETS: &[&str] = &["arch", "alpine", "debian"];
-const FORMATS: &[&str] = &["raw", "tar", "dir", "custom"];
+const FORMATS: &[&str] = &["raw", "qcow2", "tar", "dir", "squashfs", "oci", "custom"];
+/// How a layer of an image for containers may be compressed.
+const LAYERS: &[&str] = &["none", "gz", "zst"];
 /// makeimg's own default: `raw 8G msdos ext4`.
 const SIZE: u64 = 8 << 30;
 
@@ -468,8 +476,8 @@ fn format(value: &str) -> Result<Format, Wrong> {
     let words: Vec<&str> = value.split_whitespace().collect();
     let (kind, rest) = words.split_first().map_or(("raw", &[][..]), |(kind, rest)| (*kind, rest));
     let most = match kind {
-        "raw" => 3,
-        "tar" => 1,
+        "raw" | "qcow2" => 3,
+        "tar" | "squashfs" | "oci" => 1,
         _ => 0,
     };
     if !FORMATS.contains(&kind) {
@@ -479,19 +487,32 @@ fn format(value: &str) -> Result<Format, Wrong> {
         return wrong("format", format!("{extra:?} is too much: `{kind}` takes {most} words at most"), None);
     }
     let word = |at: usize| rest.get(at).copied();
-    match kind {
-        "raw" => Ok(Format::Raw {
+    if let Some(image) = Image::from_word(kind) {
+        return Ok(Format::Raw {
+            kind: image,
             size: word(0).map_or(Ok(SIZE), |word| size(word).or_else(|(what, hint)| wrong("format", what, hint)))?,
             table: word(1)
                 .map_or(Ok(Table::Msdos), |w| choose(w, "partition table", Table::from_word, Table::WORDS))?,
             filesystem: word(2)
                 .map_or(Ok(Filesystem::Ext4), |w| choose(w, "file system", Filesystem::from_word, Filesystem::WORDS))?,
-        }),
+        });
+    }
+    match kind {
         "tar" => {
             let compression = word(0).map_or(Ok(Compression::None), |w| {
                 choose(w, "compression", Compression::from_word, Compression::WORDS)
             });
             Ok(Format::Tar(compression?))
+        }
+        "squashfs" => {
+            let squash =
+                word(0).map_or(Ok(Squash::Zstd), |w| choose(w, "compression", Squash::from_word, Squash::WORDS));
+            Ok(Format::Squashfs(squash?))
+        }
+        "oci" => {
+            // What the media types of layers allow (OCI image specification, layer.md).
+            let from = |w: &str| Compression::from_word(w).filter(|it| LAYERS.contains(&it.word()));
+            Ok(Format::Oci(word(0).map_or(Ok(Compression::Gzip), |w| choose(w, "compression", from, LAYERS))?))
         }
         "dir" => Ok(Format::Dir),
         _ => Ok(Format::Custom),
@@ -544,7 +565,8 @@ mod tests {
         let found = settings(&[("target", "debian")]).unwrap();
         assert_eq!(found.imgname, "machine");
         assert_eq!(found.target, Target::Debian { suite: "stable".into() });
-        let raw = Format::Raw { size: 8 << 30, table: Table::Msdos, filesystem: Filesystem::Ext4 };
+        let (size, table, filesystem) = (8 << 30, Table::Msdos, Filesystem::Ext4);
+        let raw = Format::Raw { size, table, filesystem, kind: Image::Raw };
         assert_eq!(found.format, raw);
         assert!(found.packages.is_empty() && found.hostconf.is_empty());
         assert_eq!(settings(&[("target", "debian"), ("imgname", "")]), Ok(found), "empty is as unset");
@@ -592,10 +614,16 @@ mod tests {
     #[test]
     fn formats() {
         let found = |text| format(text).map_err(|wrong| wrong.what);
-        let raw = |size, table, filesystem| Ok(Format::Raw { size, table, filesystem });
+        let image = |kind, size, table, filesystem| Ok(Format::Raw { size, table, filesystem, kind });
+        let raw = |size, table, filesystem| image(Image::Raw, size, table, filesystem);
         assert_eq!(found("raw 2G"), raw(2 << 30, Table::Msdos, Filesystem::Ext4));
         assert_eq!(found("raw 900M gpt"), raw(900 << 20, Table::Gpt, Filesystem::Ext4));
         assert_eq!(found(" raw  20GB\tgpt btrfs\n"), raw(20_000_000_000, Table::Gpt, Filesystem::Btrfs));
+        assert_eq!(found("qcow2 3G gpt xfs"), image(Image::Qcow2, 3 << 30, Table::Gpt, Filesystem::Xfs));
+        assert_eq!(found("squashfs"), Ok(Format::Squashfs(Squash::Zstd)));
+        assert_eq!(found("squashfs gzip"), Ok(Format::Squashfs(Squash::Gzip)));
+        assert_eq!(found("oci"), Ok(Format::Oci(Compression::Gzip)));
+        assert_eq!(found("oci zstd"), Ok(Format::Oci(Compression::Zstd)));
         assert_eq!(found("tar"), Ok(Format::Tar(Compression::None)));
         for (words, compression) in [
             ("tar none", Compression::None),
@@ -618,6 +646,9 @@ mod tests {
             ("raw 8G gpt ext4 xfs", "\"xfs\" is too much: `raw` takes 3 words at most"),
             ("dir x", "\"x\" is too much: `dir` takes 0 words at most"),
             ("tar rar", "\"rar\" is no compression"),
+            ("squashfs bz2", "\"bz2\" is no compression"),
+            ("oci xz", "\"xz\" is no compression"),
+            ("qcow2 8", "8 bytes are no disk"),
         ] {
             assert_eq!(found(text), Err(what.into()));
         }

@@ -88,6 +88,32 @@ words! {
 }
 
 words! {
+    /// How a SquashFS is compressed (mksquashfs(1)).
+    Squash {
+        /// zstd.
+        Zstd = "zst" | "zstd",
+        /// zlib.
+        Gzip = "gz" | "gzip",
+        /// xz.
+        Xz = "xz",
+        /// LZ4.
+        Lz4 = "lz4",
+        /// LZO.
+        Lzo = "lzo",
+    }
+}
+
+words! {
+    /// What the file of a disk image is.
+    Image {
+        /// The disk's bytes.
+        Raw = "raw",
+        /// QEMU's format, compressed.
+        Qcow2 = "qcow2",
+    }
+}
+
+words! {
     /// What starts the kernel of a raw image.
     Bootloader {
         /// GRUB, for BIOS and UEFI.

@@ -44,6 +44,10 @@ fn qemu_is_called_and_what_is_missing_is_said() {
     let kept = called(&["--keep", "--memory", "2G", "a,b.img"]);
     assert!(kept.contains(" -m 2G ") && kept.contains(",snapshot=off "), "{kept}");
 
+    fs::write(dir.join("web.qcow2"), "").unwrap();
+    let qcow2 = called(&["--accel", "tcg", "web.qcow2"]);
+    assert!(qcow2.contains("file=web.qcow2,format=qcow2,"), "{qcow2}");
+
     let (uefi, said) = run(dir, &["--accel", "tcg", "--uefi", "a,b.img"]);
     if uefi.is_empty() {
         skipped("this machine has no UEFI firmware (tests/install-tools.sh installs it)");

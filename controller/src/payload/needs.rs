@@ -84,7 +84,7 @@ pub(super) fn of_imgbuild(imgbuild: &Imgbuild) -> Option<Vec<String>> {
     });
     let usual = match settings.format {
         Format::Raw { filesystem, .. } => Some(filesystem),
-        Format::Tar(_) | Format::Dir | Format::Custom => None,
+        Format::Tar(_) | Format::Dir | Format::Squashfs(_) | Format::Oci(_) | Format::Custom => None,
     };
     let others = |filesystem: Option<Filesystem>| matches!(filesystem, Some(Filesystem::Xfs | Filesystem::Btrfs));
     if others(usual) || settings.filesystems.iter().any(|volume| others(volume.filesystem)) {

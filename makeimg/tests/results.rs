@@ -1,0 +1,160 @@
+//! What comes out of a build, read by others' programs: qemu-img, unsquashfs, skopeo. Only the bootstrap is a stand-in.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::is_root;
+
+/// Makes a root file system of busybox, in which no time is the same twice.
+const STANDIN: &str = r#"#!/bin/sh
+set -e
+for root in "$@"; do case $root in /*) break ;; esac; done
+mkdir -p "$root/bin" "$root/etc/apt" "$root/root" "$root/tmp" "$root/usr/sbin"
+cp /bin/busybox "$root/bin/"
+for file in $(ldd /bin/busybox | grep -o '/[^ ]*'); do mkdir -p "$root${file%/*}"; cp "$file" "$root$file"; done
+PATH=$PATH:/usr/sbin:/sbin chroot "$root" /bin/busybox --install -s /bin
+ln "$root/bin/busybox" "$root/bin/again"
+printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
+printf 'deb http://m.test/debian stable%s main\n' '' -updates -security >"$root/etc/apt/sources.list"
+"#;
+
+const IMGBUILD: &str = "
+target=debian
+imgname=web
+bootloader=none
+provision() {
+    echo hello >/etc/motd
+    chown 7:8 /etc/motd
+}
+";
+
+struct Project(tempfile::TempDir);
+
+impl Project {
+    fn new(more: &str) -> Self {
+        let project = Self(tempfile::tempdir().unwrap());
+        for dir in ["web", "out", "bin"] {
+            fs::create_dir(project.path(dir)).unwrap();
+        }
+        fs::write(project.path("web/IMGBUILD"), format!("{IMGBUILD}{more}\n")).unwrap();
+        fs::write(project.path("bin/mmdebstrap"), STANDIN).unwrap();
+        fs::set_permissions(project.path("bin/mmdebstrap"), fs::Permissions::from_mode(0o755)).unwrap();
+        project
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn build(&self, format: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_makeimg"));
+        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        command.arg("build").arg("-C").arg(self.path("web")).arg("-o").arg(self.path("out")).args(["--format", format]);
+        command.env("PATH", path).env("SOURCE_DATE_EPOCH", "1700000000").output().unwrap()
+    }
+
+    fn built(&self, format: &str, name: &str) -> PathBuf {
+        let output = self.build(format);
+        assert!(output.status.success(), "{format}: {}", String::from_utf8_lossy(&output.stderr));
+        self.path("out").join(name)
+    }
+
+    /// Builds it twice, and insists that the bytes are the same.
+    fn built_twice(&self, format: &str, name: &str) -> PathBuf {
+        let first = self.path("first");
+        fs::rename(self.built(format, name), &first).unwrap();
+        let second = self.built(format, name);
+        let same = Command::new("cmp").arg(&first).arg(&second).output().unwrap();
+        assert!(same.status.success(), "{format}: {}", String::from_utf8_lossy(&same.stdout));
+        second
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {said}");
+    said
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn squashfs() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new("");
+    for compression in ["", " gz", " xz"] {
+        let file = project.built_twice(&format!("squashfs{compression}"), "web.squashfs");
+        let listed = run(Command::new("unsquashfs").args(["-lln", "-UTC"]).arg(&file).arg("etc/motd"));
+        assert!(listed.contains("-rw-r--r-- 7/8 ") && listed.contains("2023-11-14 22:13"), "{listed}");
+        let told = run(Command::new("unsquashfs").arg("-s").arg(&file));
+        let named = if compression.is_empty() { "zstd" } else { ["gzip", "xz"][usize::from(compression == " xz")] };
+        assert!(told.contains(&format!("Compression {named}\n")), "{told}");
+    }
+}
+
+#[test]
+fn oci() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new("");
+    for (format, ending) in [("oci", "+gzip"), ("oci zst", "+zstd"), ("oci none", "")] {
+        let archive = project.built_twice(format, "web.oci.tar");
+        // skopeo checks the hashes of all that it copies.
+        let copy = project.path("copy");
+        let from = format!("oci-archive:{}:web:latest", archive.display());
+        let to = format!("dir:{}", copy.display());
+        run(Command::new("skopeo").args(["--insecure-policy", "copy", &from, &to]));
+        let manifest = json(&copy.join("manifest.json"));
+        let layer = &manifest["layers"][0];
+        assert_eq!(layer["mediaType"], format!("application/vnd.oci.image.layer.v1.tar{ending}"));
+        let blob = |descriptor: &serde_json::Value| {
+            copy.join(descriptor["digest"].as_str().unwrap().trim_start_matches("sha256:"))
+        };
+        let told = run(Command::new("skopeo").args(["--insecure-policy", "inspect", &from]));
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((&told["Created"], &told["Os"]), (&"2023-11-14T22:13:20Z".into(), &"linux".into()));
+        let listed = run(Command::new("tar").args(["--numeric-owner", "-tvf"]).arg(blob(layer)));
+        assert!(listed.contains(" 7/8 ") && listed.contains("./bin/busybox"), "{listed}");
+        // The hash of what is in the layer, whatever compresses it.
+        let config = json(&blob(&manifest["config"]));
+        let id = config["rootfs"]["diff_ids"][0].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+        let unpack = match ending {
+            "+gzip" => "gzip -dc",
+            "+zstd" => "zstd -qdc",
+            _ => "cat",
+        };
+        let sum = run(Command::new("sh").arg("-c").arg(format!("{unpack} <'{}' | sha256sum", blob(layer).display())));
+        assert_eq!(sum.split(' ').next(), Some(&*id));
+        fs::remove_dir_all(&copy).unwrap();
+    }
+}
+
+#[test]
+fn qcow2() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new("");
+    let file = project.built("qcow2 100M gpt", "web.qcow2");
+    let told = run(Command::new("qemu-img").args(["info", "--output=json"]).arg(&file));
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["format"], &told["virtual-size"]), (&"qcow2".into(), &(100 << 20).into()));
+    let raw = project.path("raw");
+    run(Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(&file).arg(&raw));
+    let motd = run(Command::new("/sbin/debugfs")
+        .args(["-R", "cat /etc/motd"])
+        .arg(format!("{}?offset=1048576", raw.display())));
+    assert!(motd.starts_with("hello\n"), "{motd}");
+    let left: Vec<_> = fs::read_dir(project.path("out")).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["web.qcow2"]);
+}
