@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -72,7 +71,8 @@ impl Job {
     fn disk(&self, size: u64, table: Table, filesystem: Filesystem) -> Wanted {
         let settings = &self.imgbuild.settings;
         let grub = settings.bootloader != Some(Bootloader::None);
-        Wanted { size, table, filesystem, grub, volumes: settings.filesystems.clone() }
+        let seed = disk::Seed::from_environment(&settings.imgname);
+        Wanted { size, table, filesystem, grub, volumes: settings.filesystems.clone(), seed }
     }
 
     /// The directory of the IMGBUILD.
@@ -435,24 +435,20 @@ fn write_result(_: &Job, _: &Context, _: Option<Disk>, _: &Path) -> Result<Optio
 fn write_result(job: &Job, context: &Context, disk: Option<Disk>, root: &Path) -> Result<Option<PathBuf>, Problem> {
     let Some(output) = job.output() else { return Ok(None) };
     context.report.step(format!("write {}", output.display()));
-    let result = job.work.join("result");
-    let made = match (&job.imgbuild.settings.format, disk) {
+    let (settings, result) = (&job.imgbuild.settings, job.work.join("result"));
+    let made = match (&settings.format, disk) {
         (Format::Tar(compression), _) => output::tar(context, root, &result, *compression).map(|()| result)?,
         (Format::Squashfs(squash), _) => output::squashfs(context, root, &result, *squash).map(|()| result)?,
         (Format::Oci(compression), _) => {
             let layer = output::oci::Layer { root, compression: *compression };
-            output::oci::write(context, &job.imgbuild.settings.imgname, &layer, &job.work, &result)?;
+            output::oci::write(context, &settings.imgname, &layer, &job.work, &result)?;
             result
         }
         (Format::Raw { kind, .. }, Some(disk)) => {
             disk.finish(context)?;
             output::disk(context, job.work.join("image"), result, *kind)?
         }
-        _ => {
-            let mode = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(root, mode).doing(|| format!("opening {} to all", root.display()))?;
-            root.to_owned()
-        }
+        _ => output::directory(root)?,
     };
     context.cancel.check()?;
     fs::rename(&made, &output).doing(|| format!("moving the result to {}", output.display()))?;

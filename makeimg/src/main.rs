@@ -195,7 +195,7 @@ fn run(args: &cli::Run) -> ExitCode {
     let cache = if args.keep { "off" } else { "on" };
     // A comma in an option's value is written twice.
     let file = args.image.display().to_string().replace(',', ",,");
-    let kind = if file.ends_with(".qcow2") { "qcow2" } else { "raw" };
+    let kind = if args.image.extension().is_some_and(|ending| ending == "qcow2") { "qcow2" } else { "raw" };
     qemu.arg("-drive").arg(format!("file={file},format={kind},if=virtio,snapshot={cache}"));
     if args.uefi {
         let firmware =

@@ -3,10 +3,12 @@
 #[cfg(feature = "images")]
 pub mod oci;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::command::{Context, Tool};
-use crate::problem::Problem;
+use crate::problem::{Doing, Problem};
 use crate::settings::Format;
 use crate::words::{Compression, Image, Squash};
 
@@ -87,6 +89,16 @@ pub fn squashfs(context: &Context, root: &Path, file: &Path, squash: Squash) -> 
     };
     let tool = Tool::new("mksquashfs").arg(root).arg(file).args(["-comp", compressor, "-noappend", "-no-progress"]);
     tool.args(["-quiet", "-xattrs"]).run(context)
+}
+
+/// Opens a directory to all, as it is told of.
+///
+/// # Errors
+/// Its mode can't be changed.
+pub fn directory(root: &Path) -> Result<PathBuf, Problem> {
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(root, mode).doing(|| format!("opening {} to all", root.display()))?;
+    Ok(root.to_owned())
 }
 
 /// Makes the file that holds a disk image of it, which is gone then, or is that file. Returns which it is.

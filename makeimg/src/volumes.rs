@@ -37,13 +37,40 @@ pub struct Volume {
     pub keep: bool,
     /// Its label.
     pub label: String,
+    /// Mount options as fstab(5) has them, besides those that it gets anyway.
+    #[serde(default)]
+    pub options: Vec<String>,
+    /// Further words for the program that makes its file system.
+    #[serde(default)]
+    pub mkfs: Vec<String>,
+    /// The subvolume of a Btrfs that is mounted. Without a size, it is one of the nearest Btrfs above it.
+    #[serde(default)]
+    pub subvolume: Option<String>,
 }
+
+/// What mount options are made of.
+const OPTION: &str = "._=:+-/";
 
 impl Volume {
     /// All of a disk, or all that the others leave.
     pub fn root() -> Self {
-        let at = At::Path("/".into());
-        Self { at, size: Some(Size::Rest), filesystem: None, keep: false, label: "root".into() }
+        let new = Self::new(At::Path("/".into()));
+        Self { size: Some(Size::Rest), label: "root".into(), ..new }
+    }
+
+    fn new(at: At) -> Self {
+        let (options, mkfs) = (Vec::new(), Vec::new());
+        Self { at, size: None, filesystem: None, keep: false, label: String::new(), options, mkfs, subvolume: None }
+    }
+
+    /// The mount option that names its subvolume.
+    pub fn subvolume_option(&self) -> Option<String> {
+        self.subvolume.as_ref().map(|name| format!("subvol={name}"))
+    }
+
+    /// Whether it is in the file system of another line.
+    pub fn is_shared(&self) -> bool {
+        self.size.is_none() && self.subvolume.is_some()
     }
 
     /// Its mount point, if it has one.
@@ -63,14 +90,14 @@ impl Volume {
         }
     }
 
-    /// A line: `MOUNTPOINT [SIZE] [FILESYSTEM] [keep] [LABEL=…]`.
+    /// A line: `MOUNTPOINT [SIZE] [FILESYSTEM] [keep] [LABEL=…] [subvol=…] [options=…] [mkfs=…]…`.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn parse(line: &str) -> Result<Self, String> {
         let mut words = line.split_whitespace();
         let at = at(words.next().unwrap_or_default())?;
-        let mut volume = Self { at, size: None, filesystem: None, keep: false, label: String::new() };
+        let mut volume = Self::new(at);
         for word in words {
             volume.word(word)?;
         }
@@ -87,6 +114,28 @@ impl Volume {
                 return Err(format!("{label:?} is no label"));
             }
             std::mem::replace(&mut self.label, label.to_owned()).is_empty()
+        } else if let Some(name) = word.strip_prefix("subvol=") {
+            let good = |c: char| c.is_ascii_alphanumeric() || "._+@-".contains(c);
+            if !name.chars().all(good) || matches!(name, "" | "." | "..") {
+                return Err(format!("{name:?} is no subvolume's name"));
+            }
+            self.subvolume.replace(name.to_owned()).is_none()
+        } else if let Some(options) = word.strip_prefix("options=") {
+            let good = |c: char| c.is_ascii_alphanumeric() || OPTION.contains(c);
+            if let Some(bad) = options.split(',').find(|option| option.is_empty() || !option.chars().all(good)) {
+                return Err(format!("{bad:?} is no mount option"));
+            }
+            if let Some(own) = options.split(',').find(|option| option.starts_with("subvol")) {
+                return Err(format!("{own:?} is no mount option here: subvol=… is a word of its own"));
+            }
+            let options = options.split(',').map(str::to_owned).collect();
+            std::mem::replace(&mut self.options, options).is_empty()
+        } else if let Some(more) = word.strip_prefix("mkfs=") {
+            if more.is_empty() {
+                return Err("`mkfs=` has no word for the program that makes the file system".into());
+            }
+            self.mkfs.push(more.to_owned());
+            true
         } else if let Some(filesystem) = Filesystem::from_word(word) {
             self.filesystem.replace(filesystem).is_none()
         } else if word.starts_with(|c: char| c.is_ascii_digit()) {
@@ -115,13 +164,27 @@ impl Volume {
             }
             At::Swap if self.keep => return what("nothing in swap is worth keeping"),
             At::Swap if self.filesystem.is_some() => return what("swap has no file system"),
+            At::Swap if self.subvolume.is_some() => return what("swap has no subvolume"),
+            At::Nowhere if !self.options.is_empty() => return what("what is not mounted has no mount options"),
             At::Nowhere if !self.keep || self.size.is_some() => {
                 return what("`none` is for what is kept and not mounted: none keep LABEL=…");
             }
             At::Nowhere if self.label.is_empty() => return what("what is kept and not mounted needs its LABEL=…"),
             At::Path(_) | At::Swap | At::Nowhere => {}
         }
+        if self.keep && self.subvolume.is_some() {
+            return what("a subvolume can't be kept, only a whole file system");
+        }
         if self.size.is_none() {
+            if !self.mkfs.is_empty() {
+                return what("`mkfs=` is for what is made, which has a size");
+            }
+            if self.is_shared() {
+                if self.filesystem.is_some() || !self.label.is_empty() {
+                    return what("a subvolume without a size is in the Btrfs above it, and has neither type nor label");
+                }
+                return Ok(self);
+            }
             if !self.keep {
                 return Err(format!("how large is {name}?"));
             }
@@ -170,7 +233,7 @@ pub fn together(mut volumes: Vec<Volume>) -> Result<Vec<Volume>, (usize, String)
         if volume.path().is_some() && before.iter().any(|other| other.at == volume.at) {
             return Err((index, format!("{} is there twice", volume.name())));
         }
-        if before.iter().any(|other| other.label == volume.label) {
+        if !volume.is_shared() && before.iter().any(|other| other.label == volume.label) {
             return Err((index, format!("the label {:?} is there twice: say another with LABEL=…", volume.label)));
         }
         if volume.label.eq_ignore_ascii_case("EFI") {
@@ -192,8 +255,36 @@ pub fn together(mut volumes: Vec<Volume>) -> Result<Vec<Volume>, (usize, String)
         }
         volumes.push(Volume::root());
     }
+    let lines = volumes.clone();
     volumes.sort_by_key(|volume| volume.path().map_or(usize::MAX, depth));
+    let line = |volume: &Volume| lines.iter().position(|line| line == volume).unwrap_or(0);
+    for (index, volume) in volumes.iter().enumerate() {
+        let Some(name) = &volume.subvolume else { continue };
+        let holder = holder(&volumes, index);
+        if volumes[holder].subvolume.is_none() {
+            let what = format!("{} has no subvolume of its own: say subvol=… there, too", volumes[holder].name());
+            return Err((line(volume), what));
+        }
+        let is_same = |other: &usize| self::holder(&volumes, *other) == holder;
+        if (0..index).filter(is_same).any(|other| volumes[other].subvolume.as_ref() == Some(name)) {
+            return Err((line(volume), format!("the subvolume {name:?} is there twice")));
+        }
+    }
     Ok(volumes)
+}
+
+/// The volume that has the file system of another: itself, but for a subvolume without a size, which is in the nearest
+/// one above it. Volumes are in an order in which they can be mounted.
+pub fn holder(volumes: &[Volume], index: usize) -> usize {
+    let Some(path) = volumes[index].path().filter(|_| volumes[index].is_shared()) else { return index };
+    let is_above = |other: &&usize| {
+        let other = &volumes[**other];
+        let above = other.path().map(|path| path.trim_end_matches('/'));
+        !other.is_shared()
+            && above.is_some_and(|above| path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/')))
+    };
+    let before: Vec<usize> = (0..index).collect();
+    before.iter().rev().find(is_above).copied().unwrap_or(0)
 }
 
 fn depth(path: &str) -> usize {
@@ -205,7 +296,37 @@ mod tests {
     use super::*;
 
     fn volume(name: &str, size: Option<Size>, filesystem: Option<Filesystem>, keep: bool, label: &str) -> Volume {
-        Volume { at: at(name).unwrap(), size, filesystem, keep, label: label.into() }
+        Volume { size, filesystem, keep, label: label.into(), ..Volume::new(at(name).unwrap()) }
+    }
+
+    #[test]
+    fn subvolumes_and_options() {
+        let read = |line: &str| Volume::parse(line).unwrap();
+        let root = read("/ 20G btrfs subvol=@ options=noatime,compress=zstd:3 mkfs=-m mkfs=dup");
+        assert_eq!((root.subvolume.as_deref(), &root.options[1][..]), (Some("@"), "compress=zstd:3"));
+        assert_eq!((root.mkfs.join(" "), root.is_shared()), ("-m dup".to_owned(), false));
+        let all = |lines: &[&str]| together(lines.iter().map(|line| read(line)).collect());
+        let volumes =
+            all(&["/var/log subvol=@log", "/ subvol=@", "/var 1G btrfs subvol=v", "/srv subvol=@srv"]).unwrap();
+        let held: Vec<_> = (0..4).map(|at| (volumes[at].name(), volumes[holder(&volumes, at)].name())).collect();
+        assert_eq!(held, [("/", "/"), ("/var", "/var"), ("/srv", "/"), ("/var/log", "/var")]);
+        assert_eq!(
+            all(&["/home subvol=@home", "/ 2G btrfs"]),
+            Err((0, "/ has no subvolume of its own: say subvol=… there, too".into()))
+        );
+        assert_eq!(all(&["/ subvol=@", "/a subvol=@"]), Err((1, "the subvolume \"@\" is there twice".into())));
+        for (line, what) in [
+            ("/a 1G subvol=a/b", "\"a/b\" is no subvolume's name"),
+            ("/a 1G options=a,,b", "\"\" is no mount option"),
+            ("/a 1G options=subvolid=5", "\"subvolid=5\" is no mount option here: subvol=… is a word of its own"),
+            ("/a keep subvol=a LABEL=a", "a subvolume can't be kept, only a whole file system"),
+            ("/a keep mkfs=-n", "`mkfs=` is for what is made, which has a size"),
+            ("/a ext4 subvol=a", "a subvolume without a size is in the Btrfs above it, and has neither type nor label"),
+            ("swap 1G subvol=a", "swap has no subvolume"),
+            ("none keep LABEL=a options=ro", "what is not mounted has no mount options"),
+        ] {
+            assert_eq!(Volume::parse(line), Err(what.to_owned()), "{line}");
+        }
     }
 
     #[test]

@@ -59,6 +59,11 @@ words! {
 }
 
 impl Filesystem {
+    /// Whether it is of the family of ext4, and so of its tools.
+    pub fn is_ext(self) -> bool {
+        matches!(self, Self::Ext4 | Self::Ext3 | Self::Ext2)
+    }
+
     /// The program that makes it.
     pub fn mkfs(self) -> &'static str {
         match self {

@@ -101,7 +101,7 @@ impl Lab {
 
     fn begin_with(&mut self, context: &Context, table: Table, lines: &[&str]) -> Result<Disk, String> {
         let volumes = volumes::together(lines.iter().map(|line| Volume::parse(line).unwrap()).collect()).unwrap();
-        let wanted = Wanted { size: 0, table, filesystem: Filesystem::Ext4, grub: true, volumes };
+        let wanted = Wanted { size: 0, table, filesystem: Filesystem::Ext4, grub: true, volumes, seed: None };
         let root = self.dir.path().join(format!("root{}", self.roots.len()));
         fs::create_dir(&root).unwrap();
         self.roots.push(root.clone());
@@ -117,7 +117,7 @@ impl Lab {
 
 /// What may be mounted there.
 fn unmount_all(root: &Path) {
-    for below in ["new", "var", ""] {
+    for below in ["new", "var", "home", ""] {
         let _ = unmount(root.join(below), UnmountFlags::empty());
     }
 }
@@ -342,6 +342,52 @@ fn grub_reads_the_file_systems_that_are_made() {
         let text = run(Command::new("grub-fstest").arg(&part).args(["cat", "(loop0)/file"]));
         assert_eq!(text, "new\n", "{filesystem}");
     }
+}
+
+/// On a machine's disk as in an image: subvolumes, how they are mounted, and what mkfs is told besides.
+#[test]
+fn subvolumes_and_options() {
+    if !is_root() {
+        return;
+    }
+    let mut lab = Lab::new("label: gpt\nstart=1MiB, size=100MiB\n");
+    let lines = [
+        "/home subvol=@home options=noatime",
+        "/ 350M btrfs subvol=@ options=compress=zstd:3 mkfs=-n mkfs=8192",
+        "/var 60M ext4 options=data=journal mkfs=-E mkfs=stride=2 mkfs=-N77",
+        "swap 40M options=pri=3",
+    ];
+    let disk = lab.begin(Table::Gpt, &lines).unwrap();
+    let root = lab.roots.last().unwrap().clone();
+    written(&root.join("file"));
+    written(&root.join("home/file"));
+    let (fstab, uuid) = (disk.fstab(), |line: &str| line.split(' ').next().unwrap().to_owned());
+    let told: Vec<(String, &str)> = fstab.lines().map(|line| (uuid(line), line.split_once(' ').unwrap().1)).collect();
+    assert_eq!(told[0].1, "/ btrfs subvol=@,compress=zstd:3 0 0");
+    assert_eq!(told[1], (told[0].0.clone(), "/home btrfs subvol=@home,noatime 0 0"));
+    assert_eq!(told[2].1, "/var ext4 data=journal 0 2");
+    assert_eq!(told[3].1, "none swap sw,pri=3 0 0");
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(&format!(" {} ", root.display()))).unwrap();
+    assert!(mount.contains("compress=zstd:3") && mount.contains("subvol=/@"), "{mount}");
+    disk.finish(&context()).unwrap();
+    unmount_all(&root);
+    let part = |mib: u64| {
+        let part = lab.parts().into_iter().find(|part| part.ends_with(&format!(" {mib}"))).unwrap();
+        let start: u64 = part.split(' ').nth(1).unwrap().parse().unwrap();
+        let file = lab.dir.path().join("part");
+        fs::write(&file, lab.read(start * MIB, mib * MIB)).unwrap();
+        file
+    };
+    let btrfs = part(350);
+    for path in ["@/file", "@home/file"] {
+        let text = run(Command::new("grub-fstest").arg(&btrfs).args(["cat", &format!("(loop0)/{path}")]));
+        assert_eq!(text, "new\n", "{path}");
+    }
+    let told = run(Command::new("btrfs").args(["inspect-internal", "dump-super"]).arg(&btrfs));
+    assert!(told.lines().any(|line| line.split_whitespace().eq(["nodesize", "8192"])), "{told}");
+    let told = run(Command::new("/sbin/dumpe2fs").arg("-h").arg(part(60)));
+    assert!(told.contains("RAID stride:              2") && told.contains("Inode count:              "), "{told}");
 }
 
 #[test]

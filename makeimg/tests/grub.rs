@@ -139,6 +139,11 @@ struct Built {
 impl Built {
     /// By this stand-in for mmdebstrap(1), with these lines in its IMGBUILD.
     fn new(standin: &str, more: &str) -> Self {
+        Self::with(standin, more, None)
+    }
+
+    /// The same, with `SOURCE_DATE_EPOCH`.
+    fn with(standin: &str, more: &str, epoch: Option<&str>) -> Self {
         let built = Self { dir: tempfile::tempdir().unwrap() };
         for name in ["web", "bin", "mnt", "debs", "none"] {
             fs::create_dir(built.path(name)).unwrap();
@@ -150,6 +155,7 @@ impl Built {
         let mut build = Command::new(env!("CARGO_BIN_EXE_makeimg"));
         let programs = format!("{}:{}", built.path("bin").display(), std::env::var("PATH").unwrap());
         let (project, to) = (built.path("web"), built.dir.path());
+        build.env_remove("SOURCE_DATE_EPOCH").envs(epoch.map(|epoch| ("SOURCE_DATE_EPOCH", epoch)));
         run(build.arg("build").arg("-C").arg(project).arg("-o").arg(to).env("PATH", programs));
         fs::write(built.path("geometry.c"), GEOMETRY).unwrap();
         let [from, to] = ["geometry.c", "geometry.so"].map(|name| built.path(name));
@@ -217,6 +223,39 @@ fn updates_of_grub_reach_what_firmware_starts() {
                  dpkg --configure -a; [ ! -e /boot/efi/EFI ]";
     let said = built.inside("none", check);
     assert!(said.contains("grub-pc-bin 2 installed") && said.contains("grub-efi-amd64-bin 2 installed"), "{said}");
+}
+
+/// GRUB's paths begin at the top of the file system, and the kernel is told which subvolume the root is.
+#[test]
+fn a_root_in_a_subvolume_is_found() {
+    if !is_root() {
+        return;
+    }
+    let lines = "format='raw 500M gpt btrfs'\nfilesystems='\n/ rest subvol=@\n/var subvol=@var\n'\n";
+    let built = Built::new(STANDIN, lines);
+    let image = built.path("web.img");
+    let menu = run(Command::new("grub-fstest").arg(&image).args(["cat", "(loop0,gpt1)/@/boot/grub/grub.cfg"]));
+    let linux = menu.lines().map(str::trim).find(|line| line.starts_with("linux")).unwrap();
+    assert!(
+        linux.contains("/@/boot/vmlinuz-1 root=UUID=") && linux.contains(" rootflags=subvol=@ quiet a=1"),
+        "{linux}"
+    );
+    assert!(has(&built.esp("EFI/BOOT/BOOTX64.EFI"), b"set prefix=($root)/@/boot/grub"));
+}
+
+/// The same bytes, with all that GRUB and its scripts write.
+#[test]
+fn an_image_with_grub_is_the_same_each_time() {
+    if !is_root() {
+        return;
+    }
+    let images = [(); 2].map(|()| Built::with(STANDIN, "", Some("1700000000")));
+    let [first, second] = [0, 1].map(|at| images[at].path("web.img"));
+    run(Command::new("cmp").arg(&first).arg(&second));
+    // It is whole, and GRUB's own reader finds the menu in it.
+    let listed = run(Command::new("grub-fstest").arg(&first).args(["cat", "(loop0,gpt1)/boot/grub/grub.cfg"]));
+    assert!(listed.contains("vmlinuz-1 root=UUID="), "{listed}");
+    assert!(has(&images[0].esp("EFI/BOOT/BOOTX64.EFI"), b"search.fs_uuid"));
 }
 
 /// What is signed, with the names that Debian's packages give it. What firmware does with it, a machine of the lab's

@@ -139,13 +139,67 @@ fn oci() {
     }
 }
 
+/// A disk image has the same bytes, and what a file system does not show in `cmp` is as it was in the tree.
+#[test]
+fn disks_are_the_same_each_time() {
+    if !is_root() {
+        return;
+    }
+    let lines = "filesystems='\n/ rest\n/var/tmp 40M ext2\n/srv 40M ext3\nswap 20M\n'\n\
+                 setup() {\n    sleep 1.1\n}\n\
+                 provision() {\n    chmod 1777 /var/tmp\n    echo a >/var/tmp/a\n    chown 7:8 /srv\n    \
+                 echo hello >/etc/motd\n    touch -d '2001-02-03 00:00:00' /etc/old\n    mkfifo /root/pipe\n}\n";
+    for table in ["msdos", "gpt"] {
+        let project = Project::new(lines);
+        let image = project.built_twice(&format!("raw 300M {table}"), "web.img");
+        let dump = run(Command::new("/sbin/sfdisk").arg("--dump").arg(&image));
+        // The root is last on the disk, and the file systems are in the order of their lines.
+        for (number, mib) in [(1, 101), (2, 1), (3, 41)] {
+            assert!(dump.contains(&format!("web.img{number} : start=")), "{dump}");
+            let (part, mib_long) = (project.path("part"), if number == 1 { 198 } else { 40 });
+            run(Command::new("dd").args(["bs=1M", "status=none"]).args([
+                format!("if={}", image.display()),
+                format!("of={}", part.display()),
+                format!("skip={mib}"),
+                format!("count={mib_long}"),
+            ]));
+            run(Command::new("/sbin/e2fsck").args(["-f", "-n"]).arg(&part));
+            let debugfs = |request: &str| run(Command::new("/sbin/debugfs").args(["-R", request]).arg(&part));
+            if number == 1 {
+                assert!(debugfs("cat /etc/motd").contains("hello"));
+                let old = debugfs("stat /etc/old");
+                assert!(old.contains("mtime: 0x3a7b4") && old.contains("ctime: 0x6553f100:00000000"), "{old}");
+                assert!(debugfs("stat /root/pipe").contains("Type: FIFO"));
+                let [one, two] = ["/bin/busybox", "/bin/again"].map(|path| debugfs(&format!("stat {path}")));
+                assert!(one.contains("Links: ") && one.lines().nth(1) == two.lines().nth(1), "{one}{two}");
+            } else {
+                let found = debugfs("stat /");
+                let is = ["Mode:  01777", "User:     7   Group:     8"].iter().any(|what| found.contains(what));
+                assert!(is, "{found}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_the_same_is_told() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new("");
+    let output = project.build("raw 400M gpt xfs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("two builds of this image differ: Linux writes xfs (/) in an order of its own"), "{said}");
+}
+
 #[test]
 fn qcow2() {
     if !is_root() {
         return;
     }
     let project = Project::new("");
-    let file = project.built("qcow2 100M gpt", "web.qcow2");
+    let file = project.built_twice("qcow2 100M gpt", "web.qcow2");
     let told = run(Command::new("qemu-img").args(["info", "--output=json"]).arg(&file));
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!((&told["format"], &told["virtual-size"]), (&"qcow2".into(), &(100 << 20).into()));

@@ -50,17 +50,31 @@ const NEW_IN_XFS: [(&str, &str); 7] = [
 /// has used since 5.15, are of 4.5 and 3.14.
 const BTRFS_LINUX: (u32, u32) = (5, 4);
 
-/// The program that makes a file system of this kind, with such features. `device` is looked at only.
+/// The program that makes a file system of this kind, with such features. `device` is looked at only. `id` is its UUID
+/// if that is not to be random; `extended` is for `-E` of mke2fs(8), which it takes once.
 ///
 /// # Errors
 /// The tool can't be started.
-pub fn mkfs(context: &Context, kind: Filesystem, device: &str, work: &Path) -> Result<Tool, Problem> {
+pub fn mkfs(
+    context: &Context,
+    kind: Filesystem,
+    device: &str,
+    work: &Path,
+    id: Option<&str>,
+    extended: &[String],
+) -> Result<Tool, Problem> {
     let tool = Tool::new(kind.mkfs());
     match kind {
         Filesystem::Ext4 | Filesystem::Ext3 | Filesystem::Ext2 => {
             let conf = work.join(MKE2FS_FILE);
             fs::write(&conf, MKE2FS_CONF).doing(|| format!("writing {}", conf.display()))?;
-            Ok(tool.args(["-q", "-F", "-E", "lazy_itable_init=1"]).env("MKE2FS_CONFIG", conf))
+            let tool = tool.args(["-q", "-F"]).env("MKE2FS_CONFIG", conf);
+            let mut options = vec!["lazy_itable_init=1".to_owned()];
+            options.extend_from_slice(extended);
+            // The order of names in large directories depends on it.
+            options.extend(id.iter().map(|id| format!("hash_seed={id}")));
+            let tool = id.iter().fold(tool, |tool, id| tool.args(["-U", id]));
+            Ok(tool.args(["-E", &options.join(",")]))
         }
         Filesystem::Xfs => {
             let mut tool = tool.args(["-q", "-f"]);
@@ -71,7 +85,7 @@ pub fn mkfs(context: &Context, kind: Filesystem, device: &str, work: &Path) -> R
                     tool = tool.args([option, value]);
                 }
             }
-            Ok(tool)
+            Ok(id.iter().fold(tool, |tool, id| tool.args(["-m", &format!("uuid={id}")])))
         }
         Filesystem::Btrfs => {
             // It is told on stderr, by some versions on stdout.
@@ -82,10 +96,24 @@ pub fn mkfs(context: &Context, kind: Filesystem, device: &str, work: &Path) -> R
                 list.push('\n');
             })?;
             let without: Vec<String> = new_in_btrfs(&list).map(|name| format!("^{name}")).collect();
-            let tool = tool.args(["-q", "-f"]);
+            let tool = id.iter().fold(tool.args(["-q", "-f"]), |tool, id| tool.args(["-U", id]));
             Ok(if without.is_empty() { tool } else { tool.args(["-O", &without.join(",")]) })
         }
     }
+}
+
+/// Takes the values of `-E` out of words for mke2fs(8), which heeds the last `-E` alone.
+pub fn take_extended(words: &mut Vec<String>) -> Vec<String> {
+    let mut taken = Vec::new();
+    while let Some(at) = words.iter().position(|word| word.starts_with("-E")) {
+        let word = words.remove(at);
+        match &word[2..] {
+            "" if at < words.len() => taken.push(words.remove(at)),
+            value => taken.push(value.to_owned()),
+        }
+    }
+    taken.retain(|value| !value.is_empty());
+    taken
 }
 
 /// What mkfs.btrfs(8) would use by itself though Linux knows it only since [`BTRFS_LINUX`]. Lines are as in
@@ -110,6 +138,15 @@ fn new_in_btrfs(list: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn extended_options_are_joined() {
+        let mut words = ["-N", "9", "-E", "stride=2", "-m1", "-Enodiscard"].map(str::to_owned).to_vec();
+        assert_eq!(take_extended(&mut words), ["stride=2", "nodiscard"]);
+        assert_eq!(words, ["-N", "9", "-m1"]);
+        let mut words = vec!["-E".to_owned()];
+        assert_eq!((take_extended(&mut words), words), (vec![], vec![]));
+    }
 
     #[test]
     fn new_features_of_btrfs_are_known_by_their_version() {

@@ -25,7 +25,10 @@ impl Disk {
             // It loads no driver that is not named (mkinitfs-bootparam(7)).
             Target::Alpine if !cmdline.contains("modules=") => {
                 let filesystem = self.filesystem(0).word();
-                format!("modules=sd-mod,usb-storage,{filesystem} rootfstype={filesystem}")
+                // grub-mkconfig(8) adds that by itself.
+                let subvolume = self.wanted.volumes[0].subvolume_option();
+                let flags = subvolume.map(|option| format!(" rootflags={option}")).unwrap_or_default();
+                format!("modules=sd-mod,usb-storage,{filesystem} rootfstype={filesystem}{flags}")
             }
             _ => String::new(),
         }
@@ -169,7 +172,9 @@ impl Disk {
         }
         // Not every kernel that builds images knows FAT.
         if command::find("mcopy").is_some() {
-            return Tool::new("mcopy").args(["-s", "-i", device]).arg(from.join("EFI")).arg("::/").run(context);
+            // FAT has local times.
+            let tool = Tool::new("mcopy").env("TZ", "UTC").args(["-s", "-i", device]);
+            return tool.arg(from.join("EFI")).arg("::/").run(context);
         }
         let at = self.work.join("esp");
         fs::create_dir(&at).doing(|| format!("making {}", at.display()))?;
@@ -189,9 +194,12 @@ impl Disk {
     /// Where /boot is: on a file system of its own, or on the root's.
     fn boot_place(&self) -> BootPlace<'_> {
         let own = self.wanted.volumes.iter().position(|volume| volume.path() == Some("/boot"));
-        let volume = own.unwrap_or(0);
+        let at = own.unwrap_or(0);
+        let volume = self.holder(at);
         let uuid = self.made(Role::Volume(volume)).map_or("", |made| &made.uuid);
-        BootPlace { volume, uuid, dir: if own.is_some() { "" } else { "/boot" } }
+        // GRUB's paths begin at the top of a Btrfs.
+        let subvolume = self.wanted.volumes[at].subvolume.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+        BootPlace { volume, uuid, dir: subvolume + if own.is_some() { "" } else { "/boot" } }
     }
 
     /// GRUB with what it needs to find /boot by its file system's UUID.
@@ -229,7 +237,7 @@ struct BootPlace<'a> {
     /// UUID of its file system.
     uuid: &'a str,
     /// Its directory on that file system.
-    dir: &'static str,
+    dir: String,
 }
 
 /// What puts updates of GRUB in its place, in the image.
@@ -419,7 +427,7 @@ mod tests {
             ["initrd.img-6.9.1-1", "vmlinuz-6.12.3-1", "vmlinuz-6.9.1-1", "grub", "config-6.9.1-1"].map(str::to_owned);
         let kernels = kernels(&names);
         assert_eq!(kernels, [("6.12.3-1", None), ("6.9.1-1", Some("initrd.img-6.9.1-1"))]);
-        let place = BootPlace { volume: 0, uuid: "ABCD", dir: "/boot" };
+        let place = BootPlace { volume: 0, uuid: "ABCD", dir: "/boot".into() };
         let menu = super::menu(&kernels, &place, "ABCD", "console=tty0 console=ttyS1,115200n8 quiet");
         assert!(menu.contains("serial --unit=1 --speed=115200\n"), "{menu}");
         assert!(menu.contains("linux /boot/vmlinuz-6.9.1-1 root=UUID=ABCD ro console=tty0"), "{menu}");

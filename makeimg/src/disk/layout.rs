@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use super::geometry::{END, FIRST, MIB, SECTOR};
 use super::old::{Kept, Old};
+use super::seed::Seed;
 use crate::problem::Problem;
 use crate::volumes::{At, Size, Volume};
 use crate::words::{Filesystem, Table};
@@ -34,6 +35,8 @@ pub struct Wanted {
     pub grub: bool,
     /// What it is divided into, mount points after those above them.
     pub volumes: Vec<Volume>,
+    /// What ids come from that are not to be random: those of an image that is to be reproducible.
+    pub seed: Option<Seed>,
 }
 
 /// What a partition is for.
@@ -76,8 +79,16 @@ impl Wanted {
                 _ => self.filesystem_of(volume).mkfs(),
             });
         }
+        if self.volumes.iter().any(|volume| volume.subvolume.is_some()) {
+            tools.push("btrfs");
+        }
         if self.grub {
             tools.push("mkfs.vfat");
+        }
+        if self.seed.is_some() {
+            tools.extend(["debugfs", "dumpe2fs"]);
+            // What the kernel writes to FAT has the time at which it does so.
+            tools.extend(self.grub.then_some("mcopy"));
         }
         tools
     }
@@ -87,6 +98,13 @@ impl Wanted {
     /// # Errors
     /// There is no room, or the table has no entry left, or is of a kind that ends before the disk does.
     pub fn place(&self, kept: &[Kept]) -> Result<Vec<Part>, Problem> {
+        for volume in self.volumes.iter().filter(|volume| volume.subvolume.is_some() && !volume.is_shared()) {
+            let kind = self.filesystem_of(volume);
+            if kind != Filesystem::Btrfs {
+                let what = format!("filesystems: {}: Btrfs has subvolumes, {} has none", volume.name(), kind.word());
+                return Err(Problem::build(what).hint("say btrfs in that line, or in `format`"));
+            }
+        }
         if self.table == Table::Msdos && self.size > MSDOS_END {
             let what = "a partition table of the kind `msdos` ends at 2 TiB, and the disk does not";
             return Err(Problem::build(what).hint("say gpt in `format`"));
@@ -174,6 +192,9 @@ impl Wanted {
         let mut script = format!("label: {}\n", if gpt { "gpt" } else { "dos" });
         if let Some(old) = old {
             let _ = writeln!(script, "label-id: {}", old.id);
+        } else if let Some(seed) = &self.seed {
+            let id = if gpt { seed.uuid("disk") } else { format!("{:#010x}", seed.number("disk")) };
+            let _ = writeln!(script, "label-id: {id}");
         }
         let mut lines: Vec<(u32, String)> = kept.iter().map(|kept| (kept.number, kept.line.clone())).collect();
         for part in parts {
@@ -192,7 +213,10 @@ impl Wanted {
                 },
             };
             // In units that do not depend on the disk's sectors.
-            let place = format!("start={}MiB, size={}MiB, type={kind}", part.start / MIB, part.size / MIB);
+            let mut place = format!("start={}MiB, size={}MiB, type={kind}", part.start / MIB, part.size / MIB);
+            if let Some(seed) = self.seed.as_ref().filter(|_| gpt) {
+                let _ = write!(place, ", uuid={}", seed.uuid(&format!("partition {}", part.number)));
+            }
             lines.push((part.number, place));
         }
         lines.sort();
@@ -228,7 +252,7 @@ mod tests {
     fn wanted(mib: u64, table: Table, grub: bool, lines: &[&str]) -> Wanted {
         let volumes = lines.iter().map(|line| Volume::parse(line).unwrap()).collect();
         let volumes = volumes::together(volumes).unwrap();
-        Wanted { size: mib * MIB, table, filesystem: Filesystem::Ext4, grub, volumes }
+        Wanted { size: mib * MIB, table, filesystem: Filesystem::Ext4, grub, volumes, seed: None }
     }
 
     fn kept(volume: usize, number: u32, start: u64, size: u64) -> Kept {
@@ -295,6 +319,13 @@ mod tests {
         assert!(
             script.starts_with("label: gpt\nlabel-id: ID\n1 : start=1024001, size=204800, type=83, uuid=THEIRS\n2 : ")
         );
+    }
+
+    #[test]
+    fn subvolumes_are_of_btrfs() {
+        let wanted = wanted(1024, Table::Gpt, false, &["/ subvol=@"]);
+        assert_eq!(wanted.place(&[]).unwrap_err().what, "filesystems: /: Btrfs has subvolumes, ext4 has none");
+        assert_eq!(Wanted { filesystem: Filesystem::Btrfs, ..wanted }.place(&[]).unwrap().len(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A disk while it is made: its partitions, and its file systems on a directory.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::old::{self, Kept, Old};
 use crate::command::{Context, Tool};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
-use crate::volumes::At;
+use crate::volumes::{self, At};
 use crate::words::Filesystem;
 
 /// Bytes at both ends of a partition in which something may be left that says what was there (libblkid's superblocks;
@@ -68,10 +68,11 @@ impl Disk {
     /// It is too small, or a tool failed.
     pub fn image(context: &Context, mut wanted: Wanted, work: &Path, root: &Path) -> Result<Self, Problem> {
         wanted.volumes.retain(|volume| {
-            if volume.size.is_none() {
+            let is_kept = volume.size.is_none() && !volume.is_shared();
+            if is_kept {
                 context.report.warn(format!("filesystems: {}: an image has nothing to keep", volume.name()));
             }
-            volume.size.is_some()
+            !is_kept
         });
         let image = work.join("image");
         let file = File::create_new(&image).doing(|| format!("making {}", image.display()))?;
@@ -101,7 +102,8 @@ impl Disk {
         }
         let old = old.filter(|_| !kept.is_empty());
         let table = old.as_ref().map_or(wanted.table, |old| old.table);
-        let wanted = Wanted { size, table, ..wanted };
+        // It is this machine's alone.
+        let wanted = Wanted { size, table, seed: None, ..wanted };
         let mut disk = Self { is_device: true, ..Self::new(wanted, device.to_owned(), work, root, old, kept)? };
         // From here on nothing can be undone.
         context.cancel.check()?;
@@ -147,8 +149,8 @@ impl Disk {
             }
             let device = self.attach(context, &part)?;
             let mkfs = match part.role {
-                Role::Volume(index) => self.mkfs(context, index, &device)?,
-                Role::Esp | Role::BiosBoot => Tool::new("mkfs.vfat").args(["-F", "32", "-n", "EFI"]),
+                Role::Volume(index) => self.mkfs(context, index, &device, &[])?,
+                Role::Esp | Role::BiosBoot => self.mkfs_esp(),
             };
             let opened = File::open(&device).doing(|| format!("opening {device}"))?;
             if self.is_device {
@@ -159,30 +161,95 @@ impl Disk {
             self.made.push(Made { role: part.role, device, opened, uuid });
         }
         for index in 0..self.wanted.volumes.len() {
-            let Some(made) = self.made(Role::Volume(index)) else { continue };
-            let Some(path) = self.wanted.volumes[index].path() else { continue };
+            let volume = &self.wanted.volumes[index];
+            let Some(made) = self.made(Role::Volume(self.holder(index))) else { continue };
+            let Some(path) = volume.path() else { continue };
             let below = Path::new(path.trim_start_matches('/'));
             let at = self.root.join(below);
             let made_at = Inside::open(&self.root).and_then(|image| image.dir(below).map(drop));
             made_at.doing(|| format!("making {}", at.display()))?;
-            Tool::new("mount").args(["-t", self.filesystem(index).word(), &made.device]).arg(&at).run(context)?;
+            if volume.subvolume.is_some() && !volume.is_shared() {
+                self.make_subvolumes(context, index, &made.device)?;
+            }
+            let mut tool = Tool::new("mount").args(["-t", self.filesystem(index).word()]);
+            // The others are for the system when it runs, and might keep it from being built.
+            let written = volume.options.iter().filter(|option| option.starts_with("compress")).cloned();
+            let options: Vec<String> = volume.subvolume_option().into_iter().chain(written).collect();
+            if !options.is_empty() {
+                tool = tool.args(["-o", &options.join(",")]);
+            }
+            tool.arg(&made.device).arg(&at).run(context)?;
             let root = File::open(&at).doing(|| format!("opening {}", at.display()))?;
             self.mounted.push((at, root));
         }
         Ok(())
     }
 
-    pub(super) fn filesystem(&self, volume: usize) -> Filesystem {
-        self.wanted.filesystem_of(&self.wanted.volumes[volume])
+    /// Makes the subvolumes of a Btrfs, which is not mounted yet.
+    fn make_subvolumes(&self, context: &Context, holder: usize, device: &str) -> Result<(), Problem> {
+        let at = self.work.join("btrfs");
+        fs::create_dir_all(&at).doing(|| format!("making {}", at.display()))?;
+        Tool::new("mount").args(["-t", "btrfs", device]).arg(&at).run(context)?;
+        let volumes = self.wanted.volumes.iter().enumerate().filter(|(index, _)| self.holder(*index) == holder);
+        let mut names = volumes.filter_map(|(_, volume)| volume.subvolume.as_ref());
+        let made = names.try_for_each(|name| {
+            Tool::new("btrfs").args(["-q", "subvolume", "create"]).arg(at.join(name)).run(context)
+        });
+        let unmounted = unmount(&at, UnmountFlags::empty());
+        made.and_then(|()| unmounted.doing(|| format!("unmounting {}", at.display())))
     }
 
-    fn mkfs(&self, context: &Context, index: usize, device: &str) -> Result<Tool, Problem> {
+    /// The volume whose file system a volume is in.
+    pub(super) fn holder(&self, volume: usize) -> usize {
+        volumes::holder(&self.wanted.volumes, volume)
+    }
+
+    pub(super) fn filesystem(&self, volume: usize) -> Filesystem {
+        self.wanted.filesystem_of(&self.wanted.volumes[self.holder(volume)])
+    }
+
+    /// What makes a volume's file system; `extended` is for `-E` of mke2fs(8).
+    pub(super) fn mkfs(
+        &self,
+        context: &Context,
+        index: usize,
+        device: &str,
+        extended: &[&str],
+    ) -> Result<Tool, Problem> {
         let volume = &self.wanted.volumes[index];
+        let mut words = volume.mkfs.clone();
+        let mut extended: Vec<String> = extended.iter().map(|option| (*option).to_owned()).collect();
+        if self.filesystem(index).is_ext() {
+            extended.extend(features::take_extended(&mut words));
+        }
         let tool = match volume.at {
-            At::Swap => Tool::new("mkswap").arg("-q"),
-            _ => features::mkfs(context, self.filesystem(index), device, &self.work)?,
+            At::Swap => {
+                let tool = Tool::new("mkswap").arg("-q");
+                self.ids(index).iter().fold(tool, |tool, id| tool.args(["-U", id]))
+            }
+            _ => features::mkfs(
+                context,
+                self.filesystem(index),
+                device,
+                &self.work,
+                self.ids(index).as_deref(),
+                &extended,
+            )?,
         };
-        Ok(tool.args(["-L", &volume.label]))
+        Ok(tool.args(["-L", &volume.label]).args(&words))
+    }
+
+    fn mkfs_esp(&self) -> Tool {
+        let tool = Tool::new("mkfs.vfat").args(["-F", "32", "-n", "EFI"]);
+        match &self.wanted.seed {
+            Some(seed) => tool.args(["--invariant", "-i", &format!("{:08x}", seed.number("esp"))]),
+            None => tool,
+        }
+    }
+
+    /// The UUID of a volume, if that is not to be random.
+    pub(super) fn ids(&self, volume: usize) -> Option<String> {
+        self.wanted.seed.as_ref().map(|seed| seed.uuid(&self.wanted.volumes[volume].label))
     }
 
     pub(super) fn made(&self, role: Role) -> Option<&Made> {
@@ -219,22 +286,29 @@ impl Disk {
         let mut text = String::new();
         for (index, volume) in self.wanted.volumes.iter().enumerate() {
             let kept = self.kept.iter().find(|kept| kept.volume == index);
-            let (uuid, kind) = match (kept, self.made(Role::Volume(index))) {
+            let (uuid, kind) = match (kept, self.made(Role::Volume(self.holder(index)))) {
                 (Some(kept), _) => (&kept.uuid, &*kept.kind),
                 (None, Some(made)) => (&made.uuid, self.filesystem(index).word()),
                 (None, None) => continue,
             };
+            let with = |usual: &[&str]| {
+                let is_said = |name: &str| volume.options.iter().any(|option| option.split('=').next() == Some(name));
+                let usual = usual.iter().filter(|option| !is_said(option.split('=').next().unwrap_or_default()));
+                let all = usual.map(|option| (*option).to_owned()).chain(volume.subvolume_option());
+                let all: Vec<String> = all.chain(volume.options.iter().cloned()).collect();
+                if all.is_empty() { "defaults".to_owned() } else { all.join(",") }
+            };
             let _ = match &volume.at {
-                At::Swap => writeln!(text, "UUID={uuid} none swap sw 0 0"),
+                At::Swap => writeln!(text, "UUID={uuid} none swap {} 0 0", with(&["sw"])),
                 At::Nowhere => continue,
                 At::Path(path) => {
                     let is_root = path == "/";
                     let is_ext = kind.starts_with("ext");
                     let options = match kept {
                         // The new system starts even if a file system that was kept can't be mounted.
-                        Some(_) => "defaults,nofail",
-                        None if is_ext && is_root => "errors=remount-ro",
-                        None => "defaults",
+                        Some(_) => with(&["defaults", "nofail"]),
+                        None if is_ext && is_root => with(&["errors=remount-ro"]),
+                        None => with(&[]),
                     };
                     let pass = if is_ext { 2 - u8::from(is_root) } else { 0 };
                     writeln!(text, "UUID={uuid} {path} {kind} {options} 0 {pass}")
@@ -276,11 +350,21 @@ impl Disk {
             drop(root);
             unmount(&at, UnmountFlags::empty()).doing(|| format!("unmounting {}", at.display()))?;
         }
+        #[cfg(feature = "images")]
+        if let Some(seed) = &self.wanted.seed {
+            self.rewrite(context, seed)?;
+        }
         for Made { device, opened, .. } in self.made.drain(..) {
             // Unmounting has written, too.
             opened.sync_all().doing(|| format!("writing {}", self.image.display()))?;
             drop(opened);
             Tool::new("losetup").args(["--detach", &device]).run(context)?;
+        }
+        // Not before: loop devices that a build leaves are found by the image's name.
+        #[cfg(feature = "images")]
+        if self.wanted.seed.is_some() {
+            let new = self.work.join(super::same::NEW);
+            fs::rename(&new, &self.image).doing(|| format!("renaming {}", new.display()))?;
         }
         let file = File::open(&self.image).doing(|| format!("opening {}", self.image.display()))?;
         file.sync_all().doing(|| format!("writing {}", self.image.display()))
