@@ -293,6 +293,8 @@ fn fill(
     if job.imgbuild.functions.contains("provision") {
         report.step("provision()");
         functions::provision(context, &job.imgbuild, &chroot)?;
+        #[cfg(feature = "images")]
+        crate::manifest::note(context, &chroot, &job.work)?;
     }
     if let Some(disk) = &disk
         && settings.bootloader != Some(Bootloader::None)
@@ -313,6 +315,8 @@ fn fill(
     tidy(&image);
     if machine.is_none() {
         host_keys.leave(&image).doing(|| "having each machine make its own SSH host keys".into())?;
+        #[cfg(feature = "images")]
+        crate::manifest::write(&image, &settings.imgname, &job.work)?;
     }
     Ok(disk)
 }
@@ -451,6 +455,12 @@ fn write_result(job: &Job, context: &Context, disk: Option<Disk>, root: &Path) -
         _ => output::directory(root)?,
     };
     context.cancel.check()?;
+    for ending in crate::manifest::ENDINGS {
+        let (made, to) = (job.work.join(ending), output.with_file_name(format!("{}.{ending}", settings.imgname)));
+        if made.exists() {
+            fs::rename(&made, &to).doing(|| format!("moving a manifest to {}", to.display()))?;
+        }
+    }
     fs::rename(&made, &output).doing(|| format!("moving the result to {}", output.display()))?;
     Ok(Some(output))
 }

@@ -266,7 +266,20 @@ impl Tool {
         self.try_output(context)?.map_err(|ended| ended.problem(&name))
     }
 
-    /// The same, for a program that may fail.
+    /// What it printed on stdout, however it ended. stderr is nobody's.
+    ///
+    /// # Errors
+    /// It can't be started, or the build was cancelled.
+    pub fn output_anyway(mut self, context: &Context) -> Result<Vec<u8>, Problem> {
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = context.cancel.start(&mut self.command)?.doing(|| format!("starting {}", self.name))?;
+        let output = child.wait_with_output();
+        context.cancel.ended();
+        context.cancel.check()?;
+        Ok(output.doing(|| format!("waiting for {}", self.name))?.stdout)
+    }
+
+    /// What it printed on stdout, for a program that may fail; stderr is told.
     ///
     /// # Errors
     /// It can't be started, or the build was cancelled.

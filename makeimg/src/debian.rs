@@ -8,6 +8,8 @@ use crate::apt::Apt;
 use crate::chroot::{Chroot, environment, with_proxies};
 use crate::command::{self, Context, Tool};
 use crate::inside::Inside;
+#[cfg(feature = "images")]
+use crate::manifest;
 use crate::problem::{Doing, Problem};
 use crate::progress;
 use crate::sources::{Sources, Wanted};
@@ -49,6 +51,8 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
         let certificates = if by_tls { "ca-certificates" } else { "" };
         let first = if later { certificates.to_owned() } else { packages.join(",") };
         let tool = if first.is_empty() { tool } else { tool.arg(format!("--include={first}")) };
+        // Until it is noted what they say of packages; `tidy` removes them.
+        let tool = if cfg!(feature = "images") { tool.arg("--skip=cleanup/apt/lists") } else { tool };
         // apt's own user can't read a file of the project's.
         let tool = if wanted.keyring.is_some() { tool.arg("--aptopt=APT::Sandbox::User \"root\"") } else { tool };
         let tool = tool.arg(format!("--components={components}")).arg(wanted.suite).arg(root);
@@ -94,7 +98,7 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
                     "{name} has written no source of {} into /etc/apt/sources.list: what it wrote stays as it is",
                     wanted.suite
                 ));
-                return tidy(&image).doing(|| "removing what is left of the bootstrap".into());
+                return leave(context, &image, wanted.work);
             }
         },
     };
@@ -103,7 +107,15 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
         let rest = if mmdebstrap && !later { &[][..] } else { *packages };
         complete(context, &image, apt, rest, &mut progress)?;
     }
-    tidy(&image).doing(|| "removing what is left of the bootstrap".into())
+    leave(context, &image, wanted.work)
+}
+
+fn leave(context: &Context, image: &Inside, work: &Path) -> Result<(), Problem> {
+    #[cfg(feature = "images")]
+    manifest::note(context, &Chroot::new(image)?, work)?;
+    #[cfg(not(feature = "images"))]
+    let _ = (context, work);
+    tidy(image).doing(|| "removing what is left of the bootstrap".into())
 }
 
 /// Brings what is there up to date, and installs more, by the image's own apt.

@@ -19,6 +19,8 @@ pub mod fuzz;
 pub mod imgbuild;
 pub mod inputs;
 pub mod inside;
+#[cfg(feature = "images")]
+pub mod manifest;
 pub mod output;
 pub mod problem;
 pub mod progress;

@@ -113,6 +113,14 @@ pub fn disk(context: &Context, image: PathBuf, file: PathBuf, kind: Image) -> Re
     tool.arg(image).arg(&file).run(context).map(|()| file)
 }
 
+/// The time that an image tells: `SOURCE_DATE_EPOCH`, which was checked before, or now; in whole seconds.
+#[cfg(feature = "images")]
+pub(crate) fn created() -> jiff::Timestamp {
+    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|epoch| epoch.parse().ok());
+    let epoch = epoch.unwrap_or_else(|| jiff::Timestamp::now().as_second());
+    jiff::Timestamp::from_second(epoch).unwrap_or_default()
+}
+
 /// A path next to an output at which nothing is yet.
 pub fn work_dir(output_dir: &Path, imgname: &str) -> PathBuf {
     output_dir.join(format!("{}{}", work_prefix(imgname), std::process::id()))

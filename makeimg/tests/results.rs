@@ -193,6 +193,69 @@ fn what_cannot_be_the_same_is_told() {
     assert!(said.contains("two builds of this image differ: Linux writes xfs (/) in an order of its own"), "{said}");
 }
 
+/// A dpkg's database, and an apt that knows one of the packages.
+const PACKAGES: &str = r#"
+mkdir -p "$root/var/lib/dpkg" "$root/var/lib/apt/lists" "$root/usr/bin" "$root/usr/share/doc/a++"
+: >"$root/var/lib/apt/lists/m.test_debian_dists_stable_main_binary-amd64_Packages"
+echo ID=debian >"$root/etc/os-release"
+printf 'Package: %s\nStatus: install ok installed\nArchitecture: %s\nVersion: %s\n\n' \
+    local all 3 a++ amd64 1:2+b1 >"$root/var/lib/dpkg/status"
+{
+    echo 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/'
+    printf '\nFiles: *\nLicense: GPL-2+\n'
+} >"$root/usr/share/doc/a++/copyright"
+cat >"$root/usr/bin/apt-cache" <<'END'
+#!/bin/sh
+case "$*" in *' show local=3 a++:amd64=1:2+b1'*) ;; *) echo "$@" >&2; exit 1 ;; esac
+printf 'Package: a++\nVersion: 1:2+b1\nArchitecture: amd64\nFilename: pool/a.deb\nSHA256: %064d\n' 7
+exit 100
+END
+chmod 755 "$root/usr/bin/apt-cache"
+"#;
+
+/// Against what the schema of SPDX 2.3 demands of documents, packages and relationships.
+#[test]
+fn manifests() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new("");
+    fs::write(project.path("bin/mmdebstrap"), format!("{STANDIN}{PACKAGES}")).unwrap();
+    project.built_twice("squashfs", "web.squashfs");
+    let list = fs::read_to_string(project.path("out/web.packages")).unwrap();
+    assert_eq!(list, format!("a++ 1:2+b1 amd64 {:064}\nlocal 3 all -\n", 7));
+    let text = fs::read_to_string(project.path("out/web.spdx.json")).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (field, value) in
+        [("spdxVersion", "SPDX-2.3"), ("dataLicense", "CC0-1.0"), ("SPDXID", "SPDXRef-DOCUMENT"), ("name", "web")]
+    {
+        assert_eq!(document[field], value);
+    }
+    assert_eq!(document["creationInfo"]["created"], "2023-11-14T22:13:20Z");
+    assert!(document["creationInfo"]["creators"][0].as_str().unwrap().starts_with("Tool: makeimg-"));
+    assert!(document["documentNamespace"].as_str().unwrap().starts_with("https://spdx.org/spdxdocs/web-"));
+    let packages = document["packages"].as_array().unwrap();
+    let mut ids = vec!["SPDXRef-DOCUMENT"];
+    for package in packages {
+        let id = package["SPDXID"].as_str().unwrap();
+        let good = |c: char| c.is_ascii_alphanumeric() || ".-".contains(c);
+        assert!(id.strip_prefix("SPDXRef-").is_some_and(|rest| rest.chars().all(good)) && !ids.contains(&id), "{id}");
+        assert!(package["name"].is_string() && package["downloadLocation"] == "NOASSERTION");
+        ids.push(id);
+    }
+    let relations = document["relationships"].as_array().unwrap();
+    assert_eq!((packages.len(), relations.len()), (3, 3));
+    for relation in relations {
+        let ends = ["spdxElementId", "relatedSpdxElement"].map(|end| relation[end].as_str().unwrap());
+        assert!(ends.iter().all(|end| ids.contains(end)), "{relation}");
+    }
+    let package = &packages[1];
+    assert_eq!(package["checksums"][0]["checksumValue"], format!("{:064}", 7));
+    assert_eq!(package["externalRefs"][0]["referenceLocator"], "pkg:deb/debian/a%2B%2B@1:2%2Bb1?arch=amd64");
+    assert!(package["licenseComments"].as_str().unwrap().ends_with(": GPL-2+"), "{package}");
+    assert!(packages[2]["checksums"].is_null() && packages[2]["licenseComments"].is_null());
+}
+
 #[test]
 fn qcow2() {
     if !is_root() {

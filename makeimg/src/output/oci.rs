@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{compressor, tar};
+use super::{compressor, created, tar};
 use crate::command::{Context, Tool};
 use crate::problem::{Doing, Problem};
 use crate::words::Compression;
@@ -164,13 +164,6 @@ pub fn write(context: &Context, imgname: &str, layer: &Layer<'_>, work: &Path, a
     // What is in it tells its time.
     let tar = tar.args(["--format=gnu", "--mode=u=rwX,go=rX", "--mtime=@0", "--file"]).arg(archive);
     tar.arg("--directory").arg(&layout.dir).args(["blobs", "index.json", "oci-layout"]).run(context)
-}
-
-/// `SOURCE_DATE_EPOCH`, which was checked before, or now; in whole seconds.
-fn created() -> jiff::Timestamp {
-    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|epoch| epoch.parse().ok());
-    let epoch = epoch.unwrap_or_else(|| jiff::Timestamp::now().as_second());
-    jiff::Timestamp::from_second(epoch).unwrap_or_default()
 }
 
 #[cfg(test)]
