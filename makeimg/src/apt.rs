@@ -107,6 +107,18 @@ impl Apt {
         problems
     }
 
+    /// All that it depends on: what it says, and the files that it names.
+    ///
+    /// # Errors
+    /// A file can't be read.
+    pub fn contents(&self) -> Result<Vec<Vec<u8>>, Problem> {
+        let files = self.files.iter().map(|(path, _)| path).chain(&self.preseed);
+        let files = files.chain(self.local.iter().map(|(_, path)| path));
+        let read = |path: &PathBuf| fs::read(path).doing(|| format!("reading {}", path.display()));
+        let said = Ok(format!("{self:?}").into_bytes());
+        std::iter::once(said).chain(files.map(read)).collect()
+    }
+
     /// Whether only the image's own apt can do it, when the base is there.
     pub fn is_for_the_image(&self) -> bool {
         *self != Self::default()

@@ -46,6 +46,10 @@ pub struct Job {
     pub output_dir: PathBuf,
     /// A directory for this build alone, on the same file system.
     pub work: PathBuf,
+    /// A directory that keeps what bootstraps have made.
+    pub cache: Option<PathBuf>,
+    /// Whether the tree of a build that failed is kept.
+    pub keep_failed: bool,
 }
 
 /// A disk that becomes what an IMGBUILD describes, in place of a file. Of `format` only the partition table and the
@@ -187,6 +191,14 @@ fn perform(
     if let Err(problem) = &mut filled {
         problem.step = context.report.current();
     }
+    #[cfg(feature = "images")]
+    if let Err(problem) = &mut filled
+        && job.keep_failed
+        && machine.is_none()
+        && !context.cancel.is_cancelled()
+    {
+        keep_failed(job, context, root, problem);
+    }
     let mut cleaned = Ok(());
     if job.imgbuild.functions.contains("cleanup") {
         context.report.step("cleanup()");
@@ -203,6 +215,24 @@ fn perform(
             }
             Err(problem)
         }
+    }
+}
+
+/// Keeps what there is of an image that could not be built, and says how to look at it.
+#[cfg(feature = "images")]
+fn keep_failed(job: &Job, context: &Context, root: &Path, problem: &mut Problem) {
+    let to = crate::look::failed(&job.output_dir, &job.imgbuild.settings.imgname);
+    // A disk's file systems are mounted there.
+    let copied = fs::create_dir(&to).doing(|| format!("making {}", to.display())).and_then(|()| {
+        command::Tool::new("cp").args(["--archive", "--target-directory"]).arg(&to).arg(root.join(".")).run(context)
+    });
+    match copied {
+        Ok(()) => {
+            let look = format!("`makeimg shell {}` shows what there is of it", to.display());
+            let hint = problem.hint.take().map(|hint| format!("{hint}; ")).unwrap_or_default();
+            problem.hint = Some(hint + &look);
+        }
+        Err(error) => context.report.warn(format!("what there is of the image could not be kept: {error}")),
     }
 }
 
@@ -247,7 +277,8 @@ fn fill(
             let variant = &settings.debian_variant;
             let (keyring, apt) = (job.keyring(), Apt::of(job.project(), &packages));
             let wanted = job.sources(suite, keyring.as_deref());
-            let debian = Debian { variant, packages: &packages, apt, wanted, sources };
+            let cache = job.cache.as_deref();
+            let debian = Debian { variant, packages: &packages, apt, wanted, sources, cache };
             debian::bootstrap(context, &debian, root)?;
         }
         Target::Arch => {

@@ -23,6 +23,8 @@ pub enum Command {
     Check(Check),
     /// Build the image
     Build(Build),
+    /// Run a shell, or a command, in what there is of a failed build, or in a result that is a directory
+    Shell(Shell),
     /// Boot a disk image in QEMU, with its serial console on this terminal
     Run(Run),
 }
@@ -66,9 +68,26 @@ pub struct Build {
     /// [environment: MAKEIMG_REVEAL]
     #[arg(long, value_name = "COMMAND")]
     pub reveal: Option<String>,
+    /// Keep what is bootstrapped for the next build, in $XDG_CACHE_HOME/makeimg or ~/.cache/makeimg if no directory is
+    /// said [environment: MAKEIMG_CACHE]
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub cache: Option<String>,
+    /// If the build fails, keep what there is of the image in NAME.failed beside the result
+    #[arg(long)]
+    pub keep_failed: bool,
     /// Show what all tools print
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Shell {
+    /// The image's root directory, such as web.failed
+    #[arg(value_name = "DIR")]
+    pub tree: PathBuf,
+    /// What to run in place of a shell
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

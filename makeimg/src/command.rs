@@ -266,6 +266,14 @@ impl Tool {
         self.try_output(context)?.map_err(|ended| ended.problem(&name))
     }
 
+    /// Runs it with this process's terminal or whatever it has for one, and returns how it ended.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn on_terminal(mut self) -> Result<ExitStatus, Problem> {
+        self.command.status().doing(|| format!("starting {}", self.name))
+    }
+
     /// What it printed on stdout, however it ended. stderr is nobody's.
     ///
     /// # Errors

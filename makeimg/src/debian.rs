@@ -1,10 +1,14 @@
 //! Debian and its kin, by mmdebstrap(1), or debootstrap(8) where there is no mmdebstrap.
 
+#[cfg(feature = "images")]
+use std::fs;
 use std::path::Path;
 
 use rustix::fs::FileType;
 
 use crate::apt::Apt;
+#[cfg(feature = "images")]
+use crate::cache::Cache;
 use crate::chroot::{Chroot, environment, with_proxies};
 use crate::command::{self, Context, Tool};
 use crate::inside::Inside;
@@ -27,6 +31,8 @@ pub struct Debian<'a> {
     pub wanted: Wanted<'a>,
     /// What is known of the archive, and of what belongs to it; the tool's own archive otherwise.
     pub sources: Option<Sources>,
+    /// A directory that keeps what bootstraps have made.
+    pub cache: Option<&'a Path>,
 }
 
 /// What apt and debootstrap say when they fail.
@@ -37,7 +43,50 @@ const ERRORS: [&str; 2] = ["E: ", "W: Couldn't download package "];
 /// # Errors
 /// What the tool said.
 pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<(), Problem> {
-    let Debian { variant, packages, apt, wanted, sources } = debian;
+    #[cfg(feature = "images")]
+    if let Some(dir) = debian.cache {
+        let cache = place(dir, debian)?;
+        if !cache.restore(context, root)? {
+            install(context, debian, root)?;
+            let unique = debian.wanted.work.file_name().unwrap_or_default().to_string_lossy();
+            // What is built is whole without it.
+            if let Err(problem) = cache.keep(context, root, unique.trim_start_matches('.')) {
+                context.report.warn(format!("nothing is kept for the next build: {problem}"));
+            }
+        }
+        return leave(context, root, debian.wanted.work);
+    }
+    install(context, debian, root)?;
+    leave(context, root, debian.wanted.work)
+}
+
+/// Where the cache has what this bootstrap makes.
+#[cfg(feature = "images")]
+fn place<'a>(dir: &'a Path, debian: &Debian<'_>) -> Result<Cache<'a>, Problem> {
+    let Debian { variant, packages, apt, wanted, sources, .. } = debian;
+    let tool = if command::find("mmdebstrap").is_some() { "mmdebstrap" } else { "debootstrap" };
+    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let lines = sources.as_ref().map(Sources::lines);
+    let said = format!(
+        "{} {} {tool} {variant} {} {:?} {:?} {:?} {epoch:?} {lines:?} {packages:?}",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::ARCH,
+        wanted.suite,
+        wanted.components,
+        wanted.security,
+        wanted.known
+    );
+    let keyring = match wanted.keyring {
+        Some(path) => fs::read(path).doing(|| format!("reading {}", path.display()))?,
+        None => Vec::new(),
+    };
+    let files = apt.contents()?;
+    let parts: Vec<&[u8]> = [said.as_bytes(), &keyring].into_iter().chain(files.iter().map(Vec::as_slice)).collect();
+    Cache::open(dir, &parts)
+}
+
+fn install(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<(), Problem> {
+    let Debian { variant, packages, apt, wanted, sources, .. } = debian;
     // Sources, pins and answers to questions must be there before the packages that they are for.
     let later = apt.is_for_the_image();
     let by_tls = sources.as_ref().is_some_and(Sources::by_tls) || apt.by_tls();
@@ -98,7 +147,7 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
                     "{name} has written no source of {} into /etc/apt/sources.list: what it wrote stays as it is",
                     wanted.suite
                 ));
-                return leave(context, &image, wanted.work);
+                return Ok(());
             }
         },
     };
@@ -107,15 +156,16 @@ pub fn bootstrap(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<
         let rest = if mmdebstrap && !later { &[][..] } else { *packages };
         complete(context, &image, apt, rest, &mut progress)?;
     }
-    leave(context, &image, wanted.work)
+    Ok(())
 }
 
-fn leave(context: &Context, image: &Inside, work: &Path) -> Result<(), Problem> {
+fn leave(context: &Context, root: &Path, work: &Path) -> Result<(), Problem> {
+    let image = Inside::open(root).doing(|| format!("opening {}", root.display()))?;
     #[cfg(feature = "images")]
-    manifest::note(context, &Chroot::new(image)?, work)?;
+    manifest::note(context, &Chroot::new(&image)?, work)?;
     #[cfg(not(feature = "images"))]
     let _ = (context, work);
-    tidy(image).doing(|| "removing what is left of the bootstrap".into())
+    tidy(&image).doing(|| "removing what is left of the bootstrap".into())
 }
 
 /// Brings what is there up to date, and installs more, by the image's own apt.

@@ -5,6 +5,8 @@ pub mod alpine;
 pub mod apt;
 pub mod arch;
 pub mod build;
+#[cfg(feature = "images")]
+pub mod cache;
 pub mod chroot;
 pub mod command;
 #[cfg(test)]
@@ -19,6 +21,8 @@ pub mod fuzz;
 pub mod imgbuild;
 pub mod inputs;
 pub mod inside;
+#[cfg(feature = "images")]
+pub mod look;
 #[cfg(feature = "images")]
 pub mod manifest;
 pub mod output;

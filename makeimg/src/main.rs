@@ -12,7 +12,7 @@ use makeimg::build::Job;
 use makeimg::problem::Problem;
 use makeimg::project::{self, Request};
 use makeimg::settings::Format;
-use makeimg::{command, settings, supervise};
+use makeimg::{command, look, settings, supervise};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -26,6 +26,10 @@ fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     match &args[..] {
         [word] if word == "worker" => return supervise::work(),
+        [word, tree, words @ ..] if word == "enter" => {
+            let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            return look::enter(Path::new(tree), &words).unwrap_or_else(|problem| say(&problem));
+        }
         [word, path] if word == "keeper" => return supervise::keep(Path::new(path)),
         _ => {}
     }
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         Some(cli::Command::Check(args)) => check(&args.inputs),
         Some(cli::Command::Build(args)) => build(args),
         Some(cli::Command::Run(args)) => run(&args),
+        Some(cli::Command::Shell(args)) => shell(&args),
         None => build(cli.build),
     }
 }
@@ -92,6 +97,11 @@ fn build(args: cli::Build) -> ExitCode {
     let reveal = given(args.reveal, "MAKEIMG_REVEAL");
     let mirror = given(args.mirror, "MAKEIMG_MIRROR");
     let security = given(args.security_mirror, "MAKEIMG_SECURITY_MIRROR");
+    let cache = match args.cache.or_else(|| std::env::var("MAKEIMG_CACHE").ok().filter(|dir| !dir.is_empty())) {
+        Some(dir) if dir.is_empty() => default_cache(),
+        dir => dir.map(PathBuf::from),
+    };
+    let cache = cache.map(|dir| std::path::absolute(&dir).unwrap_or(dir));
     let format = args.format.filter(|format| !format.trim().is_empty());
     let mut request = Request { format, reveal, mirror, security, ..request(&args.inputs) };
     if let Some(output) = args.output {
@@ -100,7 +110,7 @@ fn build(args: cli::Build) -> ExitCode {
     let read = project::read(&request);
     screen.warnings(&read.warnings);
     let job = match read.job {
-        Ok(job) => job,
+        Ok(job) => Job { cache, keep_failed: args.keep_failed, ..job },
         Err(mut problems) => {
             mistyped(&args.inputs.dirs, &mut problems);
             screen.problems(&problems);
@@ -110,16 +120,11 @@ fn build(args: cli::Build) -> ExitCode {
     let mut problems = job.missing_tools();
     problems.extend(job.disk_problem());
     problems.extend(bad_epoch());
-    if !rustix::process::geteuid().is_root() {
-        problems.push(
-            Problem::build("building an image takes root, for the owners of its files and for mounting")
-                .hint("use sudo"),
-        );
-    } else if let Some(lacks) = lacks_capability() {
-        problems.push(
-            Problem::build(format!("this is root without {lacks}, as in a container, and building takes that"))
-                .hint("build on a machine or in a virtual machine, or give the container what it lacks (--privileged)"),
-        );
+    problems.extend(lacks_rights());
+    let failed = look::failed(&job.output_dir, &job.imgbuild.settings.imgname);
+    if job.keep_failed && failed.exists() {
+        let what = format!("{} is there already, of another build that failed", failed.display());
+        problems.push(Problem::build(what).hint("remove it, or build without --keep-failed"));
     }
     if let Some(output) = job.output()
         && job.imgbuild.settings.format == Format::Dir
@@ -153,6 +158,13 @@ fn build(args: cli::Build) -> ExitCode {
     if building.follow(|event| screen.show(&event)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Where users' caches are (XDG Base Directory Specification).
+fn default_cache() -> Option<PathBuf> {
+    let dir = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let caches = dir("XDG_CACHE_HOME").or_else(|| dir("HOME").map(|home| home.join(".cache")))?;
+    Some(caches.join("makeimg"))
+}
+
 /// What is wrong with `SOURCE_DATE_EPOCH`, which programs in the image would take as they like.
 fn bad_epoch() -> Option<Problem> {
     let epoch = std::env::var_os("SOURCE_DATE_EPOCH")?.to_string_lossy().into_owned();
@@ -173,11 +185,37 @@ fn mistyped(dirs: &[PathBuf], problems: &mut [Problem]) {
     }
 }
 
+fn say(problem: &Problem) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "makeimg: {problem}");
+    ExitCode::from(BAD_INPUT)
+}
+
+/// What this user lacks to build, and to work in a tree.
+fn lacks_rights() -> Option<Problem> {
+    if !rustix::process::geteuid().is_root() {
+        let what = "building an image takes root, for the owners of its files and for mounting";
+        return Some(Problem::build(what).hint("use sudo"));
+    }
+    let lacks = lacks_capability()?;
+    let what = format!("this is root without {lacks}, as in a container, and building takes that");
+    let hint = "build on a machine or in a virtual machine, or give the container what it lacks (--privileged)";
+    Some(Problem::build(what).hint(hint))
+}
+
+fn shell(args: &cli::Shell) -> ExitCode {
+    if !args.tree.is_dir() {
+        let what = format!("there is no directory {}", args.tree.display());
+        return say(&Problem::build(what).hint("`makeimg build --keep-failed` keeps one if it fails"));
+    }
+    if let Some(problem) = lacks_rights() {
+        return say(&problem);
+    }
+    let program = std::env::current_exe().map_err(|e| Problem::build(format!("finding this program failed: {e}")));
+    program.and_then(|program| look::shell(&program, &args.tree, &args.command)).unwrap_or_else(|problem| say(&problem))
+}
+
 fn run(args: &cli::Run) -> ExitCode {
-    let say = |problem: Problem| {
-        let _ = writeln!(std::io::stderr(), "makeimg: {problem}");
-        ExitCode::from(BAD_INPUT)
-    };
+    let say = |problem: Problem| say(&problem);
     if !args.image.is_file() {
         return say(
             Problem::build(format!("there is no image {}", args.image.display())).hint("`makeimg build` makes one")

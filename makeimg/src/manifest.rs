@@ -308,7 +308,8 @@ mod tests {
     #[test]
     fn packages_of_dpkg_and_what_apt_knows() {
         let status = "Package: zlib1g\nStatus: install ok installed\nArchitecture: amd64\nMulti-Arch: same\n\
-                      Source: zlib (1:1.3)\nVersion: 1:1.3+b1\nDescription: x\n Homepage: no\nHomepage: http://zlib.net/\n\n\
+                      Source: zlib (1:1.3)\nVersion: 1:1.3+b1\nDescription: x\n Homepage: no\n\
+                      Homepage: http://zlib.net/\n\n\
                       Package: gone\nStatus: deinstall ok config-files\nArchitecture: all\nVersion: 1\n";
         let found = of_dpkg(status);
         assert_eq!(found.len(), 1);
@@ -321,7 +322,8 @@ mod tests {
 
     #[test]
     fn packages_of_apk_and_pacman() {
-        let apk = "C:Q1abc=\nP:musl\nV:1.2.5-r0\nA:x86_64\nL:MIT\no:musl\nU:https://musl.libc.org/\nF:lib\n\nP:b\nV:1\nA:noarch\n";
+        let apk = "C:Q1abc=\nP:musl\nV:1.2.5-r0\nA:x86_64\nL:MIT\no:musl\nU:https://musl.libc.org/\nF:lib\n\n\
+                   P:b\nV:1\nA:noarch\n";
         let found = of_apk(apk);
         assert_eq!(found[0].licences.iter().collect::<Vec<_>>(), ["MIT"]);
         assert_eq!((found.len(), &*found[1].architecture), (2, "noarch"));

@@ -90,7 +90,20 @@ pub fn read(request: &Request) -> Read {
     }
     let work = output::work_dir(&output_dir, &imgbuild.settings.imgname);
     let Request { reveal, mirror, security, known_security, .. } = request.clone();
-    let job = Job { imgbuild, inputs, variables, reveal, mirror, security, known_security, output_dir, work };
+    let (cache, keep_failed) = (None, false);
+    let job = Job {
+        imgbuild,
+        inputs,
+        variables,
+        reveal,
+        mirror,
+        security,
+        known_security,
+        output_dir,
+        work,
+        cache,
+        keep_failed,
+    };
     Read { job: Ok(job), warnings }
 }
 

@@ -50,11 +50,16 @@ impl Project {
         self.0.path().join(name)
     }
 
-    fn build(&self, format: &str) -> Output {
+    fn command(&self, format: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_makeimg"));
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
         command.arg("build").arg("-C").arg(self.path("web")).arg("-o").arg(self.path("out")).args(["--format", format]);
-        command.env("PATH", path).env("SOURCE_DATE_EPOCH", "1700000000").output().unwrap()
+        command.env("PATH", path).env("SOURCE_DATE_EPOCH", "1700000000").env_remove("MAKEIMG_CACHE");
+        command
+    }
+
+    fn build(&self, format: &str) -> Output {
+        self.command(format).output().unwrap()
     }
 
     fn built(&self, format: &str, name: &str) -> PathBuf {
@@ -254,6 +259,87 @@ fn manifests() {
     assert_eq!(package["externalRefs"][0]["referenceLocator"], "pkg:deb/debian/a%2B%2B@1:2%2Bb1?arch=amd64");
     assert!(package["licenseComments"].as_str().unwrap().ends_with(": GPL-2+"), "{package}");
     assert!(packages[2]["checksums"].is_null() && packages[2]["licenseComments"].is_null());
+}
+
+/// Counts how often it is called, and makes an apt that has news if `$apt_proxy` says so.
+const CACHED: &str = r#"
+echo >>"${0%/*}/calls"
+mkdir -p "$root/usr/bin" "$root/var/lib/apt/lists"
+cat >"$root/usr/bin/apt-get" <<'END'
+#!/bin/sh
+case "$* $apt_proxy" in *simulate*news) echo "Inst a (2)" ;; *update*broken) exit 100 ;; esac
+END
+chmod 755 "$root/usr/bin/apt-get"
+"#;
+
+#[test]
+fn what_was_bootstrapped_is_kept_until_there_are_news() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new("");
+    fs::write(project.path("bin/mmdebstrap"), format!("{STANDIN}{CACHED}")).unwrap();
+    let imgbuild = fs::read_to_string(project.path("web/IMGBUILD")).unwrap();
+    let calls = || fs::read_to_string(project.path("bin/calls")).unwrap_or_default().lines().count();
+    let build = |apt: &str| {
+        let cache = format!("--cache={}", project.path("cache").display());
+        let mut command = project.command("tar");
+        let output = command.arg(cache).env("apt_proxy", apt).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    build("");
+    let first = fs::read(project.path("out/web.tar")).unwrap();
+    build("");
+    assert_eq!(calls(), 1);
+    assert!(fs::read(project.path("out/web.tar")).unwrap() == first, "what is kept is another tree");
+    build("news");
+    assert_eq!(calls(), 2);
+    let said = build("broken");
+    assert!(said.contains("the cache is not used: apt-get failed"), "{said}");
+    fs::write(project.path("web/IMGBUILD"), format!("{imgbuild}packages=nginx\n")).unwrap();
+    build("");
+    assert_eq!(calls(), 4);
+    // What can't be read is not used.
+    for entry in fs::read_dir(project.path("cache")).unwrap().flatten() {
+        fs::write(entry.path(), "no archive").unwrap();
+    }
+    assert!(build("").contains("the cache is not used: tar failed"));
+    assert_eq!(calls(), 5);
+    let names = fs::read_dir(project.path("cache")).unwrap().flatten().map(|entry| entry.path());
+    assert_eq!(names.filter(|path| path.extension().is_some_and(|ending| ending == "tar")).count(), 2);
+}
+
+#[test]
+fn what_a_failed_build_leaves_can_be_looked_at() {
+    if !is_root() {
+        return;
+    }
+    for format in ["tar", "raw 200M gpt"] {
+        let project = Project::new("provision() {\n    echo half >/etc/half\n    false\n}\nfilesystems='/srv 40M'\n");
+        let output = project.command(format).arg("--keep-failed").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let failed = project.path("out/web.failed");
+        let hint = format!("`makeimg shell {}` shows", failed.canonicalize().unwrap().display());
+        assert!(!output.status.success() && said.contains(&hint), "{said}");
+        let shell = |words: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_makeimg"));
+            command.arg("shell").arg(&failed).args(words).output().unwrap()
+        };
+        let script = "cat /etc/half; [ -c /dev/null ] && [ -d /proc/self ] && exit 7";
+        let output = shell(&["sh", "-c", script]);
+        assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.stdout, b"half\n");
+        // The file system of its own, too, where there is one.
+        assert_eq!(failed.join("srv/lost+found").exists(), format != "tar");
+        assert_eq!(fs::read_dir(failed.join("dev")).unwrap().count(), 0, "what was mounted is gone");
+        // What is kept is not overwritten.
+        let output = project.command(format).arg("--keep-failed").output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        assert!(!mounts.contains(project.0.path().to_str().unwrap()), "{mounts}");
+    }
 }
 
 #[test]

@@ -12,6 +12,8 @@ use super::features;
 use super::geometry::{CODE, END, FIRST, SECTOR};
 use super::layout::{Part, Role, Wanted};
 use super::old::{self, Kept, Old};
+#[cfg(feature = "images")]
+use super::same;
 use crate::command::{Context, Tool};
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
@@ -337,6 +339,30 @@ impl Disk {
         Ok(())
     }
 
+    /// The file systems that can be the same each time; there is a warning of others.
+    #[cfg(feature = "images")]
+    fn fills(&self, context: &Context) -> Result<Vec<same::Fill>, Problem> {
+        let mut parts = self.parts.clone();
+        parts.sort_by_key(|part| part.start);
+        let mut fills = Vec::new();
+        for part in parts {
+            let Role::Volume(index) = part.role else { continue };
+            let (kind, name) = (self.filesystem(index), self.wanted.volumes[index].name());
+            if self.wanted.volumes[index].path().is_none() {
+                continue;
+            }
+            if !kind.is_ext() {
+                let why = format!("Linux writes {} ({name}) in an order of its own", kind.word());
+                context.report.warn(format!("two builds of this image differ: {why}"));
+                continue;
+            }
+            let mkfs = self.mkfs(context, index, "", &[&same::place(part.start)])?;
+            let device = self.made(part.role).map_or_else(String::new, |made| made.device.clone());
+            fills.push(same::Fill { start: part.start, size: part.size, kind: kind.word(), device, mkfs });
+        }
+        Ok(fills)
+    }
+
     /// Makes it whole. An image's file systems are unmounted; a disk's stay mounted, for whoever ordered it.
     ///
     /// # Errors
@@ -352,7 +378,7 @@ impl Disk {
         }
         #[cfg(feature = "images")]
         if let Some(seed) = &self.wanted.seed {
-            self.rewrite(context, seed)?;
+            same::rewrite(context, seed.epoch, &self.image, &self.work, self.fills(context)?)?;
         }
         for Made { device, opened, .. } in self.made.drain(..) {
             // Unmounting has written, too.
@@ -363,7 +389,7 @@ impl Disk {
         // Not before: loop devices that a build leaves are found by the image's name.
         #[cfg(feature = "images")]
         if self.wanted.seed.is_some() {
-            let new = self.work.join(super::same::NEW);
+            let new = self.work.join(same::NEW);
             fs::rename(&new, &self.image).doing(|| format!("renaming {}", new.display()))?;
         }
         let file = File::open(&self.image).doing(|| format!("opening {}", self.image.display()))?;

@@ -11,9 +11,6 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::layout::{Part, Role};
-use super::making::Disk;
-use super::seed::Seed;
 use crate::command::{Context, Tool};
 use crate::problem::{Doing, Problem};
 
@@ -77,69 +74,71 @@ fn inodes(dump: &str) -> Vec<u32> {
     std::iter::once(2).chain((first..=count).filter(is_used)).collect()
 }
 
-impl Disk {
-    /// Writes the image anew, into [`NEW`], from its file systems, which are no longer mounted.
-    ///
-    /// # Errors
-    /// A tool failed, or it can't be read or written.
-    pub(super) fn rewrite(&self, context: &Context, seed: &Seed) -> Result<(), Problem> {
-        let new = self.work.join(NEW);
-        let doing = || format!("writing {}", new.display());
-        let (from, to) = (File::open(&self.image).doing(doing)?, File::create_new(&new).doing(doing)?);
-        to.set_len(self.wanted.size).doing(doing)?;
-        let mut parts = self.parts.clone();
-        parts.sort_by_key(|part| part.start);
-        let mut done = 0;
-        for part in &parts {
-            let Role::Volume(index) = part.role else { continue };
-            if self.wanted.volumes[index].path().is_none() {
-                continue;
-            }
-            if !self.filesystem(index).is_ext() {
-                context.report.warn(format!(
-                    "two builds of this image differ: Linux writes {} ({}) in an order of its own",
-                    self.filesystem(index).word(),
-                    self.wanted.volumes[index].name()
-                ));
-                continue;
-            }
-            copy(&from, &to, done, part.start).doing(doing)?;
-            done = part.start + part.size;
-            self.fill_again(context, seed, part, index, &new)?;
-        }
-        copy(&from, &to, done, self.wanted.size).doing(doing)?;
-        to.sync_all().doing(doing)
-    }
+/// A file system to be filled again.
+pub(super) struct Fill {
+    /// The first byte of its partition.
+    pub start: u64,
+    /// Its partition's size in bytes.
+    pub size: u64,
+    /// What mount(8) calls its kind.
+    pub kind: &'static str,
+    /// Where it is now; it is not mounted.
+    pub device: String,
+    /// What makes it anew in another file, from what [`place`] says.
+    pub mkfs: Tool,
+}
 
-    /// Makes a volume's file system in another image, and fills it.
-    fn fill_again(&self, context: &Context, seed: &Seed, part: &Part, index: usize, new: &Path) -> Result<(), Problem> {
-        let device = self.made(part.role).map_or("", |made| &made.device);
-        let at = self.work.join("source");
+/// Where mke2fs(8) is to make a file system in a file: values of its `-E`.
+pub(super) fn place(start: u64) -> String {
+    format!("offset={start},nodiscard")
+}
+
+/// Writes an image anew, into [`NEW`] in `work`, with these file systems filled again. They are in the order of their
+/// places.
+///
+/// # Errors
+/// A tool failed, or a file can't be read or written.
+pub(super) fn rewrite(
+    context: &Context,
+    epoch: u64,
+    image: &Path,
+    work: &Path,
+    fills: Vec<Fill>,
+) -> Result<(), Problem> {
+    let new = work.join(NEW);
+    let doing = || format!("writing {}", new.display());
+    let (from, to) = (File::open(image).doing(doing)?, File::create_new(&new).doing(doing)?);
+    let size = from.metadata().doing(doing)?.len();
+    to.set_len(size).doing(doing)?;
+    let mut done = 0;
+    for fill in fills {
+        copy(&from, &to, done, fill.start).doing(doing)?;
+        done = fill.start + fill.size;
+        fill.again(context, epoch, work, &new)?;
+    }
+    copy(&from, &to, done, size).doing(doing)?;
+    to.sync_all().doing(doing)
+}
+
+impl Fill {
+    fn again(self, context: &Context, epoch: u64, work: &Path, new: &Path) -> Result<(), Problem> {
+        let at = work.join("source");
         fs::create_dir_all(&at).doing(|| format!("making {}", at.display()))?;
-        Tool::new("mount").args(["-t", self.filesystem(index).word(), device]).arg(&at).run(context)?;
+        Tool::new("mount").args(["-t", self.kind, &self.device]).arg(&at).run(context)?;
         // Each by itself: what a mount point hides has a time, too.
-        let clamped = clamp(&at, seed.epoch).doing(|| format!("setting the times of files in {}", at.display()));
-        let filled = clamped.and_then(|()| self.fill_from(context, seed, part, index, (&at, new)));
+        let clamped = clamp(&at, epoch).doing(|| format!("setting the times of files in {}", at.display()));
+        let filled = clamped.and_then(|()| self.fill(context, epoch, work, &at, new));
         let unmounted = unmount(&at, UnmountFlags::empty());
         filled.and_then(|()| unmounted.doing(|| format!("unmounting {}", at.display())))
     }
 
-    fn fill_from(
-        &self,
-        context: &Context,
-        seed: &Seed,
-        part: &Part,
-        index: usize,
-        (source, new): (&Path, &Path),
-    ) -> Result<(), Problem> {
-        let epoch = seed.epoch;
+    fn fill(self, context: &Context, epoch: u64, work: &Path, source: &Path, new: &Path) -> Result<(), Problem> {
         let time = |tool: Tool| tool.env("E2FSPROGS_FAKE_TIME", epoch.to_string()).env("LC_ALL", "C");
-        let place = format!("offset={},nodiscard", part.start);
-        let tool = time(self.mkfs(context, index, "", &[&place])?).arg("-d").arg(source).arg(new);
-        tool.arg(format!("{}k", part.size >> 10)).run(context)?;
+        let tool = time(self.mkfs).arg("-d").arg(source).arg(new);
+        tool.arg(format!("{}k", self.size >> 10)).run(context)?;
 
         // What is in a file system has also the time at which it came there, and when it was last looked at.
-        let there = format!("{}?offset={}", new.display(), part.start);
+        let there = format!("{}?offset={}", new.display(), self.start);
         let dump = time(Tool::new("dumpe2fs")).arg(&there).output(context)?;
         let mut script = String::new();
         for inode in inodes(&String::from_utf8_lossy(&dump)) {
@@ -151,7 +150,7 @@ impl Disk {
         let _ =
             writeln!(script, "sif <2> mode 0{:o}\nsif <2> uid {}\nsif <2> gid {}", root.mode(), root.uid(), root.gid());
         let _ = writeln!(script, "sif <2> mtime @{}", root.mtime().min(epoch.cast_signed()));
-        let file = self.work.join("debugfs");
+        let file = work.join("debugfs");
         fs::write(&file, script).doing(|| format!("writing {}", file.display()))?;
         // It ends well whatever happens; it repeats commands and says its version.
         let mut wrong = None;
