@@ -61,6 +61,8 @@ cpio cpio
 patch patch
 mksquashfs squashfs-tools
 skopeo skopeo
+age age
+pass pass
 busybox busybox
 gpg gpg
 gpg-agent gpg-agent

@@ -342,6 +342,42 @@ fn what_a_failed_build_leaves_can_be_looked_at() {
     }
 }
 
+/// By the real programs, as docs/IMGBUILD.md says them.
+#[test]
+fn secrets_of_age_and_pass() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new("");
+    fs::create_dir_all(project.path("web/secrets/etc")).unwrap();
+    let [key, gnupg, store] = ["key.txt", "gnupg", "store"].map(|name| project.path(name));
+    let built = |command: &str, file: &str| {
+        let mut build = project.command("tar");
+        build.args(["--reveal", command]).env("GNUPGHOME", &gnupg).env("PASSWORD_STORE_DIR", &store);
+        let output = build.output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("hush"), "a secret is told");
+        run(Command::new("tar").arg("-xOf").arg(project.path("out/web.tar")).arg(format!("./etc/{file}")))
+    };
+    let made = run(Command::new("age-keygen").arg("-o").arg(&key));
+    let recipient = made.split_whitespace().last().unwrap();
+    let encrypt =
+        format!("echo hush-age | age -r {recipient} -o '{}'", project.path("web/secrets/etc/a.age").display());
+    run(Command::new("sh").args(["-c", &encrypt]));
+    assert_eq!(built(&format!("age -d -i '{}'", key.display()), "a"), "hush-age\n");
+
+    fs::remove_file(project.path("web/secrets/etc/a.age")).unwrap();
+    fs::write(project.path("web/secrets/etc/p"), "hosts/web\n").unwrap();
+    fs::create_dir(&gnupg).unwrap();
+    fs::set_permissions(&gnupg, fs::Permissions::from_mode(0o700)).unwrap();
+    let script = "gpg --batch --quiet --passphrase '' --quick-gen-key web@m.test default default never\n\
+                  pass init web@m.test\n\
+                  echo hush-pass | pass insert --multiline hosts/web\n\
+                  gpgconf --kill all";
+    run(Command::new("sh").args(["-ec", script]).env("GNUPGHOME", &gnupg).env("PASSWORD_STORE_DIR", &store));
+    assert_eq!(built("pass show \"$(cat)\"", "p"), "hush-pass\n");
+}
+
 #[test]
 fn qcow2() {
     if !is_root() {
