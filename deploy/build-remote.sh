@@ -22,9 +22,14 @@ fi
 rm -f "$out/folding"
 remap=$(deploy/remap.sh "$target")
 flags="$flags$remap"
+# Of zstd's ways to find matches, those stay that levels up to 6 use, which is what stage and agent pack with; higher levels
+# would do with these. Of its decoders one of each kind stays: others are for newer processors and for large windows
+# (lib/README.md of zstd).
+zstd='-DDYNAMIC_BMI2=0 -DZSTD_FORCE_DECOMPRESS_SEQUENCES_SHORT=1'
+for way in LAZY2 BTLAZY2 BTOPT BTULTRA; do zstd="$zstd -DZSTD_EXCLUDE_${way}_BLOCK_COMPRESSOR"; done
 built=target/$target/small
 compile() {
-    env -u RUSTFLAGS cargo build --locked --profile small --target "$target" \
+    env -u RUSTFLAGS "CFLAGS_$(echo "$target" | tr - _)=${CFLAGS-} $zstd" cargo build --locked --profile small --target "$target" \
         --config "target.$target.rustflags=[$flags]" "$@"
 }
 compile -p anemos-deploy -p anemos-agent

@@ -91,7 +91,8 @@ fn install(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<(), Pr
     let later = apt.is_for_the_image();
     let by_tls = sources.as_ref().is_some_and(Sources::by_tls) || apt.by_tls();
     let mut progress = Progress::default();
-    let mmdebstrap = command::find("mmdebstrap").is_some();
+    // A host's base has it.
+    let mmdebstrap = !cfg!(feature = "images") || command::find("mmdebstrap").is_some();
     let components = wanted.components.join(",");
     let tool = if mmdebstrap {
         let tool = Tool::new("mmdebstrap").args(["--verbose", "--mode=root", "--format=directory"]);

@@ -115,6 +115,9 @@ fn problem(path: &Path, text: &str, wrong: settings::Wrong) -> Problem {
 /// Names that the author of an IMGBUILD uses and that differ little from a name that has a meaning. Names that begin
 /// with `_` are private, as in a PKGBUILD (PKGBUILD(5)).
 pub(crate) fn slips<'a>(path: &Path, text: &str, names: impl Iterator<Item = &'a str>) -> Vec<Problem> {
+    if !cfg!(feature = "images") {
+        return Vec::new();
+    }
     let variables = names.filter_map(|name| {
         // A variable that the IMGBUILD does not assign is the shell's own or the environment's.
         let line = assignment(text, name)?;

@@ -542,8 +542,11 @@ fn choices(word: &str, words: &[&str]) -> String {
         .map_or_else(|| format!("there are {}", words.join(", ")), |near| format!("did you mean {near:?}?"))
 }
 
-/// The one of `words` that `word` probably is a misspelling of.
+/// The one of `words` that `word` probably is a misspelling of. For a host the workstation has read the IMGBUILD before.
 pub fn nearest<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
+    if !cfg!(feature = "images") {
+        return None;
+    }
     let lower = word.to_ascii_lowercase();
     let distance = |other: &str| strsim::osa_distance(&lower, &other.to_ascii_lowercase());
     let near = words.iter().copied().min_by_key(|other| distance(other))?;

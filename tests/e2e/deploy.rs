@@ -90,7 +90,7 @@ fn hello_static_twice(lab: &Lab) -> Result<Outcome> {
     // One for each group that the payload needs, of the first deployment.
     let downloads = || server.requests().iter().filter(|request| request.path.starts_with("/base/")).count();
     let mut downloaded = Vec::new();
-    for (greeting, budget) in [("first", 1_835_000), ("second", 65_536)] {
+    for (greeting, budget) in [("first", 1_805_000), ("second", 65_536)] {
         let more = more.replace("first", greeting);
         anemos.write("hosts.toml", &hosts_toml(lab, &machine, "hello", &more))?;
         let before = machine.link().counts();

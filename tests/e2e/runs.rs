@@ -26,7 +26,7 @@ pub const LONG: Duration = Duration::from_secs(420);
 const SHORT: Duration = Duration::from_secs(120);
 
 /// Bytes that a first deployment of examples/hello may send.
-const FIRST: u64 = 1_835_000;
+const FIRST: u64 = 1_805_000;
 
 /// Whether a JSON line says that a phase started.
 pub fn started(line: &Value, phase: &str) -> bool {
