@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::chroot::{Chroot, environment, with_proxies};
 use crate::command::{Context, Tool};
-use crate::debian::HOSTS;
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::progress::{self, Step};
+use crate::words::HOSTS;
 
 /// Packages that are installed without being named: those that pacstrap(8) installs if none is named.
 const BASE: &str = "base";

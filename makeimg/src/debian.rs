@@ -17,6 +17,7 @@ use crate::manifest;
 use crate::problem::{Doing, Problem};
 use crate::progress;
 use crate::sources::{Sources, Wanted};
+use crate::words::HOSTS;
 
 /// What is bootstrapped.
 #[derive(Debug, Clone)]
@@ -190,9 +191,6 @@ fn complete(
     }
     run(&["clean"], &[])
 }
-
-/// What /etc/hosts has of every machine (hosts(5)).
-pub const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n";
 
 /// Removes what only the bootstrap needed, what the building machine lent to it, and what must differ from machine to
 /// machine.

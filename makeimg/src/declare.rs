@@ -4,10 +4,10 @@ use std::path::Path;
 
 use crate::chroot::{Chroot, environment};
 use crate::command::Context;
-use crate::debian::HOSTS;
 use crate::inside::Inside;
 use crate::problem::{Doing, Problem};
 use crate::settings::{Settings, Target, nearest};
+use crate::words::HOSTS;
 
 /// What can be generated, where the image has such a list: a locale and its character set on each line.
 const LOCALES: &str = "usr/share/i18n/SUPPORTED";

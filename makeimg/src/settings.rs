@@ -542,7 +542,7 @@ fn choices(word: &str, words: &[&str]) -> String {
         .map_or_else(|| format!("there are {}", words.join(", ")), |near| format!("did you mean {near:?}?"))
 }
 
-/// The one of `words` that `word` probably is a misspelling of. For a host the workstation has read the IMGBUILD before.
+/// The one of `words` that `word` probably is a misspelling of. What a host builds, the workstation has read before.
 pub fn nearest<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
     if !cfg!(feature = "images") {
         return None;

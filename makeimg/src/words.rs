@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What /etc/hosts has of every machine (hosts(5)).
+pub const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n";
+
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $word:literal $(| $also:literal)*,)* }) => {
         $(#[$doc])*

@@ -111,7 +111,9 @@ fn hello_static_twice(lab: &Lab) -> Result<Outcome> {
     assert!(downloaded[0] > 0, "no image was downloaded");
     assert_eq!(downloaded[1], downloaded[0], "the second deployment had its base in the cache");
 
-    machine
-        .ask("ping -c1 -W5 2001:db8:77::1 || curl -sf -o /dev/null http://203.0.113.1/debian/dists/trixie/Release")?;
+    // Through its gateway; the system has little more than a shell.
+    let release = "HEAD /debian/dists/trixie/Release HTTP/1.0\\r\\n\\r\\n";
+    let said = machine.ask(&format!("exec 3<>/dev/tcp/203.0.113.1/80; printf '{release}' >&3; head -n 1 <&3"))?;
+    assert!(said.contains(" 200 "), "{said}");
     Ok(Outcome::Passed)
 }
