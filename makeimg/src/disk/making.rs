@@ -268,6 +268,11 @@ impl Disk {
         if self.is_device {
             // Else what is written would be in memory twice: in the loop device's cache and in the disk's.
             losetup = losetup.arg("--direct-io=on");
+            let disk = File::open(&self.image).doing(|| format!("opening {}", self.image.display()))?;
+            // A file system is made and read in the disk's own sectors, of which some are larger than a loop device's.
+            if let Ok(size) = rustix::fs::ioctl_blksszget(&disk) {
+                losetup = losetup.args(["--sector-size", &size.to_string()]);
+            }
         }
         let losetup = losetup.args(["--offset", &part.start.to_string(), "--sizelimit", &part.size.to_string()]);
         let said = losetup.arg(&self.image).output(context)?;
