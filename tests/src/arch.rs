@@ -1,22 +1,18 @@
 //! A repository for pacman, made of Debian's files: what it has is no Arch, but pacman installs it, and it boots. Its
 //! packages are signed, by a key that comes with its package of keys.
 
-use crate::archive::{self, sources};
-use crate::command::{program, run, tail};
+use crate::archive;
+use crate::command::run;
+use crate::image;
 use crate::machine::file_sha256;
-use crate::{Context, Lab, Result, bail, checkout, tools};
-use std::fs::{self, File};
+use crate::{Context, Lab, Result, bail, checkout};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the system consists of that is packed.
 const PACKAGES: &str = "systemd-sysv,udev,openssh-server,initramfs-tools,grub-pc-bin,grub-efi-amd64-bin,grub2-common,\
                         iproute2,kmod,procps,zstd,dosfstools,e2fsprogs,pacman-package-manager,gpg,gpg-agent,tzdata";
-
-/// Has an initramfs hold the modules of the lab's machines.
-const INITRD: &str = "set -e; cd \"$1\"; mkdir -p etc/initramfs-tools/conf.d usr/share/initramfs-tools/modules.d; \
-                      echo MODULES=list >etc/initramfs-tools/conf.d/lab; printf '%s\\n' ahci ext4 nvme sd_mod \
-                      virtio_blk virtio_net virtio_pci virtio_scsi >usr/share/initramfs-tools/modules.d/lab";
 
 /// Makes the repository, unless it is there.
 ///
@@ -27,7 +23,7 @@ pub fn repository(lab: &Lab) -> Result<PathBuf> {
     let (older, newer) = archive::kernels(lab)?;
     let place = lab.path("archive/arch");
     let script = checkout().join("tests/src/arch/pack.sh");
-    let wanted = format!("{PACKAGES} {INITRD} {older} {newer} {}\n", file_sha256(&script)?);
+    let wanted = format!("{PACKAGES} {older} {newer} {}\n", file_sha256(&script)?);
     let _lock = lab.lock("arch")?;
     if fs::read_to_string(place.join("stamp")).is_ok_and(|stamp| stamp == wanted) {
         return Ok(place.join("keys"));
@@ -39,7 +35,7 @@ pub fn repository(lab: &Lab) -> Result<PathBuf> {
         }
     }
     fs::create_dir_all(&work).context(format!("cannot make {}", work.display()))?;
-    bootstrap(&work)?;
+    image::minimal("trixie", PACKAGES, &work.join("tree"), &work.join("bootstrap.log"))?;
     archive::unpack(lab, "trixie", &["makepkg"], &work.join("makepkg"))?;
     for kernel in [&older, &newer] {
         let package = find(&lab.path("archive"), &format!("linux-image-{kernel}_"))?;
@@ -52,28 +48,6 @@ pub fn repository(lab: &Lab) -> Result<PathBuf> {
     fs::write(place.join("stamp"), wanted).context("cannot write the repository's stamp")?;
     fs::remove_dir_all(&work).context(format!("cannot remove {}", work.display()))?;
     Ok(place.join("keys"))
-}
-
-fn bootstrap(work: &Path) -> Result<()> {
-    let log = work.join("bootstrap.log");
-    let output = File::create(&log).context(format!("cannot make {}", log.display()))?;
-    let status = program("mmdebstrap")
-        .args(["--mode=root", "--variant=minbase", "--format=directory", "--include", PACKAGES])
-        .args(["--aptopt=APT::Install-Recommends \"false\"", "--keyring", tools::KEYRING])
-        .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
-        .arg(format!("--essential-hook={INITRD}"))
-        .arg("trixie")
-        .arg(work.join("tree"))
-        .arg(sources::debian_mirror()?)
-        .stdin(std::process::Stdio::null())
-        .stdout(output.try_clone().context("cannot share the log")?)
-        .stderr(output)
-        .status()
-        .context("cannot run mmdebstrap")?;
-    if !status.success() {
-        bail!("mmdebstrap: {status}\n{}", tail(&fs::read_to_string(&log).unwrap_or_default(), 20));
-    }
-    Ok(())
 }
 
 /// The package in the archives whose file's name begins so.

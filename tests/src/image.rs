@@ -10,6 +10,7 @@ mod rootfs;
 mod small;
 mod system;
 
+pub(crate) use rootfs::minimal;
 pub use system::System;
 
 use system::Filesystem;

@@ -20,16 +20,21 @@ printf '%s\n' ahci btrfs ext4 nvme sd_mod virtio_blk virtio_net virtio_pci virti
 
 /// Bootstraps the Debian that a system is or is made from, from the mirror that this machine's apt uses.
 pub fn bootstrap(system: System, root: &Path, log: &Path) -> Result<()> {
+    minimal(system.suite(), &system.packages().join(","), root, log)
+}
+
+/// Bootstraps a Debian of these packages, with commas between them, from the mirror that this machine's apt uses.
+pub fn minimal(suite: &str, packages: &str, root: &Path, log: &Path) -> Result<()> {
     let mirror = sources::debian_mirror()?;
     let output = File::create(log).context(format!("cannot make {}", log.display()))?;
     let status = program("mmdebstrap")
-        .args(["--mode=root", "--variant=minbase", "--format=directory", "--include", &system.packages().join(",")])
+        .args(["--mode=root", "--variant=minbase", "--format=directory", "--include", packages])
         .args(["--aptopt=APT::Install-Recommends \"false\"", "--keyring", crate::tools::KEYRING])
         // A mirror may be behind, and what it has of a suite that changes then says that it is too old.
         .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
         // The modules of the lab's machines, not of all there are: those are emulated while they read it.
         .arg(format!("--essential-hook={INITRD}"))
-        .arg(system.suite())
+        .arg(suite)
         .arg(root)
         .arg(&mirror)
         .stdin(std::process::Stdio::null())
