@@ -6,7 +6,7 @@ use lab::command::run;
 use lab::{Context, Error, Lab, Machine, Result, Spec, bail, base, checkout};
 use serde_json::Value;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ impl Deployment {
     pub fn with_imgbuild(&self, name: &str) -> Result<PathBuf> {
         let dir = self.anemos.dir().join(name);
         let _ = fs::remove_dir_all(&dir);
-        run(Command::new("cp").arg("-r").arg(checkout().join("examples/imgbuild-debian/payload")).arg(&dir))?;
+        copy_payload("imgbuild-debian", &dir)?;
         Ok(dir)
     }
 
@@ -88,6 +88,11 @@ impl Deployment {
         let old = system.lines().any(|line| line == "ID=debian") && system.contains("/dev/");
         expect(old, format!("not the old system: {system}"))
     }
+}
+
+/// Copies the payload of examples/EXAMPLE to a path where nothing is.
+pub fn copy_payload(example: &str, to: &Path) -> Result<()> {
+    run(Command::new("cp").arg("-r").arg(checkout().join("examples").join(example).join("payload")).arg(to)).map(drop)
 }
 
 /// What `up` is called with.

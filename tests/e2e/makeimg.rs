@@ -1,5 +1,6 @@
 //! makeimg builds a real Debian, and machines boot it.
 
+use crate::deployment::copy_payload;
 use crate::{Outcome, Scenario};
 use lab::anemos::{Anemos, Finished, host_table};
 use lab::archive::{self, Server};
@@ -43,7 +44,7 @@ impl Project {
         let work = lab.path("runs").join(format!("makeimg-{name}-{}", std::process::id()));
         let project = work.join("project");
         fs::create_dir_all(&work).context("the run's directory")?;
-        run(Command::new("cp").arg("-r").arg(checkout().join("examples").join(example).join("payload")).arg(&project))?;
+        copy_payload(example, &project)?;
         let secret = project.join("secrets/etc/ssh");
         fs::create_dir_all(&secret).context("the secrets")?;
         let host_key = work.join("host_key");
@@ -392,7 +393,7 @@ impl Host {
         let machine = Machine::start(lab, spec)?;
         let anemos = Anemos::new(lab, name)?;
         let payload = anemos.dir().join("payload");
-        run(Command::new("cp").arg("-r").arg(checkout().join("examples").join(example).join("payload")).arg(&payload))?;
+        copy_payload(example, &payload)?;
         let table = format!(
             "{}payload = {payload:?}\nmirror = {:?}\nauthorized_keys = [{:?}]\n{}",
             host_table(lab, "web", &machine),
