@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::process::Command;
 use super::{CommandError, Status, asked};
 use crate::cli::{self, AtEnd};
 use crate::engine::now_ms;
-use crate::journal::{HostEntry, Keep, RunDir, RunStore, digest};
+use crate::journal::{HostEntry, Keep, RunDir, RunFile, RunStore, digest};
 use crate::report::{Ending, Report, Summary, Update};
 use crate::run::Found;
 use crate::screen;
@@ -36,10 +36,8 @@ pub(super) fn check(wanted: &AtEnd) -> Result<(), CommandError> {
 /// Writes the reports, and runs the command. Neither changes the exit status: what became of the hosts is more than
 /// that. What goes wrong is told.
 pub(super) async fn done(wanted: &AtEnd, run: Option<&str>, ends: &[Option<Summary>], status: Status) {
-    let found = run.map(|run| RunStore::open().and_then(|store| store.find(Some(run))));
-    if let (false, Some(Ok(run))) = (wanted.report.is_empty(), &found)
-        && let Err(error) =
-            run.load().map_err(CommandError::from).and_then(|file| write(run, &file.hosts, &wanted.report))
+    if let (false, Some(run)) = (wanted.report.is_empty(), run)
+        && let Err(error) = write_of(run, &wanted.report)
     {
         screen::warning(&error.message);
     }
@@ -49,9 +47,15 @@ pub(super) async fn done(wanted: &AtEnd, run: Option<&str>, ends: &[Option<Summa
     }
 }
 
-/// The sheet of hosts of a run.
-fn sheet(run: &RunDir, hosts: &[HostEntry]) -> Result<Sheet, CommandError> {
+/// Writes reports of all hosts of the run of that name.
+fn write_of(run: &str, paths: &[PathBuf]) -> Result<(), CommandError> {
+    let run = RunStore::open()?.find(Some(run))?;
     let file = run.load()?;
+    write(&run, &file, &file.hosts, paths)
+}
+
+/// The sheet of hosts of a run.
+fn sheet(run: &RunDir, file: &RunFile, hosts: &[HostEntry]) -> Sheet {
     let host = |entry: &HostEntry| {
         let address = entry.address.to_string();
         match digest(&run.journal(&entry.name), Keep::Lines { last: LINES, after: 0 }) {
@@ -59,18 +63,18 @@ fn sheet(run: &RunDir, hosts: &[HostEntry]) -> Result<Sheet, CommandError> {
             Err(error) => HostSheet::of(&entry.name, address, &[], Some(error.to_string())),
         }
     };
-    Ok(Sheet {
+    Sheet {
         run: run.id.to_string(),
         began_ms: file.started_ms,
         hosts_file: file.hosts_file.display().to_string(),
         hosts: hosts.iter().map(host).collect(),
-    })
+    }
 }
 
 /// Writes each report, all of it or none.
-fn write(run: &RunDir, hosts: &[HostEntry], paths: &[impl AsRef<Path>]) -> Result<(), CommandError> {
-    let sheet = sheet(run, hosts)?;
-    for path in paths.iter().map(AsRef::as_ref) {
+fn write(run: &RunDir, file: &RunFile, hosts: &[HostEntry], paths: &[PathBuf]) -> Result<(), CommandError> {
+    let sheet = sheet(run, file, hosts);
+    for path in paths {
         let text = sheet.render(Form::of(path).map_err(CommandError::bad_input)?);
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut builder = tempfile::Builder::new();
@@ -89,8 +93,8 @@ pub(super) fn report(args: &cli::Report) -> Result<Status, CommandError> {
     for path in &args.output {
         Form::of(path).map_err(CommandError::bad_input)?;
     }
-    let Found { run, hosts, .. } = asked(&args.of, false).find()?;
-    write(&run, &hosts, &args.output)?;
+    let Found { run, file, hosts, .. } = asked(&args.of, false).find()?;
+    write(&run, &file, &hosts, &args.output)?;
     Ok(Status::Done)
 }
 
