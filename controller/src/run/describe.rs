@@ -108,7 +108,7 @@ pub async fn describe(
     show: &Showing,
 ) -> Result<Description, RunError> {
     let mut found = Description::default();
-    let mut payloads: HashMap<PathBuf, (BlobRef, Vec<Keep>, Needs, [bool; 2])> = HashMap::new();
+    let mut payloads: HashMap<PathBuf, Payload> = HashMap::new();
     let mut bases: Vec<(WantedBase, Based)> = Vec::new();
     let answers = told(ask_ssh(&hosts), || show(Doing::Asking(hosts.len()))).await?;
     let mut of_apt = anemos_base::mirrors_from_apt_sources(Path::new("/etc/apt")).into_iter();
@@ -126,11 +126,11 @@ pub async fn describe(
         if !packs {
             host.secrets.clear();
         }
-        let (payload, keeps, needs, [is_imgbuild, is_unsigned]) = if !packs {
+        let payload = if !packs {
             let nothing = Blob::new(Vec::new());
             let id = nothing.id;
             found.blobs.insert(id.digest, nothing);
-            (id, Vec::new(), Needs::default(), [false; 2])
+            Payload { id, keeps: Vec::new(), needs: Needs::default(), is_imgbuild: false, is_unsigned: false }
         } else if let Some(known) = payloads.get(&host.payload) {
             known.clone()
         } else {
@@ -140,13 +140,19 @@ pub async fn describe(
             let packed = packed.map_err(|e| named(e.to_string()))?;
             found.notes.extend(packed.warnings);
             let blob = Blob::new(packed.bytes);
-            let new = (blob.id, packed.keeps, packed.needs, [packed.is_imgbuild, packed.is_unsigned]);
+            let new = Payload {
+                id: blob.id,
+                keeps: packed.keeps,
+                needs: packed.needs,
+                is_imgbuild: packed.is_imgbuild,
+                is_unsigned: packed.is_unsigned,
+            };
             found.blobs.insert(blob.id.digest, blob);
             payloads.insert(host.payload.clone(), new.clone());
             new
         };
         let lock_file = host.base.lock.clone().or_else(|| lock.map(Path::to_owned));
-        let wanted = (lock_file, host.base.source.clone(), needs.with(host.needs.as_ref()));
+        let wanted = (lock_file, host.base.source.clone(), payload.needs.with(host.needs.as_ref()));
         let (base, blobs, snapshot_of_lock) = if let Some((_, base)) = bases.iter().find(|(key, _)| *key == wanted) {
             base.clone()
         } else {
@@ -181,16 +187,26 @@ pub async fn describe(
             ssh,
             trust,
             authorized_keys,
-            payload,
-            keeps,
-            is_imgbuild,
-            is_unsigned,
+            payload: payload.id,
+            keeps: payload.keeps,
+            is_imgbuild: payload.is_imgbuild,
+            is_unsigned: payload.is_unsigned,
             base,
             fallback_mirror: fallback_mirror.clone(),
             fallback_snapshot: snapshot_of_lock.or_else(|| fallback_snapshot.clone()),
         });
     }
     Ok(found)
+}
+
+/// What is known of a payload that several hosts may have. [`Described`] has the meanings.
+#[derive(Clone)]
+struct Payload {
+    id: BlobRef,
+    keeps: Vec<Keep>,
+    needs: Needs,
+    is_imgbuild: bool,
+    is_unsigned: bool,
 }
 
 /// What takes longer than this is told of.
