@@ -115,7 +115,7 @@ fn problem(path: &Path, text: &str, wrong: settings::Wrong) -> Problem {
 /// Names that the author of an IMGBUILD uses and that differ little from a name that has a meaning. Names that begin
 /// with `_` are private, as in a PKGBUILD (PKGBUILD(5)).
 pub(crate) fn slips<'a>(path: &Path, text: &str, names: impl Iterator<Item = &'a str>) -> Vec<Problem> {
-    if !cfg!(feature = "images") {
+    if !cfg!(feature = "hints") {
         return Vec::new();
     }
     let variables = names.filter_map(|name| {

@@ -544,7 +544,7 @@ fn choices(word: &str, words: &[&str]) -> String {
 
 /// The one of `words` that `word` probably is a misspelling of. What a host builds, the workstation has read before.
 pub fn nearest<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
-    if !cfg!(feature = "images") {
+    if !cfg!(feature = "hints") {
         return None;
     }
     let lower = word.to_ascii_lowercase();
