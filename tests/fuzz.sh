@@ -73,7 +73,12 @@ one() {
             local input
             input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
             printf '%-18s %10d  CRASHED: %s\n' "$name" $((before + ran)) "${input:+target/fuzz/run/$input}"
-            grep -m 1 -A 1 'panicked at\|ERROR: libFuzzer' "$log" | sed 's/^/    /' || tail -n 5 "$log"
+            # The log has the input's bytes in it. They are shown in no way that a terminal takes for its own, and whole in
+            # base64: what is here now may be all that is left of them.
+            { grep -a -m 1 -A 1 'panicked at\|ERROR: libFuzzer' "$log" || tail -n 5 "$log"; } | cat -v | sed 's/^/    /'
+            if [ -n "$input" ] && [ "$(stat -c %s "$run/$input")" -le 65536 ]; then
+                echo "    in base64: $(base64 -w 0 "$run/$input")"
+            fi
             echo "    again: (cd $run && FUZZ_TARGET=$name $fuzz $input)"
             return 1
         fi

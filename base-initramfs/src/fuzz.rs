@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 
+use crate::lock::is_word;
 use crate::resolve::BaseList;
 use crate::tree::{Kind, Tree};
 use crate::{
@@ -96,7 +97,8 @@ fn lock(data: &[u8]) {
 
 /// What apt has: its sources, what it would fetch; and where a mirror sends us.
 ///
-/// No address that is found has a password in it, or leads to a file that is no archive.
+/// No address that is found has a password in it, or leads to a file that is no archive; what would be fetched has a
+/// name and a version that a lock may have.
 fn apt(data: &[u8]) {
     // A list of mirrors is a file of this machine, which an input may not choose.
     let text = String::from_utf8_lossy(data).replace("mirror+file", "mirror-file");
@@ -112,7 +114,7 @@ fn apt(data: &[u8]) {
     }
     for line in text.lines() {
         if let Some(offer) = resolve::offer(line) {
-            assert!(!offer.name.contains(char::is_whitespace), "{}", offer.name);
+            assert!(is_word(&offer.name) && is_word(&offer.version), "{} {}", offer.name, offer.version);
         }
     }
     for location in text.lines() {

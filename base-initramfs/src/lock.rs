@@ -141,14 +141,17 @@ struct Word(String);
 impl<'de> Deserialize<'de> for Word {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let fits = |c: u8| c.is_ascii_alphanumeric() || b"+-.~:_".contains(&c);
-        if text.is_empty() || text.starts_with('.') || !text.bytes().all(fits) {
-            return Err(de::Error::custom(format_args!(
-                "expected letters, digits and any of + - . ~ : _ and found {text:?}"
-            )));
+        if is_word(&text) {
+            return Ok(Self(text));
         }
-        Ok(Self(text))
+        Err(de::Error::custom(format_args!("expected letters, digits and any of + - . ~ : _ and found {text:?}")))
     }
+}
+
+/// Whether a lock may have this as a package's name or version, or as a kernel's release.
+pub(crate) fn is_word(text: &str) -> bool {
+    let fits = |c: u8| c.is_ascii_alphanumeric() || b"+-.~:_".contains(&c);
+    !text.is_empty() && !text.starts_with('.') && text.bytes().all(fits)
 }
 
 /// A group's name, which people write and shells see.
@@ -191,19 +194,21 @@ struct ArchivePath(String);
 impl<'de> Deserialize<'de> for ArchivePath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let fits = |c: u8| c.is_ascii_alphanumeric() || b"+-.~:_%/".contains(&c);
-        let part = |part: &str| !part.is_empty() && part != "." && part != "..";
-        if !text.starts_with("pool/")
-            || text.rsplit('.').next() != Some("deb")
-            || !text.bytes().all(fits)
-            || !text.split('/').all(part)
-        {
-            return Err(de::Error::custom(format_args!(
-                "expected a path like pool/main/…/NAME.deb and found {text:?}"
-            )));
+        if is_archive_path(&text) {
+            return Ok(Self(text));
         }
-        Ok(Self(text))
+        Err(de::Error::custom(format_args!("expected a path like pool/main/…/NAME.deb and found {text:?}")))
     }
+}
+
+/// Whether a lock may have this as the place of a package in an archive.
+pub(crate) fn is_archive_path(text: &str) -> bool {
+    let fits = |c: u8| c.is_ascii_alphanumeric() || b"+-.~:_%/".contains(&c);
+    let part = |part: &str| !part.is_empty() && part != "." && part != "..";
+    text.starts_with("pool/")
+        && text.rsplit('.').next() == Some("deb")
+        && text.bytes().all(fits)
+        && text.split('/').all(part)
 }
 
 impl Lock {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::groups::{self, Relations};
 use super::{BaseList, Resolve, Sources};
-use crate::{Error, Package, Sha256, Time, command};
+use crate::{Error, Package, Sha256, Time, command, lock};
 
 /// Private apt directories, removed when dropped.
 pub(super) struct Apt {
@@ -98,7 +98,7 @@ impl Apt {
     fn package(&self, line: &str) -> Option<Package> {
         let Offer { url, name, version, size, sha256 } = offer(line)?;
         let (path, security) = self.archives.iter().find_map(|(archive, security)| {
-            let path = url.strip_prefix(archive)?.strip_prefix('/').filter(|path| path.starts_with("pool/"))?;
+            let path = url.strip_prefix(archive)?.strip_prefix('/').filter(|path| lock::is_archive_path(path))?;
             Some((path.to_owned(), *security))
         })?;
         Some(Package { name, version, path, security, size, sha256 })
@@ -137,11 +137,11 @@ impl Drop for Apt {
     }
 }
 
-/// A file that apt would fetch.
+/// A file that apt would fetch, whose name and version a lock may have.
 pub(crate) struct Offer {
     url: String,
     pub(crate) name: String,
-    version: String,
+    pub(crate) version: String,
     size: u64,
     sha256: Sha256,
 }
@@ -153,10 +153,15 @@ pub(crate) fn offer(line: &str) -> Option<Offer> {
     let (file, size, hash) = (words.next()?, words.next()?, words.next()?);
     let (name, rest) = file.split_once('_')?;
     let (version, _) = rest.split_once('_')?;
+    let (name, version) = (name.to_owned(), unescaped(version));
+    // What a lock would not be read with must not be written into one.
+    if !lock::is_word(&name) || !lock::is_word(&version) {
+        return None;
+    }
     Some(Offer {
         url: plain(url),
-        name: name.to_owned(),
-        version: unescaped(version),
+        name,
+        version,
         size: size.parse().ok()?,
         sha256: hash.strip_prefix("SHA256:")?.parse().ok()?,
     })
@@ -176,7 +181,8 @@ fn unescaped(text: &str) -> String {
     let mut plain = Vec::new();
     let mut rest = text.as_bytes();
     while let [byte, after @ ..] = rest {
-        let digits = after.get(..2).filter(|_| *byte == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = after.get(..2).filter(|digits| *byte == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
         let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
         plain.push(escaped.unwrap_or(*byte));
         rest = if escaped.is_some() { &after[2..] } else { after };
