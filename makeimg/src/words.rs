@@ -151,6 +151,8 @@ pub fn size(text: &str) -> Result<u64, (String, String)> {
     };
     let bytes = number.parse().ok().zip(unit).and_then(|(number, unit): (u64, u64)| number.checked_mul(unit));
     match bytes {
+        // Places in a file are numbers with a sign (lseek(2)).
+        Some(bytes) if bytes > i64::MAX as u64 => Err((format!("{text} is more than any disk has"), "say less".into())),
         Some(bytes) if bytes >= 1 << 20 => Ok(bytes),
         Some(bytes) => Err((format!("{bytes} bytes are no disk"), "say the unit, such as 8G".into())),
         None => Err((format!("{text:?} is no size"), "such as 8G, 900M or 20GB".into())),
@@ -166,7 +168,7 @@ mod tests {
         for (text, bytes) in [("8G", 8 << 30), ("8GiB", 8 << 30), ("8GB", 8_000_000_000), ("900m", 900 << 20)] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "8", "G", "8X", "8Gb", "9000000\u{e9}", "8\u{e9}B", "99999999999G"] {
+        for text in ["", "8", "G", "8X", "8Gb", "9000000\u{e9}", "8\u{e9}B", "99999999999G", "9223372036854775808"] {
             assert!(size(text).is_err(), "{text}");
         }
     }
