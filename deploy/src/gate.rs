@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError, TryLockError};
 
-use crate::error::{Fault, Result};
+use crate::error::{Doing, Fault, Result};
 use crate::guardian::Guardian;
 use crate::sys;
 
@@ -40,6 +40,20 @@ impl Gate {
         let loaded = load()?;
         state.loaded = true;
         Ok(loaded)
+    }
+
+    /// Loads by `load` and unloads again at once, unless the gate is closed already. Returns what `load` says.
+    pub fn try_out(&self, load: impl FnOnce() -> std::io::Result<()>) -> Result<std::io::Result<()>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.closed {
+            return Err(Fault::new("trying whether the kernel can be loaded", "the staging was given up"));
+        }
+        self.guardian.loading();
+        let tried = load();
+        state.loaded = tried.is_ok();
+        let unloading = || "unloading the kernel that was loaded to see whether it can be".to_owned();
+        self.unload(&mut state).doing(unloading)?;
+        Ok(tried)
     }
 
     /// Closes the gate and unloads what was loaded. Waits first if a loading is under way.
@@ -82,6 +96,16 @@ mod tests {
         let gate = Gate::default();
         gate.close().unwrap();
         assert!(gate.load(|| Ok(())).unwrap_err().why().contains("given up"));
+    }
+
+    #[test]
+    fn what_is_not_loaded_is_not_unloaded_after_a_try() {
+        let gate = Gate::default();
+        let refused = || Err(std::io::Error::from_raw_os_error(libc::EPERM));
+        let tried = gate.try_out(refused).unwrap().unwrap_err();
+        assert_eq!(tried.raw_os_error(), Some(libc::EPERM));
+        gate.close().unwrap();
+        assert!(gate.try_out(refused).unwrap_err().why().contains("given up"));
     }
 
     #[test]

@@ -5,8 +5,11 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anemos_proto::stage::KEPT_OUT;
+use anemos_host::Root;
+use anemos_host::mounts::{self, Mount};
+use anemos_proto::stage::{KEPT_OUT, MOUNTED_AS};
 use rustix::fs::FlockOperation;
+use rustix::mount::UnmountFlags;
 
 use crate::error::{Doing, Fault, Result};
 
@@ -62,13 +65,24 @@ impl PrivateDir {
 
     /// Removes the directory with all that is in it.
     pub fn remove(&self) -> Result<()> {
-        match std::fs::remove_dir_all(&self.path) {
+        match remove(&self.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).doing(|| format!("removing {}", self.path.display()))
             }
             _ => Ok(()),
         }
     }
+}
+
+/// Removes a directory of ours, and the file system that was mounted there for it where no other can be written and
+/// holds programs: one in memory, with our name for a source.
+pub fn remove(path: &Path) -> std::io::Result<()> {
+    let ours = |mount: &Mount| Path::new(&mount.target) == path && mount.kind == "tmpfs" && mount.source == MOUNTED_AS;
+    if mounts::mounts(&Root::host()).iter().any(ours) {
+        // This program is in it, and is running.
+        rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+    }
+    std::fs::remove_dir_all(path)
 }
 
 #[cfg(test)]

@@ -40,7 +40,8 @@ use crate::error::{Fault, Result};
 use crate::facts;
 use crate::gate::Gate;
 use crate::guardian::Guardian;
-use crate::private_dir::PrivateDir;
+use crate::kexec::refusal;
+use crate::private_dir::{self, PrivateDir};
 use crate::report::Report;
 use crate::stage::Job;
 use crate::sys;
@@ -100,6 +101,13 @@ pub fn serve(options: &Options) -> ExitCode {
     }
 }
 
+/// Finds out about the host.
+fn probe(root: &Root, gate: &Gate) -> Result<HostFacts> {
+    let mut facts = facts::collect(root)?;
+    facts.kexec.refused = refusal::of_own_image(root, gate, &facts.kexec, &facts.kernel_release)?;
+    Ok(facts)
+}
+
 fn start(options: &Options, guardian: Guardian) -> io::Result<ExitCode> {
     // If memory runs out, the stage ends, and nothing that the host runs does.
     _ = std::fs::write("/proc/self/oom_score_adj", "1000");
@@ -130,7 +138,7 @@ fn start(options: &Options, guardian: Guardian) -> io::Result<ExitCode> {
     let (panicked, path) = (Arc::clone(&gate), options.dir.clone());
     crate::panic::report_to(output.clone(), move || {
         panicked.abandon();
-        _ = std::fs::remove_dir_all(&path);
+        _ = private_dir::remove(&path);
     });
     let conversation = Conversation {
         root: options.root.clone(),
@@ -247,8 +255,8 @@ impl Conversation {
 
     fn probe(&mut self) -> Result<()> {
         self.enter(Phase::Probing, PROBE);
-        let root = self.root.clone();
-        self.spawn("probe", move || Message::Probed(facts::collect(&root).map(Box::new)))
+        let (root, gate) = (self.root.clone(), Arc::clone(&self.gate));
+        self.spawn("probe", move || Message::Probed(probe(&root, &gate).map(Box::new)))
     }
 
     fn stage(&mut self, plan: StagePlan) -> Result<()> {

@@ -155,6 +155,10 @@ pub struct KexecSupport {
     /// IMA wants a signature of what is loaded.
     #[serde(default)]
     pub appraised: bool,
+    /// Why the running kernel does not load the image that it was started from, where that was tried: where signatures
+    /// are wanted, and loads are not counted.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// A whole disk.

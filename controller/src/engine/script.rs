@@ -2,6 +2,7 @@
 //! handed over by each login shell that is installed.
 
 use anemos_proto::agent::NOTE;
+use anemos_proto::stage::MOUNTED_AS;
 
 use super::packing::StageBinary;
 
@@ -38,17 +39,21 @@ u=$(id -u 2>&1) || die "the host can not say who is logged in: $u";
 [ "$u" = 0 ] || die "the user $(id -un) is not root";
 m=$(uname -m 2>&1); [ "$m" = {arch} ] || die "this anemos carries a stage for {arch}, and the host says $m";
 f=; why=;
-for d in /var/lib/anemos /root/.anemos /run/anemos; do
+leave() {{ if [ $c = tmpfs ]; then umount $d; fi; rmdir $d; }} 2>/dev/null;
+for c in /var/lib/anemos /root/.anemos /run/anemos tmpfs; do
+d=$c; [ $c = tmpfs ] && d=/run/anemos;
 [ -L "$d" ] && why="$why $d is a link;" && continue;
 w=$(mkdir -p "$d" 2>&1) || {{ why="$why $(echo $w);"; continue; }};
+if [ $c = tmpfs ]; then w=$(mount -t tmpfs -o mode=700,nosuid,nodev {MOUNTED_AS} $d 2>&1) ||
+{{ why="$why $(echo $w);"; rmdir $d 2>/dev/null; continue; }}; fi;
 [ "$(stat -c %u "$d" 2>/dev/null || echo 0)" = 0 ] && chmod 700 "$d" ||
 {{ why="$why $d belongs to somebody else;"; continue; }};
 f=$d/stage-$$;
 w=$( {{ printf "#\041/bin/sh\nexit 0\n" >"$f" && chmod 700 "$f" && "$f"; }} 2>&1) && break;
-why="$why $(echo $w);"; rm -f "$f"; rmdir "$d" 2>/dev/null; f=;
+why="$why $(echo $w);"; rm -f "$f"; leave; f=;
 done;
-[ -n "$f" ] || die "none of /var/lib/anemos, /root/.anemos, /run/anemos can be written and hold programs:$why";
-trap "rm -f $f $f.packed; rmdir $d 2>/dev/null" EXIT;
+[ -n "$f" ] || die "none of /var/lib/anemos, /root/.anemos, /run/anemos and a tmpfs can be written and hold programs:$why";
+trap "rm -f $f $f.packed; leave" EXIT;
 trap "exit 1" HUP INT TERM;
 good() {{ [ "$(sha256sum <"$f" | cut -c1-64)" = {digest} ]; }};
 try() {{ [ "$(printf "$4" | $3 2>/dev/null)" = x ] && how=$1 size=$2 unpack=$3; }};

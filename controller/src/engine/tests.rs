@@ -52,7 +52,8 @@ fn bootstrap(stage: &StageBinary) -> String {
 }
 
 /// Stands in for the stage: says how it was called, and what it reads.
-const FAKE: &[u8] = b"#!/bin/sh\necho \"fake $*\"\ncat\nrm -rf \"$3\"\n";
+const FAKE: &[u8] =
+    b"#!/bin/sh\necho \"fake $*\"\ncat\ngrep -q \" $3 \" /proc/mounts && umount -l \"$3\"\nrm -rf \"$3\"\n";
 
 fn there(path: &&str) -> bool {
     Path::new(path).exists()
@@ -309,6 +310,31 @@ fn a_host_that_can_not_run_its_programs_says_so() {
         let output = run_on(path.path().to_str().unwrap(), &["/bin/sh"], &root::command(&script, &way), |_| None);
         assert!(output.contains("anemos: error the host can not say who is logged in: "), "{way:?}: {output}");
         assert!(output.contains("id: Permission denied") && !output.contains("not root"), "{way:?}: {output}");
+    }
+}
+
+/// As on a system that is read-only and whose /run may hold no programs, which is how initramfs-tools mounts it.
+#[test]
+fn where_no_place_holds_the_stage_memory_does() {
+    if !can_run_the_script() {
+        return;
+    }
+    let stage = packed(std::env::consts::ARCH);
+    let command = bootstrap(&stage);
+    let prepare = "for d in /var/lib /root /run; do mount -t tmpfs -o noexec none $d; done";
+    for shell in shells() {
+        for damaged in [false, true] {
+            let path = std::env::var("PATH").unwrap();
+            let (output, left) = run_prepared(prepare, &path, &shell, &command, |first| {
+                let said = script::marked(first).and_then(|said| said.strip_prefix("need ")).expect(first);
+                let whole = bytes(&stage, said.split_once(' ').unwrap().0);
+                Some(if damaged { &whole[..10] } else { whole })
+            });
+            let said = if damaged { "error the stage arrived damaged" } else { "\nfake serve --dir /run/anemos" };
+            assert!(output.contains(said), "{shell:?}: {output}");
+            // mount(8) leaves a directory of its own.
+            assert!(!left.contains("anemos"), "{shell:?}: {left}: {output}");
+        }
     }
 }
 

@@ -64,6 +64,7 @@ fn facts() -> HostFacts {
             lockdown: "none".into(),
             loads_left: None,
             appraised: false,
+            refused: None,
         },
         network: NetworkState {
             hostname: "web1".into(),
@@ -162,6 +163,7 @@ fn facts_since() -> HostFacts {
     facts.snapshot = Some("https://past.example/debian/@SNAPSHOTID@/".into());
     facts.proxy = Some("http://proxy.example:3128".into());
     (facts.kexec.loads_left, facts.kexec.appraised) = (Some(3), true);
+    facts.kexec.refused = Some("its signature is missing".into());
     facts.network.rules = vec![Rule {
         v6: false,
         priority: 100,

@@ -16,7 +16,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
         Err(error) => (Vec::new(), vec![error.to_string()]),
     };
     refusals.extend(wipe.iter().filter_map(|disk| out_of_reach(disk)));
-    refusals.extend(system_refusals(facts));
+    refusals.extend(system_refusals(facts, choices.kernel));
     let kept = Kept::find(wipe.first().copied(), &choices.keeps);
     let mut warnings: Vec<String> = memory::warning(facts, choices.base_size).into_iter().collect();
     warnings.extend(base::warnings(facts, &choices));
@@ -27,7 +27,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
     let base_source = base::text(facts, &choices);
     refusals.extend(memory::refusal(facts, choices.base_size));
     let unfit = unfit(facts);
-    let host_fits = unfit.is_none();
+    let host_fits = unfit.is_none() && facts.kexec.refused.is_none();
     let unfit = unfit.filter(|_| choices.kernel == KernelSource::Host);
     let (kernel_source, kernel) = if choices.kernel == KernelSource::Locked || unfit.is_some() {
         (KernelSource::Locked, choices.locked_kernel.clone())
@@ -104,8 +104,8 @@ fn out_of_reach(disk: &Disk) -> Option<String> {
 }
 
 /// Why no new kernel can be booted, or the host would not be reached in RAM.
-fn system_refusals(facts: &HostFacts) -> Vec<String> {
-    let mut refusals: Vec<String> = kexec::refusal(facts).into_iter().collect();
+fn system_refusals(facts: &HostFacts, wanted: KernelSource) -> Vec<String> {
+    let mut refusals: Vec<String> = kexec::refusal(facts, wanted == KernelSource::Host).into_iter().collect();
     if !facts.lost_ways.is_empty() {
         let others: Vec<String> = facts.instead.iter().map(ToString::to_string).collect();
         let instead = match &others[..] {

@@ -7,9 +7,10 @@ use anemos_proto::stage::KernelSource;
 /// up.
 const LOADS: u32 = 2;
 
-/// Why no other kernel can be booted.
-pub(super) fn refusal(facts: &HostFacts) -> Option<String> {
+/// Why no other kernel can be booted, or not the host's own where that `is_wanted`.
+pub(super) fn refusal(facts: &HostFacts, is_wanted: bool) -> Option<String> {
     let kexec = &facts.kexec;
+    let refused = kexec.refused.as_ref().filter(|_| is_wanted);
     let why = match (&facts.inside, kexec.loads_left) {
         (Inside::Container(kind), _) => format!(
             "it is a container ({kind}): its kernel is that of the system around it, and nothing in it can boot \
@@ -30,7 +31,13 @@ pub(super) fn refusal(facts: &HostFacts) -> Option<String> {
              without it",
             kexec.lockdown
         ),
-        _ => return None,
+        _ => format!(
+            "the running kernel wants signatures of what it loads, and does not load the image that it was started \
+             from: {}. Where the firmware's Secure Boot is off, nobody has given it the keys to check them by. Boot it \
+             without lockdown (`lockdown=` on its command line) or IMA's policy for kexec, or have it boot the kernel \
+             from base.lock (kernel = \"locked\") if it trusts Debian's signature",
+            refused?
+        ),
     };
     Some(why)
 }
@@ -93,15 +100,27 @@ mod tests {
                 |f| (f.kexec.lockdown, f.kexec.file_load) = ("integrity".into(), false),
                 Some("kernel lockdown is `integrity`, where only kexec_file_load loads"),
             ),
+            (
+                |f| f.kexec.refused = Some("no key".into()),
+                Some("the running kernel wants signatures of what it loads, and does not load the image"),
+            ),
         ];
         for (number, (change, expected)) in cases.iter().enumerate() {
             let mut facts = facts();
             change(&mut facts);
-            let found = refusal(&facts);
+            let found = refusal(&facts, true);
             let said = |why: &String| expected.is_some_and(|expected| why.starts_with(expected));
             assert_eq!(found.is_some(), expected.is_some(), "{number}: {found:?}");
             assert!(found.iter().all(said), "{number}: {found:?}");
         }
+    }
+
+    #[test]
+    fn only_its_own_kernel_is_known_to_be_refused() {
+        let mut facts = facts();
+        facts.kexec.refused = Some("no key".into());
+        assert!(refusal(&facts, true).is_some_and(|why| why.contains("from: no key. Where")));
+        assert_eq!(refusal(&facts, false), None);
     }
 
     #[test]

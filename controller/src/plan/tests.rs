@@ -77,6 +77,7 @@ pub fn facts() -> HostFacts {
             lockdown: "none".into(),
             loads_left: None,
             appraised: false,
+            refused: None,
         },
         network: NetworkState {
             hostname: "web1".into(),
@@ -315,14 +316,15 @@ fn watchdogs() {
 
 #[test]
 fn a_kernel_that_is_unfit_is_not_proposed() {
-    let proposed = |kernel_lacks: Vec<String>| {
+    let proposed = |kernel_lacks: Vec<String>, refused: Option<String>| {
         let mut facts = HostFacts { watchdogs: vec![watchdog("", Some("systemd (1)"))], kernel_lacks, ..facts() };
-        facts.kexec.lockdown = "integrity".into();
+        (facts.kexec.lockdown, facts.kexec.refused) = ("integrity".into(), refused);
         let plan = judge(&facts, Choices { kernel: KernelSource::Locked, ..choices() });
         plan.warnings.iter().chain(&plan.refusals).filter(|said| said.contains("kernel = \"host\"")).count()
     };
-    assert_eq!(proposed(Vec::new()), 2);
-    assert_eq!(proposed(vec!["CONFIG_TMPFS".into()]), 0);
+    assert_eq!(proposed(Vec::new(), None), 2);
+    assert_eq!(proposed(vec!["CONFIG_TMPFS".into()], None), 0);
+    assert_eq!(proposed(Vec::new(), Some("no key".into())), 0);
 }
 
 #[test]

@@ -53,6 +53,7 @@ struct KexecJson<'a> {
     lockdown: &'a str,
     loads_left: Option<u32>,
     appraised: bool,
+    refused: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -152,6 +153,7 @@ impl<'a> From<&'a HostFacts> for FactsJson<'a> {
                 lockdown: &facts.kexec.lockdown,
                 loads_left: facts.kexec.loads_left,
                 appraised: facts.kexec.appraised,
+                refused: facts.kexec.refused.as_deref(),
             },
             network: NetworkJson {
                 links: network.links.iter().map(|link| LinkJson::new(network, link)).collect(),

@@ -57,6 +57,7 @@ pub fn facts() -> HostFacts {
             lockdown: "none".into(),
             loads_left: None,
             appraised: false,
+            refused: None,
         },
         network: NetworkState::default(),
         lost_ways: Vec::new(),

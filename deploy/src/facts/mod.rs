@@ -124,6 +124,7 @@ pub fn kexec_support(root: &Root) -> KexecSupport {
         lockdown: lockdown_now(root),
         loads_left,
         appraised: is_appraised(&policy, &root.text("/proc/cmdline").unwrap_or_default()),
+        refused: None,
     }
 }
 

@@ -44,7 +44,14 @@ pub fn lacks(root: &Root, release: &str) -> Vec<String> {
     }
     lacks.extend(config(root, release).iter().flat_map(|text| not_in(text)));
     let uses_modules = || root.text("/proc/modules").is_some_and(|text| !text.is_empty());
-    if modules::directory(root, release).is_none() && uses_modules() {
+    if let Some(dir) = modules::directory(root, release) {
+        let missing = modules::missing(root, &dir);
+        if !missing.is_empty() {
+            let names = missing.join(", ");
+            lacks
+                .push(format!("modules that drive its disks or its network now, in {dir} or its modules.dep: {names}"));
+        }
+    } else if uses_modules() {
         let without_index = modules::directories(release).into_iter().find(|dir| root.inside(dir).is_some());
         lacks.push(match without_index {
             Some(dir) => format!("{dir}/modules.dep, which depmod makes"),

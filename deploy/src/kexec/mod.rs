@@ -2,11 +2,11 @@
 
 pub mod efi;
 pub mod place;
+pub mod refusal;
 pub mod segments;
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
 
 use anemos_host::Root;
@@ -18,6 +18,7 @@ use crate::sys;
 use crate::sys::kexec::Segment;
 use crate::sys::map::Map;
 use efi::Efi;
+use refusal::explain;
 use segments::Machine;
 
 /// What is to be loaded.
@@ -93,42 +94,4 @@ fn segments_load(root: &Root, boot: &Boot<'_>) -> Result<()> {
         Segment { data: block, address: *params, size: block.len() as u64 },
     ];
     sys::kexec::load(layout.entry, &parts).map_err(|error| Fault::new(loading(), explain(&error)))
-}
-
-/// What the kernel's refusal means.
-fn explain(error: &io::Error) -> String {
-    let meaning = match error.raw_os_error() {
-        Some(libc::EPERM) => {
-            "the kernel forbids it: lockdown (Secure Boot), kernel.kexec_load_disabled, or missing privileges (a \
-             container?)"
-        }
-        Some(libc::ENOSYS) => "the running kernel was built without it",
-        Some(libc::EKEYREJECTED | libc::ENOKEY | libc::ENODATA | libc::EBADMSG) => {
-            "the image's signature is missing or not trusted by the running kernel"
-        }
-        Some(libc::ENOEXEC) => "the running kernel does not take this image",
-        Some(libc::ENOMEM | libc::EADDRNOTAVAIL) => "there is not enough memory in one piece",
-        Some(libc::EBUSY) => "another kexec is under way",
-        Some(libc::ETXTBSY) => "the image is being written",
-        _ => return error.to_string(),
-    };
-    format!("{meaning} ({error})")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_are_explained() {
-        for (code, expected) in [
-            (libc::EPERM, "lockdown"),
-            (libc::ENOSYS, "built without it"),
-            (libc::EKEYREJECTED, "signature"),
-            (libc::EIO, "Input/output error"),
-        ] {
-            let text = explain(&io::Error::from_raw_os_error(code));
-            assert!(text.contains(expected), "{text}");
-        }
-    }
 }

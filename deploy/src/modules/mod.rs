@@ -62,22 +62,42 @@ pub fn info_of(path: &str, packed: Vec<u8>) -> std::result::Result<Option<ModInf
 
 /// The machine's modules and devices, and the places of its network devices with these names.
 pub fn hardware<'a>(root: &Root, network: impl Iterator<Item = &'a str>) -> Hardware {
-    let modules = root.text("/proc/modules").unwrap_or_default();
-    let loaded = modules.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
     let (mut modaliases, mut bound) = (BTreeSet::new(), BTreeSet::new());
     find_devices(&root.at("/sys/devices"), 0, &mut modaliases, &mut bound);
     let watchdogs = devices(root, "/sys/class/watchdog");
     Hardware {
-        loaded,
+        loaded: loaded(root),
         modaliases,
         bound,
-        data: DATA.iter().flat_map(|class| devices(root, class)).flat_map(|path| drivers(root, &path)).collect(),
+        data: data(root),
         network: network.flat_map(|name| places(root, name)).collect(),
         kinds: BTreeSet::new(),
         has_watchdog: watchdogs.iter().any(|path| !path.contains("/virtual/")),
         watchdogs: watchdogs.iter().flat_map(|path| drivers(root, path)).collect(),
         modprobe: Modprobe::read(root),
     }
+}
+
+/// Names of loaded modules that drive a disk, a network device, or a device above one, and that the modules directory
+/// `dir` doesn't have: as after an update that took them away, or where depmod can't read them.
+pub fn missing(root: &Root, dir: &str) -> Vec<String> {
+    let dep = read(root, dir, "modules.dep").unwrap_or_default();
+    let index = Index::parse(&String::from_utf8_lossy(&dep), "", "");
+    let is_there = |name: &str| {
+        index.modules.get(name).is_some_and(|module| root.inside(&format!("{dir}/{}", module.path)).is_some())
+    };
+    data(root).intersection(&loaded(root)).filter(|name| !is_there(name)).cloned().collect()
+}
+
+/// Names of the loaded modules.
+fn loaded(root: &Root) -> BTreeSet<String> {
+    let modules = root.text("/proc/modules").unwrap_or_default();
+    modules.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Names of the modules that drive what keeps data or carries it, and the devices above that.
+fn data(root: &Root) -> BTreeSet<String> {
+    DATA.iter().flat_map(|class| devices(root, class)).flat_map(|path| drivers(root, &path)).collect()
 }
 
 /// Directories with the devices that keep data or carry it.
@@ -316,6 +336,16 @@ mod tests {
         assert_eq!(found.data, names(&["ahci", "sd_mod"]));
         assert_eq!(found.loaded, names(&["ahci", "nvidia_drm"]));
         assert_eq!((found.has_watchdog, found.watchdogs), (true, vec!["lpc_ich".to_owned(), "iTCO_wdt".to_owned()]));
+
+        // The kernel has sd_mod built in, and nothing needs the display. What is listed must also be there.
+        let modules = "/usr/lib/modules/6.1";
+        let file = root.at(modules).join("kernel/ahci.ko.xz");
+        std::fs::create_dir_all(file.parent().unwrap())?;
+        assert_eq!(missing(&root, modules), ["ahci"]);
+        std::fs::write(root.at(modules).join("modules.dep"), "kernel/ahci.ko.xz:\n")?;
+        assert_eq!(missing(&root, modules), ["ahci"]);
+        std::fs::write(file, "")?;
+        assert_eq!(missing(&root, modules), Vec::<String>::new());
         Ok(())
     }
 }

@@ -186,6 +186,7 @@ pub fn facts() -> HostFacts {
             lockdown: "none".into(),
             loads_left: Some(3),
             appraised: true,
+            refused: Some("no key".into()),
         },
         network: network(),
         lost_ways: vec!["br0 (bridge)".into()],

@@ -106,9 +106,9 @@ pub const KINDS: &[Kind] = &[
     },
     made(
         "modules-packed",
-        "its modules are packed with gzip",
+        "its modules are packed with xz",
         "set -e
-         for name in $(cut -d ' ' -f 1 /proc/modules); do gzip $(modinfo -n $name); done
+         for name in $(cut -d ' ' -f 1 /proc/modules); do xz --check=crc32 $(modinfo -n $name); done
          depmod",
         End::DEPLOYED,
     ),
@@ -122,7 +122,8 @@ pub const KINDS: &[Kind] = &[
          mount -t tmpfs -o noexec,nosuid none /tmp
          mount -t tmpfs -o noexec,nosuid,mode=0700 none /root
          mkdir /root/.ssh
-         mount --move /mnt /root/.ssh",
+         mount --bind /mnt /root/.ssh
+         umount /mnt",
         End::DEPLOYED,
     ),
     Kind {
@@ -151,8 +152,14 @@ pub const KINDS: &[Kind] = &[
     ),
     made(
         "lockdown",
-        "its kernel is locked down, as under Secure Boot, and signed",
+        "its kernel is locked down, but no firmware gave it the keys for its signature",
         "echo integrity >/sys/kernel/security/lockdown",
+        End::refused("does not load the image that it was started from"),
+    ),
+    made(
+        "modules-gone",
+        "the modules that drive its network and disks are gone, as after an update: the locked kernel boots",
+        "rm -r /usr/lib/modules/$(uname -r)/kernel/drivers/net /usr/lib/modules/$(uname -r)/kernel/drivers/block",
         End::DEPLOYED,
     ),
     machine(
