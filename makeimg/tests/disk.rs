@@ -100,12 +100,16 @@ impl Lab {
     }
 
     fn begin_with(&mut self, context: &Context, table: Table, lines: &[&str]) -> Result<Disk, String> {
+        self.begin_on(&self.disk(), context, table, lines)
+    }
+
+    fn begin_on(&mut self, disk: &Path, context: &Context, table: Table, lines: &[&str]) -> Result<Disk, String> {
         let volumes = volumes::together(lines.iter().map(|line| Volume::parse(line).unwrap()).collect()).unwrap();
         let wanted = Wanted { size: 0, table, filesystem: Filesystem::Ext4, grub: true, volumes, seed: None };
         let root = self.dir.path().join(format!("root{}", self.roots.len()));
         fs::create_dir(&root).unwrap();
         self.roots.push(root.clone());
-        Disk::device(context, wanted, &self.disk(), self.dir.path(), &root).map_err(|problem| {
+        Disk::device(context, wanted, disk, self.dir.path(), &root).map_err(|problem| {
             format!("{}\n{}", problem.what, problem.hint.unwrap_or_default()).replace(&self.place(), "")
         })
     }
@@ -284,6 +288,40 @@ fn what_was_in_a_partition_before_is_gone() {
 }
 
 /// A file with a root of 350 MiB of this kind, as it is after a build.
+/// Firmware takes a FAT for what the number of its clusters makes it (Microsoft's FAT specification 1.03), so it must be
+/// made as that, whatever the disk's sectors are.
+#[test]
+fn firmware_reads_the_loaders_partition() {
+    if !is_root() {
+        return;
+    }
+    for (sector, kind) in [(512, "FAT32"), (4096, "FAT16")] {
+        let mut lab = Lab::new("label: gpt\n");
+        let mut losetup = Command::new("/sbin/losetup");
+        let losetup = losetup.args(["--find", "--show", "--sector-size", &sector.to_string()]).arg(lab.disk());
+        let device = PathBuf::from(run(losetup).trim());
+        let disk = lab.begin_on(&device, &context(), Table::Gpt, &["/"]).unwrap();
+        unmount_all(&lab.roots[0].clone());
+        disk.finish(&context()).unwrap();
+        // Behind the partition for GRUB by BIOS.
+        let head = lab.read(2 * MIB, 512);
+        let number = |at: usize, bytes: usize| head[at..at + bytes].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
+        let (size, per_cluster, reserved, fats) = (number(11, 2), number(13, 1), number(14, 2), number(16, 1));
+        assert_eq!(size, sector);
+        let of_fat = if number(22, 2) == 0 { number(36, 4) } else { number(22, 2) };
+        let all = if number(19, 2) == 0 { number(32, 4) } else { number(19, 2) };
+        let root = (number(17, 2) * 32).div_ceil(size);
+        let clusters = (all - reserved - fats * of_fat - root) / per_cluster;
+        let counted = match clusters {
+            0..4085 => "FAT12",
+            4085..65525 => "FAT16",
+            _ => "FAT32",
+        };
+        let made = if number(22, 2) == 0 { "FAT32" } else { "FAT16" };
+        assert_eq!((made, counted), (kind, kind), "{clusters} clusters of {per_cluster} sectors of {size} bytes");
+    }
+}
+
 fn root_of(filesystem: &str) -> (Lab, PathBuf) {
     let mut lab = Lab::new("label: gpt\nstart=1MiB, size=100MiB\n");
     let disk = lab.begin(Table::Gpt, &[&format!("/ 350M {filesystem}")]).unwrap();

@@ -242,7 +242,12 @@ impl Disk {
     }
 
     fn mkfs_esp(&self) -> Tool {
-        let tool = Tool::new("mkfs.vfat").args(["-F", "32", "-n", "EFI"]);
+        let mut tool = Tool::new("mkfs.vfat").args(["-n", "EFI"]);
+        // With larger sectors it would have too few clusters for FAT32, and firmware, which goes by their number, would
+        // read it as FAT16 (Microsoft's FAT specification 1.03, "FAT type determination"): mkfs.vfat chooses.
+        if self.sector_size().is_none_or(|size| size == 512) {
+            tool = tool.args(["-F", "32"]);
+        }
         match &self.wanted.seed {
             Some(seed) => tool.args(["--invariant", "-i", &format!("{:08x}", seed.number("esp"))]),
             None => tool,
@@ -263,14 +268,19 @@ impl Disk {
         self.made(Role::Volume(0)).map_or("", |made| &made.uuid)
     }
 
+    /// Bytes of a sector, if it is a device that says so.
+    fn sector_size(&self) -> Option<u32> {
+        let disk = File::open(&self.image).ok().filter(|_| self.is_device)?;
+        rustix::fs::ioctl_blksszget(&disk).ok()
+    }
+
     fn attach(&self, context: &Context, part: &Part) -> Result<String, Problem> {
         let mut losetup = Tool::new("losetup").args(["--find", "--show"]);
         if self.is_device {
             // Else what is written would be in memory twice: in the loop device's cache and in the disk's.
             losetup = losetup.arg("--direct-io=on");
-            let disk = File::open(&self.image).doing(|| format!("opening {}", self.image.display()))?;
             // A file system is made and read in the disk's own sectors, of which some are larger than a loop device's.
-            if let Ok(size) = rustix::fs::ioctl_blksszget(&disk) {
+            if let Some(size) = self.sector_size() {
                 losetup = losetup.args(["--sector-size", &size.to_string()]);
             }
         }
