@@ -365,6 +365,7 @@ fn packed(_: &Lab, web: &Deployment) -> Result<()> {
     run_with_input(Command::new("tar").arg("-xf-").arg("-C").arg(&dir), &plain)?;
     run(Command::new("find").arg(&dir).args(["-name", "*.ko", "-exec", "xz", "--check=crc32", "{}", "+"]))?;
     let packed = run(Command::new("tar").arg("-cf-").arg("-C").arg(&dir).arg("."))?;
-    let place = format!("set -e; rm {files}; tar -xf - -C / --no-overwrite-dir; depmod");
+    // /lib is a link there.
+    let place = format!("set -e; rm {files}; tar -xf - -C / --no-overwrite-dir --keep-directory-symlink; depmod");
     run_with_input(machine.ssh_command().arg(place), &packed).map(drop)
 }
