@@ -297,7 +297,7 @@ sync"#;
 fn keep_loaders(_: &Lab, web: &Deployment) -> Result<()> {
     let path = web.anemos.dir().join("payload/IMGBUILD");
     if let Ok(imgbuild) = fs::read_to_string(&path) {
-        return fs::write(path, format!("{imgbuild}\npackages+=' shim-signed'\n")).context("the IMGBUILD");
+        return fs::write(path, format!("{imgbuild}\npackages=\"$packages shim-signed\"\n")).context("the IMGBUILD");
     }
     web.with_hello("payload", KEEP_LOADERS).map(drop)
 }
