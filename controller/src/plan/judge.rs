@@ -23,6 +23,7 @@ pub fn judge(facts: &HostFacts, choices: Choices) -> Plan {
     warnings.extend(system_warnings(facts));
     refusals.extend(unsigned(facts, choices.is_unsigned));
     warnings.extend(wipe.iter().flat_map(|disk| disk_warnings(disk, &kept)));
+    warnings.extend(old_starts(facts, &wipe));
     let uploads = base::uploads(facts, &choices);
     let base_source = base::text(facts, &choices);
     refusals.extend(memory::refusal(facts, choices.base_size));
@@ -217,6 +218,24 @@ fn disk_warnings(disk: &Disk, kept: &Kept) -> Vec<String> {
         warnings.push(format!("{name} is removable"));
     }
     warnings
+}
+
+/// What is not known of a machine that keeps a disk from which it starts now.
+fn old_starts(facts: &HostFacts, wipe: &[&Disk]) -> Option<String> {
+    let mounts = |disk: &&Disk| {
+        let parts = disk.partitions.iter().flat_map(|part| &part.mounts);
+        parts.chain(&disk.mounts).any(|mount| matches!(&**mount, "/" | "/boot" | "/boot/efi" | "/efi"))
+    };
+    let kept = facts.disks.iter().filter(mounts).filter(|disk| !wipe.iter().any(|wiped| wiped.id == disk.id));
+    let kept: Vec<&str> = kept.map(|disk| &*disk.id.name).collect();
+    let written = wipe.first().filter(|_| !kept.is_empty())?;
+    Some(format!(
+        "the old system starts from {}, which {}: the firmware may start that again and not {}, and the host would end \
+         as held. Look at the boot order of its firmware",
+        kept.join(" and "),
+        if let [_] = kept[..] { "stays as it is" } else { "stay as they are" },
+        written.id.name
+    ))
 }
 
 /// Whether a system keeps itself there.

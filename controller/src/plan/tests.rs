@@ -327,6 +327,26 @@ fn a_kernel_that_is_unfit_is_not_proposed() {
     assert_eq!(proposed(Vec::new(), Some("no key".into())), 0);
 }
 
+/// Which disk the firmware starts is not known where the old system's stays, and is where it is written.
+#[test]
+fn the_old_system_may_start_again() {
+    let said = |disks: &[&str], change: fn(&mut HostFacts)| {
+        let mut facts = facts();
+        change(&mut facts);
+        let disks = disks.iter().map(|name| DiskSelector::Path((*name).into())).collect();
+        let plan = judge(&facts, Choices { disks, ..choices() });
+        plan.warnings.into_iter().find(|warning| warning.starts_with("the old system starts from"))
+    };
+    assert_eq!(said(&["/dev/vda"], |_| {}), None);
+    assert_eq!(said(&["/dev/vda", "/dev/vdb"], |_| {}), None);
+    let other = said(&["/dev/vdb"], |_| {}).unwrap();
+    assert!(other.contains("/dev/vda, which stays as it is: the firmware may start that again and not /dev/vdb"));
+    // One half of a mirror.
+    let half = said(&["/dev/vda"], |f| f.disks[1].mounts = vec!["/boot".into()]).unwrap();
+    assert!(half.contains("starts from /dev/vdb, which stays as it is"));
+    assert_eq!(said(&["/dev/vdb"], |f| f.disks[0].partitions.clear()), None, "it is not known to start from any");
+}
+
 #[test]
 fn disks_that_ram_cannot_have_are_refused() {
     let chosen = with(|f| f.disks[0].out_of_reach = Some("reached over the network (iSCSI)".into()));
