@@ -75,7 +75,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
 }
 
 /// The path without what leads nowhere: `.`, and a directory with `..` after it.
-fn straight(path: &Path) -> PathBuf {
+pub(super) fn straight(path: &Path) -> PathBuf {
     let mut straight = PathBuf::new();
     for part in path.components() {
         let within = matches!(straight.components().next_back(), Some(Component::Normal(_)));

@@ -8,7 +8,7 @@ use anemos_proto::config::Finish;
 use toml::de::DeTable;
 
 use super::error::ConfigError;
-use super::files::{INCLUDE, Source, Text, gather};
+use super::files::{INCLUDE, Source, Text, gather, straight};
 use super::layer::{self, Layer};
 use super::table::{Entry, PathUse, Reader, entries};
 use super::{Deadlines, Host, HostsFile};
@@ -282,7 +282,7 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
     let own_keys = layer.identity_files.clone();
     let layer = layer.over(defaults);
     if let Some(payload) = &layer.payload {
-        keep_apart(reader, payload, layer.secrets.values().chain(own_keys.iter().flatten()));
+        keep_apart(reader, span, payload, layer.secrets.values().chain(own_keys.iter().flatten()));
     }
     let mut deadlines = Deadlines::default();
     for (clock, duration) in &layer.deadlines {
@@ -324,10 +324,21 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
     })
 }
 
-/// A secret in the payload's directory would be packed with it, and payloads are not handled as secrets.
-fn keep_apart<'p>(reader: &mut Reader<'_>, payload: &Path, secrets: impl Iterator<Item = &'p PathBuf>) {
-    for secret in secrets.filter(|secret| *secret != payload && secret.starts_with(payload)) {
-        let named = reader.paths.iter().rfind(|used| used.path == **secret).map_or(0..0, |used| used.span.clone());
+/// A secret in the payload's directory would be packed with it, and payloads are not handled as secrets. `span` is the
+/// host's name, for what another file names. What only the disk can tell, links, is looked at when it is packed.
+fn keep_apart<'p>(
+    reader: &mut Reader<'_>,
+    span: &Range<usize>,
+    payload: &Path,
+    secrets: impl Iterator<Item = &'p PathBuf>,
+) {
+    let whole = |path: &Path| straight(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    let payload = whole(payload);
+    let inside =
+        |secret: &&PathBuf| Some(whole(secret)).is_some_and(|path| path != payload && path.starts_with(&payload));
+    for secret in secrets.filter(inside) {
+        let named = reader.paths.iter().rfind(|used| used.path == **secret);
+        let named = named.map_or_else(|| span.clone(), |used| used.span.clone());
         reader.error(
             named,
             format!(

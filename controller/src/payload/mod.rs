@@ -10,12 +10,14 @@ mod tests;
 
 pub use needs::{Needs, group};
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use anemos_proto::ids::Digest;
 use ring::digest;
@@ -57,6 +59,28 @@ pub struct Packed {
     pub is_imgbuild: bool,
     /// Whether what it makes is known not to start where Secure Boot is enforced.
     pub is_unsigned: bool,
+    /// The files that are in it.
+    pub files: Files,
+}
+
+/// Files of this machine, known as the file system knows them: by their device and their number on it.
+#[derive(Debug, Clone, Default)]
+pub struct Files(Arc<HashSet<(u64, u64)>>);
+
+impl Files {
+    /// Makes sure that none of `secrets` is one of these, by whatever names and links: what is in a payload is not
+    /// handled as a secret. `payload` is for the error. What is not there is in nothing.
+    pub fn keep_apart<'a>(
+        &self,
+        payload: &Path,
+        mut secrets: impl Iterator<Item = &'a PathBuf>,
+    ) -> Result<(), PayloadError> {
+        let is_in = |path: &&PathBuf| fs::metadata(path).is_ok_and(|meta| self.0.contains(&(meta.dev(), meta.ino())));
+        match secrets.find(is_in) {
+            Some(secret) => Err(PayloadError::Secret { dir: payload.to_owned(), secret: secret.clone() }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A partition that is kept.
@@ -135,6 +159,18 @@ pub enum PayloadError {
         /// Where it leads.
         target: PathBuf,
     },
+    /// A file that hosts.toml names as a secret, or as a key.
+    #[error(
+        "{} is secret, but a file of the payload {}: it would be sent with it; move it elsewhere",
+        secret.display(),
+        dir.display()
+    )]
+    Secret {
+        /// The payload.
+        dir: PathBuf,
+        /// The secret, by its name in hosts.toml.
+        secret: PathBuf,
+    },
     /// Too much.
     #[error(
         "payload {} is larger than {} MiB, and it must fit into the host's memory: let `deploy` download the large \
@@ -188,7 +224,8 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
     let Checked { keeps, mut warnings, implied, is_imgbuild, is_unsigned } = check_script(dir)?;
     let needs = Needs { named: needs::of_file(dir)?, implied };
     let mut entries = Vec::new();
-    walk(dir, Path::new(""), &mut entries)?;
+    let mut files = HashSet::new();
+    walk(dir, Path::new(""), &mut entries, &mut files)?;
     entries.sort_by(|a, b| a.name.as_os_str().as_bytes().cmp(b.name.as_os_str().as_bytes()));
     let unpacked = check_size(dir, &entries)?;
 
@@ -204,7 +241,18 @@ pub fn pack(dir: &Path) -> Result<Packed, PayloadError> {
         ));
     }
     let (digest, entries) = (Digest(digest), entries.len());
-    Ok(Packed { bytes, digest, unpacked, entries, warnings, keeps, needs, is_imgbuild, is_unsigned })
+    Ok(Packed {
+        bytes,
+        digest,
+        unpacked,
+        entries,
+        warnings,
+        keeps,
+        needs,
+        is_imgbuild,
+        is_unsigned,
+        files: Files(files.into()),
+    })
 }
 
 /// Something in the payload, by its name below it.
@@ -288,7 +336,12 @@ fn check_imgbuild(dir: &Path) -> Result<Checked, PayloadError> {
     Ok(Checked { keeps: keeps.collect(), warnings, implied, is_imgbuild: true, is_unsigned })
 }
 
-fn walk(root: &Path, below: &Path, entries: &mut Vec<Entry>) -> Result<(), PayloadError> {
+fn walk(
+    root: &Path,
+    below: &Path,
+    entries: &mut Vec<Entry>,
+    files: &mut HashSet<(u64, u64)>,
+) -> Result<(), PayloadError> {
     let dir = root.join(below);
     for child in reading(&dir, fs::read_dir(&dir))? {
         let file_name = reading(&dir, child)?.file_name();
@@ -302,10 +355,11 @@ fn walk(root: &Path, below: &Path, entries: &mut Vec<Entry>) -> Result<(), Paylo
         let special = |what| Err(PayloadError::Special { path: path.clone(), what });
         if kind.is_dir() {
             entries.push(Entry { name: name.clone(), kind: Kind::Directory });
-            walk(root, &name, entries)?;
+            walk(root, &name, entries, files)?;
         } else if kind.is_file() {
             let kind = Kind::File { size: meta.len(), executable: meta.permissions().mode() & 0o100 != 0 };
             entries.push(Entry { name, kind });
+            files.insert((meta.dev(), meta.ino()));
         } else if kind.is_symlink() {
             let target = reading(&path, fs::read_link(&path))?;
             if escapes(below, &target) {

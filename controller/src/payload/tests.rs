@@ -287,6 +287,26 @@ fn a_payload_that_takes_long_to_send_is_a_warning() {
     assert_eq!(warnings, "payload DIR is 5 MiB when packed, all of which goes over this machine's link to each host");
 }
 
+/// A secret may have another name there, and so may the payload.
+#[test]
+fn secrets_are_not_in_it_by_any_name() {
+    let (dir, outside) = (payload(), tempfile::tempdir().unwrap());
+    let at = |name: &str| outside.path().join(name);
+    write(&at("apart"), b"secret", 0o600);
+    fs::write(dir.path().join("key"), "secret").unwrap();
+    symlink(dir.path(), at("way")).unwrap();
+    symlink(dir.path().join("key"), at("link")).unwrap();
+    fs::hard_link(dir.path().join("key"), at("other"))
+        .unwrap_or_else(|_| symlink(dir.path().join("key"), at("other")).unwrap());
+    let packed = pack(&at("way")).unwrap();
+    let apart = |name: &str| packed.files.keep_apart(dir.path(), [at("apart"), at(name)].iter());
+    for name in ["way/key", "link", "other"] {
+        let error = apart(name).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{} is secret, but a file of the payload", at(name).display())), "{error}");
+    }
+    apart("gone").unwrap();
+}
+
 #[test]
 fn a_file_that_can_t_be_read_is_named() {
     let dir = payload();

@@ -23,11 +23,11 @@ pub fn check(hosts: &[Host], lock: Option<&Path>) -> Checked {
     let mut checked = Checked::default();
     let (mut payloads, mut locks) = (BTreeMap::new(), BTreeMap::new());
     for host in hosts {
-        let needs = payloads.entry(&host.payload).or_insert_with(|| match payload::pack(&host.payload) {
+        let packed = payloads.entry(&host.payload).or_insert_with(|| match payload::pack(&host.payload) {
             Ok(packed) => {
                 checked.notes.extend(packed.warnings);
                 checked.payloads.push((host.payload.clone(), packed.bytes.len() as u64));
-                Some(packed.needs)
+                Some((packed.needs, packed.files))
             }
             Err(error) => {
                 checked.problems.push(error.to_string());
@@ -40,7 +40,13 @@ pub fn check(hosts: &[Host], lock: Option<&Path>) -> Checked {
             read.map_err(|why| checked.problems.push(why.to_string())).ok()
         });
         let named = |what: String| format!("host `{}`: {what}", host.name);
-        if let (Some(needs), Some(lock)) = (needs, lock)
+        if let Some((_, files)) = packed {
+            let secret = host.secrets.values().chain(&host.identity_files);
+            checked
+                .problems
+                .extend(files.keep_apart(&host.payload, secret).err().map(|error| named(error.to_string())));
+        }
+        if let (Some((needs, _)), Some(lock)) = (packed, lock)
             && let Err(error) = lock.narrowed(needs.with(host.needs.as_ref()).as_deref())
         {
             checked.problems.push(named(format!("what its payload needs: {error}")));

@@ -19,7 +19,7 @@ use super::error::RunError;
 use crate::config::{self, Host};
 use crate::embed;
 use crate::engine::{BasePlan, Blob, Trust};
-use crate::payload::{self, Keep, Needs};
+use crate::payload::{self, Files, Keep, Needs};
 use crate::ssh::Address;
 use crate::ssh_config::{self, Effective, Overrides};
 
@@ -130,7 +130,8 @@ pub async fn describe(
             let nothing = Blob::new(Vec::new());
             let id = nothing.id;
             found.blobs.insert(id.digest, nothing);
-            Payload { id, keeps: Vec::new(), needs: Needs::default(), is_imgbuild: false, is_unsigned: false }
+            let (keeps, needs, files) = (Vec::new(), Needs::default(), Files::default());
+            Payload { id, keeps, needs, is_imgbuild: false, is_unsigned: false, files }
         } else if let Some(known) = payloads.get(&host.payload) {
             known.clone()
         } else {
@@ -146,11 +147,14 @@ pub async fn describe(
                 needs: packed.needs,
                 is_imgbuild: packed.is_imgbuild,
                 is_unsigned: packed.is_unsigned,
+                files: packed.files,
             };
             found.blobs.insert(blob.id.digest, blob);
             payloads.insert(host.payload.clone(), new.clone());
             new
         };
+        let secret = host.secrets.values().chain(&host.identity_files);
+        payload.files.keep_apart(&host.payload, secret).map_err(|e| named(e.to_string()))?;
         let lock_file = host.base.lock.clone().or_else(|| lock.map(Path::to_owned));
         let wanted = (lock_file, host.base.source.clone(), payload.needs.with(host.needs.as_ref()));
         let (base, blobs, snapshot_of_lock) = if let Some((_, base)) = bases.iter().find(|(key, _)| *key == wanted) {
@@ -207,6 +211,7 @@ struct Payload {
     needs: Needs,
     is_imgbuild: bool,
     is_unsigned: bool,
+    files: Files,
 }
 
 /// What takes longer than this is told of.

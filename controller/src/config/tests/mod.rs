@@ -501,6 +501,10 @@ it would be sent with it; move it elsewhere
 6 | secrets = { s = \"p/keys/s\", t = \"pp/t\" }
   |                 ^^^^^^^^^^";
     assert_eq!(errors(text), expected);
+    for path in ["../fleet/p/keys/s", "./p/../p/keys/s"] {
+        let error = errors(&text.replace("p/keys/s", path));
+        assert!(error.contains("p/keys/s is secret, but inside the payload"), "{path}: {error}");
+    }
 }
 
 #[test]
