@@ -17,7 +17,7 @@ pub struct Up {
     ///
     /// The hosts are those of the plan, or those of them that are named, and the hosts.toml is that of the plan unless
     /// another one is named. If any host, or what hosts.toml says of it, is not as it was, nothing is done to any.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["parallel", "no_canary", "max_failures", "lock", "finish"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["parallel", "no_canary", "max_failures", "finish"])]
     pub plan: Option<PathBuf>,
     /// Don't ask. Needed where there is no terminal to ask on
     #[arg(long, short)]

@@ -22,17 +22,19 @@ impl From<SavedError> for CommandError {
 /// is named.
 pub(super) fn of(saved: &SavedPlan, of: &OfFile) -> Result<Chosen, CommandError> {
     let (file, hosts) = hosts_file::named_or(of, Some(saved.hosts_file.clone().into_os_string()))?;
-    let (planned, others): (Vec<Host>, Vec<Host>) =
+    let (mut planned, others): (Vec<Host>, Vec<Host>) =
         hosts.into_iter().partition(|host| saved.host(&host.name).is_some());
+    // Who goes alone first, before all others, is what was approved, whatever the order of hosts.toml is now.
+    planned.sort_by_key(|host| saved.hosts.iter().position(|other| other.plan.host == host.name));
     let all = of.names_no_host();
     let strange = others.first().filter(|_| !all);
     if let Some(host) = strange {
         return Err(CommandError::bad_input(format!("the plan has no host `{}`: make one that has it", host.name)));
     }
-    let gone = saved.hosts.iter().find(|saved| !file.hosts.iter().any(|host| host.name == saved.plan.host));
-    if let Some(gone) = gone {
+    let mut gone = saved.hosts.iter().filter(|saved| !file.hosts.iter().any(|host| host.name == saved.plan.host));
+    if let Some(gone) = gone.next().filter(|_| all) {
         let (name, path) = (&gone.plan.host, file.path.display());
-        return Err(refused(&[format!("{name}: {path} does not have it any more")]));
+        return Err(refused(&[format!("{name}: {path} does not have it any more (name the hosts that are meant)")]));
     }
     if planned.is_empty() {
         return Err(CommandError::bad_input("no host of the plan is left by what was named"));

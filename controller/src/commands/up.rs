@@ -165,7 +165,7 @@ async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>
     let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control.clone()));
     ssh::ask_at_jump_hosts(&asks);
     let limits = saved.as_ref().map_or_else(|| limits(&args), |saved| saved.limits);
-    let lock = saved.as_ref().map_or(args.lock, |saved| saved.lock.clone());
+    let lock = args.lock.or_else(|| saved.as_ref().and_then(|saved| saved.lock.clone()));
     let only_plan = looks || ask == Ask::OnlyPlan;
     let unlisted = looks && hosts_file.as_os_str().is_empty();
     let order =

@@ -59,6 +59,31 @@ async fn what_was_approved_is_done_and_nothing_else() {
     assert!(status == 2 && said.contains("half.plan: it is no plan that"), "{said}");
 }
 
+/// Whoever approved a plan approved who goes first.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_is_that_of_the_plan() {
+    let (web, db) = (Shared::default(), Shared::default());
+    let (web_host, db_host) = (Host::start(5, web.clone()).await, Host::start(6, db.clone()).await);
+    let desk = Desk::new(&[("web", &web_host), ("db", &db_host)]);
+    let (status, said) = desk.run(&["plan", "-o", "fleet.plan"]);
+    assert_eq!(status, 0, "{said}");
+    let toml = desk.read("hosts.toml");
+    let (before, tables) = toml.split_at(toml.find("[hosts.").unwrap());
+    let (web_table, db_table) = tables.split_at(1 + tables[1..].find("[hosts.").unwrap());
+    desk.write("hosts.toml", &format!("{before}{db_table}\n{web_table}"));
+    let (status, said) = desk.run(&["up", "--plan", "fleet.plan"]);
+    assert_eq!(status, 0, "{said}");
+    let deployed = |name: &str| said.find(&format!("{name} verify: deployed")).expect(name);
+    assert!(deployed("web") < deployed("db"), "{said}");
+
+    // A host that hosts.toml has no more is nothing to those that are named.
+    desk.write("hosts.toml", &format!("{before}{web_table}"));
+    let (status, said) = desk.run(&["up", "--plan", "fleet.plan"]);
+    assert!(status == 3 && said.contains("db: ") && said.contains("name the hosts that are meant"), "{said}");
+    let (_, said) = desk.run(&["up", "--plan", "fleet.plan", "web"]);
+    assert!(!said.contains("db: "), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_can_not_be_deployed_is_in_no_file() {
     let web = Shared::default();
