@@ -6,7 +6,7 @@ use lab::anemos::Anemos;
 use lab::{Context, Lab, Result, Spec, bail};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -60,6 +60,17 @@ fn fails_after_writing(lab: &Lab) -> Result<Outcome> {
     expect_end(&ended, "held", "the agent broke (signal: 9 (SIGKILL))")?;
     expect_contiguous(&agent_events(&ended.json()))?;
 
+    // What the RAM system was not composed for is refused here.
+    let other = web.with_hello("other", "#!/bin/sh\nexec ./hello\n")?;
+    fs::write(other.join("needs"), "disk\narch\n").context("what it needs")?;
+    web.with_imgbuild("imgbuild")?;
+    for (payload, why) in [
+        ("other", "web: the payload needs groups of the base that are not in RAM: arch "),
+        ("imgbuild", "began with a script"),
+    ] {
+        let refused = web.anemos.run(["retry", "--json", "--payload", payload], LONG)?;
+        expect(refused.code() == 2 && refused.stderr.contains(why), format!("{payload}: {refused:?}"))?;
+    }
     web.with_hello("mended", "#!/bin/sh\nexec ./hello\n")?;
     let ended = web.anemos.run(["retry", "--json", "--payload", "mended"], LONG)?;
     // hosts.toml has it hold.

@@ -9,7 +9,7 @@ use super::{CommandError, Status, Stopping, asked, at_end, handover, status_of};
 use crate::cli;
 use crate::engine::{Blob, Wish};
 use crate::journal::{HostEntry, JournalError, RunDir};
-use crate::payload;
+use crate::payload::{self, Misfit, Packed};
 use crate::report::{Summary, feed};
 use crate::run::{self, Asked, Found, Intent};
 use crate::screen::{self, Mode, Screen};
@@ -50,15 +50,45 @@ pub(super) async fn abort(args: cli::Pick, stopping: Stopping) -> Result<Status,
 }
 
 pub(super) async fn retry(args: cli::Retry, stopping: Stopping) -> Result<Status, CommandError> {
-    let payload = match args.payload {
-        None => None,
-        Some(dir) => Some(Blob::new(payload::pack(&dir).map_err(CommandError::bad_input)?.bytes)),
-    };
-    wish(&args.pick, Wish::Retry(payload), stopping).await
+    let Some(dir) = args.payload else { return wish(&args.pick, Wish::Retry(None), stopping).await };
+    let packed = payload::pack(&dir).map_err(CommandError::bad_input)?;
+    packed.warnings.iter().for_each(|warning| screen::warning(warning));
+    let found = asked(&args.pick.of, true).find()?;
+    let in_ram = run::some_in_ram(&found.run, &found.hosts)?;
+    fits(&packed, found.hosts.iter().filter(|host| in_ram.contains(&host.name)))?
+        .iter()
+        .for_each(|warning| screen::warning(warning));
+    wish_of(found, &args.pick, Wish::Retry(Some(Blob::new(packed.bytes))), stopping).await
+}
+
+/// Whether a payload can run in the RAM systems of these hosts, as far as that is known. Returns what the user should
+/// think of; the error is for all hosts on which it can't.
+fn fits<'a>(packed: &Packed, hosts: impl Iterator<Item = &'a HostEntry>) -> Result<Vec<String>, CommandError> {
+    let (mut warnings, mut lacking) = (Vec::new(), Vec::new());
+    for HostEntry { name, ram, .. } in hosts {
+        match ram.as_ref().and_then(|ram| ram.misfit(&packed.needs, packed.is_imgbuild)) {
+            None => {}
+            Some(Misfit::Unknown(why)) => warnings.push(format!("{name}: {why}")),
+            Some(Misfit::Lacks(why)) => lacking.push(format!("{name}: {why}")),
+        }
+    }
+    if lacking.is_empty() {
+        return Ok(warnings);
+    }
+    lacking.push(
+        "nothing was done. What is in RAM can't be added to: give a payload that needs no more, or have the host leave \
+         RAM (`anemos finish HOST`) and begin anew with `anemos up`, from the system that it has then or a rescue system"
+            .into(),
+    );
+    Err(CommandError::bad_input(lacking.join("\n")))
 }
 
 async fn wish(args: &cli::Pick, wish: Wish, stopping: Stopping) -> Result<Status, CommandError> {
     let found = asked(&args.of, true).find()?;
+    wish_of(found, args, wish, stopping).await
+}
+
+async fn wish_of(found: Found, args: &cli::Pick, wish: Wish, stopping: Stopping) -> Result<Status, CommandError> {
     if !found.named && !args.all && found.hosts.len() > 1 {
         insisted(&wish, &found.run, &run::some_in_ram(&found.run, &found.hosts)?)?;
     }
@@ -159,6 +189,7 @@ mod tests {
     use super::*;
     use crate::journal::RunStore;
     use crate::journal::samples::{run_file, run_key};
+    use crate::payload::Ram;
 
     #[test]
     fn what_would_be_done_to_several_hosts_is_said() {
@@ -176,6 +207,41 @@ mod tests {
             error.message,
             "this would end the payload on a, b of run 20261123-093000-0a1b; name one host, or give --all for all of \
              them"
+        );
+    }
+
+    #[test]
+    fn a_payload_that_needs_what_is_not_in_ram_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("deploy");
+        std::fs::write(&script, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(dir.path().join("needs"), "disk\nvolumes\n").unwrap();
+        let packed = payload::pack(dir.path()).unwrap();
+        let mut hosts = run_file("20261123-093000-0a1b", &["a", "b", "c"]).hosts;
+        let ram = |groups: &[&str]| {
+            let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+            Some(Ram { groups, chosen: true, of_host: None, imgbuild: false })
+        };
+        hosts[0].ram = ram(&["core", "disk"]);
+        hosts[1].ram = ram(&["core", "disk", "volumes"]);
+        let error = fits(&packed, hosts.iter()).unwrap_err();
+        assert_eq!(error.status, Status::BadInput);
+        let lines: Vec<&str> = error.message.lines().collect();
+        assert_eq!(
+            lines[0],
+            "a: the payload needs groups of the base that are not in RAM: volumes (there are core, disk)"
+        );
+        assert!(lines.len() == 2 && lines[1].contains("nothing was done") && lines[1].contains("`anemos up`"));
+        // Nothing is known of a run from before this was kept.
+        assert_eq!(fits(&packed, hosts[1..].iter()).unwrap(), Vec::<String>::new());
+        std::fs::remove_file(dir.path().join("needs")).unwrap();
+        let silent = payload::pack(dir.path()).unwrap();
+        let warnings = fits(&silent, hosts[..1].iter()).unwrap();
+        assert_eq!(
+            warnings,
+            ["a: the payload doesn't say which groups of the base it needs, and only core, disk are in RAM"]
         );
     }
 }

@@ -320,6 +320,9 @@ pub struct HostEntry {
     pub ack_s: u64,
     /// Seconds after which the agent goes back to the old system if nobody is attached.
     pub dead_man_s: u64,
+    /// What its RAM system has for payloads. A run from before this was kept has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ram: Option<crate::payload::Ram>,
     /// Names what its new system is made from: `run::Wanted::digest`, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<String>,

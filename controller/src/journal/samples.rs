@@ -278,6 +278,7 @@ pub fn run_file(id: &str, names: &[&str]) -> RunFile {
         verify_s: 1,
         ack_s: 1,
         dead_man_s: 1,
+        ram: None,
         wanted: None,
     };
     RunFile {

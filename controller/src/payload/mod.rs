@@ -5,10 +5,12 @@
 //! at a fixed level on one thread. `.git` is left out wherever it is, as no two of them are the same; nothing else is.
 
 mod needs;
+mod ram;
 #[cfg(test)]
 mod tests;
 
 pub use needs::{Needs, group};
+pub use ram::{Misfit, Ram};
 
 use std::collections::HashSet;
 use std::ffi::OsStr;

@@ -7,6 +7,7 @@ use std::path::Path;
 use makeimg::imgbuild::Imgbuild;
 use makeimg::settings::{Format, Target};
 use makeimg::words::Filesystem;
+use serde::{Deserialize, Serialize};
 
 use super::PayloadError;
 
@@ -14,7 +15,7 @@ use super::PayloadError;
 const FILE: &str = "needs";
 
 /// What is said of the groups that a payload needs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Needs {
     /// What its file says, if it has one.
     pub named: Option<Vec<String>>,

@@ -56,6 +56,9 @@ pub struct Described {
     /// Whether what it makes is known not to start where Secure Boot is enforced.
     #[serde(default)]
     pub is_unsigned: bool,
+    /// The groups of the base that it needs.
+    #[serde(default)]
+    pub needs: Needs,
     /// The base.
     pub base: BasePlan<BlobRef>,
     /// The package archive of whoever wants this.
@@ -195,6 +198,7 @@ pub async fn describe(
             keeps: payload.keeps,
             is_imgbuild: payload.is_imgbuild,
             is_unsigned: payload.is_unsigned,
+            needs: payload.needs,
             base,
             fallback_mirror: fallback_mirror.clone(),
             fallback_snapshot: snapshot_of_lock.or_else(|| fallback_snapshot.clone()),

@@ -13,6 +13,7 @@ use super::wanted::Wanted;
 use crate::config::Host;
 use crate::engine::{Artifacts, Blob, Job, Passwords};
 use crate::journal::HostEntry;
+use crate::payload::Ram;
 use crate::ssh::{self, Address, Credentials, HostKey, Passphrases, RunKey, UserCredentials};
 use crate::ssh_config::{Agent, Effective};
 
@@ -45,7 +46,7 @@ impl Common {
         secrets: Secrets,
         blobs: &BTreeMap<Digest, Blob>,
     ) -> Result<Job, RunError> {
-        let Described { ssh, trust, authorized_keys, payload, keeps, is_imgbuild, base, .. } = described;
+        let Described { ssh, trust, authorized_keys, payload, keeps, is_imgbuild, needs, base, .. } = described;
         let mut host = described.host.clone();
         let lacking =
             |id: BlobRef| RunError::bad_input(format!("host `{}`: the blob {} is missing", host.name, id.digest));
@@ -58,7 +59,13 @@ impl Common {
         let agent_seed = self.run_key.derived(&host.name).map_err(RunError::internal)?;
         let agent_key = RunKey::from_seed(&agent_seed).map_err(RunError::internal)?.public();
         let wanted = Some(Wanted::of(described).digest().to_string());
-        let entry = HostEntry { wanted, ..entry(&host, ssh, agent_key) };
+        let ram = Some(Ram {
+            groups: base.groups.clone(),
+            chosen: needs.with(host.needs.as_ref()).is_some(),
+            of_host: host.needs.clone(),
+            imgbuild: *is_imgbuild,
+        });
+        let entry = HostEntry { ram, wanted, ..entry(&host, ssh, agent_key) };
         Ok(Job {
             run: self.run.clone(),
             trust: trust.clone(),
@@ -108,6 +115,7 @@ fn entry(host: &Host, ssh: &Effective, agent_key: HostKey) -> HostEntry {
         verify_s: clocks.verify.as_secs(),
         ack_s: clocks.ack.as_secs(),
         dead_man_s: clocks.dead_man.as_secs(),
+        ram: None,
         wanted: None,
     }
 }

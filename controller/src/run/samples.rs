@@ -5,6 +5,7 @@ use anemos_proto::ids::{BlobRef, Digest};
 use super::describe::Described;
 use crate::config;
 use crate::engine::{BasePlan, Blob, Trust};
+use crate::payload::Needs;
 use crate::ssh_config::{Local, Overrides, resolve};
 
 /// A host that is described by a table of this name with `more` in it.
@@ -22,6 +23,7 @@ pub fn described(name: &str, more: &str) -> Described {
         payload: blob("payload"),
         keeps: Vec::new(),
         is_imgbuild: false,
+        needs: Needs::default(),
         is_unsigned: false,
         base: BasePlan {
             lock: blob("lock"),

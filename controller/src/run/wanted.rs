@@ -40,6 +40,7 @@ impl Wanted {
             keeps: _,
             is_imgbuild: _,
             is_unsigned: _,
+            needs: _,
             base,
             fallback_mirror,
             fallback_snapshot,

@@ -66,6 +66,7 @@ fn setup() -> Setup {
         ack_s: 30,
         verify_key: false,
         dead_man_s: 900,
+        ram: None,
         wanted: None,
     };
     let old = OldSystem {
