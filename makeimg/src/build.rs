@@ -6,13 +6,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FileType, Stat};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "all-targets")]
 use crate::alpine;
 use crate::apt::Apt;
 use crate::arch::{self, Arch};
-use crate::chroot::Chroot;
+use crate::chroot::{self, Chroot};
 use crate::command::{self, Context};
 use crate::debian::{self, Debian};
 use crate::disk::{self, Disk, Wanted};
@@ -343,7 +344,7 @@ fn fill(
         }
     }
     drop(chroot);
-    tidy(&image);
+    tidy(&image, &job.inputs);
     if machine.is_none() {
         host_keys.leave(&image).doing(|| "having each machine make its own SSH host keys".into())?;
         #[cfg(feature = "images")]
@@ -428,8 +429,9 @@ fn fstab(image: &Inside, disk: &Disk) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Removes logs and caches of the build, which would make each image of the same IMGBUILD different.
-fn tidy(image: &Inside) {
+/// Removes logs and caches of the build, which would make each image of the same IMGBUILD different, and what packages
+/// made in the build that must differ from machine to machine.
+fn tidy(image: &Inside, inputs: &[Input]) {
     let logs = [
         "alternatives.log",
         "bootstrap.log",
@@ -444,6 +446,13 @@ fn tidy(image: &Inside) {
     {
         let _ = image.remove(Path::new(path));
     }
+    // D-Bus takes /etc/machine-id where it has none of its own.
+    let id = Path::new("var/lib/dbus/machine-id");
+    let is_file = |found: Stat| FileType::from_raw_mode(found.st_mode).is_file();
+    if image.look(id).ok().flatten().is_some_and(is_file) && !inputs.iter().any(|input| input.path == id) {
+        let _ = image.remove(id);
+    }
+    chroot::forget_resolver(image);
 }
 
 fn finish(

@@ -206,6 +206,21 @@ impl Drop for Chroot<'_> {
     }
 }
 
+/// Removes copies of the building machine's /etc/resolv.conf that packages have made of the one that they were lent, such
+/// as systemd-resolved's, which it would put back when it is removed.
+pub fn forget_resolver(image: &Inside) {
+    let Ok(theirs) = fs::read("/etc/resolv.conf") else { return };
+    let dir = Path::new("etc");
+    let mut copies = image.names(dir);
+    copies.retain(|name| name.contains("resolv.conf") && name != "resolv.conf" && !theirs.is_empty());
+    for path in copies.iter().map(|name| dir.join(name)) {
+        let found = image.look(&path).ok().flatten().map(|found| FileType::from_raw_mode(found.st_mode));
+        if found == Some(FileType::RegularFile) && image.read(&path).is_ok_and(|it| it == theirs) {
+            let _ = image.remove(&path);
+        }
+    }
+}
+
 /// The variables that programs in an image have. systemctl(1) must know that the systemd that runs is another's.
 pub fn environment(tool: Tool) -> Tool {
     let tool = tool

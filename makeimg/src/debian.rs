@@ -133,6 +133,9 @@ fn install(context: &Context, debian: &Debian<'_>, root: &Path) -> Result<(), Pr
         // What `--aptopt` has left.
         let _ = image.remove(Path::new("etc/apt/apt.conf.d/99mmdebstrap"));
     }
+    if !mmdebstrap {
+        note_dependencies(context, &image, variant)?;
+    }
     let mut whole = mmdebstrap && !later;
     let sources = match sources {
         Some(sources) => sources.clone(),
@@ -168,6 +171,35 @@ fn leave(context: &Context, root: &Path, work: &Path) -> Result<(), Problem> {
     #[cfg(not(feature = "images"))]
     let _ = (context, work);
     tidy(&image).doing(|| "removing what is left of the bootstrap".into())
+}
+
+/// Tells apt which packages are there only because others need them, so that they go with these (apt-mark(8)): apt knows
+/// it of what it has installed itself, as it does for mmdebstrap, but not of what debootstrap has.
+fn note_dependencies(context: &Context, image: &Inside, variant: &str) -> Result<(), Problem> {
+    let status = image.read(Path::new("var/lib/dpkg/status")).unwrap_or_default();
+    let packages = dependencies(&String::from_utf8_lossy(&status), variant);
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let chroot = Chroot::new(image)?;
+    environment(chroot.command("apt-mark").args(["-q", "auto", "--"]).args(packages)).run(context)
+}
+
+/// The packages of dpkg's list that no variant of debootstrap's, and not makeimg, asks for by name or priority.
+fn dependencies(status: &str, variant: &str) -> Vec<String> {
+    let is_asked = |name: &str, priority: &str, is_essential: bool| {
+        let of_variant = priority == "required" || (priority == "important" && variant != "minbase");
+        is_essential || of_variant || ["apt", "ca-certificates"].contains(&name)
+    };
+    let mut packages = Vec::new();
+    for paragraph in status.split("\n\n") {
+        let field = |name: &str| paragraph.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        let (name, priority) = (field("Package: "), field("Priority: "));
+        if !name.is_empty() && !is_asked(name, priority, field("Essential: ") == "yes") {
+            packages.push(name.to_owned());
+        }
+    }
+    packages
 }
 
 /// Brings what is there up to date, and installs more, by the image's own apt.
@@ -213,6 +245,13 @@ fn tidy(image: &Inside) -> std::io::Result<()> {
             let _ = image.remove(&Path::new(dir).join(name));
         }
     }
+    // What programs left there that ran without a file system in memory.
+    for dir in ["run/lock", "run"].map(Path::new) {
+        // base-files has both.
+        for name in image.names(dir).iter().filter(|name| *name != "lock") {
+            image.remove_all(&dir.join(name))?;
+        }
+    }
     // Empty, it is made when the machine first starts (machine-id(5)).
     if image.exists("etc/machine-id") || image.exists("bin/systemctl") {
         image.write(Path::new("etc/machine-id"), &b""[..], 0o644)?;
@@ -248,6 +287,22 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_only_others_need_is_found() {
+        let of = |name: &str, more: &str| format!("Package: {name}\nStatus: install ok installed\n{more}\n");
+        let all = [
+            of("base-files", "Essential: yes\nPriority: required\n"),
+            of("libc6", "Priority: optional\nDescription: Essential: yes\n"),
+            of("apt", "Priority: important\n"),
+            of("cron", "Priority: important\n"),
+            of("tzdata", "Priority: required\n"),
+        ];
+        let all = all.join("");
+        assert_eq!(dependencies(&all, "minbase"), ["libc6", "cron"]);
+        assert_eq!(dependencies(&all, "important"), ["libc6"]);
+        assert_eq!(dependencies("", "important"), Vec::<String>::new());
+    }
 
     #[test]
     fn packages_are_counted() {

@@ -199,6 +199,21 @@ impl Inside {
         }
     }
 
+    /// Removes whatever is at a path, a directory with all that is below it. No symbolic link is followed.
+    ///
+    /// # Errors
+    /// Something can't be removed.
+    pub fn remove_all(&self, path: &Path) -> io::Result<()> {
+        let found = self.look(path)?.map(|found| FileType::from_raw_mode(found.st_mode));
+        if found != Some(FileType::Directory) {
+            return self.remove(path);
+        }
+        self.names(path).iter().try_for_each(|name| self.remove_all(&path.join(name)))?;
+        let (parent, name) = split(path)?;
+        let parent = self.resolve(&parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+    }
+
     /// Gives a path another owner and mode.
     ///
     /// # Errors
@@ -350,6 +365,22 @@ mod tests {
         let error = inside.write(Path::new("etc/a/b"), &b"a"[..], 0o644).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
         assert_eq!(inside.names(Path::new("etc")), ["a"], "nothing half written is left");
+    }
+
+    #[test]
+    fn a_directory_goes_with_all_that_is_below() {
+        if !crate::common::is_root() {
+            return;
+        }
+        let (dir, inside) = image();
+        fs::create_dir(dir.path().join("theirs")).unwrap();
+        fs::write(dir.path().join("theirs/file"), "").unwrap();
+        inside.write(Path::new("run/a/b/c"), &b""[..], 0o644).unwrap();
+        symlink(dir.path().join("theirs"), inside.path().join("run/a/link")).unwrap();
+        inside.remove_all(Path::new("run/a")).unwrap();
+        assert!(inside.exists("run") && inside.names(Path::new("run")).is_empty());
+        assert!(dir.path().join("theirs/file").exists(), "a link was followed");
+        inside.remove_all(Path::new("nothing")).unwrap();
     }
 
     #[test]

@@ -62,6 +62,9 @@ while [ "${1#/}" = "$1" ]; do suite=$1; shift; done
 root=$1; shift
 hostname >"$root/etc/hostname"
 cp /etc/resolv.conf "$root/etc/"
+cp /etc/resolv.conf "$root/etc/.resolv.conf.systemd-resolved.bak"
+mkdir -p "$root/run/lock/subsys" "$root/run/mount" "$root/var/lib/dbus"
+echo 0123456789abcdef0123456789abcdef >"$root/var/lib/dbus/machine-id"
 mkdir -p "$root/usr/lib/systemd" "$root/etc/ssh"
 : >"$root/usr/lib/systemd/systemd"
 for key in rsa_key rsa_key.pub ed25519_key ed25519_key.pub; do echo package >"$root/etc/ssh/ssh_host_$key"; done
@@ -1169,6 +1172,12 @@ fn nothing_of_the_building_machine_is_in_the_image_and_each_machine_has_its_own_
             for leaked in ["etc/hostname", "etc/resolv.conf"] {
                 assert!(!root.join(leaked).exists(), "{tool}: /{leaked}");
             }
+            let copy = fs::read(root.join("etc/.resolv.conf.systemd-resolved.bak")).unwrap_or_default();
+            assert_eq!(text(&copy), "", "{tool}: a package's copy of the name servers is left");
+            assert!(!root.join("var/lib/dbus/machine-id").exists(), "{tool}: D-Bus knows the machine already");
+            let left: Vec<_> =
+                fs::read_dir(root.join("run")).unwrap().flatten().map(|entry| entry.file_name()).collect();
+            assert!(left == ["lock"] && fs::read_dir(root.join("run/lock")).unwrap().count() == 0, "{tool}: {left:?}");
             assert!(project.read("out/web/etc/hosts").starts_with("127.0.0.1 localhost\n"), "{tool}");
             let unit = root.join("etc/systemd/system/ssh.service.wants/makeimg-host-keys.service");
             assert!(fs::read_to_string(unit).unwrap().contains("ssh-keygen -A"), "{tool}");

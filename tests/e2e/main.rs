@@ -25,6 +25,7 @@ mod payload;
 mod reach;
 mod runs;
 mod safety;
+mod tools;
 mod ways;
 mod writes;
 
@@ -90,7 +91,7 @@ const TURNS: [&[&str]; 7] = [
         "ways::through_a_bridge_on_a_bond",
         "ways::through_a_vlan_on_a_trunk",
     ],
-    &["makeimg::arch_boots", "makeimg::kin_of_debian"],
+    &["makeimg::arch_boots", "makeimg::kin_of_debian", "makeimg::same_by_both_tools"],
     &["makeimg::arch_deployed"],
 ];
 
@@ -147,6 +148,7 @@ fn main() -> ExitCode {
     let groups = [
         arch::SCENARIOS,
         kin::SCENARIOS,
+        tools::SCENARIOS,
         makeimg::SCENARIOS,
         deploy::SCENARIOS,
         base::SCENARIOS,

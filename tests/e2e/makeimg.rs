@@ -327,16 +327,7 @@ fn debian_archives(lab: &Lab) -> Result<Outcome> {
     let names = String::from_utf8_lossy(&names);
     assert!(names.contains("./etc/motd\n") && !names.contains("boot/grub/"), "a tarball is not what was described");
 
-    // A machine without mmdebstrap.
-    let tools = project.work.join("bin");
-    fs::create_dir_all(&tools).context("the directory of tools")?;
-    for dir in ["/usr/bin", "/usr/sbin"] {
-        for entry in fs::read_dir(dir).context(dir)?.flatten() {
-            if entry.file_name() != "mmdebstrap" {
-                let _ = std::os::unix::fs::symlink(entry.path(), tools.join(entry.file_name()));
-            }
-        }
-    }
+    let tools = without_mmdebstrap(&project.work.join("bin"))?;
     let said = project.build("three", |command| {
         command.args(["--format", "dir"]).env("PATH", &tools);
     })?;
@@ -365,6 +356,20 @@ fn debian_archives(lab: &Lab) -> Result<Outcome> {
     assert!(left("var/cache/apt/archives") <= 2 && left("var/lib/apt/lists") <= 3, "the bootstrap left its files");
     assert_eq!(read("etc/machine-id")?, "");
     Ok(Outcome::Passed)
+}
+
+/// Makes a directory of this machine's programs, but for mmdebstrap, to be all of PATH.
+pub fn without_mmdebstrap(tools: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(tools).context("the directory of tools")?;
+    for dir in ["/usr/bin", "/usr/sbin"] {
+        for entry in fs::read_dir(dir).context(dir)?.flatten() {
+            if entry.file_name() != "mmdebstrap" {
+                // The first of a name counts, as it does on PATH.
+                let _ = std::os::unix::fs::symlink(entry.path(), tools.join(entry.file_name()));
+            }
+        }
+    }
+    Ok(tools.to_owned())
 }
 
 /// Packages with their versions, of dpkg's list.
