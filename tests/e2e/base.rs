@@ -1,6 +1,6 @@
 //! Where a host's base image comes from, and that nothing but what the lock pins is ever booted.
 
-use crate::deployment::{LONG, UP, expect, expect_end, is_event};
+use crate::deployment::{LONG, UP, copy_payload, expect, expect_end, is_event};
 use crate::runs::files_with;
 use crate::{Outcome, Scenario};
 use lab::anemos::{Anemos, Finished, host_table};
@@ -115,14 +115,15 @@ fn asked(server: &Server, part: &str) -> bool {
 }
 
 /// All packages of the base and the locked kernel have left the mirror. Each is found in the snapshot archive, which
-/// the host's apt knows. They are built and booted on a host of 1 GiB, and become its new system.
+/// the host's apt knows. They are built and booted on a host of 1 GiB. An IMGBUILD is built there by what came of them,
+/// as far as the mirror has its packages: no further than their lists. A script payload becomes the new system then.
 fn left_the_mirror(lab: &Lab) -> Result<Outcome> {
     let host = Builder::new(lab, Spec::new("left-the-mirror"))?;
     host.server.fault("/debian/pool/", Fault::NotFound);
     let archive = host.machine.archive_url();
     let option = apt_option(&host.machine);
     host.machine.ssh(&format!("cat >/etc/apt/apt.conf.d/90past <<'end'\n{option}end"))?;
-    let payload = checkout().join("examples/hello/payload");
+    copy_payload("imgbuild-debian", &host.anemos.dir().join("imgbuild"))?;
     let lock = shipped_lock()?;
     let release = lock
         .lines()
@@ -131,11 +132,20 @@ fn left_the_mirror(lab: &Lab) -> Result<Outcome> {
     let groups = base::groups()?;
     let usual: Vec<&String> = groups.iter().filter(|group| !group.on_demand).map(|group| &group.name).collect();
     let more = format!(
-        "payload = {payload:?}\nneeds = {usual:?}\nmirror = {archive:?}\nkernel = \"locked\"\n\
+        "payload = \"imgbuild\"\nneeds = {usual:?}\nmirror = {archive:?}\nkernel = \"locked\"\n\
          authorized_keys = [{:?}]\ncheck = 'test \"$(uname -r)\" = {release}'\n",
         lab.key().with_extension("pub")
     );
     let ended = host.up(lab, &more)?;
+    expect_end(&ended, "held", "the payload")?;
+    let lines = ended.json();
+    for step in ["package archives", "partitions and file systems", "bootstrap Debian trixie"] {
+        let begun = |line: &serde_json::Value| is_event(line, "step-started") && line["name"] == step;
+        expect(lines.iter().any(begun), format!("makeimg did not come to “{step}”"))?;
+    }
+    let hello = checkout().join("examples/hello/payload");
+    let ended =
+        host.anemos.run(["retry".as_ref(), "--json".as_ref(), "--payload".as_ref(), hello.as_os_str()], LONG)?;
     expect_end(&ended, "deployed", "")?;
     let requests = host.server.requests();
     let given: Vec<&str> = requests.iter().filter(|request| request.status == 200).map(|r| &*r.path).collect();
