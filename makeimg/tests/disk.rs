@@ -29,11 +29,18 @@ struct Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.roots.iter().for_each(|root| unmount_all(root));
-        let file = self.disk();
-        let loops = run(Command::new("/sbin/losetup").args(["--noheadings", "--output=NAME", "-j"]).arg(&file));
-        for device in loops.lines() {
-            run(Command::new("/sbin/losetup").args(["-d", device.trim()]));
-        }
+        detach_all(&self.disk());
+    }
+}
+
+/// Detaches the loop devices of a file, and before them those of theirs. A test that fails ends here, too, so nothing
+/// is asserted.
+fn detach_all(file: &Path) {
+    let losetup = || Command::new("/sbin/losetup");
+    let Ok(listed) = losetup().args(["--noheadings", "--output=NAME", "-j"]).arg(file).output() else { return };
+    for device in String::from_utf8_lossy(&listed.stdout).lines().map(str::trim) {
+        detach_all(Path::new(device));
+        let _ = losetup().args(["-d", device]).status();
     }
 }
 
@@ -119,10 +126,13 @@ impl Lab {
     }
 }
 
-/// What may be mounted there.
+/// Unmounts what is mounted at a path and below, the last first.
 fn unmount_all(root: &Path) {
-    for below in ["new", "var", "home", ""] {
-        let _ = unmount(root.join(below), UnmountFlags::empty());
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+    let below: Vec<&Path> = places.filter(|place| place.starts_with(root)).collect();
+    for place in below.into_iter().rev() {
+        let _ = unmount(place, UnmountFlags::empty());
     }
 }
 
