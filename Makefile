@@ -55,6 +55,7 @@ reach: rust tools build ## hosts of other kinds, by each way in, or a part of th
 
 bench: rust tools build ## measured in the lab, as ratios of one run
 	tests/bench.sh
+	tests/bench.sh --images
 
 # Without SECONDS in its environment, where it would be bash's own.
 fuzz: rust ## parsers of foreign bytes, fed with bytes made up: make fuzz T=frames RUNS=1000000 JOBS=2, make fuzz SECONDS=300

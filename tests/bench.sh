@@ -1,5 +1,5 @@
 #!/bin/bash
-# Measures what the project promises, in the lab. usage: tests/bench.sh [--rounds N]
+# Measures what the project promises, in the lab. usage: tests/bench.sh [--rounds N] [--images]
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 . tests/as-root.sh

@@ -1,5 +1,7 @@
 //! Measurements, each beside what a user would do instead, on machines of the same kind, in the same minute.
 
+pub mod images;
+
 use crate::anemos::{Anemos, host_table};
 use crate::archive::{Fault, Server, unpack};
 use crate::machine::Machine;
@@ -69,16 +71,30 @@ pub fn run(lab: &Lab, rounds: usize) -> Result<()> {
     let most = |pick: fn(&(Deployment, Deployment)) -> u64| deployed.iter().map(pick).max().unwrap_or_default();
     let first = most(|runs| runs.0.uploaded);
     let again = most(|runs| runs.1.uploaded);
-    let mut kept = true;
-    let mut judge = |what: &str, value: String, limit: &str, good: bool| {
-        println!("{} {what}: {value} (limit {limit})", if good { "ok  " } else { "OVER" });
-        kept &= good;
-    };
+    let mut judged = Judged::default();
     let ratio = event / bare;
-    judge("first event, against a bare kexec", format!("{event:.2} s / {bare:.2} s = {ratio:.2}"), "1.5", ratio <= 1.5);
-    judge("bytes sent, no caches", first.to_string(), "1920000", first <= 1_920_000);
-    judge("bytes sent, caches", again.to_string(), "65536", again <= 65_536);
-    if kept { Ok(()) } else { Err(Error::new("not everything is within its limit")) }
+    let value = format!("{event:.2} s / {bare:.2} s = {ratio:.2}");
+    judged.judge("first event, against a bare kexec", &value, "1.5", ratio <= 1.5);
+    judged.judge("bytes sent, no caches", &first.to_string(), "1920000", first <= 1_920_000);
+    judged.judge("bytes sent, caches", &again.to_string(), "65536", again <= 65_536);
+    judged.end()
+}
+
+/// Whether all limits were kept.
+#[derive(Debug, Default)]
+struct Judged {
+    broken: bool,
+}
+
+impl Judged {
+    fn judge(&mut self, what: &str, value: &str, limit: &str, good: bool) {
+        println!("{} {what}: {value} (limit {limit})", if good { "ok  " } else { "OVER" });
+        self.broken |= !good;
+    }
+
+    fn end(self) -> Result<()> {
+        if self.broken { Err(Error::new("not everything is within its limit")) } else { Ok(()) }
+    }
 }
 
 /// Seconds from the kexec of the host's own kernel to the first connection from the system it starts.

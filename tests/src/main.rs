@@ -76,6 +76,9 @@ enum Command {
         /// How often each; the median counts.
         #[arg(long, default_value_t = 3)]
         rounds: usize,
+        /// Measure builds of examples/imgbuild-debian against mmdebstrap alone instead.
+        #[arg(long)]
+        images: bool,
     },
     /// Say how machines are accelerated here, and why.
     Accel,
@@ -128,7 +131,8 @@ fn run(command: Command) -> Result<()> {
             demo_host(&lab, spec, &into.unwrap_or_else(|| lab.path("demo")), forever)
         }
         Command::Ssh { from, command } => ssh(&lab, &from.unwrap_or_else(|| lab.path("demo")), &command),
-        Command::Bench { rounds } => lab::bench::run(&lab, rounds),
+        Command::Bench { rounds, images: false } => lab::bench::run(&lab, rounds),
+        Command::Bench { rounds, images: true } => lab::bench::images::run(&lab, rounds),
         Command::Accel => {
             let accel = lab::accel::probe(&lab)?;
             println!("{}: {}", accel.arguments(1).join(" "), accel.reason);
