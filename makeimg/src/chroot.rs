@@ -206,8 +206,8 @@ impl Drop for Chroot<'_> {
     }
 }
 
-/// Removes copies of the building machine's /etc/resolv.conf that packages have made of the one that they were lent, such
-/// as systemd-resolved's, which it would put back when it is removed.
+/// Removes copies of the building machine's /etc/resolv.conf that packages have made of the one that they were lent,
+/// such as systemd-resolved's, which it would put back when it is removed.
 pub fn forget_resolver(image: &Inside) {
     let Ok(theirs) = fs::read("/etc/resolv.conf") else { return };
     let dir = Path::new("etc");

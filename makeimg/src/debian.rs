@@ -173,8 +173,8 @@ fn leave(context: &Context, root: &Path, work: &Path) -> Result<(), Problem> {
     tidy(&image).doing(|| "removing what is left of the bootstrap".into())
 }
 
-/// Tells apt which packages are there only because others need them, so that they go with these (apt-mark(8)): apt knows
-/// it of what it has installed itself, as it does for mmdebstrap, but not of what debootstrap has.
+/// Tells apt which packages are there only because others need them, so that they go with these (apt-mark(8)): apt
+/// knows it of what it has installed itself, as it does for mmdebstrap, but not of what debootstrap has.
 fn note_dependencies(context: &Context, image: &Inside, variant: &str) -> Result<(), Problem> {
     let status = image.read(Path::new("var/lib/dpkg/status")).unwrap_or_default();
     let packages = dependencies(&String::from_utf8_lossy(&status), variant);

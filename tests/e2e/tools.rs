@@ -60,18 +60,19 @@ enum Alike {
     Lines,
     /// All lines but for those that begin so.
     But(&'static str),
+    /// All lines that mmdebstrap's has.
+    More,
     /// The target, where /lib is a link to usr/lib.
     Target,
 }
 
 const ONLY_DEBOOTSTRAP: &str = "only by debootstrap";
 const LINES: (&str, Alike) = ("contents", Alike::Lines);
-const ORDER: &str = "systemd-sysusers (sysusers.d(5)) begins the file anew where systemd is set up together with all else, \
-    and adds to its end where dpkg has set up base-passwd long before";
-const TIMER: &str = "deb-systemd-helper, which looks below /lib first, enables it where apt is set up before systemd, and \
-    else systemctl, which looks below /usr/lib";
-const OF_APT: &str = "apt gives it to its own user when it first downloads as root of the system: so did the image's apt \
-    after debootstrap, and mmdebstrap calls the building machine's";
+const ORDER: &str = "packages that bring users (sysusers.d(5)) are set up in another order";
+const TIMER: &str = "deb-systemd-helper, which looks below /lib first, enables it where apt is set up before \
+    systemd, and else systemctl, which looks below /usr/lib";
+const OF_APT: &str = "apt gives it to its own user when it downloads: the image's apt did after debootstrap, and \
+    mmdebstrap calls the building machine's";
 const BACKUP: &str = "what debconf knew before the last change: packages are set up in another order";
 const OF_SETUP: &str =
     "debootstrap makes it for dpkg, which needs neither (`Creating a minimal system`, debootstrap(8))";
@@ -95,6 +96,12 @@ const KNOWN: &[Known] = &[
         "var/cache/debconf/tmp.ci",
         (ONLY_DEBOOTSTRAP, Alike::Nothing),
         "where the image's own apt asks packages what they have to ask (dpkg-preconfigure(8))",
+    ),
+    known(
+        "var/lib/apt/extended_states",
+        ("contents", Alike::More),
+        "what essential packages need: mmdebstrap unpacks that before there is an apt to note it, and after \
+         debootstrap makeimg has apt note it",
     ),
     known("var/lib/apt/lists/auxfiles", (ONLY_DEBOOTSTRAP, Alike::Nothing), OF_APT),
     known("var/lib/apt/lists/partial", ("owner", Alike::Nothing), OF_APT),
@@ -198,13 +205,14 @@ fn is_explained(roots: &[PathBuf; 2], path: &Path, how: &str) -> bool {
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         match known.alike {
             Alike::Nothing => lines.clear(),
-            Alike::Lines => lines.sort(),
+            Alike::Lines | Alike::More => lines.sort(),
             Alike::But(head) => lines.retain(|line| !line.starts_with(head)),
             Alike::Target => lines = vec![text.strip_prefix("/usr").unwrap_or(&text).to_owned()],
         }
         lines
     };
-    common(&roots[0]) == common(&roots[1])
+    let [one, two] = [common(&roots[0]), common(&roots[1])];
+    if matches!(known.alike, Alike::More) { one.iter().all(|line| two.contains(line)) } else { one == two }
 }
 
 /// The paths at which two trees differ, and in what: only one has it, or words of `type`, `mode`, `owner`, `device`,

@@ -76,8 +76,9 @@ fn fits<'a>(packed: &Packed, hosts: impl Iterator<Item = &'a HostEntry>) -> Resu
         return Ok(warnings);
     }
     lacking.push(
-        "nothing was done. What is in RAM can't be added to: give a payload that needs no more, or have the host leave \
-         RAM (`anemos finish HOST`) and begin anew with `anemos up`, from the system that it has then or a rescue system"
+        "nothing was done. What is in RAM can't be added to: give a payload that needs no more, or have the host \
+         leave RAM (`anemos finish HOST`) and begin anew with `anemos up`, from the system that it has then or a \
+         rescue system"
             .into(),
     );
     Err(CommandError::bad_input(lacking.join("\n")))
