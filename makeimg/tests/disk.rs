@@ -297,9 +297,8 @@ fn what_was_in_a_partition_before_is_gone() {
     }
 }
 
-/// A file with a root of 350 MiB of this kind, as it is after a build.
-/// Firmware takes a FAT for what the number of its clusters makes it (Microsoft's FAT specification 1.03), so it must be
-/// made as that, whatever the disk's sectors are.
+/// Firmware takes a FAT for what the number of its clusters makes it (Microsoft's FAT specification 1.03), so it must
+/// be made as that, whatever the disk's sectors are.
 #[test]
 fn firmware_reads_the_loaders_partition() {
     if !is_root() {
@@ -332,6 +331,7 @@ fn firmware_reads_the_loaders_partition() {
     }
 }
 
+/// A file with a root of 350 MiB of this kind, as it is after a build.
 fn root_of(filesystem: &str) -> (Lab, PathBuf) {
     let mut lab = Lab::new("label: gpt\nstart=1MiB, size=100MiB\n");
     let disk = lab.begin(Table::Gpt, &[&format!("/ 350M {filesystem}")]).unwrap();
