@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -85,6 +86,45 @@ fi
 printf '#!/bin/sh\necho "$@" >>/apt-was-called\n' >"$root/usr/bin/apt-get"
 chmod 755 "$root/usr/bin/apt-get"
 "#;
+
+/// A build that goes on until it is told to end. It ends with a test that fails, too.
+struct Blocked {
+    child: Child,
+    place: PathBuf,
+}
+
+impl Deref for Blocked {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.child
+    }
+}
+
+impl DerefMut for Blocked {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // A loop device is found by the name of its file, which goes with the project.
+        let until = Instant::now() + Duration::from_secs(20);
+        while !loops_below(&self.place).is_empty() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// The files below a directory that loop devices have.
+fn loops_below(dir: &Path) -> Vec<String> {
+    let devices = fs::read_dir("/sys/block").unwrap().flatten();
+    let files = devices.map(|entry| fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default());
+    files.filter(|file| file.contains(dir.to_str().unwrap())).collect()
+}
 
 /// Blocks the first time it is called (but for `losetup --find`), and otherwise is the next program of its name.
 const BLOCK: &str = r#"#!/bin/sh
@@ -171,12 +211,7 @@ impl Project {
         }
         let mounts = fs::read_to_string("/proc/mounts").unwrap();
         left.extend(mounts.lines().filter(|line| line.contains(here)).map(|line| format!("mount {line}")));
-        for entry in fs::read_dir("/sys/block").unwrap().flatten() {
-            let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
-            if file.contains(here) {
-                left.push(format!("loop device of {file}"));
-            }
-        }
+        left.extend(loops_below(self.0.path()).iter().map(|file| format!("loop device of {file}")));
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             // By the environment, which what a build starts inherits, or the working directory.
             let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
@@ -211,11 +246,11 @@ impl Project {
     }
 
     /// Starts a build, with `image/` as another input, and waits until it blocks.
-    fn blocked(&self) -> Child {
+    fn blocked(&self) -> Blocked {
         fs::create_dir_all(self.path("image")).unwrap();
         let mut command = self.command(&["--json", "--reveal", REVEAL]);
         command.args(["web/files", "image"].map(|dir| self.path(dir))).stdout(Stdio::piped()).process_group(0);
-        let mut child = command.spawn().unwrap();
+        let mut child = Blocked { child: command.spawn().unwrap(), place: self.0.path().to_owned() };
         let said = Arc::new(Mutex::new(Vec::new()));
         let (output, hears) = (child.stdout.take().unwrap(), said.clone());
         std::thread::spawn(move || {
