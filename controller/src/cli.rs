@@ -128,7 +128,8 @@ Exit status: 0 all deployed, 2 bad input, 3 plan refused, 4 some host not deploy
   anemos plan                            all hosts of ./hosts.toml
   anemos plan fleet/hosts.toml 'web*'    some of another file's
   anemos plan -o web.plan 'web*'         for somebody to approve, and for `anemos up --plan web.plan`
-  anemos plan --detailed-exitcode        for a timer: is anything otherwise than it was deployed?
+  anemos plan --detailed-exitcode        for a timer: is anything to be deployed that is not yet?
+  anemos plan --only-changed -o new.plan a plan without the hosts that would stay as they are
 
 Exit status: 0 all can be deployed, 2 bad input, 3 some can't, 4 some can't be looked at,
 5 with --detailed-exitcode: all can, and some would be changed.")]

@@ -68,6 +68,11 @@ pub struct PlanCommand {
     /// base, vars and keys, and the system of that run still answers. What was changed on the host since is not seen.
     #[arg(long)]
     pub detailed_exitcode: bool,
+    /// Leave hosts out that a deployment would not change, by what --detailed-exitcode goes by; also of the file of -o
+    ///
+    /// Which they are is said. If none is left, nothing is written. A host that can't be deployed is not left out.
+    #[arg(long)]
+    pub only_changed: bool,
 }
 
 /// `init`.

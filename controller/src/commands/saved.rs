@@ -3,14 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anemos_proto::ids::RunId;
+
 use super::hosts_file::{self, Chosen};
-use super::{CommandError, Status};
+use super::{CommandError, Status, line};
 use crate::cli::OfFile;
 use crate::config::Host;
+use crate::engine::{Limits, now_ms};
 use crate::journal::RunStore;
 use crate::plan::Plan;
 use crate::run::{self, SavedError, SavedPlan, SavedTerms, Wanted};
-use crate::screen;
+use crate::screen::{self, json::change_line};
 
 impl From<SavedError> for CommandError {
     fn from(error: SavedError) -> Self {
@@ -63,10 +66,20 @@ pub(super) struct Output<'a> {
     pub terms: SavedTerms<'a>,
 }
 
-/// Writes the plan, and says so. One that could not be carried out for some host is not written.
-pub(super) fn write(output: &Output<'_>, wanted: &[(String, Wanted)], plans: &[Arc<Plan>]) -> Result<(), CommandError> {
+/// Writes the plan, and says so. One that could not be carried out for some host is not written, nor is one of no host.
+pub(super) fn write(
+    output: &Output<'_>,
+    mut wanted: Vec<(String, Wanted)>,
+    plans: &[Arc<Plan>],
+    changes: &[HostChange],
+) -> Result<(), CommandError> {
     let path = output.path.display();
-    match SavedPlan::of(wanted, plans, &output.terms) {
+    wanted.retain(|(name, _)| !changes.iter().any(|change| change.left_out && change.host == *name));
+    if wanted.is_empty() {
+        screen::note(&format!("{path} is not written: no host would be changed"));
+        return Ok(());
+    }
+    match SavedPlan::of(&wanted, plans, &output.terms) {
         Ok(saved) => {
             saved.write(output.path)?;
             screen::note(&format!("the plan is in {path}; `anemos up --plan {path}` does it, without a question"));
@@ -76,25 +89,57 @@ pub(super) fn write(output: &Output<'_>, wanted: &[(String, Wanted)], plans: &[A
     Ok(())
 }
 
-/// Whether any of the hosts would become something else than what it is, as far as the journals tell. Says which are
-/// what they would become.
-pub(super) fn would_change(wanted: &[(String, Wanted)], plans: &[Arc<Plan>]) -> Result<bool, CommandError> {
+/// Whether a deployment would make something else of a host than what it is.
+pub(super) struct HostChange {
+    /// The host's name in hosts.toml.
+    pub host: String,
+    /// The run that made the host what it would become, as far as the journals tell.
+    pub made_by: Option<RunId>,
+    /// Nothing would change, and so it is not in the plan.
+    pub left_out: bool,
+}
+
+impl HostChange {
+    /// Says it: to programs of every host, and to people of those that would stay as they are.
+    pub(super) fn say(&self, json: bool) {
+        let Self { host, made_by, left_out } = self;
+        if json {
+            line(change_line(host, made_by.as_ref().map(RunId::as_str), now_ms()));
+        }
+        if let Some(run) = made_by {
+            let so = if *left_out { ", and is left out" } else { "" };
+            screen::note(&format!("{host} is what run {run} made, from what it would be made of now{so}"));
+        }
+    }
+}
+
+/// Of each host that was met, whether it would become something else than what it is, as far as the journals tell.
+/// `only_changed` leaves those out that would not; one that can't be deployed is not left out.
+pub(super) fn changes(
+    wanted: &[(String, Wanted)],
+    plans: &[Arc<Plan>],
+    only_changed: bool,
+) -> Result<Vec<HostChange>, CommandError> {
     let store = RunStore::open()?;
-    let mut change = false;
-    for plan in plans {
+    let change = |plan: &Arc<Plan>| {
         let digest = wanted.iter().find(|(name, _)| *name == plan.host).map(|(_, wanted)| wanted.digest().to_string());
-        let made = match digest {
+        let made_by = match digest {
             Some(digest) => run::made_so(&store, &plan.host, &digest, &plan.host_key)?,
             None => None,
         };
-        match made {
-            Some(run) => {
-                screen::note(&format!("{} is what run {run} made, from what it would be made of now", plan.host));
-            }
-            None => change = true,
-        }
-    }
-    Ok(change)
+        let left_out = only_changed && made_by.is_some() && plan.refused().is_none();
+        Ok(HostChange { host: plan.host.clone(), made_by, left_out })
+    };
+    plans.iter().map(change).collect()
+}
+
+/// The plans that are not left out, and in which order their hosts go.
+pub(super) fn seen(changes: &[HostChange], plans: &[Arc<Plan>], limits: &Limits) -> (Vec<Arc<Plan>>, Option<String>) {
+    let left_out = |plan: &Arc<Plan>| changes.iter().any(|change| change.left_out && change.host == plan.host);
+    let seen: Vec<Arc<Plan>> = plans.iter().filter(|plan| !left_out(plan)).map(Arc::clone).collect();
+    let able = seen.iter().filter(|plan| plan.refused().is_none()).map(|plan| plan.host.clone());
+    let order = limits.order(&able.collect::<Vec<_>>());
+    (seen, order)
 }
 
 /// A file that a plan may go to, before any host is met.

@@ -43,13 +43,16 @@ struct Going {
     output: Option<PathBuf>,
     /// Whether anything would be changed is what the exit status says.
     detailed: bool,
+    /// Hosts that would not be changed are left out of the plan.
+    only_changed: bool,
     at_end: AtEnd,
 }
 
 impl Going {
     fn new(args: PlanArgs, chosen: Chosen, ask: Ask) -> Self {
         let (remember, at_end) = (Remember::Ask, AtEnd::default());
-        Self { args, chosen, ask, remember, saved: None, output: None, detailed: false, at_end }
+        let (detailed, only_changed) = (false, false);
+        Self { args, chosen, ask, remember, saved: None, output: None, detailed, only_changed, at_end }
     }
 }
 
@@ -81,10 +84,10 @@ impl Approved {
 }
 
 pub(super) async fn plan(args: PlanCommand, stopping: Stopping) -> Result<Status, CommandError> {
-    let PlanCommand { which: args, output, detailed_exitcode: detailed } = args;
+    let PlanCommand { which: args, output, detailed_exitcode: detailed, only_changed } = args;
     let chosen = chosen(&args, None)?;
     let output = saved::output(output)?;
-    go(Going { output, detailed, ..Going::new(args, chosen, Ask::OnlyPlan) }, stopping).await
+    go(Going { output, detailed, only_changed, ..Going::new(args, chosen, Ask::OnlyPlan) }, stopping).await
 }
 
 pub(super) async fn doctor(args: Doctor, stopping: Stopping) -> Result<Status, CommandError> {
@@ -158,7 +161,8 @@ async fn go(going: Going, stopping: Stopping) -> Result<Status, CommandError> {
 
 /// Goes about it. Returns the plans too, of hosts that could be looked at.
 async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>>), CommandError> {
-    let Going { args, chosen: (hosts_file, hosts), ask, remember, saved, output, detailed, at_end } = going;
+    let Going { args, chosen: (hosts_file, hosts), ask, remember, saved, output, detailed, only_changed, at_end } =
+        going;
     let looks = ask == Ask::OnlyLook;
     can_ask(ask)?;
     let (control, requests) = screen::control();
@@ -186,8 +190,14 @@ async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>
     let met = run.meet(reports, &stop).await?;
     let order = met.order();
     let plans = met.plans();
-    if !plans.is_empty() && (!looks || args.json) {
-        control.plans(plans.clone(), order.clone()).await;
+    // What can't be read of the journals is told once the hosts are let go of.
+    let changes = if detailed || only_changed { saved::changes(&wanted, &plans, only_changed) } else { Ok(Vec::new()) };
+    let (seen, order) = match &changes {
+        Ok(changes) if only_changed => saved::seen(changes, &plans, &limits),
+        _ => (plans.clone(), order),
+    };
+    if !seen.is_empty() && (!looks || args.json) {
+        control.plans(seen, order.clone()).await;
     }
     let able = met.able();
     let otherwise = saved.as_ref().map(|saved| saved.met_otherwise(&plans)).unwrap_or_default();
@@ -207,10 +217,14 @@ async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>
         return Err(CommandError::internal(ended.problems.join("\n")));
     }
     saved::check(&otherwise)?;
+    let changes = changes?;
+    for change in &changes {
+        change.say(args.json);
+    }
     let stopped = stop.borrow().asked();
     if let Some(path) = output.as_deref().filter(|_| !stopped) {
         let terms = SavedTerms { hosts_file: &hosts_file, lock: lock.as_deref(), limits };
-        saved::write(&Output { path, terms }, &wanted, &plans)?;
+        saved::write(&Output { path, terms }, wanted, &plans, &changes)?;
     }
     let refused = if unlisted { Vec::new() } else { ended.refused };
     let disk_only = |plan: &Arc<Plan>| plan.wipe.is_empty() && plan.refusals.len() == 1;
@@ -218,7 +232,7 @@ async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>
         return Ok((Status::Refused, plans));
     }
     let status = match status_of(&ended.ends, &refused, stopped) {
-        Status::Done if detailed && saved::would_change(&wanted, &plans)? => Status::Change,
+        Status::Done if detailed && changes.iter().any(|change| change.made_by.is_none()) => Status::Change,
         status => status,
     };
     at_end::done(&at_end, id.as_deref(), &ended.ends, status).await;

@@ -108,6 +108,13 @@ pub fn report_line(report: &Report) -> String {
     line(&Line { number: report.number, time: rfc3339(report.wall_ms), body })
 }
 
+/// What `plan` says of a host where it is asked whether a deployment would change it. `made_by` is the run that made
+/// the host what it would become; without one, it would be changed.
+pub fn change_line(host: &str, made_by: Option<&str>, now_ms: u64) -> String {
+    let body = Body::Change { host, changed: made_by.is_none(), made_by };
+    line(&Line { number: None, time: rfc3339(now_ms), body })
+}
+
 /// Any serialisable value as one line. Characters that a terminal would act on are written as `\u….`.
 pub(super) fn line(value: &impl Serialize) -> String {
     let mut bytes = Vec::with_capacity(256);
@@ -196,6 +203,11 @@ enum Body<'a> {
         #[serde(flatten)]
         plan: &'a Plan,
         order: Option<&'a str>,
+    },
+    Change {
+        host: &'a str,
+        changed: bool,
+        made_by: Option<&'a str>,
     },
     Summary(&'a Summary),
 }

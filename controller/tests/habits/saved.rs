@@ -114,3 +114,41 @@ async fn whether_anything_would_change_is_in_the_exit_status() {
     web.0.facts.lock().unwrap().kexec.disabled = true;
     assert_eq!(desk.run(plan).0, 3, "a host that can't be deployed is worse");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_would_stay_as_it_is_can_be_left_out() {
+    let web = Shared::default();
+    let (web_host, db_host) = (Host::start(5, web.clone()).await, Host::start(6, Shared::default()).await);
+    let desk = Desk::new(&[("web", &web_host), ("db", &db_host)]);
+    assert_eq!(desk.run(&["up", "--yes", "web"]).0, 0);
+
+    // Each host's word, for programs; all hosts are in the plan unless it is asked otherwise.
+    let changes = |more: &[&str]| {
+        let (status, said) = desk.run(&[&["plan", "--json"], more].concat());
+        let lines = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let changes: Vec<_> = lines.filter(|line| line["type"] == "change").collect();
+        let of = |host: &str| changes.iter().find(|line| line["host"] == host).cloned().unwrap_or_default();
+        (status, changes.len(), of("web"), of("db"))
+    };
+    let (status, count, of_web, of_db) = changes(&["--detailed-exitcode"]);
+    assert_eq!((status, count, &of_web["changed"], &of_db["changed"]), (5, 2, &false.into(), &true.into()));
+    assert!(of_web["made_by"].is_string() && of_db["made_by"].is_null(), "{of_web} {of_db}");
+    assert_eq!(changes(&[]).1, 0, "nobody asked");
+
+    let only = &["plan", "--detailed-exitcode", "--only-changed", "-o", "fleet.plan"][..];
+    let (status, said) = desk.run(only);
+    assert!(status == 5 && said.contains(", and is left out") && said.contains("the plan is in fleet.plan"), "{said}");
+    assert!(said.contains("\ndb") && !said.contains("\nweb"), "its plan is not shown: {said}");
+    let (status, said) = desk.run(&["up", "--plan", "fleet.plan"]);
+    assert_eq!((status, web_host.boots(), db_host.boots()), (0, 1, 1), "{said}");
+
+    fs::remove_file(desk.path("fleet.plan")).unwrap();
+    let (status, said) = desk.run(only);
+    assert!(status == 0 && said.contains("fleet.plan is not written: no host would be changed"), "{said}");
+    assert!(!desk.path("fleet.plan").exists());
+
+    // What can't be deployed is not passed over in silence.
+    web.0.facts.lock().unwrap().kexec.disabled = true;
+    let (status, said) = desk.run(only);
+    assert!(status == 3 && said.contains("fleet.plan is not written: web: it can't be deployed"), "{said}");
+}

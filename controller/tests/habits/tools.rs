@@ -1,5 +1,7 @@
 //! What examples/ci has for other tools, as far as it runs without them.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,18 +27,21 @@ fn module(desk: &Desk, parameters: &Value, check_mode: bool) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output)))
 }
 
+/// What the module is told, where it is not the usual.
+fn parameters(more: Value) -> Value {
+    let mut all = json!({
+        "hosts_file": "hosts.toml", "hosts": [], "plan": null, "force": false, "report": [],
+        "executable": env!("CARGO_BIN_EXE_anemos"),
+    });
+    let Value::Object(more) = more else { panic!("{more} is no object") };
+    all.as_object_mut().unwrap().extend(more);
+    all
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ansible_module_deploys_what_is_to_be_changed() {
     let host = Host::start(21, Shared::default()).await;
     let desk = Desk::new(&[("web", &host)]);
-    let parameters = |more: Value| {
-        let mut all = json!({
-            "hosts_file": "hosts.toml", "hosts": [], "plan": null, "force": false, "report": [],
-            "executable": env!("CARGO_BIN_EXE_anemos"),
-        });
-        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        all
-    };
     let said = module(&desk, &parameters(json!({})), true);
     assert_eq!(
         (&said["changed"], &said["failed"], &said["plans"][0]["host"]),
@@ -51,6 +56,54 @@ async fn an_ansible_module_deploys_what_is_to_be_changed() {
     assert_eq!(host.boots(), 1);
     let said = module(&desk, &parameters(json!({"hosts": ["db"]})), false);
     assert!(said["failed"] == json!(true) && said["msg"].as_str().unwrap().contains("has no host `db`"), "{said}");
+}
+
+/// A host that is as it should be is not wiped because another one isn't.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ansible_module_leaves_hosts_alone_that_are_as_they_should_be() {
+    let (web, db) = (Host::start(23, Shared::default()).await, Host::start(24, Shared::default()).await);
+    let desk = Desk::new(&[("web", &web), ("db", &db)]);
+    let (status, said) = desk.run(&["up", "--yes", "web"]);
+    assert_eq!((status, web.boots(), db.boots()), (0, 1, 0), "{said}");
+    let looked = module(&desk, &parameters(json!({})), true);
+    assert_eq!((&looked["changed"], &looked["changed_hosts"]), (&json!(true), &json!(["db"])), "{looked}");
+    let said = module(&desk, &parameters(json!({})), false);
+    assert_eq!((&said["failed"], &said["changed_hosts"]), (&json!(false), &json!(["db"])), "{said}");
+    let ended: Vec<&Value> = said["summaries"].as_array().unwrap().iter().map(|end| &end["host"]).collect();
+    assert_eq!((ended, web.boots(), db.boots()), (vec![&json!("db")], 1, 1), "{said}");
+    let looked = module(&desk, &parameters(json!({})), true);
+    assert_eq!((&looked["changed"], &looked["changed_hosts"]), (&json!(false), &json!([])), "{looked}");
+    let looked = module(&desk, &parameters(json!({"force": true})), true);
+    assert_eq!((&looked["changed"], &looked["changed_hosts"]), (&json!(true), &json!(["web", "db"])), "{looked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ansible_module_says_what_is_wrong_with_the_command() {
+    let host = Host::start(25, Shared::default()).await;
+    let desk = Desk::new(&[("web", &host)]);
+    let says = |executable: &str| {
+        let said = module(&desk, &parameters(json!({"executable": executable})), false);
+        assert_eq!((&said["failed"], &said["changed"]), (&json!(true), &json!(false)), "{said}");
+        said["msg"].as_str().unwrap().to_owned()
+    };
+    let said = says("./nosuch");
+    assert!(said.contains("./nosuch can't be run: ") && said.contains("No such file"), "{said}");
+    for (script, expected) in [
+        ("echo Segmentation fault; echo bad luck >&2; exit 7", "ended with 7, and wrote what is no line of its JSON"),
+        ("echo '[1]'", "wrote what is no line of its JSON: [1]"),
+        ("exit 5", "does not say which hosts would be changed"),
+    ] {
+        desk.write("other", &format!("#!/bin/sh\n{script}\n"));
+        fs::set_permissions(desk.path("other"), fs::Permissions::from_mode(0o755)).unwrap();
+        let said = says("./other");
+        assert!(said.contains(expected), "{script}: {said}");
+    }
+    // `up` that ends well, and says of no host how.
+    let quiet = "case $1 in plan) echo '{\"type\":\"change\",\"host\":\"web\",\"changed\":true}'; exit 5; esac";
+    desk.write("other", &format!("#!/bin/sh\n{quiet}\n"));
+    let said = says("./other");
+    assert!(said.contains("does not say how any host ended"), "{said}");
+    assert_eq!(host.boots(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

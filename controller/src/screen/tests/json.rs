@@ -63,7 +63,8 @@ fn written() -> BTreeMap<String, BTreeSet<String>> {
         unreadable: Some("it is damaged".into()),
     });
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for line in sink.text().lines().chain([status.as_str(), run.as_str()]) {
+    let change = json::change_line("web1", Some("20261123-093000-0a1b"), 125);
+    for line in sink.text().lines().chain([status.as_str(), run.as_str(), change.as_str()]) {
         let value: Value = serde_json::from_str(line).unwrap();
         let kind = value["type"].as_str().unwrap();
         let mut fields = BTreeSet::new();
