@@ -225,7 +225,8 @@ Exit status: 0 all deployed, 2 bad input, 4 some host not deployed, 130 Ctrl-C."
     /// Copy a file into a host's RAM system, or out of it
     ///
     /// The destination is there once all of it is, or is as it was. What is there already is written over. Ownership is
-    /// not copied; a file keeps its mode on the way in.
+    /// not copied. A file keeps its mode; here without what your umask takes away, and what is written over lets nobody
+    /// at it afterwards whom it did not let before.
     #[command(after_help = "Examples:
   anemos cp mended.sh web1:/tmp/
   anemos cp web1:/var/log/install.log .

@@ -1,11 +1,12 @@
 //! `anemos cp`: a file into or out of a host's RAM system.
 //!
 //! The destination is written under another name beside it, and gets its own once all has come. Where a file from a
-//! host goes is what the user said: the host is asked for bytes, and names nothing.
+//! host goes is what the user said: the host is asked for a mode and bytes, and names nothing. A copy lets nobody at it
+//! who could not get at what it is a copy of, or at what was there before.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -126,22 +127,31 @@ struct Source {
 impl Source {
     fn open(path: &Path) -> Result<Self, String> {
         let shown = path.display();
-        let file = File::open(path).map_err(|error| format!("{shown}: {error}"))?;
-        let metadata = file.metadata().map_err(|error| format!("{shown}: {error}"))?;
-        if metadata.is_dir() {
+        let fault = |error: std::io::Error| format!("{shown}: {error}");
+        let looked_at = fs::metadata(path).map_err(fault)?;
+        if looked_at.is_dir() {
             return Err(format!(
                 "{shown} is a directory; `tar c {shown} | anemos shell HOST -- tar x -C DIR` copies one"
             ));
         }
+        let strange = || format!("{shown} is no regular file");
+        if !looked_at.is_file() {
+            return Err(strange());
+        }
+        // A pipe that has come in its place would have nobody at its other end for ever.
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = opened.map_err(fault)?;
+        let metadata = file.metadata().map_err(fault)?;
         if !metadata.is_file() {
-            return Err(format!("{shown} is no regular file"));
+            return Err(strange());
         }
         let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| format!("{shown} has no name"))?;
         Ok(Self { file, name: name.to_owned(), size: metadata.len(), mode: metadata.permissions().mode() & 0o777 })
     }
 }
 
-/// What takes `size` bytes from its input and makes a file of them, all of it or none.
+/// What takes `size` bytes from its input and makes a file of them, all of it or none. That lets nobody at it whom a
+/// file that is there already does not.
 fn taking(path: &str, name: &str, size: u64, mode: u32) -> String {
     format!(
         "p={}; n={}; if [ -d \"$p\" ]; then p=$p/$n; fi; \
@@ -149,18 +159,19 @@ fn taking(path: &str, name: &str, size: u64, mode: u32) -> String {
          d=$(dirname \"$p\") && t=$(mktemp \"$d/.anemos.XXXXXX\") || exit 1; trap 'rm -f \"$t\"' EXIT; \
          trap 'exit 1' HUP INT TERM; cat > \"$t\" || exit 1; \
          if [ \"$(wc -c < \"$t\")\" -ne {size} ]; then echo \"not all of it came\" >&2; exit 1; fi; \
-         chmod {mode:o} \"$t\" && mv -f \"$t\" \"$p\"",
+         m={mode:o}; if [ -e \"$p\" ]; then m=$(stat -Lc %a \"$p\") && m=$(printf %o $((0{mode:o} & 0$m))) || exit 1; \
+         fi; chmod \"$m\" \"$t\" && mv -f \"$t\" \"$p\"",
         quoted(path),
         quoted(name),
     )
 }
 
-/// What says the size of a file, and then its bytes.
+/// What says the mode of a file, in octal, and its size, and then its bytes.
 fn giving(path: &str) -> String {
     format!(
         "p={}; if [ -d \"$p\" ]; then echo \"it is a directory\" >&2; exit 1; fi; \
          if [ -e \"$p\" ] && [ ! -f \"$p\" ]; then echo \"it is no regular file\" >&2; exit 1; fi; \
-         s=$(stat -Lc %s \"$p\") && echo \"$s\" && exec cat \"$p\"",
+         s=$(stat -Lc '%a %s' \"$p\") && echo \"$s\" && exec cat \"$p\"",
         quoted(path)
     )
 }
@@ -245,18 +256,33 @@ fn destination(to: &Path, path: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// The mode and the size that [`giving`] says.
+fn said_first(line: &[u8]) -> Option<(u32, u64)> {
+    let (mode, size) = std::str::from_utf8(line).ok()?.trim().split_once(' ')?;
+    Some((u32::from_str_radix(mode, 8).ok()?, size.parse().ok()?))
+}
+
+/// A new file beside `to`, for a copy of what has that mode. The umask takes its part, and nobody gets at it whom what
+/// is at `to` does not let.
+fn beside(to: &Path, mode: u32) -> std::io::Result<tempfile::NamedTempFile> {
+    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let before = match fs::metadata(to) {
+        Ok(metadata) => metadata.permissions().mode(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0o777,
+        Err(error) => return Err(error),
+    };
+    let permissions = Permissions::from_mode(mode & before & 0o777);
+    tempfile::Builder::new().prefix(".anemos-cp").permissions(permissions).tempfile_in(dir)
+}
+
 async fn fetch(session: &Session, path: &str, to: &Path, most: u64) -> Result<(), Failure> {
     let here = |error: std::io::Error| Failure::Here(format!("{}: {error}", to.display()));
-    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    // As a new file would have it: the umask takes its part.
-    builder.prefix(".anemos-cp").permissions(Permissions::from_mode(0o666));
-    let mut file = builder.tempfile_in(dir).map_err(here)?;
     let mut exec = started(session, &giving(path)).await?;
     // Nothing is to be waited for. If the host has gone already, that shows below.
     let _ = exec.writer().end().await;
     let too_large = || Failure::There(format!("it is larger than {}; --max-size allows for more", bytes(most)));
-    let (mut head, mut shown, mut said, mut got) = (Vec::new(), None, Vec::new(), 0_u64);
+    let sizeless = || Failure::There("it does not say its size".into());
+    let (mut head, mut coming, mut said, mut got) = (Vec::new(), None, Vec::new(), 0_u64);
     loop {
         let next = within(STALL, exec.next()).await;
         let mut piece = match next.map_err(|_| Failure::Link("it said nothing for a minute".into()))? {
@@ -267,43 +293,42 @@ async fn fetch(session: &Session, path: &str, to: &Path, most: u64) -> Result<()
             }
             None => break,
         };
-        if shown.is_none() {
+        if coming.is_none() {
             head.extend_from_slice(&piece);
             let Some(end) = head.iter().position(|&byte| byte == b'\n') else {
                 if head.len() > 32 {
-                    return Err(Failure::There("it does not say its size".into()));
+                    return Err(sizeless());
                 }
                 continue;
             };
             piece = head.split_off(end + 1);
-            let size = std::str::from_utf8(&head[..end]).ok().and_then(|size| size.trim().parse::<u64>().ok());
-            let size = size.ok_or_else(|| Failure::There("it does not say its size".into()))?;
+            let (mode, size) = said_first(&head[..end]).ok_or_else(sizeless)?;
             if size > most {
                 return Err(too_large());
             }
             let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
             // What the kernel makes as it is read has no size.
-            shown = Some(Transfer::new(&name, Some(size).filter(|&size| size > 0)));
+            let shown = Transfer::new(&name, Some(size).filter(|&size| size > 0));
+            coming = Some((beside(to, mode).map_err(here)?, shown));
         }
+        let Some((file, shown)) = &mut coming else { continue };
         got += piece.len() as u64;
         if got > most {
             return Err(too_large());
         }
         tokio::task::block_in_place(|| file.write_all(&piece)).map_err(here)?;
-        if let Some(shown) = &mut shown {
-            shown.at(got);
-        }
+        shown.at(got);
     }
     ended(&exec, &said)?;
-    if shown.is_none() {
-        return Err(Failure::There("it does not say its size".into()));
-    }
+    let (file, _) = coming.ok_or_else(sizeless)?;
     file.persist(to).map_err(|error| here(error.error))?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
 
     #[test]
@@ -339,5 +364,44 @@ mod tests {
         assert_eq!(error, "/dev/null is no regular file");
         fs::create_dir(at.join("fstab")).unwrap();
         destination(&at, "/etc/fstab").unwrap_err();
+    }
+    #[test]
+    fn a_copy_lets_nobody_read_who_could_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let to = dir.path().join("key");
+        for (there, before, expected) in [
+            (0o600, None, 0o600),
+            (0o400, None, 0o400),
+            (0o4755, Some(0o600), 0o600),
+            (0o644, Some(0o640), 0o640),
+            (0o600, Some(0o644), 0o600),
+        ] {
+            if let Some(before) = before {
+                fs::write(&to, "").unwrap();
+                fs::set_permissions(&to, Permissions::from_mode(before)).unwrap();
+            }
+            let file = beside(&to, there).unwrap();
+            // The umask may take more away.
+            let got = mode(file.path());
+            assert!(got & !expected == 0 && got & 0o700 == expected & 0o700, "{there:o} {before:?}: {got:o}");
+            let _ = fs::remove_file(&to);
+        }
+        assert_eq!(said_first(b"4755 12"), Some((0o4755, 12)));
+        for wrong in [&b"12"[..], b"", b"9 1", b"644 x", b"644 1 2", b"\xff 1"] {
+            assert_eq!(said_first(wrong), None, "{wrong:?}");
+        }
+    }
+
+    /// Whoever opens a pipe waits for somebody at its other end.
+    #[test]
+    fn a_pipe_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(Source::open(&pipe).map(|_| ())));
+        let said = receiver.recv_timeout(Duration::from_secs(30)).expect("it waits for nobody");
+        assert!(said.unwrap_err().ends_with("/pipe is no regular file"));
     }
 }

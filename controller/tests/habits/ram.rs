@@ -53,6 +53,25 @@ async fn files_go_into_ram_and_out_of_it_whole_or_not_at_all() {
         assert_eq!(status, 0, "{to}: {said}");
         assert_eq!(desk.read(here), large);
     }
+    // Nobody gets to read what could not be read before: neither by a new file, nor by one that is written over.
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let set = |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    fs::write(root.path().join("dir/secret"), "secret").unwrap();
+    set(&root.path().join("dir/secret"), 0o600);
+    set(&desk.path("old"), 0o644);
+    for to in ["secret", "old"] {
+        let (status, said) = desk.run(&["cp", "web:dir/secret", to]);
+        assert_eq!((status, mode(&desk.path(to)), desk.read(to)), (0, 0o600, "secret".into()), "{said}");
+    }
+    set(&root.path().join("dir/secret"), 0o644);
+    assert_eq!(desk.run(&["cp", "web:dir/secret", "old"]).0, 0);
+    assert_eq!(mode(&desk.path("old")), 0o600, "what is written over");
+    set(&root.path().join("dir/secret"), 0o600);
+    set(&desk.path("old"), 0o755);
+    assert_eq!(desk.run(&["cp", "old", "web:dir/secret"]).0, 0);
+    assert_eq!(mode(&root.path().join("dir/secret")), 0o600, "what is written over in RAM");
+    fs::remove_file(root.path().join("dir/secret")).unwrap();
+
     // What the kernel makes as it is read says that it has no bytes.
     let (status, said) = desk.run(&["cp", "web:/proc/version", "version"]);
     assert!(status == 0 && desk.read("version").starts_with("Linux"), "{said}");
