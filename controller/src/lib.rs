@@ -11,6 +11,7 @@ mod engine;
 pub mod fuzz;
 mod journal;
 mod known_hosts;
+mod leader;
 mod patience;
 mod payload;
 mod plan;

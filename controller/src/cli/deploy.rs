@@ -48,7 +48,8 @@ pub struct AtEnd {
     /// Run this in a shell once the hosts are over, with their summaries as JSON on its input
     ///
     /// Its environment has ANEMOS_RUN, ANEMOS_STATUS (the exit status), and how many hosts are ANEMOS_DEPLOYED,
-    /// ANEMOS_UNTOUCHED, ANEMOS_HELD and ANEMOS_LEFT (they go on alone). It has a minute.
+    /// ANEMOS_UNTOUCHED, ANEMOS_HELD and ANEMOS_LEFT (they go on alone). It can't ask on the terminal. It has a minute,
+    /// and is then ended with all that it has started.
     #[arg(long, value_name = "COMMAND")]
     pub on_end: Option<String>,
 }

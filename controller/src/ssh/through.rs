@@ -6,13 +6,14 @@ use std::process::Stdio;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::sys;
+use crate::leader::Leader;
 use crate::text::{keep_last, sanitise_str};
 
 /// At most so many bytes of what it says on its standard error are kept, the last ones.
@@ -189,32 +190,14 @@ async fn turn() {
     *next = Some(Instant::now() + APART);
 }
 
-/// The first process of a group of its own. Dropped, it is killed with the group.
-struct Leader(Child);
-
-impl Leader {
-    fn signal(&self, signal: Signal) {
-        // Until it was waited for, nobody else can have its number.
-        if let Some(group) = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-            let _ = kill_process_group(group, signal);
-        }
+async fn end(mut leader: Leader, sent_matters: bool) {
+    if sent_matters && timeout(FLUSH, leader.0.wait()).await.is_ok() {
+        return;
     }
-
-    async fn end(mut self, sent_matters: bool) {
-        if sent_matters && timeout(FLUSH, self.0.wait()).await.is_ok() {
-            return;
-        }
-        self.signal(Signal::TERM);
-        if timeout(GRACE, self.0.wait()).await.is_err() {
-            self.signal(Signal::KILL);
-            let _ = self.0.wait().await;
-        }
-    }
-}
-
-impl Drop for Leader {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
+    leader.signal(Signal::TERM);
+    if timeout(GRACE, leader.0.wait()).await.is_err() {
+        leader.signal(Signal::KILL);
+        let _ = leader.0.wait().await;
     }
 }
 
@@ -233,7 +216,7 @@ async fn attend(
     };
     tokio::select! {
         _ = async { tokio::join!(leader.0.wait(), listen) } => {}
-        matters = unneeded => leader.end(matters.unwrap_or(false)).await,
+        matters = unneeded => end(leader, matters.unwrap_or(false)).await,
     }
     told.send_modify(|told| told.over = true);
 }

@@ -1,8 +1,12 @@
 //! Reports, `--on-end`, and what `anemos runs` says.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::sync::Arc;
 
 use anemos_proto::event::Outcome;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::desk::{Desk, Shared, Willing};
 use crate::host::Host;
@@ -63,6 +67,21 @@ async fn a_run_is_told_of_when_it_is_over() {
     let (status, said) = desk.run(&["runs", "show"]);
     assert!(status == 0 && said.contains("key          there, since a host may be in RAM"), "{said}");
     assert!(said.contains(&format!("run {}", words[4])) && said.contains("followed by  nobody"), "{said}");
+
+    // Ctrl-C reaches a command that is being waited for, and what it waits for.
+    let fifo = std::process::Command::new("mkfifo").arg(desk.path("pipe")).status();
+    assert!(fifo.unwrap().success());
+    let on_end = "exec 9> pipe; echo begun >&9; sleep 600; true";
+    let mut attach = desk.anemos(&["attach", "good", "--on-end", on_end]);
+    let attach = attach.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut pipe = BufReader::new(File::open(desk.path("pipe")).unwrap());
+    let mut told = String::new();
+    pipe.read_line(&mut told).unwrap();
+    assert_eq!(told, "begun\n");
+    kill_process(Pid::from_child(&attach), Signal::INT).unwrap();
+    assert_eq!(pipe.read_line(&mut told).unwrap(), 0, "somebody holds the pipe, and writes: {told}");
+    let said = crate::desk::text(&attach.wait_with_output().unwrap());
+    assert!(said.contains("--on-end: the command was ended, since"), "{said}");
 
     // A command that fails is told, and changes nothing.
     let (status, said) = desk.run(&["attach", "good", "--on-end", "exit 7"]);
