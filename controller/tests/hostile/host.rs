@@ -119,6 +119,8 @@ pub trait Script: Send + Sync + 'static {
 pub struct Host {
     pub address: SocketAddr,
     key: PrivateKey,
+    /// That of its new system, if it has one of its own.
+    new_key: Mutex<Option<PrivateKey>>,
     boot: Mutex<Boot>,
     run: Mutex<Option<RunConfig>>,
     /// The keys that it was shown, without comments.
@@ -152,6 +154,7 @@ impl Host {
         let host = Arc::new(Self {
             address: listener.local_addr().unwrap(),
             key: from_seed(&Secret::new(vec![number; 32])),
+            new_key: Mutex::default(),
             boot: Mutex::new(Boot::Old),
             run: Mutex::default(),
             shown: Mutex::default(),
@@ -165,6 +168,7 @@ impl Host {
                 let host = Arc::clone(&serving);
                 let key = match (host.boot(), &*lock(&host.run)) {
                     (Boot::Ram, Some(run)) => from_seed(&run.host_key),
+                    (Boot::New, _) => lock(&host.new_key).clone().unwrap_or_else(|| host.key.clone()),
                     _ => host.key.clone(),
                 };
                 let config = Config {
@@ -189,8 +193,14 @@ impl Host {
         format!("[127.0.0.1]:{} {}\n", self.address.port(), plain(self.key.public_key()))
     }
 
+    /// The key of its new system.
     pub fn key_line(&self) -> String {
-        plain(self.key.public_key())
+        lock(&self.new_key).as_ref().map_or_else(|| plain(self.key.public_key()), |key| plain(key.public_key()))
+    }
+
+    /// From now on its new systems have a key of their own, which the number makes.
+    pub fn has_own_key(&self, number: u8) {
+        *lock(&self.new_key) = Some(from_seed(&Secret::new(vec![number; 32])));
     }
 
     pub fn boot(&self) -> Boot {

@@ -14,7 +14,8 @@ esac
 # The last line that says how the host ended. A pipe has the status of its last command, so a file takes the lines.
 lines=$(mktemp) || exit 1
 trap 'rm -f "$lines"' EXIT
-"$anemos" up --yes --json "$1" "$2" > "$lines"
+# A new system may have host keys of its own, which the next plan has to know.
+"$anemos" up --yes --json --update-known-hosts "$1" "$2" > "$lines"
 status=$?
 grep '"type":"summary"' "$lines"
 exit $status

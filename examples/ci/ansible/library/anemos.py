@@ -30,6 +30,11 @@ options:
     description: Deploy hosts also that are what a deployment would make of them, which wipes them again.
     type: bool
     default: false
+  update_known_hosts:
+    description: Put the host keys that new systems proved to have into known_hosts. Without it, nobody can log into one
+      that has keys of its own, and so the next run of this module fails.
+    type: bool
+    default: true
   report:
     description: Files to write reports of the run to, which end in .xml or .html.
     type: list
@@ -130,6 +135,8 @@ def carried_out(params, check_mode):
         return {**result, "changed": True, "skipped": True, "msg": "a plan is only carried out"}
     else:
         words = ["up", "--plan", os.fspath(params["plan"]), "--json"]
+    if params["update_known_hosts"]:
+        words.append("--update-known-hosts")
     for report in params["report"]:
         words += ["--report", os.fspath(report)]
     status, lines, said = called(params, [*words, *which])
@@ -155,6 +162,7 @@ def main():
         "hosts": strings,
         "plan": {"type": "path"},
         "force": {"type": "bool", "default": False},
+        "update_known_hosts": {"type": "bool", "default": True},
         "report": {"type": "list", "elements": "path", "default": []},
         "executable": {"type": "path", "default": "anemos"},
     }
