@@ -91,10 +91,10 @@ pub struct Init {
     /// What becomes of it: debian, imgbuild-debian or hello
     #[arg(long, value_name = "EXAMPLE")]
     pub payload: Option<String>,
-    /// The disk that may be overwritten. Default: the only one that the host has
+    /// The disk that may be overwritten, one that the host has. Default: the only one
     #[arg(long, value_name = "DISK")]
     pub disk: Option<String>,
-    /// A public key, or a file of some, for who else may log in
+    /// A public key, or a file of some, for who else may log in. The file is named from here, whatever DIR is
     #[arg(long, value_name = "KEY")]
     pub authorized_keys: Vec<String>,
     /// Take the key of a host that is not known on trust, and remember it

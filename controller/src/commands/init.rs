@@ -13,9 +13,10 @@ use examples::{EXAMPLES, Example};
 use super::up::{look, unlisted};
 use super::{CommandError, Status, Stopping, line};
 use crate::cli;
-use crate::config::{self, Host, format_bytes};
+use crate::config::{self, AuthorizedKey, Host, format_bytes};
+use crate::known_hosts::PublicKey;
 use crate::plan::{Plan, PlanDisk};
-use crate::screen::text::sanitise_str;
+use crate::screen::{self, text::sanitise_str};
 use crate::text::quoted;
 
 /// The file that describes the hosts.
@@ -45,6 +46,8 @@ pub(super) async fn init(args: cli::Init, stopping: Stopping) -> Result<Status, 
         None => EXAMPLES[0].name.to_owned(),
     };
     let example = examples::named(&example).map_err(CommandError::bad_input)?;
+    let authorized_keys = authorized_keys(&args.authorized_keys, &dir).map_err(CommandError::bad_input)?;
+    let args = cli::Init { authorized_keys, ..args };
 
     let plan = if args.no_look {
         None
@@ -57,7 +60,8 @@ pub(super) async fn init(args: cli::Init, stopping: Stopping) -> Result<Status, 
         }
     };
     let disk = match (&args.disk, &plan) {
-        (Some(disk), _) => disk.clone(),
+        (Some(disk), Some(plan)) => has_disk(plan, disk).map(|()| disk.clone()).map_err(CommandError::bad_input)?,
+        (Some(disk), None) => disk.clone(),
         (None, Some(plan)) => chosen_disk(plan, terminal)?,
         (None, None) if terminal => asked("The disk that may be overwritten, such as /dev/sda", "")?,
         (None, None) => return Err(wanting("--disk DISK", "which disk may be overwritten")),
@@ -133,7 +137,13 @@ fn chosen_disk(plan: &Plan, terminal: bool) -> Result<String, CommandError> {
     match disks(plan)[..] {
         [disk] => Ok(disk.id.name.clone()),
         [] => Err(CommandError::bad_input("no disk was seen that could be overwritten")),
-        _ if terminal => asked("The disk that may be overwritten", ""),
+        _ if terminal => loop {
+            let disk = asked("The disk that may be overwritten", "")?;
+            match has_disk(plan, &disk) {
+                Ok(()) => return Ok(disk),
+                Err(why) => screen::warning(&why),
+            }
+        },
         ref disks => {
             let names: Vec<String> = disks.iter().map(|disk| sanitise_str(&disk.id.name)).collect();
             let what = format!("which disk of {} may be overwritten", names.join(", "));
@@ -142,14 +152,69 @@ fn chosen_disk(plan: &Plan, terminal: bool) -> Result<String, CommandError> {
     }
 }
 
+/// Says which disks the host has, if this is none of them.
+fn has_disk(plan: &Plan, disk: &str) -> Result<(), String> {
+    let seen = disks(plan);
+    if seen.iter().any(|seen| seen.id.name == disk) {
+        return Ok(());
+    }
+    let shown = |seen: &&PlanDisk| format!("{} ({})", sanitise_str(&seen.id.name), what_it_is(seen));
+    let has: Vec<String> = seen.iter().map(shown).collect();
+    let has = if has.is_empty() { "no disk was seen".into() } else { format!("it has {}", has.join(", ")) };
+    Err(format!("the host has no disk `{}`; {has}", sanitise_str(disk)))
+}
+
+/// What a disk is, by model and size.
+fn what_it_is(disk: &PlanDisk) -> String {
+    let what = [sanitise_str(&disk.model), format_bytes(disk.id.size)].join(", ");
+    what.trim_start_matches(", ").to_owned()
+}
+
+/// The keys and files of keys of the command line as hosts.toml has them. A file is named there from where hosts.toml
+/// is, and here from where the user is. One whose name does not say that it has public keys is written out.
+fn authorized_keys(given: &[String], dir: &Path) -> Result<Vec<String>, String> {
+    let mut keys = Vec::new();
+    for text in given {
+        if text.contains("PRIVATE KEY") {
+            return Err("--authorized-keys is a private key: give the public one".into());
+        }
+        if PublicKey::parse(text).is_ok() {
+            keys.push(text.clone());
+            continue;
+        }
+        // A shell leaves a `~` in quotes.
+        let at_home = text.strip_prefix("~/").and_then(|rest| Some(std::env::home_dir()?.join(rest)));
+        let path = at_home.clone().unwrap_or_else(|| text.into());
+        let read = AuthorizedKey::File(path.clone()).read();
+        let read =
+            read.map_err(|why| format!("--authorized-keys is neither a public key nor a file of some: {why}"))?;
+        match path.extension().is_some_and(|extension| extension == "pub") {
+            true if at_home.is_some() => keys.push(text.clone()),
+            true => keys.push(named_from(dir, &path)?),
+            false => keys.extend(read),
+        }
+    }
+    Ok(keys)
+}
+
+/// How a file in `dir` names that one: relative if it is in there too, else absolute.
+fn named_from(dir: &Path, path: &Path) -> Result<String, String> {
+    let whole = |path: &Path| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
+    let path = whole(path)?;
+    // What begins with `~` would be elsewhere.
+    let within =
+        path.strip_prefix(whole(dir)?).ok().filter(|within| !within.as_os_str().as_encoded_bytes().starts_with(b"~"));
+    let name = within.unwrap_or(&path);
+    name.to_str().map(str::to_owned).ok_or_else(|| format!("{} has a name that hosts.toml can't have", path.display()))
+}
+
 /// How hosts.toml names a disk: by its serial number, if it has one of its own, since names change.
 fn selector(disk: &str, plan: Option<&Plan>) -> (String, String) {
     let seen = plan.map(disks).unwrap_or_default();
     let Some(found) = seen.iter().find(|seen| seen.id.name == disk) else {
         return (toml(disk), "All others are set read-only before the payload starts.".into());
     };
-    let what = [sanitise_str(&found.model), format_bytes(found.id.size)].join(", ");
-    let what = what.trim_start_matches(", ");
+    let what = what_it_is(found);
     let serial = found.id.serial.as_deref().map(str::trim).filter(|serial| !serial.is_empty());
     let own = serial.filter(|serial| {
         seen.iter().filter(|seen| seen.id.serial.as_deref().map(str::trim) == Some(*serial)).count() == 1
@@ -289,6 +354,55 @@ mod tests {
             write(dir.path(), "", example).unwrap_err();
             assert!(!dir.path().join(HOSTS).exists());
         }
+    }
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIQr8xQuCc4EgyOdEyDMALuAkLUWsLkXbTJFWwT3jPW2";
+
+    #[test]
+    fn a_file_of_keys_is_found_from_where_hosts_toml_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let site = dir.path().join("site");
+        fs::create_dir(&site).unwrap();
+        for name in ["key.pub", "site/key.pub", "site/~key.pub", "keys"] {
+            fs::write(at(name), format!("# mine\n{KEY} me@here\n\n{KEY}\n")).unwrap();
+        }
+        let named = |given: &str| authorized_keys(&[given.to_owned()], &site);
+        for (given, expected) in [
+            (at("key.pub"), at("key.pub")),
+            (at("site/key.pub"), "key.pub".into()),
+            (at("site/~key.pub"), at("site/~key.pub")),
+            (format!("{KEY} me"), format!("{KEY} me")),
+        ] {
+            assert_eq!(named(&given), Ok(vec![expected]), "{given}");
+        }
+        // From here, which no hosts.toml would know.
+        let here = fs::read_dir(".").unwrap().next().unwrap().unwrap().file_name().into_string().unwrap();
+        let expected = std::env::current_dir().unwrap().join(&here).to_str().unwrap().to_owned();
+        assert_eq!(named_from(&site, Path::new(&here)), Ok(expected));
+        // No path of hosts.toml leads to a file of that name: the keys themselves do.
+        assert_eq!(named(&at("keys")).unwrap().len(), 2);
+        fs::write(at("other.pub"), "nothing\n").unwrap();
+        for (given, says) in [
+            (at("nosuch.pub"), "No such file"),
+            (at("other.pub"), "other.pub:1: "),
+            ("ssh-ed25519 AAAA".into(), "neither a public key nor a file"),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----".into(), "--authorized-keys is a private key"),
+        ] {
+            let error = named(&given).unwrap_err();
+            assert!(error.contains(says), "{given}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_the_host_lacks_is_not_taken() {
+        let seen = plan();
+        assert_eq!(has_disk(&seen, "/dev/vda"), Ok(()));
+        assert_eq!(has_disk(&seen, &seen.untouched[0].id.name), Ok(()));
+        let error = has_disk(&seen, "/dev/sdx").unwrap_err();
+        assert!(error.starts_with("the host has no disk `/dev/sdx`; it has /dev/vda ("), "{error}");
+        let error = has_disk(&Plan { wipe: Vec::new(), untouched: Vec::new(), ..seen }, "/dev/vda").unwrap_err();
+        assert!(error.ends_with("no disk was seen"), "{error}");
     }
 
     #[test]

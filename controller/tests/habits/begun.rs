@@ -49,6 +49,21 @@ async fn what_is_begun_can_be_deployed() {
     let (status, said) = run(&["init", "site", "--ssh", &place]);
     assert!(status == 2 && said.contains("site/hosts.toml is there already"), "{said}");
     assert_eq!(desk.read("site/hosts.toml"), toml);
+
+    // What is named on the command line is named from here, and hosts.toml is there.
+    let more = ["--name", "key", "--authorized-keys", "key.pub"];
+    let (status, said) = run(&[&["init", "keys", "--ssh", &place][..], &more].concat());
+    assert_eq!(status, 0, "{said}");
+    let (status, said) = run(&["validate", "keys/hosts.toml"]);
+    assert_eq!(status, 0, "{said}");
+    for (more, says) in [
+        (["--disk", "/dev/sdb"], "the host has no disk `/dev/sdb`; it has /dev/vda ("),
+        (["--authorized-keys", "nosuch.pub"], "nosuch.pub: No such file"),
+        (["--authorized-keys", "key"], "key:1: "),
+    ] {
+        let (status, said) = run(&[&["init", "wrong", "--ssh", &place][..], &more].concat());
+        assert!(status == 2 && said.contains(says) && !desk.path("wrong").exists(), "{said}");
+    }
     let more = ["--disk", "/dev/sdb", "--name", "db", "--no-look"];
     let (status, said) = run(&[&["init", "other", "--ssh", &place][..], &more].concat());
     assert!(status == 0 && desk.read("other/hosts.toml").contains("disk = \"/dev/sdb\""), "{said}");
