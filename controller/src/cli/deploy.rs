@@ -61,6 +61,8 @@ pub struct PlanCommand {
     #[command(flatten)]
     pub which: PlanArgs,
     /// Write the plan into a file too, for `anemos up --plan FILE`; only if all of its hosts can be deployed
+    ///
+    /// A file that is there is written over if it is a plan.
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Exit with 5 if a deployment would change any host, and with 0 only if all are what it would make of them

@@ -32,6 +32,7 @@ pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
                 if needs.is_empty() { lock } else { lock.narrowed(Some(&needs)).map_err(CommandError::bad_input)? };
             let files = match output {
                 Some(output) if !output.is_dir() => {
+                    has_directory(&output)?;
                     base::build(&lock, &output, places, &showing())?;
                     vec![output]
                 }
@@ -55,6 +56,15 @@ pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
     })
     .await
     .map_err(CommandError::internal)?
+}
+
+/// Refuses a file whose directory is not there, before what takes long is done for it.
+fn has_directory(file: &Path) -> Result<(), CommandError> {
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if dir.is_dir() {
+        return Ok(());
+    }
+    Err(CommandError::bad_input(format!("{}: there is no directory {}", file.display(), dir.display())))
 }
 
 /// [`show`], for whoever builds.
@@ -134,6 +144,7 @@ const NONE: &str = "none";
 fn lock(list: &Path, output: &Path, places: LockPlaces) -> Result<Status, CommandError> {
     let LockPlaces { mirror, security_mirror, snapshot } = places;
     let text = fs::read_to_string(list).map_err(|e| CommandError::bad_input(format!("{}: {e}", list.display())))?;
+    has_directory(output)?;
     let list = BaseList::parse(&list.display().to_string(), &text).map_err(CommandError::bad_input)?;
     let mirror = base::mirrors(mirror.as_deref())?.remove(0);
     let (fetcher, own) = (base::fetcher(), base::own_security());

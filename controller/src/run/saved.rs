@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use super::wanted::Wanted;
 use crate::embed::BUILD;
@@ -91,26 +92,42 @@ impl SavedPlan {
         })
     }
 
-    /// Whether a file can be written there: it is not there yet, or is an earlier plan. Another file is left alone.
+    /// Whether a file can be written there: it is not there yet, or is an earlier plan, and its directory takes files.
+    /// Another file is left alone.
     pub fn may_be_written(path: &Path) -> Result<(), SavedError> {
+        Self::beside(path).map(drop)
+    }
+
+    /// A new file in the directory of this one, which may be put in its place.
+    fn beside(path: &Path) -> Result<NamedTempFile, SavedError> {
         let fault = |why: &str| SavedError { path: path.to_owned(), why: why.into() };
-        match std::fs::read(path) {
-            Ok(bytes) if format_of(&bytes).is_some() => Ok(()),
-            Ok(_) => Err(fault("there is a file that is no plan; it is left as it is, so name another one")),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(fault(&error.to_string())),
+        let io = |error: std::io::Error| fault(&error.to_string());
+        match std::fs::metadata(path) {
+            // A pipe to another program would be read for ever, since it is this process that may write to it.
+            Ok(metadata) if !metadata.is_file() => {
+                return Err(fault("there is what is no regular file; a plan goes into one that anemos makes itself"));
+            }
+            Ok(_) if format_of(&std::fs::read(path).map_err(io)?).is_none() => {
+                return Err(fault("there is a file that is no plan; it is left as it is, so name another one"));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error)),
         }
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        tempfile::Builder::new()
+            .prefix(".anemos-plan")
+            .tempfile_in(dir)
+            .map_err(|error| fault(&format!("no file can be made in {}: {}", dir.display(), error.kind())))
     }
 
     /// Writes it: all of it, or the file stays as it was.
     pub fn write(&self, path: &Path) -> Result<(), SavedError> {
         let fault = |why: String| SavedError { path: path.to_owned(), why };
-        Self::may_be_written(path)?;
+        let mut file = Self::beside(path)?;
         let mut json = serde_json::to_vec_pretty(self).map_err(|error| fault(error.to_string()))?;
         json.push(b'\n');
         let io = |error: std::io::Error| fault(error.to_string());
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new().prefix(".anemos-plan").tempfile_in(dir).map_err(io)?;
         file.write_all(&json).and_then(|()| file.as_file().sync_all()).map_err(io)?;
         file.persist(path).map_err(|error| io(error.error))?;
         Ok(())
@@ -248,6 +265,35 @@ mod tests {
         assert!(error.contains("there is a file that is no plan"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "[hosts.web1]\n");
         SavedPlan::read(&dir.path().join("none")).unwrap_err();
+    }
+
+    /// What can't be written is known before anybody is met, and nothing is waited for to know it.
+    #[test]
+    fn a_plan_goes_into_a_regular_file_of_a_directory_that_is_there() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        mknodat(CWD, at("pipe"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::os::unix::fs::symlink("pipe", at("link")).unwrap();
+        let said = |path: PathBuf| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            std::thread::spawn(move || sender.send(SavedPlan::may_be_written(&path)));
+            let said = receiver.recv_timeout(std::time::Duration::from_secs(30)).expect("it waits for nobody");
+            said.map_err(|error| error.to_string())
+        };
+        for (path, says) in [
+            (at("pipe"), "there is what is no regular file"),
+            (at("link"), "there is what is no regular file"),
+            ("/dev/null".into(), "there is what is no regular file"),
+            (dir.path().to_owned(), "there is what is no regular file"),
+            (at("none/web.plan"), "/none: entity not found"),
+            (at("pipe/web.plan"), "ot a directory"),
+        ] {
+            let error = said(path.clone()).unwrap_err();
+            assert!(error.contains(says), "{}: {error}", path.display());
+        }
+        assert_eq!(said(at("web.plan")), Ok(()));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left of looking");
     }
 
     #[test]

@@ -12,6 +12,12 @@ async fn what_was_approved_is_done_and_nothing_else() {
     let desk = Desk::new(&[("web", &web_host), ("db", &db_host)]);
     let toml = desk.read("hosts.toml");
 
+    // What is no file, or has no directory, is told before anybody is met. The pipe is the command's own.
+    for (path, says) in [("/dev/stdout", "is no regular file"), ("none/fleet.plan", "no file can be made in none")] {
+        let (status, said) = desk.run(&["plan", "-o", path]);
+        assert!(status == 2 && said.contains(says) && !said.contains("connecting"), "{said}");
+    }
+
     // Another file is left alone, before anybody is met.
     let (status, said) = desk.run(&["plan", "-o", "hosts.toml"]);
     assert!(status == 2 && said.contains("there is a file that is no plan"), "{said}");
