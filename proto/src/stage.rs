@@ -126,8 +126,8 @@ pub struct Staged {
 /// How [`Failure::why`] begins where another stage is at work on the host, which keeps this one out.
 pub const KEPT_OUT: &str = "another stage is at work on this host";
 
-/// The source, as mount(8) has it, of a file system that is mounted in memory for the stage, where no other of the host's
-/// can be written and holds programs. Whoever finds one of that name in the stage's directory may unmount it.
+/// The source, as mount(8) has it, of a file system that is mounted in memory for the stage, where no other of the
+/// host's can be written and holds programs. Whoever finds one of that name in the stage's directory may unmount it.
 pub const MOUNTED_AS: &str = "anemos";
 
 /// Why something could not be done. Together with host, phase and state, which the controller knows, this is the error.

@@ -52,7 +52,8 @@ f=$d/stage-$$;
 w=$( {{ printf "#\041/bin/sh\nexit 0\n" >"$f" && chmod 700 "$f" && "$f"; }} 2>&1) && break;
 why="$why $(echo $w);"; rm -f "$f"; leave; f=;
 done;
-[ -n "$f" ] || die "none of /var/lib/anemos, /root/.anemos, /run/anemos and a tmpfs can be written and hold programs:$why";
+[ -n "$f" ] || die "none of /var/lib/anemos, /root/.anemos, /run/anemos and a tmpfs
+can be written and hold programs:$why";
 trap "rm -f $f $f.packed; leave" EXIT;
 trap "exit 1" HUP INT TERM;
 good() {{ [ "$(sha256sum <"$f" | cut -c1-64)" = {digest} ]; }};

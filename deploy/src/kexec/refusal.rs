@@ -13,7 +13,8 @@ use crate::kernel;
 /// Why the running kernel does not load its own image by itself, where it wants signatures. Known only by trying: which
 /// keys it checks them by depends on how it was built and on the firmware.
 ///
-/// Nothing is tried where each load counts, or where somebody has loaded a kernel already, in whose place ours would be.
+/// Nothing is tried where each load counts, or where somebody has loaded a kernel already, in whose place ours would
+/// be.
 pub fn of_own_image(root: &Root, gate: &Gate, support: &KexecSupport, release: &str) -> Result<Option<String>> {
     let signed = support.appraised || !matches!(&*support.lockdown, "" | "none");
     let may_try = support.file_load && !support.disabled && support.loads_left.is_none();
