@@ -31,6 +31,7 @@ sfdisk fdisk
 mformat mtools
 mcopy mtools
 mkfs.vfat dosfstools
+cryptsetup cryptsetup-bin
 mkswap util-linux
 setpriv util-linux
 unshare util-linux

@@ -24,7 +24,7 @@ use crate::problem::{Doing, Problem};
 use crate::settings::{Format, SIGNED_GRUB, Target};
 use crate::sources::{self, Sources};
 use crate::words::{Bootloader, Filesystem, Table};
-use crate::{declare, functions, output};
+use crate::{declare, functions, luks, output, volumes};
 
 /// What is to be built.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ impl Job {
         let settings = &self.imgbuild.settings;
         let grub = settings.bootloader != Some(Bootloader::None);
         let seed = disk::Seed::from_environment(&settings.imgname);
-        Wanted { size, table, filesystem, grub, volumes: settings.filesystems.clone(), seed }
+        Wanted { size, table, filesystem, grub, volumes: settings.filesystems.clone(), seed, keys: Vec::new() }
     }
 
     /// The directory of the IMGBUILD.
@@ -258,16 +258,20 @@ fn fill(
     {
         return Err(problem);
     }
+    let with_keys = |wanted: Wanted| {
+        let keys = luks::keys(context, job.project(), &settings.filesystems, job.reveal.as_deref())?;
+        Ok::<_, Problem>(Wanted { keys, ..wanted })
+    };
     let disk = match (machine, job.wanted()) {
         (Some(machine), wanted) => {
             report.step("partitions and file systems");
             // GPT and ext4 where the IMGBUILD says nothing of disks.
-            let wanted = wanted.unwrap_or_else(|| job.disk(0, Table::Gpt, Filesystem::Ext4));
+            let wanted = with_keys(wanted.unwrap_or_else(|| job.disk(0, Table::Gpt, Filesystem::Ext4)))?;
             Some(Disk::device(context, wanted, machine.disk, &job.work, root)?)
         }
         (None, Some(wanted)) => {
             report.step("partitions and file systems");
-            Some(Disk::image(context, wanted, &job.work, root)?)
+            Some(Disk::image(context, with_keys(wanted)?, &job.work, root)?)
         }
         (None, None) => None,
     };
@@ -302,6 +306,7 @@ fn fill(
     let host_keys = HostKeys::of(&image);
     if let Some(disk) = &disk {
         fstab(&image, disk)?;
+        crypttab(&image, disk).doing(|| "writing /etc/crypttab in the image".into())?;
     }
     if !job.inputs.is_empty() {
         report.step("files");
@@ -327,6 +332,10 @@ fn fill(
         functions::provision(context, &job.imgbuild, &chroot)?;
         #[cfg(feature = "images")]
         crate::manifest::note(context, &chroot, &job.work)?;
+    }
+    if volumes::encrypted(&settings.filesystems).next().is_some() && disk.is_some() {
+        report.step("initramfs");
+        luks::initramfs(context, &chroot)?;
     }
     if let Some(disk) = &disk
         && settings.bootloader != Some(Bootloader::None)
@@ -427,6 +436,21 @@ fn fstab(image: &Inside, disk: &Disk) -> Result<(), Problem> {
         image.dir(Path::new(path.trim_start_matches('/'))).doing(|| format!("making {path} in the image"))?;
     }
     Ok(())
+}
+
+/// Says what is encrypted, and gives the initramfs the passphrases that it is to have.
+fn crypttab(image: &Inside, disk: &Disk) -> io::Result<()> {
+    let text = disk.crypttab();
+    if text.is_empty() {
+        return Ok(());
+    }
+    image.write(Path::new("etc/crypttab"), text.as_bytes(), 0o644)?;
+    let mut has_keys = false;
+    for (path, key) in disk.key_files() {
+        image.write(Path::new(path.trim_start_matches('/')), key, 0o400)?;
+        has_keys = true;
+    }
+    if has_keys { luks::take_keys(image) } else { Ok(()) }
 }
 
 /// Removes logs and caches of the build, which would make each image of the same IMGBUILD different, and what packages

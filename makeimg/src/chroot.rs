@@ -124,19 +124,21 @@ impl<'a> Chroot<'a> {
         Ok(())
     }
 
-    /// Shows a loop device of this machine's, by its name and as udev(7) does by the UUID of its file system.
+    /// Shows a block device of this machine's, by its name and as udev(7) does by the UUID of its file system.
     ///
     /// # Errors
     /// There is no such device, or its node can't be made.
     pub fn lend_device(&self, device: &str, uuid: &str) -> io::Result<()> {
         let number = rustix::fs::stat(device)?.st_rdev;
-        let name =
-            device.strip_prefix("/dev/").filter(|name| !name.contains('/')).ok_or(io::ErrorKind::InvalidInput)?;
+        let name = device.strip_prefix("/dev/").ok_or(io::ErrorKind::InvalidInput)?;
         let dev = self.image.dir(Path::new("dev"))?;
-        // That it is a loop device is the building machine's matter: GRUB's scripts make no menu for a system on one.
-        let node = format!("image-{name}");
+        // That it is a loop device or a mapped one is the building machine's matter: GRUB's scripts make no menu for a
+        // system on one.
+        let node = format!("image-{}", name.replace('/', "-"));
         mknodat(&dev, &node, FileType::BlockDevice, Mode::from_raw_mode(0o600), number)?;
-        symlinkat(&node, &dev, name)?;
+        let (above, last) = name.rsplit_once('/').unwrap_or(("", name));
+        let above = if above.is_empty() { dev } else { self.image.dir(&Path::new("dev").join(above))? };
+        symlinkat("../".repeat(name.matches('/').count()) + &node, &above, last)?;
         let by_uuid = self.image.dir(Path::new("dev/disk/by-uuid"))?;
         Ok(symlinkat(format!("../../{node}"), &by_uuid, uuid)?)
     }

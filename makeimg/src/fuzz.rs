@@ -89,8 +89,15 @@ fn partitions(data: &[u8]) {
     let parts = old.iter().flat_map(|old| &old.parts);
     let keeps = volumes.iter().enumerate().filter(|(_, volume)| volume.keep).map(|(at, _)| at);
     let kept: Vec<old::Kept> = parts.zip(keeps).map(|(part, at)| part.kept(at, "U".into(), "ext4".into())).collect();
-    let wanted =
-        Wanted { size, table, filesystem: Filesystem::Ext4, grub: text.len().is_multiple_of(2), volumes, seed: None };
+    let wanted = Wanted {
+        size,
+        table,
+        filesystem: Filesystem::Ext4,
+        grub: text.len().is_multiple_of(2),
+        volumes,
+        seed: None,
+        keys: Vec::new(),
+    };
     wanted.tools();
     let Ok(made) = wanted.place(&kept) else { return };
     let mut numbers: Vec<u32> =

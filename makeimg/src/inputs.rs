@@ -17,7 +17,7 @@ use crate::template;
 pub const PATCH: &str = ".makeimg.patch";
 
 /// Endings of encrypted files' names. The files in the image have names without them.
-const ENCRYPTED: [&str; 4] = [".age", ".gpg", ".pgp", ".asc"];
+pub(crate) const ENCRYPTED: [&str; 4] = [".age", ".gpg", ".pgp", ".asc"];
 
 /// How an input gets into the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,7 +227,10 @@ impl Putting<'_> {
                 let text = rendered(input, &text, self.variables).map_err(|mut problems| problems.remove(0))?;
                 image.write(&input.path, &text[..], input.mode)
             }
-            Kind::Secret => image.write(&input.path, &self.revealed(input)?[..], input.mode),
+            Kind::Secret => {
+                let bytes = reveal(self.context, &input.source, self.reveal)?;
+                image.write(&input.path, &bytes[..], input.mode)
+            }
             Kind::Patch => return self.patch(input),
         };
         made.map_err(|e| Problem::new(&input.source, None, format!("/{} can't be made: {e}", input.path.display())))
@@ -240,14 +243,6 @@ impl Putting<'_> {
         }
         self.image.dir(&input.path)?;
         self.image.give(&input.path, input.mode, 0, 0)
-    }
-
-    fn revealed(&self, input: &Input) -> Result<Vec<u8>, Problem> {
-        let bytes = read(&input.source)?;
-        let Some(reveal) = self.reveal else { return Ok(bytes) };
-        let tool = Tool::new("sh").args(["-c", reveal]).env("MAKEIMG_SECRET", &input.source).input(bytes);
-        tool.output(self.context)
-            .map_err(|problem| Problem::new(&input.source, None, format!("can't be revealed: {}", problem.what)))
     }
 
     fn patch(&self, input: &Input) -> Result<(), Problem> {
@@ -289,6 +284,17 @@ impl Putting<'_> {
         let made = self.image.rewrite(&input.path, new);
         made.map_err(|e| Problem::new(&input.source, None, format!("/{shown} can't be changed: {e}")))
     }
+}
+
+/// What a secret's file hides, or what is in it where no `command` reveals it.
+///
+/// # Errors
+/// It can't be read, or the command fails.
+pub fn reveal(context: &Context, source: &Path, command: Option<&str>) -> Result<Vec<u8>, Problem> {
+    let bytes = read(source)?;
+    let Some(command) = command else { return Ok(bytes) };
+    let tool = Tool::new("sh").args(["-c", command]).env("MAKEIMG_SECRET", source).input(bytes);
+    tool.output(context).map_err(|problem| Problem::new(source, None, format!("can't be revealed: {}", problem.what)))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Problem> {

@@ -23,6 +23,7 @@ pub mod inputs;
 pub mod inside;
 #[cfg(feature = "images")]
 pub mod look;
+pub mod luks;
 #[cfg(feature = "images")]
 pub mod manifest;
 pub mod output;

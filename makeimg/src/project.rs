@@ -7,6 +7,7 @@ use crate::apt::Apt;
 use crate::build::Job;
 use crate::imgbuild::{self, FILE};
 use crate::inputs::{self, Input};
+use crate::luks;
 use crate::output;
 use crate::problem::{Doing, Problem};
 use crate::settings;
@@ -71,6 +72,7 @@ pub fn read(request: &Request) -> Read {
         };
     if let Some(project) = imgbuild.path.parent() {
         problems.extend(Apt::problems(project, &imgbuild.settings.packages));
+        problems.extend(luks::problems(&imgbuild));
         let keyring = imgbuild.settings.debian_keyring.as_ref().map(|name| project.join(name));
         if let Some(keyring) = keyring.filter(|path| !path.is_file()) {
             problems.push(Problem::new(&keyring, None, "debian_keyring: there is no such file"));

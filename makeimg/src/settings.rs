@@ -177,8 +177,12 @@ const SIZE: u64 = 8 << 30;
 impl Settings {
     /// Whether the image gets shim, with which it starts where Secure Boot is enforced.
     pub(crate) fn has_shim(&self) -> bool {
-        let name = |package: &String| package.split(['=', ':', '/']).next() == Some(SHIM);
-        matches!(self.target, Target::Debian { .. }) && self.packages.iter().any(name)
+        matches!(self.target, Target::Debian { .. }) && self.has_package(SHIM)
+    }
+
+    /// Whether a package is named, of whatever version.
+    pub(crate) fn has_package(&self, name: &str) -> bool {
+        self.packages.iter().any(|package| package.split(['=', ':', '/']).next() == Some(name))
     }
 
     /// Reads the values of the variables. `default_name` is the image's name if the IMGBUILD gives none.

@@ -46,6 +46,23 @@ pub struct Volume {
     /// The subvolume of a Btrfs that is mounted. Without a size, it is one of the nearest Btrfs above it.
     #[serde(default)]
     pub subvolume: Option<String>,
+    /// How its partition is encrypted, if it is.
+    #[serde(default)]
+    pub luks: Option<Luks>,
+}
+
+/// How a volume is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Luks {
+    /// Its name below /dev/mapper, and that of the file with its passphrase.
+    pub name: String,
+    /// Whether the initramfs has its passphrase, and so nobody is asked.
+    pub in_initramfs: bool,
+}
+
+/// The volumes that are encrypted.
+pub(crate) fn encrypted(volumes: &[Volume]) -> impl Iterator<Item = &Luks> {
+    volumes.iter().filter_map(|volume| volume.luks.as_ref())
 }
 
 /// What mount options are made of.
@@ -60,7 +77,8 @@ impl Volume {
 
     fn new(at: At) -> Self {
         let (options, mkfs) = (Vec::new(), Vec::new());
-        Self { at, size: None, filesystem: None, keep: false, label: String::new(), options, mkfs, subvolume: None }
+        let (size, filesystem, label, subvolume, luks) = (None, None, String::new(), None, None);
+        Self { at, size, filesystem, keep: false, label, options, mkfs, subvolume, luks }
     }
 
     /// The mount option that names its subvolume.
@@ -90,7 +108,8 @@ impl Volume {
         }
     }
 
-    /// A line: `MOUNTPOINT [SIZE] [FILESYSTEM] [keep] [LABEL=…] [subvol=…] [options=…] [mkfs=…]…`.
+    /// A line: `MOUNTPOINT [SIZE] [FILESYSTEM] [keep] [LABEL=…] [subvol=…] [options=…] [mkfs=…]… [luks=…]
+    /// [key=initramfs]`.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -120,6 +139,19 @@ impl Volume {
                 return Err(format!("{name:?} is no subvolume's name"));
             }
             self.subvolume.replace(name.to_owned()).is_none()
+        } else if let Some(name) = word.strip_prefix("luks=") {
+            // It is a file's name, and one below /dev/mapper, where `control` is the device mapper's own.
+            let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+            if !name.chars().all(good) || name.starts_with(['.', '-']) || matches!(name, "" | "control") {
+                return Err(format!("{name:?} can't be an encrypted device's name"));
+            }
+            self.luks.replace(Luks { name: name.to_owned(), in_initramfs: false }).is_none()
+        } else if let Some(place) = word.strip_prefix("key=") {
+            if place != "initramfs" {
+                return Err(format!("{word:?} means nothing: key=initramfs puts the passphrase into the initramfs"));
+            }
+            let luks = self.luks.as_mut().ok_or("`key=` stands after `luks=…`, whose key it is")?;
+            !std::mem::replace(&mut luks.in_initramfs, true)
         } else if let Some(options) = word.strip_prefix("options=") {
             let good = |c: char| c.is_ascii_alphanumeric() || OPTION.contains(c);
             if let Some(bad) = options.split(',').find(|option| option.is_empty() || !option.chars().all(good)) {
@@ -172,12 +204,18 @@ impl Volume {
             At::Nowhere if self.label.is_empty() => return what("what is kept and not mounted needs its LABEL=…"),
             At::Path(_) | At::Swap | At::Nowhere => {}
         }
+        if self.keep && self.luks.is_some() {
+            return what("what is kept stays as it is: `none keep LABEL=…` keeps a partition that is encrypted");
+        }
         if self.keep && self.subvolume.is_some() {
             return what("a subvolume can't be kept, only a whole file system");
         }
         if self.size.is_none() {
             if !self.mkfs.is_empty() {
                 return what("`mkfs=` is for what is made, which has a size");
+            }
+            if self.luks.is_some() {
+                return what("`luks=` is for what is made, which has a size");
             }
             if self.is_shared() {
                 if self.filesystem.is_some() || !self.label.is_empty() {
@@ -235,6 +273,11 @@ pub fn together(mut volumes: Vec<Volume>) -> Result<Vec<Volume>, (usize, String)
         }
         if !volume.is_shared() && before.iter().any(|other| other.label == volume.label) {
             return Err((index, format!("the label {:?} is there twice: say another with LABEL=…", volume.label)));
+        }
+        if let Some(luks) = &volume.luks
+            && encrypted(before).any(|other| other.name == luks.name)
+        {
+            return Err((index, format!("luks={} is there twice", luks.name)));
         }
         if volume.label.eq_ignore_ascii_case("EFI") {
             return Err((index, "the label \"EFI\" is the EFI system partition's: say another with LABEL=…".into()));
@@ -310,6 +353,10 @@ mod tests {
             all(&["/var/log subvol=@log", "/ subvol=@", "/var 1G btrfs subvol=v", "/srv subvol=@srv"]).unwrap();
         let held: Vec<_> = (0..4).map(|at| (volumes[at].name(), volumes[holder(&volumes, at)].name())).collect();
         assert_eq!(held, [("/", "/"), ("/var", "/var"), ("/srv", "/"), ("/var/log", "/var")]);
+        let luks = |name: &str, in_initramfs| Some(Luks { name: name.into(), in_initramfs });
+        assert_eq!(read("/ 20G luks=system").luks, luks("system", false));
+        assert_eq!(read("swap 2G luks=swap key=initramfs").luks, luks("swap", true));
+        assert_eq!(all(&["/ luks=a", "/a 1G luks=a"]), Err((1, "luks=a is there twice".into())));
         assert_eq!(
             all(&["/home subvol=@home", "/ 2G btrfs"]),
             Err((0, "/ has no subvolume of its own: say subvol=… there, too".into()))
@@ -323,6 +370,15 @@ mod tests {
             ("/a keep mkfs=-n", "`mkfs=` is for what is made, which has a size"),
             ("/a ext4 subvol=a", "a subvolume without a size is in the Btrfs above it, and has neither type nor label"),
             ("swap 1G subvol=a", "swap has no subvolume"),
+            ("/a 1G luks=a/b", "\"a/b\" can't be an encrypted device's name"),
+            ("/a 1G luks=control", "\"control\" can't be an encrypted device's name"),
+            ("/a 1G key=initramfs", "`key=` stands after `luks=…`, whose key it is"),
+            ("/a 1G luks=a key=tpm", "\"key=tpm\" means nothing: key=initramfs puts the passphrase into the initramfs"),
+            ("/a subvol=a luks=a", "`luks=` is for what is made, which has a size"),
+            (
+                "/a 1G keep luks=a",
+                "what is kept stays as it is: `none keep LABEL=…` keeps a partition that is encrypted",
+            ),
             ("none keep LABEL=a options=ro", "what is not mounted has no mount options"),
         ] {
             assert_eq!(Volume::parse(line), Err(what.to_owned()), "{line}");

@@ -112,7 +112,8 @@ impl Lab {
 
     fn begin_on(&mut self, disk: &Path, context: &Context, table: Table, lines: &[&str]) -> Result<Disk, String> {
         let volumes = volumes::together(lines.iter().map(|line| Volume::parse(line).unwrap()).collect()).unwrap();
-        let wanted = Wanted { size: 0, table, filesystem: Filesystem::Ext4, grub: true, volumes, seed: None };
+        let wanted =
+            Wanted { size: 0, table, filesystem: Filesystem::Ext4, grub: true, volumes, seed: None, keys: Vec::new() };
         let root = self.dir.path().join(format!("root{}", self.roots.len()));
         fs::create_dir(&root).unwrap();
         self.roots.push(root.clone());

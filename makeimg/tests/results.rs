@@ -397,3 +397,101 @@ fn qcow2() {
     let left: Vec<_> = fs::read_dir(project.path("out")).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["web.qcow2"]);
 }
+
+/// What Debian's packages bring with which an initramfs opens encrypted file systems, and a cryptsetup(8) that tells
+/// how it was called.
+const LUKS: &str = r#"
+mkdir -p "$root/usr/share/initramfs-tools/hooks"
+: >"$root/usr/share/initramfs-tools/hooks/cryptroot"
+printf '#!/bin/sh\ncat /etc/crypttab /etc/cryptsetup-initramfs/conf-hook >/seen\n' >"$root/usr/sbin/update-initramfs"
+chmod 755 "$root/usr/sbin/update-initramfs"
+"#;
+
+#[test]
+fn encrypted_file_systems() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new(
+        "packages=cryptsetup-initramfs\nfilesystems='\n/ luks=system\n/boot 32M ext2\n\
+         swap 64M luks=swap key=initramfs\n'\n",
+    );
+    let (standin, cryptsetup) = (project.path("bin/mmdebstrap"), project.path("bin/cryptsetup"));
+    fs::write(&standin, format!("{STANDIN}{LUKS}")).unwrap();
+    let real = run(Command::new("sh").args(["-c", "PATH=$PATH:/usr/sbin:/sbin command -v cryptsetup"]));
+    let log = project.path("called");
+    let wrapper = format!("#!/bin/sh\necho \"$@\" >>'{}'\nexec {} \"$@\"\n", log.display(), real.trim());
+    fs::write(&cryptsetup, wrapper).unwrap();
+    fs::set_permissions(&cryptsetup, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(project.path("web/luks")).unwrap();
+    // What `tr` makes of `hush hush` and `more hush`.
+    fs::write(project.path("web/luks/system.age"), "uhfu uhfu\n").unwrap();
+    fs::write(project.path("web/luks/swap"), "zber uhfu\n").unwrap();
+    let mut build = project.command("raw 250M gpt ext4");
+    let output = build.args(["--verbose", "--reveal", "tr a-z n-za-m"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("two builds of this image differ: what encrypts / is random"), "{said}");
+    let called = fs::read_to_string(&log).unwrap();
+    assert!(called.lines().count() == 2 && !called.contains("hush") && !said.contains("hush"), "{called}{said}");
+
+    let image = project.path("out/web.img");
+    let parts = run(Command::new("/sbin/sfdisk").arg("--json").arg(&image));
+    let parts: serde_json::Value = serde_json::from_str(&parts).unwrap();
+    // The root, then swap; /boot is the second.
+    let [root, boot, swap] = [0, 1, 2].map(|at| {
+        let part = &parts["partitiontable"]["partitions"][at];
+        let (start, size) = (part["start"].as_u64().unwrap(), part["size"].as_u64().unwrap());
+        let path = project.path(&format!("part{at}"));
+        let mut dd = Command::new("dd");
+        dd.args([format!("if={}", image.display()), format!("of={}", path.display()), format!("skip={start}")]);
+        run(dd.arg(format!("count={size}")));
+        path
+    });
+    let blkid = |path: &Path, what: &str| {
+        run(Command::new("/sbin/blkid").args(["-p", "-s", what, "-o", "value"]).arg(path)).trim().to_owned()
+    };
+    assert_eq!([&root, &boot, &swap].map(|part| blkid(part, "TYPE")), ["crypto_LUKS", "ext2", "crypto_LUKS"]);
+    assert_eq!(blkid(&root, "LABEL"), "root");
+    let ids = [&root, &swap].map(|part| blkid(part, "UUID"));
+    let cryptsetup = |words: &[&str], path: &Path, passphrase: &str| {
+        let mut command = Command::new(real.trim());
+        command.args(words).args(["--batch-mode", "--key-file", "-"]).arg(path);
+        let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), passphrase.as_bytes()).unwrap();
+        child.wait().unwrap().success()
+    };
+    let opens = |path: &Path, passphrase: &str| cryptsetup(&["open", "--test-passphrase"], path, passphrase);
+    assert!(opens(&root, "hush hush") && opens(&swap, "more hush") && !opens(&root, "more hush"));
+    let dump = run(Command::new(real.trim()).arg("luksDump").arg(&root));
+    assert!(dump.contains("argon2id") && dump.contains("65536") && dump.contains("aes-xts-plain64"), "{dump}");
+
+    // What was encrypted is all there, where nothing is in the clear.
+    let has = |path: &Path| {
+        Command::new("grep").args(["-q", "-a", "errors=remount-ro"]).arg(path).status().unwrap().success()
+    };
+    assert!(!has(&root));
+    let header = project.path("header");
+    let decrypt = ["reencrypt", "--decrypt", "--force-offline-reencrypt", "--header", header.to_str().unwrap()];
+    assert!(cryptsetup(&decrypt, &root, "hush hush"));
+    assert!(has(&root));
+    let read = |file: &str| {
+        let output = Command::new("/sbin/debugfs").args(["-R", &format!("cat {file}")]).arg(&root).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let crypttab = format!(
+        "system UUID={} none luks,initramfs\nswap UUID={} /etc/cryptsetup-keys.d/swap.key luks,initramfs\n",
+        ids[0], ids[1]
+    );
+    assert_eq!(read("/etc/crypttab"), crypttab);
+    let seen = read("/seen");
+    assert!(seen.starts_with(&crypttab) && seen.ends_with("KEYFILE_PATTERN=/etc/cryptsetup-keys.d/*.key\n"), "{seen}");
+    assert_eq!(read("/etc/cryptsetup-keys.d/swap.key"), "more hush");
+    assert!(
+        read("/etc/fstab").starts_with(&format!("UUID={} / ext4 ", blkid(&root, "UUID"))),
+        "{}",
+        read("/etc/fstab")
+    );
+    let fsck = Command::new("/sbin/fsck.ext4").args(["-f", "-n"]).arg(&root).output().unwrap();
+    assert!(fsck.status.success(), "{}", String::from_utf8_lossy(&fsck.stdout));
+}

@@ -91,7 +91,7 @@ const TURNS: [&[&str]; 7] = [
         "ways::through_a_bridge_on_a_bond",
         "ways::through_a_vlan_on_a_trunk",
     ],
-    &["makeimg::arch_boots", "makeimg::kin_of_debian", "makeimg::same_by_both_tools"],
+    &["makeimg::arch_boots", "makeimg::debian_encrypted", "makeimg::kin_of_debian", "makeimg::same_by_both_tools"],
     &["makeimg::arch_deployed"],
 ];
 

@@ -10,6 +10,7 @@ use lab::machine::{Boot, DataDisk, Disks, file_sha256};
 use lab::{Context, Firmware, Lab, Machine, Result, Spec, bail, checkout, link, ssh};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "makeimg::debian_deployed", run: debian_deployed },
     Scenario { name: "makeimg::debian_boots", run: debian_boots },
+    Scenario { name: "makeimg::debian_encrypted", run: debian_encrypted },
     Scenario { name: "makeimg::debian_other_disks", run: debian_other_disks },
     Scenario { name: "makeimg::debian_archives", run: debian_archives },
     Scenario { name: "makeimg::debian_deployed_again", run: debian_deployed_again },
@@ -175,7 +177,7 @@ fn debian_boots(lab: &Lab) -> Result<Outcome> {
     updated.remove();
     running.disks.remove();
     let sum = file_sha256(&image)?;
-    check_system(&run_and_ask(lab, &project, &image)?, "bios", &newer);
+    check_system(&run_and_ask(lab, &project, &image, ABOUT, &[])?, "bios", &newer);
     assert_eq!(file_sha256(&image)?, sum, "`makeimg run` has written to the image");
     Ok(Outcome::Passed)
 }
@@ -239,15 +241,74 @@ fn check_system(facts: &str, firmware: &str, kernel: &str) {
     assert_eq!(lines[8..], ["ext4", kernel, "trixie trixie-updates", "trixie-security"], "{facts}");
 }
 
-/// Boots an image as the manual says, asks it, and has it switch itself off, which ends `makeimg run`.
-fn run_and_ask(lab: &Lab, project: &Project, image: &Path) -> Result<String> {
+/// The example on an encrypted root starts when its passphrase is typed on the serial console, and not before; swap is
+/// opened by what the initramfs has.
+fn debian_encrypted(lab: &Lab) -> Result<Outcome> {
+    let project = Project::new(lab, "encrypted", "imgbuild-debian")?;
+    project.add(
+        "packages=\"$packages
+            cryptsetup-initramfs\"
+        filesystems='
+            /boot  300M ext4
+            /      ext4 luks=system
+            swap   100M luks=swap key=initramfs
+        '",
+    )?;
+    let keys = project.dir().join("luks");
+    fs::create_dir_all(&keys).context("the passphrases")?;
+    for (name, hidden) in [("system.age", "bcra frfnzr\n"), ("swap", "fjnc\n")] {
+        fs::write(keys.join(name), hidden).context(name)?;
+    }
+    let begin = Instant::now();
+    let said = project.build("out", |command| drop(command.arg("--verbose")))?;
+    println!("makeimg::debian_encrypted: built in {:.0} s", begin.elapsed().as_secs_f32());
+    assert!(!said.contains("open sesame"), "a passphrase is told");
+    let image = project.path("out/debian.img");
+    let question = "findmnt -no SOURCE,FSTYPE /; findmnt -no FSTYPE /boot
+        lsblk -rno NAME,TYPE | grep crypt | sort; swapon --noheadings --show=NAME | xargs readlink -f | xargs basename
+        lsblk -rno NAME | grep -q . && test \"$(stat -c %a /boot/initrd.img-*)\" = 600 && echo shut
+        ls /etc/cryptsetup-keys.d; grep -c swap /etc/crypttab";
+    let typed = ["Please unlock disk system", "wrong", "bad password", "", "Please unlock disk system", "open sesame"];
+    let facts = run_and_ask(lab, &project, &image, question, &typed)?;
+    let lines: Vec<&str> = facts.lines().collect();
+    let expected = ["/dev/mapper/system ext4", "ext4", "swap crypt", "system crypt"];
+    assert_eq!(lines[..expected.len()], expected, "{facts}");
+    assert!(lines[4].starts_with("dm-") && lines[5..] == ["shut", "swap.key", "1"], "{facts}");
+    Ok(Outcome::Passed)
+}
+
+/// Boots an image as the manual says, asks it, and has it switch itself off, which ends `makeimg run`. `typed` are what
+/// it says on its console in turn, each with what is typed then.
+fn run_and_ask(lab: &Lab, project: &Project, image: &Path, question: &str, typed: &[&str]) -> Result<String> {
     let port = link::free_port()?;
     let log = fs::File::create(project.work.join("serial.log")).context("the serial log")?;
     let mut command = Command::new(makeimg()?);
     command.args(["run", "--accel", "tcg", "--ssh", &port.to_string()]).arg(image);
-    let mut qemu = command.stdin(Stdio::null()).stdout(log).spawn().context("makeimg run")?;
+    let stdin = if typed.is_empty() { Stdio::null() } else { Stdio::piped() };
+    let mut qemu = command.stdin(stdin).stdout(log).spawn().context("makeimg run")?;
     let asked = (|| {
         let end = Instant::now() + BOOT;
+        let mut seen = 0;
+        for pair in typed.chunks(2) {
+            let serial = || fs::read(project.work.join("serial.log")).unwrap_or_default();
+            let at = loop {
+                let bytes = serial();
+                let text = String::from_utf8_lossy(&bytes[seen.min(bytes.len())..]).into_owned();
+                if text.contains(pair[0]) {
+                    break bytes.len();
+                }
+                if Instant::now() > end || qemu.try_wait().context("waiting for makeimg run")?.is_some() {
+                    bail!("no {:?} on the console", pair[0]);
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            };
+            if let (Some(keyboard), [_, word]) = (&mut qemu.stdin, pair)
+                && !word.is_empty()
+            {
+                seen = at;
+                writeln!(keyboard, "{word}").context("typing")?;
+            }
+        }
         while let Err(error) = ssh::banner(([127, 0, 0, 1], port).into(), Duration::from_secs(5)) {
             if Instant::now() > end || qemu.try_wait().context("waiting for makeimg run")?.is_some() {
                 return Err(error);
@@ -261,7 +322,7 @@ fn run_and_ask(lab: &Lab, project: &Project, image: &Path) -> Result<String> {
             ssh::success("the new system", &ssh::output_within(client.arg(question), BOOT)?)
         };
         assert_eq!(ask("systemctl is-system-running --wait; systemctl --failed --no-legend")?.trim(), "running");
-        let answer = ask(ABOUT)?;
+        let answer = ask(question)?;
         ask("systemctl poweroff")?;
         Ok(answer)
     })();

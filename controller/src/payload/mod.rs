@@ -327,6 +327,7 @@ fn check_imgbuild(dir: &Path) -> Result<Checked, PayloadError> {
         }
     }
     problems.extend(imgbuild.as_ref().and_then(makeimg::imgbuild::Imgbuild::machine_problem));
+    problems.extend(imgbuild.iter().flat_map(makeimg::luks::problems));
     if !problems.is_empty() {
         return Err(PayloadError::ImgBuild(problems.iter().map(ToString::to_string).collect()));
     }

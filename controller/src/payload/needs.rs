@@ -91,5 +91,8 @@ pub(super) fn of_imgbuild(imgbuild: &Imgbuild) -> Option<Vec<String>> {
     if others(usual) || settings.filesystems.iter().any(|volume| others(volume.filesystem)) {
         groups.push("filesystems");
     }
+    if settings.filesystems.iter().any(|volume| volume.luks.is_some()) {
+        groups.push("volumes");
+    }
     Some(groups.into_iter().map(str::to_owned).collect())
 }

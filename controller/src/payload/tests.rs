@@ -212,6 +212,12 @@ fn what_a_payload_needs() {
         imgbuild(&format!("target=debian\n{format}\n"));
         assert_eq!(needs().with(None), Some(words(&["debian", "disk", "filesystems", "tools"])), "{format}");
     }
+    let encrypted = "packages=cryptsetup-initramfs\nfilesystems='\n/boot 1G\n/ luks=system\n'";
+    imgbuild(&format!("target=debian\n{encrypted}\n"));
+    assert!(refusal(dir.path()).contains("the project has no file luks/system"), "{}", refusal(dir.path()));
+    fs::create_dir(dir.path().join("luks")).unwrap();
+    write(&dir.path().join("luks/system.age"), b"hidden", 0o644);
+    assert_eq!(needs().with(None), Some(words(&["debian", "disk", "tools", "volumes"])));
     let arch = |text: &str| {
         write(&dir.path().join("mirrorlist"), b"Server = file:///here\n", 0o644);
         imgbuild(&format!("target=arch\n{text}"));

@@ -10,3 +10,6 @@ pub const FIRST: u64 = MIB;
 pub const END: u64 = MIB;
 /// Where the code in the first sector ends. After it come the disk's signature and the table of an MBR.
 pub const CODE: usize = 0x1b8;
+/// What an encrypted file system of an image leaves at the end of its partition: cryptsetup(8) moves it up by half of
+/// that, for the header of 16 MiB.
+pub const REDUCE: u64 = 32 * MIB;

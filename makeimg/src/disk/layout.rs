@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use super::geometry::{END, FIRST, MIB, SECTOR};
 use super::old::{Kept, Old};
 use super::seed::Seed;
+use crate::luks::Key;
 use crate::problem::Problem;
 use crate::volumes::{At, Size, Volume};
 use crate::words::{Filesystem, Table};
@@ -19,6 +20,8 @@ const BIOS_BOOT: u64 = MIB;
 const ESP: u64 = 64 * MIB;
 /// The least room for a file system, in bytes.
 const LEAST: u64 = 32 * MIB;
+/// The least room for an encrypted file system, in bytes: LUKS2's header takes 16 MiB, and making room for it 16 more.
+const LEAST_LUKS: u64 = 64 * MIB;
 /// Where an MBR's partitions must end, in bytes: it counts sectors with 32 bits.
 const MSDOS_END: u64 = SECTOR << 32;
 
@@ -37,6 +40,8 @@ pub struct Wanted {
     pub volumes: Vec<Volume>,
     /// What ids come from that are not to be random: those of an image that is to be reproducible.
     pub seed: Option<Seed>,
+    /// Passphrases of encrypted volumes, by their names.
+    pub keys: Vec<(String, Key)>,
 }
 
 /// What a partition is for.
@@ -78,6 +83,9 @@ impl Wanted {
                 (At::Swap, _) => "mkswap",
                 _ => self.filesystem_of(volume).mkfs(),
             });
+        }
+        if self.volumes.iter().any(|volume| volume.luks.is_some()) {
+            tools.push("cryptsetup");
         }
         if self.volumes.iter().any(|volume| volume.subvolume.is_some()) {
             tools.push("btrfs");
@@ -137,6 +145,13 @@ impl Wanted {
                 return Err(no_room(volume.name(), LEAST, size));
             }
             put(Role::Volume(index), (largest.0, size));
+        }
+        for part in &parts {
+            let Role::Volume(index) = part.role else { continue };
+            let volume = &self.volumes[index];
+            if volume.luks.is_some() && part.size < LEAST_LUKS {
+                return Err(no_room(volume.name(), LEAST_LUKS, part.size.min(LEAST_LUKS - MIB)));
+            }
         }
         self.number(&mut parts, kept)?;
         Ok(parts)
@@ -252,7 +267,7 @@ mod tests {
     fn wanted(mib: u64, table: Table, grub: bool, lines: &[&str]) -> Wanted {
         let volumes = lines.iter().map(|line| Volume::parse(line).unwrap()).collect();
         let volumes = volumes::together(volumes).unwrap();
-        Wanted { size: mib * MIB, table, filesystem: Filesystem::Ext4, grub, volumes, seed: None }
+        Wanted { size: mib * MIB, table, filesystem: Filesystem::Ext4, grub, volumes, seed: None, keys: Vec::new() }
     }
 
     fn kept(volume: usize, number: u32, start: u64, size: u64) -> Kept {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::features;
-use super::geometry::{CODE, END, FIRST, SECTOR};
+use super::geometry::{CODE, END, FIRST, REDUCE, SECTOR};
 use super::layout::{Part, Role, Wanted};
 use super::old::{self, Kept, Old};
 #[cfg(feature = "images")]
@@ -36,12 +36,14 @@ fn wipe_ends(device: &str, size: u64) -> io::Result<()> {
 /// A file system that was made.
 #[derive(Debug)]
 pub(super) struct Made {
-    role: Role,
-    /// A loop device.
+    pub(super) role: Role,
+    /// A loop device, or what is opened in one.
     pub(super) device: String,
     /// The device, opened before anything was written, so that sync reports errors of all writes.
     opened: File,
     pub(super) uuid: String,
+    /// The UUID of the encrypted partition that it is in.
+    pub(super) luks: Option<String>,
 }
 
 /// A disk being made, its file systems mounted.
@@ -149,18 +151,32 @@ impl Disk {
             if part.role == Role::BiosBoot {
                 continue;
             }
-            let device = self.attach(context, &part)?;
+            let luks = self.luks(part.role);
+            // An image is encrypted when all is in it.
+            let leave = if luks.is_some() && !self.is_device { REDUCE } else { 0 };
+            let mut device = self.attach(context, &part, leave)?;
+            if self.is_device {
+                wipe_ends(&device, part.size).doing(|| format!("wiping old signatures on {device}"))?;
+            }
+            let mut luks_uuid = None;
+            if let Some(luks) = luks {
+                let uuid = self.luks_uuid(luks)?;
+                if let Role::Volume(index) = part.role
+                    && self.is_device
+                {
+                    let label = &self.wanted.volumes[index].label;
+                    device = self.open_luks(context, luks, (label, &uuid), &device)?;
+                }
+                luks_uuid = Some(uuid);
+            }
             let mkfs = match part.role {
                 Role::Volume(index) => self.mkfs(context, index, &device, &[])?,
                 Role::Esp | Role::BiosBoot => self.mkfs_esp(),
             };
             let opened = File::open(&device).doing(|| format!("opening {device}"))?;
-            if self.is_device {
-                wipe_ends(&device, part.size).doing(|| format!("wiping old signatures on {device}"))?;
-            }
             mkfs.arg(&device).run(context)?;
             let uuid = self.id(context, &device)?;
-            self.made.push(Made { role: part.role, device, opened, uuid });
+            self.made.push(Made { role: part.role, device, opened, uuid, luks: luks_uuid });
         }
         for index in 0..self.wanted.volumes.len() {
             let volume = &self.wanted.volumes[index];
@@ -274,7 +290,8 @@ impl Disk {
         rustix::fs::ioctl_blksszget(&disk).ok()
     }
 
-    fn attach(&self, context: &Context, part: &Part) -> Result<String, Problem> {
+    /// A loop device of a partition, but for so many bytes at its end.
+    pub(super) fn attach(&self, context: &Context, part: &Part, leave: u64) -> Result<String, Problem> {
         let mut losetup = Tool::new("losetup").args(["--find", "--show"]);
         if self.is_device {
             // Else what is written would be in memory twice: in the loop device's cache and in the disk's.
@@ -284,7 +301,8 @@ impl Disk {
                 losetup = losetup.args(["--sector-size", &size.to_string()]);
             }
         }
-        let losetup = losetup.args(["--offset", &part.start.to_string(), "--sizelimit", &part.size.to_string()]);
+        let losetup =
+            losetup.args(["--offset", &part.start.to_string(), "--sizelimit", &(part.size - leave).to_string()]);
         let said = losetup.arg(&self.image).output(context)?;
         Ok(String::from_utf8_lossy(&said).trim().to_owned())
     }
@@ -366,6 +384,10 @@ impl Disk {
             if self.wanted.volumes[index].path().is_none() {
                 continue;
             }
+            if self.luks(part.role).is_some() {
+                context.report.warn(format!("two builds of this image differ: what encrypts {name} is random"));
+                continue;
+            }
             if !kind.is_ext() {
                 let why = format!("Linux writes {} ({name}) in an order of its own", kind.word());
                 context.report.warn(format!("two builds of this image differ: {why}"));
@@ -395,11 +417,13 @@ impl Disk {
         if let Some(seed) = &self.wanted.seed {
             same::rewrite(context, seed.epoch, &self.image, &self.work, self.fills(context)?)?;
         }
-        for Made { device, opened, .. } in self.made.drain(..) {
+        let mut encrypted = Vec::new();
+        for Made { role, device, opened, luks, .. } in self.made.drain(..) {
             // Unmounting has written, too.
             opened.sync_all().doing(|| format!("writing {}", self.image.display()))?;
             drop(opened);
             Tool::new("losetup").args(["--detach", &device]).run(context)?;
+            encrypted.extend(luks.map(|uuid| (role, uuid)));
         }
         // Not before: loop devices that a build leaves are found by the image's name.
         #[cfg(feature = "images")]
@@ -407,6 +431,8 @@ impl Disk {
             let new = self.work.join(same::NEW);
             fs::rename(&new, &self.image).doing(|| format!("renaming {}", new.display()))?;
         }
+        #[cfg(feature = "images")]
+        self.encrypt(context, &encrypted)?;
         let file = File::open(&self.image).doing(|| format!("opening {}", self.image.display()))?;
         file.sync_all().doing(|| format!("writing {}", self.image.display()))
     }

@@ -4,6 +4,7 @@ mod features;
 pub(crate) mod geometry;
 pub(crate) mod grub;
 pub(crate) mod layout;
+mod luks;
 mod making;
 pub(crate) mod old;
 #[cfg(feature = "images")]

@@ -22,6 +22,7 @@ const MINIMAL: &[&str] = &["?essential", "?priority(required)", "?priority(impor
 const PACKAGES: &[&str] = &[
     "apt",
     "ca-certificates",
+    "cryptsetup-initramfs",
     "curl",
     "debian-archive-keyring",
     "dhcpcd-base",
