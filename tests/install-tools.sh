@@ -31,6 +31,10 @@ sfdisk fdisk
 mformat mtools
 mcopy mtools
 mkfs.vfat dosfstools
+mkfs.f2fs f2fs-tools
+mkfs.jfs jfsutils
+mkfs.nilfs2 nilfs-tools
+mkfs.exfat exfatprogs
 cryptsetup cryptsetup-bin
 mkswap util-linux
 setpriv util-linux

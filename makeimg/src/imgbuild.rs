@@ -11,7 +11,7 @@ use crate::problem::Problem;
 use crate::script::{Script, defined};
 use crate::settings::{self, FUNCTIONS, Format, Settings, Target, VARIABLES};
 use crate::shell::{self, Values};
-use crate::words::Bootloader;
+use crate::words::{Bootloader, Filesystem};
 
 /// Name of the file.
 pub const FILE: &str = "IMGBUILD";
@@ -157,6 +157,16 @@ impl Imgbuild {
                  would wipe what setup() made",
                 "say `raw` and `filesystems`, or partition and install by a script in place of an IMGBUILD",
             )
+        } else if let Some((variable, kind)) = self.not_in_base() {
+            let what = format!(
+                "a machine does not make {} on its own disk: its RAM system has no {}",
+                kind.word(),
+                kind.mkfs()
+            );
+            let text = std::fs::read(&self.path).unwrap_or_default();
+            let line = assignment(&String::from_utf8_lossy(&text), variable);
+            let hint = "ext2, ext3, ext4, xfs, btrfs and vfat are what it makes";
+            return Some(Problem::new(&self.path, line, format!("{variable}: {what}")).hint(hint));
         } else if self.settings.target == Target::Alpine {
             (
                 "target",
@@ -172,6 +182,16 @@ impl Imgbuild {
         let text = std::fs::read(&self.path).unwrap_or_default();
         let line = assignment(&String::from_utf8_lossy(&text), variable);
         Some(Problem::new(&self.path, line, format!("{variable}: {what}")).hint(hint))
+    }
+
+    /// A file system that a machine can't make on its own disk, and the variable that asks for it.
+    fn not_in_base(&self) -> Option<(&'static str, Filesystem)> {
+        let of_format = match self.settings.format {
+            Format::Raw { filesystem, .. } => Some(("format", filesystem)),
+            _ => None,
+        };
+        let of_lines = self.settings.filesystems.iter().filter_map(|volume| Some(("filesystems", volume.filesystem?)));
+        of_format.into_iter().chain(of_lines).find(|(_, kind)| !kind.is_in_base())
     }
 
     /// Whether the boot loader that it gets is one that firmware does not start while Secure Boot is enforced. `false`

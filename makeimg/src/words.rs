@@ -58,6 +58,16 @@ words! {
         Xfs = "xfs",
         /// Btrfs.
         Btrfs = "btrfs",
+        /// The Flash-Friendly File System.
+        F2fs = "f2fs",
+        /// JFS.
+        Jfs = "jfs",
+        /// NILFS2.
+        Nilfs2 = "nilfs2",
+        /// FAT with long names.
+        Vfat = "vfat",
+        /// exFAT.
+        Exfat = "exfat",
     }
 }
 
@@ -75,7 +85,36 @@ impl Filesystem {
             Self::Ext2 => "mkfs.ext2",
             Self::Xfs => "mkfs.xfs",
             Self::Btrfs => "mkfs.btrfs",
+            Self::F2fs => "mkfs.f2fs",
+            Self::Jfs => "mkfs.jfs",
+            Self::Nilfs2 => "mkfs.nilfs2",
+            Self::Vfat => "mkfs.vfat",
+            Self::Exfat => "mkfs.exfat",
         }
+    }
+
+    /// The option of that program for a label.
+    pub fn label_option(self) -> &'static str {
+        match self {
+            Self::F2fs => "-l",
+            Self::Vfat => "-n",
+            _ => "-L",
+        }
+    }
+
+    /// The longest label, in characters, of those that makeimg gives.
+    pub fn longest_label(self) -> usize {
+        if matches!(self, Self::Vfat | Self::Exfat) { 11 } else { 12 }
+    }
+
+    /// Whether files in it have owners and modes, and can be links, which a system's own must.
+    pub fn has_owners(self) -> bool {
+        !matches!(self, Self::Vfat | Self::Exfat)
+    }
+
+    /// Whether a host that Anemos deploys can make it: the others' programs are not in its base.
+    pub fn is_in_base(self) -> bool {
+        self.is_ext() || matches!(self, Self::Xfs | Self::Btrfs | Self::Vfat)
     }
 }
 

@@ -447,6 +447,7 @@ fn what_a_machine_cannot_build_is_refused_before_anything_is_done() {
     let targets = [
         ("format=custom", "IMGBUILD:2: format: with `custom`, setup() makes the layout of the disk"),
         ("target=arch", "project/mirrorlist: there is no such file, and no pacman.conf that says where packages are"),
+        ("format='raw 8G gpt f2fs'", "IMGBUILD:2: format: a machine does not make f2fs on its own disk"),
         ("target=alpine", "IMGBUILD:2: target: a machine does not build `alpine` on its own disk"),
     ];
     for (line, words) in targets {

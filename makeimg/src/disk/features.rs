@@ -99,6 +99,11 @@ pub fn mkfs(
             let tool = id.iter().fold(tool.args(["-q", "-f"]), |tool, id| tool.args(["-U", id]));
             Ok(if without.is_empty() { tool } else { tool.args(["-O", &without.join(",")]) })
         }
+        Filesystem::F2fs | Filesystem::Nilfs2 => Ok(tool.args(["-f", "-q"])),
+        Filesystem::Jfs => Ok(tool.arg("-q")),
+        Filesystem::Exfat => Ok(tool),
+        // On a disk's partition as on one of a memory stick: it guesses otherwise.
+        Filesystem::Vfat => Ok(tool.args(["-F", "32"])),
     }
 }
 
@@ -146,6 +151,30 @@ mod tests {
         assert_eq!(words, ["-N", "9", "-m1"]);
         let mut words = vec!["-E".to_owned()];
         assert_eq!((take_extended(&mut words), words), (vec![], vec![]));
+    }
+
+    /// Linux need not know them here: their own programs make them, and GRUB's own code, run as a program, reads them.
+    #[test]
+    fn what_grub_reads_besides() {
+        use crate::command::Cancel;
+        use crate::report::Report;
+        let context = Context { report: std::sync::Arc::new(Report::new(|_| {})), cancel: Cancel::default() };
+        let dir = tempfile::tempdir().unwrap();
+        for kind in [Filesystem::F2fs, Filesystem::Jfs, Filesystem::Nilfs2, Filesystem::Vfat, Filesystem::Exfat] {
+            let file = dir.path().join(kind.word());
+            fs::File::create(&file).unwrap().set_len(150 << 20).unwrap();
+            let device = file.display().to_string();
+            let tool = mkfs(&context, kind, &device, dir.path(), None, &[]).unwrap();
+            tool.args([kind.label_option(), "label"]).arg(&file).run(&context).unwrap();
+            let told =
+                Tool::new("grub-fstest").arg(&file).args(["--", "ls", "-l", "(loop0)"]).output(&context).unwrap();
+            let told = String::from_utf8_lossy(&told).into_owned();
+            let uuid =
+                Tool::new("blkid").args(["-p", "-s", "UUID", "-o", "value"]).arg(&file).output(&context).unwrap();
+            let uuid = String::from_utf8_lossy(&uuid).trim().to_owned();
+            let is_whole = ["Filesystem type ", "Label `label'", &uuid].iter().all(|words| told.contains(words));
+            assert!(is_whole && uuid.len() > 8, "{device}, {uuid}: {told}");
+        }
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl Disk {
             Filesystem::Ext4 | Filesystem::Ext3 | Filesystem::Ext2 => "ext2",
             Filesystem::Xfs => "xfs",
             Filesystem::Btrfs => "btrfs",
+            Filesystem::F2fs => "f2fs",
+            Filesystem::Jfs => "jfs",
+            Filesystem::Nilfs2 => "nilfs2",
+            Filesystem::Vfat => "fat",
+            Filesystem::Exfat => "exfat",
         }
     }
 

@@ -113,6 +113,19 @@ impl Wanted {
                 return Err(Problem::build(what).hint("say btrfs in that line, or in `format`"));
             }
         }
+        for volume in self.volumes.iter().filter(|volume| volume.size.is_some() && volume.path().is_some()) {
+            let kind = self.filesystem_of(volume);
+            let problem =
+                |what: String, hint: &str| Problem::build(format!("filesystems: {}: {what}", volume.name())).hint(hint);
+            if volume.path() == Some("/") && !kind.has_owners() {
+                let what = format!("files in {} have neither owners nor modes, and a system's must", kind.word());
+                return Err(problem(what, "say another file system in that line, or in `format`"));
+            }
+            if volume.label.len() > kind.longest_label() {
+                let what = format!("the label {:?} is longer than {}'s may be", volume.label, kind.word());
+                return Err(problem(what, "say another with LABEL=…, of 11 characters at most"));
+            }
+        }
         if self.table == Table::Msdos && self.size > MSDOS_END {
             let what = "a partition table of the kind `msdos` ends at 2 TiB, and the disk does not";
             return Err(Problem::build(what).hint("say gpt in `format`"));
@@ -341,6 +354,20 @@ mod tests {
         let wanted = wanted(1024, Table::Gpt, false, &["/ subvol=@"]);
         assert_eq!(wanted.place(&[]).unwrap_err().what, "filesystems: /: Btrfs has subvolumes, ext4 has none");
         assert_eq!(Wanted { filesystem: Filesystem::Btrfs, ..wanted }.place(&[]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_a_file_system_can_not_be() {
+        let problem = |lines: &[&str]| wanted(1024, Table::Gpt, false, lines).place(&[]).unwrap_err().what;
+        assert_eq!(
+            problem(&["/ vfat"]),
+            "filesystems: /: files in vfat have neither owners nor modes, and a system's must"
+        );
+        assert_eq!(
+            problem(&["/data 100M exfat LABEL=twelve-chars"]),
+            "filesystems: /data: the label \"twelve-chars\" is longer than exfat's may be"
+        );
+        assert!(wanted(1024, Table::Gpt, false, &["/ f2fs", "/boot 100M vfat"]).place(&[]).is_ok());
     }
 
     #[test]

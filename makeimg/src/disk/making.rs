@@ -254,7 +254,8 @@ impl Disk {
                 &extended,
             )?,
         };
-        Ok(tool.args(["-L", &volume.label]).args(&words))
+        let label = if volume.at == At::Swap { "-L" } else { self.filesystem(index).label_option() };
+        Ok(tool.args([label, &volume.label]).args(&words))
     }
 
     fn mkfs_esp(&self) -> Tool {
