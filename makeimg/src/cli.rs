@@ -25,6 +25,8 @@ pub enum Command {
     Build(Build),
     /// Run a shell, or a command, in what there is of a failed build, or in a result that is a directory
     Shell(Shell),
+    /// Open what is in secrets/ and luks/ by the command that reveals it, and say of each whether that works
+    Reveal(Reveal),
     /// Boot a disk image in QEMU, with its serial console on this terminal
     Run(Run),
 }
@@ -88,6 +90,20 @@ pub struct Shell {
     /// What to run in place of a shell
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Reveal {
+    /// Where the IMGBUILD is
+    #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
+    pub directory: PathBuf,
+    /// Shell command that reads a file and writes what it hides, such as `age -d -i key.txt` [environment:
+    /// MAKEIMG_REVEAL]
+    #[arg(long, value_name = "COMMAND")]
+    pub reveal: Option<String>,
+    /// Print what this file hides
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

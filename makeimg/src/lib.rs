@@ -32,6 +32,8 @@ pub mod progress;
 pub mod project;
 pub mod report;
 pub mod script;
+#[cfg(feature = "hints")]
+pub mod secrets;
 pub mod settings;
 pub mod shell;
 pub mod sources;

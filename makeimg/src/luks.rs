@@ -16,7 +16,7 @@ use crate::volumes::{self, Luks, Volume, encrypted};
 use crate::words::Bootloader;
 
 /// The directory of a project that has a file for each passphrase.
-const DIR: &str = "luks";
+pub(crate) const DIR: &str = "luks";
 
 /// Debian's package of what opens them in an initramfs.
 pub(crate) const PACKAGE: &str = "cryptsetup-initramfs";

@@ -12,7 +12,7 @@ use makeimg::build::Job;
 use makeimg::problem::Problem;
 use makeimg::project::{self, Request};
 use makeimg::settings::Format;
-use makeimg::{command, look, settings, supervise};
+use makeimg::{command, look, secrets, settings, supervise};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Some(cli::Command::Build(args)) => build(args),
         Some(cli::Command::Run(args)) => run(&args),
         Some(cli::Command::Shell(args)) => shell(&args),
+        Some(cli::Command::Reveal(args)) => reveal(args),
         None => build(cli.build),
     }
 }
@@ -89,11 +90,13 @@ fn lacks_capability() -> Option<&'static str> {
     needed.iter().find(|(bit, _)| effective >> bit & 1 == 0).map(|(_, name)| *name)
 }
 
+/// What an option says, or else a variable of the environment.
+fn given(option: Option<String>, name: &str) -> Option<String> {
+    option.or_else(|| std::env::var(name).ok()).filter(|text| !text.is_empty())
+}
+
 fn build(args: cli::Build) -> ExitCode {
     let mut screen = Screen::new(args.inputs.json, args.verbose);
-    let given = |option: Option<String>, name: &str| {
-        option.or_else(|| std::env::var(name).ok()).filter(|text| !text.is_empty())
-    };
     let reveal = given(args.reveal, "MAKEIMG_REVEAL");
     let mirror = given(args.mirror, "MAKEIMG_MIRROR");
     let security = given(args.security_mirror, "MAKEIMG_SECURITY_MIRROR");
@@ -212,6 +215,36 @@ fn shell(args: &cli::Shell) -> ExitCode {
     }
     let program = std::env::current_exe().map_err(|e| Problem::build(format!("finding this program failed: {e}")));
     program.and_then(|program| look::shell(&program, &args.tree, &args.command)).unwrap_or_else(|problem| say(&problem))
+}
+
+fn reveal(args: cli::Reveal) -> ExitCode {
+    let Some(command) = given(args.reveal, "MAKEIMG_REVEAL") else {
+        return say(&Problem::build("no command reveals secrets").hint("say --reveal COMMAND"));
+    };
+    let mut output = std::io::stdout();
+    if let Some(file) = args.file {
+        return match secrets::reveal(&file, &command) {
+            Ok(bytes) if output.write_all(&bytes).is_ok() => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(problem) => say(&problem),
+        };
+    }
+    let files = match secrets::files(&args.directory) {
+        Ok(files) => files,
+        Err(problems) => {
+            Screen::new(false, false).problems(&problems);
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    let mut code = ExitCode::SUCCESS;
+    for (file, to) in files {
+        let to = to.map_or_else(|| "a passphrase".to_owned(), |to| format!("/{}", to.display()));
+        match secrets::reveal(&file, &command) {
+            Ok(bytes) => drop(writeln!(output, "{}: {to}, {} bytes", file.display(), bytes.len())),
+            Err(problem) => code = say(&problem),
+        }
+    }
+    code
 }
 
 fn run(args: &cli::Run) -> ExitCode {

@@ -364,7 +364,20 @@ fn secrets_of_age_and_pass() {
     let encrypt =
         format!("echo hush-age | age -r {recipient} -o '{}'", project.path("web/secrets/etc/a.age").display());
     run(Command::new("sh").args(["-c", &encrypt]));
-    assert_eq!(built(&format!("age -d -i '{}'", key.display()), "a"), "hush-age\n");
+    let command = format!("age -d -i '{}'", key.display());
+    assert_eq!(built(&command, "a"), "hush-age\n");
+    let reveal = |command: &str, words: &[&str]| {
+        let mut reveal = Command::new(env!("CARGO_BIN_EXE_makeimg"));
+        reveal.args(["reveal", "--reveal", command]).args(words).current_dir(project.path("web"));
+        reveal.output().unwrap()
+    };
+    let shown = reveal(&command, &["secrets/etc/a.age"]);
+    assert_eq!(shown.stdout, b"hush-age\n");
+    let listed = reveal(&command, &[]);
+    assert_eq!(String::from_utf8_lossy(&listed.stdout), "./secrets/etc/a.age: /etc/a, 9 bytes\n");
+    let failed = reveal("age -d -i /dev/null", &[]);
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(!failed.status.success() && said.contains("secrets/etc/a.age: can't be revealed: "), "{said}");
 
     fs::remove_file(project.path("web/secrets/etc/a.age")).unwrap();
     fs::write(project.path("web/secrets/etc/p"), "hosts/web\n").unwrap();

@@ -248,6 +248,9 @@ pub enum Said {
     Wanting {
         /// The files that hosts.toml named, by host and name.
         hosts: BTreeMap<String, BTreeMap<String, PathBuf>>,
+        /// The commands by which those of an IMGBUILD are opened, by host.
+        #[serde(default)]
+        reveals: BTreeMap<String, String>,
     },
     /// A line of docs/JSON.md. Others follow.
     Line {

@@ -235,8 +235,8 @@ pub(super) async fn supply(run: &RunDir, asks: &Arc<dyn Passphrases>) -> Result<
         Err(error) => return Err(error.into()),
     };
     let id = run.id.to_string();
-    let wanting = match client.call(&Request::Wanting { run: id.clone() }).await {
-        Ok(Said::Wanting { hosts }) => hosts,
+    let (wanting, reveals) = match client.call(&Request::Wanting { run: id.clone() }).await {
+        Ok(Said::Wanting { hosts, reveals }) => (hosts, reveals),
         Ok(_) => return Err(ApiError::Strange.into()),
         // It is over, or another daemon's.
         Err(ApiError::Refused(_)) => return Ok(None),
@@ -246,10 +246,9 @@ pub(super) async fn supply(run: &RunDir, asks: &Arc<dyn Passphrases>) -> Result<
     for (host, files) in wanting {
         let mut given = Secrets::default();
         for (name, path) in files {
-            let bytes = std::fs::read(&path).map_err(|error| {
-                CommandError::bad_input(format!("host `{host}`: secret `{name}`: {}: {error}", path.display()))
-            })?;
-            given.files.insert(name, anemos_proto::Secret::new(bytes));
+            let secret = run::read_secret(&name, &path, reveals.get(&host).map(String::as_str));
+            let secret = secret.map_err(|why| CommandError::bad_input(format!("host `{host}`: {why}")))?;
+            given.files.insert(name, secret);
         }
         screen::note(&format!("the daemon gets the secrets of {host} again"));
         secrets.insert(host, Given::from(given));

@@ -12,7 +12,7 @@ use super::disk::DiskSelector;
 use super::files;
 use super::table::{Entry, PathKind, Reader, Value, nearest};
 use super::units::{parse_duration, parse_size};
-use super::{AuthorizedKey, Base, BaseSource, Become, Deadlines, Kernel};
+use super::{AuthorizedKey, Base, BaseSource, Become, Deadlines, Kernel, REVEALED};
 use crate::known_hosts::PublicKey;
 use crate::payload;
 use crate::ssh::Way;
@@ -36,6 +36,7 @@ pub(super) const KEYS: &[&str] = &[
     "vars",
     "var_files",
     "secrets",
+    "reveal",
     "mirror",
     "snapshot",
     "proxy",
@@ -70,6 +71,7 @@ pub(super) struct Layer {
     pub(super) disks: Option<Vec<DiskSelector>>,
     pub(super) vars: BTreeMap<String, String>,
     pub(super) secrets: BTreeMap<String, PathBuf>,
+    pub(super) reveal: Option<String>,
     pub(super) mirror: Option<String>,
     pub(super) snapshot: Option<String>,
     pub(super) proxy: Option<Proxy>,
@@ -125,6 +127,7 @@ pub(super) fn read(reader: &mut Reader<'_>, place: &str, entries: &[Entry<'_, '_
             "vars" => layer.vars = vars(reader, value),
             "var_files" => of_files = var_files(reader, value),
             "secrets" => layer.secrets = secrets(reader, value),
+            "reveal" => layer.reveal = reader.string(name, value, "a shell command"),
             "mirror" => layer.mirror = reader.checked(name, value, "a URL", url),
             "snapshot" => layer.snapshot = reader.checked(name, value, "a URL", snapshot),
             "proxy" => layer.proxy = reader.checked(name, value, "a URL, or \"none\"", proxy),
@@ -184,6 +187,7 @@ impl Layer {
             disks,
             vars,
             secrets,
+            reveal,
             mirror,
             snapshot,
             proxy,
@@ -216,6 +220,7 @@ impl Layer {
         under(&mut over.disks, disks);
         all_under(&mut over.vars, vars);
         all_under(&mut over.secrets, secrets);
+        under(&mut over.reveal, reveal);
         under(&mut over.mirror, mirror);
         under(&mut over.snapshot, snapshot);
         under(&mut over.proxy, proxy);
@@ -496,7 +501,7 @@ fn secrets(reader: &mut Reader<'_>, value: &Value<'_>) -> BTreeMap<String, PathB
     for (key, value) in reader.table("secrets", value, "a table of files").unwrap_or_default() {
         let name = key.get_ref().as_ref();
         let full = format!("secrets.{name}");
-        if !name_like(name) || name.starts_with(['.', '-']) {
+        if !name_like(name) || name.starts_with(['.', '-']) || name.starts_with(REVEALED) {
             reader.error(
                 key.span(),
                 format!("`{full}`: a secret's name is a file name of letters, digits, `.`, `_` and `-`"),

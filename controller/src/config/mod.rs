@@ -39,6 +39,9 @@ use crate::select::{Named, Selection};
 /// together in a file is more than a schema can say.
 pub const SCHEMA: &str = include_str!("hosts.schema.json");
 
+/// What the names of secrets begin with that `reveal` opens; the SHA-256 of the file that hides it follows.
+pub const REVEALED: &str = "revealed.";
+
 /// A whole hosts.toml.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostsFile {
@@ -95,6 +98,9 @@ pub struct Host {
     pub vars: BTreeMap<String, String>,
     /// Files of `$ANEMOS_SECRETS`, by the name they have there.
     pub secrets: BTreeMap<String, PathBuf>,
+    /// A shell command of this machine that opens the secrets of an IMGBUILD, which the host gets opened.
+    #[serde(default)]
+    pub reveal: Option<String>,
     /// Package archive for the base and for the payload; `None`: the host's own.
     pub mirror: Option<String>,
     /// URL template of a snapshot archive, with `@SNAPSHOTID@` where the time goes.

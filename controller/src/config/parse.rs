@@ -284,6 +284,15 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
     if let Some(payload) = &layer.payload {
         keep_apart(reader, span, payload, layer.secrets.values().chain(own_keys.iter().flatten()));
     }
+    if layer.reveal.is_some() && layer.vars.contains_key("REVEAL") {
+        reader.error(
+            span.clone(),
+            format!(
+                "host `{name}` has `reveal`, by which this machine opens secrets, and `vars.reveal`, by which the host \
+                 does"
+            ),
+        );
+    }
     let mut deadlines = Deadlines::default();
     for (clock, duration) in &layer.deadlines {
         if let Some(value) = deadlines.get_mut(clock) {
@@ -308,6 +317,7 @@ fn merge(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, defaults: &La
         disks: layer.disks.unwrap_or_default(),
         vars: layer.vars,
         secrets: layer.secrets,
+        reveal: layer.reveal,
         mirror: layer.mirror,
         snapshot: layer.snapshot,
         proxy: layer.proxy.unwrap_or_default(),

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::base::{self, Doing, Showing};
 use super::error::RunError;
-use crate::config::{self, Host};
+use crate::config::{self, Host, REVEALED};
 use crate::embed;
 use crate::engine::{BasePlan, Blob, Trust};
 use crate::payload::{self, Files, Keep, Needs};
@@ -86,8 +86,7 @@ impl Secrets {
     pub fn read(host: &Host) -> Result<Self, String> {
         let mut files = BTreeMap::new();
         for (name, path) in &host.secrets {
-            let bytes = std::fs::read(path).map_err(|e| format!("secret `{name}`: {}: {e}", path.display()))?;
-            files.insert(name.clone(), Secret::new(bytes));
+            files.insert(name.clone(), read_secret(name, path, host.reveal.as_deref())?);
         }
         let proxy = match &host.proxy {
             Proxy::At(url) if url.contains('@') => Some(Secret::new(url.clone().into_bytes())),
@@ -95,6 +94,37 @@ impl Secrets {
         };
         Ok(Self { files, proxy })
     }
+}
+
+/// Reads a secret, or has the command open it that opens those of an IMGBUILD. An error says which, and why.
+pub fn read_secret(name: &str, path: &Path, reveal: Option<&str>) -> Result<Secret, String> {
+    let read = match reveal.filter(|_| name.starts_with(REVEALED)) {
+        Some(command) => makeimg::secrets::reveal(path, command).map_err(|problem| problem.to_string()),
+        None => std::fs::read(path).map_err(|error| format!("{}: {error}", path.display())),
+    };
+    read.map(Secret::new).map_err(|why| format!("secret `{name}`: {why}"))
+}
+
+/// How the host finds what a file hides that was opened here: by the SHA-256 of the file.
+const REVEAL_THERE: &str = "exec cat \"$ANEMOS_SECRETS/revealed.$(sha256sum | cut -c 1-64)\"";
+
+/// Names the secrets of an IMGBUILD that this machine opens among the others, and has the host take them from there.
+fn with_revealed(host: &mut Host, is_imgbuild: bool) -> Result<(), String> {
+    if host.reveal.is_none() {
+        return Ok(());
+    }
+    if !is_imgbuild {
+        return Err("`reveal` opens secrets of an IMGBUILD, and the payload has none: use `secrets`".into());
+    }
+    let all = |problems: Vec<makeimg::problem::Problem>| {
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    for (path, _) in makeimg::secrets::files(&host.payload).map_err(all)? {
+        let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        host.secrets.insert(format!("{REVEALED}{}", Blob::new(bytes).id.digest), path);
+    }
+    host.vars.insert("REVEAL".into(), REVEAL_THERE.into());
+    Ok(())
 }
 
 /// A lock's file, if not the one in here, where the images of it come from, and the groups that are needed of it.
@@ -172,7 +202,17 @@ pub async fn describe(
         for key in &host.authorized_keys {
             authorized_keys.extend(key.read().map_err(|e| named(e.to_string()))?);
         }
-        let secrets = Secrets::read(&host).map_err(named)?;
+        if packs {
+            with_revealed(&mut host, payload.is_imgbuild).map_err(named)?;
+        }
+        let (described, secrets) = tokio::task::spawn_blocking(move || {
+            let secrets = Secrets::read(&host);
+            (host, secrets)
+        })
+        .await
+        .map_err(RunError::internal)?;
+        host = described;
+        let secrets = secrets.map_err(named)?;
         if secrets.proxy.is_some() {
             host.proxy = Proxy::Own;
         }
@@ -329,6 +369,37 @@ mod tests {
         told(std::future::ready(()), || panic!("it did not take long")).await;
         let (tell, is_told) = tokio::sync::oneshot::channel();
         told(is_told, || tell.send(()).unwrap()).await.unwrap();
+    }
+
+    /// The host's own shell finds by the file that hides it what was opened here.
+    #[test]
+    fn what_an_imgbuild_hides_is_opened_here_and_found_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let payload = dir.path().join("payload");
+        for (name, text) in [("secrets/etc/key.age", "uhfu\n"), ("luks/system", "zber\n"), ("files/motd", "hello\n")] {
+            let path = payload.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let mut host = crate::run::samples::described("web1", "reveal = \"tr a-z n-za-m\"").host;
+        host.payload = payload.clone();
+        assert!(with_revealed(&mut host, false).unwrap_err().contains("secrets of an IMGBUILD"));
+        with_revealed(&mut host, true).unwrap();
+        let secrets = Secrets::read(&host).unwrap();
+        assert_eq!(secrets.files.len(), 2, "{:?}", host.secrets);
+        let there = dir.path().join("there");
+        std::fs::create_dir(&there).unwrap();
+        for (name, secret) in &secrets.files {
+            std::fs::write(there.join(name), secret.expose()).unwrap();
+        }
+        for (name, hidden) in [("secrets/etc/key.age", "hush\n"), ("luks/system", "more\n")] {
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", &host.vars["REVEAL"]]).env("ANEMOS_SECRETS", &there);
+            let output = shell.stdin(std::fs::File::open(payload.join(name)).unwrap()).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), hidden);
+        }
+        host.reveal = Some("exit 3".into());
+        assert!(Secrets::read(&host).unwrap_err().contains("can't be revealed"));
     }
 
     #[test]

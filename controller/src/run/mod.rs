@@ -27,7 +27,7 @@ mod wanted;
 pub use again::{follow, new_id};
 pub use begin::{Ended, Meeting, Order, Prepared, Renewed, Terms, new_keys, renewed};
 pub use check::{Checked, check};
-pub use describe::{Described, Description, Secrets, describe};
+pub use describe::{Described, Description, Secrets, describe, read_secret};
 pub use error::{Kind, RunError};
 pub use find::{Asked, Booted, Found, last_booted, read, some_in_ram};
 pub use intent::{Intent, LINES};

@@ -48,6 +48,8 @@ pub struct Wanting(Arc<Mutex<BTreeMap<String, Wants>>>);
 struct Wants {
     /// The files that hosts.toml named, by the names of the secrets.
     files: BTreeMap<String, PathBuf>,
+    /// The command that opens those of an IMGBUILD.
+    reveal: Option<String>,
     give: oneshot::Sender<Secrets>,
 }
 
@@ -58,6 +60,12 @@ impl Wanting {
         // Whoever was stopped meanwhile wants nothing any more.
         let open = wanting.iter().filter(|(_, wants)| !wants.give.is_closed());
         open.map(|(host, wants)| (host.clone(), wants.files.clone())).collect()
+    }
+
+    /// The commands by which hosts' secrets are opened, by host.
+    pub fn reveals(&self) -> BTreeMap<String, String> {
+        let wanting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        wanting.iter().filter_map(|(host, wants)| Some((host.clone(), wants.reveal.clone()?))).collect()
     }
 
     /// Gives a host its secrets. An error says why it does not take them.
@@ -199,9 +207,9 @@ pub fn resume(
                     None => None,
                     Some(described) => {
                         let (give, given) = oneshot::channel();
-                        let files = described.host.secrets.clone();
+                        let (files, reveal) = (described.host.secrets.clone(), described.host.reveal.clone());
                         let mut all = wanting.0.lock().unwrap_or_else(PoisonError::into_inner);
-                        all.insert(name.clone(), Wants { files, give });
+                        all.insert(name.clone(), Wants { files, reveal, give });
                         Some(given)
                     }
                 };

@@ -63,6 +63,7 @@ impl Wanted {
             disks,
             vars,
             secrets,
+            reveal: _,
             mirror,
             snapshot,
             proxy,

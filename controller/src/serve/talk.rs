@@ -232,7 +232,10 @@ impl Talk {
                 self.listen_for(re, &self.runs.get(&run)?.asks);
                 Ok(Said::Done {})
             }
-            Request::Wanting { run } => Ok(Said::Wanting { hosts: self.runs.get(&run)?.wanting.hosts() }),
+            Request::Wanting { run } => {
+                let wanting = &self.runs.get(&run)?.wanting;
+                Ok(Said::Wanting { hosts: wanting.hosts(), reveals: wanting.reveals() })
+            }
             Request::Give { run, secrets } => {
                 let wanting = &self.runs.get(&run)?.wanting;
                 for (host, given) in secrets {

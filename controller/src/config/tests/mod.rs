@@ -71,6 +71,7 @@ fn the_least_that_a_host_needs() {
         disks: vec![],
         vars: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        reveal: None,
         mirror: None,
         snapshot: None,
         proxy: Proxy::Own,
@@ -110,6 +111,7 @@ disks = ["/dev/nvme1n1", {{ min_size = "2T" }}]
 var_files = []
 vars = {{ role = "db", shards = 0x10, debug = true, _x9 = "" }}
 secrets = {{ "tls.key" = "secrets/tls.key" }}
+reveal = "age -d -i key.txt"
 mirror = "http://mirror.example/debian"
 snapshot = "https://snapshot.example/@SNAPSHOTID@/"
 proxy = "http://proxy.example:3128"
@@ -160,6 +162,7 @@ verify_key = true
             .map(|(name, value)| (name.into(), value.into()))
             .into(),
         secrets: [("tls.key".into(), PathBuf::from("fleet/secrets/tls.key"))].into(),
+        reveal: Some("age -d -i key.txt".into()),
         mirror: Some("http://mirror.example/debian".into()),
         snapshot: Some("https://snapshot.example/@SNAPSHOTID@/".into()),
         proxy: Proxy::At("http://proxy.example:3128".into()),
@@ -505,6 +508,16 @@ it would be sent with it; move it elsewhere
         let error = errors(&text.replace("p/keys/s", path));
         assert!(error.contains("p/keys/s is secret, but inside the payload"), "{path}: {error}");
     }
+}
+
+#[test]
+fn an_imgbuild_s_secrets_are_opened_in_one_place() {
+    let reveal = "reveal = \"pass show web\"";
+    assert_eq!(messages_of(reveal), [""; 0]);
+    let both = messages_of(&format!("{reveal}\nvars = {{ reveal = \"age -d\" }}"));
+    assert!(both.len() == 1 && both[0].contains("and `vars.reveal`, by which the host does"), "{both:?}");
+    let taken = messages_of("secrets = { \"revealed.a\" = \"a\" }");
+    assert!(taken.len() == 1 && taken[0].contains("a secret's name is"), "{taken:?}");
 }
 
 #[test]
