@@ -105,7 +105,7 @@ fn read(context: &Context) -> Result<Job, String> {
         format: None,
         dirs,
         reveal: some("ANEMOS_VAR_REVEAL"),
-        mirror: some("ANEMOS_MIRROR"),
+        mirror: some("ANEMOS_VAR_MIRROR").or_else(|| some("ANEMOS_MIRROR")),
         security: some("ANEMOS_VAR_SECURITY_MIRROR"),
         known_security: some("ANEMOS_SECURITY_MIRROR"),
         output_dir: work.clone(),

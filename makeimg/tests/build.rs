@@ -1298,6 +1298,55 @@ fn the_sources_are_the_same_whatever_bootstraps() {
     }
 }
 
+/// As a user builds it, with the mirror that the environment names and keys beside the IMGBUILD. Only the bootstrap is
+/// a stand-in.
+#[test]
+fn example_of_ubuntu() {
+    if !is_root() {
+        return;
+    }
+    let archive = Archive::new(&[("ubuntu/noble", ""), ("ubuntu/noble-updates", ""), ("ubuntu/noble-security", "")]);
+    let url = archive.url("ubuntu");
+    let project = Project::with_sources("", "mmdebstrap");
+    let systemctl = r#"
+printf '#!/bin/sh\necho "$@" >>/enabled\n' >"$root/bin/systemctl"
+chmod 755 "$root/bin/systemctl"
+echo admin:x:7: >>"$root/etc/group"
+"#;
+    project.program("bin/mmdebstrap", &format!("{SOURCES}{systemctl}"));
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/imgbuild-ubuntu/payload/.");
+    let copied = Command::new("cp").arg("-R").arg(example).arg(project.path("web")).status().unwrap();
+    assert!(copied.success());
+    let build = || {
+        let mut command = project.command(&["--format", "dir"]);
+        command
+            .env("STANDIN", "")
+            .env("UBUNTU_MIRROR", &url)
+            .env_remove("http_proxy")
+            .env_remove("MAKEIMG_EXAMPLE_KEYS");
+        command.output().unwrap()
+    };
+    let said = text(&build().stderr);
+    assert!(said.contains("ubuntu-archive-keyring.gpg: debian_keyring: there is no such file"), "{said}");
+    project.write("web/ubuntu-archive-keyring.gpg", "keys");
+    let built = build();
+    let said = text(&built.stderr);
+    assert!(built.status.success() && !said.contains("warning"), "{said}");
+    let called = project.read("bin/called");
+    let of_security = format!("{url} noble-security main universe");
+    let words = ["--components=main,universe", "linux-image-virtual", "ubuntu-archive-keyring.gpg", &of_security];
+    assert!(words.iter().all(|word| called.contains(word)), "{called}");
+    assert_eq!(
+        project.read("out/ubuntu/etc/apt/sources.list.d/debian.sources"),
+        format!(
+            "Types: deb\nURIs: {url}\nSuites: noble noble-updates noble-security\nComponents: main universe\n\
+             Signed-By: /etc/apt/keyrings/ubuntu-archive-keyring.gpg\n"
+        )
+    );
+    assert_eq!(project.read("out/ubuntu/etc/motd"), "Made by makeimg: ubuntu, Ubuntu noble.\n");
+    assert!(project.read("out/ubuntu/enabled").contains("enable -- ssh\n"));
+}
+
 #[test]
 fn a_system_without_security_updates_is_told_of_or_meant() {
     if !is_root() {
