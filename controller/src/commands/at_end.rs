@@ -66,8 +66,8 @@ fn sheet(run: &RunDir, file: &RunFile, hosts: &[HostEntry]) -> Sheet {
     let host = |entry: &HostEntry| {
         let address = entry.address.to_string();
         match digest(&run.journal(&entry.name), Keep::Lines { last: LINES, after: 0 }) {
-            Ok(journal) => HostSheet::of(&entry.name, address, &journal.told, journal.damaged),
-            Err(error) => HostSheet::of(&entry.name, address, &[], Some(error.to_string())),
+            Ok(journal) => HostSheet::of(&entry.name, address, &journal),
+            Err(error) => HostSheet::unreadable(&entry.name, address, error.to_string()),
         }
     };
     Sheet {

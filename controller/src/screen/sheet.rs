@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::plain::PlainLines;
 use super::text::{bytes, duration, rfc3339, sanitise_str};
-use crate::journal::Told;
+use crate::journal::{Digested, Told, not_known};
 use crate::plan::Plan;
 use crate::report::{Ending, Phase, PhaseSeconds, Report, Summary, Update};
 
@@ -53,26 +53,32 @@ pub struct HostSheet {
     pub name: String,
     /// Where it is.
     pub address: String,
-    /// How it ended, if it has.
+    /// How it ended, if it has, by its journal.
     pub end: Option<Summary>,
-    /// Why its journal can't be believed, or not be read, if that is so.
+    /// Why its journal can't be believed, or not be read, if that is so. Then the host is held, whatever `end` says.
     pub doubt: Option<String>,
     /// The disks that were to be wiped, as its plan had them.
-    pub wiped: Vec<String>,
+    pub to_wipe: Vec<String>,
     /// What was told of it, a line each, harmless for terminals.
     pub lines: Vec<String>,
 }
 
 impl HostSheet {
-    /// A host of which this was told, in order.
-    pub fn of(name: &str, address: String, told: &[Told], doubt: Option<String>) -> Self {
+    /// A host of which the journal says this; what was told is all that it has beside.
+    pub fn of(name: &str, address: String, journal: &Digested) -> Self {
         let mut lines = PlainLines::new(&[]);
-        let mut sheet = Self { name: name.to_owned(), address, end: None, doubt, wiped: Vec::new(), lines: Vec::new() };
-        for Told { number, wall_ms, update } in told {
-            match update {
-                Update::Planned { plan, .. } => sheet.wiped = wiped(plan),
-                Update::Summary(summary) => sheet.end = Some((**summary).clone()),
-                _ => {}
+        let mut sheet = Self {
+            name: name.to_owned(),
+            address,
+            // Not the last summary that was told: the host may have been taken up again since.
+            end: journal.summary.clone(),
+            doubt: journal.damaged.clone(),
+            to_wipe: Vec::new(),
+            lines: Vec::new(),
+        };
+        for Told { number, wall_ms, update } in &journal.told {
+            if let Update::Planned { plan, .. } = update {
+                sheet.to_wipe = to_wipe(plan);
             }
             let report =
                 Report { host: name.to_owned(), number: Some(*number), wall_ms: *wall_ms, update: update.clone() };
@@ -83,9 +89,20 @@ impl HostSheet {
         sheet
     }
 
+    /// A host whose journal can't be read, because …
+    pub fn unreadable(name: &str, address: String, why: String) -> Self {
+        Self { doubt: Some(why), ..Self::of(name, address, &Digested::default()) }
+    }
+
+    /// How it ended, if it has and that can be believed.
+    fn believed(&self) -> Option<&Summary> {
+        self.end.as_ref().filter(|_| self.doubt.is_none())
+    }
+
     /// How it ended, in a word.
     fn outcome(&self) -> &'static str {
-        match self.end.as_ref().map(|end| end.outcome) {
+        match self.believed().map(|end| end.outcome) {
+            None if self.doubt.is_some() => "held",
             Some(Ending::Deployed) => "deployed",
             Some(Ending::Untouched) => "untouched",
             Some(Ending::Held) => "held",
@@ -93,32 +110,40 @@ impl HostSheet {
         }
     }
 
+    /// Whether how it ended is known.
+    fn is_known(&self) -> bool {
+        self.believed().is_some()
+    }
+
     fn is_deployed(&self) -> bool {
-        self.end.as_ref().is_some_and(|end| end.outcome == Ending::Deployed)
+        self.believed().is_some_and(|end| end.outcome == Ending::Deployed)
+    }
+
+    fn is_untouched(&self) -> bool {
+        self.believed().is_some_and(|end| end.outcome == Ending::Untouched)
     }
 
     /// Why it ended so.
     fn reason(&self) -> String {
-        let reason = self.end.as_ref().map_or("it is not over, as far as the journal tells", |end| &end.reason);
-        let doubt = self.doubt.as_deref().map_or_else(String::new, |doubt| format!("; {doubt}"));
-        sanitise_str(&format!("{reason}{doubt}"))
+        let ended = || self.end.as_ref().map_or("it is not over, as far as the journal tells", |end| &end.reason);
+        sanitise_str(&self.doubt.as_deref().map_or_else(|| ended().to_owned(), not_known))
     }
 
     /// The phases that were reached, with their seconds.
     fn phases(&self) -> Vec<(Phase, f64)> {
-        let Some(end) = &self.end else { return Vec::new() };
+        let Some(end) = self.believed() else { return Vec::new() };
         let PhaseSeconds { connect, probe, upload, stage, boot, build, reboot, verify } = end.seconds;
         let seconds = [connect, probe, upload, stage, boot, build, reboot, verify];
         Phase::ALL.into_iter().zip(seconds).filter_map(|(phase, seconds)| Some((phase, seconds?))).collect()
     }
 
     fn total(&self) -> f64 {
-        self.end.as_ref().map_or(0.0, |end| end.total_seconds)
+        self.believed().map_or(0.0, |end| end.total_seconds)
     }
 }
 
 /// The disks that a plan wipes.
-fn wiped(plan: &Plan) -> Vec<String> {
+fn to_wipe(plan: &Plan) -> Vec<String> {
     let disk = |disk: &crate::plan::PlanDisk| {
         let serial = disk.id.serial.as_deref().map_or_else(String::new, |serial| format!(", serial {serial}"));
         sanitise_str(&format!("{} ({}, {}{serial})", disk.id.name, disk.model, bytes(disk.id.size)))
@@ -171,7 +196,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::journal::samples::summary;
+    use crate::journal::Record;
+    use crate::journal::samples::{ended, summary};
 
     /// A host that says what would be markup.
     fn sheet() -> Sheet {
@@ -181,7 +207,7 @@ mod tests {
             address: "192.0.2.1 port 22".into(),
             end: end.map(|end| Summary { host: name.into(), reason: evil.into(), ..summary(end) }),
             doubt: None,
-            wiped: vec![format!("/dev/vda {evil}")],
+            to_wipe: vec![format!("/dev/vda {evil}")],
             lines: vec![format!("line {evil}")],
         };
         Sheet {
@@ -215,6 +241,38 @@ mod tests {
         assert!(xml.contains("<failure type=\"held\" message=\"&lt;/failure&gt;&lt;script&gt;"), "{xml}");
         assert_eq!((xml.matches("<testcase ").count(), xml.matches("<error ").count()), (4, 1));
         assert!(!xml.contains("<script") && !xml.contains('\u{1b}') && !xml.contains("]]>"), "{xml}");
+    }
+
+    /// Whatever a journal says that is damaged or can't be read, as `anemos status` has it.
+    #[test]
+    fn from_a_journal_in_doubt_nothing_is_concluded() {
+        for end in [Some(Ending::Deployed), Some(Ending::Untouched), Some(Ending::Held), None] {
+            let mut sheet = sheet();
+            sheet.hosts.truncate(1);
+            sheet.hosts[0].end = end.map(summary);
+            sheet.hosts[0].doubt = Some("the journal is damaged at byte 485".into());
+            let why = "whether a disk was written is not known: the journal is damaged at byte 485";
+            let xml = sheet.render(Form::Junit);
+            assert!(xml.contains("failures=\"0\" errors=\"1\""), "{end:?}: {xml}");
+            assert!(xml.contains(&format!("<error type=\"held\" message=\"{why}\">")), "{end:?}: {xml}");
+            let page = sheet.render(Form::Html);
+            assert!(page.contains(": 1 held.</p>") && page.contains("<td class=\"held\">held</td>"), "{end:?}: {page}");
+            assert!(page.contains(&format!("<td>{why}</td>")), "{end:?}: {page}");
+            for text in [xml, page] {
+                assert!(!text.contains("so it went") && !text.contains("deployed</td>"), "{end:?}: {text}");
+            }
+        }
+        let gone = HostSheet::unreadable("web1", "192.0.2.1 port 22".into(), "no such file".into());
+        assert_eq!((gone.outcome(), gone.is_known()), ("held", false));
+    }
+
+    #[test]
+    fn a_host_that_was_taken_up_again_is_not_over() {
+        let records = vec![ended("web1", Ending::Held), Record::Reopened { wall_ms: 3 }];
+        let sheet = HostSheet::of("web1", "192.0.2.1 port 22".into(), &Digested::of(records));
+        assert_eq!(sheet.outcome(), "not over");
+        let sheet = HostSheet::of("web1", String::new(), &Digested::of(vec![ended("web1", Ending::Held)]));
+        assert_eq!((sheet.outcome(), sheet.lines.len()), ("held", 1));
     }
 
     #[test]

@@ -55,14 +55,17 @@ pub(super) fn render(sheet: &Sheet) -> String {
 }
 
 fn class(host: &HostSheet) -> &'static str {
-    if host.end.is_some() { host.outcome() } else { "over" }
+    match host.outcome() {
+        "not over" => "over",
+        outcome => outcome,
+    }
 }
 
 fn section(page: &mut String, host: &HostSheet) {
     let name = escaped(&host.name);
     let _ = writeln!(page, "<section id=\"{name}\">\n<h2>{name}</h2>\n<p>At {}.", escaped(&host.address));
-    if !host.wiped.is_empty() {
-        let _ = writeln!(page, "Wiped by the plan: {}.", escaped(&host.wiped.join("; ")));
+    if !host.to_wipe.is_empty() {
+        let _ = writeln!(page, "Wiped by the plan: {}.", escaped(&host.to_wipe.join("; ")));
     }
     page.push_str("</p>\n");
     let phases = host.phases();

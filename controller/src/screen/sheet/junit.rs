@@ -7,7 +7,7 @@ use super::{HostSheet, Sheet, escaped};
 /// The sheet as a document.
 pub(super) fn render(sheet: &Sheet) -> String {
     let hosts = &sheet.hosts;
-    let (held, untouched) = (sheet.count("held"), sheet.count("untouched"));
+    let failed = |host: &&HostSheet| host.is_known() && !host.is_deployed();
     let total: f64 = hosts.iter().map(HostSheet::total).fold(0.0, f64::max);
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n");
     // Writing to a String can't fail.
@@ -17,8 +17,8 @@ pub(super) fn render(sheet: &Sheet) -> String {
          timestamp=\"{}\">",
         escaped(&sheet.run),
         hosts.len(),
-        held + untouched,
-        sheet.count("not over"),
+        hosts.iter().filter(failed).count(),
+        hosts.iter().filter(|host| !host.is_known()).count(),
         sheet.began()
     );
     let _ = writeln!(
@@ -33,10 +33,10 @@ pub(super) fn render(sheet: &Sheet) -> String {
             escaped(&host.name),
             host.total()
         );
-        let element = match (host.is_deployed(), &host.end) {
-            (true, _) => None,
-            (false, Some(_)) => Some("failure"),
-            (false, None) => Some("error"),
+        let element = match (host.is_known(), host.is_deployed()) {
+            (true, true) => None,
+            (true, false) => Some("failure"),
+            (false, _) => Some("error"),
         };
         if let Some(element) = element {
             let (kind, reason) = (host.outcome(), escaped(&host.reason()));
