@@ -266,6 +266,22 @@ mod tests {
         assert_eq!((gone.outcome(), gone.is_known()), ("held", false));
     }
 
+    /// A plan is told before it is approved, and also where it is not.
+    #[test]
+    fn a_page_calls_nothing_wiped_that_only_was_to_be() {
+        let page = sheet().render(Form::Html);
+        let section = |host: &str| {
+            let from = page.find(&format!("<section id=\"{host}\">")).unwrap();
+            page[from..].split_once("</section>").unwrap().0.to_owned()
+        };
+        for host in ["web1", "web2", "db1", "db2"] {
+            let section = section(host);
+            assert!(section.contains("The plan was to wipe: /dev/vda ") && !section.contains("Wiped"), "{section}");
+            let untouched = section.contains("This run wrote to no disk.");
+            assert_eq!(untouched, host == "db1", "{section}");
+        }
+    }
+
     #[test]
     fn a_host_that_was_taken_up_again_is_not_over() {
         let records = vec![ended("web1", Ending::Held), Record::Reopened { wall_ms: 3 }];

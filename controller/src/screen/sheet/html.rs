@@ -65,7 +65,9 @@ fn section(page: &mut String, host: &HostSheet) {
     let name = escaped(&host.name);
     let _ = writeln!(page, "<section id=\"{name}\">\n<h2>{name}</h2>\n<p>At {}.", escaped(&host.address));
     if !host.to_wipe.is_empty() {
-        let _ = writeln!(page, "Wiped by the plan: {}.", escaped(&host.to_wipe.join("; ")));
+        // That there was a plan says nothing of what came of it: it may have been refused.
+        let untouched = if host.is_untouched() { " This run wrote to no disk." } else { "" };
+        let _ = writeln!(page, "The plan was to wipe: {}.{untouched}", escaped(&host.to_wipe.join("; ")));
     }
     page.push_str("</p>\n");
     let phases = host.phases();
