@@ -218,7 +218,8 @@ Exit status: 0 all deployed, 2 bad input, 4 some host not deployed, 130 Ctrl-C."
     /// Log into a host, whatever runs there now: its old system, the one in RAM, or the new one
     ///
     /// In RAM this is `anemos shell`. Else it is your own ssh, told what hosts.toml says, and after a deployment the
-    /// host keys that the new system was built with, so that it is known before known_hosts is.
+    /// host keys that the new system was built with, so that it is known before known_hosts is. Of the runs on this
+    /// machine, one counts only if its host of that name was at the address that hosts.toml has now.
     #[command(after_help = "Examples:\n  anemos ssh web1\n  anemos ssh fleet/hosts.toml web1 -- uptime\n\n\
                             Exit status: that of what ran there; 2 bad input; 255 if it can't be reached.")]
     Ssh(Ssh),

@@ -11,37 +11,38 @@ use super::{CommandError, Status, shell};
 use crate::cli::{self, HOSTS_VARIABLE};
 use crate::config::{self, Host, LoadError};
 use crate::journal::{HostEntry, RunDir, RunStore};
-use crate::run::{self, Asked, Booted};
+use crate::run::{self, Asked, Booted, Last, RunError};
 use crate::screen;
-use crate::ssh::{HostKey, Way};
+use crate::ssh::{Address, HostKey, Way};
 use crate::ssh_config::{self, Effective, Overrides};
 
 pub(super) async fn ssh(args: cli::Ssh) -> Result<Status, CommandError> {
-    let host = listed(&args)?;
-    let entry = match &host {
-        Some(_) => None,
-        None => Some(known(&args)?),
+    let meant = match listed(&args)? {
+        Listed::Host(host) => Meant::of_host(*host).await?,
+        Listed::Not(why) => Meant::Entry(Box::new(known(&args, why)?)),
     };
-    let name = host.as_ref().map(|host| &host.name).or(entry.as_ref().map(|entry| &entry.name));
-    let name = name.cloned().unwrap_or_default();
-    let store = RunStore::open()?;
-    let last = run::last_booted(&store, &name)?;
+    let name = meant.name();
+    let addresses = meant.addresses();
+    let last = match run::last_booted(&RunStore::open()?, name, &addresses)? {
+        Last::None => None,
+        Last::Of(booted) => Some(booted),
+        Last::Elsewhere(booted) => {
+            screen::note(&passed_over(&booted, &addresses));
+            None
+        }
+    };
     if let Some(Booted { run, entry, in_ram: true }) = &last {
         match reach(run, entry).await {
-            Ok(session) => return shell::within(session, &name, &args.command).await,
+            Ok(session) => return shell::within(session, name, &args.command).await,
             // It may have left since, or may not have come there.
             Err(error) => screen::note(&format!("{error}; trying its system")),
         }
     }
     // The agent reported the new system's keys; known_hosts may still have those of the old one.
-    let keys = last.as_ref().and_then(|booted| run::new_keys(&booted.run, &name));
-    let place = match (host, entry) {
-        (Some(host), _) => Place::of_host(&host, keys.is_some()).await?,
-        (None, Some(entry)) => Place::of_entry(&entry, keys.is_some()),
-        (None, None) => return Err(CommandError::internal("no host is meant")),
-    };
+    let keys = last.as_ref().and_then(|booted| run::new_keys(&booted.run, name));
+    let place = meant.place(keys.is_some()).await?;
     let known = match (&last, keys) {
-        (Some(booted), Some(keys)) => Some(remember(&booted.run, &name, &place, &keys)?),
+        (Some(booted), Some(keys)) => Some(remember(&booted.run, name, &place, &keys)?),
         _ => None,
     };
     let error = Command::new("ssh").args(place.arguments(known.as_deref())).args(&args.command).exec();
@@ -49,43 +50,135 @@ pub(super) async fn ssh(args: cli::Ssh) -> Result<Status, CommandError> {
     Err(CommandError::bad_input(format!("{what}: {error}")))
 }
 
-/// The host of hosts.toml that is meant; `None` if there is no hosts.toml, or none was named and it has no such host.
-fn listed(args: &cli::Ssh) -> Result<Option<Host>, CommandError> {
+/// That a run is not taken for the host's own, and why.
+fn passed_over(Booted { run, entry, in_ram }: &Booted, addresses: &[Address]) -> String {
+    let (id, name) = (&run.id, &entry.name);
+    let now = addresses.first().map_or_else(String::new, |now| format!(", and now it is at {now}"));
+    let shell = if *in_ram { format!("; `anemos shell {name} --run {id}` opens a shell there") } else { String::new() };
+    format!("in run {id} {name} was at {}{now}: that run is taken for another machine's{shell}", entry.address)
+}
+
+/// Where somebody is to log in.
+enum Meant {
+    /// At a host of hosts.toml, which ssh_config resolves to this.
+    Host(Box<Host>, Box<Effective>),
+    /// At a host of a run.
+    Entry(Box<HostEntry>),
+}
+
+impl Meant {
+    async fn of_host(host: Host) -> Result<Self, CommandError> {
+        let effective = resolved(&host, &host.address).await?;
+        Ok(Self::Host(Box::new(host), Box::new(effective)))
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Host(host, _) => &host.name,
+            Self::Entry(entry) => &entry.name,
+        }
+    }
+
+    /// Where it is, in all the ways in which a run may have written that down.
+    fn addresses(&self) -> Vec<Address> {
+        match self {
+            Self::Host(host, effective) => {
+                let at =
+                    |host: &str| Address { host: host.to_owned(), port: effective.port, way: effective.way.clone() };
+                // Runs have a `new_address` as hosts.toml has it, and that may be the address by now.
+                vec![at(&effective.host_name), at(&host.address)]
+            }
+            Self::Entry(entry) => vec![entry.address.clone()],
+        }
+    }
+
+    /// `is_new`: its new system is meant.
+    async fn place(&self, is_new: bool) -> Result<Place, CommandError> {
+        match self {
+            Self::Host(host, effective) => match host.new_address.as_ref().filter(|_| is_new) {
+                Some(asked) => Ok(Place::with(host, asked, is_new, &resolved(host, asked).await?)),
+                None => Ok(Place::with(host, &host.address, is_new, effective)),
+            },
+            Self::Entry(entry) => Ok(Place::of_entry(entry, is_new)),
+        }
+    }
+}
+
+async fn resolved(host: &Host, asked: &str) -> Result<Effective, CommandError> {
+    let effective = ssh_config::effective(asked, &Overrides::from(host)).await;
+    effective.map_err(|why| CommandError::bad_input(format!("host `{}`: {why}", host.name)))
+}
+
+/// What hosts.toml says of who is meant.
+enum Listed {
+    Host(Box<Host>),
+    /// There is no hosts.toml, or none was named and it does not have the host: why, in the second case.
+    Not(Option<String>),
+}
+
+/// The host of hosts.toml that is meant.
+fn listed(args: &cli::Ssh) -> Result<Listed, CommandError> {
     let variable = std::env::var_os(HOSTS_VARIABLE).filter(|file| !file.is_empty());
     let named = !args.of.names_no_file() || variable.is_some();
     if !named {
         let (path, selection) = args.of.meant(None).map_err(CommandError::bad_input)?;
         match config::load(&path) {
-            Err(LoadError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
-            Ok(file) if file.pick(&selection).is_err() => return Ok(None),
+            Err(LoadError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                return Ok(Listed::Not(None));
+            }
+            Ok(file) => {
+                if let Err(why) = file.pick(&selection) {
+                    return Ok(Listed::Not(Some(why)));
+                }
+            }
             // It says what is wrong.
-            _ => {}
+            Err(_) => {}
         }
     }
     let (file, mut hosts) = named_or(&args.of, variable)?;
     let last = hosts.pop();
     match last {
-        Some(host) if hosts.is_empty() => Ok(Some(host)),
+        Some(host) if hosts.is_empty() => Ok(Listed::Host(Box::new(host))),
         _ => {
             let names = hosts.iter().chain(&last).map(|host| host.name.as_str()).collect::<Vec<_>>().join(", ");
             let path = file.path.display();
-            Err(CommandError::bad_input(format!("name one host to log into; {names} of {path} are several")))
+            let hint = hint(&args.of.words().map_err(CommandError::bad_input)?);
+            let why = format!("name one host to log into; {names} of {path} are several{hint}");
+            Err(CommandError::bad_input(why))
         }
     }
 }
 
-/// The host of the newest run that is meant.
-fn known(args: &cli::Ssh) -> Result<HostEntry, CommandError> {
+/// Where several words are there, those after the first may have been meant as a command.
+fn hint(words: &[String]) -> String {
+    match words {
+        [host, command @ ..] if !command.is_empty() => {
+            format!("; a command comes after `--`: `anemos ssh {host} -- {}`", command.join(" "))
+        }
+        _ => String::new(),
+    }
+}
+
+/// The host of the newest run that is meant. `why` hosts.toml does not have it, if there is one.
+fn known(args: &cli::Ssh, why: Option<String>) -> Result<HostEntry, CommandError> {
     let words = args.of.words().map_err(CommandError::bad_input)?;
     if words.is_empty() {
-        return Err(CommandError::bad_input("there is no ./hosts.toml: name the host to log into"));
+        let why = why.unwrap_or_else(|| "there is no ./hosts.toml".into());
+        return Err(CommandError::bad_input(format!("{why}: name the host to log into")));
     }
+    let hint = hint(&words);
     let less = args.of.less.clone();
     let asked = Asked { words, limit: less.limit, exclude: less.exclude, ..Asked::default() };
-    let mut hosts = asked.find()?.hosts;
+    let mut hosts = match asked.find() {
+        Ok(found) => found.hosts,
+        Err(error) => {
+            let why = why.map_or_else(String::new, |why| format!("{why}; and "));
+            return Err(RunError { message: format!("{why}{error}{hint}"), ..error }.into());
+        }
+    };
     match hosts.pop() {
         Some(entry) if hosts.is_empty() => Ok(entry),
-        _ => Err(CommandError::bad_input("several hosts are meant; name one to log into")),
+        _ => Err(CommandError::bad_input(format!("several hosts are meant; name one to log into{hint}"))),
     }
 }
 
@@ -106,13 +199,6 @@ struct Place {
 
 impl Place {
     /// `is_new`: its new system is meant.
-    async fn of_host(host: &Host, is_new: bool) -> Result<Self, CommandError> {
-        let asked = host.new_address.as_ref().filter(|_| is_new).unwrap_or(&host.address);
-        let effective = ssh_config::effective(asked, &Overrides::from(host)).await;
-        let effective = effective.map_err(|why| CommandError::bad_input(format!("host `{}`: {why}", host.name)))?;
-        Ok(Self::with(host, asked, is_new, &effective))
-    }
-
     fn with(host: &Host, asked: &str, is_new: bool, effective: &Effective) -> Self {
         let (name, port) = effective.known_hosts_name();
         Self {

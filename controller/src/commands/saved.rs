@@ -10,7 +10,7 @@ use super::{CommandError, Status, line};
 use crate::cli::OfFile;
 use crate::config::Host;
 use crate::engine::{Limits, now_ms};
-use crate::journal::RunStore;
+use crate::journal::{RunFile, RunStore};
 use crate::plan::Plan;
 use crate::run::{self, SavedError, SavedPlan, SavedTerms, Wanted};
 use crate::screen::{self, json::change_line};
@@ -114,17 +114,17 @@ impl HostChange {
 }
 
 /// Of each host that was met, whether it would become something else than what it is, as far as the journals tell.
-/// `only_changed` leaves those out that would not; one that can't be deployed is not left out.
+/// `only_changed` leaves those out that would not; one that can't be deployed is not left out. `file` is the run as it
+/// would be written down.
 pub(super) fn changes(
-    wanted: &[(String, Wanted)],
+    file: &RunFile,
     plans: &[Arc<Plan>],
     only_changed: bool,
 ) -> Result<Vec<HostChange>, CommandError> {
     let store = RunStore::open()?;
     let change = |plan: &Arc<Plan>| {
-        let digest = wanted.iter().find(|(name, _)| *name == plan.host).map(|(_, wanted)| wanted.digest().to_string());
-        let made_by = match digest {
-            Some(digest) => run::made_so(&store, &plan.host, &digest, &plan.host_key)?,
+        let made_by = match file.hosts.iter().find(|entry| entry.name == plan.host) {
+            Some(entry) => run::made_so(&store, entry, &file.hosts_file, &plan.host_key)?,
             None => None,
         };
         let left_out = only_changed && made_by.is_some() && plan.refused().is_none();

@@ -177,6 +177,7 @@ async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>
     let run = Prepared::new(order, &asks, &base::showing()).await?;
     run.notes.iter().for_each(|note| screen::note(note));
     let wanted = run.wanted.clone();
+    let file = run.file().clone();
     if let Some(saved) = &saved {
         saved::check(&saved.wanted_otherwise(&wanted))?;
     }
@@ -191,7 +192,7 @@ async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>
     let order = met.order();
     let plans = met.plans();
     // What can't be read of the journals is told once the hosts are let go of.
-    let changes = if detailed || only_changed { saved::changes(&wanted, &plans, only_changed) } else { Ok(Vec::new()) };
+    let changes = if detailed || only_changed { saved::changes(&file, &plans, only_changed) } else { Ok(Vec::new()) };
     let (seen, order) = match &changes {
         Ok(changes) if only_changed => saved::seen(changes, &plans, &limits),
         _ => (plans.clone(), order),

@@ -252,6 +252,15 @@ impl RunFile {
     pub const FORMAT: u32 = 1;
 }
 
+impl HostEntry {
+    /// Whether one of these is where the host was, or may be once it is deployed. A name alone says little: other
+    /// fleets have a host of that name too, and a machine may have been replaced by another one.
+    pub fn is_at(&self, addresses: &[Address]) -> bool {
+        let here = |address: &Address| addresses.contains(address);
+        here(&self.address) || self.new_address.as_ref().is_some_and(here)
+    }
+}
+
 impl Named for HostEntry {
     fn name(&self) -> &str {
         &self.name

@@ -209,6 +209,11 @@ impl Prepared {
         (!self.terms.only_plan).then_some(self.file.run.as_str())
     }
 
+    /// It, as `run.json` has it, or would.
+    pub fn file(&self) -> &RunFile {
+        &self.file
+    }
+
     /// The names of its hosts.
     pub fn names(&self) -> Vec<String> {
         self.jobs.iter().map(|job| job.host.name.clone()).collect()

@@ -3,6 +3,7 @@
 use crate::journal::{self, Digested, HostEntry, JournalError, Keep, RunDir, RunFile, RunStore};
 use crate::report::Ending;
 use crate::select::{Pattern, Selection};
+use crate::ssh::Address;
 
 use super::error::RunError;
 
@@ -121,7 +122,7 @@ pub(super) fn not_in_ram(digested: &Digested) -> Option<String> {
     }
 }
 
-/// The last run that told a host to boot, or may have.
+/// A run that told a host to boot, or may have.
 pub struct Booted {
     /// The run.
     pub run: RunDir,
@@ -131,18 +132,39 @@ pub struct Booted {
     pub in_ram: bool,
 }
 
-/// The last run that told this host to boot, if one did. Runs that can't be read are passed over.
-pub fn last_booted(store: &RunStore, host: &str) -> Result<Option<Booted>, JournalError> {
+/// What [`last_booted`] found.
+pub enum Last {
+    /// No run told such a host to boot.
+    None,
+    /// The last run that did.
+    Of(Booted),
+    /// Only runs did whose host of that name was elsewhere. This is the last of them.
+    Elsewhere(Booted),
+}
+
+/// The last run that told the host of this name at one of these addresses to boot. Runs that can't be read are passed
+/// over.
+pub fn last_booted(store: &RunStore, host: &str, addresses: &[Address]) -> Result<Last, JournalError> {
+    let mut elsewhere = Last::None;
     for run in store.runs()? {
         let Ok(file) = run.load() else { continue };
         let Some(entry) = file.hosts.into_iter().find(|entry| entry.name == host) else { continue };
-        let Ok(journal) = read(&run, host) else { continue };
-        if journal.boot_sent_ms.is_some() || journal.damaged.is_some() {
-            let in_ram = not_in_ram(&journal).is_none() && !matches!(run.key(), Ok(None));
-            return Ok(Some(Booted { run, entry, in_ram }));
+        let is_it = entry.is_at(addresses);
+        if !is_it && !matches!(elsewhere, Last::None) {
+            continue;
         }
+        let Ok(journal) = read(&run, host) else { continue };
+        if journal.boot_sent_ms.is_none() && journal.damaged.is_none() {
+            continue;
+        }
+        let in_ram = not_in_ram(&journal).is_none() && !matches!(run.key(), Ok(None));
+        let booted = Booted { run, entry, in_ram };
+        if is_it {
+            return Ok(Last::Of(booted));
+        }
+        elsewhere = Last::Elsewhere(booted);
     }
-    Ok(None)
+    Ok(elsewhere)
 }
 
 /// Those of the hosts that can be in RAM, or an error with the reasons if there are none.
@@ -162,6 +184,8 @@ pub fn some_in_ram(run: &RunDir, hosts: &[HostEntry]) -> Result<Vec<String>, Run
 mod tests {
     use super::*;
     use crate::journal::samples::{run_file, run_key};
+    use crate::journal::{Appender, Record};
+    use crate::ssh::{Hop, Way};
 
     fn asked(words: &str, run: Option<&str>, in_ram: bool) -> Asked {
         let words = words.split_whitespace().map(str::to_owned).collect();
@@ -243,5 +267,47 @@ mod tests {
         }
         let less = Asked { exclude: vec!["web1".parse().unwrap()], ..asked("web*", None, false) };
         assert_eq!(found(&store, &less), "20261122-093000-bbbb web2");
+    }
+    #[test]
+    fn a_run_of_another_machine_of_that_name_is_not_the_last_of_this_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RunStore::at(dir.path().join("runs"));
+        let jump = Way::Jump(vec![Hop { user: None, host: "j".into(), port: None }]);
+        let at = |host: &str, port, way: &Way| Address { host: host.into(), port, way: way.clone() };
+        let direct = |host| at(host, 22, &Way::Direct);
+        let begun = |id: &str, address: Address, new_address: Option<Address>, booted: bool| {
+            let mut file = run_file(id, &["web1"]);
+            (file.hosts[0].address, file.hosts[0].new_address) = (address, new_address);
+            let (run, _lock) = store.create(&file, &run_key()).unwrap();
+            if booted {
+                let (mut journal, _) = Appender::open(&run.journal("web1"), Keep::All).unwrap();
+                journal.append(&Record::BootSent { wall_ms: 1 }).unwrap();
+                journal.sync().unwrap();
+            }
+        };
+        begun("20260101-000000-aaaa", direct("192.0.2.1"), None, true);
+        begun("20260102-000000-bbbb", direct("192.0.2.1"), Some(direct("web1.new")), true);
+        begun("20260103-000000-cccc", at("192.0.2.1", 2222, &Way::Direct), None, true);
+        begun("20260104-000000-dddd", at("192.0.2.1", 22, &jump), None, true);
+        begun("20260105-000000-eeee", direct("192.0.2.9"), None, true);
+        begun("20260106-000000-ffff", direct("192.0.2.1"), None, false);
+        let found = |host: &str, addresses: &[Address]| match last_booted(&store, host, addresses).unwrap() {
+            Last::None => "none".to_owned(),
+            Last::Of(booted) => format!("{} {}", &booted.run.id.as_str()[16..], booted.in_ram),
+            Last::Elsewhere(booted) => format!("elsewhere {}", &booted.run.id.as_str()[16..]),
+        };
+        for (addresses, expected) in [
+            (&[direct("192.0.2.1")][..], "bbbb true"),
+            (&[direct("192.0.2.77"), direct("web1.new")], "bbbb true"),
+            (&[at("192.0.2.1", 2222, &Way::Direct)], "cccc true"),
+            (&[at("192.0.2.1", 22, &jump)], "dddd true"),
+            (&[direct("192.0.2.9")], "eeee true"),
+            // The newest says the most of where it may have gone.
+            (&[direct("192.0.2.77")], "elsewhere eeee"),
+            (&[], "elsewhere eeee"),
+        ] {
+            assert_eq!(found("web1", addresses), expected, "{addresses:?}");
+        }
+        assert_eq!(found("web2", &[direct("192.0.2.1")]), "none");
     }
 }

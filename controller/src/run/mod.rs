@@ -29,7 +29,7 @@ pub use begin::{Ended, Meeting, Order, Prepared, Renewed, Terms, new_keys, renew
 pub use check::{Checked, check};
 pub use describe::{Described, Description, Secrets, describe, read_secret};
 pub use error::{Kind, RunError};
-pub use find::{Asked, Booted, Found, last_booted, read, some_in_ram};
+pub use find::{Asked, Booted, Found, Last, last_booted, read, some_in_ram};
 pub use intent::{Intent, LINES};
 pub use made::made_so;
 pub use order::is_kept;

@@ -126,6 +126,13 @@ async fn ssh_goes_to_whatever_runs() {
     assert_eq!(desk.run(&["up", "--yes"]).0, 4);
     let (status, said) = go(&["web", "--", "echo in RAM; exit 3"]);
     assert_eq!((status, said.as_str()), (3, "in RAM\n"));
+    // Another fleet has a host of that name too: that one is not in RAM.
+    let toml = desk.read("hosts.toml");
+    desk.write("other.toml", &toml.replace(&format!("port = {port}"), "port = 1"));
+    let (status, said) = go(&["other.toml", "web", "--", "exit 3"]);
+    assert!(status == 7 && said.starts_with("ssh: -l root -p 1 "), "{said}");
+    assert!(said.contains("and now it is at 127.0.0.1 port 1: that run is taken for another machine's"), "{said}");
+    assert!(said.contains("; `anemos shell web --run "), "{said}");
     // Whatever hosts.toml has become.
     fs::rename(desk.path("hosts.toml"), desk.path("gone.toml")).unwrap();
     assert_eq!(go(&["web", "--", "exit 4"]).0, 4);
@@ -151,4 +158,9 @@ async fn ssh_knows_the_keys_of_a_new_system() {
     let (status, said) = desk.run(&["-v", "ssh", "web", "--", "true check"]);
     // The played host has its key still, and takes any of ours.
     assert_eq!(status, 0, "{said}");
+    // Not for a host of that name at another address, though the same one answers there.
+    let toml = desk.read("hosts.toml").replace("127.0.0.1", "localhost");
+    desk.write("other.toml", &toml);
+    let (status, said) = desk.run(&["ssh", "other.toml", "web", "--", "true check"]);
+    assert!(status == 255 && said.contains("Host key verification failed"), "{said}");
 }
