@@ -101,6 +101,11 @@ pub struct NoMatch {
 }
 
 impl NoMatch {
+    /// The word.
+    pub fn word(&self) -> &str {
+        &self.text
+    }
+
     /// What is missing, in words that follow the place where it was looked for.
     pub fn missing(&self) -> String {
         let text = &self.text;

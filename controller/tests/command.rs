@@ -137,6 +137,22 @@ fn a_hosts_toml_is_found_and_hosts_are_selected() {
 }
 
 #[test]
+fn a_plan_that_is_taken_for_a_hosts_toml_is_told_from_one() {
+    let dir = prepared([701]);
+    std::fs::write(dir.path().join("web.plan"), "{\"anemos_plan\":1}").unwrap();
+    for (file, says) in [
+        ("web.plan", "web.plan is a plan that `anemos plan -o` wrote: `anemos up --plan web.plan` does it"),
+        ("./web.plan", "./web.plan is a plan that `anemos plan -o` wrote: `anemos up --plan ./web.plan` does it"),
+        // Any other file is one that may have been meant as a hosts.toml.
+        ("payload/deploy", "payload/deploy"),
+    ] {
+        let (status, said) = planned(dir.path(), dir.path(), &[file], None);
+        assert!(status == Some(2) && said.contains(says), "{file}: {said}");
+        assert_eq!(said.contains("--plan"), file.contains("plan"), "{file}: {said}");
+    }
+}
+
+#[test]
 fn times_are_local_and_few_lines_are_said_to_who_wants_few() {
     // Takes connections, says that it is an SSH server, and ends them.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

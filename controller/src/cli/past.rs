@@ -142,7 +142,8 @@ impl std::str::FromStr for Since {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Runs {
-    /// Only runs that have such a host: names, patterns such as 'web*', groups and tags as @NAME
+    /// Only runs that have such a host: names, patterns such as 'web*', groups and tags as @NAME. One that means no
+    /// host of any run is an error
     #[arg(value_name = "HOST", value_delimiter = ',')]
     pub hosts: Vec<Pattern>,
     /// What to do with them; without it they are listed.

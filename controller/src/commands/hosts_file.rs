@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{CommandError, Status, line};
 use crate::cli::{HOSTS_VARIABLE, OfFile, Validate};
 use crate::config::{self, Host, HostsFile, LoadError};
-use crate::run::{self, Checked};
+use crate::run::{self, Checked, SavedPlan};
 use crate::screen;
 use crate::screen::text::bytes;
 
@@ -40,7 +40,10 @@ fn unread(error: &LoadError, first: Option<&OsString>) -> String {
             };
             format!("{error}; {asked}. A hosts.toml is named first: `anemos plan fleet/hosts.toml`")
         }
-        _ => error.to_string(),
+        _ => match first.and_then(|first| if_plan(Path::new(first))) {
+            Some(hint) => format!("{hint}; it is no hosts.toml"),
+            None => error.to_string(),
+        },
     }
 }
 
@@ -54,9 +57,22 @@ fn not_there(why: String, first: Option<&OsString>) -> String {
     let file =
         first.and_then(|first| first.to_str()).filter(|first| !first.contains('/') && Path::new(first).is_file());
     match file {
-        Some(name) if why.contains(&format!("`{name}`")) => format!("{why}; the file of that name is ./{name}"),
+        Some(name) if why.contains(&format!("`{name}`")) => {
+            let hint = if_plan(Path::new(name));
+            format!("{why}; {}", hint.unwrap_or_else(|| format!("the file of that name is ./{name}")))
+        }
         _ => why,
     }
+}
+
+/// How a plan is used, if that file is one.
+fn if_plan(path: &Path) -> Option<String> {
+    // A pipe is not read: it may never end.
+    let is_plan = path.is_file() && SavedPlan::may_be_written(path).is_ok();
+    is_plan.then(|| {
+        let path = path.display();
+        format!("{path} is a plan that `anemos plan -o` wrote: `anemos up --plan {path}` does it")
+    })
 }
 
 pub(super) async fn validate(args: Validate) -> Result<Status, CommandError> {

@@ -135,15 +135,16 @@ fn listed(args: &cli::Ssh) -> Result<Listed, CommandError> {
             Err(_) => {}
         }
     }
-    let (file, mut hosts) = named_or(&args.of, variable)?;
+    let words = args.of.words().map_err(CommandError::bad_input)?;
+    let (file, mut hosts) = named_or(&args.of, variable)
+        .map_err(|error| CommandError { message: format!("{error}{}", hint(&words)), ..error })?;
     let last = hosts.pop();
     match last {
         Some(host) if hosts.is_empty() => Ok(Listed::Host(Box::new(host))),
         _ => {
             let names = hosts.iter().chain(&last).map(|host| host.name.as_str()).collect::<Vec<_>>().join(", ");
             let path = file.path.display();
-            let hint = hint(&args.of.words().map_err(CommandError::bad_input)?);
-            let why = format!("name one host to log into; {names} of {path} are several{hint}");
+            let why = format!("name one host to log into; {names} of {path} are several{}", hint(&words));
             Err(CommandError::bad_input(why))
         }
     }

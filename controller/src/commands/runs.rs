@@ -7,13 +7,13 @@ use super::look_back::{self, run_row};
 use super::{CommandError, Status, line};
 use crate::cli::{self, RunsCommand};
 use crate::engine::now_ms;
-use crate::journal::{JournalError, Keep, RunDir, RunStore, Told, digest};
+use crate::journal::{HostEntry, JournalError, Keep, RunDir, RunStore, Told, digest};
 use crate::report::{Ending, Update};
 use crate::run::read;
 use crate::screen;
 use crate::screen::status::{self, RunRow};
 use crate::screen::text::{Paint, Zone, bytes, sanitise_str};
-use crate::select::Pattern;
+use crate::select::{NoMatch, Pattern};
 
 pub(super) fn runs(args: &cli::Runs) -> Result<Status, CommandError> {
     let store = RunStore::open()?;
@@ -25,10 +25,15 @@ pub(super) fn runs(args: &cli::Runs) -> Result<Status, CommandError> {
 }
 
 fn list(store: &RunStore, hosts: &[Pattern], json: bool) -> Result<Status, CommandError> {
-    let rows: Vec<RunRow> = those_with(store.runs()?, hosts).iter().filter_map(run_row).collect();
-    if rows.is_empty() && !hosts.is_empty() && !json {
-        line("no run has such a host");
-        return Ok(Status::Done);
+    let (runs, unknown) = those_with(store.runs()?, hosts);
+    let rows: Vec<RunRow> = runs.iter().filter_map(run_row).collect();
+    if !unknown.is_empty() {
+        let why = unknown.iter().map(|none| meant(store, none)).collect::<Vec<_>>().join("\n");
+        // What can't be read may have such hosts, and is shown.
+        if rows.iter().all(|row| row.unreadable.is_none()) {
+            return Err(CommandError::bad_input(why));
+        }
+        screen::warning(&why);
     }
     if json {
         for row in &rows {
@@ -44,14 +49,29 @@ fn list(store: &RunStore, hosts: &[Pattern], json: bool) -> Result<Status, Comma
     Ok(Status::Done)
 }
 
-/// Of these runs, those that have a host that one of the patterns means; without a pattern all. Whether one that can't
-/// be read has it is not known, so it is among them.
-fn those_with(runs: Vec<RunDir>, hosts: &[Pattern]) -> Vec<RunDir> {
-    let has = |run: &RunDir| match run.load() {
-        Ok(file) => file.hosts.iter().any(|host| hosts.iter().any(|pattern| pattern.matches(host))),
-        Err(_) => true,
+/// That no run has a host that a word means, and what may have been meant instead.
+fn meant(store: &RunStore, none: &NoMatch) -> String {
+    let missing = format!("the journal has {}", none.missing());
+    match store.find(Some(none.word())) {
+        Ok(run) => format!("{missing}; `anemos runs show {}` is about the run of that name", run.id),
+        Err(_) => match none.advice() {
+            Some(advice) => format!("{missing}; {advice}"),
+            None => missing,
+        },
+    }
+}
+
+/// Of these runs, those that have a host that one of the patterns means, without a pattern all; and the patterns that
+/// mean none of any run. Whether one that can't be read has it is not known, so it is among them.
+fn those_with(runs: Vec<RunDir>, patterns: &[Pattern]) -> (Vec<RunDir>, Vec<NoMatch>) {
+    let loaded: Vec<_> = runs.into_iter().map(|run| (run.load().ok().map(|file| file.hosts), run)).collect();
+    let hosts: Vec<HostEntry> = loaded.iter().filter_map(|(hosts, _)| hosts.clone()).flatten().collect();
+    let unknown = patterns.iter().filter_map(|pattern| pattern.must_match(&hosts).err()).collect();
+    let has = |hosts: &Option<Vec<HostEntry>>| {
+        let any = |host: &HostEntry| patterns.iter().any(|pattern| pattern.matches(host));
+        patterns.is_empty() || hosts.as_ref().is_none_or(|hosts| hosts.iter().any(any))
     };
-    runs.into_iter().filter(|run| hosts.is_empty() || has(run)).collect()
+    (loaded.into_iter().filter(|(hosts, _)| has(hosts)).map(|(_, run)| run).collect(), unknown)
 }
 
 /// All that is known of a run.

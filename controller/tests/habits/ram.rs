@@ -123,6 +123,17 @@ async fn ssh_goes_to_whatever_runs() {
     assert!(status == 7 && said.starts_with(&format!("ssh: -l root -p {port} -i ")), "{said}");
     assert!(said.contains("UserKnownHostsFile=\"") && said.ends_with(" -- 127.0.0.1 uptime -p\n"), "{said}");
 
+    // What hosts.toml has is said, and how a command is written.
+    let (status, said) = go(&["web", "uptime"]);
+    assert!(status == 2 && said.contains("hosts.toml has no host `uptime`; it has web; and there is no "), "{said}");
+    assert!(said.contains("; a command comes after `--`: `anemos ssh web -- uptime`"), "{said}");
+    let (status, said) = go(&["nosuch"]);
+    assert!(status == 2 && said.contains("hosts.toml has no host `nosuch`; it has web; and there is no "), "{said}");
+    assert!(!said.contains("--`"), "{said}");
+    let (status, said) = go(&["hosts.toml", "web", "uptime"]);
+    assert!(status == 2 && said.contains("hosts.toml has no host `uptime`; it has web"), "{said}");
+    assert!(said.contains("`anemos ssh web -- uptime`"), "{said}");
+
     assert_eq!(desk.run(&["up", "--yes"]).0, 4);
     let (status, said) = go(&["web", "--", "echo in RAM; exit 3"]);
     assert_eq!((status, said.as_str()), (3, "in RAM\n"));

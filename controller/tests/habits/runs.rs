@@ -63,7 +63,12 @@ async fn a_run_is_told_of_when_it_is_over() {
     let (_, said) = desk.run(&["runs", "go*"]);
     assert!(said.contains(words[4]) && said.contains("1 held, 1 deployed"), "{said}");
     let (status, said) = desk.run(&["runs", "web"]);
-    assert_eq!((status, said.as_str()), (0, "no run has such a host\n"));
+    assert!(status == 2 && said.contains("the journal has no host `web`; it has bad, good\n"), "{said}");
+    let (status, said) = desk.run(&["runs", "--json", "good", "bda"]);
+    assert!(status == 2 && said.contains("has no host `bda`; did you mean `bad`?"), "{said}");
+    assert!(!said.contains(words[4]), "{said}");
+    let (status, said) = desk.run(&["runs", &words[4][words[4].len() - 4..]]);
+    assert!(status == 2 && said.contains(&format!("; `anemos runs show {}` is about", words[4])), "{said}");
     let (status, said) = desk.run(&["runs", "show"]);
     assert!(status == 0 && said.contains("key          there, since a host may be in RAM"), "{said}");
     assert!(said.contains(&format!("run {}", words[4])) && said.contains("followed by  nobody"), "{said}");

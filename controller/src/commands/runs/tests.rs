@@ -115,3 +115,33 @@ fn one_that_cannot_be_read_is_a_row_that_says_so() {
     assert!(table.contains("\n20260102-000000-aaaa can't be read: "), "{table}");
     assert!(!table.contains("20260103"), "it is being made: {table}");
 }
+
+#[test]
+fn a_word_that_means_no_host_of_any_run_is_an_error() {
+    let runs = Runs::new();
+    let listed = |words: &[&str]| {
+        let words: Vec<Pattern> = words.iter().map(|word| word.parse().unwrap()).collect();
+        list(&runs.store, &words, true).map_err(|error| {
+            assert_eq!(error.status, Status::BadInput);
+            error.message
+        })
+    };
+    assert_eq!(listed(&[]), Ok(Status::Done));
+    assert_eq!(listed(&["web1"]).unwrap_err(), "the journal has no host `web1`");
+    let _run = runs.run("20261123-093000-2bf4", Some(Ending::Deployed));
+    assert_eq!(listed(&["web*"]), Ok(Status::Done));
+    assert_eq!(listed(&["web2"]).unwrap_err(), "the journal has no host `web2`; did you mean `web1`?");
+    assert_eq!(
+        listed(&["web*", "mail", "@db"]).unwrap_err(),
+        "the journal has no host `mail`; it has web1\nthe journal has no group or tag `@db`"
+    );
+    assert_eq!(
+        listed(&["2bf4"]).unwrap_err(),
+        "the journal has no host `2bf4`; `anemos runs show 20261123-093000-2bf4` is about the run of that name"
+    );
+    // One that can't be read may have it.
+    let (damaged, lock) = runs.run("20261124-093000-0a1b", None);
+    drop(lock);
+    std::fs::write(damaged.path().join("run.json"), "{").unwrap();
+    assert_eq!(listed(&["mail"]), Ok(Status::Done));
+}
