@@ -287,3 +287,30 @@ fn document(script: &Obedient, host: &Host) {
         assert!(talk.hear().is_null(), "it goes on after {first}");
     }
 }
+
+/// Who leaves a run to the daemon still gets what was wanted at the end, as far as it has come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_left_is_told_of() {
+    let script = Obedient::new(Some("build"));
+    let host = Host::start(9, script.clone()).await;
+    tokio::task::spawn_blocking(move || {
+        let workstation = Workstation::new(&[("web", &host)], &[]);
+        let on_end = "echo $ANEMOS_STATUS $ANEMOS_DEPLOYED $ANEMOS_LEFT $ANEMOS_RUN > left";
+        let arguments = ["up", "--serve", "--yes", "--report", "left.xml", "--on-end", on_end];
+        let log = fs::File::create(workstation.path("left.out")).unwrap();
+        let mut up = workstation.anemos(&arguments);
+        let mut up = up.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        script.wait("build");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&up), rustix::process::Signal::INT).unwrap();
+        let said = || fs::read_to_string(workstation.path("left.out")).unwrap();
+        assert_eq!(ended(&mut up, &said), 130, "{}", said());
+        let left = fs::read_to_string(workstation.path("left")).unwrap_or_else(|error| panic!("{error}: {}", said()));
+        let run = left.trim().strip_prefix("130 0 1 ").unwrap_or_else(|| panic!("{left}"));
+        assert!(said().contains(&format!("run {run} goes on in the daemon")), "{}", said());
+        let xml = fs::read_to_string(workstation.path("left.xml")).unwrap();
+        assert!(xml.contains("errors=\"1\"") && xml.contains("<error type=\"not over\""), "{xml}");
+        script.release();
+    })
+    .await
+    .unwrap();
+}

@@ -43,13 +43,16 @@ pub struct Up {
 #[derive(Debug, Clone, Default, Args)]
 pub struct AtEnd {
     /// Write a report of the run once it is over: JUnit's XML if the name ends in .xml, a page if in .html
+    ///
+    /// Of a file that is there it takes the place only if that is such a report, or empty.
     #[arg(long, value_name = "FILE")]
     pub report: Vec<PathBuf>,
     /// Run this in a shell once the hosts are over, with their summaries as JSON on its input
     ///
+    /// Also if nothing was done to them, as where a plan does not hold any more, or if they were left.
     /// Its environment has ANEMOS_RUN, ANEMOS_STATUS (the exit status), and how many hosts are ANEMOS_DEPLOYED,
-    /// ANEMOS_UNTOUCHED, ANEMOS_HELD and ANEMOS_LEFT (they go on alone). It can't ask on the terminal. It has a minute,
-    /// and is then ended with all that it has started.
+    /// ANEMOS_UNTOUCHED, ANEMOS_HELD and ANEMOS_LEFT (the others: they go on alone, or could not be followed). It has
+    /// a minute, and is then ended with all that it has started. It can't ask on the terminal.
     #[arg(long, value_name = "COMMAND")]
     pub on_end: Option<String>,
 }

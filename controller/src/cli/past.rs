@@ -56,7 +56,8 @@ pub struct Report {
     /// Of whom.
     #[command(flatten)]
     pub of: OfRun,
-    /// Where to: JUnit's XML if the name ends in .xml, a page if in .html. May be given several times
+    /// Where to: JUnit's XML if the name ends in .xml, a page if in .html. May be given several times. What is there is
+    /// left as it is unless it is such a report, or empty
     #[arg(long, short, value_name = "FILE", required = true)]
     pub output: Vec<PathBuf>,
 }

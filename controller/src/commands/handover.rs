@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch as signal;
 
+use super::at_end::Over;
 use super::passphrase::OnTerminal;
 use super::saved;
 use super::up::{Approved, Ask, Remember, Shown, ask_on, can_ask, limits, renew};
@@ -39,8 +40,16 @@ impl From<ApiError> for CommandError {
 }
 
 pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandError> {
+    let (at_end, mut over) = (args.at_end.clone(), None);
+    let came_out = through(args, stopping, &mut over).await;
+    at_end::done(&at_end, over.as_ref(), came_out.as_ref().copied()).await;
+    came_out
+}
+
+/// Goes about it. `over` is what has become of the hosts, also where this fails or is left.
+async fn through(args: Up, stopping: Stopping, over: &mut Option<Over>) -> Result<Status, CommandError> {
     let remember = Remember::of(&args);
-    let Approved { ask, chosen: (hosts_file, hosts), saved } = Approved::of(&args)?;
+    let Approved { ask, chosen: (hosts_file, hosts), saved } = Approved::of(&args).await?;
     can_ask(ask)?;
     let (control, requests) = screen::control();
     let asks: Arc<dyn Passphrases> = Arc::new(OnTerminal(control.clone()));
@@ -50,6 +59,7 @@ pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandEr
     let lock = saved.as_ref().map_or(args.which.lock.as_deref(), |saved| saved.lock.as_deref());
     let description = run::describe(hosts, (lock, true), &base::showing()).await?;
     description.notes.iter().for_each(|note| screen::note(note));
+    *over = Some(Over::default());
     if let Some(saved) = &saved {
         saved::check(&saved.wanted_otherwise(&Wanted::all(&description)))?;
     }
@@ -73,6 +83,7 @@ pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandEr
     let screen = tokio::spawn(screen::run_controlled(screen, received, requests));
     let (leave, left) = signal::channel(Stop::No);
     let (entries, looked_at) = (run.load()?.hosts, run.clone());
+    let all = entries.clone();
     let nothing = Arc::clone(&asks);
     let looking = tokio::spawn(async move {
         let intent = Intent { lines: Some(run::LINES), ..Intent::default() };
@@ -92,6 +103,8 @@ pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandEr
             let followed = looking.await;
             drop((control, asks));
             screen.await.map_err(CommandError::internal)?;
+            // What the daemon has written down by now: it may go on with the others.
+            *over = Some(Over::of(&run, &all));
             decided?;
             let id = &run.id;
             if left {
@@ -108,6 +121,7 @@ pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandEr
     };
     drop((control, asks));
     screen.await.map_err(CommandError::internal)?;
+    *over = Some(Over::of(&run, &all));
     decided?;
     let followed = followed.map_err(CommandError::internal)??;
     for (host, trust) in trusts {
@@ -118,9 +132,7 @@ pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandEr
     if !followed.problems.is_empty() {
         return Err(CommandError::internal(followed.problems.join("\n")));
     }
-    let status = status_of(&followed.ends, &refused, stop.borrow().asked());
-    at_end::done(&args.at_end, Some(run.id.as_str()), &followed.ends, status).await;
-    Ok(status)
+    Ok(status_of(&followed.ends, &refused, stop.borrow().asked()))
 }
 
 /// Shows the plans, and decides. Returns the names of hosts that are not begun with, because of their plan. Whoever

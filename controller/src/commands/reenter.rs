@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use super::at_end::Over;
 use super::passphrase::OnTerminal;
 use super::{CommandError, Status, Stopping, asked, at_end, handover, status_of};
 use crate::cli;
 use crate::engine::{Blob, Wish};
 use crate::journal::{HostEntry, JournalError, RunDir};
 use crate::payload::{self, Misfit, Packed};
-use crate::report::{Summary, feed};
+use crate::report::feed;
 use crate::run::{self, Asked, Found, Intent};
 use crate::screen::{self, Mode, Screen};
 use crate::ssh::{self, Passphrases};
@@ -20,10 +21,10 @@ pub(super) async fn attach(args: cli::Attach, stopping: Stopping) -> Result<Stat
     let after = after(&args.after, &found.hosts, &found.run)?;
     at_end::check(&args.at_end)?;
     let lines = (!args.all && after.is_empty()).then_some(run::LINES);
-    let run = found.run.id.clone();
-    let (status, ends) = reenter(found, Intent { wish: None, lines, after }, args.json, stopping).await?;
-    at_end::done(&args.at_end, Some(run.as_str()), &ends, status).await;
-    Ok(status)
+    let mut over = None;
+    let came_out = reenter(found, Intent { wish: None, lines, after }, args.json, stopping, &mut over).await;
+    at_end::done(&args.at_end, over.as_ref(), came_out.as_ref().copied()).await;
+    came_out
 }
 
 /// What of each host the user has got already.
@@ -93,7 +94,7 @@ async fn wish_of(found: Found, args: &cli::Pick, wish: Wish, stopping: Stopping)
     if !found.named && !args.all && found.hosts.len() > 1 {
         insisted(&wish, &found.run, &run::some_in_ram(&found.run, &found.hosts)?)?;
     }
-    Ok(reenter(found, wished(wish), args.json, stopping).await?.0)
+    reenter(found, wished(wish), args.json, stopping, &mut None).await
 }
 
 /// Asks whether a wish is meant for all of a run's hosts.
@@ -129,14 +130,17 @@ fn wished(wish: Wish) -> Intent {
 pub(super) async fn finish(args: cli::FinishArgs, stopping: Stopping) -> Result<Status, CommandError> {
     let words = args.hosts.split(',').map(str::to_owned).collect();
     let found = Asked { words, run: args.run, in_ram: true, ..Asked::default() }.find()?;
-    Ok(reenter(found, wished(Wish::Finish(args.how.into())), args.json, stopping).await?.0)
+    reenter(found, wished(Wish::Finish(args.how.into())), args.json, stopping, &mut None).await
 }
 
-/// How hosts ended; `None`: they go on alone.
-type Ends = Vec<Option<Summary>>;
-
-/// Takes up hosts of a run, with what is wanted of them.
-async fn reenter(found: Found, intent: Intent, json: bool, stopping: Stopping) -> Result<(Status, Ends), CommandError> {
+/// Takes up hosts of a run, with what is wanted of them. `over` is what has become of them, also where this fails.
+async fn reenter(
+    found: Found,
+    intent: Intent,
+    json: bool,
+    stopping: Stopping,
+    over: &mut Option<Over>,
+) -> Result<Status, CommandError> {
     let Found { run, file, hosts, .. } = found;
     let lock = match run.lock() {
         Ok(lock) if run::is_kept(&run) => {
@@ -160,6 +164,7 @@ async fn reenter(found: Found, intent: Intent, json: bool, stopping: Stopping) -
         run::some_in_ram(&run, &hosts)?;
     }
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
+    let all = hosts.clone();
     let stop = stopping().map_err(CommandError::internal)?;
     let (reports, received) = feed();
     let (control, requests) = screen::control();
@@ -172,6 +177,8 @@ async fn reenter(found: Found, intent: Intent, json: bool, stopping: Stopping) -
     let followed = handover::meanwhile(supplied.as_mut(), following).await;
     drop((supplied, asks));
     screen.await.map_err(CommandError::internal)?;
+    // Also of those that could not be followed, and of all if somebody else's looking on was ended.
+    *over = Some(Over::of(&run, &all));
     let followed = followed?;
     if followed.lock.is_some()
         && let Some(warning) = run::forget(&run, &file.hosts)
@@ -181,8 +188,7 @@ async fn reenter(found: Found, intent: Intent, json: bool, stopping: Stopping) -
     if !followed.problems.is_empty() {
         return Err(CommandError { status: Status::NotAll, message: followed.problems.join("\n") });
     }
-    let status = status_of(&followed.ends, &[], stop.borrow().asked());
-    Ok((status, followed.ends))
+    Ok(status_of(&followed.ends, &[], stop.borrow().asked()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch as signal;
 
+use super::at_end::Over;
 use super::hosts_file::{self, Chosen};
 use super::passphrase::OnTerminal;
 use super::saved::{self, Output};
@@ -58,7 +59,7 @@ impl Going {
 
 pub(super) async fn up(args: Up, stopping: Stopping) -> Result<Status, CommandError> {
     let remember = Remember::of(&args);
-    let Approved { ask, chosen, saved } = Approved::of(&args)?;
+    let Approved { ask, chosen, saved } = Approved::of(&args).await?;
     go(Going { remember, saved, at_end: args.at_end, ..Going::new(args.which, chosen, ask) }, stopping).await
 }
 
@@ -70,8 +71,19 @@ pub(super) struct Approved {
 }
 
 impl Approved {
-    pub(super) fn of(args: &Up) -> Result<Self, CommandError> {
+    /// Reads it. What is wanted at the end is done if what was approved is not to be had any more.
+    pub(super) async fn of(args: &Up) -> Result<Self, CommandError> {
         at_end::check(&args.at_end)?;
+        let read = Self::read(args);
+        if let Err(error) = &read
+            && error.status == Status::Refused
+        {
+            at_end::done(&args.at_end, Some(&Over::default()), Err(error)).await;
+        }
+        read
+    }
+
+    fn read(args: &Up) -> Result<Self, CommandError> {
         let Some(file) = &args.plan else {
             let ask = if args.yes { Ask::Yes } else { Ask::Terminal };
             let chosen = chosen(&args.which, args.finish.map(Into::into))?;
@@ -159,9 +171,22 @@ async fn go(going: Going, stopping: Stopping) -> Result<Status, CommandError> {
     gone(going, stopping).await.map(|(status, _)| status)
 }
 
-/// Goes about it. Returns the plans too, of hosts that could be looked at.
+/// Goes about it, and does what is wanted at the end, whatever that is. Returns the plans too, of hosts that could be
+/// looked at.
 async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>>), CommandError> {
-    let Going { args, chosen: (hosts_file, hosts), ask, remember, saved, output, detailed, only_changed, at_end } =
+    let (at_end, mut over) = (going.at_end.clone(), None);
+    let came_out = through(going, stopping, &mut over).await;
+    at_end::done(&at_end, over.as_ref(), came_out.as_ref().map(|(status, _)| *status)).await;
+    came_out
+}
+
+/// Goes about it. `over` is what has become of the hosts, also where this fails.
+async fn through(
+    going: Going,
+    stopping: Stopping,
+    over: &mut Option<Over>,
+) -> Result<(Status, Vec<Arc<Plan>>), CommandError> {
+    let Going { args, chosen: (hosts_file, hosts), ask, remember, saved, output, detailed, only_changed, at_end: _ } =
         going;
     let looks = ask == Ask::OnlyLook;
     can_ask(ask)?;
@@ -178,6 +203,7 @@ async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>
     run.notes.iter().for_each(|note| screen::note(note));
     let wanted = run.wanted.clone();
     let file = run.file().clone();
+    *over = Some(Over::default());
     if let Some(saved) = &saved {
         saved::check(&saved.wanted_otherwise(&wanted))?;
     }
@@ -205,6 +231,7 @@ async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>
     let go = otherwise.is_empty()
         && ask_on(ask, Shown { mode, plans: &plans, able: &able, order }, &control, stop.clone()).await;
     let ended = met.decide(go).await;
+    *over = Some(Over { run: id, ends: ended.ends.clone() });
     drop((control, asks));
     screen.await.map_err(CommandError::internal)?;
     if looks && !args.json {
@@ -236,7 +263,6 @@ async fn gone(going: Going, stopping: Stopping) -> Result<(Status, Vec<Arc<Plan>
         Status::Done if detailed && changes.iter().any(|change| change.made_by.is_none()) => Status::Change,
         status => status,
     };
-    at_end::done(&at_end, id.as_deref(), &ended.ends, status).await;
     Ok((status, plans))
 }
 

@@ -7,6 +7,8 @@ mod junit;
 
 use std::path::Path;
 
+use anemos_proto::ids::RunId;
+
 use super::plain::PlainLines;
 use super::text::{bytes, duration, rfc3339, sanitise_str};
 use crate::journal::{Digested, Told, not_known};
@@ -31,6 +33,16 @@ impl Form {
             _ => Err(format!("{}: a report ends in .xml (JUnit) or .html", path.display())),
         }
     }
+}
+
+/// Whether a file that begins so is a sheet of either form.
+pub fn is_report(head: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(head);
+    [junit::BEFORE_RUN, html::BEFORE_RUN].iter().any(|before| {
+        let after = head.split_once(before).map(|(_, after)| after);
+        let run = after.and_then(|after| after.split(['"', '<']).next());
+        run.is_some_and(|run| run.parse::<RunId>().is_ok())
+    })
 }
 
 /// A run.

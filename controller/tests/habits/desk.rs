@@ -161,6 +161,17 @@ impl Desk {
         command
     }
 
+    /// A search path on which `ssh` does something before it is what it is. Its words are `$*`.
+    pub fn with_ssh(&self, first: &str) -> String {
+        let path = std::env::var("PATH").unwrap();
+        let ssh = path.split(':').map(|dir| Path::new(dir).join("ssh")).find(|ssh| ssh.exists());
+        let ssh = ssh.expect("ssh (package openssh-client) is needed by this test");
+        fs::create_dir(self.path("bin")).unwrap();
+        self.write("bin/ssh", &format!("#!/bin/sh\n{first}\nexec {} \"$@\"\n", ssh.display()));
+        fs::set_permissions(self.path("bin/ssh"), Permissions::from_mode(0o755)).unwrap();
+        format!("{}:{path}", self.path("bin").display())
+    }
+
     /// Runs it. Returns its exit status, and what it said on both streams.
     pub fn run(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.anemos(arguments).output().unwrap();

@@ -105,14 +105,7 @@ async fn ssh_goes_to_whatever_runs() {
     let host = Host::start(6, failing(root.path())).await;
     let desk = Desk::new(&[("web", &host)]);
     // ssh as it is, but for where it would log in: there it says what it was told.
-    fs::create_dir(desk.path("bin")).unwrap();
-    let path = std::env::var("PATH").unwrap();
-    let ssh = path.split(':').map(|dir| Path::new(dir).join("ssh")).find(|ssh| ssh.exists()).unwrap();
-    let script =
-        format!("#!/bin/sh\ncase \"$*\" in *-G*) exec {} \"$@\";; esac\necho \"ssh: $*\"\nexit 7\n", ssh.display());
-    desk.write("bin/ssh", &script);
-    fs::set_permissions(desk.path("bin/ssh"), Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:{path}", desk.path("bin").display());
+    let path = desk.with_ssh("case \"$*\" in *-G*) ;; *) echo \"ssh: $*\"; exit 7;; esac");
     let go = |arguments: &[&str]| {
         let output = desk.anemos(&[&["ssh"], arguments].concat()).env("PATH", &path).output().unwrap();
         (output.status.code().unwrap(), crate::desk::text(&output))

@@ -22,12 +22,23 @@ async fn a_run_is_told_of_when_it_is_over() {
     // A report that nobody can write is told before a host is met.
     let (status, said) = desk.run(&["up", "--yes", "--report", "run.pdf"]);
     assert!(status == 2 && said.contains("run.pdf: a report ends in .xml (JUnit) or .html"), "{said}");
-    assert_eq!(good.boots(), 0);
+    desk.write("pom.xml", "<project/>");
+    for (path, says) in [
+        ("nodir/run.xml", "nodir/run.xml: nothing can be written into its directory: No such file"),
+        ("pom.xml", "pom.xml: there is a file that is no report; it is left as it is"),
+    ] {
+        let (status, said) = desk.run(&["up", "--yes", "--report", path]);
+        assert!(status == 2 && said.contains(says), "{path}: {said}");
+    }
+    assert_eq!((good.boots(), desk.read("pom.xml").as_str()), (0, "<project/>"));
 
     let on_end =
         "cat > told; echo $ANEMOS_STATUS $ANEMOS_DEPLOYED $ANEMOS_HELD $ANEMOS_LEFT $ANEMOS_RUN > env; echo hi";
-    let report = ["--report", "run.xml", "--report", "run.html", "--on-end", on_end];
-    let output = desk.anemos(&[&["up", "--yes", "--json"][..], &report].concat()).output().unwrap();
+    // Where one of the reports is to go is gone by then.
+    let report = ["--report", "gone/a.xml", "--report", "run.xml", "--report", "run.html", "--on-end", on_end];
+    std::fs::create_dir(desk.path("gone")).unwrap();
+    let path = desk.with_ssh("rm -rf gone");
+    let output = desk.anemos(&[&["up", "--yes", "--json"][..], &report].concat()).env("PATH", path).output().unwrap();
     let said = crate::desk::text(&output);
     assert_eq!(output.status.code(), Some(4), "{said}");
     let lines = String::from_utf8(output.stdout).unwrap();
@@ -35,6 +46,8 @@ async fn a_run_is_told_of_when_it_is_over() {
     let env = desk.read("env");
     let words: Vec<&str> = env.split_whitespace().collect();
     assert_eq!(words[..4], ["4", "1", "1", "0"], "{env}");
+    let again = format!("; `anemos report {} -o gone/a.xml` writes it from the journals", words[4]);
+    assert!(said.contains("no report is written: gone/a.xml: ") && said.contains(&again), "{said}");
     let told: Vec<serde_json::Value> =
         desk.read("told").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut ends: Vec<_> = told.iter().map(|line| format!("{} {}", line["host"], line["outcome"])).collect();
@@ -60,6 +73,8 @@ async fn a_run_is_told_of_when_it_is_over() {
     assert_eq!(status, 0, "{said}");
     assert!(desk.read("again.xml").contains("tests=\"1\"") && desk.read("bad.html").contains("1 held"));
     assert_eq!(desk.run(&["report", "-o", "x"]).0, 2);
+    let (status, said) = desk.run(&["report", "-o", "pom.xml"]);
+    assert!(status == 2 && said.contains("pom.xml: there is a file that is no report"), "{said}");
     let (_, said) = desk.run(&["runs", "go*"]);
     assert!(said.contains(words[4]) && said.contains("1 held, 1 deployed"), "{said}");
     let (status, said) = desk.run(&["runs", "web"]);

@@ -31,9 +31,14 @@ async fn what_was_approved_is_done_and_nothing_else() {
 
     // What hosts.toml says is otherwise: nobody is met.
     desk.write("hosts.toml", &toml.replace("[hosts.db]\n", "[hosts.db]\nvars = { A = 1 }\n"));
-    let (status, said) = desk.run(&["up", "--plan", "fleet.plan"]);
+    let on_end = "echo $ANEMOS_STATUS $ANEMOS_UNTOUCHED $ANEMOS_RUN > env";
+    let up = &["up", "--plan", "fleet.plan", "--report", "run.xml", "--on-end", on_end];
+    let (status, said) = desk.run(up);
     assert!(status == 3 && said.contains("  db: `vars.A` was not given and is `1`\n"), "{said}");
     assert!(!said.contains("connecting"), "{said}");
+    // Whoever waits for the end hears that nothing came of it, and that there is nothing to report.
+    assert_eq!(desk.read("env"), "3 0\n");
+    assert!(said.contains("run.xml is not written, since no run was begun"), "{said}");
     desk.write("hosts.toml", &toml);
     desk.write("payload/deploy", "#!/bin/sh\nanother\n");
     let (status, said) = desk.run(&["up", "--plan", "fleet.plan"]);
@@ -42,10 +47,13 @@ async fn what_was_approved_is_done_and_nothing_else() {
 
     // A disk is another: nothing is done to either host.
     db.0.facts.lock().unwrap().disks[0].id.serial = Some("T".into());
-    let (status, said) = desk.run(&["up", "--plan", "fleet.plan"]);
+    let (status, said) = desk.run(up);
     assert!(status == 3 && said.contains("  db: the disk that is wiped was /dev/vda ("), "{said}");
     assert!(said.contains("serial S") && said.contains("serial T") && !said.contains("  web: "), "{said}");
     assert_eq!((web_host.boots(), db_host.boots()), (0, 0));
+    let (env, xml) = (desk.read("env"), desk.read("run.xml"));
+    assert!(env.starts_with("3 2 ") && xml.contains(env["3 2 ".len()..].trim()), "{env}: {xml}");
+    assert!(xml.contains("tests=\"2\" failures=\"2\" errors=\"0\""), "{xml}");
 
     // What is not meant is not looked at, and what the plan does not have is an error.
     let (status, said) = desk.run(&["up", "--plan", "fleet.plan", "nosuch"]);
@@ -84,8 +92,9 @@ async fn the_order_is_that_of_the_plan() {
 
     // A host that hosts.toml has no more is nothing to those that are named.
     desk.write("hosts.toml", &format!("{before}{web_table}"));
-    let (status, said) = desk.run(&["up", "--plan", "fleet.plan"]);
+    let (status, said) = desk.run(&["up", "--plan", "fleet.plan", "--on-end", "echo $ANEMOS_STATUS >> ended"]);
     assert!(status == 3 && said.contains("db: ") && said.contains("name the hosts that are meant"), "{said}");
+    assert_eq!(desk.read("ended"), "3\n");
     let (_, said) = desk.run(&["up", "--plan", "fleet.plan", "web"]);
     assert!(!said.contains("db: "), "{said}");
 }

@@ -14,6 +14,9 @@ pre{overflow-x:auto;padding:.6rem;border:1px solid #8886;font-size:.85rem}\
 .deployed{color:light-dark(#116329,#7ee787)}.untouched{color:light-dark(#7d4e00,#e3b341)}\
 .held,.over{color:light-dark(#a40e26,#ff8182)}";
 
+/// What stands before the name of the run, by which a page is known.
+pub(super) const BEFORE_RUN: &str = "<title>Run ";
+
 /// The sheet as a page.
 pub(super) fn render(sheet: &Sheet) -> String {
     let run = escaped(&sheet.run);
@@ -24,7 +27,7 @@ pub(super) fn render(sheet: &Sheet) -> String {
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>Run {run}</title>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n{BEFORE_RUN}{run}</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>Run {run}</h1>\n\
          <p>{} of {}, begun {}: {}.</p>\n<table>\n<thead><tr><th scope=\"col\">Host</th><th scope=\"col\">Outcome</th>\
          <th scope=\"col\">Why</th><th scope=\"col\">Time</th></tr></thead>\n<tbody>\n",

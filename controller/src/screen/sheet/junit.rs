@@ -4,6 +4,9 @@ use std::fmt::Write;
 
 use super::{HostSheet, Sheet, escaped};
 
+/// What stands before the name of the run, by which a document is known.
+pub(super) const BEFORE_RUN: &str = "<testsuite name=\"anemos ";
+
 /// The sheet as a document.
 pub(super) fn render(sheet: &Sheet) -> String {
     let hosts = &sheet.hosts;
@@ -13,7 +16,7 @@ pub(super) fn render(sheet: &Sheet) -> String {
     // Writing to a String can't fail.
     let _ = writeln!(
         xml,
-        "<testsuite name=\"anemos {}\" tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"0\" time=\"{total:.3}\" \
+        "{BEFORE_RUN}{}\" tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"0\" time=\"{total:.3}\" \
          timestamp=\"{}\">",
         escaped(&sheet.run),
         hosts.len(),
