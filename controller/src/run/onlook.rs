@@ -9,7 +9,7 @@ use super::error::RunError;
 use super::intent::{Intent, left_out};
 use super::order;
 use crate::engine::now_ms;
-use crate::journal::{Follower, HostEntry, JournalError, Lock, RunDir, Told};
+use crate::journal::{Follower, HostEntry, JournalError, Lock, RunDir, Told, not_known};
 use crate::report::{Feed, Report, Summary, Update};
 
 /// Time between two looks at a journal that another process writes.
@@ -49,7 +49,12 @@ impl Watched {
             return;
         }
         self.seen = self.seen.max(journal.digested().number);
-        self.summary.clone_from(&journal.digested().summary);
+        let digested = journal.digested();
+        self.summary.clone_from(&digested.summary);
+        // It is shown to its end, and then nothing is concluded from it.
+        if let (Some(_), Some(doubt)) = (&self.summary, &digested.damaged) {
+            self.problem = Some(not_known(doubt));
+        }
     }
 }
 
@@ -94,5 +99,42 @@ pub(super) async fn look_on(
             }
             return Ok((lock, watched.into_iter().map(|(host, _)| host).collect()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::samples::{ended, run_file, run_key};
+    use crate::journal::{Appender, Keep, Record, RunStore};
+    use crate::report::{Ending, feed};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_onlooker_concludes_nothing_from_a_damaged_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RunStore::at(dir.path().join("runs"));
+        let file = run_file("20261123-093000-0a1b", &["web1", "web2"]);
+        let (run, lock) = store.create(&file, &run_key()).unwrap();
+        drop(lock);
+        let mut begun = 0;
+        for host in ["web1", "web2"] {
+            // Each that writes begins a stream of its own, so what the second wrote can be read in any case.
+            for record in [Record::BootSent { wall_ms: 1 }, ended(host, Ending::Deployed)] {
+                begun = std::fs::metadata(run.journal(host)).map_or(begun, |metadata| metadata.len());
+                let (mut journal, _) = Appender::open(&run.journal(host), Keep::All).unwrap();
+                journal.append(&record).unwrap();
+                journal.sync().unwrap();
+            }
+        }
+        let mut bytes = std::fs::read(run.journal("web2")).unwrap();
+        bytes[usize::try_from(begun).unwrap() - 2] ^= 0xff;
+        std::fs::write(run.journal("web2"), bytes).unwrap();
+        let (reports, _received) = feed();
+        let (lock, watched) = look_on(&run, file.hosts, &reports, &Intent::default()).await.unwrap();
+        assert!(lock.is_some());
+        let [web1, web2] = &watched[..] else { panic!("{} hosts", watched.len()) };
+        assert!(web1.summary.is_some() && web1.problem.is_none(), "{:?}", web1.problem);
+        let why = web2.problem.as_deref().unwrap();
+        assert!(why.starts_with("whether a disk was written is not known: the journal is damaged at byte "), "{why}");
     }
 }
