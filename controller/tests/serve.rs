@@ -9,7 +9,7 @@ mod daemon;
 #[allow(dead_code, reason = "the hostile hosts need more of it")]
 mod host;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -99,6 +99,104 @@ fn killed_in(phase: &'static str, script: &Obedient, host: &Host) {
     while run.join("order").exists() || run.join("keys/run").exists() {
         assert!(Instant::now() < until, "{said}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Hosts of the run that has few slots.
+const QUEUED: u16 = 50;
+
+/// Its slots.
+const SLOTS: usize = 8;
+
+/// Hosts that are deployed before the daemon is killed for the second time.
+const FIRST: usize = 20;
+
+/// Where those after them stand then.
+const THEN: [&str; SLOTS] = ["stage", "boot", "build", "verify", "stage", "boot", "build", "verify"];
+
+/// Fifty hosts wait for eight slots, and the daemon is killed and started again: while the first eight build, and when
+/// twenty are deployed and eight others are in four phases. Each is deployed once, and never do more than eight go.
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_wait_for_their_turn_outlast_the_daemon() {
+    let mut hosts = Vec::new();
+    for number in 1..=QUEUED {
+        let at = match usize::from(number) {
+            ..=FIRST => Some("build"),
+            after => THEN.get(after - FIRST - 1).copied(),
+        };
+        let script = Obedient::new(at);
+        hosts.push((format!("h{number:02}"), Host::start(number, script.clone()).await, script));
+    }
+    tokio::task::spawn_blocking(move || queue(&hosts)).await.unwrap();
+}
+
+fn queue(hosts: &[(String, Arc<Host>, Obedient)]) {
+    let named: Vec<(&str, &Host)> = hosts.iter().map(|(name, host, _)| (name.as_str(), &**host)).collect();
+    let mut workstation = Workstation::new(&named, &[]);
+    let mut up = workstation.up_with(&["--no-canary", "--parallel", &SLOTS.to_string()]);
+    let booted = || hosts.iter().filter(|(_, host, _)| host.boots() > 0).count();
+    let new = || hosts.iter().filter(|(_, host, _)| host.boot() == Boot::New).count();
+    let wait = |workstation: &Workstation, what: &str, is_so: &dyn Fn() -> bool| {
+        let until = Instant::now() + LONG;
+        while !is_so() {
+            // Those that are booted are counted first: a host that ends meanwhile is one less, not one more.
+            let (booted, new) = (booted(), new());
+            assert!(booted.saturating_sub(new) <= SLOTS, "{booted} were told to boot, and {new} have ended");
+            let said = || format!("{} {}", workstation.said(), workstation.up_said());
+            assert!(Instant::now() < until, "not so: {what}; {booted} booted, {new} ended; {}", said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let stand = |hosts: &[(String, Arc<Host>, Obedient)], phases: [&str; SLOTS]| {
+        hosts.iter().zip(phases).all(|((.., script), phase)| *script.0.reached.borrow() == Some(phase))
+    };
+    // Those that wait for their turn want their secrets first, which only the user can read again.
+    let attach = |workstation: &Workstation| {
+        let mut attach = workstation.anemos(&["attach"]);
+        attach.stdout(Stdio::null()).stderr(File::create(workstation.path("attach.err")).unwrap()).spawn().unwrap()
+    };
+    let given = |workstation: &Workstation| {
+        let said = fs::read_to_string(workstation.path("attach.err")).unwrap();
+        said.matches("gets the secrets").count()
+    };
+
+    wait(&workstation, "the first build", &|| stand(hosts, ["build"; SLOTS]));
+    workstation.kill();
+    assert_eq!(booted(), SLOTS);
+    workstation.start();
+    let mut attached = attach(&workstation);
+    wait(&workstation, "the secrets are given", &|| given(&workstation) == hosts.len() - SLOTS);
+    hosts[..FIRST].iter().for_each(|(.., script)| script.release());
+    let count = |phase: &str| THEN.iter().filter(|then| **then == phase).count();
+    let ready = || stand(&hosts[FIRST..], THEN) && new() == FIRST + count("verify");
+    wait(&workstation, "twenty are deployed, and others under way", &ready);
+    workstation.kill();
+    // It looks on until the end, but whoever it gave the secrets to is gone.
+    attached.kill().unwrap();
+    attached.wait().unwrap();
+    let told_to_boot = FIRST + SLOTS - count("stage");
+    assert_eq!(booted(), told_to_boot);
+    workstation.start();
+    let mut attached = attach(&workstation);
+    hosts[FIRST..].iter().for_each(|(.., script)| script.release());
+    wait(&workstation, "all end", &|| new() == hosts.len());
+    let said = || format!("{} {}", workstation.said(), workstation.up_said());
+    assert_eq!((ended(&mut attached, &said), ended(&mut up, &said)), (0, 0), "{}", said());
+    assert_eq!(given(&workstation), hosts.len() - told_to_boot, "{}", said());
+
+    let all = fs::read_to_string(workstation.path("up.out")).unwrap();
+    let all: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (name, host, script) in hosts {
+        assert_eq!((host.boots(), script.0.begun.load(Ordering::Relaxed)), (1, 1), "{name}: {}", said());
+        let secret = format!("the secret of {name}");
+        assert_eq!(script.0.secret.lock().unwrap().as_deref(), Some(secret.as_bytes()), "{name}: {}", said());
+        let is_its = |line: &&Value| line["host"] == **name && line["number"].is_u64();
+        let told: Vec<Value> = all.iter().filter(is_its).cloned().collect();
+        assert_eq!(of_type(&told, "decision").len(), 1, "{told:?}");
+        let summaries = of_type(&told, "summary");
+        assert!(summaries.len() == 1 && summaries[0]["outcome"] == "deployed", "{summaries:?}");
+        let numbers: Vec<u64> = told.iter().filter_map(|line| line["number"].as_u64()).collect();
+        assert_eq!(numbers, (1..=told.len() as u64).collect::<Vec<_>>(), "{name}");
     }
 }
 

@@ -273,6 +273,12 @@ impl Workstation {
         self.daemon = Some(daemon);
     }
 
+    /// Starts it with other options.
+    pub fn start_with(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|&option| option.to_owned()).collect();
+        self.start();
+    }
+
     pub fn kill(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.kill();
@@ -287,7 +293,13 @@ impl Workstation {
 
     /// Hands a run over. What is said goes to files.
     pub fn up(&self) -> Child {
+        self.up_with(&[])
+    }
+
+    /// Hands a run over, with these options besides.
+    pub fn up_with(&self, options: &[&str]) -> Child {
         let mut up = self.anemos(&["up", "--serve", "--yes", "--json", "hosts.toml"]);
+        up.args(options);
         up.stdout(File::create(self.path("up.out")).unwrap()).stderr(File::create(self.path("up.err")).unwrap());
         up.spawn().unwrap()
     }

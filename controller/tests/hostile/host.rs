@@ -19,7 +19,7 @@ use russh::keys::{PrivateKey, PublicKey};
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use serde::de::DeserializeOwned;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 /// What a host tells of itself, if it wants to go on.
@@ -131,6 +131,8 @@ pub struct Host {
     said: AtomicU64,
     /// How often it was told to boot.
     boots: AtomicU64,
+    /// Where a real agent listens, which answers in place of the played one.
+    agent: Mutex<Option<SocketAddr>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -149,11 +151,11 @@ fn from_seed(seed: &Secret) -> PrivateKey {
 
 impl Host {
     /// Starts one; `number` makes its key. It serves for as long as the runtime.
-    pub async fn start(number: u8, script: impl Script) -> Arc<Self> {
+    pub async fn start(number: u16, script: impl Script) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = Arc::new(Self {
             address: listener.local_addr().unwrap(),
-            key: from_seed(&Secret::new(vec![number; 32])),
+            key: from_seed(&Secret::new(number.to_le_bytes().repeat(16))),
             new_key: Mutex::default(),
             boot: Mutex::new(Boot::Old),
             run: Mutex::default(),
@@ -161,11 +163,22 @@ impl Host {
             heard: Mutex::default(),
             said: AtomicU64::new(0),
             boots: AtomicU64::new(0),
+            agent: Mutex::default(),
         });
         let (serving, script) = (Arc::clone(&host), Arc::new(script));
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok((mut stream, _)) = listener.accept().await {
                 let host = Arc::clone(&serving);
+                let agent = *lock(&host.agent);
+                if let (Boot::Ram, Some(agent)) = (host.boot(), agent) {
+                    tokio::spawn(async move {
+                        // Either side may leave at any time.
+                        if let Ok(mut other) = TcpStream::connect(agent).await {
+                            let _ = tokio::io::copy_bidirectional(&mut stream, &mut other).await;
+                        }
+                    });
+                    continue;
+                }
                 let key = match (host.boot(), &*lock(&host.run)) {
                     (Boot::Ram, Some(run)) => from_seed(&run.host_key),
                     (Boot::New, _) => lock(&host.new_key).clone().unwrap_or_else(|| host.key.clone()),
@@ -209,6 +222,11 @@ impl Host {
 
     pub fn turn_into(&self, boot: Boot) {
         *lock(&self.boot) = boot;
+    }
+
+    /// Has a real agent answer while the host is in RAM.
+    pub fn stand_in(&self, agent: SocketAddr) {
+        *lock(&self.agent) = Some(agent);
     }
 
     /// The configuration of the agent that it was sent.
@@ -324,6 +342,11 @@ impl Wire {
     /// What of the host answers.
     pub fn boot(&self) -> Boot {
         self.host.boot()
+    }
+
+    /// The host.
+    pub fn host(&self) -> Arc<Host> {
+        Arc::clone(&self.host)
     }
 
     /// The next bytes that come; `None` at their end.
