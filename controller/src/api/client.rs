@@ -66,8 +66,14 @@ impl Client {
 
     /// Asks for something, and waits for the answer; answers questions meanwhile.
     pub async fn call(&mut self, request: &Request) -> Result<Said, ApiError> {
-        let re = self.send(request).await?;
-        self.answer_to(re).await
+        match self.send(request).await {
+            Ok(re) => self.answer_to(re).await,
+            // Whoever hung up may have said why before.
+            Err(lost) => match self.answer_to(0).await {
+                Err(why @ ApiError::Refused(_)) => Err(why),
+                _ => Err(lost),
+            },
+        }
     }
 
     /// Answers questions until the daemon is gone.

@@ -11,4 +11,4 @@ pub use lines::Lines;
 pub use message::{
     API, Fault, Finishing, Given, Reason, Request, Said, Shown, Submit, Wished, plan_sha256, read, reply, reply_line,
 };
-pub use socket::{Socket, default_dir, peer};
+pub use socket::{Peer, Socket, default_dir, peer};

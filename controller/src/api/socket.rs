@@ -1,8 +1,9 @@
-//! The daemon's socket: in a directory that only its user can enter, and the kernel says who is at the other end.
+//! The daemon's socket: in a directory that only its user can enter, or a group too if that is wanted. The kernel says
+//! who is at the other end.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -29,6 +30,8 @@ pub struct Socket {
 pub struct Peer {
     /// Their number.
     pub uid: u32,
+    /// Their name.
+    pub user: String,
     /// Their name and their process, for people.
     pub author: String,
 }
@@ -45,12 +48,17 @@ pub fn default_dir() -> Result<PathBuf, String> {
 }
 
 impl Socket {
-    /// Listens in this directory, which is made if need be.
-    pub fn bind(dir: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    /// Listens in this directory, which is made if need be. Only its owner may be able to enter it, or the group of the
+    /// directory too if it is `shared`.
+    pub fn bind(dir: &Path, shared: bool) -> io::Result<Self> {
+        let (mode, others) = if shared { (0o750, 0o027) } else { (0o700, 0o077) };
+        DirBuilder::new().recursive(true).mode(mode).create(dir)?;
         let metadata = fs::metadata(dir)?;
-        if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
-            let why = format!("it is another user's, or others may enter it (mode {:o})", metadata.mode() & 0o7777);
+        if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & others != 0 {
+            let why = format!(
+                "it is another user's, or others may enter it (mode {:o}; at most {mode:o} is taken)",
+                metadata.mode() & 0o7777
+            );
             return Err(io::Error::new(ErrorKind::PermissionDenied, why));
         }
         let mut options = OpenOptions::new();
@@ -69,7 +77,10 @@ impl Socket {
             _ => {}
         }
         let (_open, name) = inbox::short(dir, NAME)?;
-        Ok(Self { listener: UnixListener::bind(name)?, file: Some(dir.join(NAME)), _lock: lock })
+        let listener = UnixListener::bind(&name)?;
+        // The directory keeps everybody else away, whatever the mode was in between.
+        fs::set_permissions(&name, Permissions::from_mode(if shared { 0o660 } else { 0o600 }))?;
+        Ok(Self { listener, file: Some(dir.join(NAME)), _lock: lock })
     }
 }
 
@@ -105,29 +116,24 @@ pub async fn connect(dir: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(name).await
 }
 
-/// Who is at the other end, if that is this process' own user or root.
+/// Who is at the other end.
 pub fn peer(stream: &UnixStream) -> Result<Peer, String> {
     let uid = stream.peer_cred().map_err(|error| format!("the kernel does not say who you are: {error}"))?.uid();
-    let ours = rustix::process::geteuid().as_raw();
-    if uid != ours && uid != 0 {
-        return Err(format!("this daemon serves user {ours}, and you are user {uid}"));
-    }
-    Ok(Peer { uid, author: inbox::author(stream) })
+    Ok(Peer { uid, user: inbox::person(uid, None), author: inbox::author(stream) })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[tokio::test]
     async fn one_daemon_in_a_directory_of_ones_own() {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("x".repeat(120)).join("anemos");
-        let socket = Socket::bind(&place).unwrap();
-        assert_eq!(fs::metadata(&place).unwrap().mode() & 0o7777, 0o700);
-        assert_eq!(Socket::bind(&place).unwrap_err().kind(), ErrorKind::AddrInUse);
+        let socket = Socket::bind(&place, false).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!((mode(&place), mode(&place.join(NAME))), (0o700, 0o600));
+        assert_eq!(Socket::bind(&place, false).unwrap_err().kind(), ErrorKind::AddrInUse);
         let stream = connect(&place).await.unwrap();
         let (other, _) = socket.listener.accept().await.unwrap();
         assert_eq!(peer(&other).unwrap().uid, rustix::process::geteuid().as_raw());
@@ -136,9 +142,21 @@ mod tests {
         assert_eq!(connect(&place).await.unwrap_err().kind(), ErrorKind::NotFound);
         // What a daemon that was killed has left.
         std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
-        assert_eq!(Socket::bind(dir.path()).unwrap_err().kind(), ErrorKind::PermissionDenied);
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        Socket::bind(dir.path()).unwrap();
+        for (allowed, shared, is_taken) in [
+            (0o750, false, false),
+            (0o710, false, false),
+            (0o700, false, true),
+            (0o750, true, true),
+            (0o755, true, false),
+            (0o770, true, false),
+            (0o751, true, false),
+        ] {
+            fs::set_permissions(dir.path(), Permissions::from_mode(allowed)).unwrap();
+            let bound = Socket::bind(dir.path(), shared);
+            assert_eq!(bound.as_ref().err().map(io::Error::kind), (!is_taken).then_some(ErrorKind::PermissionDenied));
+            if bound.is_ok() {
+                assert_eq!(mode(&dir.path().join(NAME)), if shared { 0o660 } else { 0o600 });
+            }
+        }
     }
 }

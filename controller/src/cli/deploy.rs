@@ -138,6 +138,14 @@ pub struct Serve {
     /// Write systemd units for your own systemd instead (a socket and a service), and say how they are started
     #[arg(long)]
     pub install: bool,
+    /// With --install, as root: units for the machine's systemd, which give the daemon a user `anemos` of its own
+    #[arg(long, requires = "install")]
+    pub system: bool,
+    /// Serve other people too, as far as this file says: users of this machine, and tokens of the page with names
+    ///
+    /// docs/API.md says what it consists of. Without it nobody but you (and root) is served.
+    #[arg(long, value_name = "FILE")]
+    pub users: Option<PathBuf>,
     /// Serve a page for browsers too, and metrics: docs/WEB.md. Default: 127.0.0.1:26366
     ///
     /// Who has the token in $XDG_STATE_HOME/anemos/web-token, which only you can read, may see and do there what you

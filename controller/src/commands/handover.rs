@@ -74,7 +74,13 @@ async fn through(args: Up, stopping: Stopping, over: &mut Option<Over>) -> Resul
     let submit = Submit { hosts: description.hosts, secrets, hosts_file, limits, agent, answers: true };
     let submitted = client.call(&Request::Submit(Box::new(submit))).await?;
     let Said::Submitted { run, hosts } = submitted else { return Err(ApiError::Strange.into()) };
-    let run = RunStore::open()?.find(Some(&run))?;
+    let run = RunStore::open()?.find(Some(&run)).map_err(|error| {
+        CommandError::bad_input(format!(
+            "{error}: the daemon in {} is another user's, whose journals this command can't read; nothing was done. \
+             Its page, and programs that talk to it (docs/API.md), can do more",
+            dir.display()
+        ))
+    })?;
 
     let stop = stopping().map_err(CommandError::internal)?;
     let (reports, received) = feed();

@@ -3,6 +3,7 @@
 
 mod asker;
 mod latest;
+mod rights;
 mod runs;
 mod talk;
 mod tally;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+pub use self::rights::{Right, Rights, Who};
 pub use self::runs::{Runs, State};
 pub use self::tally::Tally;
 pub use self::watch::Watch;
@@ -37,11 +39,11 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Listens in a directory. An error says why it can't.
-    pub fn bind(store: RunStore, dir: &Path) -> Result<Self, String> {
+    /// Listens in a directory, for whom `rights` name. An error says why it can't.
+    pub fn bind(store: RunStore, dir: &Path, rights: Rights) -> Result<Self, String> {
         let named = |error: &dyn std::fmt::Display| format!("can't listen in {}: {error}", dir.display());
-        let socket = Socket::bind(dir).map_err(|error| named(&error))?;
-        Ok(Self { socket, dir: dir.into(), runs: Runs::new(store) })
+        let socket = Socket::bind(dir, rights.are_shared()).map_err(|error| named(&error))?;
+        Ok(Self { socket, dir: dir.into(), runs: Runs::new(store, rights) })
     }
 
     /// Its runs.

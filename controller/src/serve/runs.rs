@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch as signal};
 
 use super::asker::Attached;
 use super::latest::Latest;
+use super::rights::{Right, Rights, Who};
 use super::tally::Tally;
 use crate::api::{Fault, plan_sha256};
 use crate::engine::{Stop, Wish};
@@ -131,11 +132,29 @@ pub struct Runs {
     /// Everybody who may be asked something, whatever run they are attached to.
     pub(super) anybody: Arc<Attached>,
     tally: Mutex<Tally>,
+    /// What people other than the daemon's own user may do.
+    pub rights: Rights,
 }
 
 impl Runs {
-    pub(super) fn new(store: RunStore) -> Arc<Self> {
-        Arc::new(Self { store, all: Mutex::default(), anybody: Arc::default(), tally: Mutex::default() })
+    pub(super) fn new(store: RunStore, rights: Rights) -> Arc<Self> {
+        Arc::new(Self { store, all: Mutex::default(), anybody: Arc::default(), tally: Mutex::default(), rights })
+    }
+
+    /// The run of that name, if it is one of the daemon's, and `who` may do that to all of its hosts.
+    pub fn get_for(&self, who: &Who, right: Right, name: &str) -> Result<Arc<Owned>, Fault> {
+        self.find_for(who, right, name)?;
+        self.get(name)
+    }
+
+    /// The run of that name, whoever follows it, if `who` may do that to all of its hosts.
+    pub fn find_for(&self, who: &Who, right: Right, name: &str) -> Result<RunDir, Fault> {
+        let run = self.find(name)?;
+        if !who.is_owner() {
+            let file = run.load().map_err(|error| Fault::internal(error.to_string()))?;
+            who.may(right, &file.hosts)?;
+        }
+        Ok(run)
     }
 
     /// The run of that name, if it is one of the daemon's.

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::asker::{Attached, Listener, Questions};
+use super::rights::{Right, Who};
 use super::runs::{Runs, agent};
 use super::watch::Watch;
 use crate::api::{self, API, Fault, Given, Lines, Request, Said, Shown, Submit, plan_sha256, reply, reply_line};
@@ -51,6 +52,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 struct Talk {
     runs: Arc<Runs>,
     /// Who is at the other end.
+    who: Who,
+    /// How the journals call them.
     author: String,
     replies: mpsc::Sender<String>,
     questions: Questions,
@@ -58,14 +61,14 @@ struct Talk {
 
 /// Talks until the other side leaves, or says something that can't be a conversation.
 pub(super) async fn talk(runs: Arc<Runs>, stream: UnixStream) {
-    let peer = api::peer(&stream);
+    let peer = api::peer(&stream).and_then(|peer| Ok((runs.rights.of_peer(&peer)?, peer.author)));
     let (read, write) = stream.into_split();
     let (replies, queue) = mpsc::channel(WAITING);
     let (end, ended) = oneshot::channel();
     let writing = tokio::spawn(write_down(queue, ended, write));
     let fault = match peer {
-        Ok(peer) => {
-            let talk = Talk { runs, author: peer.author, replies: replies.clone(), questions: Questions::default() };
+        Ok((who, author)) => {
+            let talk = Talk { runs, who, author, replies: replies.clone(), questions: Questions::default() };
             talk.listen(Lines::new(read)).await.err()
         }
         Err(why) => Some(Fault::state(why)),
@@ -194,17 +197,25 @@ impl Talk {
             Request::Blob { .. } | Request::Answer { .. } => Err(Fault::internal("this is answered elsewhere")),
             Request::Submit(submit) => self.submit(re, *submit, blobs),
             Request::Plan { run } => {
-                let plans = self.runs.get(&run)?.met().await?;
+                let plans = self.get(Right::See, &run)?.met().await?;
                 let shown = |plan: &Arc<_>| Shown { sha256: plan_sha256(plan), plan: Box::new((**plan).clone()) };
                 Ok(Said::Plans { plans: plans.plans.iter().map(shown).collect(), order: plans.order.clone() })
             }
             Request::Decide { run, approve, plans } => {
-                self.runs.get(&run)?.decide(approve, &plans, &self.author).await?;
+                self.get(Right::Decide, &run)?.decide(approve, &plans, &self.author).await?;
                 Ok(Said::Done {})
             }
-            Request::Subscribe { run, after } => self.subscribe(re, &self.runs.find(&run)?, &after).await,
+            Request::Subscribe { run, after } => self.subscribe(re, &self.seen(&run)?, &after).await,
             Request::Wish { run, hosts, wish, finish, payload } => {
-                let owned = self.runs.get(&run)?;
+                let owned = self.get(Right::Decide, &run)?;
+                let payload = match payload {
+                    // It becomes what the host is.
+                    Some(_) => {
+                        self.get(Right::Deploy, &run)?;
+                        payload
+                    }
+                    None => None,
+                };
                 let payload = match payload {
                     None => None,
                     Some(id) => Some(
@@ -223,21 +234,21 @@ impl Talk {
                 Ok(Said::Answers { answers: owned.wish(&hosts, &wish, &self.author).await? })
             }
             Request::Stop { run } => {
-                self.runs.get(&run)?.stop();
+                self.get(Right::Decide, &run)?.stop();
                 Ok(Said::Done {})
             }
-            Request::Logs { run, host } => self.logs(re, &self.runs.find(&run)?, &host),
+            Request::Logs { run, host } => self.logs(re, &self.seen(&run)?, &host),
             Request::List { run } => self.list(re, run.as_deref()).await,
             Request::Attend { run } => {
-                self.listen_for(re, &self.runs.get(&run)?.asks);
+                self.listen_for(re, &self.get(Right::Deploy, &run)?.asks);
                 Ok(Said::Done {})
             }
             Request::Wanting { run } => {
-                let wanting = &self.runs.get(&run)?.wanting;
+                let wanting = &self.get(Right::Deploy, &run)?.wanting;
                 Ok(Said::Wanting { hosts: wanting.hosts(), reveals: wanting.reveals() })
             }
             Request::Give { run, secrets } => {
-                let wanting = &self.runs.get(&run)?.wanting;
+                let wanting = &self.get(Right::Deploy, &run)?.wanting;
                 for (host, given) in secrets {
                     wanting.give(&host, given.into()).map_err(Fault::input)?;
                 }
@@ -246,15 +257,29 @@ impl Talk {
         }
     }
 
+    fn get(&self, right: Right, run: &str) -> Result<Arc<super::runs::Owned>, Fault> {
+        self.runs.get_for(&self.who, right, run)
+    }
+
+    fn seen(&self, run: &str) -> Result<RunDir, Fault> {
+        self.runs.find_for(&self.who, Right::See, run)
+    }
+
     fn listen_for(&self, re: u64, asks: &Attached) {
         asks.add(self.listener(re));
-        self.runs.anybody.add(self.listener(re));
+        // Who else may be there is not asked for what opens the owner's jump hosts.
+        if self.who.is_owner() {
+            self.runs.anybody.add(self.listener(re));
+        }
     }
 
     fn submit(&self, re: u64, submit: Submit, blobs: BTreeMap<Digest, Blob>) -> Result<Said, Fault> {
         let Submit { hosts, secrets, hosts_file, limits, agent: socket, answers } = submit;
         let names: Vec<String> = hosts.iter().map(|described| described.host.name.clone()).collect();
         are_names(&names).map_err(Fault::input)?;
+        self.who.may_submit(&hosts)?;
+        // The path is the client's, and leads to whatever the daemon's user can reach.
+        let socket = socket.filter(|_| self.who.is_owner());
         if limits.parallel == 0 {
             return Err(Fault::input("`parallel` is 0: no host could ever go"));
         }
@@ -319,9 +344,11 @@ impl Talk {
     }
 
     async fn list(&self, re: u64, run: Option<&str>) -> Result<Said, Fault> {
-        let runs = match run {
-            Some(run) => vec![self.runs.find(run)?],
-            None => self.runs.store.runs().map_err(|error| Fault::internal(error.to_string()))?,
+        let runs = if let Some(run) = run {
+            vec![self.seen(run)?]
+        } else {
+            let all = self.runs.store.runs().map_err(|error| Fault::internal(error.to_string()))?;
+            tokio::task::block_in_place(|| all.into_iter().filter(|run| self.who.sees(run)).collect())
         };
         for run in runs {
             let rows = tokio::task::block_in_place(|| match run.load() {

@@ -13,7 +13,7 @@ use crate::journal::{RunDir, RunFile, glance};
 use crate::report::{Ending, Phase};
 use crate::screen::status::StatusRow;
 use crate::screen::text::now_ms;
-use crate::serve::{Runs, State};
+use crate::serve::{Runs, State, Who};
 
 /// Runs in a list: the newest.
 const RUNS: usize = 100;
@@ -76,9 +76,10 @@ impl Glances {
         Seen { dir, file, hosts }
     }
 
-    /// The newest runs, and whether there are more. Blocks the thread while it reads.
-    pub(super) fn runs(&self, runs: &Runs) -> Result<(Vec<Seen>, bool), String> {
+    /// The newest runs that somebody may see, and whether there are more. Blocks the thread while it reads.
+    pub(super) fn runs(&self, runs: &Runs, who: &Who) -> Result<(Vec<Seen>, bool), String> {
         let mut dirs = runs.store.runs().map_err(|error| error.to_string())?;
+        dirs.retain(|dir| who.sees(dir));
         let more = dirs.len() > RUNS;
         dirs.truncate(RUNS);
         // What was deleted, or is too old for a list, is not kept in mind.

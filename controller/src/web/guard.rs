@@ -4,6 +4,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, OR
 use hyper::{Method, StatusCode};
 
 use super::token::Token;
+use crate::serve::{Rights, Who};
 
 /// Where a browser says that a request comes from: https://www.w3.org/TR/fetch-metadata/
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -53,22 +54,21 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether whoever asks may know and do what the daemon's user may.
-    pub(super) fn is_let_in(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// Who asks, by their token: the daemon's own user, or somebody whom `rights` name.
+    pub(super) fn who(&self, rights: &Rights, method: &Method, headers: &HeaderMap) -> Result<Who, Refusal> {
         if only(headers, &SITE)?.is_some_and(|site| site != "same-origin" && site != "none") {
             return Err((StatusCode::FORBIDDEN, "this comes from another page"));
         }
         let said = only(headers, &AUTHORIZATION)?.and_then(|said| said.split_once(' '));
-        let is_it = |(scheme, token): (&str, &str)| scheme.eq_ignore_ascii_case("bearer") && self.token.is(token);
-        if !said.is_some_and(is_it) {
-            return Err((StatusCode::UNAUTHORIZED, "the token is missing, or is another one"));
-        }
+        let token = said.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token);
+        let whose = |token| if self.token.is(token) { Some(Who::Owner) } else { rights.of_token(token) };
+        let who = token.and_then(whose).ok_or((StatusCode::UNAUTHORIZED, "the token is missing, or is another one"))?;
         // No form of another page can send such.
         let is_json = only(headers, &CONTENT_TYPE)?.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
         if *method == Method::POST && !is_json {
             return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "what is to be done is said as application/json"));
         }
-        Ok(())
+        Ok(who)
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
         let guard = guard("http", &dir.path().join("a"));
         let right = format!("Bearer {}", guard.token.text());
         let code = |method: &Method, pairs: &[(&str, &str)]| {
-            guard.is_let_in(method, &headers(pairs)).err().map_or(200, |(status, _)| status.as_u16())
+            guard.who(&Rights::default(), method, &headers(pairs)).err().map_or(200, |(status, _)| status.as_u16())
         };
         let (get, post) = (&Method::GET, &Method::POST);
         let json = ("content-type", "application/json");

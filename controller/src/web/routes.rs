@@ -29,7 +29,7 @@ use crate::journal::{Follower, Keep, RunDir};
 use crate::report::{Update, is_line};
 use crate::run::inbox::person;
 use crate::screen::text::log_line;
-use crate::serve::Runs;
+use crate::serve::{Right, Runs, Who};
 
 /// Most bytes of what is asked for.
 const BODY: usize = 64 << 10;
@@ -95,9 +95,10 @@ impl Page {
                 (_, None) => refusal(StatusCode::NOT_FOUND, "input", "there is nothing here"),
             };
         }
-        if let Err((status, why)) = self.guard.is_let_in(&method, request.headers()) {
-            return refusal(status, "input", why);
-        }
+        let who = match self.guard.who(&self.runs.rights, &method, request.headers()) {
+            Ok(who) => who,
+            Err((status, why)) => return refusal(status, "input", why),
+        };
         let pieces: Option<Vec<String>> = path
             .split('/')
             .skip(1)
@@ -108,8 +109,8 @@ impl Page {
         };
         let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
         let answered = match method {
-            Method::GET => self.get(&pieces, &request),
-            Method::POST => self.post(&pieces, request, from).await,
+            Method::GET => self.get(&pieces, &request, &who),
+            Method::POST => self.post(&pieces, request, &who, from).await,
             _ => return refusal(StatusCode::METHOD_NOT_ALLOWED, "input", "this can be got, or posted to"),
         };
         match answered {
@@ -119,8 +120,12 @@ impl Page {
         }
     }
 
-    fn get(&self, path: &[&str], request: &Request<Incoming>) -> Result<Option<Answer>, Fault> {
+    fn get(&self, path: &[&str], request: &Request<Incoming>, who: &Who) -> Result<Option<Answer>, Fault> {
         Ok(Some(match *path {
+            // They are about all hosts.
+            ["metrics"] if !who.is_owner() => {
+                return Err(Fault::input("metrics are told to the daemon's own token only"));
+            }
             ["metrics"] => {
                 let all = block_in_place(|| {
                     let owned = self.runs.owned();
@@ -133,38 +138,45 @@ impl Page {
             }
             ["api", "runs"] => {
                 let value = block_in_place(|| {
-                    let (all, more) = self.glances.runs(&self.runs)?;
+                    let (all, more) = self.glances.runs(&self.runs, who)?;
                     let all: Vec<_> = all.iter().map(|seen| brief(&self.runs, seen)).collect();
                     Ok::<_, String>(json!({ "runs": all, "more": more }))
                 });
                 json_answer(&value.map_err(Fault::internal)?)
             }
             ["api", "hosts"] => {
-                let all = block_in_place(|| self.glances.runs(&self.runs));
+                let all = block_in_place(|| self.glances.runs(&self.runs, who));
                 json_answer(&json!({ "hosts": hosts(&all.map_err(Fault::internal)?.0) }))
             }
             ["api", "runs", run] => {
-                let dir = self.runs.find(run)?;
+                let dir = self.seen(who, run)?;
                 json_answer(&block_in_place(|| full(&self.runs, &self.glances.run(dir))))
             }
-            ["api", "runs", run, "plan"] => self.plans(run)?,
-            ["api", "runs", run, "events"] => self.events(run, None, request)?,
-            ["api", "runs", run, "hosts", host, "events"] => self.events(run, Some(host), request)?,
-            ["api", "runs", run, "hosts", host, "log"] => self.log(run, host)?,
+            ["api", "runs", run, "plan"] => self.plans(who, run)?,
+            ["api", "runs", run, "events"] => self.events(self.seen(who, run)?, None, request)?,
+            ["api", "runs", run, "hosts", host, "events"] => self.events(self.seen(who, run)?, Some(host), request)?,
+            ["api", "runs", run, "hosts", host, "log"] => self.log(self.seen(who, run)?, host)?,
             _ => return Ok(None),
         }))
     }
 
-    async fn post(&self, path: &[&str], request: Request<Incoming>, from: IpAddr) -> Result<Option<Answer>, Fault> {
-        // As one of the daemon's own user: nobody else has the token.
-        let author = || format!("{}, by the page from {from}", person(rustix::process::geteuid().as_raw(), None));
+    async fn post(
+        &self,
+        path: &[&str],
+        request: Request<Incoming>,
+        who: &Who,
+        from: IpAddr,
+    ) -> Result<Option<Answer>, Fault> {
+        // Nobody but the daemon's own user has the token without a name.
+        let ours = || person(rustix::process::geteuid().as_raw(), None);
+        let author = || format!("{}, by the page from {from}", who.name().map_or_else(ours, str::to_owned));
         Ok(Some(match *path {
             ["api", "runs", run, "decide"] => {
                 let Decide { approve, typed, plans } = body(request).await?;
                 if approve && typed.trim() != TYPED {
                     return Err(Fault::input(format!("nothing is overwritten before `{TYPED}` was typed")));
                 }
-                self.runs.get(run)?.decide(approve, &plans, &author()).await?;
+                self.runs.get_for(who, Right::Decide, run)?.decide(approve, &plans, &author()).await?;
                 json_answer(&json!({}))
             }
             ["api", "runs", run, "wish"] => {
@@ -175,16 +187,21 @@ impl Page {
                     (Wished::Finish, Some(finish)) => Wish::Finish(finish.into()),
                     _ => return Err(Fault::input("`finish`, and nothing else, has a `finish`")),
                 };
-                let answers = self.runs.get(run)?.wish(&[host], &wish, &author()).await?;
+                let answers = self.runs.get_for(who, Right::Decide, run)?.wish(&[host], &wish, &author()).await?;
                 json_answer(&clean::value(json!({ "answers": answers })))
             }
             _ => return Ok(None),
         }))
     }
 
+    /// The run of that name, if they may see it.
+    fn seen(&self, who: &Who, run: &str) -> Result<RunDir, Fault> {
+        self.runs.find_for(who, Right::See, run)
+    }
+
     /// The plans of a run that are to be decided about.
-    fn plans(&self, run: &str) -> Result<Answer, Fault> {
-        let owned = self.runs.get(run)?;
+    fn plans(&self, who: &Who, run: &str) -> Result<Answer, Fault> {
+        let owned = self.runs.get_for(who, Right::See, run)?;
         let plans = owned.plans().ok_or_else(|| Fault::state("the hosts are still being looked at"))?;
         let shown: Vec<_> = plans
             .plans
@@ -203,17 +220,16 @@ impl Page {
         place.map_err(|_| Fault::state(format!("{STREAMS} pages look on already; close one of them")))
     }
 
-    fn events(&self, run: &str, host: Option<&str>, request: &Request<Incoming>) -> Result<Answer, Fault> {
+    fn events(&self, run: RunDir, host: Option<&str>, request: &Request<Incoming>) -> Result<Answer, Fault> {
         let after = request.headers().get("last-event-id").map(|id| id.to_str().map(str::to_owned));
         let after = after.transpose().map_err(|_| Fault::input("Last-Event-ID is no text"))?;
-        let wanted = Wanted { run: self.runs.find(run)?, host: host.map(str::to_owned), after };
+        let wanted = Wanted { run, host: host.map(str::to_owned), after };
         let pieces = tell(Arc::clone(&self.runs), wanted, self.place()?)?;
         Ok(answer(StatusCode::OK, "text/event-stream", Said::Pieces(pieces)))
     }
 
     /// All lines that a host has printed.
-    fn log(&self, run: &str, host: &str) -> Result<Answer, Fault> {
-        let run = self.runs.find(run)?;
+    fn log(&self, run: RunDir, host: &str) -> Result<Answer, Fault> {
         let file = run.load().map_err(|error| Fault::internal(error.to_string()))?;
         if !file.hosts.iter().any(|entry| entry.name == host) {
             return Err(Fault::input(format!("run {} has no host `{host}`", run.id)));
