@@ -61,7 +61,8 @@ pub(super) fn tell(
     place: OwnedSemaphorePermit,
 ) -> Result<mpsc::Receiver<Bytes>, Fault> {
     let Wanted { run, host, after } = wanted;
-    let keep = |seen: u64| if host.is_some() { Keep::Lines { last: LINES, after: seen } } else { Keep::All };
+    let one = host.is_some();
+    let keep = move |seen: u64| if one { Keep::Lines { last: LINES, after: seen } } else { Keep::All };
     let fresh = BTreeMap::new();
     let names: Vec<String> = Watch::new(&run, host.as_deref(), &fresh, keep)?.hosts().map(str::to_owned).collect();
     let after = match after {
