@@ -4,6 +4,8 @@ TARGET  := x86_64-unknown-linux-gnu
 REMOTE  := target/remote
 BUILD   := $(shell git describe --always --dirty 2>/dev/null || echo source)
 PAYLOAD ?= examples/debian
+MANY_HOSTS ?= 500
+MANY_PARALLEL ?= 16
 
 help: ## this text
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +42,10 @@ unit: rust ## all tests that need no machine: no network, and no root (what need
 
 hostile: rust build ## hosts that flood the controller, and what memory that takes
 	ANEMOS_BIN=$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/anemos cargo test --locked --workspace --test hostile
+
+many: rust ## five hundred hosts with real agents by one daemon, and what memory that takes (MANY_HOSTS=50 MANY_PARALLEL=50)
+	cargo build --locked -p anemos -p anemos-agent
+	MANY_HOSTS=$(MANY_HOSTS) MANY_PARALLEL=$(MANY_PARALLEL) cargo test --locked -p anemos --test many -- --ignored --nocapture
 
 browser: rust tools ## the page of `anemos serve --web` in a real browser, for people with and without eyes; SCREENSHOT=docs/web.png
 	tests/browser.sh $(SCREENSHOT)
@@ -80,4 +86,4 @@ clean: ## what the lab and cargo made
 	cargo clean
 	rm -rf .lab
 
-.PHONY: help build dist man build-demo remote rust tools demo test unit hostile browser e2e faults reach bench fuzz check clean
+.PHONY: help build dist man build-demo remote rust tools demo test unit hostile many browser e2e faults reach bench fuzz check clean
