@@ -262,6 +262,11 @@ pub(super) async fn supply(run: &RunDir, asks: &Arc<dyn Passphrases>) -> Result<
     };
     let mut secrets = BTreeMap::new();
     for (host, files) in wanting {
+        // The daemon doesn't say from where others have theirs.
+        if files.values().any(|path| path.as_os_str().is_empty()) {
+            screen::note(&format!("{host} waits for secrets that another user gave: they have to give them again"));
+            continue;
+        }
         let mut given = Secrets::default();
         for (name, path) in files {
             let secret = run::read_secret(&name, &path, reveals.get(&host).map(String::as_str));

@@ -20,7 +20,7 @@ mod order;
 mod plea;
 mod resume;
 #[cfg(test)]
-mod samples;
+pub mod samples;
 mod saved;
 mod wanted;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -230,6 +230,19 @@ impl Who {
         Ok(())
     }
 
+    /// Forgets from where people other than the daemon's own user have secrets, and by which commands they open them:
+    /// who looks at a run later (`anemos attach`) reads these files and runs these commands to give secrets again, and
+    /// must not do so for others.
+    pub fn names_no_place(&self, hosts: &mut [Described]) {
+        if self.is_owner() {
+            return;
+        }
+        for Described { host, .. } in hosts {
+            host.reveal = None;
+            host.secrets.values_mut().for_each(|path| *path = PathBuf::new());
+        }
+    }
+
     fn may_at(&self, right: Right, host: &str, addresses: &[String]) -> Result<(), Fault> {
         let Self::Other(person) = self else { return Ok(()) };
         let (lists, what): (&[&Hosts], _) = match right {
@@ -315,6 +328,24 @@ mod tests {
         let mut moves = at("10.0.1.7");
         moves.new_address = Some(at("192.0.2.7").address);
         bob.may(Right::See, &[moves]).unwrap_err();
+    }
+
+    #[test]
+    fn nobody_reads_files_or_runs_commands_for_another() {
+        let rights = Rights::parse(FILE).unwrap();
+        let ann = rights.of_peer(&peer(rustix::process::geteuid().as_raw() + 4321, "ann")).unwrap();
+        let submitted = || {
+            let mut described = crate::run::samples::described("web1", "reveal = \"evil\"");
+            described.host.secrets = BTreeMap::from([("key".to_owned(), PathBuf::from("/root/.ssh/id_ed25519"))]);
+            [described]
+        };
+        let (mut of_ann, mut of_owner) = (submitted(), submitted());
+        ann.names_no_place(&mut of_ann);
+        Who::Owner.names_no_place(&mut of_owner);
+        let said =
+            |[described]: [Described; 1]| (described.host.reveal, described.host.secrets["key"].display().to_string());
+        assert_eq!(said(of_ann), (None, String::new()));
+        assert_eq!(said(of_owner), (Some("evil".into()), "/root/.ssh/id_ed25519".into()));
     }
 
     #[test]

@@ -274,10 +274,11 @@ impl Talk {
     }
 
     fn submit(&self, re: u64, submit: Submit, blobs: BTreeMap<Digest, Blob>) -> Result<Said, Fault> {
-        let Submit { hosts, secrets, hosts_file, limits, agent: socket, answers } = submit;
+        let Submit { mut hosts, secrets, hosts_file, limits, agent: socket, answers } = submit;
         let names: Vec<String> = hosts.iter().map(|described| described.host.name.clone()).collect();
         are_names(&names).map_err(Fault::input)?;
         self.who.may_submit(&hosts)?;
+        self.who.names_no_place(&mut hosts);
         // The path is the client's, and leads to whatever the daemon's user can reach.
         let socket = socket.filter(|_| self.who.is_owner());
         if limits.parallel == 0 {
