@@ -53,7 +53,7 @@ mod tests {
         // The base of base.lock.
         let image = 173_319_396;
         for (what, total, reserved, available, refused, warned) in [
-            ("384 MiB", 332, 0, 260, Some("the system in RAM needs 343 MiB"), None),
+            ("384 MiB", 332, 0, 260, Some("the system in RAM needs 351 MiB"), None),
             ("512 MiB", 458, 0, 380, None, Some("and perhaps will not")),
             ("512 MiB, busy", 458, 0, 120, Some("composing and loading the initramfs takes 127 MiB"), None),
             ("1 GiB, much of it kept for a crash", 668, 192, 420, None, Some("of 860 MiB the RAM system takes about")),
