@@ -12,6 +12,7 @@ pub mod fuzz;
 mod journal;
 mod known_hosts;
 mod leader;
+mod paths;
 mod patience;
 mod payload;
 mod plan;

@@ -161,6 +161,18 @@ pub struct KexecSupport {
     pub refused: Option<String>,
 }
 
+impl KexecSupport {
+    /// Whether the kernel loads none by `kexec_load(2)`, and wants signatures.
+    pub fn is_locked_down(&self) -> bool {
+        locks_down(&self.lockdown)
+    }
+}
+
+/// Whether that state of lockdown, as [`KexecSupport::lockdown`] has it, is one.
+pub fn locks_down(lockdown: &str) -> bool {
+    !matches!(lockdown, "" | "none")
+}
+
 /// A whole disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {

@@ -19,6 +19,7 @@ use crate::cli::{self, AtEnd};
 use crate::engine::now_ms;
 use crate::journal::{HostEntry, Keep, RunDir, RunFile, RunStore, digest};
 use crate::leader::Leader;
+use crate::paths::directory_of;
 use crate::report::{Ending, Report, Summary, Update};
 use crate::run::{self, Found};
 use crate::screen;
@@ -72,7 +73,7 @@ fn may_be_written(path: &Path) -> Result<(), String> {
 
 /// A file beside the report, which is gone unless it is put in its place.
 fn unfinished(path: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = directory_of(path);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".anemos-report").permissions(PermissionsExt::from_mode(0o666));
     builder.tempfile_in(dir)

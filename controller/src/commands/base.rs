@@ -10,6 +10,7 @@ use anemos_base::{BaseList, DEBIAN_KEYRING, Left, Lock, Progress, Resolve, SNAPS
 use super::{CommandError, Status, line};
 use crate::cli::{Base, BasePlaces, LockPlaces};
 use crate::embed;
+use crate::paths::directory_of;
 use crate::run::base::{self, Doing, Places, Showing};
 use crate::screen;
 
@@ -60,7 +61,7 @@ pub(super) async fn run(args: Base) -> Result<Status, CommandError> {
 
 /// Refuses a file whose directory is not there, before what takes long is done for it.
 fn has_directory(file: &Path) -> Result<(), CommandError> {
-    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = directory_of(file);
     if dir.is_dir() {
         return Ok(());
     }

@@ -17,6 +17,7 @@ use super::ram::{one, reach, unreached};
 use super::{CommandError, Status, Stopping};
 use crate::cli;
 use crate::engine::Stop;
+use crate::paths::directory_of;
 use crate::patience::within;
 use crate::screen::text::{bytes, sanitise_str};
 use crate::screen::transfer::Transfer;
@@ -265,7 +266,7 @@ fn said_first(line: &[u8]) -> Option<(u32, u64)> {
 /// A new file beside `to`, for a copy of what has that mode. The umask takes its part, and nobody gets at it whom what
 /// is at `to` does not let.
 fn beside(to: &Path, mode: u32) -> std::io::Result<tempfile::NamedTempFile> {
-    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = directory_of(to);
     let before = match fs::metadata(to) {
         Ok(metadata) => metadata.permissions().mode(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0o777,
@@ -365,6 +366,7 @@ mod tests {
         fs::create_dir(at.join("fstab")).unwrap();
         destination(&at, "/etc/fstab").unwrap_err();
     }
+
     #[test]
     fn a_copy_lets_nobody_read_who_could_not_before() {
         let dir = tempfile::tempdir().unwrap();

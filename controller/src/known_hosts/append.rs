@@ -9,6 +9,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::key::PublicKey;
 use super::{filed_under, pattern};
+use crate::paths::directory_of;
 
 /// A key that could not be remembered.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ fn append(path: &Path, host: &str, port: u16, key: &PublicKey, hash: bool) -> io
     } else {
         name
     };
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = directory_of(path);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
     let start = if ends_open(&mut file)? { "\n" } else { "" };

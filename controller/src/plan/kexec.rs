@@ -26,7 +26,7 @@ pub(super) fn refusal(facts: &HostFacts, is_wanted: bool) -> Option<String> {
              (kernel.kexec_load_limit_reboot = {left}), and a deployment takes {LOADS} loads: the second takes back \
              the first, should it be given up"
         ),
-        _ if is_locked_down(facts) && !kexec.file_load => format!(
+        _ if kexec.is_locked_down() && !kexec.file_load => format!(
             "kernel lockdown is `{}`, where only kexec_file_load loads a kernel, and the running kernel was built \
              without it",
             kexec.lockdown
@@ -47,13 +47,13 @@ pub(super) fn refusal(facts: &HostFacts, is_wanted: bool) -> Option<String> {
 pub(super) fn warnings(facts: &HostFacts, boots: KernelSource, host_fits: bool) -> Vec<String> {
     let kexec = &facts.kexec;
     let mut warnings = Vec::new();
-    if is_locked_down(facts) {
+    if kexec.is_locked_down() {
         warnings.push(format!("kernel lockdown is `{}`: only a signed kernel will load", kexec.lockdown));
     }
     if kexec.appraised {
         warnings.push("IMA appraises what kexec loads: only a kernel with a signature that it trusts will load".into());
     }
-    if boots == KernelSource::Locked && (is_locked_down(facts) || kexec.appraised) {
+    if boots == KernelSource::Locked && (kexec.is_locked_down() || kexec.appraised) {
         let other = if host_fits { ", and the host's own (kernel = \"host\") would" } else { "" };
         warnings.push(format!(
             "the kernel from base.lock has Debian's signature, which this machine may not trust: it may not load{other}"
@@ -67,10 +67,6 @@ pub(super) fn warnings(facts: &HostFacts, boots: KernelSource, host_fits: bool) 
         ));
     }
     warnings
-}
-
-fn is_locked_down(facts: &HostFacts) -> bool {
-    !matches!(&*facts.kexec.lockdown, "" | "none")
 }
 
 #[cfg(test)]

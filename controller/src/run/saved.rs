@@ -11,6 +11,7 @@ use tempfile::NamedTempFile;
 use super::wanted::Wanted;
 use crate::embed::BUILD;
 use crate::engine::{Limits, now_ms};
+use crate::paths::directory_of;
 use crate::plan::{Approval, Plan};
 
 /// The file.
@@ -114,7 +115,7 @@ impl SavedPlan {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(io(error)),
         }
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = directory_of(path);
         tempfile::Builder::new()
             .prefix(".anemos-plan")
             .tempfile_in(dir)

@@ -12,7 +12,7 @@ use anemos_host::memory::{self, Memory};
 use anemos_host::{Root, boot_id, host_keys, mounts};
 use anemos_netstate::Reached;
 use anemos_proto::Digest;
-use anemos_proto::host::{Disk, Firmware, HostFacts, KexecSupport};
+use anemos_proto::host::{Disk, Firmware, HostFacts, KexecSupport, locks_down};
 use anemos_proto::net::NetworkState;
 
 use crate::error::{Doing, Result};
@@ -138,7 +138,7 @@ pub fn is_appraised(policy: &str, cmdline: &str) -> bool {
 
 /// Whether the kernel loads none by `kexec_load`, and wants signatures.
 pub fn is_locked_down(root: &Root) -> bool {
-    !matches!(&*lockdown_now(root), "" | "none")
+    locks_down(&lockdown_now(root))
 }
 
 fn lockdown_now(root: &Root) -> String {

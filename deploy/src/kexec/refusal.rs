@@ -16,7 +16,7 @@ use crate::kernel;
 /// Nothing is tried where each load counts, or where somebody has loaded a kernel already, in whose place ours would
 /// be.
 pub fn of_own_image(root: &Root, gate: &Gate, support: &KexecSupport, release: &str) -> Result<Option<String>> {
-    let signed = support.appraised || !matches!(&*support.lockdown, "" | "none");
+    let signed = support.appraised || support.is_locked_down();
     let may_try = support.file_load && !support.disabled && support.loads_left.is_none();
     if !root.is_real() || !signed || !may_try || anemos_host::kexec::is_loaded(root) {
         return Ok(None);
